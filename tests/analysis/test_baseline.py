@@ -13,6 +13,8 @@ CELLS = pd.DataFrame(
         "method": ["unstructured", "unstructured_wanda", "unstructured"],
         "sparsity": 50,
         "mode": "no_finetune",
+        "training": "",
+        "setting": "",
         "metric": "acc",
         "value": [0.5, 0.75, 0.25],
         "value_low": [0.4, 0.7, 0.2],

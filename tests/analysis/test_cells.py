@@ -1,5 +1,7 @@
 """A cell pools the seeds of one training, which the selection rows choose; its numbers are those of its examples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import end_early
@@ -17,7 +19,9 @@ def run_id(method="unstructured", sparsity="50", mode="sparse_to_sparse", traini
 
 
 def cells(folder, order=()):
-    return pool(read_study(folder), order)
+    frames = read_study(folder)
+    ranks = frames.runs["training"].map({name: rank for rank, name in enumerate(order)}).fillna(len(order))
+    return pool(replace(frames, runs=frames.runs.assign(training_order=ranks)))
 
 
 def matrix(folder, ids, column="right", metric="acc"):
@@ -78,6 +82,7 @@ def test_a_probe_has_a_value_with_an_interval_if_every_run_has_it(write_run, run
     row = cells(runs_dir).frame.iloc[0]
     assert row["probe_p"] == pytest.approx(0.625)
     assert row["probe_p_low"] < 0.625 < row["probe_p_high"]
+    assert np.isnan(row["probe_q"])
     assert "probe_q_low" not in row
 
 
@@ -104,6 +109,12 @@ CHOICES = [
 ]
 
 
+def test_equal_trainings_without_an_order_are_decided_by_it(write_run, runs_dir):
+    for name in ("a", "b"):
+        write_run(run_id(training=name), selection=0.5)
+    assert cells(runs_dir).frame["decided_by"].tolist().count("order") == 1
+
+
 @pytest.mark.parametrize(("trainings", "chosen", "decided_by"), CHOICES)
 def test_the_selection_rows_choose_a_training_and_not_the_validation_rows(
     write_run, runs_dir, trainings, chosen, decided_by
@@ -122,6 +133,7 @@ OBSTACLES = {
     "fault": lambda files: files["validation_report"].update(passed=False),
     "ended early": end_early,
     "seed 1 has no run of the study": None,
+    "a run has no result on the selection rows": lambda files: files.pop("selection"),
 }
 
 

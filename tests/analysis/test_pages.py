@@ -79,7 +79,7 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
     for row in study.curves.itertuples():
         name = row.method if row.sparsity else "original model" if row.mode == "no_finetune" else "dense with LoRA"
         sparsity = "10 (7.5)" if row.method == "structured" else str(row.sparsity)
-        texts = [name, sparsity, f"{row.value:.3f} [{row.value_low:.3f}, {row.value_high:.3f}]", "-", "-"]
+        texts = [name, sparsity, f"{row.value:.3f} [{row.value_low:.3f}, {row.value_high:.3f}]", "baseline", "-"]
         if row.sparsity:
             texts[3:] = [f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]", row.verdict]
         lines = [re.split(r"\s{2,}", line.strip()) for line in pages[FINDINGS].splitlines()]
@@ -91,7 +91,7 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
 @pytest.mark.parametrize(
     ("verdicts", "sentence"),
     [
-        ({}, "No value is shown to be within 0.02 of dense: 4 lower and 2 not told apart."),
+        ({}, "No pruned model is surely within the tolerance of 0.02: 4 lower and 2 not told apart."),
         (
             {"unstructured": "within"},
             "Largest sparsity within 0.02 of dense: unstructured 10 % (no_finetune) and unstructured 10 % (sparse_to_sparse).",
@@ -121,7 +121,7 @@ def test_a_loss_is_called_a_loss_and_never_within():
     study = make_study(cells)
     first, _, last = said(judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"}))
     assert first == "Losses against dense: 4 higher and 2 not told apart."
-    assert last.startswith("Of the rise of the loss, ")
+    assert last.startswith("Of the gap between pruned only and ")
     assert not re.search("loss", " ".join(said(default_study())))
 
 
@@ -158,22 +158,24 @@ def test_methods_that_are_not_told_apart_are_named_with_their_interval_and_the_n
     sentence = said(judged(three_methods(), verdicts, "methods"))[1]
     assert sentence == (
         "unstructured_wanda and unstructured_sparsegpt are not told apart at 50 % (sparse_to_sparse)"
-        " (widest interval [-0.100, +0.100]; verdicts corrected for 6 comparisons)."
+        " (widest interval of a difference [-0.100, +0.100]; 6 comparisons)."
     )
 
 
 def test_methods_that_were_not_compared_have_no_best_one():
     study = three_methods()
     study = replace(study, comparisons=study.comparisons[study.comparisons["question"] == "dense"])
-    assert said(study)[1].startswith("No method is called the best, because they were not compared")
+    assert said(study)[1].startswith("No method is called the best, because no two were compared")
 
 
 def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said():
     study = default_study()
-    assert said(study)[2].startswith("Of the drop, sparse_to_sparse won back 80 % [60, 95] (unstructured 10 %)")
+    assert said(study)[2].startswith(
+        "Of the gap between pruned only and dense with LoRA, sparse_to_sparse closed 80 % [60, 95] (unstructured 10 %)"
+    )
     one = replace(study, curves=study.curves.assign(recovered_low=None))
     assert said(one)[2] == "One seed: the intervals cover the examples, not other trainings."
-    assert said(replace(one, curves=one.curves.assign(seeds=3)))[2].startswith("3 seeds: ")
+    assert said(replace(one, curves=one.curves.assign(seeds=3)))[2].startswith("3 seeds per training: ")
 
 
 def test_the_top_says_what_was_asked_and_the_default_study_has_few_words_unfolded(tmp_path):
@@ -247,7 +249,7 @@ def test_trainings_probes_and_other_studies_have_their_tables(tmp_path):
 
 def test_nothing_from_outside_becomes_markup(tmp_path):
     study = default_study()
-    faults = pd.DataFrame([{"run_id": study.runs["run_id"].iloc[0], "kind": "fault", "text": EVIL}])
+    faults = pd.DataFrame([{"study": "results", "run_id": study.runs["run_id"].iloc[0], "kind": "fault", "text": EVIL}])
     settings = study.settings.assign(**{"training.note": EVIL})
     study = replace(study, runs=study.runs.assign(device=EVIL), faults=faults, settings=settings)
     pages = written(tmp_path, study)

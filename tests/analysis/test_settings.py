@@ -1,5 +1,7 @@
 """Runs are pooled and compared only if they agree in every setting that both have; a configuration says who belongs to it."""
 
+import numpy as np
+import pandas as pd
 import pytest
 from sparseft.analysis.results import compute
 from sparseft.analysis.settings import compatible
@@ -71,6 +73,30 @@ def test_cells_are_compared_if_they_agree_in_what_both_have(write_run, runs_dir)
     pairs = compute(read_study(runs_dir), Analysis()).comparisons
     counts = pairs.query("method == 'unstructured' and mode == 'sparse_to_sparse'").groupby("question").size()
     assert counts.to_dict() == {"dense": 1, "untuned": 2}
+
+
+def test_a_share_a_guess_and_a_curve_are_those_of_cells_that_agree(write_run, runs_dir):
+    """Two learning rates: the dense model of the second only guesses, and each pruned cell has its own dense one."""
+    for seed, rate, dense in ((0, 0.001, 0.9), (1, 0.002, 0.2)):
+        change = trained_with(learning_rate=rate)
+        write_run(DENSE.replace("seed0", f"seed{seed}"), dense, change=change)
+        write_run(SPARSE.format(seed=seed), 0.6, change=change)
+    write_run(UNTUNED, 0.3)
+    table = compute(read_study(runs_dir), Analysis()).curves.query("mode == 'sparse_to_sparse'").set_index("setting")
+    assert table["dense_value"].to_dict() == {"learning_rate 0.001": 0.9, "learning_rate 0.002": 0.2}
+    assert table.at["learning_rate 0.001", "recovered_share"] == pytest.approx((0.6 - 0.3) / (0.9 - 0.3))
+    assert np.isnan(table.at["learning_rate 0.002", "recovered_share"])
+    assert table.at["learning_rate 0.001", "verdict"] == "lower"
+    assert pd.isna(table.at["learning_rate 0.002", "verdict"])
+
+
+def test_a_cell_that_agrees_with_two_dense_cells_stands_once_without_a_difference(write_run, runs_dir):
+    write_run(DENSE, change=trained_with(dtype="bfloat16"))
+    write_run(DENSE.replace("seed0", "seed1"))
+    write_run(SPARSE.format(seed=0), change=lambda files: [files.pop(name) for name in ("train", "before_merge")])
+    table = compute(read_study(runs_dir), Analysis()).curves.query("method != 'dense'")
+    assert len(table) == 1
+    assert np.isnan(table["difference"].iloc[0])
 
 
 def test_two_settings_agree_if_shared_keys_do():

@@ -95,6 +95,14 @@ def test_settings_have_a_row_per_run_with_settings_hashes_and_versions(written):
     assert len(row["sha256.adapter"]) == 64
 
 
+def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):
+    seed = 2**62 + 1
+    write_run(RUNS[0])
+    write_run(RUNS[-1], change=lambda files: files["validation_report"]["mask"].update(seed=seed))
+    table = compute(read_study(runs_dir), Analysis()).settings
+    assert table["masks.random.seed"].dropna().tolist() == [seed]
+
+
 def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path):
     tables.write_csv(pd.DataFrame({"a": ["=1+1", "-x", "fine", None], "b": [-1.0, 2, 3, 4]}), tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == "a,b\n'=1+1,-1\n'-x,2\nfine,3\n,4\n"

@@ -7,10 +7,12 @@ compared with the same cell of the first study, over the same examples.
 """
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
 from sparseft.analysis.figures import write_figures
+from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.pages import write_pages
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.results import compute, write_tables
@@ -28,7 +30,7 @@ from sparseft.study.grid import CONFIGURATION, FINDINGS
 def parse_args() -> argparse.Namespace:
     """Return the flags of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", type=Path, nargs="+", help="results folders, the first of which the others face")
+    parser.add_argument("studies", type=Path, nargs="+", help="results folders; each is compared with the first")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
     add_flags(parser, Analysis, Analysis.model_fields)
     return parser.parse_args()
@@ -44,7 +46,7 @@ def main() -> int:
     """Write the tables and pages of the studies together, print the verdicts, and return the exit code."""
     args = parse_args()
     options = parse_section(Analysis, {name: getattr(args, name) for name in Analysis.model_fields}, "analysis")
-    names = [folder.resolve().name for folder in args.studies]
+    names = [Path(os.path.abspath(folder)).name for folder in args.studies]
     if len(set(names)) < max(2, len(names)):
         raise InputError(f"{', '.join(names)}: not two or more studies of different names", "name results folders")
     check_apart([args.output_dir], args.studies)
@@ -54,12 +56,12 @@ def main() -> int:
     with atomic_files(args.output_dir, FINDINGS, "analysis") as folder:
         write_tables(results, folder)
         figures = write_figures(folder / "plots", results, processes=1)
-        # The pages show how to check one run, which is of the study that comes first by its name.
-        first = min(args.studies, key=lambda study: study.resolve().name)
         again = Reproduction(
-            first / "runs", tuple(shlex.split(flags(**options.model_dump()))), studies=tuple(args.studies)
+            args.studies[0] / "runs", tuple(shlex.split(flags(**options.model_dump()))), studies=tuple(args.studies)
         )
         write_pages(folder, results, figures, again)
+        drawn = {path.name for path in folder.glob("plots/*")}
+    remove_leftovers(args.output_dir / "plots", drawn)
     print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
     return 0
 

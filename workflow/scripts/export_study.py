@@ -53,7 +53,7 @@ class ExportedRun:
         curve = self.training.loss_curve
         history = {step.step: {loss: step.loss, "train/learning_rate": step.learning_rate} for step in curve}
         for evaluated in self.training.eval_curve:
-            history[evaluated.step]["eval/loss"] = evaluated.eval_loss
+            history.setdefault(evaluated.step, {})["eval/loss"] = evaluated.eval_loss
         return {step: present(values) for step, values in history.items()}
 
     @property
@@ -156,7 +156,7 @@ def write(exported: ExportedRun, args: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Export each run. Return 1 if a record is damaged."""
+    """Export each run. Return 1 if a run could not be exported."""
     args = parse_args()
     check_apart([args.output_dir], [args.results_dir])
     if args.format == "wandb" and not find_spec("wandb"):
@@ -167,12 +167,10 @@ def main() -> int:
     exported, damaged = 0, 0
     for folder in tqdm(folders, desc="export", disable=None):
         try:
-            run = read_run(folder)
+            exported += write(read_run(folder), args)
         except InputError as error:
             damaged += 1
             print(f"not exported: {folder.name}: {error}", file=sys.stderr)
-        else:
-            exported += write(run, args)
     print(f"{args.output_dir}: {exported} of {len(folders)} runs")
     return 1 if damaged else 0
 

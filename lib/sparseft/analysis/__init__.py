@@ -1,1 +1,1 @@
-"""Turn the run folders into what a reader sees: records -> verdicts -> tables -> figures and pages. torch is never imported."""
+"""Turn the run folders into what a reader sees: records -> frames -> cells -> comparisons -> pages. torch is never imported."""

@@ -18,7 +18,19 @@ from sparseft.storage.reading import TEXT_LIMIT, read_text
 
 KEYS = ["model", "task", "method", "sparsity", "mode"]
 COLUMNS = [*KEYS, "metric", "value", "source"]
-TABLE = [*KEYS, "metric", "value", "low", "high", "baseline_value", "difference", "inside", "source"]
+TABLE = [
+    *KEYS,
+    "training",
+    "setting",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "baseline_value",
+    "difference",
+    "inside",
+    "source",
+]
 NEEDED = ["task", "sparsity", "metric", "value"]
 REMEDY = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
 
@@ -56,7 +68,8 @@ def beside(cells: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
         for name in KEYS:
             ours = ours[ours[name] == theirs[name]] if theirs[name] != "" else ours
         metric = theirs["metric"]
-        column = "value" if metric in ours["metric"].unique() or metric not in ours else metric
+        is_column = metric in ours.select_dtypes("number") and metric not in ours["metric"].unique()
+        column = metric if is_column else "value"
         ours = ours[ours["metric"] == metric] if column == "value" and metric != "value" else ours
         own = {"baseline_value": theirs["value"], "source": theirs["source"], "metric": metric}
         rows += [_row(cell, column) | own for cell in ours.to_dict("records")] or [theirs | own | {"value": None}]
@@ -68,4 +81,4 @@ def beside(cells: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
 def _row(cell: dict[str, object], column: str) -> dict[str, object]:
     """Return what a cell has in a column, with the ends of its interval if there are any."""
     ends = {end: cell.get(f"{column}_{end}") for end in ("low", "high")}
-    return {name: cell[name] for name in KEYS} | {"value": cell[column]} | ends
+    return {name: cell[name] for name in (*KEYS, "training", "setting")} | {"value": cell[column]} | ends

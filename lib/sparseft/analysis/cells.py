@@ -65,16 +65,18 @@ class Cells:
         return self.spreads.get((row.study, row.model, row.task, metric, of), Spread())
 
 
-def pool(frames: Frames, order: Sequence[str] = (), wanted: set[str] | None = None) -> Cells:
-    """Return the cells of a study.
-
-    A configuration says the `order` of the trainings by name, and the ids of the runs that are `wanted`."""
+def pool(frames: Frames) -> Cells:
+    """Return the cells of a study, or of several."""
     runs = frames.runs[frames.runs["status"] != OUTSIDE]
     groups = runs.groupby(KEYS, sort=False, dropna=False)
     table = groups.agg(status=("status", _worst), repeated_prompts=("repeated_prompts", "max"))
     models = runs.drop_duplicates([*KEYS, "merged_sha256"]).groupby(KEYS, sort=False, dropna=False)
     numbers = runs.select_dtypes("number").columns.difference([*KEYS, *_FIRST, *_NOT_AVERAGED], sort=False)
-    table = table.join(models[list(numbers)].mean()).join(models[[name for name in _FIRST if name in runs]].first())
+    # A mean over some of the seeds would look like one over all.
+    is_known = models[list(numbers)].count().eq(models.size(), axis=0)
+    table = table.join(models[list(numbers)].mean().where(is_known)).join(
+        models[[name for name in _FIRST if name in runs]].first()
+    )
     table["seeds"] = models.size()
     table["is_first_study"] = table.index.get_level_values("study") == runs["study"].iloc[0]
     table = in_order(table.reset_index())
@@ -82,13 +84,14 @@ def pool(frames: Frames, order: Sequence[str] = (), wanted: set[str] | None = No
     run_ids = {key: list(part["run_id"]) for key, part in models}
     keys = [tuple(key) for key in table[KEYS].itertuples(index=False, name=None)]
     table["trainings_tried"] = table.groupby(CELL, dropna=False)["training"].transform("nunique")
-    table = table.assign(**_choice(table, [seeds[key] for key in keys], _missing(frames.faults, wanted), order))
+    table = table.assign(**_choice(table, [seeds[key] for key in keys], _missing(frames.faults)))
     parts = dict(iter(frames.examples.groupby(["study", "run_id", "metric"], sort=False)))
     scores = {}
     for index, key in enumerate(keys):
         for metric in (key[3], *(name for name in table if name.startswith("probe_"))):
             found = [parts.get((key[0], run_id, metric)) for run_id in run_ids[key]]
-            if all(part is not None for part in found):
+            # Runs of a cell that saw other examples have a fault.
+            if all(part is not None and len(part) == len(found[0]) for part in found):
                 scores[index, metric] = _scores(found, seeds[key] if table.at[index, "mode"] != NO_FINETUNE else ())
     cells = Cells(table, scores, _spreads(table, scores))
     return Cells(_with_intervals(cells), scores, cells.spreads)
@@ -167,19 +170,19 @@ def _is_best(gains: np.ndarray) -> np.ndarray:
     return ~(as_good & better).any(axis=1)
 
 
-def _missing(faults: pd.DataFrame, wanted: set[str] | None) -> set[Run]:
-    """Return the wanted runs that are in no table, or were made with other settings."""
-    lacking = set(faults.loc[faults["kind"].isin(["missing", "outside"]), "run_id"])
+def _missing(faults: pd.DataFrame) -> set[tuple[str, Run]]:
+    """Return the wanted runs of each study that are in no table, or were made with other settings."""
+    lacking = faults[faults["kind"].isin(["missing", "outside"]) & faults["is_wanted"].astype(bool)]
     runs = set()
-    for run_id in lacking if wanted is None else lacking & wanted:
+    for study, run_id in lacking[["study", "run_id"]].itertuples(index=False):
         # The name of a folder may be no run's.
         with suppress(InputError):
-            runs.add(Run.parse(run_id))
+            runs.add((study, Run.parse(run_id)))
     return runs
 
 
 def _choice(
-    table: pd.DataFrame, seeds: Sequence[tuple[int, ...]], missing: Iterable[Run], order: Sequence[str]
+    table: pd.DataFrame, seeds: Sequence[tuple[int, ...]], missing: Iterable[tuple[str, Run]]
 ) -> dict[str, pd.Series]:
     """Return the columns `chosen`, `decided_by` and `obstacle` of the cells, of which `seeds` has the seeds."""
     columns = {"chosen": pd.Series(True, table.index), "decided_by": None, "obstacle": None}
@@ -188,21 +191,23 @@ def _choice(
         if len(group) == 1:
             continue
         wanted = {seed for index in group.index for seed in seeds[index]}
-        wanted |= {run.seed for run in missing if _is_of(run, group.iloc[0])}
+        wanted |= {run.seed for study, run in missing if _is_of(study, run, group.iloc[0])}
         obstacles = {index: _obstacle(row, wanted - set(seeds[index])) for index, row in group.iterrows()}
         columns["chosen"][group.index] = False
         columns["obstacle"].update(pd.Series({index: text for index, text in obstacles.items() if text}, dtype=object))
         able = group[[not obstacles[index] for index in group.index]]
         if len(able):
-            best, decided_by = _best(able, order)
+            best, decided_by = _best(able)
             columns["chosen"][best] = True
             columns["decided_by"][best] = decided_by
     return columns | {"chosen": columns["chosen"].astype(bool)}
 
 
-def _is_of(run: Run, row: pd.Series) -> bool:
-    """Return whether a run is of the cell of a row, whatever its training."""
-    return all(getattr(run, name) == row[name] for name in ("model", "task", "method", "sparsity", "mode"))
+def _is_of(study: str, run: Run, row: pd.Series) -> bool:
+    """Return whether a run of a study is of the cell of a row, whatever its training."""
+    return study == row["study"] and all(
+        getattr(run, name) == row[name] for name in ("model", "task", "method", "sparsity", "mode")
+    )
 
 
 def _obstacle(row: pd.Series, missing_seeds: set[int]) -> str | None:
@@ -214,16 +219,16 @@ def _obstacle(row: pd.Series, missing_seeds: set[int]) -> str | None:
     return "a run has no result on the selection rows" if pd.isna(row.get("selection_value")) else None
 
 
-def _best(able: pd.DataFrame, order: Sequence[str]) -> tuple[int, str | None]:
+def _best(able: pd.DataFrame) -> tuple[int, str | None]:
     """Return the index of the best of the trainings that can be chosen, and what decided: value, loss or order."""
     ranked = pd.DataFrame(
         {
             "value": (gain(able["metric"].iloc[0]) * able["selection_value"]).round(DECIMALS),
             "loss": -able["selection_eval_loss"].round(DECIMALS),
-            "order": [-order.index(name) if name in order else -len(order) for name in able["training"]],
+            "order": -able["training_order"],
         }
     ).sort_values(["value", "loss", "order"], ascending=False, kind="stable")
     first, *others = ranked.itertuples()
     if not others:
         return first.Index, None
-    return first.Index, next(name for name in ranked if getattr(first, name) != getattr(others[0], name))
+    return first.Index, next((name for name in ranked if getattr(first, name) != getattr(others[0], name)), "order")

@@ -1,4 +1,4 @@
-"""Compare pairs of cells over the same examples, and the points of the curves by it.
+"""Compare pairs of cells over the same examples, and compute the points of the curves.
 
     dense    a pruned cell with the dense one: with plain LoRA, or the original model if the cell did not learn the task
     untuned  a trained cell with the same model before its training
@@ -21,7 +21,8 @@ import pandas as pd
 
 from sparseft.analysis.cells import KEYS, PLACE, Cells, CellScores, comparable, gain, is_fraction
 from sparseft.analysis.settings import compatible
-from sparseft.analysis.statistics import compare, holm, recovered_share
+from sparseft.analysis.statistics import Spread, compare, holm, recovered_share
+from sparseft.analysis.tables import COMPARISONS
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE
@@ -36,11 +37,6 @@ MANY_METHODS = 4
 FAMILY = ["study", "question", "model", "task", "metric"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
-_COLUMNS = ["study", "question", *PLACE[1:], "method", "sparsity", "mode", "training", "setting"]
-_COLUMNS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
-_COLUMNS += ["reached_sparsity", "against_reached_sparsity", "seeds", "examples", "value", "against_value"]
-_COLUMNS += ["difference", "difference_low", "difference_high", "p_value", "p_holm", "comparisons", "verdict"]
-_COLUMNS += [*(f"eval_loss_difference{end}" for end in ("", "_low", "_high")), "lacks_seeds"]
 
 
 def default_questions(cells: pd.DataFrame) -> tuple[str, ...]:
@@ -63,12 +59,11 @@ def compare_cells(
             for question in _questions(ours, theirs, questions, against):
                 if question == "studies" or compatible(ours.settings, theirs.settings):
                     rows += _compare(cells, question, ours, theirs)
-    table = pd.DataFrame(rows, columns=_COLUMNS).astype({"p_value": float})
+    table = pd.DataFrame(rows, columns=[*COMPARISONS, "is_guess"]).astype({"p_value": float})
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"] = families.transform("count")
     table["p_holm"] = families.transform(holm)
-    guessing = _guessing(usable)
-    table["verdict"] = [_verdict(row, tolerance, guessing) for row in table.itertuples()]
+    table["verdict"] = [_verdict(row, tolerance) for row in table.itertuples()]
     ranks = {"question": QUESTIONS.index, "metric": lambda name: name.startswith("probe_")}
     return table.sort_values(
         FAMILY,
@@ -81,16 +76,30 @@ def compare_cells(
 def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
     """Return a row per reported cell, with its difference to dense and what fine-tuning recovered."""
     table = cells.frame[cells.frame["chosen"]]
+    differences = {name: name for name in ("difference", "difference_low", "difference_high", "verdict")}
     for question, columns in (
-        ("dense", {"against_value": "dense_value", **{n: n for n in _DIFFERENCE}, "verdict": "verdict"}),
+        ("dense", {"against_value": "dense_value", **differences}),
         ("untuned", {"against_value": "untuned_value"}),
     ):
-        rows = comparisons[comparisons["question"] == question].set_index(KEYS)[list(columns)].rename(columns=columns)
-        table = table.join(rows, on=KEYS)
-    return table.join(_recovered(cells, table)).drop(columns="settings")
+        rows = comparisons[comparisons["question"] == question].drop_duplicates(KEYS, keep=False)
+        table = table.join(rows.set_index(KEYS)[list(columns)].rename(columns=columns), on=KEYS)
+    return table.join(_recovered(cells, table))
 
 
-_DIFFERENCE = ("difference", "difference_low", "difference_high")
+def sections(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of the curves, with the dense cells in each setting of a model and task in which they are compared.
+
+    A dense cell often lacks the setting in which pruned cells differ, and agrees with all of them."""
+    place = [*PLACE, "setting"]
+    pruned = curves[curves["method"] != DENSE]
+    parts = []
+    for key, part in pruned.groupby(place, sort=False):
+        dense = curves[(curves["method"] == DENSE) & (curves[PLACE] == list(key[:-1])).all(axis=1)]
+        agrees = [any(compatible(own, other) for other in part["settings"]) for own in dense["settings"]]
+        parts += [dense[agrees].assign(setting=key[-1]), part]
+    with_pruned = pd.MultiIndex.from_frame(pruned[PLACE])
+    parts.append(curves[~pd.MultiIndex.from_frame(curves[PLACE]).isin(with_pruned)])
+    return pd.concat(parts, ignore_index=True)
 
 
 def _questions(ours: tuple, theirs: tuple, asked: Sequence[str], against: str | None) -> Iterator[str]:
@@ -135,37 +144,40 @@ def _row(
     row |= {"seeds": ours.seeds, "examples": scores.headline.values.shape[1]}
     row |= {"value": scores.headline.value, "against_value": other.headline.value}
     row |= {"lacks_seeds": question in ABOUT_SEEDS and _has_one_seed(cells, ours, theirs, metric)}
+    row |= {"is_guess": question == "dense" and metric == theirs.metric and _is_guess(theirs)}
     results = {"": (scores.headline, other.headline, "values" if scores.values else "losses")}
     if scores.losses and other.losses:
         results["eval_loss_"] = (scores.losses, other.losses, "losses")
     for name, (mine, its, of) in results.items():
-        result = compare(mine, its, cells.spread(ours, metric, of))
+        result = compare(mine, its, _spread(cells, ours, theirs, metric, of))
         row |= {f"{name}difference": result.difference, f"{name}difference_low": result.low}
         row |= {f"{name}difference_high": result.high} | ({} if name else {"p_value": result.p_value})
     return row
 
 
 def _has_one_seed(cells: Cells, ours: tuple, theirs: tuple, metric: str) -> bool:
-    """Return whether one of two cells is trained, and no cell of the question shows how much seeds vary."""
+    """Return whether two cells are trained, and no cell of their studies shows how much seeds vary."""
     is_trained = NO_FINETUNE not in (ours.mode, theirs.mode)
-    return is_trained and not any(cells.spread(ours, metric, of).degrees for of in ("values", "losses"))
+    return is_trained and not any(_spread(cells, ours, theirs, metric, of).degrees for of in ("values", "losses"))
 
 
-def _guessing(cells: pd.DataFrame) -> set[tuple]:
-    """Return the dense cells that score no better than a guess, by study, model, task, metric and mode.
-
-    A guess has the chance of a task, or always gives the more frequent answer."""
-    guess = cells.reindex(columns=["chance", "majority_floor"]).astype(float).max(axis=1)
-    useless = cells[(cells["method"] == DENSE) & (cells["value_low"] <= guess)]
-    return set(useless[[*PLACE, "mode"]].itertuples(index=False, name=None))
+def _spread(cells: Cells, ours: tuple, theirs: tuple, metric: str, of: str) -> Spread:
+    """Return the variation between seeds that is known better: that in the study of either cell."""
+    return max((cells.spread(row, metric, of) for row in (ours, theirs)), key=lambda spread: spread.degrees)
 
 
-def _verdict(row: tuple, tolerance: float, guessing: set[tuple]) -> str | None:
-    """Return the verdict on a comparison in a word; None if the other cell is a dense one that only guesses.
+def _is_guess(dense: tuple) -> bool:
+    """Return whether a dense cell scores no better than chance, or than always giving the more frequent answer."""
+    guesses = [getattr(dense, name, None) for name in ("chance", "majority_floor")]
+    return any(dense.value_low <= guess for guess in guesses if not pd.isna(guess))
+
+
+def _verdict(row: tuple, tolerance: float) -> str | None:
+    """Return the verdict on a comparison in a word; None if the other cell is dense and only guesses the task.
 
     A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance."""
     is_dense = row.question == "dense"
-    if is_dense and (row.study, row.model, row.task, row.metric, row.against_mode) in guessing:
+    if row.is_guess:
         return None
     is_told_apart = row.p_holm < SIGNIFICANT and not row.lacks_seeds
     if is_told_apart and row.difference > 0:
@@ -176,15 +188,12 @@ def _verdict(row: tuple, tolerance: float, guessing: set[tuple]) -> str | None:
 
 
 def _recovered(cells: Cells, table: pd.DataFrame) -> pd.DataFrame:
-    """Return for each pruned and trained cell which share of what pruning lost the training won back, with its interval."""
+    """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its interval."""
     usable = cells.frame[comparable(cells.frame)]
-    names = [*PLACE, "method", "sparsity", "mode"]
-    by_key = {key: index for index, *key in usable[names].itertuples(name=None) for key in [tuple(key)]}
     rows = {}
     for row in usable[(usable["method"] != DENSE) & (usable["mode"] != NO_FINETUNE)].itertuples():
-        place = (row.study, row.model, row.task, row.metric)
-        dense = by_key.get((*place, DENSE, 0, get_mode(row.mode).dense_mode))
-        untuned = by_key.get((*place, row.method, row.sparsity, NO_FINETUNE))
+        dense = _partner(usable, row, method=DENSE, sparsity=0, mode=get_mode(row.mode).dense_mode)
+        untuned = _partner(usable, row, method=row.method, sparsity=row.sparsity, mode=NO_FINETUNE)
         three = [cells.scores.get((index, row.metric)) for index in (row.Index, untuned, dense)]
         if None in three or len({scores.identity for scores in three}) > 1:
             continue
@@ -194,3 +203,11 @@ def _recovered(cells: Cells, table: pd.DataFrame) -> pd.DataFrame:
             rows[row.Index] = recovered_share(tuned, before, goal, cells.spread(row, row.metric, of))
     names = ["recovered_share", "recovered_low", "recovered_high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=names).reindex(table.index)
+
+
+def _partner(usable: pd.DataFrame, row: tuple, **keys: object) -> int | None:
+    """Return the index of the cell with these keys in the place of a row that agrees with its settings; None without only one."""
+    place = {name: getattr(row, name) for name in PLACE} | keys
+    found = usable[(usable[list(place)] == list(place.values())).all(axis=1)]
+    agreeing = [index for index, settings in found["settings"].items() if compatible(row.settings, settings)]
+    return agreeing[0] if len(agreeing) == 1 else None

@@ -3,7 +3,7 @@
     {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
     {task}_loss_vs_sparsity         the loss on the validation examples
     {task}_{perplexity}_vs_sparsity the perplexity of a text
-    {task}_recovered_share          the share of the drop that fine-tuning won back
+    {task}_recovered_share          the share of the gap to dense that fine-tuning closed
     {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in a
@@ -24,7 +24,8 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from sparseft.analysis.study import SOUND
+from sparseft.analysis.comparisons import sections
+from sparseft.analysis.study import OUTSIDE, SOUND
 from sparseft.analysis.style import SPEED, WIDTH, add_legend, add_title, styles, write_all
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, MODES, OUT_OF_MEMORY
@@ -91,11 +92,12 @@ def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
 def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
     points = lines_of(study)
+    members = study.runs[study.runs["status"] != OUTSIDE]
     looks = styles(points["method"].unique())
     settings = {"": "", **{text: f"setting{n}_" for n, text in enumerate(filter(None, points["setting"].unique()), 1)}}
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"{settings[setting]}{task}"
-        devices = study.runs[study.runs["task"] == task]["device"].nunique()
+        devices = members[members["task"] == task]["device"].nunique()
         for chart in _charts(part, metric, devices):
             known = part[part[chart.y].notna() & part[chart.x].notna()]
             if known[known["method"] != DENSE].empty:
@@ -117,7 +119,13 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
     for column in points.columns[points.columns.str.contains("_ppl_")]:
         yield Chart(f"{column}_vs_sparsity", column, "perplexity", f"perplexity ({column})")
     bars = {"low": "recovered_low", "high": "recovered_high"}
-    yield Chart("recovered_share", "recovered_share", "share won back", "share of the drop won back", **bars)
+    yield Chart(
+        "recovered_share",
+        "recovered_share",
+        "share of the gap closed",
+        "share of the gap to dense that fine-tuning closed",
+        **bars,
+    )
     if devices == 1:
         words = f"{label} against training speed"
         yield Chart("value_vs_speed", words=words, x="samples_per_second", x_label=SPEED, **value)
@@ -126,7 +134,7 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
 def lines_of(study) -> pd.DataFrame:
     """Return the points of all lines: the chosen cells, with the dense cell of its mode before each line."""
     place = ["study", "model", "task", "metric", "setting"]
-    points = study.curves[study.curves["status"].isin(SOUND)]
+    points = sections(study.curves[study.curves["status"].isin(SOUND)])
     pruned = points[points["method"] != DENSE]
     dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
     lines = pruned[[*place, "method", "mode"]].drop_duplicates()
@@ -146,7 +154,7 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
         for mode, axes in zip(modes, line, strict=True):
             part = points[(points["study"] == study) & (points["model"] == model) & (points["mode"] == mode)]
             _draw_panel(axes, part, chart, looks)
-            axes.set_xlabel(chart.x_label if model == rows[-1][1] else "", fontsize="small")
+            axes.set_xlabel(chart.x_label if (study, model) == rows[-1] else "", fontsize="small")
             axes.set_title(mode if len(rows) == 1 else f"{heading}\n{mode}", fontsize="small")
     add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0][1]})"])
     figure.supylabel(chart.label, fontsize="medium")

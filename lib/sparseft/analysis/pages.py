@@ -21,9 +21,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparseft import __version__
+from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
+from sparseft.analysis.comparisons import sections
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.analysis.sentences import NONE, listed, name_of, number, percent, seeds, sentences, with_interval
+from sparseft.analysis.sentences import (
+    NONE,
+    dense_name,
+    listed,
+    mode_verdicts,
+    name_of,
+    number,
+    percent,
+    seeds,
+    sentences,
+    with_interval,
+)
 from sparseft.analysis.study import OUTSIDE
 from sparseft.analysis.tables import RUN
 from sparseft.errors import one_line
@@ -46,6 +59,8 @@ QUESTIONS = {
 COLUMNS = 100
 LINES = 40
 GB = 1e9
+# What the pages call the dense models, whose mode their name says.
+DENSE_NAMES = [dense_name(mode) for mode in MODES]
 # The characters that a data URL in quotes may have without being escaped.
 URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 # Characters that Markdown reads as more than text, and the end of a link's text.
@@ -72,10 +87,10 @@ class Table:
         frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
         names, modes = list(frame.pop("method")), list(frame.pop("mode"))
         widths = [frame[name].str.len().max() for name in frame]
-        room = min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths))
+        room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
         printed = []
         for place, (name, values) in enumerate(zip(names, frame.itertuples(index=False), strict=True)):
-            if place and modes[place] not in (NONE, modes[place - 1]):
+            if place and names[place] not in DENSE_NAMES and modes[place] != modes[place - 1]:
                 printed.append(modes[place])
             if len(name) > room:
                 printed.append(f"  {name}")
@@ -160,13 +175,16 @@ def _content(study, figures: list, again: Reproduction) -> dict[str, object]:
 
 
 def verdict_rows(study) -> pd.DataFrame:
-    """Return the reported cells by mode, sparsity and method, dense first.
+    """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and method.
 
     `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the comparison."""
-    rows = _located(study.curves)
-    rows["dense_mode"] = [get_mode(mode).dense_mode for mode in rows["mode"]]
-    order = rows.assign(is_pruned=rows["method"] != DENSE, place=rows["mode"].map(MODES.index))
-    return rows.loc[order.sort_values([*RESULT, "is_pruned", "place", "sparsity"], kind="stable").index]
+    rows = _located(sections(study.curves))
+    is_dense = rows["method"] == DENSE
+    rows["dense_mode"] = rows["mode"].where(is_dense, rows["mode"].map(lambda mode: get_mode(mode).dense_mode))
+    order = rows.assign(
+        is_pruned=~is_dense, place=rows["mode"].map(MODES.index), group=rows["dense_mode"].map(MODES.index)
+    )
+    return rows.loc[order.sort_values([*RESULT, "group", "is_pruned", "place", "sparsity"], kind="stable").index]
 
 
 def _located(table: pd.DataFrame) -> pd.DataFrame:
@@ -190,6 +208,7 @@ def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, obj
             "sentences": found,
             "coverage": "" if seeds(part) in found else seeds(part),
             "judged": here[here["question"] == "dense"]["comparisons"].max(),
+            "modes": mode_verdicts(here[here["question"] == "modes"]),
             "figure": figure,
         }
 
@@ -215,7 +234,7 @@ def _interval(name: str, form: str = ".3f") -> Callable[[tuple], str]:
 
 def _mode(row: tuple) -> str:
     """Return the mode of a row with its training; "-" for dense, whose name says it."""
-    return ", ".join(filter(None, (NONE if row.method == DENSE else row.mode, row.training)))
+    return ", ".join(filter(None, ("" if row.method == DENSE else row.mode, row.training))) or NONE
 
 
 def _broken(row: tuple) -> list[str]:
@@ -228,6 +247,11 @@ def _verdict(row: tuple) -> str:
     if getattr(row, "status", "") in ("fault", "ended early"):
         return row.status
     return NONE if pd.isna(row.verdict) else row.verdict
+
+
+def _minus_dense(row: tuple) -> str:
+    """Return the difference of a row to its dense model; a dense model itself is the baseline."""
+    return "baseline" if row.method == DENSE else with_interval(row, "difference", "+.3f")
 
 
 def _cell(row: tuple, prefix: str = "") -> str:
@@ -247,7 +271,7 @@ VERDICT_COLUMNS = {
     "sparsity, %": percent,
     "mode": _mode,
     "value": _interval("value"),
-    "minus dense": _interval("difference", "+.3f"),
+    "minus dense": _minus_dense,
     "verdict": _verdict,
 }
 COMPARISON_COLUMNS = {
@@ -320,9 +344,18 @@ def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, 
         ("Methods", [f"{name}: {get_method(name).words}" for name in pruned["method"].unique()]),
         ("Modes", [f"{name}: {get_mode(name).words}" for name in pruned["mode"].unique()]),
         ("Tasks", [_task(row) for row in rows.drop_duplicates(["task", "metric"]).itertuples()]),
+        *([("Studies", _studies(members))] if "differs" in members else []),
         ("Seeds", [", ".join(map(str, sorted(members["seed"].unique())))]),
         ("Made", [f"{study.checks['date']}, {machines}, SparseFT {__version__}"]),
     ]
+
+
+def _studies(members: pd.DataFrame) -> list[str]:
+    """Return each study in a line, with the settings in which its runs differ from those of another study."""
+    differing = members.groupby("study", sort=False)["differs"].agg(
+        lambda texts: "; ".join(dict.fromkeys(filter(None, texts)))
+    )
+    return [f"{study}: {text or 'no setting of its own'}" for study, text in differing.items()]
 
 
 def _task(row: tuple) -> str:
@@ -350,6 +383,9 @@ def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
     ]
     if shares:
         yield f"The models have seen some of what they are evaluated on: {listed(shares)}."
-    kinds = Counter(study.faults.drop_duplicates(["run_id", "kind"])["kind"])
+    unable = study.cells.groupby(CELL, dropna=False)["chosen"].any()
+    if not unable.all():
+        yield f"Cells without a training that can be chosen, and in no table here: {(~unable).sum()} (grouped_summary.csv)."
+    kinds = Counter(study.faults.drop_duplicates(["study", "run_id", "kind"])["kind"])
     if kinds:
         yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."

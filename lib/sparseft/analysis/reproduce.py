@@ -1,5 +1,6 @@
 """Build the commands that the pages print. Each can be typed as it stands."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,8 @@ class Reproduction:
 
     def merge(self, run: Run) -> str:
         """Return the command that makes the merged model of one run again."""
-        target = (self.results_dir / run.id / "model_dir").resolve()
-        target = target.relative_to(study_folder(self.results_dir).resolve())
+        # A folder between may be a link, which is not followed.
+        target = os.path.relpath(self.results_dir / run.id / "model_dir", study_folder(self.results_dir))
         words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
         return _command("snakemake", target, *words, *self._place())
 

@@ -15,7 +15,7 @@ from sparseft.analysis.throughput import measured_seconds
 from sparseft.errors import InputError
 from sparseft.records.throughput_record import ThroughputRecord
 from sparseft.study.config import Analysis, Config
-from sparseft.study.targets import runs as configured_runs
+from sparseft.study.grid import DENSE
 
 FILES = {
     "summary.csv": ("runs", tables.RUNS),
@@ -54,10 +54,8 @@ def compute(
     measurements: Sequence[ThroughputRecord] = (),
 ) -> Results:
     """Return the tables of a study. Raises InputError if no training of any cell can be chosen."""
-    order = list(configuration.grid.trainings) if configuration else []
-    wanted = {run.id for run in configured_runs(configuration)} if configuration else None
     runs = frames.runs.assign(measured_seconds=measured_seconds(frames.runs, measurements))
-    cells = pool(Frames(runs, frames.examples, frames.faults), order, wanted)
+    cells = pool(Frames(runs, frames.examples, frames.faults))
     if not cells.frame["chosen"].any():
         first = cells.frame.iloc[0]
         raise InputError(
@@ -67,6 +65,8 @@ def compute(
         )
     # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
     gc.freeze()
+    if options.against is not None and options.against not in set(cells.frame["method"]) - {DENSE}:
+        raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
     members = runs[runs["status"] != OUTSIDE]
     chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
@@ -81,14 +81,8 @@ def compute(
         configuration=configuration,
         options=options,
         checks={
-            "date": runs["date"].max(),
+            "date": members["date"].max(),
             "runs": len(members),
-            "sound": int((members["status"] == "sound").sum()),
-            "faults": int((members["status"] == "fault").sum()),
-            "ended_early": int((members["status"] == "ended early").sum()),
-            "unchecked": int((members["status"] == "not fully checked").sum()),
-            "missing": int((frames.faults["kind"] == "missing").sum()),
-            "outside": int((runs["status"] == OUTSIDE).sum()),
             "passed": int(members["passed"].sum()),
             "weights": int(members["weights"].sum()),
             "violations": int(members["violations"].sum()),

@@ -98,7 +98,7 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
 
 
 def selection_faults(files: RunFiles) -> list[str]:
-    """Return why a choice by the selection rows of a run would be about something else than what is reported."""
+    """Return why the selection rows cannot choose for a run: they were evaluated in another way, or are validation rows."""
     selection, evaluation = files.selection, files.evaluation
     if selection is None:
         return []

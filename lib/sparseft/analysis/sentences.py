@@ -17,13 +17,17 @@ NAMED = 3
 
 def number(value: float | None, form: str) -> str:
     """Return a number in the format `form`; "-" if it is missing."""
-    return NONE if pd.isna(value) else format(value, form)
+    if pd.isna(value):
+        return NONE
+    text = format(value, form)
+    # Rounding may leave a minus before a zero.
+    return text.replace("-", "+" if form.startswith("+") else "", 1) if set(text) <= set("-0.") else text
 
 
 def with_interval(row: tuple, column: str, form: str = ".3f") -> str:
     """Return a value of a row with its 95 % interval in brackets."""
     value, low, high = (getattr(row, f"{column}{end}", None) for end in ("", "_low", "_high"))
-    return number(value, form) + ("" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]")
+    return number(value, form) + ("" if pd.isna(low) else f" [{number(low, form)}, {number(high, form)}]")
 
 
 def percent(row: tuple, prefix: str = "") -> str:
@@ -35,8 +39,11 @@ def percent(row: tuple, prefix: str = "") -> str:
 def name_of(row: tuple, prefix: str = "") -> str:
     """Return what the pages call the method of a row. The dense runs are two models with names of their own."""
     method, mode = getattr(row, f"{prefix}method"), getattr(row, f"{prefix}mode")
-    if method != DENSE:
-        return method
+    return dense_name(mode) if method == DENSE else method
+
+
+def dense_name(mode: str) -> str:
+    """Return what the pages call the dense model of a mode."""
     return "original model" if mode == NO_FINETUNE else "dense with LoRA"
 
 
@@ -58,9 +65,18 @@ def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list
 
 def seeds(rows: pd.DataFrame) -> str:
     """Say what the intervals cover."""
+    if (rows["mode"] == NO_FINETUNE).all():
+        return "Nothing was trained: the intervals cover the examples."
     if (rows["seeds"] == 1).all():
         return "One seed: the intervals cover the examples, not other trainings."
-    return f"{rows['seeds'].max()} seeds: the intervals cover other seeds and other examples."
+    return f"{rows['seeds'].max()} seeds per training: the intervals cover other seeds and examples, with these masks."
+
+
+def mode_verdicts(pairs: pd.DataFrame) -> str:
+    """Count the verdicts of the comparisons between modes; empty without one."""
+    counts = Counter(pairs["verdict"].dropna())
+    words = [f"{counts[verdict]} {verdict}" for verdict in sorted(counts)]
+    return f"Modes against each other: {listed(words)}." if words else ""
 
 
 def _guessing(rows: pd.DataFrame) -> str:
@@ -82,7 +98,7 @@ def _within(pruned: pd.DataFrame, tolerance: float) -> str:
         return f"Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
     counts = Counter(pruned["verdict"].dropna())
     words = [f"{counts[verdict]} {verdict}" for verdict in sorted(counts)]
-    start = f"No value is shown to be within {tolerance:g} of dense" if is_share else "Losses against dense"
+    start = f"No pruned model is surely within the tolerance of {tolerance:g}" if is_share else "Losses against dense"
     return f"{start}: {listed(words)}." if words else ""
 
 
@@ -92,7 +108,7 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if count < 2:
         return ""
     if pairs.empty:
-        return "No method is called the best, because they were not compared with each other (analysis.compare)."
+        return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
     lacks_seeds = pairs["lacks_seeds"].astype(bool)
     single, pairs = pairs[lacks_seeds], pairs[~lacks_seeds]
     best, ties, open_pairs = {}, {}, [pairs[:0]]
@@ -103,8 +119,8 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
         among_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
         open_pairs.append(compared[among_leaders & (compared["verdict"] == NOT_TOLD_APART)])
     parts = [f"{words} {_places(places)}" for words, places in ties.items()]
-    if len(ties) > NAMED:
-        parts = ["elsewhere no method is better than every other" if best else "none is better than every other"]
+    if len(ties) > 1:
+        parts = ["elsewhere no method is better than every other" if best else "no method is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
     parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
     text = "; ".join(parts) + _widest(pd.concat(open_pairs))
@@ -124,9 +140,9 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
         (pair.method, pair.against_method) if pair.verdict == better else (pair.against_method, pair.method)
         for pair in told_apart.itertuples()
     }
-    rivals = {method: [m for m in methods if m != method and (method, m) not in beaten] for method in methods}
-    compared = {*pairs["method"], *pairs["against_method"]}
-    unbeaten = [m for m in methods if m in compared and not any((other, m) in beaten for other in methods)]
+    compared = [method for method in methods if method in {*pairs["method"], *pairs["against_method"]}]
+    rivals = {method: [m for m in compared if m != method and (method, m) not in beaten] for method in compared}
+    unbeaten = [m for m in compared if not any((other, m) in beaten for other in compared)]
     if len(unbeaten) > 1:
         return f"{listed(unbeaten)} are not told apart", unbeaten
     first = unbeaten[0]
@@ -150,7 +166,7 @@ def _widest(pairs: pd.DataFrame) -> str:
         return ""
     widest = pairs.loc[(pairs["difference_high"] - pairs["difference_low"]).idxmax()]
     ends = f"[{widest['difference_low']:+.3f}, {widest['difference_high']:+.3f}]"
-    return f" (widest interval {ends}; verdicts corrected for {widest['comparisons']} comparisons)"
+    return f" (widest interval of a difference {ends}; {widest['comparisons']} comparisons)"
 
 
 def _unequal(pruned: pd.DataFrame) -> str:
@@ -162,7 +178,7 @@ def _unequal(pruned: pd.DataFrame) -> str:
 
 
 def _recovered(pruned: pd.DataFrame) -> str:
-    """Say which share of the drop fine-tuning won back, where its interval is bounded; for many cells the extremes."""
+    """Say how much of the gap to dense fine-tuning closed, where its interval is bounded; for many cells the extremes."""
     known = pruned[pruned[["recovered_low", "recovered_high"]].notna().all(axis=1)].sort_values("recovered_share")
     if known.empty:
         return ""
@@ -172,6 +188,6 @@ def _recovered(pruned: pd.DataFrame) -> str:
         f" ({row.method} {percent(row)} %{'' if has_one_mode else f', {row.where}'})"
         for row in (known.iloc[[0, -1]] if is_long else known).itertuples()
     ]
-    lost = "drop" if gain(known["metric"].iloc[0]) > 0 else "rise of the loss"
+    goals = listed(dense_name(mode) for mode in known["dense_mode"].unique())
     tuning = known["where"].iloc[0] if has_one_mode else "fine-tuning"
-    return f"Of the {lost}, {tuning} won back {'between ' * is_long}{listed(cases)}."
+    return f"Of the gap between pruned only and {goals}, {tuning} closed {'between ' * is_long}{listed(cases)}."

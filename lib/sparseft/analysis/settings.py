@@ -3,7 +3,7 @@
 Two runs are pooled, chosen between or compared only if they agree in every setting that both have:
 
     training        the fields of train.json that are settings. Each name in `grid.trainings` has settings of its own
-    reconstruction  those that `reconstruction:` sets, of a run whose decoder layers are reconstructed, or that starts from one
+    reconstruction  the keys of `reconstruction:`, for a run in a reconstructing mode or one that starts from it
     masks           what the mask says of itself, for each method. Dense runs have none
     evaluation      the dtype, lm-eval's version, the worked examples, the text of a perplexity, and those of each probe
 
@@ -66,6 +66,8 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
         (index, model, task, key, value)
         for index, model, task, settings in runs[["model", "task", "settings"]].itertuples()
         for key, value in settings.items()
+        # The metric has a column of its own.
+        if key[-1] != "metric"
     ]
     table = pd.DataFrame(values, columns=["run", "model", "task", "key", "value"])
     distinct = table.groupby(["model", "task", "key"])["value"].transform("nunique", dropna=False)
@@ -114,7 +116,7 @@ def _of_training(run: Run, values: dict[str, object]) -> Settings:
 
 
 def _of_reconstruction(settings: Settings) -> Settings:
-    """Return those settings of a reconstruction that a run has too that starts from it."""
+    """Return the settings of a reconstruction that also hold for a run that starts from it."""
     return {key: value for key, value in settings.items() if key[0] == "reconstruction"}
 
 
@@ -166,4 +168,4 @@ def _words(key: Key, value: object) -> str:
 def _short(value: object) -> str:
     """Return a value as a text; a digest is cut."""
     text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return short(text) if len(text) == 64 else text or "none"
+    return "none" if value is None or not text else short(text) if len(text) == 64 else text

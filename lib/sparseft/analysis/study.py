@@ -56,7 +56,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     """Read every run folder of a study. Raises InputError if no run is complete.
 
     With a configuration, its grid says which runs are missing and which do not belong to the study. Without one, the grid is
-    that which the runs make up."""
+    every combination of the values that the runs have."""
     if not results_dir.is_dir():
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is still being written.
@@ -66,21 +66,25 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
-    probes = dict.fromkeys(name for files in files_of.values() for name in files.evaluation.probes)
-    if clash := clashing_probes(probes):
-        raise InputError(f"{results_dir}: the probes {clash}", "analyse the runs of each in a folder of their own")
-    probes |= dict.fromkeys(config.evaluation.probes if config else ())
     not_members = outside(files_of, config) if config else {}
     if len(not_members) == len(files_of):
         run, reason = next(iter(not_members.items()))
         what = f"{results_dir}: no run of the configured study (the first: {run.id}: {reason})"
         raise InputError(what, "make them, or leave --configuration out")
     members = {run: files for run, files in files_of.items() if run not in not_members}
+    probes = dict.fromkeys(name for files in members.values() for name in files.evaluation.probes)
+    if clash := clashing_probes(probes):
+        raise InputError(f"{results_dir}: the probes {clash}", "analyse the runs of each in a folder of their own")
+    probes |= dict.fromkeys(config.evaluation.probes if config else ())
     links = {run: links_of(files) for run, files in files_of.items()}
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
     faults += _faults(files_of, members, links, probes)
     runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
+    wanted = {run.id for run in configured_runs(config)} if config else set(table["run_id"])
+    table["is_wanted"] = table["run_id"].isin(wanted)
+    order = list(config.grid.trainings) if config else []
+    runs["training_order"] = [order.index(name) if name in order else len(order) for name in runs["training"]]
     runs["date"] = [_date(results_dir / run.id / "evaluation.json") for run in files_of]
     runs["status"] = _statuses(runs["run_id"], table)
     runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
@@ -151,7 +155,7 @@ def _faults(
 ) -> list[tuple]:
     """Return the faults of the runs that can be read. Conflicts are searched among the members of the study."""
     found = []
-    of_others = conflicts(members, links)
+    of_others = conflicts(members, {run: links[run] for run in members})
     for run, files in files_of.items():
         own = files.validation.faults(files.mask) + broken_links(links[run], run) + selection_faults(files)
         found += [(run.id, "fault", text) for text in own + of_others.get(run, [])]
@@ -201,7 +205,8 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     row = {"run_id": run.id, **vars(run), "settings": settings_of(files, start), "links": links}
     row |= evaluation.columns | (train.columns if train else {})
     row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
-    row |= {"reached_sparsity": 100 * files.validation.expected_sparsity}
+    share = files.validation.expected_sparsity
+    row |= {"reached_sparsity": nan if share is None else 100 * share}
     row |= {name: getattr(files.validation, name) for name in ("passed", "weights", "violations")}
     row |= {"layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}"}
     row |= {"merged_sha256": files.validation.digests["merged"]}
@@ -246,16 +251,17 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
 
 
 def side_by_side(studies: list[Frames]) -> Frames:
-    """Return the frames of all studies as one. The setting of a run says in what it differs from those of any study."""
+    """Return the frames of all studies as one. `differs` says in what a run differs from those of any study."""
     parts = ([getattr(study, name) for study in studies] for name in ("runs", "examples", "faults"))
     runs, examples, faults = (pd.concat(part, ignore_index=True) for part in parts)
-    return Frames(runs.assign(setting=setting_texts(runs)), examples, faults)
+    differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    return Frames(runs.assign(differs=differs), examples, faults)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of runs or cells in the order of the study: dense first, then methods, sparsities and modes."""
     names = ["study", "model", "task", "method", "sparsity", "mode", "training", "setting", "seed"]
-    ranks = {"method": sort_key, "mode": MODES.index}
+    ranks = {"study": list(table["study"].unique()).index, "method": sort_key, "mode": MODES.index}
     return table.sort_values(
         [name for name in names if name in table],
         key=lambda column: column.map(ranks[column.name]) if column.name in ranks else column,

@@ -53,7 +53,7 @@ MEANINGS = {
     "mode": ("", "How the model was fine-tuned: no_finetune, sparse_to_dense, sparse_to_sparse and so on."),
     "training": ("", "Name in `grid.trainings`; empty if the study names none."),
     "seed": ("", "Seed of the training."),
-    "setting": ("", "In what a run differs from others of its model and task; empty if all agree. Only runs that agree in"
+    "setting": ("", "The settings in which runs of its model and task differ; empty if all agree. Only runs that agree in"
                 " every setting that both have are pooled or compared."),
     "train_merge_gap": ("nats per token", "Loss after the merge minus before it; 0 but for rounding if the merge is exact."),
     "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, which may differ from the requested one."),
@@ -67,14 +67,14 @@ MEANINGS = {
     "decided_by": ("", "What decided for the chosen training: value, loss or order; empty without a choice."),
     "obstacle": ("", "Why a training could not be chosen."),
     "trainings_tried": ("trainings", "Number of trainings of the cell."),
-    "pareto": ("", "Whether no other cell of the study, model and task is both sparser and better."),
+    "pareto": ("", "Whether no other reported cell of the study, model, task, metric and setting is both sparser and better."),
     "question": ("", "What the comparison answers: dense, untuned, methods, against, modes or studies."),
     "difference": ("as value", "Value minus that of the other cell, over the same examples."),
     "p_value": ("", "Two-sided p of the difference."),
     "p_holm": ("", "p after Holm's correction for the comparisons of the question."),
     "comparisons": ("comparisons", "Comparisons of the same question on the model, task and metric."),
     "verdict": ("", "lower, higher, within (the tolerance of dense) or not told apart; empty if dense only guesses."),
-    "lacks_seeds": ("", "Whether two trained cells of one seed are compared, which tells no methods, modes or studies apart."),
+    "lacks_seeds": ("", "Whether two trained cells are compared and no cell of the question has two seeds: no verdict."),
     "eval_loss_difference": ("nats per token", "The same for the loss."),
     "dense_value": ("as value", "Value of the dense cell that the cell is compared with."),
     "untuned_value": ("as value", "Value of the same pruned model without fine-tuning."),
@@ -124,18 +124,11 @@ def measured_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in ranked if table[name].notna().any()]
 
 
-_INTERNAL = {
-    "repeated_prompts",
-    "steps_done",
-    "passed",
-    "weights",
-    "violations",
-    "selection_examples",
-    "batch_size",
-    "lora_r",
-    "processes",
-}
-_INTERNAL |= {f"against_{name}" for name in KEYS}
+# Columns of runs and cells that only the analysis needs.
+_INTERNAL = set(
+    "training_order repeated_prompts steps_done passed weights violations batch_size lora_r processes".split()
+)
+_INTERNAL |= {"selection_examples"}
 
 
 def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -157,7 +150,8 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
     for run in runs.itertuples():
         settings = {".".join(filter(None, key)): _as_text(value) for key, value in run.settings.items()}
         rows.append(settings | _digests(run.links) | {f"version.{k}": v for k, v in run.versions.items()})
-    table = pd.DataFrame(rows, index=runs.index)
+    # As objects, because an integer beside a blank would become a float.
+    table = pd.DataFrame(rows, index=runs.index, dtype=object)
     return runs[RUN].join(table[sorted(table)].dropna(axis=1, how="all"))
 
 

@@ -56,7 +56,7 @@ def measured_seconds(runs: pd.DataFrame, measurements: Iterable[ThroughputRecord
         for batch in one.batches
         if one.sequence_length is None
     ]
-    if not rates:
+    if not rates or "device" not in runs:
         return pd.Series(np.nan, runs.index)
     inputs = pd.DataFrame(list(runs["inputs"]), runs.index).add_prefix("input_")
     keyed = runs.reindex(columns=[*_SAME, "steps_done"]).combine_first(inputs)
