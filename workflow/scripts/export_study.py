@@ -156,7 +156,7 @@ def write(exported: ExportedRun, args: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Export each run. Return 1 if a run could not be exported."""
+    """Export each run. Return 1 if a run could not be read."""
     args = parse_args()
     check_apart([args.output_dir], [args.results_dir])
     if args.format == "wandb" and not find_spec("wandb"):
@@ -167,10 +167,12 @@ def main() -> int:
     exported, damaged = 0, 0
     for folder in tqdm(folders, desc="export", disable=None):
         try:
-            exported += write(read_run(folder), args)
+            run = read_run(folder)
         except InputError as error:
             damaged += 1
             print(f"not exported: {folder.name}: {error}", file=sys.stderr)
+        else:
+            exported += write(run, args)
     print(f"{args.output_dir}: {exported} of {len(folders)} runs")
     return 1 if damaged else 0
 

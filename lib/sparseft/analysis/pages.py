@@ -90,6 +90,8 @@ class Table:
         room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
         printed = []
         for place, (name, values) in enumerate(zip(names, frame.itertuples(index=False), strict=True)):
+            if place > 1 and names[place] in DENSE_NAMES:
+                printed.append("")
             if place and names[place] not in DENSE_NAMES and modes[place] != modes[place - 1]:
                 printed.append(modes[place])
             if len(name) > room:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparseft.analysis.study import study_folder
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import Run, base_folder, fill, mask_path
+from sparseft.study.grid import CONFIGURATION, Run, base_folder, fill, mask_path
 
 # The project's folder.
 ROOT = Path(__file__).parents[3]
@@ -33,6 +33,11 @@ class Reproduction:
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
         return _command("snakemake", "--cores", "all", "--configfile", self.configuration, *self._place())
+
+    def new_study(self) -> str:
+        """Return the command that makes the study anew in a new folder, which holds a copy of the configuration."""
+        snakefile = ROOT / "Snakefile"
+        return _command("snakemake", "--cores", "all", "--configfile", CONFIGURATION, "--snakefile", snakefile)
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
