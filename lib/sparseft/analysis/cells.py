@@ -184,7 +184,7 @@ def _missing(faults: pd.DataFrame) -> set[tuple[str, Run]]:
 def _choice(
     table: pd.DataFrame, seeds: Sequence[tuple[int, ...]], missing: Iterable[tuple[str, Run]]
 ) -> dict[str, pd.Series]:
-    """Return the columns `chosen`, `decided_by` and `obstacle` of the cells, of which `seeds` has the seeds."""
+    """Return the columns `chosen`, `decided_by` and `obstacle` of the cells. `seeds` has the seeds of each cell."""
     columns = {"chosen": pd.Series(True, table.index), "decided_by": None, "obstacle": None}
     columns = {name: pd.Series(value, table.index, dtype=object) for name, value in columns.items()}
     for _, group in table[table["mode"] != NO_FINETUNE].groupby(CELL, dropna=False):

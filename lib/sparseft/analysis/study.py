@@ -198,7 +198,7 @@ def _statuses(run_ids: pd.Series, faults: pd.DataFrame) -> list[str]:
 
 
 def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, object]:
-    """Return the row of a run: what summary.csv has, and what the analysis needs besides.
+    """Return the row of a run: what summary.csv has, and what only the analysis needs.
 
     `start` has the records of the run that this one starts from, whose tokens count too."""
     run, evaluation, train = files.run, files.evaluation, files.train

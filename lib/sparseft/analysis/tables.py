@@ -43,7 +43,7 @@ INTEGERS |= {"against_sparsity", "comparisons"}
 # A spreadsheet takes a text that begins with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
-# What a column means that is no field of a record: its unit and its description.
+# The unit and the description of each column that does not come from a field of a record.
 MEANINGS = {
     "study": ("", "Folder of the results that the row belongs to."),
     "run_id": ("", "Name of the run's folder."),
@@ -166,7 +166,7 @@ def _digests(links: Links) -> dict[str, str | None]:
 
 
 def missing_table(faults: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run of which something is missing or unreadable."""
+    """Return a row per run that lacks something, or that cannot be read."""
     rows = faults[faults["kind"].isin(["missing", "incomplete"])]
     groups = rows.groupby(["study", "run_id"], sort=False)
     table = groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
