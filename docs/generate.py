@@ -92,7 +92,7 @@ TABLES = {
     "grouped_summary.csv": "cell: the runs that differ in the seed alone",
     "comparisons.csv": "pair of cells that is compared",
     "sparsity_vs_performance.csv": "point of a curve, which is a reported cell; dense stands once",
-    "missing.csv": "run of which something is missing or unreadable",
+    "missing.csv": "run that lacks something, or that cannot be read",
 }
 SETTINGS = """## settings.csv
 

@@ -102,7 +102,7 @@ def _without_greedy(samples: list[dict]) -> list[dict]:
 
 
 def _save(results: dict, samples: dict[str, list[dict]], seconds: float, run_id: str, folder: Path) -> None:
-    """Write the files with lm-eval's own writer. Raises InputError if one is incomplete, of which lm-eval only logs a warning."""
+    """Write the files with lm-eval's own writer. Raises InputError if one is incomplete, because lm-eval only logs a warning."""
     tracker = EvaluationTracker(output_path=str(folder / "results.json"))
     tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": run_id}, None, None, False)
     tracker.general_config_tracker.start_time = perf_counter() - seconds
