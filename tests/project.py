@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 import yaml
 from sparseft.storage import locks
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
+from sparseft.study.section import parse_section
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

@@ -17,8 +17,9 @@ from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.config import Config, Model, parse_section
+from sparseft.study.config import Config, Model
 from sparseft.study.grid import Cell, Run
+from sparseft.study.section import parse_section
 from sparseft.training.state import read_state
 from tiny_models import change_json, save_tiny
 

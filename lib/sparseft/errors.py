@@ -1,14 +1,8 @@
-"""Report a script's error as one line on stderr: `error: WHAT IS WRONG (value, place); WHAT TO DO`.
-
-SPARSEFT_DEBUG=1 prints the traceback of every error above that line. The rules of the workflow set
-SPARSEFT_LOG_TRACEBACKS=1, because the stderr of their scripts is a log. The log gets every traceback except that of an
-InputError, which the user can correct.
-"""
+"""Say what is wrong and what to do about it: an InputError for what the user can correct, and any other exception in one line."""
 
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 # Every line of a printed traceback begins with it, so that a log's reader can tell tracebacks from messages.
@@ -29,21 +23,6 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return "; ".join(self.args)
-
-
-def run_script(main: Callable[[], int]) -> None:
-    """Run `main` and exit with the code that it returns. An error prints one line and exits with 2, Ctrl-C with 130."""
-    try:
-        code = main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        # As a shell reports a program that SIGINT ended.
-        sys.exit(130)
-    except Exception as error:
-        print_traceback(error)
-        print("error: " + one_line(_message(error)), file=sys.stderr)
-        sys.exit(2)
-    sys.exit(code)
 
 
 def print_traceback(error: Exception) -> None:
@@ -79,7 +58,7 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
     """Return what is wrong, where, and what to do about it, for any exception."""
     if isinstance(error, InputError):
         return str(error)

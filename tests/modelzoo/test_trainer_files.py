@@ -21,8 +21,9 @@ from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.config import Config, Training, parse_section
+from sparseft.study.config import Config, Training
 from sparseft.study.grid import Run
+from sparseft.study.section import parse_section
 from sparseft.training.job import job_of
 from tiny_models import save_tiny
 from trainings import Inputs, make

@@ -8,7 +8,8 @@ from project import ROOT, Study
 from sparseft.planning.memory import mask_memory
 from sparseft.planning.model_sizes import described
 from sparseft.planning.requests import START, UNKNOWN, JobKind, Requests
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
+from sparseft.study.section import parse_section
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())

@@ -12,7 +12,8 @@ from sparseft.planning.model_sizes import check_sources
 from sparseft.planning.start_notes import start_notes
 from sparseft.study import targets
 from sparseft.study.backends import BACKENDS, TORCH, backend_sections
-from sparseft.study.config import Config, Training, parse_section
+from sparseft.study.config import Config, Training
+from sparseft.study.section import parse_section
 from tiny_models import change_json
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

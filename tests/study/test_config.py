@@ -10,7 +10,8 @@ from project import laid_over
 from snakemake.utils import update_config
 from sparseft.errors import InputError
 from sparseft.records.manifests import MaskMeta
-from sparseft.study.config import Config, Masks, Training, parse_section, split_mdl
+from sparseft.study.config import Config, Masks, Training, split_mdl
+from sparseft.study.section import parse_section
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

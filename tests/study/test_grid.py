@@ -7,8 +7,9 @@ from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
 from sparseft.study import grid, targets
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
 from sparseft.study.grid import Cell, Run
+from sparseft.study.section import parse_section
 from sparseft.tasks import TASKS
 
 STUDY = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from sparseft.errors import InputError
 from sparseft.study import passes
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
+from sparseft.study.section import parse_section
 
 
 @pytest.fixture(autouse=True)

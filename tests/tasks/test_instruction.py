@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.study.config import TaskData, parse_section
+from sparseft.study.config import TaskData
+from sparseft.study.section import parse_section
 from sparseft.tasks.instruction import load_own_examples, task_of
 
 PAIRS = [{"prompt": f"Q{n}: ", "response": f"\nA{n}"} for n in range(4)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import TaskData, parse_section
+from sparseft.study.config import TaskData
+from sparseft.study.section import parse_section
 from sparseft.tasks.measured_lengths import measured_lengths
 from sparseft.tasks.text import LENGTH, load_own_examples, task_of
 

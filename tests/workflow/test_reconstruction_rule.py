@@ -13,8 +13,9 @@ from project import ROOT, TINY_STUDY, Study, call_script, tiny_grid
 from sparseft.planning.estimate import jobs
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
+from sparseft.study.section import parse_section
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"

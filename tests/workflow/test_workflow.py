@@ -6,8 +6,9 @@ import json
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from sparseft.study import grid, targets
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
 from sparseft.study.grid import Run
+from sparseft.study.section import parse_section
 from tiny_models import PRUNABLE_LAYERS
 
 # Each model meets another task; every method goes through the whole workflow once, and all of them on LLaMA. That each

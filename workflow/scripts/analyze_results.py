@@ -38,10 +38,11 @@ from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
-from sparseft.study.config import Analysis, add_flags, parse_section
+from sparseft.study.config import Analysis, add_flags
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.section import parse_section
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"

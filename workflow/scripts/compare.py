@@ -21,10 +21,11 @@ from sparseft.errors import InputError, run_script
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import Analysis, add_flags, parse_section
+from sparseft.study.config import Analysis, add_flags
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS
+from sparseft.study.section import parse_section
 
 
 def parse_args() -> argparse.Namespace:

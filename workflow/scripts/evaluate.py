@@ -27,8 +27,9 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import TEXT_LIMIT, read_text
 from sparseft.storage.record import check_model, check_record
-from sparseft.study.config import Perplexity, add_flags, parse_section
+from sparseft.study.config import Perplexity, add_flags
 from sparseft.study.grid import Run
+from sparseft.study.section import parse_section
 from sparseft.tasks.documents import each_document, recorded_source
 from sparseft.tasks.metrics import LOSS
 from sparseft.tasks.overlap import Texts, shares_found, texts_of

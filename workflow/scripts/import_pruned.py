@@ -18,8 +18,9 @@ from sparseft.pruning.imported import import_pruned
 from sparseft.pruning.pruned_base import PrunedFiles, pruned_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
-from sparseft.study.config import Masks, parse_section
+from sparseft.study.config import Masks
 from sparseft.study.flags import whole_percent
+from sparseft.study.section import parse_section
 
 
 def parse_args() -> argparse.Namespace:

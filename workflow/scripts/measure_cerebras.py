@@ -19,8 +19,9 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.config import Throughput, add_flags, parse_section
+from sparseft.study.config import Throughput, add_flags
 from sparseft.study.grid import Cell
+from sparseft.study.section import parse_section
 from sparseft.training.job import TrainingJob, add_job_flags, job_of
 
 

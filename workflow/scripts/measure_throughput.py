@@ -26,8 +26,9 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record
 from sparseft.study.backends import TORCH
-from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
+from sparseft.study.config import Resources, Throughput, Training, add_flags
 from sparseft.study.grid import TASK_MODES, Cell
+from sparseft.study.section import parse_section
 from sparseft.tasks.prepared import find_task, read_prepared
 
 SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]

@@ -14,7 +14,8 @@ from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import run_script
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_replaceable
-from sparseft.study.config import Model, parse_section
+from sparseft.study.config import Model
+from sparseft.study.section import parse_section
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,7 +18,8 @@ from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import TaskData, add_flags, parse_section
+from sparseft.study.config import TaskData, add_flags
+from sparseft.study.section import parse_section
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.selection_rows import (
     MANIFEST_FILE,

@@ -18,7 +18,8 @@ from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import TaskData, add_flags, parse_section
+from sparseft.study.config import TaskData, add_flags
+from sparseft.study.section import parse_section
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.data_source import Examples, load_examples
 from sparseft.tasks.measured_lengths import measured_lengths

@@ -12,7 +12,8 @@ from pathlib import Path
 from sparseft.errors import run_script
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import Perplexity, add_flags, parse_section
+from sparseft.study.config import Perplexity, add_flags
+from sparseft.study.section import parse_section
 from sparseft.tasks.data_source import load_text, perplexity_text
 from sparseft.tasks.documents import source_file, write_source_text
 

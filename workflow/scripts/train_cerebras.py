@@ -17,7 +17,8 @@ from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.storage.locks import hold
 from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.config import add_flags, parse_section
+from sparseft.study.config import add_flags
+from sparseft.study.section import parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 

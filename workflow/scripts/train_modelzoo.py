@@ -19,7 +19,8 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.backends.modelzoo import check_schedule
-from sparseft.study.config import add_flags, parse_section
+from sparseft.study.config import add_flags
+from sparseft.study.section import parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 
 from sparseft.errors import InputError
 from sparseft.planning.requests import IMPORTS, JobKind, Requests
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
 from sparseft.study.grid import CONFIGURATION, DENSE, Run
+from sparseft.study.section import parse_section
 from sparseft.study.terminal import duration
 
 # A job's rule and its wildcards.

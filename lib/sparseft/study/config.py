@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
@@ -32,7 +32,7 @@ from sparseft.study.grid import (
     ResultPaths,
     Run,
 )
-from sparseft.study.section import LARGEST, Positive, Section
+from sparseft.study.section import LARGEST, Positive, Section, first_fault
 from sparseft.tasks import BY_NAME, file_of_kind
 from sparseft.tasks.text import LENGTH
 
@@ -63,8 +63,6 @@ BUILT_IN = ", ".join(BY_NAME)
 # The columns of a probe in the tables are its name with these endings (analysis/probes.py), or could become so.
 PROBE_ENDINGS = ("_stderr", "_examples", "_overlap", "_low", "_high", "_mean", "_sd")
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
-
-S = TypeVar("S", bound=Section)
 
 
 def _known_method(name: str) -> str:
@@ -1109,12 +1107,12 @@ class Config(_WithSections):
         try:
             self.training_of(task)
         except ValidationError as error:
-            raise ValueError(f"tasks.{task}.training: {_first(error)}") from None
+            raise ValueError(f"tasks.{task}.training: {first_fault(error)}") from None
         for training in self.grid.trainings:
             try:
                 self.training_of(task, training)
             except ValidationError as error:
-                raise ValueError(f"grid.trainings.{training}, for {task}: {_first(error)}") from None
+                raise ValueError(f"grid.trainings.{training}, for {task}: {first_fault(error)}") from None
         self.check_trainings(task, lambda schedule: schedule.check_processes(self.resources.processes))
         for mode in self.trained_modes:
             self.check_trainings(task, lambda schedule, mode=mode: schedule.check(mode, set(PROJECTIONS)))
@@ -1255,14 +1253,6 @@ def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[st
         )
 
 
-def parse_section(section: type[S], raw: dict, name: str) -> S:
-    """Return a section, checked. Raises InputError with `name` and the place of the first fault in it."""
-    try:
-        return section.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(f"{name}: {_first(error)}", "config/schema.json describes every key") from None
-
-
 def schema() -> str:
     """Return the JSON schema of a configuration file, as config/schema.json holds it.
 
@@ -1271,20 +1261,6 @@ def schema() -> str:
     for section in (content, *content["$defs"].values()):
         section.pop("required", None)
     return json.dumps(content, indent=2) + "\n"
-
-
-def _first(error: ValidationError) -> str:
-    """Return the first fault of a section: its place, what is wrong, and the value."""
-    fault = error.errors()[0]
-    message = re.sub(r"^Value error, ", "", fault["msg"])
-    if fault["type"] == "extra_forbidden":
-        message = "unknown key"
-    # A list is not printed, because it may contain itself.
-    is_plain = isinstance(fault["input"], str | int | float | None)
-    if is_plain and "Value error" not in fault["msg"]:
-        message += f", not {fault['input']!r:.200}"
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    return f"{place}: {message}" if place else message
 
 
 def clashing_probes(names: Iterable[str]) -> str | None:

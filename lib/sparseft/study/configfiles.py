@@ -11,7 +11,8 @@ import yaml
 
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import JSON_LIMIT, read_text
-from sparseft.study.config import Config, TaskData, parse_section, split_mdl
+from sparseft.study.config import Config, TaskData, split_mdl
+from sparseft.study.section import parse_section
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
 HEAD = """\

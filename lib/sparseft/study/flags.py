@@ -4,16 +4,24 @@ from fractions import Fraction
 from shlex import join
 
 from sparseft.errors import InputError
+from sparseft.study.section import Section
 
 
 def flags(**values: object) -> str:
-    """Return `--name value` for every value that is set, quoted for a shell. A list gives all of its values."""
+    """Return `--name value` for every value that is set, quoted for a shell.
+
+    A list gives all of its values. The keys of a section `name` are the flags `--name.key`."""
     words: list[str] = []
     for name, value in values.items():
-        listed = value if isinstance(value, list) else [value]
-        if listed not in ([], [None]):
-            words += [f"--{name}", *map(str, listed)]
-    return join(words)
+        if isinstance(value, bool):
+            words.append(f"--{name}={value}")
+        elif isinstance(value, Section):
+            words.append(flags(**{f"{name}.{key}": part for key, part in value}))
+        else:
+            listed = value if isinstance(value, list) else [value]
+            if listed not in ([], [None]):
+                words.append(join([f"--{name}", *map(str, listed)]))
+    return " ".join(words)
 
 
 def launch(processes: int) -> list[str]:

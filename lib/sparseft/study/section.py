@@ -1,8 +1,11 @@
 """What all sections of the configuration share: how they check their keys, and the largest numbers."""
 
-from typing import Annotated, Any, Self, get_args
+import re
+from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sparseft.errors import InputError
 
 # The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
 LARGEST = 10**9
@@ -46,3 +49,28 @@ class Section(BaseModel):
         if getattr(self, "local", None) and getattr(self, "hub", None):
             raise ValueError("local and hub are two sources: give one")
         return self
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse_section(section: type[S], raw: dict, name: str) -> S:
+    """Return a section, checked. Raises InputError with `name` and the place of the first fault in it."""
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{name}: {first_fault(error)}", "config/schema.json describes every key") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first fault of a section: its place, what is wrong, and the value."""
+    fault = error.errors()[0]
+    message = re.sub(r"^Value error, ", "", fault["msg"])
+    if fault["type"] == "extra_forbidden":
+        message = "unknown key"
+    # A list is not printed, because it may contain itself.
+    is_plain = isinstance(fault["input"], str | int | float | None)
+    if is_plain and "Value error" not in fault["msg"]:
+        message += f", not {fault['input']!r:.200}"
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    return f"{place}: {message}" if place else message

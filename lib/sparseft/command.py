@@ -1,0 +1,79 @@
+"""Make a command line of a script's main function, and report every error as one line.
+
+The flags are the parameters of the function: their types, their defaults, and their lines under `Args:` in its docstring. A
+parameter of type `Flags[Section]` gives one flag per key of that section of the configuration:
+
+    def main(*, model_path: Path, output_dir: Path, training: Flags[Training] = DEFAULTS, plot: bool = False) -> int:
+
+An error is `error: WHAT IS WRONG (value, place); WHAT TO DO` on stderr with exit code 2. SPARSEFT_DEBUG=1 prints the traceback of
+every error above that line. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because the stderr of their scripts is a
+log. The log gets every traceback except that of an InputError, which the user can correct.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from sparseft.errors import InputError, message, one_line, print_traceback
+from sparseft.study.section import first_fault
+
+T = TypeVar("T")
+# A parameter whose fields are flags of their own.
+Flags = Annotated[T, Parameter(name="*")]
+# The parameters are flags of the same names. A list takes all values up to the next flag, and a yes/no question takes none.
+_FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
+
+
+def run(main: Callable[..., int | None]) -> None:
+    """Call `main` with the arguments of the command line, and exit with the code that it returns (None is 0).
+
+    A wrong command line, and any exception, prints one line and exits with 2. Ctrl-C exits with 130."""
+    try:
+        code = parse(main, sys.argv[1:])()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        # As a shell reports a program that SIGINT ended.
+        sys.exit(130)
+    except Exception as error:
+        print_traceback(error)
+        print("error: " + one_line(message(error)), file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code)
+
+
+def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int | None]:
+    """Return `main` with the arguments that the words of a command line give. Raises InputError if they do not fit."""
+    app = command_line(main)
+    try:
+        command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        raise InputError(_what(error), f"{app.name[0]} --help lists the flags") from error
+    return lambda: command(*bound.args, **bound.kwargs)
+
+
+def command_line(main: Callable[..., int | None]) -> App:
+    """Return the command line of a script's main function. The docstring of the script is its description."""
+    name = Path(main.__code__.co_filename).name
+    description = (
+        sys.modules[main.__module__].__doc__ if main.__module__ in sys.modules else main.__globals__["__doc__"]
+    )
+    app = App(
+        name=name,
+        help=main.__globals__["__doc__"] or description,
+        help_format="plaintext",
+        version_flags=(),
+        default_parameter=_FLAGS,
+    )
+    app.default(main)
+    return app
+
+
+def _what(error: CycloptsError) -> str:
+    """Return what is wrong with a command line."""
+    if isinstance(error.__cause__, ValidationError):
+        return f"--{first_fault(error.__cause__)}"
+    return one_line(error).removesuffix(".")
