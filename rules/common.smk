@@ -28,10 +28,11 @@ from sparseft.planning.inputs import check_inputs
 from sparseft.planning.known_hashes import KnownHashes
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.study import grid, passes, targets
-from sparseft.study.config import Config, parse_section
+from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
 from sparseft.study.flags import flags
+from sparseft.study.section import parse_section
 
 
 def refuse(error):
