@@ -21,7 +21,6 @@ onstart:
     try:
         if QUEUED:
             passes.record(PASSES[0])
-        earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.

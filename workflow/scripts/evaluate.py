@@ -25,7 +25,7 @@ from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.reading import TEXT_LIMIT, read_text
+from sparseft.storage.reading import read_text
 from sparseft.storage.record import check_model, check_record
 from sparseft.study.config import Perplexity, add_flags
 from sparseft.study.grid import Run
@@ -98,7 +98,7 @@ def read_source_text(path: Path) -> Text:
     """Return a text, and its source if prepare_wikitext2.py wrote one beside it.
 
     Raises InputError if the file beside it describes another text."""
-    content = read_text(path, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
+    content = read_text(path, "prepare it with prepare_wikitext2.py")
     digest = sha256_of_text(content)
     return Text(content, digest, recorded_source(path, digest))
 

@@ -50,7 +50,9 @@ def main(
     check_record(report, "merge")
     named = Run.parse(run_id) if run_id else None
     if named and (named.mode == NO_FINETUNE) != (adapter is None):
-        raise InputError(f"--adapter {adapter} does not fit {named.id}", "give the adapter of a trained run, and only then")
+        raise InputError(
+            f"--adapter {adapter} does not fit {named.id}", "give the adapter of a trained run, and only then"
+        )
     hold(output_dir)
     start = time.perf_counter()
     checkpoint = Checkpoint(model_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from sparseft.errors import InputError
-from sparseft.storage.reading import TEXT_LIMIT, read_text
+from sparseft.storage.reading import read_text
 
 KEYS = ["model", "task", "method", "sparsity", "mode"]
 COLUMNS = [*KEYS, "metric", "value", "source"]
@@ -37,7 +37,7 @@ REMEDY = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/base
 
 def read_baseline(path: Path) -> pd.DataFrame:
     """Return another project's numbers. Raises InputError, with the first fault, if the file is not as described above."""
-    text = StringIO(read_text(path, TEXT_LIMIT, REMEDY))
+    text = StringIO(read_text(path, REMEDY))
     try:
         table = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False)
     except ValueError as error:

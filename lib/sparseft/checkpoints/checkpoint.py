@@ -27,7 +27,7 @@ from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER_CONFIG
 from sparseft.storage.hashes import sha256
-from sparseft.storage.reading import JSON_LIMIT, check_regular, read_json
+from sparseft.storage.reading import read_json
 
 # safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
@@ -67,20 +67,13 @@ class Tensor:
 class Checkpoint:
     """Read a checkpoint folder: its tensors by name in file order, its configuration and its digest.
 
-    Raises InputError if there is no such folder, if it contains an adapter, or if a file beside the weights is too large."""
+    Raises InputError if there is no such folder, or if it contains an adapter."""
 
     folder: Path
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: no such model folder", _GIVE_FOLDER)
-        # A named pipe would make every reader of the folder wait, for example transformers.
-        for path in self.folder.glob("[!.]*"):
-            if path.exists() and not path.is_dir():
-                check_regular(path)
-        # They are copied and hashed, and a sparse file may have any size.
-        for path in small_files(self.folder):
-            check_regular(path, JSON_LIMIT)
         # transformers would run the model with this adapter, which is in no digest.
         adapter = self.folder / ADAPTER_CONFIG
         if adapter.exists():
@@ -275,7 +268,6 @@ def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Te
 
     The header has the bytes of the file, with its length before it. Raises InputError with `advice` if this is not a
     safetensors file, if it is truncated, or if tensors overlap or leave holes."""
-    check_regular(file)
     size = file.stat().st_size
     with open(file, "rb") as stream:
         head = stream.read(8)

@@ -24,13 +24,11 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import _import_func_in_yml, load_yaml
 
 from sparseft.errors import InputError, one_line
-from sparseft.storage.reading import read_bytes
 
 # The folder of lm-eval's own definitions.
 FOLDER = Path(lm_eval.tasks.__file__).resolve().parent
 FUNCTION = "!function"
 # Bytes of a definition. lm-eval's largest has 80 kB.
-_LIMIT = 10**6
 # Values in a user's file, each alias counted as a copy, and lists in lists.
 _NODES = 100_000
 _DEPTH = 100
@@ -231,7 +229,7 @@ def _check_plain(path: Path, source: str, checked: set[Path]) -> None:
     if path.is_relative_to(FOLDER):
         return
     try:
-        content = read_bytes(path, _LIMIT)
+        content = path.read_bytes()
         node = yaml.compose(content, Loader=_LOADER)
         if node is not None:
             _check_nodes(node, source)

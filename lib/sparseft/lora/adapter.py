@@ -23,13 +23,12 @@ from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER_CONFIG, WEIGHTS, factor_names, joint_digest, layer_of
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.storage.reading import JSON_LIMIT, parse_json, read_bytes, read_text
+from sparseft.storage.reading import parse_json, read_text
 from sparseft.storage.record import check_adapter
 from sparseft.study.config import Training
 from sparseft.study.grid import PROJECTIONS, Run
 
 # The most bytes of weights that are read.
-_WEIGHTS_LIMIT = 64 * 10**9
 _ADVICE = "train the run again"
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = frozenset(
@@ -87,9 +86,9 @@ def read_adapter(folder: Path) -> Adapter:
 
     Raises InputError if a file is missing or damaged, if the adapter is no plain LoRA adapter, or if it is not the one that
     the train.json beside it records."""
-    text = read_text(folder / ADAPTER_CONFIG, JSON_LIMIT, _ADVICE)
+    text = read_text(folder / ADAPTER_CONFIG, _ADVICE)
     try:
-        weights = read_bytes(folder / WEIGHTS, _WEIGHTS_LIMIT)
+        weights = (folder / WEIGHTS).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{folder / WEIGHTS}: no such file", _ADVICE) from None
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))

@@ -9,13 +9,11 @@ import yaml
 
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.errors import InputError
-from sparseft.storage.reading import read_bytes
 from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 from sparseft.tasks.selection_rows import SELECTION, local_file
 
 # Bytes of a YAML file of lm-eval (evaluation/lm_eval_yaml.py).
-_YAML_LIMIT = 10**6
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -74,7 +72,7 @@ def _add_included(path: Path, files: list[Path]) -> None:
     if path in files or is_of_lm_eval:
         return
     try:
-        content = read_bytes(path, _YAML_LIMIT)
+        content = path.read_bytes()
         files.append(path)
         root = yaml.compose(content, Loader=_LOADER)
     except (yaml.YAMLError, InputError, OSError, RecursionError):

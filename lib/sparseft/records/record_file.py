@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from sparseft.errors import InputError
 from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
-from sparseft.storage.reading import read_bytes
 from sparseft.storage.record import remake_advice, unaltered, write_record
 from sparseft.study.section import Section
 
@@ -124,7 +123,7 @@ def write(path: Path | str, record: RecordPart) -> None:
 def read_record_file(path: Path, schema: type[R]) -> R:
     """Return a record. Raises InputError, with the first three faults, if the file is missing, unsound or altered."""
     try:
-        content = read_bytes(path)
+        content = path.read_bytes()
         record = schema.model_validate_json(content)
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None

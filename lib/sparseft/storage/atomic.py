@@ -17,11 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sparseft.errors import InputError
-from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, check_writable, is_marked, mark
-
-# Snakemake writes this file into every folder that is an output.
-_SNAKEMAKE = ".snakemake_timestamp"
+from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, check_writable, mark
 
 
 @contextmanager
@@ -53,16 +49,16 @@ def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
     `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds a file that this program did not
     write, or files of another kind."""
     path = Path(path).resolve()
-    check_replaceable(path, kind)
-    _put_back(path, kind)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
+        check_replaceable(path, kind)
         yield temporary
         mark(temporary, kind)
         for file in temporary.rglob("*"):
             _sync(file)
-        _replace_folder(temporary, path, kind)
+        check_replaceable(path, kind)
+        _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -73,7 +69,7 @@ def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
 
     `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at the same
     time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves nothing, if an older file
-    may be somebody else's or of another kind, or if a file has the name of the marker."""
+    may be somebody else's or of another kind."""
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)
@@ -81,10 +77,7 @@ def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
     try:
         # It is written first, so that nothing is written any more when the block has ended.
         mark(temporary, kind)
-        marker = (temporary / MARKER).read_bytes()
         yield temporary
-        if (temporary / MARKER).read_bytes() != marker:
-            raise InputError(f"{folder / MARKER}: SparseFT itself uses this name", "choose another name")
         _move_files(temporary, folder, kind)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -110,14 +103,10 @@ def _move_files(temporary: Path, folder: Path, kind: str) -> None:
         _sync(parent)
 
 
-def _replace_folder(temporary: Path, path: Path, kind: str) -> None:
+def _replace_folder(temporary: Path, path: Path) -> None:
     """Rename a folder to `path`. An older folder is moved aside first, so that `path` never holds files of both."""
-    check_replaceable(path, kind)
-    older = _aside(path)
-    # It may exist, because the system uses the numbers of dead processes again.
-    shutil.rmtree(older, ignore_errors=True)
+    older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
     if path.exists():
-        _check_nothing_lost(path, temporary)
         os.replace(path, older)
     try:
         os.replace(temporary, path)
@@ -129,57 +118,15 @@ def _replace_folder(temporary: Path, path: Path, kind: str) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
-def _check_nothing_lost(path: Path, temporary: Path) -> None:
-    """Raise InputError if `path` holds a file that the new folder does not have."""
-    kept = {_SNAKEMAKE, *(file.name for file in temporary.iterdir())}
-    lost = sorted({file.name for file in path.iterdir()} - kept)
-    if lost:
-        raise InputError(f"{path}: {lost[0]} is in it, and would be lost", "name a new folder, or move the file away")
-
-
-def _put_back(path: Path, kind: str) -> None:
-    """Rename the older folder back to `path` if a process was killed after it had moved that folder aside."""
-    if path.exists():
-        return
-    # This process may have the number of the dead one, because the system uses numbers again.
-    older_folders = [
-        older
-        for older in path.parent.glob(f".{glob.escape(path.name)}.old.*.tmp")
-        if is_marked(older, kind) and (_is_of_dead_process(older) or older == _aside(path))
-    ]
-    if older_folders:
-        newest = max(older_folders, key=lambda older: older.stat().st_mtime_ns)
-        os.replace(newest, path)
-
-
-def _aside(path: Path) -> Path:
-    """Return the name under which this process keeps the older folder while it replaces `path`."""
-    return path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
-
-
 def _temporary(path: Path) -> Path:
     """Remove what killed processes left for `path`, and return the temporary name of this process, which is free."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        # The own name may exist, because the system uses the numbers of dead processes again.
-        if leftover == own or _is_of_dead_process(leftover):
-            _remove(leftover)
-    return own
-
-
-def _is_of_dead_process(temporary: Path) -> bool:
-    """Return whether the process in a temporary name has ended. Return False if the system has no /proc."""
-    owner = temporary.name.split(".")[-2]
-    return owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists()
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder. Another process may have removed the file already."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        owner = leftover.name.split(".")[-2]
+        # The system uses the numbers of dead processes again, so this process may have the number of a dead one.
+        if owner == str(os.getpid()) or not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _sync(path: Path) -> None:

@@ -3,18 +3,13 @@
 import hashlib
 from pathlib import Path
 
-from sparseft.storage.reading import check_regular
-
 
 def sha256(path: Path | str) -> str:
-    """Return the hexadecimal sha256 of a regular file's bytes."""
-    check_regular(path)
+    """Return the hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_text(text: str) -> str:
-    """Return the sha256 of the UTF-8 file that `text` was read from, without reading it again.
-
-    A text has one encoding in strict UTF-8, so these are the file's bytes."""
+    """Return the sha256 of the UTF-8 file that `text` was read from, without reading it again."""
     return hashlib.sha256(text.encode()).hexdigest()

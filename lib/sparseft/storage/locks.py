@@ -5,12 +5,10 @@ The lock is the file `.NAME.lock` beside the output NAME. The system frees it, h
 """
 
 import atexit
-import errno
 import fcntl
 import os
 import socket
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -36,43 +34,19 @@ def _open_locked(lock: Path, path: Path) -> TextIO:
     """Return the lock's file, open and locked."""
     while True:
         file = open(lock, "a+")  # noqa: SIM115  It stays open until the process ends.
-        _wait_for(file, path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            line = f"{path} is being written by {holder}, perhaps of a killed command: waiting for its end"
+            print(line, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         # The process before this one removed its lock file when it ended. A lock on a removed file excludes nobody.
         with suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == lock.stat().st_ino:
                 return file
         file.close()
-
-
-def _wait_for(file: TextIO, path: Path) -> None:
-    """Lock the file. While another process holds it, wait. On a file system without locks, only print a warning."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _holder(file) or "another process"
-        _print(f"{path} is being written by {holder}, perhaps of a killed command: waiting for its end")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-        _print(
-            f"warning: {path.parent}: this file system has no locks ({error.strerror});"
-            " make sure that no process of a killed command is still running"
-        )
-
-
-def _holder(file: TextIO) -> str:
-    """Return what the holder of a lock wrote into its file. Wait up to a second for it; empty if nothing comes."""
-    for _ in range(10):
-        file.seek(0)
-        if text := file.read():
-            return text
-        time.sleep(0.1)
-    return ""
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _remove(lock: Path, owner: int) -> None:

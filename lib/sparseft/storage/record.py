@@ -17,7 +17,7 @@ from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.ownership import check_file
-from sparseft.storage.reading import read_bytes, read_json
+from sparseft.storage.reading import read_json
 
 # The merged model's folder in the folder of a run.
 MODEL = "model_dir"
@@ -58,7 +58,7 @@ def unaltered(content: bytes) -> bool:
 def read_record(path: Path) -> dict:
     """Return a record's content without its digest. Raises InputError if it is missing, or not as it was written."""
     content = read_json(path, remake_advice(path))
-    if not unaltered(read_bytes(path)):
+    if not unaltered(path.read_bytes()):
         raise InputError(f"{path}: altered since it was written", remake_advice(path))
     return {key: value for key, value in content.items() if key != "record_sha256"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from sparseft.errors import InputError, one_line
-from sparseft.storage.reading import JSON_LIMIT, read_text
+from sparseft.storage.reading import read_text
 from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.study.section import parse_section
 
@@ -39,7 +39,7 @@ def read_sections(file: Path) -> dict:
     """Return the sections of one configuration file.
 
     Raises InputError if the file is not YAML, if a key is given twice, or if YAML reads a number as another one."""
-    text = read_text(file, JSON_LIMIT, "correct the path")
+    text = read_text(file, "correct the path")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         sections = yaml.safe_load(text)

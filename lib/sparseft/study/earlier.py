@@ -8,11 +8,10 @@ from textwrap import shorten
 
 import sparseft
 from sparseft.errors import InputError
-from sparseft.storage.ownership import adopt
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
-from sparseft.study.grid import CONFIGURATION, MODEL
+from sparseft.study.grid import CONFIGURATION
 
 # Keys whose change makes no existing run again. Of `grid`, only the settings of a training do.
 _WITHOUT_RUNS = {"results", "throughput", "analysis", "resources.memory_mb", "resources.minutes"}
@@ -116,12 +115,6 @@ def _shared(planned: list[Path]) -> str:
         f"the plan makes {names} again, and everything that was made from it; if you changed a model's settings and want to"
         " keep both, give the changed model its own name under models:"
     )
-
-
-def adopt_models(config: Config) -> None:
-    """Mark the prepared models of the grid as this project's, if an earlier version left them without the mark."""
-    for name in config.grid.models:
-        adopt(Path(MODEL.format(model=name)))
 
 
 def _version(train_json: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
-from sparseft.storage.reading import ROWS_LIMIT, TEXT_LIMIT, check_regular, read_json, read_text
+from sparseft.storage.reading import read_json, read_text
 from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import parse_row
 from sparseft.tasks.task import RowFormat
@@ -68,7 +68,7 @@ def each_document(path: Path, digest: "hashlib._Hash") -> Iterator[str]:
 
     Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no text."""
     if path.suffix == ".txt":
-        text = read_text(path, TEXT_LIMIT, _ADVICE)
+        text = read_text(path, _ADVICE)
         if text.startswith("\ufeff"):
             raise InputError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without it (BOM)")
         digest.update(text.encode())
@@ -76,7 +76,6 @@ def each_document(path: Path, digest: "hashlib._Hash") -> Iterator[str]:
         return
     if not path.exists():
         raise InputError(f"{path}: no such file", _ADVICE)
-    check_regular(path, ROWS_LIMIT)
     with open(path, "rb") as file:
         for line, place in _lines(file, path, digest):
             yield parse_row(line, place, DOCUMENT)["text"]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.reading import ROWS_LIMIT, read_text
+from sparseft.storage.reading import read_text
 from sparseft.tasks.task import Row, RowFormat
 
 
@@ -19,7 +19,7 @@ def read_row_text(path: Path | str, row_format: RowFormat) -> str:
     """Return the text of a .jsonl file. Raises InputError if it is missing or not UTF-8."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
-    return read_text(path, ROWS_LIMIT, _remedy(row_format))
+    return read_text(path, _remedy(row_format))
 
 
 def parse_rows(text: str, path: Path | str, row_format: RowFormat) -> list[Row]:

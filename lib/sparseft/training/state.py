@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from sparseft.storage.atomic import atomic_file
-from sparseft.storage.reading import check_regular
 
 
 def write_state(path: Path, identity: str, content: dict) -> None:
@@ -27,7 +26,6 @@ def read_state(path: Path, identity: str) -> dict | None:
     be read."""
     if not path.exists():
         return None
-    check_regular(path)
     state = _parse(path.read_bytes())
     if state is not None and state["identity"] == identity:
         return state

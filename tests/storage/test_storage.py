@@ -1,0 +1,246 @@
+"""What this program writes is whole or absent, marked as its own, held by one process, and found if it is altered."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+from sparseft.storage import atomic
+from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
+from sparseft.storage.ownership import MARKER, check_apart, check_ours, check_replaceable, mark
+from sparseft.storage.record import check_adapter, check_model, check_record, read_record, write_record
+
+DEAD = 2**22 + 1
+CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}
+HOLD = """
+import sys
+from sparseft.storage.locks import hold
+hold(sys.argv[1])
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def write_folder(path: Path, **contents: str) -> None:
+    """Write a folder as the program does."""
+    with atomic_folder(path, "model") as folder:
+        for name, text in contents.items():
+            (folder / name).write_text(text)
+
+
+def write_files(path: Path, text: str) -> None:
+    """Write two files into a folder as the program does."""
+    with atomic_files(path, "a", "masks") as folder:
+        (folder / "plots").mkdir()
+        for name in ("a", "plots/b"):
+            (folder / name).write_text(text)
+
+
+def test_a_folder_of_this_program_is_marked_and_replaced(tmp_path):
+    write_folder(tmp_path / "out", a="1", b="1")
+    (tmp_path / "out/.snakemake_timestamp").touch()
+    write_folder(tmp_path / "out", a="2")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", MARKER}
+    assert (tmp_path / "out/a").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path, monkeypatch):
+    write_folder(tmp_path / "out", a="1")
+    replace, calls = os.replace, []
+
+    def second_fails(*places: object) -> None:
+        calls.append(places)
+        if len(calls) == 2:
+            raise OSError("no")
+        replace(*places)
+
+    monkeypatch.setattr(atomic.os, "replace", second_fails)
+    with pytest.raises(OSError, match="no"):
+        write_folder(tmp_path / "out", a="2")
+    assert (tmp_path / "out/a").read_text() == "1"
+
+
+def test_a_folder_that_others_fill_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path / "out", "model") as folder:
+        (folder / "a").write_text("ours")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/a").write_text("theirs")
+    assert (tmp_path / "out/a").read_text() == "theirs"
+
+
+def test_files_are_moved_over_those_of_this_program_only(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/a").write_text("theirs")
+    with pytest.raises(InputError, match=r"a: .*would be lost"):
+        write_files(tmp_path / "theirs", "ours")
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a"]
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/thesis.txt").write_text("years of work")
+    for text in ("1", "2"):
+        write_files(tmp_path / "ours", text)
+    assert [(tmp_path / "ours" / name).read_text() for name in ("a", "plots/b")] == ["2", "2"]
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [MARKER, "a", "plots", "thesis.txt"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_files_whose_writing_fails_leave_the_folder_as_it_was(tmp_path, is_there):
+    if is_there:
+        (tmp_path / "out").mkdir()
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path / "out", "a", "masks") as folder:
+        (folder / "a").write_text("half")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"] * is_there
+
+
+def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatch):
+    write_files(tmp_path / "out", "older")
+    sync = atomic._sync
+
+    def full(path: Path) -> None:
+        if path.name == "b":
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(atomic, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_files(tmp_path / "out", "newer")
+    assert [(tmp_path / "out" / name).read_text() for name in ("a", "plots/b")] == ["older", "older"]
+
+
+@pytest.mark.parametrize("owner", [DEAD, os.getpid()])
+def test_what_a_dead_process_left_is_removed(tmp_path, owner):
+    (tmp_path / f".a.{owner}.tmp").mkdir()
+    (tmp_path / f".a.{owner}.tmp/c").write_text("of a dead process")
+    (tmp_path / f".b.{owner}.tmp").write_text("of a dead process")
+    write_files(tmp_path, "1")
+    with atomic_file(tmp_path / "b") as temporary:
+        assert not temporary.exists()
+        temporary.write_text("2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "a", "b", "plots"]
+
+
+def test_two_processes_write_to_one_folder_at_the_same_time(tmp_path):
+    with atomic_files(tmp_path, "one", "masks") as first, atomic_files(tmp_path, "two", "masks") as second:
+        (first / "one").write_text("1")
+        (second / "two").write_text("2")
+    assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["1", "2"]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: no file"), atomic_file(tmp_path / "pipe") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("output", ["in", "in/new", "link/new", "other/../in"])
+def test_an_output_that_is_an_input_or_lies_in_one_is_refused(tmp_path, output):
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(InputError, match="is an input, or lies in one"):
+        check_apart([tmp_path / output], [None, tmp_path / "in"])
+    check_apart([tmp_path / "other/new"], [tmp_path / "in"])
+
+
+@pytest.mark.parametrize(("marker", "is_ours"), [(None, False), ("model", True), ("adapter", False)])
+def test_a_folder_is_replaced_by_its_own_kind_only(tmp_path, marker, is_ours):
+    (tmp_path / "config.json").write_text("{}")
+    if marker:
+        mark(tmp_path, marker)
+    for check in (
+        lambda: check_replaceable(tmp_path, "model"),
+        lambda: check_ours(tmp_path, "model", tmp_path / "config.json"),
+    ):
+        if is_ours:
+            check()
+        else:
+            with pytest.raises(InputError, match="would be lost"):
+                check()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_second_writer_waits_for_the_first_and_says_so(tmp_path, is_killed):
+    output = tmp_path / "run/adapter"
+    command = [sys.executable, "-c", HOLD, output]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with (
+        subprocess.Popen(command, text=True, **pipes) as first,
+        subprocess.Popen(command, text=True, **pipes) as second,
+    ):
+        printed = select.select([first.stderr, second.stderr], [], [], 60)[0]
+        waiting, holding = (first, second) if first.stderr in printed else (second, first)
+        assert f"{output} is being written by process {holding.pid} on " in waiting.stderr.readline()
+        assert holding.stdout.readline() == "held\n"
+        if is_killed:
+            holding.send_signal(signal.SIGKILL)
+        else:
+            holding.communicate("go\n", timeout=60)
+        assert waiting.stdout.readline() == "held\n"
+        waiting.communicate("go\n", timeout=60)
+        assert waiting.returncode == 0
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_record_is_json_with_the_digest_last(tmp_path):
+    write_record(tmp_path / "x.json", CONTENT)
+    assert list(json.loads((tmp_path / "x.json").read_text()))[-1] == "record_sha256"
+    assert read_record(tmp_path / "x.json") == CONTENT
+
+
+def test_a_record_is_replaced_by_its_own_kind_only(tmp_path):
+    write_record(tmp_path / "x.json", {"record": "merge", **CONTENT})
+    check_record(tmp_path / "x.json", "merge")
+    check_record(tmp_path / "new.json", "merge")
+    with pytest.raises(InputError, match=r"x\.json: a file of another kind"):
+        check_record(tmp_path / "x.json", "merg")
+
+
+def test_any_flipped_bit_of_a_record_is_found(tmp_path):
+    path = tmp_path / "x.json"
+    write_record(path, {"value": 0.5})
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        altered = bytearray(content)
+        altered[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(altered)
+        with pytest.raises(InputError, match=r"x\.json: .*rm -r .*x\.json && snakemake"):
+            read_record(path)
+
+
+def test_an_adapter_is_the_one_that_its_training_recorded(tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (adapter / name).write_bytes(b"{}")
+    write_record(tmp_path / "train.json", {"outputs": {"adapter": adapter_digest(adapter)}})
+    check_adapter(adapter, adapter_digest(adapter))
+    (adapter / "adapter_config.json").write_bytes(b"[]")
+    with pytest.raises(InputError, match=r"adapter: .*train\.json records"):
+        check_adapter(adapter, adapter_digest(adapter))
+
+
+@pytest.mark.parametrize("altered", ["model.safetensors", "tokenizer.json", "added_tokens.json", "config.json"])
+def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, altered):
+    model = tmp_path / "model_dir"
+    model.mkdir()
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        (model / name).write_text(name)
+    (model / ".snakemake_timestamp").touch()
+    write_record(tmp_path / "merge.json", {"outputs": Checkpoint(model).hashes()})
+    check_model(model, Checkpoint(model).hashes())
+    if altered == "config.json":
+        (model / altered).unlink()
+    else:
+        (model / altered).write_text("{}")
+    with pytest.raises(InputError, match=f"model_dir/{altered}: .*merge.json records"):
+        check_model(model, Checkpoint(model).hashes())
