@@ -109,7 +109,7 @@ def code(*names, without=(), probes=False):
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     return with_signature(
         lambda wildcards: "".join(
-            job_digest(script, ROOT / "lib", STUDY, wildcards, without, probes) for script in scripts
+            job_digest(script, ROOT / "lib", STUDY, wildcards, probes) for script in scripts
         )
     )
 

@@ -1,4 +1,4 @@
-"""Replace all text of a source that only readers see: comments, docstrings, help texts and field descriptions."""
+"""Replace all text of a source that only readers see: comments, docstrings and field descriptions."""
 
 import ast
 import io
@@ -7,11 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-KEYWORDS = {
-    "ArgumentParser": ("description", "epilog"),
-    "add_argument": ("help", "metavar"),
-    "Field": ("description", "title", "examples"),
-}
+KEYWORDS = {"Field": ("description", "title"), "Parameter": ("help",)}
 # Functions whose texts have no keyword.
 FIELDS = ("setting", "measurement", "provenance")
 # A name stands for a text that several descriptions share.
@@ -58,7 +54,7 @@ def words(source: bytes) -> Iterator[Edit]:
 
 
 def text_nodes(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
-    """Yield the docstrings, help texts and descriptions of a module, each with its kind."""
+    """Yield the docstrings and descriptions of a module, each with its kind."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             yield node.body[0].value, "docstring"

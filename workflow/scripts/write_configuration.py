@@ -5,31 +5,25 @@
 The workflow makes the text, because only Snakemake knows what --config added to the configuration files.
 """
 
-import argparse
 from pathlib import Path
 
-from sparseft.errors import run_script
+from sparseft.command import run
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.ownership import check_file
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", required=True, help="content of the file")
-    parser.add_argument("--output", type=Path, required=True, help="the file")
-    return parser.parse_args()
+def main(*, text: str, output: Path) -> None:
+    """Write the text.
 
-
-def main() -> int:
-    """Write the text and return the exit code."""
-    args = parse_args()
+    Args:
+        text: content of the file
+        output: the file
+    """
     # The first line says what the file is.
-    check_file(args.output, args.text.partition("\n")[0])
-    with atomic_file(args.output) as temporary:
-        temporary.write_text(args.text, encoding="utf-8")
-    return 0
+    check_file(output, text.partition("\n")[0])
+    with atomic_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)
