@@ -259,11 +259,11 @@ def test_an_output_below_a_file_is_refused_before_the_work(tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "fault"), [
-    ({"local": "in", "hub": "org/boolq"}, "tasks.boolq: local and hub"),
-    ({"hub": "boolq"}, "tasks.boolq: hub: .*pattern"),
-    ({"local": ""}, "tasks.boolq: local: .*at least 1 character"),
-    ({"train_examples": "many"}, "tasks.boolq: train_examples: .*integer.*'many'"),
-    ({"seed": -1}, "tasks.boolq: seed: .*equal to 0"),
+    ({"local": "in", "hub": "org/boolq"}, "--local and hub"),
+    ({"hub": "boolq"}, "--hub: .*pattern"),
+    ({"local": ""}, "--local: .*at least 1 character"),
+    ({"train_examples": "many"}, "--train_examples: .*integer.*'many'"),
+    ({"seed": -1}, "--seed: .*equal to 0"),
 ])  # fmt: skip
 def test_flags_are_checked_as_the_configuration_is(tmp_path, flags, fault):
     assert re.match(f"error: {fault}", refused_preparation(tmp_path, task="boolq", **flags))
@@ -307,7 +307,7 @@ def test_the_text_of_a_perplexity_does_not_replace_a_file_of_somebody_else(tmp_p
 def test_wikitext2_has_one_source_on_the_command_line_too(tmp_path):
     flags = {"local": tmp_path / "w.jsonl", "hub": "org/wiki", "output": tmp_path / "w.txt"}
     line = refused_preparation(tmp_path, "prepare_wikitext2.py", **flags)
-    assert line.startswith("error: perplexity: local and hub")
+    assert line.startswith("error: --local and hub")
 
 
 @pytest.mark.parametrize(("train", "validation", "fault"), [

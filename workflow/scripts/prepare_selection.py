@@ -6,20 +6,18 @@ Give the flags with which the task was prepared. It adds selection.jsonl to the 
 says where the rows come from and which files they are disjoint from.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from sparseft.errors import run_script
+from sparseft.command import Flags, run
 from sparseft.records.manifests import SelectionManifest
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import TaskData, add_flags
-from sparseft.study.section import parse_section
+from sparseft.study.config import TaskData
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.selection_rows import (
     MANIFEST_FILE,
@@ -31,22 +29,6 @@ from sparseft.tasks.selection_rows import (
     load_candidates,
 )
 from sparseft.tasks.task import Row, Task
-
-DATA_FLAGS = tuple(name for name in TaskData.model_fields if name != "training")
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True, help="name of the task")
-    add_flags(parser, TaskData, DATA_FLAGS)
-    parser.add_argument(
-        "--data_dir",
-        type=Path,
-        required=True,
-        help="folder with train.jsonl and validation.jsonl; the files are added to it",
-    )
-    return parser.parse_args()
 
 
 def candidates_of(task: Task, data: TaskData, prepared: dict[str, list[Row]]) -> Candidates:
@@ -70,31 +52,34 @@ def warn(task: Task, number: int, prepared: dict[str, list[Row]], data: TaskData
         )
 
 
-def main() -> int:
-    """Load the candidates, choose among them, and write both files together."""
-    args = parse_args()
-    outputs = [args.data_dir / ROWS_FILE, args.data_dir / MANIFEST_FILE]
-    check_ours(args.data_dir, "task", *outputs)
-    data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{args.task}")
-    check_apart([args.data_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
-    task = find_task(args.data_dir, args.task)
-    prepared, digests = read_splits(args.data_dir, task)
-    candidates = candidates_of(task, data, prepared)
-    chosen = choose_selection(task, candidates, prepared, data.selection_examples)
-    check_selection(task, chosen.rows, prepared, outputs[0])
+def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> None:
+    """Load the candidates, choose among them, and write both files together.
+
+    Args:
+        task: name of the task
+        data_dir: folder with train.jsonl and validation.jsonl; the files are added to it
+    """
+    outputs = [data_dir / ROWS_FILE, data_dir / MANIFEST_FILE]
+    check_ours(data_dir, "task", *outputs)
+    check_apart([data_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    prepared_task = find_task(data_dir, task)
+    prepared, digests = read_splits(data_dir, prepared_task)
+    candidates = candidates_of(prepared_task, data, prepared)
+    chosen = choose_selection(prepared_task, candidates, prepared, data.selection_examples)
+    check_selection(prepared_task, chosen.rows, prepared, outputs[0])
     if data.lm_eval:
         # The import takes seconds.
         from sparseft.evaluation.lm_eval_rendering import check_worked_examples
 
-        check_worked_examples(task, {"train": prepared["train"], "validation": chosen.rows})
-    warn(task, len(chosen.rows), prepared, data)
+        check_worked_examples(prepared_task, {"train": prepared["train"], "validation": chosen.rows})
+    warn(prepared_task, len(chosen.rows), prepared, data)
     hold(outputs[1])
-    with atomic_files(args.data_dir, MANIFEST_FILE, "task") as folder:
+    with atomic_files(data_dir, MANIFEST_FILE, "task") as folder:
         file = folder / ROWS_FILE
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen.rows)
         file.write_text(lines, encoding="utf-8")
         manifest = SelectionManifest(
-            task=task.name,
+            task=task,
             source=candidates.source,
             split=candidates.split,
             seed=data.seed,
@@ -105,8 +90,7 @@ def main() -> int:
             disjoint_from=digests,
         )
         write(folder / MANIFEST_FILE, manifest)
-    return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

@@ -6,39 +6,24 @@ It writes train.jsonl and validation.jsonl in the fields of the original data se
 come from. A task that is not built in needs --lm_eval or --kind; then manifest.json also holds the task's definition.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from sparseft.errors import InputError, run_script
+from sparseft.command import Flags, run
+from sparseft.errors import InputError
 from sparseft.records.manifests import TaskManifest
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import TaskData, add_flags
-from sparseft.study.section import parse_section
+from sparseft.study.config import TaskData
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.data_source import Examples, load_examples
 from sparseft.tasks.measured_lengths import measured_lengths
 from sparseft.tasks.overlap import MOST, distinct_prompts, in_words, shares_found, texts_of
 from sparseft.tasks.task import SPLITS, Row, Task
-
-DATA_FLAGS = tuple(name for name in TaskData.model_fields if name not in TaskData.AFTERWARDS)
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True, help="name of the task")
-    add_flags(parser, TaskData, DATA_FLAGS)
-    parser.add_argument(
-        "--only_probe", action="store_true", help="nothing is trained on the task, so that it may lack training rows"
-    )
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
-    return parser.parse_args()
 
 
 def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
@@ -84,40 +69,42 @@ def examples_of(name: str, data: TaskData) -> Examples:
     )
 
 
-def main() -> int:
-    """Load the rows, check them, and write the three files together."""
-    args = parse_args()
-    outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
-    check_ours(args.output_dir, "task", *outputs)
-    data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{args.task}")
-    check_apart([args.output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
-    examples = examples_of(args.task, data)
-    task = examples.task
+def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), only_probe: bool = False) -> None:
+    """Load the rows, check them, and write the three files together.
+
+    Args:
+        task: name of the task
+        output_dir: folder for the data and its manifest
+        only_probe: nothing is trained on the task, so that it may lack training rows
+    """
+    outputs = [output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
+    check_ours(output_dir, "task", *outputs)
+    check_apart([output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    examples = examples_of(task, data)
     rows = examples.rows
-    if not args.only_probe:
-        task.check_trainable()
-    task.check(rows)
-    overlap = check_overlap(task, rows, is_trained_on=not args.only_probe)
+    if not only_probe:
+        examples.task.check_trainable()
+    examples.task.check(rows)
+    overlap = check_overlap(examples.task, rows, is_trained_on=not only_probe)
     hold(outputs[-1])
-    warn_of_repeats(task, rows["validation"])
-    with atomic_files(args.output_dir, outputs[-1].name, "task") as folder:
+    warn_of_repeats(examples.task, rows["validation"])
+    with atomic_files(output_dir, outputs[-1].name, "task") as folder:
         files = [folder / output.name for output in outputs[:-1]]
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
             file.write_text(lines, encoding="utf-8")
         manifest = TaskManifest(
-            task=task.name,
+            task=task,
             source=examples.source,
             seed=data.seed,
             examples={split: len(rows[split]) for split in SPLITS},
             validation_overlap=overlap,
             sha256=dict(zip(SPLITS, map(sha256, files), strict=True)),
-            lengths=measured_lengths(task, rows),
-            definition=task.definition or None,
+            lengths=measured_lengths(examples.task, rows),
+            definition=examples.task.definition or None,
         )
         write(folder / outputs[-1].name, manifest)
-    return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

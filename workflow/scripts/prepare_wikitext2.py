@@ -6,40 +6,29 @@ It writes the rows joined by blank lines, for evaluate.py --wikitext2. wikitext2
 where it comes from.
 """
 
-import argparse
 from pathlib import Path
 
-from sparseft.errors import run_script
+from sparseft.command import Flags, run
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import Perplexity, add_flags
-from sparseft.study.section import parse_section
+from sparseft.study.config import Perplexity
 from sparseft.tasks.data_source import load_text, perplexity_text
 from sparseft.tasks.documents import source_file, write_source_text
 
-SOURCE_FLAGS = ("local", "hub")
 
+def main(*, output: Path, text: Flags[Perplexity] = Perplexity()) -> None:
+    """Load the text, and write both files together.
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser, Perplexity, SOURCE_FLAGS)
-    parser.add_argument("--output", type=Path, required=True, help="the text; its source is written beside it")
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Load the text, and write both files together."""
-    args = parse_args()
-    check_ours(args.output.parent, "text", args.output, source_file(args.output))
-    section = parse_section(Perplexity, {name: getattr(args, name) for name in SOURCE_FLAGS}, "perplexity")
-    local = Path(section.local) if section.local else None
-    check_apart([args.output, source_file(args.output)], [local])
-    hold(args.output)
-    text = load_text(local, section.hub)
-    write_source_text(args.output, [text], perplexity_text(local, section.hub).source())
-    return 0
+    Args:
+        output: the text; its source is written beside it
+    """
+    check_ours(output.parent, "text", output, source_file(output))
+    local = Path(text.local) if text.local else None
+    check_apart([output, source_file(output)], [local])
+    hold(output)
+    content = load_text(local, text.hub)
+    write_source_text(output, [content], perplexity_text(local, text.hub).source())
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)
