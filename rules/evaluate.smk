@@ -111,8 +111,7 @@ rule evaluate_selection:
         " 2> {log:q}"
 
 
-# Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap. If
-# the merge kept every bit, the merged model's evaluation is copied.
+# Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap.
 rule evaluate_adapter:
     input:
         manifest=base_of,
@@ -121,7 +120,6 @@ rule evaluate_adapter:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         definition=definition_of,
-        merged=with_signature(lambda w: targets.merged_records(STUDY, w.mode, w.method)),
     output:
         record=f"{PATHS.run}/before_merge.json",
     log:
@@ -146,7 +144,6 @@ rule evaluate_adapter:
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        merged=with_signature(lambda w, input: flags(**dict(zip(("merge", "evaluation"), input.merged)))),
     message:
         "evaluate {params.run_id} before the merge"
     shell:
@@ -156,7 +153,6 @@ rule evaluate_adapter:
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " --adapter {input.adapter:q}"
-        " {params.merged}"
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"

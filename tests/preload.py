@@ -27,7 +27,6 @@ for _name in (
     "sparseft.analysis.reproduce",
     "sparseft.backends.torch",
     "sparseft.checkpoints.modelzoo_checkpoint",
-    "sparseft.evaluation.before_merge",
     "sparseft.evaluation.harness",
     "sparseft.evaluation.perplexity",
     "sparseft.lora.merge",

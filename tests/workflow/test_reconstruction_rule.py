@@ -74,7 +74,8 @@ def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
     assert second["inputs"]["initial_adapter"] == record["outputs"]["adapter"] != second["outputs"]["adapter"]
     assert study.json(f"{RUN.format('reconstruct')}/merge.json")["as_trained"]
     for mode in MODES[3:]:
-        assert study.json(f"{RUN.format(mode)}/before_merge.json")["taken_from"]
+        before, after = (study.json(f"{RUN.format(mode)}/{name}.json") for name in ("before_merge", "evaluation"))
+        assert before["log_likelihoods"] == after["log_likelihoods"]
 
 
 def test_an_adapter_that_another_run_did_not_start_from_is_a_fault(study, tmp_path):

@@ -8,88 +8,73 @@ probes. The field `split` is `selection`, and `inputs` has the sha256 of all thr
 selection rows that occur in the training or validation rows too, or in the texts of --calibration.
 """
 
-import argparse
-import hashlib
 import time
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError, run_script
+from sparseft.command import run
+from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
-from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
-from sparseft.language_model.model import load_model
+from sparseft.evaluation.inputs import load_checked, named_run, overlaps
+from sparseft.language_model.hardware import keep_freed_memory, limit_threads, peak_memory
 from sparseft.records.evaluation_record import SelectionRecord
 from sparseft.records.record_file import write
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_model, check_record
-from sparseft.study.grid import Run
-from sparseft.tasks.documents import each_document
-from sparseft.tasks.overlap import Texts, shares_found, texts_of
+from sparseft.storage.record import check_record
+from sparseft.tasks.overlap import texts_of
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection_rows import (
-    ROWS_FILE,
-    SELECTION,
-    in_the_place_of_validation,
-    read_selection,
-)
+from sparseft.tasks.selection_rows import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
-    parser.add_argument("--run_id", help="the run that the record names")
-    parser.add_argument("--task", required=True, help="name of the task")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with the rows of all three splits")
-    parser.add_argument("--batch_size", type=int, default=32, help="sequences per forward pass")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="texts on which the mask was calibrated or the layers were reconstructed, for the overlap",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the record, selection.json")
-    return parser.parse_args()
+def main(
+    *,
+    checkpoint: Path,
+    task: str,
+    data_dir: Path,
+    output: Path,
+    run_id: str | None = None,
+    batch_size: int = 32,
+    threads: int = 1,
+    calibration: list[Path] | None = None,
+) -> None:
+    """Check the inputs, evaluate the model, and write the record.
 
-
-def main() -> int:
-    """Check the inputs, evaluate the model, and write the record."""
-    args = parse_args()
-    check_apart([args.output], [args.checkpoint, args.data_dir, *args.calibration])
-    check_record(args.output, "selection")
-    if args.run_id is not None and Run.parse(args.run_id).task != args.task:
-        raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
-    hold(args.output)
-    limit_threads(args.threads)
+    Args:
+        checkpoint: Hugging Face checkpoint folder
+        task: name of the task
+        data_dir: folder with the rows of all three splits
+        output: the record, selection.json
+        run_id: the run that the record names
+        batch_size: sequences per forward pass
+        threads: CPU threads; another number changes the last bits
+        calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
+    """
+    texts = calibration or []
+    check_apart([output], [checkpoint, data_dir, *texts])
+    check_record(output, "selection")
+    named_run(run_id, task)
+    hold(output)
+    limit_threads(threads)
     keep_freed_memory()
     begin = time.perf_counter()
-    task = find_task(args.data_dir, args.task)
-    prepared, digests = read_splits(args.data_dir, task)
-    rows, rows_sha256 = read_selection(args.data_dir, task, prepared, digests)
-    checkpoint = Checkpoint(args.checkpoint)
-    hashes = checkpoint.hashes()
-    check_model(checkpoint.folder, hashes)
-    checkpoint.check_manifest(hashes)
-    model, tokenizer = load_model(checkpoint.folder, choose_device())
+    scored = find_task(data_dir, task)
+    prepared, digests = read_splits(data_dir, scored)
+    rows, rows_sha256 = read_selection(data_dir, scored, prepared, digests)
+    model, tokenizer, hashes = load_checked(checkpoint)
     try:
         # The worked examples come from the training rows.
-        record = evaluate(model, tokenizer, task, {"train": prepared["train"], "validation": rows}, args.batch_size)
+        record = evaluate(model, tokenizer, scored, {"train": prepared["train"], "validation": rows}, batch_size)
     except InputError as error:
-        raise in_the_place_of_validation(error, args.data_dir / ROWS_FILE) from None
+        raise in_the_place_of_validation(error, data_dir / ROWS_FILE) from None
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
+    seen = [texts_of(scored, split) for split in prepared.values()]
+    shares, calibration_sha256 = overlaps({SELECTION: texts_of(scored, rows)}, seen, texts)
+    record |= {"split": SELECTION, "overlap": shares[SELECTION]}
     inputs = {"model": hashes, "data": rows_sha256, **digests}
-    texts_sha256 = [hashlib.sha256() for _ in args.calibration]
-    seen = [Texts(each_document(*file), is_one_text=True) for file in zip(args.calibration, texts_sha256, strict=True)]
-    seen += [texts_of(task, split) for split in prepared.values()]
-    record |= {"split": SELECTION, "overlap": shares_found({SELECTION: texts_of(task, rows)}, seen)[SELECTION]}
-    if args.calibration:
-        inputs["calibration"] = [digest.hexdigest() for digest in texts_sha256]
-    write(args.output, SelectionRecord(run_id=args.run_id, **record, **cost, inputs=inputs))
-    return 0
+    if texts:
+        inputs["calibration"] = calibration_sha256
+    write(output, SelectionRecord(run_id=run_id, **record, **cost, inputs=inputs))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

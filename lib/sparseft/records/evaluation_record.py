@@ -155,5 +155,4 @@ class BeforeMergeRecord(ScoredRecord):
 
     file_name: ClassVar[str] = "before_merge.json"
     record: Literal["before_merge"] = kind("before_merge")
-    taken_from: Literal["evaluation.json"] | None = provenance("Set if the merge kept every bit.", default=None)
     inputs: BeforeMergeInputs = provenance("The digests of what was evaluated.")

@@ -216,13 +216,6 @@ def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def merged_records(config: Config, mode: str, method: str) -> list[str]:
-    """Return the merged model's records if its evaluation may be equal to the one before the merge; else nothing."""
-    is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels
-    run = config.paths.run
-    return [f"{run}/merge.json", f"{run}/evaluation.json"] if is_equal and not config.resources.gpus else []
-
-
 def final_targets(config: Config) -> list[str]:
     """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
     files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
