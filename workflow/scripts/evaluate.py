@@ -22,7 +22,7 @@ from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.reading import TEXT_LIMIT, read_text
+from sparseft.storage.reading import read_text
 from sparseft.storage.record import check_record
 from sparseft.study.config import Perplexity
 from sparseft.tasks.documents import recorded_source
@@ -78,7 +78,7 @@ def main(
     for name, probe in tasks.items():
         if probe.headline is LOSS:
             raise InputError(f"--probes {name}: the task has no metric but its loss", "name a task of lm-eval")
-    text = read_text(wikitext2, TEXT_LIMIT, "prepare it with prepare_wikitext2.py") if wikitext2 else None
+    text = read_text(wikitext2, "prepare it with prepare_wikitext2.py") if wikitext2 else None
     text_sha256 = sha256_of_text(text) if text else None
     source = recorded_source(wikitext2, text_sha256) if text else None
     sets = {"validation": texts_of(scored, rows["validation"])}
