@@ -33,6 +33,7 @@ from sparseft.study.configfiles import check_command, read_sections, with_normal
 from sparseft.study.digests import job_digest
 from sparseft.study.flags import flags
 from sparseft.study.section import parse_section
+from sparseft.study.section import parse_section
 
 
 def refuse(error):

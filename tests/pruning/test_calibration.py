@@ -23,7 +23,7 @@ from sparseft.language_model.layer_inputs import layer_arguments
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, compute_statistic, sequential_prune
 from sparseft.pruning.calibration_text import text_examples
-from sparseft.study.config import CalibrationText
+from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn

@@ -20,7 +20,7 @@ from sparseft.pruning.calibration import (
 )
 from sparseft.pruning.calibration_text import choose_windows, text_examples
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import CalibrationText
+from sparseft.study.sources import CalibrationText
 from sparseft.study.grid import Cell
 from transformers import AutoTokenizer
 

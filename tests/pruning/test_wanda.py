@@ -12,7 +12,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate_on_text
-from sparseft.study.config import CalibrationText
+from sparseft.study.sources import CalibrationText
 from sparseft.tasks.data_source import load_text
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -13,7 +13,7 @@ from project import call_script, run_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage import atomic
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import HUB_DATA, TaskData
+from sparseft.study.sources import HUB_DATA, TaskData
 from sparseft.tasks import BY_NAME, TASKS, wikitext2
 from sparseft.tasks.data_source import load_rows, load_text
 from sparseft.tasks.documents import TextPlace, read_documents, recorded_source

@@ -14,7 +14,7 @@ from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora import effective_weight
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.study.config import STOP_WINDOW, Training
+from sparseft.study.schedule import STOP_WINDOW, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
 from sparseft.training.progress import Progress

@@ -29,10 +29,11 @@ from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_mask
 from sparseft.pruning.pruned_base import PrunedFiles, pruned_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import CalibrationText, Masks, add_flags
+from sparseft.study.config import Masks, add_flags
 from sparseft.study.flags import whole_percent
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 from sparseft.study.section import parse_section
+from sparseft.study.sources import CalibrationText
 
 # `calibration` has the flags --text and --calibration_length, because one call reads one text. `imported` has a script of its
 # own, import_pruned.py.

@@ -12,8 +12,8 @@ from pathlib import Path
 from sparseft.errors import InputError, run_script
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import CalibrationText
 from sparseft.study.section import parse_section
+from sparseft.study.sources import CalibrationText
 from sparseft.tasks.documents import TextPlace, documents_lines, source_file, write_source_text
 
 

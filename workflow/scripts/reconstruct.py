@@ -21,9 +21,10 @@ from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.pruning.calibration import calibration_examples
 from sparseft.pruning.calibration_text import text_examples
 from sparseft.storage.locks import hold
-from sparseft.study.config import CalibrationText, Masks, Reconstruction
+from sparseft.study.config import Masks, Reconstruction
 from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.section import parse_section
+from sparseft.study.sources import CalibrationText
 from sparseft.tasks.documents import read_documents
 from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
 

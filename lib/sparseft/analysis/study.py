@@ -28,7 +28,7 @@ from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.records.training_record import ReconstructionPart
-from sparseft.study.config import Config, clashing_probes
+from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
 from sparseft.study.targets import runs as configured_runs
 
@@ -73,8 +73,6 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
         raise InputError(what, "make them, or leave --configuration out")
     members = {run: files for run, files in files_of.items() if run not in not_members}
     probes = dict.fromkeys(name for files in members.values() for name in files.evaluation.probes)
-    if clash := clashing_probes(probes):
-        raise InputError(f"{results_dir}: the probes {clash}", "analyse the runs of each in a folder of their own")
     probes |= dict.fromkeys(config.evaluation.probes if config else ())
     links = {run: links_of(files) for run, files in files_of.items()}
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]

@@ -28,7 +28,7 @@ from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import read_json
-from sparseft.study.config import Model, split_mdl
+from sparseft.study.sources import Model, split_mdl
 
 WANTED = ("*.safetensors", *SMALL_FILES)
 

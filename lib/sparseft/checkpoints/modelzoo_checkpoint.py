@@ -23,7 +23,7 @@ from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_names import Place, deinterleave, duplicates, places
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import split_mdl
+from sparseft.study.sources import split_mdl
 
 # The key of the tree that holds the weights.
 BRANCH = "model"

@@ -9,7 +9,8 @@ import yaml
 
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.errors import InputError
-from sparseft.study.config import Config, TaskData, split_mdl
+from sparseft.study.config import Config, TaskData
+from sparseft.study.sources import split_mdl
 from sparseft.tasks.data_source import SPLITS
 from sparseft.tasks.selection_rows import SELECTION, local_file
 

@@ -15,8 +15,9 @@ from sparseft.methods import get_method
 from sparseft.planning.local_files import missing_data_files
 from sparseft.storage.reading import read_json
 from sparseft.study import grid
-from sparseft.study.config import Config, Model, split_mdl
+from sparseft.study.config import Config, Model
 from sparseft.study.passes import report_file
+from sparseft.study.sources import split_mdl
 
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"],

@@ -8,7 +8,7 @@ def start_notes(config: Config, gpus: int, *, is_queued: bool) -> list[str]:
     """Return sentences for the user, the most important ones last. `gpus` is the number of GPUs of this machine.
 
     A cluster's jobs run on other machines, so nothing is said of this one if `is_queued`."""
-    notes = config.unused_training() + config.equal_trainings()
+    notes = config.unused_training()
     if config.resources.gpus or is_queued or not config.training_backend.uses_this_machine:
         return notes
     if slow_bfloat16():

@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.model import model_config
-from sparseft.study.config import CalibrationText
+from sparseft.study.sources import CalibrationText
 from sparseft.tasks.documents import DOCUMENT_BREAK
 
 

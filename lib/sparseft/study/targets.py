@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path, PurePath
 
@@ -22,12 +21,8 @@ from sparseft.study.grid import (
     MODES,
     NO_FINETUNE,
     PLAIN_LORA,
-    SEEDS,
     TASK_METHODS,
     TASK_MODES,
-    TRAINED_MODES,
-    WILDCARDS,
-    ResultPaths,
     Run,
     fill,
     mask_path,
@@ -47,8 +42,6 @@ _NAMED = (
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
 )
-# The stage and the rule that need every measurement of throughput.
-_THROUGHPUT_RULES = ("throughput", "analyze_throughput")
 # Keys of `training` that do not change the compiled program.
 NOT_COMPILED = {"eval_every", "save_every", "length_buckets", "stop_if_loss_above", "stop_if_after_steps"}
 
@@ -227,78 +220,48 @@ def final_targets(config: Config) -> list[str]:
 
 
 def check_settings(config: Config, target: str) -> None:
-    """Raise InputError if the settings do not allow a mask or a measurement that the target needs.
+    """Raise InputError if the target lies in another study's results, or if a measurement that it needs is impossible.
 
     `target` is a file or a stage."""
-    _check_folder(config.paths, target)
-    names = _names_in(target)
-    if target in (*_THROUGHPUT_RULES, config.paths.throughput_table, config.paths.throughput_plots):
-        for task in config.grid.tasks:
-            config.check_measured(task)
-    elif target.startswith(f"{config.results}/throughput/") and names.get("task") in config.tasks:
-        config.check_measured(names["task"])
-    percents = config.grid.sparsities
-    method = names.get("method", DENSE)
-    is_known = method != DENSE and re.fullmatch(WILDCARDS["method"], method)
-    if is_known and names["sparsity"] in [f"{percent:02d}" for percent in percents]:
-        config.masks.check(method, percents)
-
-
-def _check_folder(paths: ResultPaths, target: str) -> None:
-    """Raise InputError if the target lies in the results folder of another study."""
     folder = PurePath(target).parts[:2]
-    own = [PurePath(path).parts[:2] for path in vars(paths).values()]
+    own = [PurePath(path).parts[:2] for path in vars(config.paths).values()]
     if folder[:1] == ("results",) and len(PurePath(target).parts) > 2 and folder not in own:
         raise InputError(
-            f"{target}: not in {paths.folder}, where your configuration has its results",
+            f"{target}: not in {config.results}, where your configuration has its results",
             "correct the path, or results: in the configuration",
         )
+    if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
+        for task in config.grid.tasks:
+            config.check_measured(task)
 
 
 def check_target(config: Config, target: str) -> None:
-    """Raise InputError if a target names an unknown model, task, method or mode, or an impossible sparsity or seed."""
+    """Raise InputError if a target names a value of an axis that the configuration does not have."""
     names = _names_in(target)
-    tasks = dict.fromkeys([*config.tasks, *config.evaluation.probes])
-    for axis, described in (("model", config.models), ("task", tasks)):
-        if axis in names and names[axis] not in described:
-            raise InputError(
-                f"{target}: not in your configuration: {axis} {names[axis]} ({axis}s: {', '.join(described)})",
-                f"describe it under {axis}s:, or correct the name",
-            )
-    if "method" in names:
-        _check_method(config, target, names["method"])
-    if "mode" in names and names["mode"] not in MODES:
-        raise InputError(f"{target}: unknown mode {names['mode']}", f"choose one of {', '.join(MODES)}")
+    method = names.get("method", DENSE)
+    mode = names.get("mode")
+    if mode in MODES:
+        config.training_backend.check_modes([mode])
+    allowed = {
+        "model": config.models,
+        "task": [*config.tasks, *config.evaluation.probes],
+        "sparsity": [f"{percent:02d}" for percent in config.grid.sparsities] if method != DENSE else ["00"],
+        "mode": MODES,
+        "training": config.training_names if mode != NO_FINETUNE else [""],
+    }
     if "mode" in names:
-        config.training_backend.check_modes([names["mode"]])
-    if "training" in names or names.get("mode") in TRAINED_MODES:
-        _check_training(config, target, names)
-    if "sparsity" in names:
-        _check_mask(config, target, names)
-    if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):
-        raise InputError(f"{target}: {names['seed']} is not a seed", f"write a number from 0 to {SEEDS - 1}")
-
-
-def _check_training(config: Config, target: str, names: dict[str, str]) -> None:
-    """Raise InputError if the study has no training of a target's name, or if the target's mode trains nothing."""
-    training = names.get("training", "")
-    if names["mode"] == NO_FINETUNE:
-        raise InputError(f"{target}: {NO_FINETUNE} has no training", f"leave -{training} out")
-    if training in config.training_names:
-        return
-    known = ", ".join(config.grid.trainings)
-    if not known:
-        raise InputError(
-            f"{target}: your configuration names no training", f"leave -{training} out, or add grid.trainings"
-        )
-    what = f"training {training} is not in grid.trainings" if training else "it names no training"
-    raise InputError(f"{target}: {what}", f"write one of {known} after {names['mode']}-")
-
-
-def _check_method(config: Config, target: str, method: str) -> None:
-    """Raise InputError if a target's method does not exist, or needs a text or checkpoints that are not described."""
+        names.setdefault("training", "")
+    # A mask that is there needs no pass.
+    if "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists():
+        del names["sparsity"]
+    for axis in allowed.keys() & names.keys():
+        if names[axis] not in allowed[axis]:
+            choices = ", ".join(name or "none" for name in allowed[axis])
+            raise InputError(
+                f"{target}: your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
+            )
     try:
-        config.masks.check_described(method)
+        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names else [])
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
@@ -306,47 +269,10 @@ def _check_method(config: Config, target: str, method: str) -> None:
 
 def _names_in(target: str) -> dict[str, str]:
     """Return the values of the axes that a target names, such as "model"; empty if it is not a file of a study."""
-    for pattern in _NAMED:
-        match = re.fullmatch(pattern, target)
-        if match:
-            return {axis: name for axis, name in match.groupdict().items() if name}
-    return {}
-
-
-def _check_mask(config: Config, target: str, names: dict[str, str]) -> None:
-    """Raise InputError if the mask of a target does not exist and no rule makes it. The target may be the mask itself."""
-    mask = mask_path(names["method"]).format(**{"task": "TASK", **names})
-    if target.startswith("masks/") and target != mask:
-        raise InputError(f"{target}: the masks of {names['method']} are in another place", f"write {mask}")
-    if not Path(mask).exists():
-        _check_sparsity(config, target, names["sparsity"], names["method"])
-
-
-def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> None:
-    """Raise InputError if no rule makes the mask of a method at `sparsity`, the percent as the target writes it."""
-    if method == DENSE:
-        if sparsity != "00":
-            raise InputError(f"{target}: {DENSE} has sparsity 00 only", "write sparsity00, or another method")
-        return
-    known = [f"{percent:02d}" for percent in config.grid.sparsities]
-    if sparsity in known:
-        return
-    if sparsity.isdecimal() and f"{int(sparsity):02d}" in known:
-        raise InputError(f"{target}: sparsity {sparsity}", f"write two digits: sparsity{int(sparsity):02d}")
-    listed = ", ".join(map(str, config.grid.sparsities))
-    raise InputError(
-        f"{target}: not in your grid: sparsity {sparsity} (grid.sparsities: {listed})",
-        "add it to grid.sparsities, or correct the name",
-    )
+    matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
+    return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
 
 
 def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
-    """Return the error for a target that no rule makes. It suggests the most similar of `names`, or the `stages`.
-
-    `names` are the paths in the target's folder that a rule makes."""
-    what = f"{target}: no stage and no rule makes it"
-    by_last_part = {PurePath(name).name: name for name in names}
-    nearest = get_close_matches(PurePath(target).name, sorted(by_last_part), n=1)
-    if nearest:
-        return InputError(what, f"the nearest name is {by_last_part[nearest[0]]}")
-    return InputError(what, f"name a file of the study, or a stage: {', '.join(stages)}")
+    """Return the error for a target that no rule makes."""
+    return InputError(f"{target}: no stage and no rule makes it", f"name a file of the study, or {', '.join(stages)}")

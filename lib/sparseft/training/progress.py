@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
 from sparseft.records.training_record import final_loss
-from sparseft.study.config import STOP_WINDOW, Training
+from sparseft.study.schedule import STOP_WINDOW, Training
 
 # Steps before the speed is steady, while allocators and caches fill.
 BURN_IN = 3

