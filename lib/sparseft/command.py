@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 from pydantic import ValidationError
 
 from sparseft.errors import InputError, message, one_line, print_traceback
@@ -24,6 +25,8 @@ from sparseft.study.section import first_fault
 T = TypeVar("T")
 # A parameter whose fields are flags of their own.
 Flags = Annotated[T, Parameter(name="*")]
+# A number of CPU threads.
+Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
 # The parameters are flags of the same names. A list takes all values up to the next flag, and a yes/no question takes none.
 _FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
 

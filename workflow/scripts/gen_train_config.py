@@ -19,7 +19,7 @@ from sparseft.study.backends.modelzoo import check_schedule
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
-from sparseft.training.job import TrainingJob, job_of
+from sparseft.training.job import JobFlags, TrainingJob, job_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,13 +81,14 @@ def job(run: Run, study: Config, files: list[Path]) -> TrainingJob:
         command += ["--configfile", *map(str, files)] if files else []
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    flags = argparse.Namespace(
+    flags = JobFlags(
         run_id=run.id,
         model_path=Path(inputs["model"]).parent,
         mask_path=Path(inputs["mask"]),
         data_dir=Path(inputs["data"]).parent,
+        output_dir=Path(fill(grid.TRAINER_CONFIGURATION, run)).parent,
         evaluation_batch_size=study.evaluation_batch_size,
-        **study.training_of(run.task, run.training).model_dump(),
+        training=study.training_of(run.task, run.training),
     )
     return job_of(flags)
 

@@ -22,7 +22,7 @@ from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Throughput, add_flags
 from sparseft.study.grid import Cell
 from sparseft.study.section import parse_section
-from sparseft.training.job import TrainingJob, add_job_flags, job_of
+from sparseft.training.job import TrainingJob, add_job_flags, job_flags_of, job_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def checked(args: argparse.Namespace) -> tuple[TrainingJob, Cerebras, int]:
     """Return the job, the section `cerebras` and the number of warm-up steps. Raises InputError for what does not fit."""
     cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
     warmup = parse_section(Throughput, {"warmup_steps": args.warmup_steps}, "throughput").warmup_steps
-    job = job_of(args)
+    job = job_of(job_flags_of(args))
     if job.settings.steps <= warmup:
         raise InputError(f"--steps {job.settings.steps}: no step remains after {warmup} of warm-up", "give more steps")
     cerebras.check_measured(Throughput(steps=job.settings.steps - warmup))

@@ -10,15 +10,17 @@ All examples of a step are in one forward pass, so --micro_batch_size, --gradien
 0. Without --text, the layers are reconstructed on training examples of the task.
 """
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sparseft.backends.torch import DenseTarget, reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError, run_script
-from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.pruning.calibration import calibration_examples
+from sparseft.command import Flags, run
+from sparseft.errors import InputError
+from sparseft.language_model.hardware import start
+from sparseft.pruning import calibration
 from sparseft.pruning.calibration_text import text_examples
 from sparseft.storage.locks import hold
 from sparseft.study.config import Masks, Reconstruction
@@ -26,25 +28,46 @@ from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.documents import read_documents
-from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
+from sparseft.training.job import JobFlags, TrainingJob, check_outputs, job_of, write_train_record
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_flags(parser)
-    parser.add_argument(
-        "--dense_path", type=Path, help="the dense model, if --model_path is a pruned base with other weights"
-    )
-    parser.add_argument("--text", type=Path, help="the text on which the layers are reconstructed, .jsonl or .txt")
-    number = Reconstruction.model_fields["examples"].default
-    parser.add_argument(
-        "--calibration_examples", type=int, default=number, help=f"windows of --text, or training examples ({number})"
-    )
-    length = CalibrationText.model_fields["length"].default
-    parser.add_argument("--calibration_length", type=int, default=length, help=f"tokens per window ({length})")
-    seed = Masks.model_fields["calibration_seed"].default
-    parser.add_argument("--calibration_seed", type=int, default=seed, help=f"seed that chooses them ({seed})")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class TargetFlags:
+    """Choose the dense model, and the examples on which its outputs are the target.
+
+    Args:
+        dense_path: the dense model, if --model_path is a pruned base with other weights
+        text: the text on which the layers are reconstructed, .jsonl or .txt
+        calibration_examples: windows of --text, or training examples
+        calibration_length: tokens per window
+        calibration_seed: seed that chooses them
+    """
+
+    dense_path: Path | None = None
+    text: Path | None = None
+    calibration_examples: PositiveInt = Reconstruction.model_fields["examples"].default
+    calibration_length: int = CalibrationText.model_fields["length"].default
+    calibration_seed: NonNegativeInt = Masks.model_fields["calibration_seed"].default
+
+
+def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:
+    """Read the job, reconstruct every decoder layer, and write the record."""
+    start(flags.threads)
+    check_outputs(flags, target.dense_path, target.text)
+    job = of_each_layer(job_of(flags, RECONSTRUCTING_MODES))
+    if job.settings.stop_if_loss_above is not None:
+        raise InputError(
+            "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
+            "leave it and --stop_if_after_steps out",
+        )
+    adapter = flags.output_dir / "adapter"
+    state = flags.output_dir / "state.pt"
+    hold(adapter)
+    dense, chosen = dense_target(target, job)
+    measured = reconstruct(job, dense, adapter, state if job.settings.save_every else None)
+    measured["reconstruction"] |= chosen
+    write_train_record(flags, job, measured, dense=dense.checkpoint.digest)
+    state.unlink(missing_ok=True)
 
 
 def of_each_layer(job: TrainingJob) -> TrainingJob:
@@ -53,53 +76,26 @@ def of_each_layer(job: TrainingJob) -> TrainingJob:
     return replace(job, settings=Reconstruction(**own).schedule(job.settings))
 
 
-def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarget, dict]:
+def dense_target(flags: TargetFlags, job: TrainingJob) -> tuple[DenseTarget, dict]:
     """Return the dense model with the examples, and how train.json describes the examples.
 
     Raises InputError if the dense model is not the one that was pruned, or if there are too few examples."""
-    dense = Checkpoint(args.dense_path) if args.dense_path else job.checkpoint
+    dense = Checkpoint(flags.dense_path) if flags.dense_path else job.checkpoint
     if dense.digest != job.mask.meta.get("original", job.checkpoint.digest):
         raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
-    chosen = {"examples": args.calibration_examples, "seed": args.calibration_seed}
-    parse_section(Masks, {"calibration_seed": chosen["seed"]}, "masks")
-    if args.text is None:
-        examples = calibration_examples(
-            dense,
-            job.task,
-            job.rows["train"],
-            number=args.calibration_examples,
-            seed=args.calibration_seed,
-            key="reconstruction.examples",
+    number, seed = flags.calibration_examples, flags.calibration_seed
+    chosen = {"examples": number, "seed": seed}
+    if flags.text is None:
+        examples = calibration.calibration_examples(
+            dense, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
         return DenseTarget(dense, examples), chosen
-    chosen["length"] = args.calibration_length
-    text = parse_section(CalibrationText, {"text": str(args.text), **chosen}, "reconstruction")
-    documents, digest = read_documents(args.text)
-    examples = text_examples(dense, documents, text, args.text)
+    chosen["length"] = flags.calibration_length
+    text = parse_section(CalibrationText, {"text": str(flags.text), **chosen}, "reconstruction")
+    documents, digest = read_documents(flags.text)
+    examples = text_examples(dense, documents, text, flags.text)
     return DenseTarget(dense, examples), {**chosen, "text_sha256": digest}
 
 
-def main() -> int:
-    args = parse_args()
-    limit_threads(args.threads)
-    check_outputs(args, args.dense_path, args.text)
-    job = of_each_layer(job_of(args, RECONSTRUCTING_MODES))
-    if job.settings.stop_if_loss_above is not None:
-        raise InputError(
-            "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
-            "leave it and --stop_if_after_steps out",
-        )
-    keep_freed_memory()
-    adapter = args.output_dir / "adapter"
-    state = args.output_dir / "state.pt"
-    hold(adapter)
-    target, chosen = dense_target(args, job)
-    measured = reconstruct(job, target, adapter, state if job.settings.save_every else None)
-    measured["reconstruction"] |= chosen
-    write_train_record(args, job, measured, dense=target.checkpoint.digest)
-    state.unlink(missing_ok=True)
-    return 0
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

@@ -8,39 +8,29 @@ Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss befor
 several processes share every step.
 """
 
-import argparse
 from pathlib import Path
 
 from sparseft.backends.torch import new_accelerator, train
-from sparseft.errors import run_script
-from sparseft.language_model.hardware import keep_freed_memory, limit_threads, return_freed_memory
+from sparseft.command import Flags, run
+from sparseft.language_model.hardware import limit_threads, return_freed_memory, start
 from sparseft.storage.locks import hold
 from sparseft.study.grid import TASK_MODES
-from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
+from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_flags(parser)
-    parser.add_argument(
-        "--initial_adapter",
-        type=Path,
-        help="the adapter of reconstruct.py that a run in mode reconstruct_to_sparse starts from",
-    )
-    return parser.parse_args()
+def main(*, flags: Flags[JobFlags], initial_adapter: Path | None = None) -> None:
+    """Read the job, train it, and write its record.
 
-
-def main() -> int:
-    args = parse_args()
-    limit_threads(args.threads)
-    check_outputs(args, args.initial_adapter)
-    job = job_of(args, TASK_MODES, args.initial_adapter)
+    Args:
+        initial_adapter: the adapter of reconstruct.py that a run in mode reconstruct_to_sparse starts from
+    """
+    start(flags.threads)
+    check_outputs(flags, initial_adapter)
+    job = job_of(flags, TASK_MODES, initial_adapter)
     if job.settings.shard_model:
         return_freed_memory()
-    else:
-        keep_freed_memory()
-    adapter = args.output_dir / "adapter"
-    state = args.output_dir / "state.pt"
+    adapter = flags.output_dir / "adapter"
+    state = flags.output_dir / "state.pt"
     accelerator = new_accelerator()
     if accelerator.is_main_process:
         hold(adapter)
@@ -48,11 +38,10 @@ def main() -> int:
     accelerator.wait_for_everyone()
     record = train(job, adapter, state, accelerator)
     if accelerator.is_main_process:
-        write_train_record(args, job, record)
+        write_train_record(flags, job, record)
         state.unlink(missing_ok=True)
     accelerator.end_training()
-    return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

@@ -19,7 +19,7 @@ from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import add_flags
 from sparseft.study.section import parse_section
-from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
+from sparseft.training.job import add_job_flags, check_outputs, job_flags_of, job_of, write_train_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,9 +44,9 @@ def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
     keep_freed_memory()
-    check_outputs(args)
+    check_outputs(job_flags_of(args))
     cerebras = cerebras_of(args)
-    job = job_of(args)
+    job = job_of(job_flags_of(args))
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.backends.cerebras.states import remove_states
     from sparseft.backends.cerebras.training import lower, train
@@ -59,7 +59,7 @@ def main() -> int:
         write_record(program, {"record": program.stem, **record})
     else:
         record = train(job, cerebras, args.output_dir)
-        write_train_record(args, job, record)
+        write_train_record(job_flags_of(args), job, record)
         remove_states(args.output_dir)
     return 0
 

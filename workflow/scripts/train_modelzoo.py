@@ -21,7 +21,7 @@ from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.backends.modelzoo import check_schedule
 from sparseft.study.config import add_flags
 from sparseft.study.section import parse_section
-from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
+from sparseft.training.job import add_job_flags, check_outputs, job_flags_of, job_of, write_train_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,13 +37,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
-    check_outputs(args, args.exported)
+    check_outputs(job_flags_of(args), args.exported)
     cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
-    job = job_of(args)
+    job = job_of(job_flags_of(args))
     check_schedule(cerebras, job.settings, job.evaluation_batch_size)
     hold(args.output_dir / "adapter")
     record = train(trainer_run(job, cerebras, args.exported, args.output_dir))
-    write_train_record(args, job, record)
+    write_train_record(job_flags_of(args), job, record)
     remove_states(args.output_dir)
     return 0
 

@@ -14,11 +14,20 @@ from pathlib import Path
 import torch
 
 import sparseft
-from sparseft.errors import InputError
 
 # Options of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+
+
+def start(threads: int) -> torch.device:
+    """Set up this process to train or evaluate a model, and return its device.
+
+    It limits the threads, makes the kernels repeatable, and keeps freed memory."""
+    limit_threads(threads)
+    use_repeatable_kernels()
+    keep_freed_memory()
+    return choose_device()
 
 
 def choose_device() -> torch.device:
@@ -29,10 +38,7 @@ def choose_device() -> torch.device:
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
 
-    Every program that multiplies matrices calls this. So it also calls `use_exact_products`.
-    Raises InputError if it is not a number from 1 to 1024."""
-    if not 1 <= threads <= 1024:
-        raise InputError(f"--threads {threads} is out of range", "give a number from 1 to 1024")
+    Every program that multiplies matrices calls this. So it also calls `use_exact_products`."""
     torch.set_num_threads(threads)
     use_exact_products()
 

@@ -1,10 +1,10 @@
 """Describe one training in the same way for every backend. The script of a backend takes these steps:
 
-add_job_flags(parser)                     define the flags that all backends share
-check_outputs(args)                       refuse to replace files that this program did not write
-job = job_of(args)                        read and check all inputs
-measured = ...                            train the job, and write OUTPUT_DIR/adapter
-write_train_record(args, job, measured)   write OUTPUT_DIR/train.json
+main(*, flags: Flags[JobFlags])            take the flags that all backends share
+check_outputs(flags)                       refuse to replace files that this program did not write
+job = job_of(flags)                        read and check all inputs
+measured = ...                             train the job, and write OUTPUT_DIR/adapter
+write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
 
 import argparse
@@ -13,13 +13,16 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cyclopts.types import PositiveInt
+
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.lora.adapter import Adapter, read_adapter
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
-from sparseft.modes import Mode, get_mode
+from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingRecord
 from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
@@ -31,6 +34,30 @@ from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.study.section import parse_section
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
+
+
+@dataclass(frozen=True)
+class JobFlags:
+    """Hold the flags that the trainings of all backends share.
+
+    Args:
+        run_id: the run; names the task, the mode and the seed
+        model_path: folder of the prepared model
+        mask_path: the run's mask file
+        data_dir: folder with train.jsonl and validation.jsonl
+        output_dir: the run's folder
+        threads: CPU threads; another number changes the last bits
+        evaluation_batch_size: sequences per forward pass of the evaluation loss
+    """
+
+    run_id: str
+    model_path: Path
+    mask_path: Path
+    data_dir: Path
+    output_dir: Path
+    threads: Threads = 1
+    evaluation_batch_size: PositiveInt = 32
+    training: Flags[Training] = Training()
 
 
 @dataclass(frozen=True)
@@ -79,59 +106,55 @@ class TrainingJob:
 
 
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `job_of` reads, --output_dir and --threads."""
-    parser.add_argument("--run_id", required=True, help="the run; names the task, the mode and the seed")
-    parser.add_argument("--model_path", type=Path, required=True, help="folder of the prepared model")
-    parser.add_argument("--mask_path", type=Path, required=True, help="the run's mask file")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with train.jsonl and validation.jsonl")
-    parser.add_argument("--output_dir", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
-    parser.add_argument(
-        "--evaluation_batch_size", type=int, default=32, help="sequences per forward pass of the evaluation loss"
-    )
+    """Add the flags of `JobFlags` to a parser."""
+    for name in ("run_id", "model_path", "mask_path", "data_dir", "output_dir"):
+        parser.add_argument(f"--{name}", type=str if name == "run_id" else Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--evaluation_batch_size", type=int, default=32)
     add_flags(parser, Training, Training.model_fields)
 
 
-def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
+def job_flags_of(args: argparse.Namespace) -> JobFlags:
+    """Return the flags that `add_job_flags` added. Raises InputError for a value that is out of range."""
+    names = ("run_id", "model_path", "mask_path", "data_dir", "output_dir", "threads", "evaluation_batch_size")
+    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
+    return JobFlags(**{name: getattr(args, name) for name in names}, training=settings)
+
+
+def check_outputs(flags: JobFlags, *inputs: Path | None) -> None:
     """Raise InputError if a training would replace its own inputs, or files that this program did not write.
 
-    `inputs` are paths that the backend reads in addition to those of `add_job_flags`."""
-    adapter = args.output_dir / ADAPTER
-    check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, *inputs])
-    check_replaceable(adapter, "adapter")
-    check_record(args.output_dir / "train.json", "training")
+    `inputs` are paths that the backend reads in addition to those of `flags`."""
+    check_apart([flags.output_dir], [flags.model_path, flags.mask_path, flags.data_dir, *inputs])
+    check_replaceable(flags.output_dir / ADAPTER, "adapter")
+    check_record(flags.output_dir / "train.json", "training")
 
 
 def job_of(
-    args: argparse.Namespace, modes: tuple[str, ...] = NEW_ADAPTER_MODES, initial_adapter: Path | None = None
+    flags: JobFlags, modes: tuple[str, ...] = NEW_ADAPTER_MODES, initial_adapter: Path | None = None
 ) -> TrainingJob:
     """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
 
     modes: those that the caller trains
     initial_adapter: the adapter that the training starts from, in a mode that starts from another"""
-    run = Run.parse(args.run_id)
+    run = Run.parse(flags.run_id)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
-    if args.evaluation_batch_size < 1:
-        raise InputError(f"--evaluation_batch_size {args.evaluation_batch_size}", "give 1 or more")
-    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
-    task = find_task(args.data_dir, run.task)
+    task = find_task(flags.data_dir, run.task)
     task.check_trainable()
-    checkpoint = Checkpoint(args.model_path)
-    mask = read_mask(args.mask_path)
-    mask_sha256 = sha256(args.mask_path)
-    rows, rows_sha256 = read_splits(args.data_dir, task)
-    check_run(mask, args.mask_path, run)
-    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    mode = get_mode(run.mode)
+    checkpoint = Checkpoint(flags.model_path)
+    mask = read_mask(flags.mask_path)
+    rows, rows_sha256 = read_splits(flags.data_dir, task)
+    check_run(mask, flags.mask_path, run)
+    check_mask(mask, flags.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     provenance = {
         "run_id": run.id,
         "mode": run.mode,
-        "mask_sha256": mask_sha256,
+        "mask_sha256": sha256(flags.mask_path),
         "base": checkpoint.digest,
-        "stock_peft": mode.stock_peft,
+        "stock_peft": get_mode(run.mode).stock_peft,
     }
-    initial = _initial_adapter(initial_adapter, run, mode, settings, provenance)
+    initial = _initial_adapter(initial_adapter, run, flags.training, provenance)
     if initial:
         provenance["initial_adapter"] = initial.digest
     return TrainingJob(
@@ -139,23 +162,24 @@ def job_of(
         mask=mask,
         mode=run.mode,
         seed=run.seed,
-        settings=settings,
+        settings=flags.training,
         task=task,
         rows=rows,
-        evaluation_batch_size=args.evaluation_batch_size,
+        evaluation_batch_size=flags.evaluation_batch_size,
         provenance=provenance,
         initial=initial,
         rows_sha256=rows_sha256,
     )
 
 
-def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training, provenance: dict) -> Adapter | None:
+def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance: dict) -> Adapter | None:
     """Return the adapter that a run starts from; None if its mode starts from a new one.
 
     Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA
     settings."""
-    if (path is None) != (mode.starts_from is None):
-        what = "starts from a new adapter" if path else f"starts from the adapter of {mode.starts_from}"
+    starts_from = get_mode(run.mode).starts_from
+    if (path is None) != (starts_from is None):
+        what = "starts from a new adapter" if path else f"starts from the adapter of {starts_from}"
         raise InputError(
             f"{run.id} {what}", "leave --initial_adapter out" if path else "give it with --initial_adapter"
         )
@@ -163,7 +187,7 @@ def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training
         return None
     adapter = read_adapter(path)
     expected = {
-        "run_id": replace(run, mode=mode.starts_from).id,
+        "run_id": replace(run, mode=starts_from).id,
         "mask_sha256": provenance["mask_sha256"],
         "base": provenance["base"],
         "r": settings.lora_r,
@@ -178,11 +202,11 @@ def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training
     return adapter
 
 
-def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dict, **inputs: str) -> None:
+def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inputs: str) -> None:
     """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
 
     `inputs` are the digests of what else the caller read. `job_of` computed the digests of the inputs when it read them."""
-    adapter = args.output_dir / ADAPTER
+    adapter = flags.output_dir / ADAPTER
     inputs |= {
         "model": job.checkpoint.digest,
         "mask": job.provenance["mask_sha256"],
@@ -196,5 +220,5 @@ def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dic
         **measured,
     }
     outputs = {"adapter": adapter_digest(adapter)}
-    record = TrainingRecord(run_id=args.run_id, **content, inputs=inputs, outputs=outputs)
-    write_record_of(adapter, args.output_dir / "train.json", record.model_dump())
+    record = TrainingRecord(run_id=flags.run_id, **content, inputs=inputs, outputs=outputs)
+    write_record_of(adapter, flags.output_dir / "train.json", record.model_dump())
