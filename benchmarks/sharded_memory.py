@@ -40,7 +40,7 @@ SIZES = {
 LAYERS = 38
 TRAINING = {"steps": 2, "batch_size": 4, "micro_batch_size": 1, "save_every": 0, "threads": 1}
 # Adapters and activations are whole on every process in every case. These settings keep them small.
-SMALL = {"lora_r": 1, "gradient_checkpointing": 1}
+SMALL = {"lora_r": 1, "gradient_checkpointing": True}
 PROCESSES = (2, 4)
 # Whether the model is divided.
 CASES = {"whole models": False, "a divided model": True}
@@ -63,7 +63,7 @@ def save_model(folder: Path, layers: int) -> int:
 
 def command(script: str, *launch: str, **flags: object) -> list[str]:
     """Return the command of a script of this project."""
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    words = [f"--{name}={value}" for name, value in flags.items()]
     return [sys.executable, *launch, str(ROOT / "workflow/scripts" / script), *words]
 
 
@@ -91,7 +91,7 @@ def train(folder: Path, processes: int, shard: bool) -> tuple[int, int]:
             mask_path=folder / "masks/masks_sparsity50_unstructured.pt",
             data_dir=folder,
             output_dir=output,
-            shard_model=int(shard),
+            shard_model=shard,
             **TRAINING,
             **SMALL,
         )

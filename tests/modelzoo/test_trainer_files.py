@@ -1,6 +1,5 @@
 """What ModelZoo's Trainer gets and what it leaves, without ModelZoo: batches, configuration, log; bad input in one line."""
 
-import argparse
 import json
 import re
 import resource
@@ -24,7 +23,7 @@ from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import Run
 from sparseft.study.section import parse_section
-from sparseft.training.job import job_of
+from sparseft.training.job import JobFlags, job_of
 from tiny_models import save_tiny
 from trainings import Inputs, make
 
@@ -43,12 +42,12 @@ def inputs(tmp_path_factory) -> Inputs:
 
 
 def run_of(inputs: Inputs, folder: Path, mode: str = "sparse_to_sparse", target: str = "CPU", **settings) -> TrainerRun:
-    args = argparse.Namespace(
+    flags = JobFlags(
         run_id=f"{inputs.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0", model_path=inputs.folder / inputs.model,
-        mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", evaluation_batch_size=8,
-        **Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}).model_dump(),
+        mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", output_dir=folder, evaluation_batch_size=8,
+        training=Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}),
     )  # fmt: skip
-    return trainer_run(job_of(args), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder)
+    return trainer_run(job_of(flags), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder)
 
 
 def test_a_batch_holds_the_tokens_their_loss_mask_and_the_tokens_that_follow(tmp_path):

@@ -59,7 +59,7 @@ def train_of(box: Path, **changes: object) -> tuple:
     """train.py on the box; `changes` replace a flag's value."""
     flags = {"run_id": RUN, "model_path": box / "models/llama", "mask_path": box / "masks/llama/masks_sparsity50_unstructured.pt",
              "data_dir": box / "data/boolq_mini", "output_dir": box / "new", "steps": 2} | changes  # fmt: skip
-    return (box, "train.py", *(part for name, value in flags.items() for part in (f"--{name}", value)))
+    return (box, "train.py", *(f"--{name}={value}" for name, value in flags.items()))
 
 
 def unsound(box: Path, change) -> Path:
@@ -265,10 +265,10 @@ def test_a_task_file_with_a_fault_names_the_line(box):
     ("changes", "line"),
     [
         ({"run_id": "nonsense"}, "nonsense"),
-        ({"steps": 0}, "training: steps: "),
+        ({"steps": 0}, "error: --steps: "),
         ({"steps": "many"}, "'many'"),
         ({"micro_batch_size": 3}, "micro_batch_size 3 does not divide batch_size 8"),
-        ({"learning_rate": -1}, "training: learning_rate: "),
+        ({"learning_rate": -1}, "error: --learning_rate: "),
         ({"lora_dropout": 0.1, "run_id": RUN.replace("to_dense", "to_sparse")}, "sparse_to_sparse"),
         ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1; "),
         ({"shard_model": 1}, "training.shard_model needs "),

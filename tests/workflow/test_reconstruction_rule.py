@@ -143,7 +143,7 @@ def test_the_record_says_what_a_reconstruction_by_hand_did(study, tmp_path):
     """All examples of a step are in one forward pass, and nothing is computed twice, whatever the flags say."""
     flags = reconstruct_flags(study, tmp_path)
     code, said = call_script(
-        "reconstruct.py", **flags | {"micro_batch_size": 1, "gradient_checkpointing": "true", "cache_weights": "true"}
+        "reconstruct.py", **flags | {"micro_batch_size": 1, "gradient_checkpointing": True, "cache_weights": True}
     )
     assert code == 0, said
     record = json.loads((tmp_path / "train.json").read_text())

@@ -45,7 +45,7 @@ def flags(box: Path, output: Path, **changes: object) -> list[str]:
     places = {"model_path": box / "model", "mask_path": box / "mask.pt", "data_dir": box, "output_dir": output}
     run_id = "tiny-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
     values = {"run_id": run_id, **places, **SCHEDULE, **changes}
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return [f"--{name}={value}" for name, value in values.items()]
 
 
 def train(box: Path, output: Path, processes: int = 1, **changes: object) -> dict:
