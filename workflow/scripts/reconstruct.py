@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclopts.types import NonNegativeInt, PositiveInt
-
 from sparseft.backends.torch import DenseTarget, reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.backends.torch import new_accelerator, train
 from sparseft.command import Flags, run
-from sparseft.language_model.hardware import limit_threads, return_freed_memory, start
+from sparseft.language_model.hardware import return_freed_memory, start
 from sparseft.storage.locks import hold
 from sparseft.study.grid import TASK_MODES
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
