@@ -35,6 +35,8 @@ from sparseft.study.section import parse_section
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 
+_SCHEDULE = Training()
+
 
 @dataclass(frozen=True)
 class JobFlags:
@@ -57,7 +59,7 @@ class JobFlags:
     output_dir: Path
     threads: Threads = 1
     evaluation_batch_size: PositiveInt = 32
-    training: Flags[Training] = Training()
+    training: Flags[Training] = _SCHEDULE
 
 
 @dataclass(frozen=True)
