@@ -38,15 +38,13 @@ def print_traceback(error: Exception) -> None:
 
 def own_place(error: Exception) -> str:
     """Return the innermost place of this project's code in an error's traceback, or of any code if there is none."""
-    frames = traceback.extract_tb(error.__traceback__)
-    innermost = frames[-1]
-    file = Path(innermost.filename).name
-    for frame in frames:
-        path = Path(frame.filename).resolve()
-        if path != Path(__file__).resolve() and any(path.is_relative_to(folder) for folder in _OWN_CODE):
-            innermost = frame
-            file = path.relative_to(_PROJECT)
-    return f"{file}, line {innermost.lineno}, in {innermost.name}"
+    # The first frame is the one that caught the error.
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if any(Path(frame.filename).resolve().is_relative_to(code) for code in _OWN_CODE)]
+    innermost = (own or frames)[-1]
+    path = Path(innermost.filename).resolve()
+    place = path.relative_to(_PROJECT) if own else path.name
+    return f"{place}, line {innermost.lineno}, in {innermost.name}"
 
 
 def one_line(value: object) -> str:
