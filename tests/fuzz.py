@@ -18,7 +18,6 @@ import sparseft.masks.mask_kernels  # noqa: F401  first, as it is: numba compile
 
 with atheris.instrument_imports(include=["sparseft", "pickletools", "zipfile"]):
     from sparseft.backends.appliance import Failure, classify
-    from sparseft.checkpoints import mdl
     from sparseft.checkpoints.checkpoint import BITS, Checkpoint
     from sparseft.checkpoints.mdl import MdlFile, mdl_writer
     from sparseft.errors import InputError
@@ -28,7 +27,6 @@ import numpy as np
 
 from masks import write_mask
 
-mdl._CPU_SECONDS = 1  # what makes HDF5 loop must be refused soon
 SCRATCH = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
 HEADER = b'{"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]}}'
 LOG = """| Train Device=CSX, Step=50, Loss=9.44598, Rate=44.84 samples/sec, GlobalRate=44.70 samples/sec

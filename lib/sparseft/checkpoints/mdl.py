@@ -10,15 +10,11 @@ Source: cerebras/pytorch/storage/save.py and load.py of cerebras-pytorch 2.6.0 a
 import io
 import json
 import math
-import os
-import resource
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
 
 import h5py
 import hdf5plugin
@@ -44,20 +40,13 @@ _DTYPES = {
 }
 _STORED = {name: (stored, torch, rtfx) for torch, (name, stored, rtfx) in _DTYPES.items()}
 _TENSOR = "TorchTensorSerializer"
-# Leaves of these types consist only of their metadata, and have no dataset.
-_PLAIN = {"ScalarSerializer", "StringSerializer", "NoneSerializer", "LinkedObject"}
-_NODES = {None, "builtins.dict", "builtins.list", "builtins.tuple"}
-# The number of HDF5's LZ4 filter.
-_LZ4 = 32004
-# One byte of LZ4 stands for at most 255 bytes.
-_LZ4_RATIO = 256
+# The types of leaves without a dataset -> the key of their metadata that holds the value. None has no such key.
+_PLAIN = {"ScalarSerializer": "scalar_value", "StringSerializer": "string_value", "NoneSerializer": ""}
+_CONTAINERS = {"builtins.dict": dict, "builtins.list": list, "builtins.tuple": tuple}
 # The size of a chunk in bytes, in whole rows.
 _CHUNK = 1 << 20
 # The bytes of decompressed chunks that HDF5 keeps, because blocks of rows need not end where chunks end.
 _CACHE = 1 << 25
-# The seconds of CPU, and in all, after which reading a file's description is stopped. A sound file needs a few.
-_CPU_SECONDS = 60
-_SECONDS = 1800
 _REPLACE_FILE = "copy or write the file again"
 
 
@@ -85,13 +74,6 @@ class MdlFile:
         """Return the open file."""
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file", "name an .mdl file")
-        if fatal_signal := _fatal_signal(self):
-            what = f"{self.path}: damaged, or made to do harm: reading it ends in {fatal_signal}"
-            raise InputError(what, _REPLACE_FILE)
-        return self._open()
-
-    def _open(self) -> h5py.File:
-        """Open the file. Raises InputError if it has another format, or is only partly written."""
         with self._damages():
             file = h5py.File(self.path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
             version = file.attrs.get("__version__")
@@ -115,48 +97,31 @@ class MdlFile:
         tensors = {key: self._tensor(key) for key in self.leaves}
         return {key: tensor for key, tensor in tensors.items() if tensor}
 
-    def check_plain(self, branch: str) -> None:
-        """Raise InputError, naming the key, if a pickled object is below the key `branch`, such as "model"."""
-        pickled = [key for key, meta in self.leaves.items() if key.startswith(f"{branch}.") and "__BYTES__" in meta]
-        if pickled:
-            raise InputError(
-                f"{self.path}: {pickled[0]} is a pickled object, which is not opened because it could run code",
-                "save the file again without it",
-            )
+    def content(self) -> dict:
+        """Return the whole tree: nested dictionaries, lists and tuples of numbers, texts and a `MdlTensor` per tensor.
 
-    def check_loadable(self) -> None:
-        """Raise InputError, naming the key, unless the whole file consists of numbers, texts and tensors.
-
-        cerebras-pytorch loads those without unpickling. It trusts a leaf's metadata, and even more its dataset's."""
+        Raises InputError, naming the key, if the file holds anything else, such as a pickled object."""
         with self._damages():
             [_, text] = json.loads(self.file.attrs["__spec__"])
-            [_, tree] = json.loads(text)
-            odd = [str(node) for node in set(_node_types(tree)) - _NODES]
-            odd += [key for key in self.leaves if not self._is_plain_leaf(key)]
-            odd += [key for key in self.file if not self._is_plain_dataset(key)]
-        if odd:
-            raise InputError(f"{self.path}: {odd[0]} is not plain data", "save the file again without it")
+            [_, root] = json.loads(text)
+            return self._content(root, "")
 
-    def _is_plain_leaf(self, key: str) -> bool:
-        """Return whether a leaf's metadata is complete and describes a number, a text, a link or a tensor."""
-        leaf = json.loads(self.file.attrs[key + _SUFFIX])
-        meta = self.leaves[key]
-        kind = meta.get("__TYPE__")
-        expected = {"__NUMPY__", "__TORCH__"} if kind == _TENSOR else {"__NONE__"}
-        marks = {name for name in ("__NONE__", "__NUMPY__", "__TORCH__", "__BYTES__", "__H5_TYPE__") if name in meta}
-        return (
-            leaf == {"__spec__": _spec({key: "*"}), "__objects__": [key], key + _SUFFIX: meta}
-            and kind in (_TENSOR, *_PLAIN)
-            and marks == expected
-            and ("key" in meta) == (kind == "LinkedObject")
-        )
-
-    def _is_plain_dataset(self, key: str) -> bool:
-        """Return whether a key of the file is a dataset in this file, whose own metadata describes a tensor."""
-        if type(self.file.get(key, getlink=True)) is not h5py.HardLink or not isinstance(self.file[key], h5py.Dataset):
-            return False
-        attributes = self.file[key].attrs
-        return attributes.get("__TYPE__") == _TENSOR and not {"__BYTES__", "__H5_TYPE__", "key"} & set(attributes)
+    def _content(self, node: dict, key: str) -> object:
+        """Return what is below a dotted key. `node` describes it."""
+        meta = self.leaves.get(key, {})
+        if meta.get("__LINKED__"):
+            return self._content(node, meta["key"])
+        if meta.get("__TYPE__") == _TENSOR:
+            return self.tensors[key]
+        if meta.get("__TYPE__") in _PLAIN:
+            return meta.get(_PLAIN[meta["__TYPE__"]])
+        if node["type"] not in _CONTAINERS:
+            raise InputError(f"{self.path}: {key} is not plain data", "save the file again without it")
+        children = node["children_spec"]
+        names = json.loads(node["context"]) if node["type"] == "builtins.dict" else range(len(children))
+        keys = [f"{key}.{name}" if key else name for name in names]
+        values = [self._content(child, key) for child, key in zip(children, keys, strict=True)]
+        return _CONTAINERS[node["type"]](values if node["type"] != "builtins.dict" else zip(names, values, strict=True))
 
     def read(self, tensor: MdlTensor, selection: object = ()) -> np.ndarray:
         """Return what `selection`, a slice or a tuple of slices and numbers, selects of a tensor.
@@ -171,31 +136,21 @@ class MdlFile:
         with self._damages(key):
             meta = self.leaves[key]
             if meta.get("__LINKED__"):
-                key = meta["key"]
-                meta = self.leaves[key]
+                return self._tensor(meta["key"])
             if not meta.get("__TORCH__"):
                 return None
             dtype, stored, _ = _DTYPES[meta["dtypes"][0]]
             tensor = MdlTensor(key, dtype, tuple(meta["shapes"][0]))
-            self._check_stored(tensor, stored)
+            dataset = self.file[key]
+            # A hostile file could show the content of another file as weights.
+            if dataset.file.filename != self.file.filename or dataset.is_virtual or dataset.external:
+                raise ValueError("it lies in another file")
+            # The appliance may have compressed it, in its own format.
+            if meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
+                raise ValueError("it is not stored as its metadata says")
+            if not _is_whole(dataset):
+                raise ValueError("parts of it are missing")
         return tensor
-
-    def _check_stored(self, tensor: MdlTensor, stored: str) -> None:
-        """Raise ValueError unless all of a tensor is in this file. It reads no tensor, so it takes no memory."""
-        # HDF5 makes groups of a key with slashes.
-        parts = tensor.key.split("/")
-        links = [self.file.get("/".join(parts[: depth + 1]), getlink=True) for depth in range(len(parts))]
-        if not all(type(link) is h5py.HardLink for link in links):
-            raise ValueError("it lies in another file")
-        dataset = self.file[tensor.key]
-        if dataset.is_virtual or dataset.external or _filters(dataset) - {_LZ4}:
-            raise ValueError("it lies in another file, or is not compressed by LZ4")
-        # The appliance may have compressed it, in its own format.
-        is_packed = self.leaves[tensor.key].get("compressed")
-        if is_packed or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
-            raise ValueError("it is not stored as its metadata says")
-        if not _complete(dataset, self.path):
-            raise ValueError("parts of it are missing")
 
     @contextmanager
     def _damages(self, key: str = "") -> Iterator[None]:
@@ -300,68 +255,12 @@ class Target(io.FileIO):
             raise self.error
 
 
-def _fatal_signal(file: MdlFile) -> str | None:
-    """Return the signal that ends a process which reads all descriptions of the file's tensors; None if it survives.
-
-    HDF5 is written in C. A damaged file can make it loop without end, or crash. So a child with limits reads it first."""
-    child = os.fork()
-    if not child:
-        _try_to_read(file.path)
-    _, status = os.waitpid(child, 0)
-    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
-
-
-def _try_to_read(path: Path) -> NoReturn:
-    """Read the descriptions of all tensors within limits of time, and end this process."""
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_SECONDS)
-        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS + 1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        trial = MdlFile(path)
-        # The trial must not start a child of its own.
-        vars(trial)["file"] = trial._open()
-        _ = trial.tensors
-    except BaseException:
-        # The parent will meet the same bad input, and report it.
-        pass
-    finally:
-        os._exit(0)
-
-
-def _node_types(node: dict) -> Iterator[str | None]:
-    """Yield the types that a tree's text names. Its reader would make objects of them."""
-    yield node["type"]
-    for child in node["children_spec"]:
-        yield from _node_types(child)
-
-
-def _filters(dataset: h5py.Dataset) -> set[int]:
-    """Return the numbers of the filters that a dataset went through."""
-    plan = dataset.id.get_create_plist()
-    return {plan.get_filter(number)[0] for number in range(plan.get_nfilters())}
-
-
-def _complete(dataset: h5py.Dataset, path: Path) -> bool:
-    """Return whether all of a dataset is stored, in chunks of the right size. Missing chunks would be read as zeros."""
+def _is_whole(dataset: h5py.Dataset) -> bool:
+    """Return whether all parts of a dataset are stored. HDF5 would read missing ones as zeros."""
     if dataset.chunks is None:
-        return dataset.id.get_storage_size() == dataset.nbytes <= path.stat().st_size
-    counts = [(size + chunk - 1) // chunk for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
-    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    chunks: list[h5py.h5d.StoreInfo] = []
-    # chunk_iter stops if the function returns something, and append returns None.
-    dataset.id.chunk_iter(chunks.append)
-    with open(path, "rb") as file:
-        return len(chunks) == math.prod(counts) and all(_holds(file.fileno(), chunk, chunk_bytes) for chunk in chunks)
-
-
-def _holds(descriptor: int, chunk: h5py.h5d.StoreInfo, size: int) -> bool:
-    """Return whether a chunk holds `size` bytes. HDF5's LZ4 filter allocates what the first 8 bytes of a chunk claim."""
-    is_uncompressed = chunk.filter_mask
-    if is_uncompressed:
-        return chunk.size == size
-    claimed = int.from_bytes(os.pread(descriptor, 8, chunk.byte_offset), "big")
-    return claimed == size <= chunk.size * _LZ4_RATIO
+        return dataset.id.get_storage_size() == dataset.nbytes
+    counts = [math.ceil(size / chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
+    return dataset.id.get_num_chunks() == math.prod(counts)
 
 
 def _chunks(shape: tuple[int, ...], width: int) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import read_json
-from sparseft.study.sources import Model, split_mdl
+from sparseft.study.sources import Model
 
 WANTED = ("*.safetensors", *SMALL_FILES)
 
@@ -37,9 +37,10 @@ def prepare_model(model: Model, output: Path) -> dict:
     """Write `output`, a checkpoint folder in model.dtype. Return the manifest, which is written into it last.
 
     Raises InputError if the source is missing or damaged, has an unknown architecture, does not fit its config.json, or
-    holds NaN or infinity in model.dtype. Raises it too if source and output overlap. Then no file changes."""
-    _check_apart(model.source, output)
+    holds NaN or infinity in model.dtype. Raises it too if the output lies in the source. Then no file changes."""
     kind, _, place = model.source.partition(":")
+    if kind == "path":
+        check_apart([output], [Path(place)])
     with atomic_folder(output, "model") as folder:
         revision = _READERS[kind](place, model, folder)
         _write_dtype(folder / "config.json", model.dtype)
@@ -70,21 +71,6 @@ def open_source(source: str) -> Checkpoint:
     prunable_layers(checkpoint)
     check_tensors(checkpoint, source)
     return checkpoint
-
-
-def _check_apart(source: str, output: Path) -> None:
-    """Raise InputError if the output is a local source, or if one contains the other, after following links.
-
-    An .mdl file often lies in the study's own folder, so the output may lie beside it."""
-    kind, _, place = source.partition(":")
-    if kind not in ("path", "mdl"):
-        return
-    folder = output.resolve()
-    sources = [path.resolve() for path in (split_mdl(place) if kind == "mdl" else [Path(place)])]
-    if kind == "path":
-        check_apart([output], sources)
-    if any(folder in (path, *path.parents) for path in sources):
-        raise InputError(f"{output}: it contains the source {source}", "choose another output folder")
 
 
 def _write_dtype(path: Path, dtype: str) -> None:

@@ -21,6 +21,7 @@ from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay
 from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_names import Place, deinterleave, duplicates, places
+from sparseft.checkpoints.soundness import differences
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import split_mdl
@@ -64,14 +65,10 @@ class ModelZooCheckpoint(Checkpoint):
         """Return the file's tensors by key, without the leading "model." of trainer checkpoints.
 
         Raises InputError if they are not those of the model that config.json describes."""
-        self.mdl.check_plain(BRANCH)
         branch = f"{BRANCH}."
         keys = [key for key in self.mdl.tensors if key.startswith(branch)]
         stored = {key.removeprefix(branch).removeprefix("model."): self.mdl.tensors[key] for key in keys}
-        faults = self._faults(stored)
-        if len(keys) > len(stored):
-            faults.append("keys with and without a leading `model.`")
-        if faults:
+        if faults := self._faults(stored):
             raise InputError(
                 f"{self.file}: it is not the model of {self.folder / 'config.json'}: {', '.join(faults)}",
                 "give its own Hugging Face folder, as FILE.mdl@FOLDER; merge adapters first",
@@ -127,34 +124,27 @@ class ModelZooCheckpoint(Checkpoint):
             yield np.ascontiguousarray(deinterleave(bits, place.head_dim) if place.head_dim else bits)
 
     def _faults(self, stored: dict[str, MdlTensor]) -> list[str]:
-        """Return how the file's tensors, by key, differ from those of the model that config.json describes."""
-        if not stored:
-            return ["no tensor under `model`"]
-        copies = duplicates(self.config)
-        faults = _differences(stored, self._expected(), copies)
-        if faults:
-            return faults
-        pairs = [(key, other) for key, other in copies.items() if key in stored]
-        return [f"{key} is not {other}" for key, other in pairs if not self._same(stored[key], stored[other])]
+        """Return how the file's tensors, by key, differ from those of the model that config.json describes.
 
-    def _expected(self) -> Shapes:
-        """Return key -> shape in the file, of the model that config.json describes."""
-        shapes: Shapes = {}
+        Masks and copies beside their parameters are allowed."""
+        expected: Shapes = {}
         for name, place in self.places.items():
             rows, *columns = self.shapes[name]
             experts = [] if place.expert is None else [self.config["num_local_experts"]]
-            shapes[place.key] = (rows, *experts, *columns)
-        return shapes
+            expected[place.key] = (rows, *experts, *columns)
+        copies = {key: other for key, other in duplicates(self.config).items() if key in stored}
+        masks = {f"{key}_mask" for key in expected}
+        shapes = {key: tensor.shape for key, tensor in stored.items() if key not in copies.keys() | masks}
+        faults = differences(shapes, expected)
+        faults += [f"{key} is in none of {', '.join(BITS)}" for key in shapes if stored[key].dtype not in BITS]
+        if faults:
+            return faults
+        # A copy that differs would be lost.
+        return [f"{key} is not {other}" for key, other in copies.items() if not self._same(stored[key], stored[other])]
 
     def _same(self, one: MdlTensor, other: MdlTensor) -> bool:
         """Return whether two tensors are one, or have the same dtype, shape and values."""
-        if one == other:
-            return True
-        if (one.dtype, one.shape) != (other.dtype, other.shape):
-            return False
-        step = max(1, BLOCK // math.prod(one.shape[1:]))
-        blocks = [slice(start, start + step) for start in range(0, one.shape[0], step)]
-        return all(np.array_equal(self.mdl.read(one, block), self.mdl.read(other, block)) for block in blocks)
+        return one == other or (one.dtype == other.dtype and np.array_equal(self.mdl.read(one), self.mdl.read(other)))
 
 
 def open_checkpoint(place: Path) -> Checkpoint:
@@ -164,18 +154,3 @@ def open_checkpoint(place: Path) -> Checkpoint:
         return Checkpoint(place)
     file, folder = mdl
     return ModelZooCheckpoint(folder=folder, file=file)
-
-
-def _differences(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
-    """Return how a file's tensors differ from those of its model. Masks beside their parameters are allowed."""
-    known = {**expected, **{key: expected[other] for key, other in copies.items()}}
-    masks = {f"{key}_mask" for key, shape in expected.items() if len(shape) > 1}
-    differing = [key for key in known.keys() & stored.keys() if stored[key].shape != known[key]]
-    unreadable = [key for key in expected.keys() & stored.keys() if stored[key].dtype not in BITS]
-    kinds = {
-        "missing": expected.keys() - stored.keys(),
-        "unknown to it": stored.keys() - known.keys() - masks,
-        "of another shape": differing,
-        f"in none of {', '.join(BITS)}": unreadable,
-    }
-    return [f"{len(keys)} tensors {kind} (first: {min(keys)})" for kind, keys in kinds.items() if keys]

@@ -25,7 +25,7 @@ def check_tensors(checkpoint: Checkpoint, place: Path | str) -> None:
     stored = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if not ROTARY_BUFFER.search(name)}
     if stored.keys() - expected.keys() == {_HEAD} and _same_bytes(checkpoint, _HEAD, _EMBEDDINGS):
         del stored[_HEAD]
-    faults = _faults(stored, expected)
+    faults = differences(stored, expected)
     if faults:
         what = f"{place}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
@@ -46,30 +46,25 @@ def is_finite(bits: np.ndarray, dtype: str) -> bool:
     return bool((bits << 1).max(initial=0) < infinity(dtype) << 1)
 
 
-def _faults(stored: Shapes, expected: Shapes) -> list[str]:
+def differences(stored: Shapes, expected: Shapes) -> list[str]:
     """Return how the stored tensors differ from the expected ones, each with a count and the first name."""
-    missing = sorted(expected.keys() - stored.keys())
-    unknown = sorted(stored.keys() - expected.keys())
-    differing = sorted(name for name in expected.keys() & stored.keys() if expected[name] != stored[name])
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} tensors missing (first: {missing[0]})")
-    if unknown:
-        faults.append(f"{len(unknown)} tensors unknown to it (first: {unknown[0]})")
-    if differing:
-        first = differing[0]
-        shapes = f"{first} is {stored[first]}, not {expected[first]}"
-        faults.append(f"{len(differing)} tensors of another shape (first: {shapes})")
-    return faults
+    kinds = {
+        "missing": expected.keys() - stored.keys(),
+        "unknown to it": stored.keys() - expected.keys(),
+        "of another shape": {
+            f"{name} is {stored[name]}, not {expected[name]}"
+            for name in expected.keys() & stored.keys()
+            if expected[name] != stored[name]
+        },
+    }
+    return [f"{len(names)} tensors {kind} (first: {min(names)})" for kind, names in kinds.items() if names]
 
 
 def _same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
     """Return whether two tensors are both there, with the same dtype, shape and bytes."""
-    if not {one, other} <= checkpoint.tensors.keys():
-        return False
-    first = checkpoint.tensors[one]
-    second = checkpoint.tensors[other]
-    if (first.dtype, first.shape) != (second.dtype, second.shape):
+    first = checkpoint.tensors.get(one)
+    second = checkpoint.tensors.get(other)
+    if not first or not second or (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
     blocks = zip(checkpoint.read_blocks(one, BLOCK), checkpoint.read_blocks(other, BLOCK), strict=True)
     return all(np.array_equal(*pair) for pair in blocks)

@@ -1,7 +1,6 @@
 """The saved state of a training on cerebras-pytorch: a .mdl file with the adapters and the optimizer, without the base.
 
-Our own reader (checkpoints/mdl.py) checks a file before the package opens it. It refuses an older format, and everything
-that the package would unpickle.
+The package writes it. Our own reader (checkpoints/mdl.py) reads it, because the package would unpickle objects.
 """
 
 import sys
@@ -9,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from sparseft.backends.cerebras.package import cstorch
-from sparseft.checkpoints.mdl import MdlFile
+from sparseft.checkpoints.checkpoint import DTYPES
+from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 
 NAME = "state_{step}.mdl"
@@ -40,11 +39,9 @@ def read_last_mdl(folder: Path, identity: str) -> dict | None:
     remove_unfinished(folder)
     for path in saved_mdl(folder):
         try:
-            _check(path, identity)
+            return _read(path, identity)
         except InputError as error:
             print(f"{error.args[0]}: it is not used", file=sys.stderr)
-        else:
-            return tree_map_only(torch.Tensor, _read, cstorch.load(str(path)))
     return None
 
 
@@ -65,15 +62,17 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink()
 
 
-def _read(tensor: Tensor) -> Tensor:
-    """Return a tensor in memory. The package reads it only when it is used, and the next state removes the file."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+def _read(path: Path, identity: str) -> dict:
+    """Return the state in a file. Raises InputError if it is not of the training with this identity."""
+    file = MdlFile(path)
+    dtypes = {code: getattr(torch, name) for name, code in DTYPES.items()}
 
+    def in_memory(tensor: MdlTensor) -> torch.Tensor:
+        values = torch.from_numpy(file.read(tensor))
+        return values.view(dtypes[tensor.dtype]) if tensor.dtype in dtypes else values
 
-def _check(path: Path, identity: str) -> None:
-    """Raise InputError if a file is not a state of the training with this identity. The package has not opened it yet."""
-    state = MdlFile(path)
-    with closing(state.file):
-        state.check_loadable()
-        if not state.tensors or state.leaves.get("identity", {}).get("string_value") != identity:
+    with closing(file.file):
+        content = file.content()
+        if content.get("identity") != identity:
             raise InputError(f"{path}: of other code, inputs or settings", "train without it")
+        return tree_map_only(MdlTensor, in_memory, content)
