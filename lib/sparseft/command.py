@@ -12,6 +12,7 @@ log. The log gets every traceback except that of an InputError, which the user c
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -55,7 +56,7 @@ def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int
         command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     except CycloptsError as error:
         raise InputError(_what(error), f"{app.name[0]} --help lists the flags") from error
-    return lambda: command(*bound.args, **bound.kwargs)
+    return partial(command, *bound.args, **bound.kwargs)
 
 
 def command_line(main: Callable[..., int | None]) -> App:
