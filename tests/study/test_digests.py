@@ -210,7 +210,9 @@ def test_a_name_that_is_a_module_and_one_that_is_a_function_are_told_apart(tmp_p
         "lib/sparseft/inner/module.py": "def function():\n    import sparseft.lazy\n",
         "script.py": "import numpy\nfrom sparseft.inner import function, module\n",
     }
-    files |= dict.fromkeys((f"lib/sparseft/{name}.py" for name in ("__init__", "inner/__init__", "inner/other", "lazy")), "")
+    files |= dict.fromkeys(
+        (f"lib/sparseft/{name}.py" for name in ("__init__", "inner/__init__", "inner/other", "lazy")), ""
+    )
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

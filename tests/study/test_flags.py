@@ -2,12 +2,38 @@
 
 import shlex
 
-from sparseft.study.flags import flags
+import pytest
+from pydantic import Field
+from sparseft.errors import InputError
+from sparseft.study.flags import flags, whole_percent
+from sparseft.study.section import Section
+
+
+class Small(Section):
+    """Stand for a section of the configuration."""
+
+    steps: int = 3
+    names: list[str] = Field([])
 
 
 def test_a_flag_without_a_value_is_left_out_and_0_and_false_are_values():
-    assert flags(a=None, b=[], c=0, d=False, e=[1, 2]) == "--c 0 --d False --e 1 2"
+    assert flags(a=None, b=[], c=0, d=False, e=[1, 2]) == "--c 0 --d=False --e 1 2"
+
+
+def test_the_keys_of_a_section_are_flags_below_its_name():
+    assert flags(small=Small(names=["x"])) == "--small.steps 3 --small.names x"
 
 
 def test_a_shell_reads_every_value_as_it_was():
     assert shlex.split(flags(name="a b", other=["$HOME", "'"])) == ["--name", "a b", "--other", "$HOME", "'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "percent"), [("0.29", 29), ("0", 0), ("1/2", 50), ("1", None), ("0.005", None), ("x", None)]
+)
+def test_a_sparsity_is_a_whole_percent_exactly(text, percent):
+    if percent is None:
+        with pytest.raises(InputError, match=f"--sparsity {text}"):
+            whole_percent(text)
+    else:
+        assert whole_percent(text) == percent

@@ -130,8 +130,8 @@ class _Keys(Section):
     tasks: dict[TaskName, TaskData] = Field(
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}]
     )
-    """Tasks by name, each with its data. Built in: boolq, hellaswag, gsm8k, boolq_mini, hellaswag_mini, gsm8k_mini. A task of your
-    own has a name that you choose (small letters, digits, `_`), and `lm_eval` or `kind`."""
+    """Tasks by name, each with its data. A task that is not built in has a name that you choose (small letters, digits, `_`), and
+    `lm_eval` or `kind`."""
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()
@@ -145,8 +145,7 @@ class _Keys(Section):
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
     backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name
-    """What trains: `torch` (Hugging Face transformers), `cerebras` (cerebras-pytorch) or `modelzoo` (Cerebras ModelZoo's
-    Trainer)."""
+    """What trains. Only `torch` trains on this machine's CPU and GPUs."""
     keep_merged: bool = False
     """Keep the merged models, `results/runs/*/model_dir`, after their evaluation."""
     results: str = Field("results", pattern=f"^{RESULTS}$", examples=["results/wanda"])

@@ -33,8 +33,11 @@ class _Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> int:
         """Return an integer, which must be the one that its digits say."""
         number = self.construct_yaml_int(node)
-        if re.fullmatch(r"[-+]?0[0-7_]+|.*:.*", node.value) and str(number) != node.value.lstrip("0"):
-            raise yaml.constructor.ConstructorError(None, None, f"YAML reads {node.value} as {number}", node.start_mark)
+        digits = node.value.replace("_", "")
+        is_octal = re.fullmatch(r"[-+]?0[0-7]+", digits) and int(digits) != number
+        if is_octal or ":" in digits:
+            what = f"YAML reads {node.value} as {number}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
         return number
 
 

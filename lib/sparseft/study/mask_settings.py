@@ -20,8 +20,7 @@ class Masks(Section):
     seed: Seed = 0
     """Seed of the method random."""
     scope: Literal["layer", "row", "global"] | None = None
-    """Which weights are ranked together by unstructured and random. Null means the choice of the importance: layer, or row for
-    wanda, ria and stade."""
+    """Which weights are ranked together by unstructured and random. Null means the choice of the importance (docs/methods.md)."""
     nm_group: Annotated[int, Field(ge=2, le=64)] = 4
     """M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4."""
     calibration_examples: Positive = 128
@@ -38,8 +37,8 @@ class Masks(Section):
     percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They are pruned
     from the grid's only model."""
     sequential: bool = True
-    """True: wanda and ria prune layer by layer, as published, in one pass per sparsity. False: one pass serves all sparsities,
-    with the inputs of the dense model."""
+    """True: importances that were published so, such as wanda, prune layer by layer, in one pass per sparsity. False: one pass
+    serves all sparsities, with the inputs of the dense model."""
     owl_lambda: float = Field(0.08, gt=0, le=1)
     """Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda."""
     owl_m: float = Field(5.0, gt=0, le=100)
