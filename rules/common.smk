@@ -53,7 +53,6 @@ try:
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     if workflow.is_main_process:
         check_inputs(STUDY, HASHES)
-    PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
 except (InputError, OSError) as error:
     refuse(error)
 

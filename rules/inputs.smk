@@ -1,4 +1,7 @@
 # The input functions. A path may have wildcards, which Snakemake fills in.
+from types import SimpleNamespace
+
+from sparseft.methods import get_method
 from sparseft.planning.local_files import model_files, selection_files, task_files
 
 
@@ -56,3 +59,70 @@ def calibration_sources(w):
 def imported_sources(w):
     """Return the files of a checkpoint that another tool pruned."""
     return ancient(model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))))
+
+
+# What the masks of a method are made from. `task_folder` is "/" and a task if they depend on its examples; else it is empty.
+def mask_job(w):
+    """Return the model, the task and the method of a job that makes masks."""
+    return SimpleNamespace(model=w.model, task=w.task_folder.removeprefix("/"), method=w.method)
+
+
+@with_signature
+def mask_examples(w):
+    """Return the files of the examples that a method looks at: a task's, a text's, or none."""
+    method = get_method(w.method)
+    if method.uses_task:
+        return f"{grid.DATA.format(task=mask_job(w).task)}/train.jsonl"
+    text = grid.calibration_text(w.method) if method.calibration else None
+    return [text, f"{text}.json"] if text else []
+
+
+@with_signature
+def mask_flags(w):
+    """Return the flags with the settings of a method, its examples, and the place of its pruned base."""
+    method = get_method(w.method)
+    task = mask_job(w).task
+    examples = {"task": task, "data_dir": grid.DATA.format(task=task)} if method.uses_task else {}
+    if method.calibration:
+        examples = {"text": grid.calibration_text(w.method)}
+    base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.updates_weights else None
+    return flags(**examples, pruned_dir=base, **STUDY.masks.used_by(w.method))
+
+
+@with_signature
+def mask_code(w):
+    """Return the digest of the code that makes the masks of a method."""
+    method = get_method(w.method)
+    unused = [] if method.updates_weights else ["sparseft.pruning.weight_updates", "sparseft.pruning.sparsegpt"]
+    if not method.uses_examples:
+        unused.append("sparseft.pruning.calibration")
+    return code("compute_masks.py", without=tuple(unused))(vars(mask_job(w)))
+
+
+def mask_kind(w):
+    """Return the kind of a job that makes masks: it may run the model, or only read its weights."""
+    return "mask" if get_method(w.method).uses_examples else "weights"
+
+
+@with_signature
+def mask_memory(w, attempt):
+    """Return the memory that a job that makes masks requests, in MB."""
+    return memory(mask_kind(w), mask_job)(w, attempt)
+
+
+@with_signature
+def mask_minutes(w, attempt):
+    """Return the time limit of a job that makes masks, in minutes."""
+    return minutes(mask_kind(w), mask_job)(w, attempt)
+
+
+@with_signature
+def mask_threads(w):
+    """Return the threads of a job that makes masks."""
+    return STUDY.resources.threads if get_method(w.method).uses_examples else 2
+
+
+@with_signature
+def mask_workers(w, threads):
+    """Return the threads that compute masks. Snakemake may give fewer, which changes no mask that looks at no examples."""
+    return STUDY.resources.threads if get_method(w.method).uses_examples else threads

@@ -1,254 +1,112 @@
+# One job makes the masks of all sparsities of a model and a method in one pass, if it updates no weights. A sparsity that is
+# added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters trained on them.
+import os
+
 from sparseft.methods import get_method
 
-# The sparsities of the first pass, and those that have a pass of their own, both as two digits.
-FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
-
-# Any sparsity of the grid that prunes, which may have a pruned base.
-PRUNED = "|".join(f"{percent:02d}" for percent in STUDY.grid.sparsities if percent) or "none"
-# The modules that only the methods that update weights need.
-UPDATING = ("sparseft.pruning.weight_updates", "sparseft.pruning.sparsegpt")
+# The jobs of this command on other machines start when some masks exist already. They make what this command planned.
+if workflow.is_main_process:
+    os.environ["SPARSEFT_ADDED"] = " ".join(f"{percent:02d}" for percent in passes.added_sparsities(STUDY))
 
 
-# One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
+envvars:
+    "SPARSEFT_ADDED",
+
+
+ADDED = os.environ["SPARSEFT_ADDED"].split()
+TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.difference(ADDED))
+# Masks that depend on a task's examples have a folder per task. For others, this wildcard is empty.
+MASKS = f"{grid.MASKS}{{task_folder}}"
+PRUNED_BASES = f"{grid.PRUNED_BASES}{{task_folder}}"
+PASS = passes.pass_files(MASKS, "{method}", TOGETHER)
+ONE = passes.pass_files(MASKS, "{method}", ["{sparsity}"])
+PRUNED = passes.pass_files(MASKS, "{method}", ["{sparsity}"], pruned=PRUNED_BASES)
+
+
+wildcard_constraints:
+    task_folder=r"(?:/[a-z0-9_]+)?",
+
+
 rule compute_masks:
     input:
         manifest=grid.MANIFEST,
+        examples=mask_examples,
     output:
-        masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
-        report=passes.report_file(grid.MASKS, "{method}"),
-        plots=passes.plot_files(grid.MASKS, "{method}"),
+        masks=PASS.masks,
+        report=PASS.report,
+        plots=PASS.plots,
     log:
-        "<logs>/compute_masks/{model}_{method}.log",
+        "<logs>/compute_masks/{model}{task_folder}/{method}.log",
     benchmark:
-        "<benchmarks>/compute_masks/{model}_{method}.tsv"
+        "<benchmarks>/compute_masks/{model}{task_folder}/{method}.tsv"
     wildcard_constraints:
-        method="|".join(grid.WEIGHT_METHODS),
+        method=grid.MASKING_METHOD,
     conda:
         "../envs/sparseft.yaml"
-    # One layer is read while another is counted. The masks are the same for any number of threads.
-    threads: 2
+    # With scores from the weights, one layer is read while another is counted.
+    threads: mask_threads
     resources:
-        # A few blocks of a matrix per thread, for any model; measured.
-        mem_mb=memory("weights"),
-        runtime=minutes("weights"),
-        gpu=0,
-        # These three are not in params, because a mask is the same in any pass. So a change of the passes reruns nothing.
-        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
-        suffix=passes.suffix_flag,
-        # Snakemake may give fewer.
-        workers=lambda w, threads: threads,
+        mem_mb=mask_memory,
+        runtime=mask_minutes,
+        gpu=lambda w: ONE_GPU if get_method(w.method).uses_examples else 0,
+        # These are not in params, because a mask is the same in any pass, and for any number of threads that it may have. So a
+        # change of the passes reruns nothing.
+        sparsities=lambda w: " ".join(f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)),
+        workers=mask_workers,
     params:
-        code=code("compute_masks.py", without=("sparseft.pruning.calibration", *UPDATING)),
+        code=mask_code,
+        # Another number of threads changes the last bits of the scores from examples.
+        cores=lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else None,
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
-        method=lambda w: w.get("method", grid.DENSE),
-        settings=lambda w: flags(**STUDY.masks.used_by(w.get("method", grid.DENSE))),
+        settings=mask_flags,
     message:
-        "compute the {params.method} masks of {wildcards.model}"
+        "compute the {wildcards.method} masks of {wildcards.model}"
     shell:
         "on_gpus {resources.gpu} "
         'python "$SCRIPTS/compute_masks.py"'
         " --model_path {params.model:q}"
         " --output_dir {params.folder:q}"
         " --sparsity {resources.sparsities}"
-        " --method {params.method:q}"
-        " {resources.suffix}"
+        " --method {wildcards.method:q}"
         " {params.settings}"
         " --threads {resources.workers}"
         " --plot"
         " 2> {log:q}"
 
 
-# The mask of the dense runs, which every method shares: sparsity 00, all ones.
-use rule compute_masks as compute_dense_mask with:
-    input:
-        manifest=grid.MANIFEST,
+# A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
+use rule compute_masks as compute_one_mask with:
     output:
-        mask=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity="00", method=grid.DENSE, allow_missing=True),
-        report=passes.report_file(grid.MASKS, grid.DENSE),
-        plots=passes.plot_files(grid.MASKS, grid.DENSE),
+        masks=ONE.masks,
+        report=ONE.report,
+        plots=ONE.plots,
     log:
-        "<logs>/compute_masks/{model}_dense.log",
+        "<logs>/compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}.log",
     benchmark:
-        "<benchmarks>/compute_masks/{model}_dense.tsv"
-
-
-# The masks of importances that need a task's training examples. The model is loaded and run.
-use rule compute_masks as compute_task_masks with:
-    input:
-        manifest=grid.MANIFEST,
-        train=f"{grid.DATA}/train.jsonl",
-    output:
-        masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
-        report=passes.report_file(grid.TASK_MASKS, "{method}"),
-        plots=passes.plot_files(grid.TASK_MASKS, "{method}"),
-    log:
-        "<logs>/compute_masks/{model}_{task}_{method}.log",
-    benchmark:
-        "<benchmarks>/compute_masks/{model}_{task}_{method}.tsv"
+        "<benchmarks>/compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
-        method="|".join(grid.MASKING_METHODS),
-    threads: STUDY.resources.threads
-    resources:
-        # The model, a score per weight in fp32, and one matrix of gradients.
-        mem_mb=memory("mask"),
-        runtime=minutes("mask"),
-        gpu=ONE_GPU,
-        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
-        suffix=passes.suffix_flag,
-        workers=STUDY.resources.threads,
-    params:
-        code=code("compute_masks.py", without=UPDATING),
-        # Another number of threads changes the last bits of the scores.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        folder=subpath(output.report, parent=True),
-        method="{method}",
-        # The data folder is not computed from `input`, because Snakemake would not track it.
-        settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
+        method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
+        sparsity="|".join(["00", *ADDED]),
 
 
-# The masks of importances that look at a text. They depend on no task, so they lie beside those that look at no example.
-use rule compute_task_masks as compute_text_masks with:
-    input:
-        manifest=grid.MANIFEST,
-        text=lambda w: grid.calibration_text(w.method),
-        source=lambda w: f"{grid.calibration_text(w.method)}.json",
-    output:
-        masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
-        report=passes.report_file(grid.MASKS, "{method}"),
-        plots=passes.plot_files(grid.MASKS, "{method}"),
-    log:
-        "<logs>/compute_masks/{model}_{method}.log",
-    benchmark:
-        "<benchmarks>/compute_masks/{model}_{method}.tsv"
-    wildcard_constraints:
-        method=grid.on_text(grid.MASKING_METHODS),
-    params:
-        code=code("compute_masks.py", without=UPDATING),
-        # Another number of threads changes the last bits of the scores.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        folder=subpath(output.report, parent=True),
-        method="{method}",
-        settings=lambda w: flags(text=grid.calibration_text(w.method), **STUDY.masks.used_by(w.method)),
-
-
-# A sparsity that was added to the grid later. The other masks stay as they are, and so do the adapters trained on them.
-use rule compute_masks as compute_added_mask with:
-    output:
-        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
-        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-    log:
-        "<logs>/compute_masks/{model}_{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
-    wildcard_constraints:
-        method="|".join(grid.WEIGHT_METHODS),
-        sparsity="|".join(ADDED) or "none",
-
-
-use rule compute_task_masks as compute_added_task_mask with:
-    output:
-        mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
-        report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-    log:
-        "<logs>/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
-    wildcard_constraints:
-        method="|".join(grid.MASKING_METHODS),
-        sparsity="|".join(ADDED) or "none",
-
-
-use rule compute_text_masks as compute_added_text_mask with:
-    output:
-        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
-        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-    log:
-        "<logs>/compute_masks/{model}_{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
-    wildcard_constraints:
-        method=grid.on_text(grid.MASKING_METHODS),
-        sparsity="|".join(ADDED) or "none",
+ruleorder: compute_masks > compute_one_mask
 
 
 # The importances that update weights: mask and pruned base of one sparsity, from which the runs start. manifest.json is written
 # last, so that it stands for the whole folder.
-use rule compute_task_masks as prune_on_task with:
+use rule compute_masks as prune with:
     output:
-        mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
-        base=f"{grid.TASK_PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
-        report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        masks=PRUNED.masks,
+        base=f"{PRUNED.base}/manifest.json",
+        report=PRUNED.report,
+        plots=PRUNED.plots,
     log:
-        "<logs>/prune/{model}_{task}_{method}_sparsity{sparsity}.log",
+        "<logs>/prune/{model}{task_folder}/{method}_sparsity{sparsity}.log",
     benchmark:
-        "<benchmarks>/prune/{model}_{task}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/prune/{model}{task_folder}/{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
-        method="|".join(grid.UPDATING_METHODS),
-        sparsity=PRUNED,
-    resources:
-        # A decoder layer, its Hessians, and the examples' hidden states.
-        mem_mb=memory("mask"),
-        runtime=minutes("mask"),
-        gpu=ONE_GPU,
-        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
-        suffix="",
-        workers=STUDY.resources.threads,
-    params:
-        code=code("compute_masks.py"),
-        # Another number of threads changes the last bits of the scores.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        folder=subpath(output.report, parent=True),
-        method="{method}",
-        settings=lambda w: flags(
-            task=w.task,
-            data_dir=grid.DATA.format(task=w.task),
-            pruned_dir=grid.TASK_PRUNED_BASES.format(model=w.model, task=w.task),
-            **STUDY.masks.used_by(w.method),
-        ),
-    message:
-        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
-
-
-use rule compute_text_masks as prune_on_text with:
-    output:
-        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
-        base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
-        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-    log:
-        "<logs>/prune/{model}_{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/prune/{model}_{method}_sparsity{sparsity}.tsv"
-    wildcard_constraints:
-        method=grid.on_text(grid.UPDATING_METHODS),
-        sparsity=PRUNED,
-    resources:
-        mem_mb=memory("mask"),
-        runtime=minutes("mask"),
-        gpu=ONE_GPU,
-        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
-        suffix="",
-        workers=STUDY.resources.threads,
-    params:
-        code=code("compute_masks.py"),
-        # Another number of threads changes the last bits of the scores.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        folder=subpath(output.report, parent=True),
-        method="{method}",
-        settings=lambda w: flags(
-            text=grid.calibration_text(w.method),
-            pruned_dir=grid.PRUNED_BASES.format(model=w.model),
-            **STUDY.masks.used_by(w.method),
-        ),
+        method=grid.UPDATING_METHOD,
     message:
         "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
 
@@ -259,17 +117,16 @@ rule import_pruned:
         manifest=grid.MANIFEST,
         source=imported_sources,
     output:
-        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
-        base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
-        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        masks=PRUNED.masks,
+        base=f"{PRUNED.base}/manifest.json",
+        report=PRUNED.report,
+        plots=PRUNED.plots,
     log:
-        "<logs>/import_pruned/{model}_{method}_sparsity{sparsity}.log",
+        "<logs>/import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}.log",
     benchmark:
-        "<benchmarks>/import_pruned/{model}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
-        sparsity=PRUNED,
     conda:
         "../envs/sparseft.yaml"
     resources:
@@ -279,7 +136,7 @@ rule import_pruned:
         code=code("import_pruned.py"),
         content=content(imported_sources),
         model=subpath(input.manifest, parent=True),
-        folder=subpath(output.mask, parent=True),
+        folder=subpath(output.report, parent=True),
         pruned=lambda w: grid.PRUNED_BASES.format(model=w.model),
         name=lambda w: get_method(w.method).imported,
         source=lambda w: STUDY.masks.imported_source(w.method, int(w.sparsity)),

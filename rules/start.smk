@@ -19,8 +19,6 @@ onstart:
     gc.freeze()
     gc.enable()
     try:
-        if QUEUED:
-            passes.record(PASSES[0])
     except InputError as error:
         refuse(error)
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.

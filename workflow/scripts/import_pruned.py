@@ -7,68 +7,51 @@ Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --outp
 of their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import run_script
+from sparseft.command import run
 from sparseft.methods import IMPORTED, get_method
 from sparseft.pruning.imported import import_pruned
-from sparseft.pruning.pruned_base import PrunedFiles, pruned_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
 from sparseft.study.config import Masks
 from sparseft.study.flags import whole_percent
+from sparseft.study.passes import pass_files
 from sparseft.study.section import parse_section
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", type=Path, required=True, help="folder of the model that the tool was given")
-    parser.add_argument(
-        "--source", required=True, help="the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]"
-    )
-    parser.add_argument("--name", required=True, help="the method is called imported_NAME: letters a to z and digits")
-    parser.add_argument(
-        "--sparsity", required=True, help="fraction of the weights that the tool pruned, in whole percents"
-    )
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the mask and its report")
-    parser.add_argument(
-        "--pruned_dir", type=Path, required=True, help="folder in which the pruned weights get a folder"
-    )
-    return parser.parse_args()
+def main(*, model_path: Path, source: str, name: str, sparsity: str, output_dir: Path, pruned_dir: Path) -> None:
+    """Check the inputs, import the checkpoint, and print the counts to stderr.
 
-
-def check_outputs(args: argparse.Namespace, source: str, places: PrunedFiles) -> None:
-    """Raise InputError if an output would replace an input, another output, or what this program did not write."""
+    Args:
+        model_path: folder of the model that the tool was given
+        source: the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]
+        name: the method is called imported_NAME: letters a to z and digits
+        sparsity: fraction of the weights that the tool pruned, in whole percents
+        output_dir: folder of the mask and its report
+        pruned_dir: folder in which the pruned weights get a folder
+    """
+    method = get_method(f"{IMPORTED.name}_{name}").name
+    percent = whole_percent(sparsity)
+    settings = parse_section(Masks, {"imported": {name: {percent: source}}}, "masks")
+    files = pass_files(output_dir, method, [f"{percent:02d}"], pruned=pruned_dir)
     kind, _, place = source.partition(":")
-    check_apart([args.output_dir, args.pruned_dir], [args.model_path, Path(place) if kind == "path" else None])
-    check_ours(args.output_dir, "masks", places.mask, places.report)
-    check_replaceable(places.base, "pruned model")
-
-
-def main() -> int:
-    """Check the inputs, import the checkpoint, and print the counts to stderr."""
-    args = parse_args()
-    method = get_method(f"{IMPORTED.name}_{args.name}").name
-    percent = whole_percent(args.sparsity)
-    source = parse_section(Masks, {"imported": {args.name: {percent: args.source}}}, "masks").imported_source(
-        method, percent
+    check_apart([output_dir, pruned_dir], [model_path, Path(place) if kind == "path" else None])
+    check_ours(output_dir, "masks", *files.masks, files.report)
+    check_replaceable(files.base, "pruned model")
+    hold(files.report)
+    hold(files.base)
+    counts = import_pruned(
+        Checkpoint(model_path), settings.imported_source(method, percent), method, percent, files
     )
-    places = pruned_files(args.output_dir, args.pruned_dir, method, percent)
-    check_outputs(args, source, places)
-    hold(places.report)
-    hold(places.base)
-    counts = import_pruned(Checkpoint(args.model_path), source, method, percent, places)
     print(
-        f"{places.mask}: {100 * counts['reached']:.2f} % pruned, {counts['natural_zeros']} natural zeros kept,"
+        f"{files.masks[0]}: {100 * counts['reached']:.2f} % pruned, {counts['natural_zeros']} natural zeros kept,"
         f" {counts['changed_weights']} kept weights changed",
         file=sys.stderr,
     )
-    return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

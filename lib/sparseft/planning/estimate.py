@@ -304,14 +304,12 @@ def _pruned_bases(config: Config, models: list[Subject]) -> list[Item]:
 def _mask_rule(method: str) -> str:
     """Return the rule that makes the masks of a method."""
     if method == DENSE:
-        return "compute_dense_mask"
+        return "compute_one_mask"
     if get_method(method).imported:
         return "import_pruned"
     if get_method(method).updates_weights:
-        return "prune_on_task" if method in grid.TASK_METHODS else "prune_on_text"
-    if get_method(method).calibration:
-        return "compute_text_masks"
-    return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"
+        return "prune"
+    return "compute_masks"
 
 
 def _adapter_rule(run: Run) -> str:

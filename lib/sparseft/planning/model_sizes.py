@@ -16,7 +16,7 @@ from sparseft.planning.local_files import missing_data_files
 from sparseft.storage.reading import read_json
 from sparseft.study import grid
 from sparseft.study.config import Config, Model
-from sparseft.study.passes import report_file
+from sparseft.study.passes import pass_files
 from sparseft.study.sources import split_mdl
 
 _MISTRAL = {
@@ -205,7 +205,7 @@ def _imported_from(model: str, method: str, percent: int) -> str | None:
     """Return the source from which a pruned base was imported, as its report says; None if one of them is missing."""
     cell = {"model": model, "method": method, "sparsity": f"{percent:02d}"}
     base = Path(grid.base_manifest(method).format(**cell))
-    report = Path(report_file(grid.MASKS, f"{method}{grid.ADDED_SUFFIX}").format(**cell))
+    report = pass_files(grid.MASKS.format(model=model), method, [cell["sparsity"]]).report
     return read_json(report).get("source") if base.exists() and report.exists() else None
 
 

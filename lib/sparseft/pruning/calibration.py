@@ -21,8 +21,7 @@ A float16 model is calibrated in float32, because its gradients would underflow.
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,8 +51,6 @@ from sparseft.tasks.documents import read_documents, recorded_source
 from sparseft.tasks.prepared import find_task, read_prepared
 from sparseft.tasks.task import Row, Task
 
-# The layer's name on disk -> its module.
-Linears = dict[str, nn.Linear]
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32
 
@@ -77,12 +74,31 @@ class ExampleCalibration:
         return self._results[key]
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Prune the model layer by layer, as `sequential_prune` describes."""
-        sequential_prune(checkpoint, self.examples_of(checkpoint), self.importance.statistic, prune)
+        """Prune the model decoder layer by decoder layer, as Wanda is published.
+
+        prune(layer, evidence fp32) returns each mask, bool (rows, cols), True if kept. The evidence is the statistic of the
+        layer's inputs. Raises InputError if it is not finite.
+
+        Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
+
+        def change(layer: str, weight: Tensor, evidence: Tensor) -> None:
+            kept = torch.from_numpy(prune(layer, evidence.cpu().numpy())).to(weight.device)
+            weight.masked_fill_(~kept, 0)
+
+        _in_sequence(checkpoint, self.examples_of(checkpoint), self.importance.statistic, change)
 
     def update_in_sequence(self, checkpoint: Checkpoint, update: Callable[[str, Tensor, Tensor], Tensor]) -> None:
-        """Prune the model layer by layer and update its weights, as `sequential_update` describes."""
-        sequential_update(checkpoint, self.examples_of(checkpoint), self.importance.statistic, update)
+        """Prune and update the model decoder layer by decoder layer, as SparseGPT is published.
+
+        update(layer, weight fp32 (rows, cols), evidence fp32) returns each layer's new weight. The evidence is the statistic
+        of the layer's inputs. Raises InputError if it is not finite.
+
+        Source: arXiv 2301.00774; IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
+
+        def change(layer: str, weight: Tensor, evidence: Tensor) -> None:
+            weight.copy_(update(layer, weight.float(), evidence))
+
+        _in_sequence(checkpoint, self.examples_of(checkpoint), self.importance.statistic, change)
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
@@ -151,8 +167,8 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
         return _of_gradients(checkpoint, examples, statistic)
     values: dict[str, np.ndarray] = {}
 
-    def note(layer: str, _, of_layer: Tensor) -> None:
-        values[layer] = of_layer.cpu().numpy()
+    def note(layer: str, _, evidence: Tensor) -> None:
+        values[layer] = evidence.cpu().numpy()
 
     _in_sequence(checkpoint, examples, statistic, note, changes_weights=False)
     return values
@@ -164,57 +180,26 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
     Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees them. The
     padding to MULTIPLE does not change the loss. A hook adds each gradient to its total and frees the gradient at once. So
     memory is the model, the totals (on the CPU), one gradient and the activations of one example."""
-    model, linears, device = _load(checkpoint)
+    use_repeatable_kernels()
+    device = choose_device()
+    model, _ = load_model(checkpoint.folder, device)
+    if model.dtype == torch.float16:
+        model.float()
+    # Experts that transformers fused are single layers again.
+    unfuse_experts(model)
     model.requires_grad_(False)
-    totals = {layer: _zeros(statistic, linear, torch.device("cpu")) for layer, linear in linears.items()}
-    for layer, linear in linears.items():
-        hook = _add_gradient_to(totals[layer], statistic)
-        linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(hook)
+    totals = {}
+    for layer in prunable_layers(checkpoint):
+        weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
+        totals[layer] = _zeros(statistic, weight, torch.device("cpu"))
+        hook = partial(_add_and_free, statistic, totals[layer])
+        weight.requires_grad_(True).register_post_accumulate_grad_hook(hook)
     # The longest example comes first, so that the heap does not grow later.
     longest_first = sorted(examples, key=lambda example: -len(example.ids))
     for example in tqdm(longest_first, desc="gradients"):
         batch = collate([example], MULTIPLE).to(device)
         AnswerLoss(model)(batch).mean().backward()
     return {layer: _finished(layer, statistic, total, len(examples)).numpy() for layer, total in totals.items()}
-
-
-def sequential_prune(
-    checkpoint: Checkpoint,
-    examples: list[Example],
-    statistic: Statistic,
-    prune: Callable[[str, np.ndarray], np.ndarray],
-) -> None:
-    """Prune the model decoder layer by decoder layer, as Wanda is published.
-
-    prune(layer, evidence fp32) returns each mask, bool (rows, cols), True if kept. The evidence is the `statistic` of the
-    layer's inputs. Raises InputError if it is not finite.
-
-    Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
-
-    def change(layer: str, weight: Tensor, of_layer: Tensor) -> None:
-        kept = torch.from_numpy(prune(layer, of_layer.cpu().numpy())).to(weight.device)
-        weight.masked_fill_(~kept, 0)
-
-    _in_sequence(checkpoint, examples, statistic, change)
-
-
-def sequential_update(
-    checkpoint: Checkpoint,
-    examples: list[Example],
-    statistic: Statistic,
-    update: Callable[[str, Tensor, Tensor], Tensor],
-) -> None:
-    """Prune and update the model decoder layer by decoder layer, as SparseGPT is published.
-
-    update(layer, weight fp32 (rows, cols), evidence fp32) returns each layer's new weight. The evidence is the `statistic` of
-    the layer's inputs. Raises InputError if it is not finite.
-
-    Source: arXiv 2301.00774; IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
-
-    def change(layer: str, weight: Tensor, of_layer: Tensor) -> None:
-        weight.copy_(update(layer, weight.float(), of_layer))
-
-    _in_sequence(checkpoint, examples, statistic, change)
 
 
 @torch.no_grad()
@@ -241,8 +226,15 @@ def _in_sequence(
     for number in tqdm(range(len(layered)), desc="decoder layers"):
         with layered.layer(number):
             linears = layered.linears(number, prunable)
-            with _accumulated(linears, statistic) as (totals, tokens):
-                _run_layer(stream, number, advance=not changes_weights)
+            totals = {layer: _zeros(statistic, linear.weight, layered.device) for layer, linear in linears.items()}
+            tokens: Counter[str] = Counter()
+            hooks = [
+                linear.register_forward_pre_hook(partial(_add_inputs, statistic, totals, tokens, layer))
+                for layer, linear in linears.items()
+            ]
+            _run_layer(stream, number, advance=not changes_weights)
+            for hook in hooks:
+                hook.remove()
             for layer, linear in linears.items():
                 change(layer, linear.weight, _finished(layer, statistic, totals.pop(layer), tokens[layer]))
             if changes_weights:
@@ -257,55 +249,30 @@ def _run_layer(stream: Stream, number: int, *, advance: bool) -> None:
             stream.advance([example], outputs)
 
 
-def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
-    """Return the model, its prunable layers and its device. Experts that transformers fused are single layers again."""
-    use_repeatable_kernels()
-    device = choose_device()
-    model, _ = load_model(checkpoint.folder, device)
-    if model.dtype == torch.float16:
-        model.float()
-    unfuse_experts(model)
-    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    linears = {layer: model.get_submodule(path) for layer, path in paths.items()}
-    return model, linears, device
-
-
-def _add_gradient_to(total: Tensor, statistic: Statistic) -> Callable[[Tensor], None]:
-    """Return a hook that adds a weight's gradient to the total of a statistic, and frees the gradient."""
-
-    def add_and_free(weight: Tensor) -> None:
-        statistic.add(total, weight.grad.to(total.device))
-        weight.grad = None
-
-    return add_and_free
-
-
-def _zeros(statistic: Statistic, linear: nn.Linear, device: torch.device) -> Tensor:
+def _zeros(statistic: Statistic, weight: Tensor, device: torch.device) -> Tensor:
     """Return the total of a layer's statistic before the first example."""
-    return torch.zeros(statistic.shape(*linear.weight.shape), dtype=getattr(torch, statistic.dtype), device=device)
+    return torch.zeros(statistic.shape(*weight.shape), dtype=getattr(torch, statistic.dtype), device=device)
 
 
-@contextmanager
-def _accumulated(linears: Linears, statistic: Statistic) -> Iterator[tuple[dict[str, Tensor], Counter[str]]]:
-    """Yield the totals of a statistic of inputs and the numbers of tokens, by layer. Forward passes in the block add to both."""
-    totals = {layer: _zeros(statistic, linear, linear.weight.device) for layer, linear in linears.items()}
-    tokens: Counter[str] = Counter()
+def _add_and_free(statistic: Statistic, total: Tensor, weight: Tensor) -> None:
+    """Add a weight's gradient to the total of a statistic, and free the gradient."""
+    statistic.add(total, weight.grad.to(total.device))
+    weight.grad = None
 
-    def collect(layer: str) -> Callable:
-        def add(_, inputs: tuple[Tensor, ...]) -> None:
-            # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
-            x = inputs[0].flatten(0, -2)
-            statistic.add(totals[layer], x)
-            tokens[layer] += len(x)
 
-        return add
-
-    handles = [linear.register_forward_pre_hook(collect(layer)) for layer, linear in linears.items()]
-    try:
-        yield totals, tokens
-    finally:
-        for handle in handles:
-            handle.remove()
+def _add_inputs(
+    statistic: Statistic,
+    totals: dict[str, Tensor],
+    tokens: Counter[str],
+    layer: str,
+    _: nn.Module,
+    inputs: tuple[Tensor, ...],
+) -> None:
+    """Add a layer's inputs to the total of a statistic, and their number to `tokens`."""
+    # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
+    x = inputs[0].flatten(0, -2)
+    statistic.add(totals[layer], x)
+    tokens[layer] += len(x)
 
 
 def _finished(layer: str, statistic: Statistic, total: Tensor, count: int) -> Tensor:

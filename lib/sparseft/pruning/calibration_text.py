@@ -43,9 +43,13 @@ def choose_windows(
 
     Raises InputError with the `place` of the text if it has fewer tokens than all windows together."""
     generator = random.Random(text.seed)
-    windows = _of_long_documents(documents, encode, text, generator)
-    if len(windows) == text.examples:
-        return windows
+    windows: list[list[int]] = []
+    for document in generator.sample(documents, len(documents)):
+        ids = encode(document)
+        if len(ids) > text.length:
+            windows.append(_window(ids, text.length, generator))
+        if len(windows) == text.examples:
+            return windows
     ids = encode(DOCUMENT_BREAK.join(documents))
     if len(ids) < text.examples * text.length:
         raise InputError(
@@ -53,20 +57,6 @@ def choose_windows(
             "give more text, or lower the examples or the length of the calibration",
         )
     return [_window(ids, text.length, generator) for _ in range(text.examples)]
-
-
-def _of_long_documents(
-    documents: list[str], encode: Callable[[str], list[int]], text: CalibrationText, generator: random.Random
-) -> list[list[int]]:
-    """Return up to `text.examples` windows, each of another document that has more than `text.length` tokens."""
-    windows: list[list[int]] = []
-    for document in generator.sample(documents, len(documents)):
-        ids = encode(document)
-        if len(ids) > text.length:
-            windows.append(_window(ids, text.length, generator))
-        if len(windows) == text.examples:
-            break
-    return windows
 
 
 def _window(ids: list[int], length: int, generator: random.Random) -> list[int]:

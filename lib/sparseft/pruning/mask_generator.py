@@ -9,7 +9,6 @@ nested.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +30,7 @@ from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.study.config import Masks
+from sparseft.study.passes import PassFiles
 
 
 class Calibration(Protocol):
@@ -46,15 +46,6 @@ class Calibration(Protocol):
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Call `prune(layer, evidence)` for each layer's mask, bool (rows, cols), in the model's order."""
-
-
-@dataclass(frozen=True)
-class PassFiles:
-    """Hold the paths of a pass: a mask per sparsity and the report. With a `plot_name`, plots are written beside the report."""
-
-    masks: list[Path]
-    report: Path
-    plot_name: str | None = None
 
 
 def compute_masks(

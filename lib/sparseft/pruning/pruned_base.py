@@ -8,7 +8,6 @@ is the pruned base, and `original` is the model from which it was made.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -25,48 +24,21 @@ from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.config import Masks
-from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
-
-
-@dataclass(frozen=True)
-class PrunedFiles:
-    """Hold the paths of one sparsity: mask, report and pruned base.
-
-    With a `plot_name`, plots are written beside the report."""
-
-    mask: Path
-    report: Path
-    base: Path
-    plot_name: str | None = None
-
-
-def pruned_files(
-    output: Path, pruned: Path, method: str, percent: int, suffix: str = "", has_plots: bool = True
-) -> PrunedFiles:
-    """Return the paths of one sparsity of a method.
-
-    Mask and report are in the folder `output`, and the pruned base is a folder in `pruned`. `suffix` ends the names of report
-    and plots."""
-    names = {"sparsity": f"{percent:02d}", "method": method}
-    pass_name = f"{method}{ADDED_SUFFIX.format(**names)}{suffix}"
-    return PrunedFiles(
-        mask=output / f"{MASK_NAME.format(**names)}.pt",
-        report=output / MASK_REPORT.format(name=pass_name),
-        base=pruned / PRUNED_NAME.format(**names),
-        plot_name=pass_name if has_plots else None,
-    )
+from sparseft.study.passes import PassFiles
 
 
 @dataclass
 class PrunedWriter:
-    """Take the mask and the new weights of each prunable layer, in any order."""
+    """Take the mask and the new weights of each prunable layer, in any order.
+
+    meta: further entries of the mask's metadata and of the report, which may be added until the end
+    rows: layer -> further entries of its row in the report
+    scores: layer -> the distribution of its scores"""
 
     original: Checkpoint
     masks: MaskWriter
     write_tensor: WriteTensor
-    # Further entries of the mask's metadata and of the report.
     meta: dict = field(default_factory=dict)
-    # By layer: further entries of its row in the report, and the distribution of its scores.
     rows: dict[str, dict] = field(default_factory=dict)
     scores: dict[str, ScoreDistribution] = field(default_factory=dict)
 
@@ -82,20 +54,18 @@ class PrunedWriter:
         content = np.ascontiguousarray(bits).reshape(-1)
         zero_pruned(content, tensor.shape[1], packed)
         if not is_finite(content, tensor.dtype):
-            raise InputError(f"{layer}: its updated weights are not finite in {tensor.dtype}", "use another method")
+            raise InputError(
+                f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
+            )
         self.masks.write(layer, 0, packed[None])
         self.write_tensor(tensor.name, content.tobytes())
         self.rows[layer] = row
         self.scores[layer] = scores
 
-    def record(self, **entries: object) -> None:
-        """Add `entries` to the metadata of the mask and to the report."""
-        self.meta.update(entries)
-
 
 @contextmanager
 def pruned_writer(
-    original: Checkpoint, method: str, percent: int, settings: Masks, places: PrunedFiles, meta: dict
+    original: Checkpoint, method: str, percent: int, settings: Masks, files: PassFiles, meta: dict
 ) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
@@ -110,10 +80,10 @@ def pruned_writer(
     meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with (
-        atomic_files(places.report.parent, places.report.name, "masks") as folder,
-        atomic_folder(places.base, "pruned model") as base,
+        atomic_files(files.report.parent, files.report.name, "masks") as folder,
+        atomic_folder(files.base, "pruned model") as base,
     ):
-        with mask_writer([folder / places.mask.name], [meta], shape) as masks:
+        with mask_writer([folder / files.masks[0].name], [meta], shape) as masks:
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
                 writer = PrunedWriter(original, masks, write_tensor)
                 yield writer
@@ -122,6 +92,6 @@ def pruned_writer(
         report = mask_report(meta, [percent], masks.kept, shape, writer.scores)
         for row in report["sparsities"][0]["layers"]:
             row.update(writer.rows[row["layer"]])
-        if places.plot_name:
-            plot_report(report, folder, places.plot_name)
-        write(folder / places.report.name, MaskReport(**report))
+        if files.plot_name:
+            plot_report(report, folder, files.plot_name)
+        write(folder / files.report.name, MaskReport(**report))

@@ -32,11 +32,12 @@ def on_text(names: tuple[str, ...]) -> str:
 
 
 TEXT_METHOD = on_text(TASK_METHODS)
+# Expressions for the methods of this project: those that update weights, and those that do not.
+UPDATING_METHOD = "|".join([*UPDATING_METHODS, on_text(UPDATING_METHODS)])
+MASKING_METHOD = "|".join([*WEIGHT_METHODS, *MASKING_METHODS, on_text(MASKING_METHODS)])
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
-# Ends the names of the report and the plots of a pass that only computes one sparsity.
-ADDED_SUFFIX = "_sparsity{sparsity}"
 PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name

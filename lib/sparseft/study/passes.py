@@ -1,94 +1,71 @@
-"""Decide which sparsities the first pass over a model makes, and which have a pass of their own.
+"""Say where the files of a pass over a model lie, and which masks have a pass of their own.
 
-One job makes the masks of a method in one pass. If it had to make one more mask, it would make all of them again. Snakemake
-would then train on them again, although no bit has changed. So a sparsity that you add to a study later has its own pass.
+One pass makes the masks of all sparsities of a method. If it had to make one more mask, it would make all of them again, and
+Snakemake would train on them again, although no bit has changed. So a sparsity that you add to a study later has its own pass.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.storage.atomic import write_json
-from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.flags import flags
-from sparseft.study.grid import ADDED_SUFFIX, MASK_PLOT, MASK_PLOTS, MASK_REPORT, mask_folder, mask_path
-
-# The running Snakemake command writes it for its jobs on other machines.
-FIRST_PASS = Path("masks/first_pass.json")
-_REMEDY = f"delete {FIRST_PASS}, and start the same command again"
+from sparseft.study.grid import MASK_NAME, MASK_PLOT, MASK_PLOTS, MASK_REPORT, PRUNED_NAME, mask_path
 
 
-def first_and_added(config: Config) -> tuple[list[int], list[int]]:
-    """Return the grid's sparsities, in percent: those of the first pass, and those that have a pass of their own.
+@dataclass(frozen=True)
+class PassFiles:
+    """Hold the paths of a pass: a mask per sparsity, the report, and the pruned base of a method that updates weights.
 
-    The existing masks of the grid decide. No pass makes an existing mask together with a missing one. The masks of a method
-    that updates weights have a job per sparsity, so they decide nothing."""
+    With a `plot_name`, plots are written beside the report."""
+
+    masks: list[Path]
+    report: Path
+    plot_name: str | None = None
+    base: Path | None = None
+
+    @property
+    def plots(self) -> list[Path]:
+        """Return the paths of the plots."""
+        return [self.report.parent / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
+
+
+def pass_files(
+    folder: Path | str,
+    method: str,
+    sparsities: list[str],
+    *,
+    pruned: Path | str | None = None,
+    ending: str = "pt",
+    has_plots: bool = True,
+) -> PassFiles:
+    """Return the paths of a pass whose masks are in `folder`, and whose base, if it has one, is in the folder `pruned`.
+
+    `sparsities` are in percent, as two digits each. A pass of one sparsity has it in the names of its report and its plots."""
+    names = [{"sparsity": sparsity, "method": method} for sparsity in sparsities]
+    name = f"{method}_sparsity{sparsities[0]}" if len(sparsities) == 1 else method
+    return PassFiles(
+        masks=[Path(folder, f"{MASK_NAME.format(**parts)}.{ending}") for parts in names],
+        report=Path(folder, MASK_REPORT.format(name=name)),
+        plot_name=name if has_plots else None,
+        base=Path(pruned, PRUNED_NAME.format(**names[0])) if pruned else None,
+    )
+
+
+def added_sparsities(config: Config) -> list[int]:
+    """Return the sparsities of the grid, in percent, whose masks are made one by one.
+
+    They are those that a model and a method lack although they have other masks of the grid. A method that updates weights has
+    a job per sparsity in any case, so it decides nothing."""
     grid = config.grid
     added: set[int] = set()
     in_passes = [method for method in grid.methods if not get_method(method).updates_weights]
     for model, method, task in product(grid.models, in_passes, grid.tasks):
-        added |= _added(grid.sparsities, model, method, task)
-    first = [percent for percent in grid.sparsities if percent not in added]
-    return first, sorted(added)
-
-
-def record(first: list[int]) -> None:
-    """Write the sparsities of the first pass for the jobs of this command, which start when some masks exist already."""
-    write_json(FIRST_PASS, {"sparsities": first})
-
-
-def recorded(config: Config) -> tuple[list[int], list[int]]:
-    """Return what `first_and_added` returned to the command that started this job. Raises InputError for a damaged record."""
-    if not FIRST_PASS.exists():
-        return first_and_added(config)
-    first = read_json(FIRST_PASS, _REMEDY).get("sparsities")
-    if not isinstance(first, list) or not all(type(percent) is int and 0 <= percent < 100 for percent in first):
-        raise InputError(f"{FIRST_PASS}: holds no list of sparsities", _REMEDY)
-    return first, [percent for percent in config.grid.sparsities if percent not in first]
-
-
-def _added(sparsities: list[int], model: str, method: str, task: str) -> set[int]:
-    """Return the sparsities of one model and method that have, or must have, a pass of their own."""
-    folder = Path(mask_folder(method).format(model=model, task=task))
-    own_pass = set()
-    made = set()
-    for percent in sparsities:
-        names = {"model": model, "method": method, "task": task, "sparsity": f"{percent:02d}"}
-        if (folder / MASK_REPORT.format(name=f"{method}{ADDED_SUFFIX.format(**names)}")).exists():
-            own_pass.add(percent)
-        if Path(mask_path(method).format(**names)).exists():
-            made.add(percent)
-    first_pass_is_made = bool(made - own_pass)
-    missing = set(sparsities) - made
-    return own_pass | missing if first_pass_is_made else own_pass
-
-
-def report_file(folder: str, name: str) -> str:
-    """Return the path of the report of one pass. `name` is the method; for a sparsity's own pass it ends in ADDED_SUFFIX."""
-    return f"{folder}/{MASK_REPORT.format(name=name)}"
-
-
-def plot_files(folder: str, name: str) -> list[str]:
-    """Return the paths of the plots of one pass."""
-    return [f"{folder}/{MASK_PLOT.format(plot=plot, name=name)}" for plot in MASK_PLOTS]
-
-
-def suffix_flag(wildcards: Mapping[str, str]) -> str:
-    """Return the flag with the suffix of the names of report and plots; empty for the first pass."""
-    sparsity = wildcards.get("sparsity")
-    return flags(suffix=ADDED_SUFFIX.format(sparsity=sparsity) if sparsity else None)
-
-
-def fractions(wildcards: Mapping[str, str], first_pass: list[str]) -> str:
-    """Return the sparsities of a pass as fractions, as text for a shell command. `first_pass` is in percent, two digits each."""
-    sparsity = wildcards.get("sparsity")
-    if sparsity:
-        percents = [sparsity]
-    elif wildcards.get("method"):
-        percents = first_pass
-    else:
-        percents = ["00"]
-    return " ".join(f"0.{percent}" for percent in percents)
+        paths = {
+            percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
+            for percent in grid.sparsities
+        }
+        missing = {percent for percent, path in paths.items() if not Path(path).exists()}
+        if len(missing) < len(paths):
+            added |= missing
+    return sorted(added)
