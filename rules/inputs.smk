@@ -92,11 +92,7 @@ def mask_flags(w):
 @with_signature
 def mask_code(w):
     """Return the digest of the code that makes the masks of a method."""
-    method = get_method(w.method)
-    unused = [] if method.updates_weights else ["sparseft.pruning.weight_updates", "sparseft.pruning.sparsegpt"]
-    if not method.uses_examples:
-        unused.append("sparseft.pruning.calibration")
-    return code("compute_masks.py", without=tuple(unused))(vars(mask_job(w)))
+    return code("compute_masks.py")(vars(mask_job(w)))
 
 
 def mask_kind(w):

@@ -18,8 +18,5 @@ onstart:
     # The objects of the plan stay, so no search for garbage needs to read them.
     gc.freeze()
     gc.enable()
-    try:
-    except InputError as error:
-        refuse(error)
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
     Path(PATHS.stop).unlink(missing_ok=True)

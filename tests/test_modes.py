@@ -1,6 +1,5 @@
 """Test what the modes say of one another."""
 
-import pytest
 from sparseft.modes import MODES, get_mode, with_starts
 from sparseft.study import grid
 
@@ -10,21 +9,13 @@ def test_a_mode_brings_the_one_that_it_starts_from():
     assert with_starts(["sparse_to_sparse", "sparse_to_dense"]) == ["sparse_to_dense", "sparse_to_sparse"]
 
 
-def test_every_trained_mode_is_made_in_one_way():
+def test_every_trained_mode_is_made_in_one_way_and_compared_with_another_trained_one():
     assert sorted(grid.TASK_MODES + grid.RECONSTRUCTING_MODES) == sorted(grid.TRAINED_MODES)
     assert set(grid.TASK_MODES) - set(grid.NEW_ADAPTER_MODES) == {"reconstruct_to_sparse"}
-
-
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-def test_a_curve_starts_from_what_its_mode_can_reach_without_pruning(mode):
-    assert mode.dense_mode == ("sparse_to_dense" if mode.name in grid.TASK_MODES else "no_finetune")
-
-
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-def test_what_a_mode_names_is_another_trained_mode(mode):
-    for name in {mode.starts_from, mode.compared_with} - {None}:
-        assert get_mode(name).is_trained
-        assert name != mode.name
+    for mode in MODES:
+        assert mode.dense_mode == ("sparse_to_dense" if mode.name in grid.TASK_MODES else "no_finetune")
+        for name in {mode.starts_from, mode.compared_with} - {None}:
+            assert get_mode(name).is_trained and name != mode.name
 
 
 def test_a_training_starts_from_the_adapter_of_the_same_cell_and_seed():

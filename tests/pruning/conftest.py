@@ -1,10 +1,10 @@
 """Provide the places of the files that a method that updates weights writes."""
 
 import pytest
-from sparseft.pruning.pruned_base import PrunedFiles
+from sparseft.study.passes import PassFiles
 
 
 @pytest.fixture
-def places(tmp_path) -> PrunedFiles:
+def places(tmp_path) -> PassFiles:
     """Return the places of one sparsity, which do not exist yet."""
-    return PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
+    return PassFiles([tmp_path / "masks/m.pt"], tmp_path / "masks/r.json", base=tmp_path / "pruned/base")

@@ -330,7 +330,7 @@ def test_a_lambda_that_moves_no_n_is_refused_with_the_least_that_can(group, leas
 def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, method, group):
     options = Masks(**SETTINGS, sparsegpt_block=20, **({"nm_group": group} if group else {}))
     prune_weights(uneven, method, 50, places, options, calibrate(get_method(method), TASK.name, train, options))
-    mask = read_mask(places.mask)
+    mask = read_mask(places.masks[0])
     magnitude = method.replace("_sparsegpt", "")
     expected = computed(uneven, magnitude, train, [50], **({"nm_group": group} if group else {}))[50]
     assert mask.meta["outliers"] == expected.meta["outliers"]

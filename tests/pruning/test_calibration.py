@@ -12,16 +12,14 @@ from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.importances import IMPORTANCES
+from sparseft.importances import IMPORTANCES, WANDA
 from sparseft.importances.fisher import FISHER
 from sparseft.importances.gradient import GRADIENT_MAGNITUDES
 from sparseft.importances.stade import STADE
 from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.language_model.layer_inputs import layer_arguments
-from sparseft.pruning import calibration
-from sparseft.pruning.calibration import calibration_examples, compute_statistic, sequential_prune
+from sparseft.pruning.calibration import ExampleCalibration, calibration_examples, compute_statistic
 from sparseft.pruning.calibration_text import text_examples
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
@@ -38,6 +36,7 @@ EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows
     Example([number * 11 % 250 for number in range(70)], 40),
 ]
 TASK = BY_NAME["hellaswag_mini"]
+BY_WANDA = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
 # The projections whose inputs come from a norm of root mean square 1 -> the number of times that a token goes there.
 TIMES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 1)
 NORMED = {
@@ -92,17 +91,6 @@ def test_a_statistic_of_gradients_is_that_of_the_full_gradients_of_each_example(
         assert found.dtype == np.float32
         assert found.max() > 1e-5  # and so not all within atol
         np.testing.assert_allclose(found, expected[layer].numpy(), rtol=2e-4, atol=1e-7, err_msg=layer)
-
-
-def test_the_model_meets_few_lengths_the_longest_first(tiny, monkeypatch):
-    widths = []
-    loss = calibration.AnswerLoss.forward
-    monkeypatch.setattr(
-        calibration.AnswerLoss, "forward", lambda self, batch: widths.append(batch.ids.shape[1]) or loss(self, batch)
-    )
-    examples = [Example(list(range(1, length)), length // 2) for length in (40, 6, 33, 34, 7)]
-    compute_statistic(tiny, examples, GRADIENT_MAGNITUDES)
-    assert widths == [64, 64, 32, 32, 32]
 
 
 def test_no_gradient_outlives_its_hook(tiny):
@@ -193,7 +181,7 @@ def wanda(weights: dict[str, Tensor], seen: dict[str, np.ndarray]) -> Callable[[
 def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny):
     weights = load_file(tiny.folder / "model.safetensors")
     norms, expected = {}, {}
-    sequential_prune(tiny, EXAMPLES, INPUT_NORMS, wanda(weights, norms))
+    BY_WANDA.prune_in_sequence(tiny, wanda(weights, norms))
     model, prune = load(tiny), wanda(weights, expected)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
@@ -209,17 +197,16 @@ def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny)
     assert changed == [layer for layer in norms if layer.startswith("model.layers.1.")]
 
 
-def test_masks_that_keep_all_leave_the_dense_norms(tiny):
-    shapes, norms = prunable_shapes(tiny), {}
+def keep_all(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Return the norms that a sequential pass over a model sees if it prunes nothing."""
+    shapes, norms = prunable_shapes(checkpoint), {}
 
-    def keep_all(layer: str, norm: np.ndarray) -> np.ndarray:
+    def note(layer: str, norm: np.ndarray) -> np.ndarray:
         norms[layer] = norm
         return np.ones(shapes[layer], bool)
 
-    sequential_prune(tiny, EXAMPLES, INPUT_NORMS, keep_all)
-    dense = compute_statistic(tiny, EXAMPLES, INPUT_NORMS)
-    assert norms.keys() == dense.keys()
-    assert all((norms[layer] == dense[layer]).all() for layer in dense)
+    BY_WANDA.prune_in_sequence(checkpoint, note)
+    return norms
 
 
 @torch.no_grad()
@@ -229,32 +216,16 @@ def stock_norms(checkpoint: Checkpoint, layers: list[str]) -> dict[str, np.ndarr
     return captured_norms(model, [layer for layer in layers if "experts" not in layer], EXAMPLES)
 
 
-def test_sequential_norms_of_every_layer_are_those_of_stock_transformers(tiny):
+def test_masks_that_keep_all_leave_the_dense_norms_and_those_of_stock_transformers(tiny):
     """Gemma 3 has other masks and rotary angles in its second layer, Qwen2 and Qwen3 another mask."""
-    shapes, norms = prunable_shapes(tiny), {}
-
-    def keep_all(layer: str, norm: np.ndarray) -> np.ndarray:
-        norms[layer] = norm
-        return np.ones(shapes[layer], bool)
-
-    sequential_prune(tiny, EXAMPLES, INPUT_NORMS, keep_all)
+    norms, dense = keep_all(tiny), compute_statistic(tiny, EXAMPLES, INPUT_NORMS)
+    assert norms.keys() == dense.keys()
+    assert all((norms[layer] == dense[layer]).all() for layer in dense)
     expected = stock_norms(tiny, list(norms))
     assert len(expected) >= 8
     for layer, norm in expected.items():
         # Fused experts round otherwise in bfloat16.
         np.testing.assert_allclose(norms[layer], norm, rtol=2e-2 if tiny.architecture.experts else 1e-5, err_msg=layer)
-
-
-def test_the_decoder_layers_compute_as_before_after_their_arguments_were_noted(tiny):
-    model = load(tiny)
-    ids = torch.tensor([EXAMPLES[2].ids])
-    with torch.no_grad():
-        before = model(ids).logits
-        states, keywords = layer_arguments(model, ids)
-        assert torch.equal(model(ids).logits, before)
-        for layer, own in zip(model.model.layers, keywords, strict=True):
-            states = layer(states, **own)
-        assert torch.equal(model.lm_head(model.model.norm(states)), before)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
@@ -291,11 +262,7 @@ def test_of_a_text_sequences_are_drawn_and_not_documents(tiny_llama):
 
 @pytest.mark.parametrize(
     ("rows", "number", "message"),
-    [
-        (0, 8, "hellaswag_mini: no calibration examples"),
-        (8, 0, "hellaswag_mini: no calibration examples"),
-        (8, 9, "calibration_examples 9: hellaswag_mini .* 8 "),
-    ],
+    [(0, 8, "hellaswag_mini: no calibration examples"), (8, 9, "calibration_examples 9: hellaswag_mini .* 8 ")],
 )
 def test_too_few_rows_are_refused(tiny_llama, rows, number, message):
     with pytest.raises(InputError, match=message):
@@ -310,9 +277,8 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     checkpoint = Checkpoint(tmp_path / "m")
     with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: .*gradient .*finite"):
         compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
-    for norms in (compute_statistic, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
-        with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
-            norms(checkpoint, EXAMPLES[:1], INPUT_NORMS)
+    with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
+        BY_WANDA.prune_in_sequence(checkpoint, wanda(tensors, {}))
 
 
 def test_a_context_that_config_json_leaves_out_is_the_default_of_transformers(tmp_path):

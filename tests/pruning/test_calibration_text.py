@@ -9,15 +9,10 @@ import pytest
 from project import call_script, succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.importances import WANDA, Statistic
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, check_run, read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import (
-    calibrate_on_text,
-    compute_statistic,
-    sequential_prune,
-)
+from sparseft.pruning.calibration import ExampleCalibration, calibrate_on_text
 from sparseft.pruning.calibration_text import choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import CalibrationText
@@ -69,12 +64,6 @@ def test_short_documents_are_joined_by_blank_lines():
     assert {whole[:10], whole[4:14], whole[-10:]} <= starts
 
 
-def test_the_seed_chooses_the_windows():
-    documents = [document(1000 * number, 100) for number in range(1, 30)]
-    chosen, again, other = (choose_windows(documents, letters, settings(seed=seed), PLACE) for seed in (0, 0, 1))
-    assert chosen == again != other
-
-
 @pytest.mark.parametrize(("documents", "tokens"), [(["a" * 39], 39), (["a" * 10, "b" * 10], 22), ([""], 0)])
 def test_a_text_with_fewer_tokens_than_its_windows_is_refused(documents, tokens):
     with pytest.raises(
@@ -114,29 +103,10 @@ def test_masks_are_those_of_the_windows_as_examples(tiny_llama, text, base):
     masks = compute_masks(tiny_llama, method.name, [50], calibration, calibration={"c4": settings()})
     examples = text_examples(tiny_llama, [json.loads(line)["text"] for line in text.open()], settings(), text)
 
-    class Given:
-        """Give the evidence of these examples."""
-
-        importance = method.importance
-        meta: dict = {}  # noqa: RUF012
-
-        def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
-            return compute_statistic(checkpoint, examples, statistic)
-
-        def prune_in_sequence(self, checkpoint: Checkpoint, prune) -> None:
-            sequential_prune(checkpoint, examples, self.importance.statistic, prune)
-
-    expected = compute_masks(tiny_llama, base, [50], Given())[50]
+    given = ExampleCalibration(method.importance, lambda checkpoint: examples, {})
+    expected = compute_masks(tiny_llama, base, [50], given)[50]
     for layer in expected.shape:
         np.testing.assert_array_equal(masks[50].kept(layer), expected.kept(layer))
-
-
-def test_one_pass_wanda_uses_the_norms_of_the_windows(tiny_llama, text):
-    calibration = calibrate_on_text(get_method("unstructured_wanda_on_c4"), text, settings())
-    norms = compute_statistic(tiny_llama, calibration.examples_of(tiny_llama), WANDA.statistic)
-    evidence = calibration.evidence(tiny_llama, WANDA.statistic)
-    assert all((evidence[layer] == norms[layer]).all() for layer in norms)
-    assert calibration.importance is WANDA
 
 
 def computed(folder: Path, model: Path, text: Path, **flags: object) -> Mask:

@@ -10,8 +10,9 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import check_mask, pack, read_mask
 from sparseft.masks.validation import validate
-from sparseft.pruning.pruned_base import PrunedFiles, pruned_writer
+from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.study.config import Masks
+from sparseft.study.passes import PassFiles
 from tiny_models import TYPICAL, save_tiny
 from transformers import AutoModelForCausalLM
 
@@ -27,11 +28,11 @@ def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray,
     return result
 
 
-def prune(checkpoint: Checkpoint, places: PrunedFiles, changed: dict) -> None:
+def prune(checkpoint: Checkpoint, places: PassFiles, changed: dict) -> None:
     with pruned_writer(checkpoint, "unstructured", 50, Masks(), places, {"task": "boolq"}) as writer:
         for layer, (kept, bits) in reversed(changed.items()):
             writer.write(layer, kept, bits, damping=float(len(layer)))
-        writer.record(natural_zeros=7)
+        writer.meta["natural_zeros"] = 7
 
 
 @pytest.mark.parametrize("name", TYPICAL)
@@ -40,35 +41,24 @@ def test_the_pruned_base_has_the_new_weights_under_the_mask_and_every_other_byte
     assert len(original.files) > 1
     changed = halves(original)
     prune(original, places, changed)
-    base = Checkpoint(places.base)
+    base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert base.prepared and base.digest != original.digest
     assert [file.stat().st_size for file in base.files] == [file.stat().st_size for file in original.files]
     for tensor in original.tensors.values():
-        layer = tensor.name.removesuffix(".weight")
         expected = original.read(tensor.name)
-        if layer in changed:
+        if (layer := tensor.name.removesuffix(".weight")) in changed:
             kept, bits = changed[layer]
             expected = np.where(kept, bits, 0)
+            np.testing.assert_array_equal(mask.bits[layer], pack(kept))
         np.testing.assert_array_equal(base.read(tensor.name), expected)
-    manifest = json.loads((places.base / "manifest.json").read_text())
-    assert (manifest["original"], manifest["method"], manifest["sparsity"]) == (original.digest, "unstructured", 0.5)
     AutoModelForCausalLM.from_pretrained(places.base)
-
-
-def test_the_mask_belongs_to_the_pruned_base_and_names_the_original(tmp_path, places):
-    original = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    changed = halves(original)
-    prune(original, places, changed)
-    base = Checkpoint(places.base)
-    mask = read_mask(places.mask)
-    check_mask(mask, places.mask, prunable_shapes(base), base.digest)
+    check_mask(mask, places.masks[0], prunable_shapes(base), base.digest)
     with pytest.raises(InputError, match="computed from other weights"):
-        check_mask(mask, places.mask, prunable_shapes(original), original.digest)
-    assert (mask.meta["original"], mask.meta["natural_zeros"], mask.meta["task"]) == (original.digest, 7, "boolq")
-    for layer, (kept, _) in changed.items():
-        np.testing.assert_array_equal(mask.bits[layer], pack(kept))
+        check_mask(mask, places.masks[0], prunable_shapes(original), original.digest)
     assert validate(base, mask, base=base)["passed"]
-    report = json.loads(places.report.read_text())
+    assert (mask.meta["original"], mask.meta["natural_zeros"], mask.meta["task"]) == (original.digest, 7, "boolq")
+    manifest, report = (json.loads(file.read_text()) for file in (places.base / "manifest.json", places.report))
+    assert (manifest["original"], manifest["method"], manifest["sparsity"]) == (original.digest, "unstructured", 0.5)
     assert report["natural_zeros"] == 7 and report["base"] == base.digest
     assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [len(layer) for layer in changed]
 
@@ -93,6 +83,6 @@ def test_the_weights_may_be_negative_zeros_but_what_is_pruned_is_not(tmp_path, p
     original = Checkpoint(save_tiny("llama", tmp_path / "model", dtype=torch.float32))
     changed = {layer: (kept, np.full_like(bits, 1 << 31)) for layer, (kept, bits) in halves(original).items()}
     prune(original, places, changed)
-    base = Checkpoint(places.base)
     for layer, (kept, _) in changed.items():
-        np.testing.assert_array_equal(base.read(f"{layer}.weight"), np.where(kept, np.uint32(1 << 31), 0))
+        written = Checkpoint(places.base).read(f"{layer}.weight")
+        np.testing.assert_array_equal(written, np.where(kept, np.uint32(1 << 31), 0))

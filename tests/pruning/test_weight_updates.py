@@ -56,7 +56,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
     prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
     base = Checkpoint(places.base)
-    mask = read_mask(places.mask)
+    mask = read_mask(places.masks[0])
     # Stock transformers, in which the blocks are replaced one after the other.
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
     unfuse_experts(model)
@@ -82,7 +82,7 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", dtype))
     prune_weights(checkpoint, METHOD, percent, places, SETTINGS, CALIBRATION)
     base = Checkpoint(places.base)
-    mask = read_mask(places.mask)
+    mask = read_mask(places.masks[0])
     for layer, (rows, cols) in mask.shape.items():
         assert int((~mask.kept(layer)).sum()) == round(Fraction(percent * rows * cols, 100))
     assert validate(base, mask, base=base)["passed"]
@@ -100,7 +100,7 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
 def test_every_group_of_n_to_m_prunes_n(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
     prune_weights(checkpoint, "semistructured_sparsegpt", 50, places, SETTINGS, CALIBRATION)
-    mask = read_mask(places.mask)
+    mask = read_mask(places.masks[0])
     for layer in mask.shape:
         assert (mask.kept(layer).reshape(-1, 4).sum(axis=1) == 2).all()
     with pytest.raises(InputError, match="its 48 columns cannot be divided into groups of 5"):
@@ -141,7 +141,7 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
     second = list(prunable_shapes(checkpoint))[1]
     report = json.loads(places.report.read_text())
-    assert read_mask(places.mask).meta["more_damping"] == {second: 1.0} == report["more_damping"]
+    assert read_mask(places.masks[0]).meta["more_damping"] == {second: 1.0} == report["more_damping"]
     assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [0.01, 1.0, *[0.01] * 12]
     assert capsys.readouterr().err.count(f"{second}: its Hessian is not positive definite") == 2
 
@@ -151,7 +151,7 @@ def test_two_passes_write_the_same_bits(tmp_path, places):
     digests = []
     for _ in range(2):
         prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
-        digests.append((Checkpoint(places.base).digest, Path(places.mask).read_bytes()))
+        digests.append((Checkpoint(places.base).digest, Path(places.masks[0]).read_bytes()))
     assert digests[0] == digests[1]
 
 
@@ -165,4 +165,4 @@ def test_inputs_that_are_not_finite_are_one_line(tmp_path, places):
     file.write_bytes(content)
     with pytest.raises(InputError, match="an input is not finite"):
         prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
-    assert not places.base.exists() and not places.mask.exists()
+    assert not places.base.exists() and not places.masks[0].exists()

@@ -496,24 +496,9 @@ def words_of(box: Path, script: str, flags: dict) -> list:
             for part in (f"--{name}", box / value if (box / value).exists() or name in outputs else value)]  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", ["/../../x", "/x", "a b", "x\n"])
-def test_a_suffix_that_leaves_the_folder(box, suffix):
-    call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random", "--suffix", suffix)
-    assert f"--suffix {suffix!r}: " in refused(*call)
-
-
-@pytest.mark.parametrize(("methods", "importance"), [
-    (["unstructured", "unstructured"], "magnitude"), (["unstructured_wanda", "random", "unstructured"], "wanda"),
-])  # fmt: skip
-def test_a_method_named_twice_is_refused_and_waits_for_nobody(box, methods, importance):
-    call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", *methods, "--importance", importance,
-                    "--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")  # fmt: skip
-    assert ": named twice" in refused(*call)
-
-
 def test_masks_over_files_of_others(box):
     (box / "out").mkdir()
-    for name in ("report_random.json", "masks_sparsity50_random.pt"):
+    for name in ("report_random_sparsity50.json", "masks_sparsity50_random.pt"):
         (box / "out" / name).write_text("mine")
         line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random"))
         assert f"{name}: a file that would be lost" in line

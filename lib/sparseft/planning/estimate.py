@@ -288,7 +288,7 @@ def _mask_wildcards(run: Run) -> dict[str, str]:
     """Return the wildcards of the job that makes the mask of a run."""
     method = get_method(run.method)
     task = {"task": run.task} if run.method in grid.TASK_METHODS else {}
-    sparsity = {"sparsity": f"{run.sparsity:02d}"} if method.updates_weights else {}
+    sparsity = {"sparsity": f"{run.sparsity:02d}"} if method.updates_weights or run.method == DENSE else {}
     return {"model": run.model, **task, "method": run.method, **sparsity}
 
 

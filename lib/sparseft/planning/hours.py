@@ -10,10 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.planning.requests import IMPORTS, JobKind, Requests
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
-from sparseft.study.grid import CONFIGURATION, DENSE, Run
+from sparseft.study.grid import CONFIGURATION, Run
 from sparseft.study.section import parse_section
 from sparseft.study.terminal import duration
 
@@ -33,11 +34,7 @@ STAGES = {
 # The kinds of jobs, and their rules. A job of another rule takes as long as its imports.
 KINDS = {
     "prepare": ("prepare_model",),
-    "weights": ("compute_masks", "compute_dense_mask", "compute_added_mask"),
-    "mask": (
-        *("compute_task_masks", "compute_text_masks", "compute_added_task_mask", "compute_added_text_mask"),
-        *("prune_on_task", "prune_on_text"),
-    ),
+    "mask": ("compute_masks", "compute_one_mask", "prune"),
     "files": ("import_pruned", "export_checkpoint", "export_task_checkpoint", "merge_adapter", "validate_sparsity"),
     "training": ("train_adapter",),
     "reconstruction": ("reconstruct_adapter",),
@@ -48,8 +45,6 @@ KINDS = {
 _KIND_OF = {rule: kind for kind, rules in KINDS.items() for rule in rules}
 # Rules that wait for an appliance, whose speed nothing says.
 _OF_APPLIANCE = ("compile_program", "measure_batch")
-# Rules whose benchmarks are in one folder.
-_FOLDERS = {"compute": "compute_masks", "prune": "prune"}
 # Where a time comes from.
 MEASURED = "measured here before"
 ESTIMATED = "estimated"
@@ -142,6 +137,8 @@ def _usual_seconds(requests: Requests, rule: str, cell: object) -> float | None:
     if rule in _OF_APPLIANCE:
         return None
     kind = _KIND_OF.get(rule)
+    if kind == "mask" and not get_method(cell.method).uses_examples:
+        kind = "weights"
     try:
         return requests.usual_seconds(JobKind.of(kind, cell)) if kind else IMPORTS
     except KeyError:
@@ -150,10 +147,8 @@ def _usual_seconds(requests: Requests, rule: str, cell: object) -> float | None:
 
 def _benchmark(rule: str, wildcards: Mapping[str, str]) -> str:
     """Return the path of the benchmark of a job that belongs to no run, in the folder of the benchmarks, without its ending."""
-    folder = _FOLDERS.get(rule.partition("_")[0], rule)
-    if rule == "compute_dense_mask":
-        wildcards = {**wildcards, "method": DENSE}
-    names = [wildcards[name] for name in ("model", "task", "text", "method") if name in wildcards]
-    if "sparsity" in wildcards:
-        names.append(f"sparsity{wildcards['sparsity']}")
-    return "/".join([folder, "_".join(names)] if names else [folder])
+    if "method" in wildcards:
+        name = wildcards["method"] + (f"_sparsity{wildcards['sparsity']}" if "sparsity" in wildcards else "")
+        return "/".join([rule, *(wildcards[axis] for axis in ("model", "task") if axis in wildcards), name])
+    names = [wildcards[name] for name in ("model", "task", "text") if name in wildcards]
+    return "/".join([rule, "_".join(names)] if names else [rule])
