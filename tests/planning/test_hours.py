@@ -74,7 +74,7 @@ def test_equal_jobs_that_ran_here_give_their_mean_and_others_its_multiple(folder
 
 
 def test_jobs_of_no_run_are_measured_by_their_names(folder):
-    for name in ("prepare_model/smollm2", "prepare_task/hellaswag_mini", "compute_masks/smollm2_dense"):
+    for name in ("prepare_model/smollm2", "prepare_task/hellaswag_mini", "compute_one_mask/smollm2/dense_sparsity00"):
         benchmark(folder / f"{name}.tsv", 3600)
     assert row(STUDY, "prepare") == (2.0, "measured here before")
     assert row(STUDY, "masks")[1] == "3 estimated, 1 measured here before"

@@ -88,7 +88,7 @@ def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sectio
 
 def test_every_pruned_base_is_as_large_as_its_model_and_has_a_job_of_its_own():
     config = laid_over(UPDATED)
-    assert (jobs(config)["prune_on_task"], jobs(config)["prune_on_text"]) == (2 * 2, 2)
+    assert jobs(config)["prune"] == 2 * 2 + 2
     subject = described("smollm2", config.models["smollm2"])
     (item,) = [item for item in disk_kept(config, [subject]) if item.label == "pruned bases"]
     assert item.bytes == 6 * subject.bytes
@@ -140,7 +140,7 @@ def test_the_estimate_says_how_many_programs_are_compiled():
 
 def test_without_a_dense_run_there_is_no_job_for_its_mask():
     found = jobs(laid_over({"grid": {"sparsities": [50]}}))
-    assert "compute_dense_mask" not in found
+    assert "compute_one_mask" not in found
     assert found["merge_adapter"] == found["train_adapter"] + 3  # three methods, not trained
 
 

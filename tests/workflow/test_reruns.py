@@ -58,7 +58,7 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "jobs"),
     [
-        ("masks", {"prepare_model": 1, "compute_masks": 3, "compute_dense_mask": 1, "masks": 1}),
+        ("masks", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
         ("train", {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1}),
         ("validate", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
         ("evaluate", {"evaluate_run": 20, "validate_sparsity": 20}),
@@ -349,7 +349,7 @@ def test_a_new_importance_with_a_statistic_of_its_own_a_new_pattern_and_a_new_ta
     content["masks"] = {"calibration_examples": 4}
     (copied_study.folder / "study.yaml").write_text(yaml.safe_dump(content))
     planned = copied_study.planned()
-    assert (planned["compute_task_masks"], planned["compute_masks"]) == (1, 1)
+    assert planned["compute_masks"] == 2
     assert "prepare_task" not in planned
 
 
@@ -361,9 +361,9 @@ def test_masks_of_another_scope_retrain_and_merge_again(copied_study):
 @pytest.mark.slow
 def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
     planned = edited(copied_study, "  - 50", "  - 50\n  - 80")
-    assert planned == RECONFIGURED | {"compute_added_mask": 1} | of_runs(2, 3)
+    assert planned == RECONFIGURED | {"compute_one_mask": 1} | of_runs(2, 3)
     copied_study.snakemake("masks")
-    assert "compute_added_mask" not in copied_study.planned()
+    assert "compute_one_mask" not in copied_study.planned()
     masks = copied_study.folder / "masks/llama"
     first, own = ([row["asked_percent"] for row in copied_study.json(f"masks/llama/report_unstructured{name}.json")["sparsities"]]
                   for name in ("", "_sparsity80"))  # fmt: skip
@@ -374,7 +374,7 @@ def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
     succeed("compute_masks.py", model_path=model, output_dir=both, sparsity=[0, 0.5, 0.8], method="unstructured")
     assert passed == {path.name: path.read_bytes() for path in both.glob("*.pt")}
     row = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
-    assert row == RECONFIGURED | {"compute_masks": 1, "compute_added_mask": 1} | of_runs(4, 6)
+    assert row == RECONFIGURED | {"compute_masks": 1} | of_runs(4, 6)
     edited(copied_study, "masks: {scope: row}\n", "")
     assert edited(copied_study, "  - 50\n  - 80", "  - 50") == {}
 
