@@ -287,9 +287,9 @@ def _mask_jobs(runs: Iterable[Run]) -> dict[tuple[str, str], Run]:
 def _mask_wildcards(run: Run) -> dict[str, str]:
     """Return the wildcards of the job that makes the mask of a run."""
     method = get_method(run.method)
-    task = {"task": run.task} if run.method in grid.TASK_METHODS else {}
+    folder = f"/{run.task}" if run.method in grid.TASK_METHODS else ""
     sparsity = {"sparsity": f"{run.sparsity:02d}"} if method.updates_weights or run.method == DENSE else {}
-    return {"model": run.model, **task, "method": run.method, **sparsity}
+    return {"model": run.model, "task_folder": folder, "method": run.method, **sparsity}
 
 
 def _pruned_bases(config: Config, models: list[Subject]) -> list[Item]:

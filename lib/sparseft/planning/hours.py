@@ -100,6 +100,8 @@ class _Times:
     def of_job(self, rule: str, wildcards: Mapping[str, str]) -> Time:
         """Return the time of a job."""
         cell = SimpleNamespace(**wildcards)
+        if "task_folder" in wildcards:
+            cell.task = wildcards["task_folder"].removeprefix("/")
         # Of the runs, those of one mode count as equal, whatever their method, sparsity and seed.
         same = (cell.task, cell.mode, cell.training) if "seed" in wildcards else _benchmark(rule, wildcards)
         key = (rule, wildcards.get("model"), same)
@@ -147,8 +149,10 @@ def _usual_seconds(requests: Requests, rule: str, cell: object) -> float | None:
 
 def _benchmark(rule: str, wildcards: Mapping[str, str]) -> str:
     """Return the path of the benchmark of a job that belongs to no run, in the folder of the benchmarks, without its ending."""
-    if "method" in wildcards:
-        name = wildcards["method"] + (f"_sparsity{wildcards['sparsity']}" if "sparsity" in wildcards else "")
-        return "/".join([rule, *(wildcards[axis] for axis in ("model", "task") if axis in wildcards), name])
-    names = [wildcards[name] for name in ("model", "task", "text") if name in wildcards]
+    if "task_folder" in wildcards:
+        sparsity = f"_sparsity{wildcards['sparsity']}" if "sparsity" in wildcards else ""
+        return f"{rule}/{wildcards['model']}{wildcards['task_folder']}/{wildcards['method']}{sparsity}"
+    names = [wildcards[name] for name in ("model", "task", "text", "method") if name in wildcards]
+    if "sparsity" in wildcards:
+        names.append(f"sparsity{wildcards['sparsity']}")
     return "/".join([rule, "_".join(names)] if names else [rule])
