@@ -1,28 +1,33 @@
-"""Write the pages of docs/reference/ and config/schema.json from the code that they describe.
+"""Write config/schema.json, and the generated blocks of the pages that describe what is in the code.
 
     .venv/bin/python docs/generate.py            write the files whose content changed
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
-The configuration comes from the fields of sparseft.study.config, the tables from those of sparseft.records, the scripts from
-their own argument parsers, the importances from sparseft.importances, and the models from sparseft.architectures.
+The configuration comes from the fields of sparseft.study, the tables from those of sparseft.records, the scripts from their
+main functions, the importances from sparseft.importances, and the models from sparseft.architectures.
 """
 
-import argparse
+import inspect
 import json
 import re
 import runpy
 import sys
 import textwrap
+from collections import Counter
+from dataclasses import is_dataclass
 from pathlib import Path
-from unittest.mock import patch
+from typing import get_args, get_type_hints
 
 from sparseft.analysis import baseline, tables, throughput
 from sparseft.analysis.results import FILES
 from sparseft.architectures import ARCHITECTURES
+from sparseft.command import run
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
 from sparseft.study.backends import BACKENDS, backend_sections
-from sparseft.study.config import LARGEST, SEEDS, Config, schema
+from sparseft.study.config import Config, schema
+from sparseft.study.grid import SEEDS
+from sparseft.study.section import LARGEST
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
@@ -51,106 +56,45 @@ LIMITS = {
 }
 # The page states these limits once, at its top.
 UNSAID = {LARGEST, SEEDS}
-ESCAPED = {"*": "\\*", "<": "&lt;"}
-CONFIGURATION = """# Configuration
-
-A study is described in YAML. `config/config.yaml` is the default. A file that you give with `--configfile` is laid over it:
-sections are merged, and lists are replaced. You only write the keys that differ.
-
-```yaml title="my_study.yaml"
-models:
-  mine: {source: "path:/data/llama-7b", dtype: bfloat16}
-grid:
-  models: [mine]
-  tasks: [boolq_mini]
-  sparsities: [0, 50]
-training: {batch_size: 16}
-```
-
-```
-.venv/bin/snakemake analyze --configfile my_study.yaml
-```
-
-An unknown key, or a value of another type, is refused before anything runs. Counts are at most 1,000,000,000, and seeds are
-below 2⁶³.
-
-`config/schema.json` has the same content for your editor. To use it, start your file with
-`# yaml-language-server: $schema=PATH/config/schema.json`.
-"""
-TABLE_PAGE = """# Tables
-
-`results/analysis/` has comma-separated tables in UTF-8, with one header line, which pandas reads with their types. Numbers have
-ten significant digits. A field without a value is empty. A name stands for the same thing, in the same unit, in every table. The
-tables join on `study`, `model`, `task`, `metric`, `method`, `sparsity`, `mode`, `setting` and `training`, which name a cell.
-
-Peak memory on a CPU is the largest resident set of a process, with Python and its libraries. On a GPU it is the most that torch
-allocated there. Do not compare the two.
-"""
-# The tables with a row of what each, and their columns.
+# What a row of each table is, and the table's columns.
 TABLES = {
-    "summary.csv": "run",
-    "grouped_summary.csv": "cell: the runs that differ in the seed alone",
-    "comparisons.csv": "pair of cells that is compared",
-    "sparsity_vs_performance.csv": "point of a curve, which is a reported cell; dense stands once",
-    "missing.csv": "run that lacks something, or that cannot be read",
+    "summary.csv": ("run", FILES["summary.csv"][1]),
+    "grouped_summary.csv": ("cell: the runs that differ only in the seed", FILES["grouped_summary.csv"][1]),
+    "comparisons.csv": ("pair of cells that is compared", FILES["comparisons.csv"][1]),
+    "sparsity_vs_performance.csv": (
+        "point of a curve, which is a reported cell; dense stands once",
+        FILES["sparsity_vs_performance.csv"][1],
+    ),
+    "missing.csv": ("run that lacks something, or that cannot be read", FILES["missing.csv"][1]),
+    "baseline_comparison.csv": ("number of the baseline and cell of yours", baseline.TABLE),
+    "throughput_vs_batch_size.csv": ("cell and batch size", throughput.COLUMNS),
 }
-SETTINGS = """## settings.csv
-
-A row per run. `training.`, `masks.`, `reconstruction.` and `evaluation.` begin the settings, which are fields of the records of a
-run (`lib/sparseft/records/`). `sha256.` begins the hashes of the chain, and `version.` the versions that trained."""
 MEASURED = "one per metric of the study's tasks, per `wikitext2_ppl_N` or `local_text_ppl_N`, and per `probe_NAME`"
-# The ends of the generated block of a page that is written by hand.
-BLOCK = ("<!-- generated -->", "<!-- end -->")
-SCRIPT_PAGE = """# Scripts
-
-Snakemake calls these programs, and you can run each by hand. `--help` prints what is below. The exit code is 0 if the work is
-done, 1 if it is done and the answer is no, and 2 if the input is wrong. Wrong input gives one line, `error: WHAT; WHAT TO DO`,
-and changes no file.
-"""
 
 
-class _ParserFoundError(Exception):
-    """Carry the parser out of a script's parse_args."""
-
-
-def argument_parser(script: Path) -> argparse.ArgumentParser:
-    """Return the argument parser that a script builds. The script is imported and does not run."""
-
-    def stop(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        raise _ParserFoundError(parser)
-
-    parse_args = runpy.run_path(str(script))["parse_args"]
-    # The page must be the same on every machine, so a default that is the number of CPUs is left out.
-    with patch.object(argparse.ArgumentParser, "parse_args", stop), patch("os.cpu_count", return_value=None):
-        try:
-            parse_args()
-        except _ParserFoundError as error:
-            return error.args[0]
-    raise RuntimeError(f"{script}: parse_args builds no parser")
-
-
-def configuration_page() -> str:
-    """Return the page of every key of the configuration."""
+def configuration() -> str:
+    """Return every key of the configuration, by section."""
     content = Config.model_json_schema()
-    properties = content["properties"]
-    top = {key: field for key, field in properties.items() if "$ref" not in field}
-    parts = [CONFIGURATION, "## Top level", key_table(top)]
+    top = {key: field for key, field in content["properties"].items() if "$ref" not in field}
+    parts = ["## Top level", key_list(top)]
     for place, name in SECTIONS.items():
         section = content["$defs"][name]
-        parts += [f"## {place}", section["description"], key_table(section["properties"])]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+        parts += [f"## {place}", section["description"], key_list(section["properties"])]
+    return joined(*parts)
 
 
-def key_table(properties: dict[str, dict]) -> str:
-    """Return a table with a row per key."""
-    rows = []
+def key_list(properties: dict[str, dict]) -> str:
+    """Return a line per key, which begins with the key and its default."""
+    lines = []
     for name, field in properties.items():
-        default = "required" if "default" not in field else code(field["default"])
-        rows.append([f"`{name}`", type_in_words(field), default, field["description"], example(name, field)])
-    return markdown_table(["key", "type", "default", "description", "example"], rows)
+        key = f"{name}: {as_yaml(field['default'])}" if "default" in field else name
+        example = f" Example: {example_of(name, field)}" if "examples" in field else ""
+        required = "" if "default" in field else ", required"
+        lines.append(f"- `{key}` ({type_in_words(field)}{required}). {one_line(field['description'])}{example}")
+    return "\n".join(lines)
 
 
-def example(name: str, field: dict) -> str:
+def example_of(name: str, field: dict) -> str:
     """Return the example of a key as you would write it in YAML."""
     return f"`{name}: {as_yaml(field['examples'][0])}`"
 
@@ -161,194 +105,157 @@ def as_yaml(value: object) -> str:
         return "{" + ", ".join(f"{key}: {as_yaml(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(as_yaml(part) for part in value) + "]"
-    if isinstance(value, str):
-        # Quotes are needed only if YAML would read something else, such as a colon.
-        return json.dumps(value) if not value.replace("_", "").replace("/", "").isalnum() else value
-    return json.dumps(value)
-
-
-def code(value: object) -> str:
-    """Return a default as code."""
-    return f"`{as_yaml(value)}`"
+    # Quotes are needed only if YAML would read something else, such as a colon.
+    is_plain = isinstance(value, str) and value.replace("_", "").replace("/", "").isalnum()
+    return value if is_plain else json.dumps(value)
 
 
 def type_in_words(field: dict) -> str:
     """Return the type of a field of a JSON schema, with its limits, in words."""
-    if "$ref" in field:
-        return "section"
     if "anyOf" in field:
         return "; or ".join(type_in_words(option) for option in field["anyOf"])
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
-    if field["type"] == "array":
-        least = "list with at least one entry" if field.get("minItems") else "list"
-        return f"{least}; each is {type_in_words(field['items'])}"
-    if field["type"] == "object":
+    kind = field.get("type", "object")
+    if kind == "array":
+        return f"list{', not empty' * ('minItems' in field)}; each is {type_in_words(field['items'])}"
+    if kind == "object":
         return "section"
     limits = [words.format(f"{field[key]:,}") for key, words in LIMITS.items() if field.get(key, LARGEST) not in UNSAID]
-    return ", ".join([PLAIN_TYPES[field["type"]], *limits])
+    return ", ".join([PLAIN_TYPES[kind], *limits])
 
 
-def table_page() -> str:
-    """Return the page of every column of every table."""
-    described = [(file, f"A row per {what}.", FILES[file][1]) for file, what in TABLES.items()]
-    described.append(("baseline_comparison.csv", "A row per number of the baseline and cell of yours.", baseline.TABLE))
-    described.append(("throughput_vs_batch_size.csv", "A row per cell and batch size.", throughput.COLUMNS))
-    parts = [TABLE_PAGE]
-    for file, about, columns in described:
-        rows = [[f"`{column}`", *tables.describe(column)] for column in columns if column != tables.MEASURED]
-        rows += [["metrics", "", MEASURED]] if tables.MEASURED in columns else []
-        parts += [f"## {file}", about, markdown_table(["column", "unit", "what it is"], rows)]
-    return "\n\n".join(part.strip() for part in [*parts, SETTINGS]) + "\n"
+def columns_of_tables() -> str:
+    """Return every column of every table. A column of several tables is described once."""
+    count = Counter(column for _, columns in TABLES.values() for column in columns)
+    shared = [column for column in count if count[column] > 2 and column != tables.MEASURED]
+    parts = ["## Columns of several tables", column_table(shared)]
+    for file, (row, columns) in TABLES.items():
+        others = ", ".join(f"`{column}`" for column in columns if column in shared)
+        own = column_table([column for column in columns if column not in shared])
+        parts += [f"## {file}", f"A row per {row}. Of the columns above: {others}.", own]
+    return joined(*parts)
 
 
-def script_page() -> str:
-    """Return the page of every script with its flags."""
-    parts = [SCRIPT_PAGE]
+def column_table(columns: list[str]) -> str:
+    """Return a table with a row per column of a table."""
+    rows = [
+        ["metrics", "", MEASURED] if column == tables.MEASURED else [f"`{column}`", *tables.describe(column)]
+        for column in columns
+    ]
+    return markdown_table(["column", "unit", "what it is"], rows) if rows else ""
+
+
+def scripts() -> str:
+    """Return what every script does, an example, and its flags."""
+    parts = []
     for script in SCRIPTS:
-        parser = argument_parser(script)
-        actions = [action for action in parser._actions if action.dest != "help"]
-        rows = [[flag_name(action), flag_value(action), flag_default(action), flag_help(action)] for action in actions]
-        table = markdown_table(["flag", "value", "default", "what it is"], rows)
-        parts += [f"## {script.name}", docstring(parser.description or ""), table]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+        names = runpy.run_path(str(script))
+        first, example, *_ = [*names["__doc__"].strip().split("\n\n"), ""]
+        sentence = re.split(r"(?<=[.:]) ", one_line(first))[0].rstrip(":.") + "."
+        block = f"```text\n{textwrap.dedent(example).strip()}\n```" if example.startswith("    ") else ""
+        parts += [f"## {script.name}", escaped(sentence), block, " ".join(flags_of(names["main"]))]
+    return joined(*parts)
 
 
-def methods_page() -> str:
-    """Return docs/methods.md with the table of importances made anew."""
-    return with_table("docs/methods.md", importance_table())
-
-
-def models_page() -> str:
-    """Return docs/models.md with the table of architectures made anew."""
-    return with_table("docs/models.md", architecture_table())
-
-
-def with_table(page: str, table: str) -> str:
-    """Return a page that is written by hand, with another table in its generated block."""
-    start, end = BLOCK
-    before, _, rest = (ROOT / page).read_text().partition(start)
-    return f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+def flags_of(main: object) -> list[str]:
+    """Return the flags of a script's main function. The keys of a section of the configuration are one entry."""
+    flags = []
+    types = get_type_hints(main, include_extras=True)
+    for name, parameter in inspect.signature(main).parameters.items():
+        kind = (get_args(types[name]) or [None])[0]
+        place = next((place for place, section in SECTIONS.items() if section == getattr(kind, "__name__", "")), None)
+        if place:
+            flags.append(f"[[keys of {place}](configuration.md#{place.lower().replace('.', '')})]")
+        elif is_dataclass(kind):
+            flags += flags_of(kind)
+        else:
+            is_required = parameter.default is inspect.Parameter.empty
+            flags.append(f"`--{name}`" if is_required else f"[`--{name}`]")
+    return flags
 
 
 def architecture_table() -> str:
     """Return a table with a row per architecture."""
-    header = ["models", "class in config.json", "beside LLaMA's decoder", "backends"]
     rows = []
     for architecture in ARCHITECTURES:
-        backends = [
-            backend.name
-            for backend in BACKENDS
-            if backend.architectures is None or architecture in backend.architectures
-        ]
-        name = f"`{architecture.class_name}`"
-        rows.append([architecture.models, name, architecture.differences or "nothing", ", ".join(backends)])
-    return markdown_table(header, rows)
+        trained_by = (backend for backend in BACKENDS if architecture in (backend.architectures or ARCHITECTURES))
+        name, names = f"`{architecture.class_name}`", ", ".join(backend.name for backend in trained_by)
+        rows.append([architecture.models, name, architecture.differences or "nothing", names])
+    return markdown_table(["models", "class in config.json", "beside LLaMA's decoder", "backends"], rows)
 
 
 def importance_table() -> str:
     """Return a table with a row per importance."""
-    header = ["name", "score of the weight w with the input x", "looks at", "patterns", "source"]
     rows = []
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
         looks_at = "examples" if importance.statistic else "the weights"
-        patterns = [pattern.name for pattern in PATTERNS if pattern.allows(importance)]
+        patterns = ", ".join(pattern.name for pattern in PATTERNS if pattern.allows(importance))
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
-        rows.append([name, importance.formula, looks_at, ", ".join(patterns), source])
-    return markdown_table(header, rows)
-
-
-def docstring(text: str) -> str:
-    """Return a script's description in Markdown: its indented lines are blocks of code."""
-    paragraphs = re.split(r"\n{2,}", text.strip())
-    return "\n\n".join(_as_code(part) if part.startswith("    ") else escaped(part) for part in paragraphs)
-
-
-def _as_code(paragraph: str) -> str:
-    """Return an indented paragraph as a block of code."""
-    return f"```text\n{textwrap.dedent(paragraph)}\n```"
-
-
-def escaped(text: str) -> str:
-    """Return a text whose stars and angle brackets are plain characters in Markdown. Code in backticks is kept."""
-    return re.sub(r"(`[^`]*`)|([*<])", lambda match: match[1] or ESCAPED[match[2]], text)
-
-
-def flag_name(action: argparse.Action) -> str:
-    """Return how a flag is written; only the name for a positional argument."""
-    return f"`{action.option_strings[0] if action.option_strings else action.dest}`"
-
-
-def flag_value(action: argparse.Action) -> str:
-    """Return what a flag takes: one value, several, one of a list, or nothing."""
-    if action.nargs == 0:
-        return "no value"
-    kind = ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else "text"
-    # A flag of a configuration key has no type, because its section checks the text. Its default shows the type.
-    value_type = action.type or type(action.default)
-    kind = {int: "integer", float: "number", Path: "path"}.get(value_type, kind)
-    return f"{kind}; several" if action.nargs in ("+", "*") else kind
-
-
-def flag_default(action: argparse.Action) -> str:
-    """Return the default of a flag; empty if there is none."""
-    if action.required:
-        return "required"
-    if action.nargs == 0 or action.default is None or action.default == []:
-        return ""
-    return code(str(action.default) if isinstance(action.default, Path) else action.default)
-
-
-def flag_help(action: argparse.Action) -> str:
-    """Return the help text of a flag, without the default that has a column of its own."""
-    return escaped((action.help or "").replace("%%", "%").removesuffix(f" ({action.default})"))
+        rows.append([name, importance.formula, looks_at, patterns, source])
+    return markdown_table(["name", "score of the weight w with the input x", "looks at", "patterns", "source"], rows)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-# By generated file, the function that returns its content.
-GENERATED = {
-    "config/schema.json": schema,
-    "docs/reference/configuration.md": configuration_page,
-    "docs/reference/tables.md": table_page,
-    "docs/reference/scripts.md": script_page,
-    "docs/methods.md": methods_page,
-    "docs/models.md": models_page,
+def joined(*parts: str) -> str:
+    """Return the parts of a page with a blank line between them."""
+    return "\n\n".join(part.strip() for part in parts if part)
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line."""
+    return " ".join(text.split())
+
+
+def escaped(text: str) -> str:
+    """Return a text whose stars and angle brackets are plain characters in Markdown."""
+    return text.replace("*", "\\*").replace("<", "&lt;")
+
+
+def with_block(name: str, block: str) -> str:
+    """Return a page with another generated block. What stands around the block is written by hand."""
+    start, end = "<!-- generated -->", "<!-- end -->"
+    before, _, rest = (ROOT / name).read_text().partition(start)
+    return f"{before}{start}\n\n{block}\n\n{end}{rest.partition(end)[2]}"
+
+
+# By page, the function that returns its generated block.
+BLOCKS = {
+    "docs/reference/configuration.md": configuration,
+    "docs/reference/tables.md": columns_of_tables,
+    "docs/reference/scripts.md": scripts,
+    "docs/methods.md": importance_table,
+    "docs/models.md": architecture_table,
 }
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with code 1 if a file differs")
-    return parser.parse_args()
+def generated() -> dict[str, str]:
+    """Return the content of every file that has a generated part, by name."""
+    return {"config/schema.json": schema()} | {name: with_block(name, make()) for name, make in BLOCKS.items()}
 
 
-def main() -> int:
-    """Write or check the generated files, and return the exit code."""
-    args = parse_args()
-    content = {name: make() for name, make in GENERATED.items()}
-    outdated = [
-        name for name, text in content.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != text
-    ]
-    if args.check and outdated:
-        print(
-            f"error: {', '.join(outdated)}: not what the code gives; run .venv/bin/python docs/generate.py",
-            file=sys.stderr,
-        )
+def main(*, check: bool = False) -> int:
+    """Write or check the generated files.
+
+    Args:
+        check: write nothing; exit with code 1 if a file differs
+    """
+    outdated = {name: text for name, text in generated().items() if (ROOT / name).read_text() != text}
+    if check and outdated:
+        print(f"error: {', '.join(outdated)}: not what the code gives; run docs/generate.py", file=sys.stderr)
         return 1
-    for name in outdated:
-        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / name).write_text(content[name])
+    for name, text in outdated.items():
+        (ROOT / name).write_text(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -2,15 +2,16 @@
 
 import io
 import re
+import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from pages import PAGES, ROOT, commands, configurations, files, generator
+from pages import PAGES, ROOT, commands, configurations, files
 from snakemake import cli
+from sparseft.command import parse
 from sparseft.errors import InputError
 from sparseft.study.configfiles import read_configuration
 
@@ -19,7 +20,6 @@ TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.
 FOLDERS = ("config", "profiles", "workflow", "benchmarks", "tests", "docs", "envs")
 OTHER_MODES = {"--unlock", "--lint", "--report", "--help"}  # of snakemake: these plan nothing
 ASKED = [(page, words) for page in PAGES for words in commands(page)]
-GENERATE = generator()
 
 
 def name_of(value: object) -> str:
@@ -99,12 +99,6 @@ def snakemake(words: list[str]) -> str:
     return printed.getvalue()
 
 
-@cache
-def parser(script: Path):
-    """Return the argument parser of a script, built once."""
-    return GENERATE.argument_parser(script)
-
-
 def check_python(words: list[str]) -> None:
     """Check a program of the project: that it is there, and that it takes these flags."""
     programs = [word for word in words if word.endswith(".py") and "::" not in word]
@@ -114,12 +108,10 @@ def check_python(words: list[str]) -> None:
     script = ROOT / programs[0]
     assert script.is_file(), f"no program {programs[0]}"
     if script.parent == ROOT / "workflow/scripts":
-        said = io.StringIO()
-        try:
-            with redirect_stderr(said), redirect_stdout(said):
-                parser(script).parse_args(words[words.index(programs[0]) + 1 :])
-        except SystemExit as end:
-            assert not end.code, said.getvalue()
+        arguments = words[words.index(programs[0]) + 1 :]
+        # run_modelzoo.py has a parser of its own, because ModelZoo's environment has no cyclopts.
+        if "sparseft.command" in script.read_text() and "--help" not in arguments:
+            parse(runpy.run_path(str(script))["main"], arguments)
 
 
 def check_files(words: list[str]) -> None:
@@ -192,6 +184,6 @@ def test_a_wrong_command_is_found(command, fault, tmp_path, monkeypatch):
     for name in FOLDERS:
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((AssertionError, SystemExit)) as error:
+    with pytest.raises((AssertionError, SystemExit, InputError)) as error:
         test_a_command_of_a_page_is_understood(page, words, tmp_path)
     assert fault in f"{type(error.value).__name__} {error.value}"
