@@ -25,8 +25,9 @@ from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
+from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_rows, load_text
+from sparseft.tasks.data_source import load_examples, load_text
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]
@@ -77,11 +78,10 @@ def main() -> None:
     text = load_text(args.wikitext / "validation.jsonl")
     table = []
     for name, sizes in SIZES.items():
-        local = args.hellaswag if name == "hellaswag" else None
-        rows = {
-            split: load_rows(BY_NAME[name], split, size, 0, local)
-            for split, size in zip(("train", "validation"), sizes, strict=True)
-        }
+        local = str(args.hellaswag) if name == "hellaswag" else None
+        train, validation = sizes
+        data = TaskData(local=local, train_examples=train, validation_examples=validation)
+        rows = load_examples(BY_NAME[name], data).rows
         with tempfile.TemporaryDirectory() as folder:
             table += figures(Checkpoint(args.model_path), Path(folder), name, rows, text)
     report(

@@ -29,8 +29,9 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Training
+from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_rows
+from sparseft.tasks.data_source import load_examples
 from sparseft.training.job import TrainingJob
 
 PERCENTS = (50, 70)
@@ -69,8 +70,9 @@ def measure(cell: Cell) -> dict[str, float]:
     checkpoint = Checkpoint(cell.model)
     mask = read_mask(cell.mask)
     task = BY_NAME[cell.task]
-    splits = zip(("train", "validation"), SIZES[cell.task], strict=True)
-    rows = {split: load_rows(task, split, size, 0, cell.data) for split, size in splits}
+    local = str(cell.data) if cell.data else None
+    numbers = dict(zip(("train_examples", "validation_examples"), SIZES[cell.task], strict=True))
+    rows = load_examples(task, TaskData(local=local, **numbers)).rows
     with tempfile.TemporaryDirectory() as folder:
         adapter, before = None, None
         if cell.variant:

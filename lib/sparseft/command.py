@@ -79,5 +79,7 @@ def command_line(main: Callable[..., int | None]) -> App:
 def _what(error: CycloptsError) -> str:
     """Return what is wrong with a command line."""
     if isinstance(error.__cause__, ValidationError):
-        return f"--{first_fault(error.__cause__)}"
+        # A fault of several flags together has no place of its own.
+        place = "--" if error.__cause__.errors()[0]["loc"] else ""
+        return f"{place}{first_fault(error.__cause__)}"
     return one_line(error).removesuffix(".")

@@ -74,7 +74,7 @@ def test_rows_of_a_folder_are_unused_training_rows_in_lm_eval_s_words():
     rows, manifest = prepare(local="own", selection_examples=6)
     task = find_task(Path("data/colours"), "colours")
     prepared, digests = read_splits(Path("data/colours"), task)
-    assert read_selection(Path("data/colours"), task, prepared, digests)[0] == rows
+    assert read_selection(Path("data/colours"), task, digests)[0] == rows
     assert len(rows) == 6
     assert all(row["prompt"] == f"Thing: {row['doc']['thing']}\nColour:" for row in rows)
     assert not set(things(rows)) & set(things(prepared["train"] + prepared["validation"]))
@@ -142,7 +142,7 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(model, name):
     succeed("evaluate_selection.py", **flags, output="selection.json")
     task = find_task(folder, name)
     prepared, digests = read_splits(folder, task)
-    rows = read_selection(folder, task, prepared, digests)[0]
+    rows = read_selection(folder, task, digests)[0]
     expected = evaluate(
         *load_model(model, torch.device("cpu")), task, {"train": prepared["train"], "validation": rows}, 2
     )

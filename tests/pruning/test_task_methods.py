@@ -17,13 +17,12 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
 from sparseft.study.config import Masks
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_rows
 from tiny_models import save_tiny
 
 from masks import compute_masks
 
 TASK = BY_NAME["boolq_mini"]
-ROWS = load_rows(TASK, "train", 8, 0, None)
+ROWS = TASK.generate("train", 8, 0)
 NUMBER, PERCENTS = 3, [0, 30, 50]
 DENSE_INPUTS = ("q_proj", "k_proj", "v_proj")  # of decoder layer 0: nothing before them is pruned, whatever the mode
 

@@ -1,13 +1,11 @@
-"""Texts as documents: read from files, prepared with their source beside them, and refused where they are none.
-
-test_data_source.py has the texts on the hub.
-"""
+"""Texts as documents: read from files, and prepared with their source beside them. test_refusals.py has those that are none."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+from hub_cache import COMMIT, publish
 from project import call_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
@@ -30,29 +28,6 @@ def test_the_documents_of_a_file_are_its_rows_and_their_digest_is_the_file_s(tmp
     assert read_documents(tmp_path / "whole.txt") == (["one\n\ntwo\n"], sha256(tmp_path / "whole.txt"))
 
 
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        (b'{"text": "a"}\n{"page": "b"}\n', "line 2: field 'text' is missing"),
-        (b'{"text": "a"}\n\n{"text": 3}\n', "line 3: field 'text' has the wrong type"),
-        (b'{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
-        (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: not UTF-8"),
-        (b"\n\n", "holds no row"),
-    ],
-)
-def test_a_file_without_documents_is_refused_with_its_place(tmp_path, content, fault):
-    (tmp_path / "t.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match=f"t.jsonl.*{fault}"):
-        read_documents(tmp_path / "t.jsonl")
-
-
-@pytest.mark.parametrize(("name", "fault"), [("t.txt", "byte order mark"), ("t.jsonl", "line 1: not valid JSON .*BOM")])
-def test_a_byte_order_mark_is_refused(tmp_path, name, fault):
-    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + b'{"text": "a"}\n')
-    with pytest.raises(InputError, match=f"{name}.*{fault}"):
-        read_documents(tmp_path / name)
-
-
 def test_a_prepared_text_is_read_back_with_its_source(tmp_path, rows):
     prepared = tmp_path / "data/calibration_c4.jsonl"
     succeed("prepare_text.py", text=rows, output=prepared)
@@ -64,26 +39,34 @@ def test_a_prepared_text_is_read_back_with_its_source(tmp_path, rows):
         recorded_source(prepared, read_documents(prepared)[1])
 
 
-def test_offline_the_error_names_the_key_that_may_have_a_file(tmp_path):
-    code, said = call_script("prepare_text.py", text="hub:org/nowhere/en/part.json.gz", output=tmp_path / "c4.jsonl")
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith("error: org/nowhere/en/part.json.gz cannot be loaded from the hub ")
-    assert "go online, or set masks.calibration.NAME.text to a .jsonl file" in said
+def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
+    publish(hub, "org/pile", {split: [{"text": f"{split} text"}] for split in ("train", "test")})
+    succeed("prepare_text.py", text=f"hub:org/pile@{COMMIT}", output=hub / "data/calibration_pile.jsonl")
+    documents, digest = read_documents(hub / "data/calibration_pile.jsonl")
+    assert documents == ["train text"]
+    source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
+    assert source == {"hub": "org/pile", "revision": COMMIT}
 
 
 @pytest.mark.parametrize(
-    ("content", "output", "fault"),
+    ("text", "output", "fault"),
     [
-        ('{"text": " \\n"}\n{"text": ""}\n', "c4.jsonl", "t.jsonl: the text is empty; give another text"),
-        ('{"text": "a"}\n', "c4.txt", "--output .*c4.txt: not a .jsonl file"),
-        ('{"text": "a"}\n', "t.jsonl", ".*t.jsonl: a file that would be lost"),
+        ("blank.jsonl", "c4.jsonl", "blank.jsonl: the text is empty; give another text"),
+        ("t.jsonl", "c4.txt", "--output .*c4.txt: not a .jsonl file"),
+        ("t.jsonl", "t.jsonl", ".*t.jsonl: a file that would be lost"),
+        (
+            "hub:org/no/part.json.gz",
+            "c4.jsonl",
+            "org/no/part.json.gz cannot be loaded .*; go online, or set masks.calib",
+        ),
     ],
 )
-def test_what_cannot_be_prepared_is_refused_and_changes_no_file(tmp_path, monkeypatch, content, output, fault):
+def test_what_cannot_be_prepared_is_refused_and_changes_no_file(tmp_path, monkeypatch, text, output, fault):
     monkeypatch.chdir(tmp_path)
-    Path("t.jsonl").write_text(content)
-    code, said = call_script("prepare_text.py", text="t.jsonl", output=tmp_path / output)
+    contents = {"blank.jsonl": '{"text": " \\n"}\n{"text": ""}\n', "t.jsonl": '{"text": "a"}\n'}
+    for name, content in contents.items():
+        Path(name).write_text(content)
+    code, said = call_script("prepare_text.py", text=text, output=tmp_path / output)
     assert (code, said.count("\n")) == (2, 1)
     assert re.match(f"error: {fault}", said), said
-    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
-    assert Path("t.jsonl").read_text() == content
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == contents

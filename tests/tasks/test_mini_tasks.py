@@ -1,4 +1,4 @@
-"""The mini tasks are balanced, disjoint between the splits, and reproducible."""
+"""The mini tasks are balanced, disjoint between the splits, and reproducible. What ignores the context is right by chance."""
 
 import json
 import random
@@ -34,13 +34,6 @@ def test_rows_are_a_pure_function_of_split_number_and_seed(name):
 
 
 @pytest.mark.parametrize("name", MINIS)
-@pytest.mark.parametrize("split", SPLITS)
-def test_no_prompt_occurs_twice(name, split):
-    prompts = [BY_NAME[name].prompt(row) for row in rows(name, split)]
-    assert len(set(prompts)) == len(prompts) == NUMBER
-
-
-@pytest.mark.parametrize("name", MINIS)
 def test_train_and_validation_share_no_content_word(name):
     plural = re.compile(rf"^({'|'.join(THINGS)})e?s$")
     train, validation = ({plural.sub(r"\1", word) for word in words(name, split)} for split in SPLITS)
@@ -71,21 +64,13 @@ def test_labels_are_balanced_up_to_one(number):
 @pytest.mark.long
 @pytest.mark.parametrize("name", MINIS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_too_many_rows_are_refused_with_the_maximum(name, split):
+def test_the_largest_number_of_rows_has_no_prompt_twice(name, split):
     generate = BY_NAME[name].generate
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="1 to") as error:
         generate(split, 10**9, 0)
     maximum = int(re.search(r"1 to (\d+)$", str(error.value))[1])
     assert maximum >= 1000
     assert len({BY_NAME[name].prompt(row) for row in generate(split, maximum, 0)}) == maximum
-    for number in (0, maximum + 1):
-        with pytest.raises(InputError, match=rf"\b{number} .*1 to {maximum}$"):
-            generate(split, number, 0)
-
-
-def test_an_unknown_split_is_refused():
-    with pytest.raises(InputError, match="split 'test' .*train, validation"):
-        BY_NAME["boolq_mini"].generate("test", 10, 0)
 
 
 def test_results_follow_from_their_questions():
@@ -118,3 +103,81 @@ def test_the_first_validation_row_of_seed_0_stays_as_it_is():
         "question": "Brian has 9 maps and sells 3. How many maps does Brian have now?",
         "answer": "9 - 3 = 6\n#### 6",
     }
+
+
+def within_chance(hits: list[float], chance: float) -> bool:
+    """Return whether the share of hits is at most four standard errors from `chance`."""
+    return abs(sum(hits) / len(hits) - chance) <= 4 * (chance * (1 - chance) / len(hits)) ** 0.5
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("pick", [min, max])
+def test_the_shortest_or_longest_ending_is_no_better_than_chance(split, pick):
+    hits = []
+    for row in rows("hellaswag_mini", split):
+        lengths = [len(ending) for ending in row["endings"]]
+        tied = [index for index, length in enumerate(lengths) if length == pick(lengths)]
+        hits.append((row["label"] in tied) / len(tied))
+    assert within_chance(hits, 0.25)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_threshold_on_the_prompt_length_tells_yes_from_no(split):
+    task = BY_NAME["boolq_mini"]
+    lengths = [(len(task.prompt(row)), row["answer"]) for row in rows("boolq_mini", split)]
+    for threshold in {length for length, _ in lengths}:
+        assert within_chance([(length >= threshold) == answer for length, answer in lengths], 0.5)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_position_of_a_row_or_an_ending_tells_nothing(split):
+    for position in range(4):
+        hits = [row["label"] == position for row in rows("hellaswag_mini", split)]
+        assert sum(hits) == len(hits) / 4
+    for name, period in (("hellaswag_mini", 4), ("boolq_mini", 2)):
+        labels = [BY_NAME[name].label(row) for row in rows(name, split)]
+        assert within_chance([label == index % period for index, label in enumerate(labels)], 1 / period)
+
+
+def test_each_ending_of_a_row_is_right_in_some_context():
+    for row in rows("hellaswag_mini", "train"):
+        pairs = {tuple(ending.split()[1:]) for ending in row["endings"]}
+        qualities, things = ({pair[index] for pair in pairs} for index in (0, 1))
+        assert len(pairs) == 4 and len(qualities) == len(things) == 2
+        quality, thing = row["endings"][row["label"]].split()[1:]
+        assert f" {quality} {thing}" in row["ctx"]
+
+
+def bag_of_words(examples: list[tuple[str, bool]]) -> dict[str, float]:
+    """Return how much more often each word stands in right texts than in wrong ones (naive Bayes with counts only)."""
+    scores = Counter()
+    for text, right in examples:
+        scores.update(dict.fromkeys(text.split(), 1 if right else -1))
+    return scores
+
+
+def test_endings_without_their_context_are_no_better_than_chance():
+    examples = [
+        (ending, index == row["label"])
+        for row in rows("hellaswag_mini", "train")
+        for index, ending in enumerate(row["endings"])
+    ]
+    scores = bag_of_words(examples)
+    for split in SPLITS:
+        # Another seed of the training split: the same words, new rows. That is the harder case for the task.
+        hits = []
+        for row in rows("hellaswag_mini", split, seed=5):
+            totals = [sum(scores[word] for word in ending.split()) for ending in row["endings"]]
+            tied = [index for index, total in enumerate(totals) if total == max(totals)]
+            hits.append((row["label"] in tied) / len(tied))
+        assert within_chance(hits, 0.25)
+
+
+def test_questions_without_their_passage_are_no_better_than_chance():
+    scores = bag_of_words([(row["question"], row["answer"]) for row in rows("boolq_mini", "train")])
+    for split in SPLITS:
+        hits = [
+            (sum(scores[word] for word in row["question"].split()) > 0) == row["answer"]
+            for row in rows("boolq_mini", split, seed=5)
+        ]
+        assert within_chance(hits, 0.5)

@@ -88,21 +88,13 @@ def test_a_prompt_of_eight_words_or_more_is_found_inside_a_document(words, expec
     assert share([prompt], [prompt]) == 1
 
 
-@pytest.mark.parametrize("leak", [
-    lambda validation: validation,
-    lambda validation: validation[5:],
-    lambda validation: validation.replace(" ", "  ", 1),
-    lambda validation: validation.upper().replace(",", ""),
-    lambda validation: "Before it. " + validation + " After it.",
-])  # fmt: skip
 @pytest.mark.parametrize(
-    "validation", [" ".join(f"Word{n}, and" for n in range(500)), "".join(map(chr, range(0x4E00, 0x5000)))]
+    "text", [" ".join(f"Word{n}, and" for n in range(500)), "".join(map(chr, range(0x4E00, 0x5000)))]
 )
-def test_a_text_is_found_in_windows_wherever_it_stands(leak, validation):
-    assert share(validation, leak(validation)) > 0.9
-    half = validation[: len(validation) // 2]
-    assert share(validation, leak(half) + " other words" * 50) == pytest.approx(0.5, abs=0.15)
-    assert share(validation, "other words " * 500) == 0
+def test_a_text_is_found_in_windows_wherever_it_stands(text):
+    assert share(text, "Before it. " + text.upper().replace(",", "").replace(" ", "  ")[5:] + " After it.") > 0.9
+    assert share(text, text[: len(text) // 2] + " other words" * 50) == pytest.approx(0.5, abs=0.15)
+    assert share(text, "other words " * 500) == 0
 
 
 def test_windows_of_a_text_reach_over_its_documents_and_blank_ones_add_nothing():
@@ -115,20 +107,13 @@ def test_windows_of_a_text_reach_over_its_documents_and_blank_ones_add_nothing()
     assert len(found) == 60 - 12 and found.all()
     (found,) = find(sides[1:], [Texts(documents)])
     assert len(found) == 60 - 12 and not found.any()
-    assert shares_found({"": Texts([""], is_one_text=True)}, sides) == {"": 0.0}
+    assert shares_found({"": Texts([""], is_one_text=True), "all": sides[0]}, sides) == {"": 0.0, "all": 1.0}
 
 
 def test_long_texts_are_read_in_pieces_without_a_seam():
     words = [f"word{n}" for n in range(300_000)]
     (found,) = find([Texts([" ".join(words)], is_one_text=True)], [Texts([" " + "\n".join(words)], is_one_text=True)])
     assert len(found) == 300_000 - 12 and found.all()
-
-
-def test_several_sets_are_searched_at_once():
-    sets = {"rows": Texts(["Is ice cold?", "Is it wet?"]), "text": Texts([PASSAGE], is_one_text=True)}
-    others = [Texts(["is it wet"]), Texts([f"So {PASSAGE}"], is_one_text=True)]
-    assert shares_found(sets, others) == {"rows": 0.5, "text": 1.0}
-    assert shares_found(sets, []) == {"rows": 0.0, "text": 0.0}
 
 
 def test_of_a_conversation_the_contents_before_the_answer_are_compared():
@@ -139,13 +124,6 @@ def test_of_a_conversation_the_contents_before_the_answer_are_compared():
     ]
     assert texts_of(task, rows).parts == ["Is ice cold?", "Is Ice cold?", "Is fire cold?"]
     assert distinct_prompts(task, rows) == 2
-
-
-def test_two_answers_to_one_prompt_are_one_example():
-    task = BY_NAME["boolq"]
-    row = {"passage": PASSAGE, "question": "is ice light", "answer": True}
-    sets = {"": texts_of(task, [row, {**row, "question": "is ice heavy"}])}
-    assert shares_found(sets, [texts_of(task, [{**row, "answer": False}])]) == {"": 0.5}
 
 
 @pytest.mark.parametrize("name", [task.name for task in BY_NAME.values() if task.generate])
@@ -166,14 +144,6 @@ def test_real_rows_of_two_splits_share_no_example_and_each_is_found_when_it_is_c
     (found,) = find([texts], [Texts([f"  {prompt.swapcase()}" for prompt in texts.parts[::2]])])
     # Some contexts of HellaSwag go on in other rows.
     assert found[::2].all() and found[1::2].mean() < 0.07
-
-
-@REAL
-def test_another_question_about_a_real_passage_is_another_example():
-    task = BY_NAME["boolq"]
-    rows = read_rows(DATA / "boolq/validation.jsonl", task)
-    others = [{**row, "question": f"is {number} the right number"} for number, row in enumerate(rows)]
-    assert shares_found({"": texts_of(task, others)}, [texts_of(task, rows)]) == {"": 0.0}
 
 
 @REAL

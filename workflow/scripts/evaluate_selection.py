@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from sparseft.command import run
-from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.inputs import load_checked, named_run, overlaps
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads, peak_memory
@@ -23,7 +22,7 @@ from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record
 from sparseft.tasks.overlap import texts_of
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection_rows import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
+from sparseft.tasks.selection_rows import SELECTION, read_selection
 
 
 def main(
@@ -59,13 +58,10 @@ def main(
     begin = time.perf_counter()
     scored = find_task(data_dir, task)
     prepared, digests = read_splits(data_dir, scored)
-    rows, rows_sha256 = read_selection(data_dir, scored, prepared, digests)
+    rows, rows_sha256 = read_selection(data_dir, scored, digests)
     model, tokenizer, hashes = load_checked(checkpoint)
-    try:
-        # The worked examples come from the training rows.
-        record = evaluate(model, tokenizer, scored, {"train": prepared["train"], "validation": rows}, batch_size)
-    except InputError as error:
-        raise in_the_place_of_validation(error, data_dir / ROWS_FILE) from None
+    # The worked examples come from the training rows.
+    record = evaluate(model, tokenizer, scored, {"train": prepared["train"], "validation": rows}, batch_size)
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     seen = [texts_of(scored, split) for split in prepared.values()]
     shares, calibration_sha256 = overlaps({SELECTION: texts_of(scored, rows)}, seen, texts)

@@ -13,7 +13,7 @@ from sparseft.checkpoints.model_source import prepare_model
 from sparseft.command import Flags, run
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_replaceable
-from sparseft.study.config import Model
+from sparseft.study.sources import Model
 
 
 def main(*, model: Flags[Model], output_dir: Path) -> None:

@@ -6,7 +6,6 @@ It writes train.jsonl and validation.jsonl in the fields of the original data se
 come from. A task that is not built in needs --lm_eval or --kind; then manifest.json also holds the task's definition.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,12 +17,65 @@ from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import TaskData
+from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.data_source import Examples, load_examples
 from sparseft.tasks.measured_lengths import measured_lengths
 from sparseft.tasks.overlap import MOST, distinct_prompts, in_words, shares_found, texts_of
+from sparseft.tasks.rows import write_rows
 from sparseft.tasks.task import SPLITS, Row, Task
+
+DEFAULTS = TaskData()
+
+
+def main(*, task: str, output_dir: Path, data: Flags[TaskData] = DEFAULTS, only_probe: bool = False) -> None:
+    """Load the rows, check them, and write the three files together.
+
+    Args:
+        task: name of the task
+        output_dir: folder for the data and its manifest
+        only_probe: nothing is trained on the task, so that it may lack training rows
+    """
+    manifest = output_dir / "manifest.json"
+    check_ours(output_dir, "task", *(output_dir / f"{split}.jsonl" for split in SPLITS), manifest)
+    check_apart([output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    examples = examples_of(task, data)
+    if not only_probe:
+        examples.task.check_trainable()
+    examples.task.check(examples.rows)
+    overlap = check_overlap(examples.task, examples.rows, is_trained_on=not only_probe)
+    warn_of_repeats(examples.task, examples.rows["validation"])
+    hold(manifest)
+    with atomic_files(output_dir, manifest.name, "task") as folder:
+        for split, rows in examples.rows.items():
+            write_rows(folder / f"{split}.jsonl", rows)
+        record = TaskManifest(
+            task=task,
+            source=examples.source,
+            seed=data.seed,
+            examples={split: len(rows) for split, rows in examples.rows.items()},
+            validation_overlap=overlap,
+            sha256={split: sha256(folder / f"{split}.jsonl") for split in examples.rows},
+            lengths=measured_lengths(examples.task, examples.rows),
+            definition=examples.task.definition,
+        )
+        write(folder / manifest.name, record)
+
+
+def examples_of(name: str, data: TaskData) -> Examples:
+    """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be loaded."""
+    if name in BY_NAME:
+        return load_examples(BY_NAME[name], data)
+    if data.lm_eval:
+        # The import takes seconds.
+        from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+
+        return load_lm_eval_examples(name, data)
+    if data.kind:
+        return load_examples(KINDS[data.kind].own_task(name, data), data)
+    raise InputError(
+        f"task {name!r} is not built in", f"give --lm_eval or --kind, or choose one of {', '.join(BY_NAME)}"
+    )
 
 
 def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
@@ -51,59 +103,6 @@ def warn_of_repeats(task: Task, validation: list[Row]) -> None:
             " standard errors and tests will be too small, because they take examples as independent",
             file=sys.stderr,
         )
-
-
-def examples_of(name: str, data: TaskData) -> Examples:
-    """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be loaded."""
-    if name in BY_NAME:
-        return load_examples(BY_NAME[name], data.numbers, data.seed, Path(data.local) if data.local else None, data.hub)
-    if data.lm_eval:
-        # The import takes seconds.
-        from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-
-        return load_lm_eval_examples(name, data)
-    if data.kind:
-        return KINDS[data.kind].load_own_examples(name, data)
-    raise InputError(
-        f"task {name!r} is not built in", f"give --lm_eval or --kind, or choose one of {', '.join(BY_NAME)}"
-    )
-
-
-def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), only_probe: bool = False) -> None:
-    """Load the rows, check them, and write the three files together.
-
-    Args:
-        task: name of the task
-        output_dir: folder for the data and its manifest
-        only_probe: nothing is trained on the task, so that it may lack training rows
-    """
-    outputs = [output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
-    check_ours(output_dir, "task", *outputs)
-    check_apart([output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
-    examples = examples_of(task, data)
-    rows = examples.rows
-    if not only_probe:
-        examples.task.check_trainable()
-    examples.task.check(rows)
-    overlap = check_overlap(examples.task, rows, is_trained_on=not only_probe)
-    hold(outputs[-1])
-    warn_of_repeats(examples.task, rows["validation"])
-    with atomic_files(output_dir, outputs[-1].name, "task") as folder:
-        files = [folder / output.name for output in outputs[:-1]]
-        for split, file in zip(SPLITS, files, strict=True):
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
-            file.write_text(lines, encoding="utf-8")
-        manifest = TaskManifest(
-            task=task,
-            source=examples.source,
-            seed=data.seed,
-            examples={split: len(rows[split]) for split in SPLITS},
-            validation_overlap=overlap,
-            sha256=dict(zip(SPLITS, map(sha256, files), strict=True)),
-            lengths=measured_lengths(examples.task, rows),
-            definition=examples.task.definition or None,
-        )
-        write(folder / outputs[-1].name, manifest)
 
 
 if __name__ == "__main__":

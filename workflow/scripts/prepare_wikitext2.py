@@ -11,23 +11,25 @@ from pathlib import Path
 from sparseft.command import Flags, run
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.config import Perplexity
-from sparseft.tasks.data_source import load_text, perplexity_text
-from sparseft.tasks.documents import source_file, write_source_text
+from sparseft.study.sources import Perplexity
+from sparseft.tasks.data_source import perplexity_text
+from sparseft.tasks.documents import DOCUMENT_BREAK, source_file, write_source_text
+
+DEFAULTS = Perplexity()
 
 
-def main(*, output: Path, text: Flags[Perplexity] = Perplexity()) -> None:
+def main(*, output: Path, text: Flags[Perplexity] = DEFAULTS) -> None:
     """Load the text, and write both files together.
 
     Args:
         output: the text; its source is written beside it
     """
     check_ours(output.parent, "text", output, source_file(output))
-    local = Path(text.local) if text.local else None
-    check_apart([output, source_file(output)], [local])
+    place = perplexity_text(text.local, text.hub)
+    check_apart([output, source_file(output)], [place.local])
     hold(output)
-    content = load_text(local, text.hub)
-    write_source_text(output, [content], perplexity_text(local, text.hub).source())
+    documents, source = place.load()
+    write_source_text(output, [DOCUMENT_BREAK.join(documents)], source)
 
 
 if __name__ == "__main__":

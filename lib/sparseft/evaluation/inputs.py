@@ -1,6 +1,5 @@
 """Read the inputs that the evaluation scripts share: the run that a record names, and a checked checkpoint."""
 
-import hashlib
 from pathlib import Path
 
 from torch import nn
@@ -9,6 +8,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.model import load_model
+from sparseft.storage.hashes import sha256
 from sparseft.storage.record import check_model
 from sparseft.study.grid import Run
 from sparseft.tasks.documents import each_document
@@ -36,6 +36,5 @@ def load_checked(folder: Path) -> tuple[nn.Module, object, dict[str, str]]:
 
 def overlaps(sets: dict[str, Texts], rows: list[Texts], calibration: list[Path]) -> tuple[dict[str, float], list[str]]:
     """Return which share of each set occurs in the rows or in the texts of a calibration, and the sha256 of these texts."""
-    digests = [hashlib.sha256() for _ in calibration]
-    texts = [Texts(each_document(*file), is_one_text=True) for file in zip(calibration, digests, strict=True)]
-    return shares_found(sets, [*texts, *rows]), [digest.hexdigest() for digest in digests]
+    texts = [Texts(each_document(path), is_one_text=True) for path in calibration]
+    return shares_found(sets, [*texts, *rows]), [sha256(path) for path in calibration]

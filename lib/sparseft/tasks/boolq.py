@@ -19,13 +19,7 @@ def label(row: Row) -> int:
     return int(row["answer"])
 
 
-def problem(row: Row) -> str | None:
-    """Return what is wrong with a row, or None."""
-    empty = [field for field in ("passage", "question") if not row[field].strip()]
-    return f"field {empty[0]!r} is empty" if empty else None
-
-
-def from_hub(row: Row) -> Row:
+def converted(row: Row) -> Row:
     """Return a row with super_glue's `label`, 0 or 1, as `answer`, the field of the original files.
 
     Another label stays as it is, so that the row is refused for its missing answer."""
@@ -37,7 +31,8 @@ def from_hub(row: Row) -> Row:
 BOOLQ = Task(
     name="boolq",
     fields={"passage": str, "question": str, "answer": bool},
-    problem=problem,
+    filled=("passage", "question"),
+    converted=converted,
     prompt=prompt,
     answer=lambda row: CHOICES[label(row)],
     choices=lambda row: list(CHOICES),
@@ -47,5 +42,4 @@ BOOLQ = Task(
     metrics=(ACC, F1, *map(recall, CHOICES), MAJORITY_FLOOR),
     lengths=Lengths(rows=(9427, 3270), bytes=700, mean=140, long=450, answer=1, choices=2),
     hub="aps/super_glue/boolq@3de24cf8022e94f4ee4b9d55a6f539891524d646",
-    from_hub=from_hub,
 )

@@ -11,19 +11,20 @@ from typing import Protocol
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import wikitext2
-from sparseft.tasks.documents import DOCUMENT_BREAK, TextPlace
+from sparseft.tasks.documents import DOCUMENT_BREAK, TextPlace, read_documents
 from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, Row, Task
 
 
-class OwnData(Protocol):
-    """Name the keys of `tasks.NAME` that a task of kind instruction or text reads."""
+class Data(Protocol):
+    """Name the keys of `tasks.NAME` that say which rows a task has."""
 
     local: str | None
     hub: str | None
     length: int | None
     numbers: dict[str, int | None]
+    selection_examples: int | None
     seed: int
 
 
@@ -36,31 +37,40 @@ class Examples:
     source: dict
 
 
-def load_examples(
-    task: Task, numbers: dict[str, int | None], seed: int, local: Path | None, hub: str | None
-) -> Examples:
-    """Return the examples of a task, `numbers` of each split. Raises InputError as `load_rows` does."""
-    rows = {split: load_rows(task, split, numbers[split], seed, local, hub) for split in SPLITS}
-    return Examples(task, rows, source_of(task, local, hub))
+def load_examples(task: Task, data: Data) -> Examples:
+    """Return the examples of a task. The same task and data give the same rows on every machine.
 
-
-def load_rows(
-    task: Task, split: str, number: int | None, seed: int, local: Path | None, hub: str | None = None
-) -> list[Row]:
-    """Return `number` rows of a split, chosen by `seed`, or all rows if `number` is None.
-
-    The same arguments give the same rows on every machine. `local` is a folder and `hub` a place on the hub; without either, the
-    rows come from the task's own place. Raises InputError if the rows cannot be loaded or are too few."""
-    if number is not None and number < 1:
-        raise InputError(f"{task.name}: {number} {split} examples are asked for", "ask for one or more")
+    Raises InputError if they cannot be loaded, or if a split has fewer rows than data.numbers."""
     if task.generate:
-        if local or hub or number is None:
+        if data.local or data.hub or None in data.numbers.values():
             raise InputError(
                 f"{task.name} is generated", "give train_examples and validation_examples, neither local nor hub"
             )
-        return task.generate(split, number, seed)
-    rows = read_rows(local / f"{split}.jsonl", task) if local else _rows_from_hub(task, split, hub or task.hub)
-    return choose_rows(rows, task.name, split, number, seed)
+        rows = {split: task.generate(split, number, data.seed) for split, number in data.numbers.items()}
+        return Examples(task, rows, {"generated": task.name})
+    rows, sources = {}, {}
+    for split in SPLITS:
+        every_row, sources[split] = load_rows(task, split, data.local, data.hub)
+        rows[split] = choose_rows(every_row, task.name, split, data.numbers[split], data.seed)
+    return Examples(task, rows, {"local": sources} if data.local else sources["train"])
+
+
+def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], str | dict]:
+    """Return all rows of a split, and their source: the sha256 of the file, or the place and the revision on the hub.
+
+    `local` is a folder and `hub` a place on the hub. Without either, the rows come from the task's own place. Raises
+    InputError if they cannot be loaded."""
+    if local:
+        path = local_file(Path(local), split, is_text=task.sequence_length > 0) or Path(local, f"{split}.jsonl")
+        if task.sequence_length:
+            documents, digest = read_documents(path)
+            return [{"text": document} for document in documents], digest
+        return read_rows(path, task), sha256(path)
+    place = hub or task.hub
+    dataset = task_dataset(task, place)
+    if split == "validation" and split not in dataset:
+        split = task.validation_split
+    return rows_of_split(dataset, split, place, task), hub_source(place, dataset)
 
 
 def choose_rows(rows: list[Row], name: str, split: str, number: int | None, seed: int) -> list[Row]:
@@ -72,14 +82,13 @@ def choose_rows(rows: list[Row], name: str, split: str, number: int | None, seed
     return random.Random(f"{name}-{split}-{seed}").sample(rows, number)
 
 
-def source_of(task: Task, local: Path | None, hub: str | None) -> dict:
-    """Return where `load_rows` took the rows from: with the files' sha256, or the revision on the hub."""
-    if task.generate:
-        return {"generated": task.name}
-    if local:
-        return local_source(local)
-    place = hub or task.hub
-    return hub_source(place, _dataset(task, place))
+def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
+    """Return the file of a split in a folder of the user's; None if there is none. Raises InputError if a text has two."""
+    endings = (".txt", ".jsonl") if is_text else (".jsonl",)
+    files = [file for ending in endings if (file := folder / f"{split}{ending}").exists()]
+    if len(files) > 1:
+        raise InputError(f"{folder}: there are both {files[0].name} and {files[1].name}", "remove one of them")
+    return files[0] if files else None
 
 
 def local_source(folder: Path) -> dict:
@@ -87,26 +96,16 @@ def local_source(folder: Path) -> dict:
     return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
 
 
-def perplexity_text(local: Path | None, hub: str | None = None) -> TextPlace:
-    """Return where the text of a perplexity is: in the file `local`, or in the split `test` at `hub`, or of WikiText-2."""
-    return TextPlace(local, hub or wikitext2.PLACE, "test", "perplexity.local")
-
-
-def load_text(local: Path | None, hub: str | None = None) -> str:
-    """Return the text of a perplexity: its rows joined by blank lines, as GPTQ and Wanda read WikiText-2's test split.
-
-    The rows are the lines of the text, blank lines included. Raises InputError if they cannot be loaded."""
-    return DOCUMENT_BREAK.join(perplexity_text(local, hub).documents())
-
-
-def _rows_from_hub(task: Task, split: str, place: str) -> list[Row]:
-    """Return all rows of a split on the hub."""
-    dataset = _dataset(task, place)
-    if split == "validation" and split not in dataset:
-        split = task.validation_split
-    return rows_of_split(dataset, split, place, task, task.from_hub)
-
-
-def _dataset(task: Task, place: str) -> dict:
+def task_dataset(task: Task, place: str) -> dict:
     """Return the data set of a task on the hub."""
     return hub_dataset(place, f"tasks.{task.name}.local", "a folder with train.jsonl and validation.jsonl")
+
+
+def perplexity_text(local: Path | str | None, hub: str | None = None) -> TextPlace:
+    """Return where the text of a perplexity is: in the file `local`, or in the split `test` at `hub`, or of WikiText-2."""
+    return TextPlace(Path(local) if local else None, hub or wikitext2.PLACE, "test", "perplexity.local")
+
+
+def load_text(local: Path | str | None, hub: str | None = None) -> str:
+    """Return the text of a perplexity: its documents joined by blank lines, as GPTQ and Wanda read WikiText-2's test split."""
+    return DOCUMENT_BREAK.join(perplexity_text(local, hub).load()[0])

@@ -4,7 +4,6 @@ A text is a .jsonl file with one document per row in the field `text`, a .txt fi
 Hugging Face hub. A prepared text has FILE.json beside it, with the text's sha256 and where it comes from.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,13 +14,16 @@ from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json, read_text
 from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
-from sparseft.tasks.rows import parse_row
+from sparseft.tasks.rows import each_row
 from sparseft.tasks.task import RowFormat
 
-DOCUMENT = RowFormat(name="document", fields={"text": str})
+DOCUMENT = RowFormat(
+    name="document",
+    fields={"text": str},
+    converted=lambda row: {"text": row["text"]} if "text" in row else row,
+)
 # What stands between two documents of a text.
 DOCUMENT_BREAK = "\n\n"
-_ADVICE = "prepare the text, or correct the path"
 
 
 @dataclass(frozen=True)
@@ -35,50 +37,43 @@ class TextPlace:
     split: str
     key: str
 
-    def documents(self) -> list[str]:
-        """Return the documents. Raises InputError if they cannot be loaded."""
+    def load(self) -> tuple[list[str], dict]:
+        """Return the documents, and where they come from: with the file's sha256, or the revision on the hub.
+
+        Raises InputError if they cannot be loaded."""
         if self.local:
-            return read_documents(self.local)[0]
-        return [row["text"] for row in rows_of_split(self._dataset(), self.split, self.hub, DOCUMENT)]
+            documents, digest = read_documents(self.local)
+            return documents, {"local": digest}
+        dataset = hub_dataset(self.hub, self.key, "a .jsonl file with one document per row, field text")
+        rows = rows_of_split(dataset, self.split, self.hub, DOCUMENT)
+        return [row["text"] for row in rows], hub_source(self.hub, dataset)
+
+    def documents(self) -> list[str]:
+        return self.load()[0]
 
     def source(self) -> dict:
-        """Return where the documents come from: with the file's sha256, or the revision on the hub."""
-        if self.local:
-            return {"local": sha256(self.local)}
-        return hub_source(self.hub, self._dataset())
-
-    def _dataset(self) -> dict:
-        """Return the data set on the hub."""
-        return hub_dataset(self.hub, self.key, "a .jsonl file with one document per row, field text")
+        return self.load()[1]
 
 
 def read_documents(path: Path) -> tuple[list[str], str]:
-    """Return the documents of a file, and the sha256 of its bytes.
-
-    Raises InputError as `each_document` does, or if a .jsonl file has no row."""
-    digest = hashlib.sha256()
-    documents = list(each_document(path, digest))
+    """Return the documents of a file, and its sha256. Raises InputError as `each_document` does, or if there is none."""
+    documents = list(each_document(path))
     if not documents:
         raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
-    return documents, digest.hexdigest()
+    return documents, sha256(path)
 
 
-def each_document(path: Path, digest: "hashlib._Hash") -> Iterator[str]:
-    """Yield the documents of a file one by one, and add its bytes to `digest`.
+def each_document(path: Path) -> Iterator[str]:
+    """Yield the documents of a file one by one.
 
     Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no text."""
-    if path.suffix == ".txt":
-        text = read_text(path, _ADVICE)
-        if text.startswith("\ufeff"):
-            raise InputError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without it (BOM)")
-        digest.update(text.encode())
-        yield text
+    if path.suffix != ".txt":
+        yield from (row["text"] for row in each_row(path, DOCUMENT))
         return
-    if not path.exists():
-        raise InputError(f"{path}: no such file", _ADVICE)
-    with open(path, "rb") as file:
-        for line, place in _lines(file, path, digest):
-            yield parse_row(line, place, DOCUMENT)["text"]
+    text = read_text(path, "prepare the text, or correct the path")
+    if text.startswith("\ufeff"):
+        raise InputError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without it (BOM)")
+    yield text
 
 
 def documents_lines(documents: Iterable[str]) -> Iterator[str]:
@@ -112,18 +107,3 @@ def recorded_source(path: Path, digest: str) -> dict | None:
 def source_file(path: Path) -> Path:
     """Return the place of a text's source, beside the text."""
     return Path(f"{path}.json")
-
-
-def _lines(file: Iterable[bytes], path: Path, digest: "hashlib._Hash") -> Iterator[tuple[str, str]]:
-    """Yield each line that is not blank, with its place for errors, and add every line to `digest`.
-
-    The lines are read one by one, because the text of a large data set would be in memory twice."""
-    for number, line in enumerate(file, start=1):
-        digest.update(line)
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            yield line.decode(), place
-        except UnicodeDecodeError:
-            raise InputError(f"{place}: not UTF-8 text", "convert the file") from None

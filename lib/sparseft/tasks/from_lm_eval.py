@@ -13,7 +13,6 @@ The last three are only in a task with choices. The evaluation renders the rows 
 (evaluation/lm_eval_rendering.py).
 """
 
-from sparseft.errors import InputError
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1, Metric, lm_eval_metric
 from sparseft.tasks.task import Row, Task
 
@@ -26,28 +25,18 @@ BY_LM_EVAL = "lm-eval"
 NO_FILTER = "none"
 # The metrics whose values follow from the log-likelihoods of the choices (tasks/scoring.py), by name.
 _FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
-_TEXT_FIELDS = {"doc": dict, "prompt": str, "answer": str}
+_CHOICE_FIELDS = {"requests": list, "choices": list, "label": int}
 
 
 def task_of(name: str, definition: dict) -> Task:
-    """Return the task that a definition describes. Raises InputError if a key of it is missing."""
-    try:
-        metrics = tuple(_metric(entry, definition) for entry in definition["metrics"])
-        headline = next(metric for metric in metrics if metric.name == definition["metric"])
-        has_choices = definition["output_type"] == MULTIPLE_CHOICE
-        few_shot = definition["num_fewshot"]
-        max_new_tokens = definition["max_new_tokens"]
-        classes = tuple(definition["classes"])
-        is_trainable = definition["trainable"]
-        has_files = definition["file"] or isinstance(definition["included"], list)
-        if not (has_files and isinstance(definition["yaml"], dict)):
-            raise TypeError
-    except (KeyError, TypeError, StopIteration):
-        raise InputError(f"{name}: the definition in its manifest is incomplete", "prepare the task again") from None
+    """Return the task that a definition describes."""
+    metrics = tuple(_metric(entry, definition) for entry in definition["metrics"])
+    has_choices = definition["output_type"] == MULTIPLE_CHOICE
     return Task(
         name=name,
-        fields=_TEXT_FIELDS | ({"requests": list, "choices": list, "label": int} if has_choices else {}),
-        problem=_choice_problem if has_choices else _text_problem,
+        fields={"doc": dict, "prompt": str, "answer": str} | (_CHOICE_FIELDS if has_choices else {}),
+        filled=("prompt", "answer"),
+        problem=_choice_problem if has_choices else lambda row: None,
         prompt=lambda row: row["prompt"],
         answer=lambda row: row["answer"],
         delimiter="",
@@ -55,12 +44,12 @@ def task_of(name: str, definition: dict) -> Task:
         moves_spaces=has_choices,
         choices=(lambda row: row["choices"]) if has_choices else None,
         label=(lambda row: row["label"]) if has_choices else None,
-        classes=classes,
-        headline=headline,
+        classes=tuple(definition["classes"]),
+        headline=next(metric for metric in metrics if metric.name == definition["metric"]),
         metrics=metrics,
-        max_new_tokens=max_new_tokens,
-        few_shot=few_shot,
-        is_trainable=is_trainable,
+        max_new_tokens=definition["max_new_tokens"],
+        few_shot=definition["num_fewshot"],
+        is_trainable=definition["trainable"],
         definition=definition,
     )
 
@@ -77,17 +66,9 @@ def _metric(entry: dict, definition: dict) -> Metric:
     return lm_eval_metric(entry["name"], entry["standard_error"])
 
 
-def _text_problem(row: Row) -> str | None:
-    """Return what is wrong with the texts of a row, or None."""
-    empty = [field for field in ("prompt", "answer") if not row[field].strip()]
-    return f"its {empty[0]} is empty" if empty else None
-
-
 def _choice_problem(row: Row) -> str | None:
     """Return what is wrong with a row that has choices, or None."""
     choices = row["choices"]
-    if not all(isinstance(choice, str) for choice in choices):
-        return "a choice is not a text"
     if len(choices) < 2 or len(row["requests"]) != len(choices):
         return "it has fewer than two choices"
     # lm-eval divides by the length of a choice.
@@ -95,4 +76,4 @@ def _choice_problem(row: Row) -> str | None:
         return f"choice {choices.index('') + 1} is empty"
     if not 0 <= row["label"] < len(choices):
         return f"its right choice has the number {row['label']}, outside 0 to {len(choices) - 1}"
-    return _text_problem(row)
+    return None

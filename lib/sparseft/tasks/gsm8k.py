@@ -15,8 +15,6 @@ def prompt(row: Row) -> str:
 
 def problem(row: Row) -> str | None:
     """Return what is wrong with a row, or None. Without a number after "#### ", no answer would count as right."""
-    if not row["question"].strip():
-        return "field 'question' is empty"
     result = strict_match(row["answer"])
     if not any(map(str.isdigit, result)) or not exact_match(result, row["answer"]):
         return "field 'answer' does not end in '#### NUMBER', the part that is scored"
@@ -26,6 +24,7 @@ def problem(row: Row) -> str | None:
 GSM8K = Task(
     name="gsm8k",
     fields={"question": str, "answer": str},
+    filled=("question",),
     problem=problem,
     prompt=prompt,
     answer=lambda row: row["answer"],

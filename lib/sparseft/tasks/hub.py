@@ -4,7 +4,6 @@ A place on the hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REV
 """
 
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -62,19 +61,14 @@ def hub_source(place: str, dataset: dict) -> dict:
     return {"hub": place.partition("@")[0], "revision": loaded_revision(dataset)}
 
 
-def rows_of_split(
-    dataset: dict, split: str, place: str, row_format: RowFormat, from_hub: Callable[[Row], Row] = dict
-) -> list[Row]:
-    """Return the rows of a split, each converted by `from_hub` and checked like the rows of a file.
+def rows_of_split(dataset: dict, split: str, place: str, row_format: RowFormat) -> list[Row]:
+    """Return the rows of a split, converted and checked like the rows of a file.
 
     Raises InputError if the split is missing or a row does not have the format."""
     if split not in dataset:
         raise InputError(f"{place} has no split {split}, only {', '.join(dataset)}", "name another data set")
-    rows = [from_hub(row) for row in dataset[split]]
+    rows = [row_format.converted(row) for row in dataset[split]]
     for number, row in enumerate(rows, start=1):
         if problem := problem_of(row, row_format):
-            raise InputError(
-                f"{place}, split {split}, row {number}: {problem}",
-                "name another data set or revision, or give a local copy without the row",
-            )
+            raise InputError(f"{place}, split {split}, row {number}: {problem}", "name another data set or revision")
     return rows

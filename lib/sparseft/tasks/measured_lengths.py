@@ -14,39 +14,29 @@ CHARACTERS_PER_TOKEN = 4
 
 
 def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
-    """Return the fields of Lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`."""
-    if task.sequence_length:
-        return _packed_lengths(task.sequence_length, rows)
+    """Return the fields of Lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`.
+
+    The examples of a text are the sequences into which its documents are cut."""
     every_row = [*rows["train"], *rows["validation"]]
-    answers = [len(task.answer(row)) for row in every_row]
-    wholes = [len(task.prompt(row)) + answer for row, answer in zip(every_row, answers, strict=True)]
-    lines = [len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in every_row]
+    if task.sequence_length:
+        characters = [sum(len(row["text"]) for row in documents) for documents in rows.values()]
+        numbers = [max(1, _tokens(number) // task.sequence_length) for number in characters]
+        mean = long = answer = task.sequence_length
+    else:
+        numbers = [len(split) for split in rows.values()]
+        answers = [len(task.answer(row)) for row in every_row]
+        wholes = [len(task.prompt(row)) + length for row, length in zip(every_row, answers, strict=True)]
+        mean, long, answer = _tokens(np.mean(wholes)), _tokens(np.quantile(wholes, 0.99)), _tokens(np.mean(answers))
+    size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in every_row)
     return {
-        "rows": [len(rows["train"]), len(rows["validation"])],
-        "bytes": math.ceil(np.mean(lines)),
-        "mean": _tokens(np.mean(wholes)),
-        "long": _tokens(np.quantile(wholes, 0.99)),
-        "answer": _tokens(np.mean(answers)),
+        "rows": numbers,
+        "bytes": math.ceil(size / sum(numbers)),
+        "mean": mean,
+        "long": long,
+        "answer": answer,
         "choices": max(len(task.choices(row)) for row in every_row) if task.choices else 0,
         "few_shot": task.few_shot,
         "max_new_tokens": task.max_new_tokens,
-    }
-
-
-def _packed_lengths(length: int, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
-    """Return the lengths of documents that are cut into sequences of `length` tokens. `rows` counts the sequences."""
-    characters = {split: sum(len(row["text"]) for row in documents) for split, documents in rows.items()}
-    sequences = {split: max(1, _tokens(number) // length) for split, number in characters.items()}
-    size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for split in rows for row in rows[split])
-    return {
-        "rows": [sequences["train"], sequences["validation"]],
-        "bytes": math.ceil(size / sum(sequences.values())),
-        "mean": length,
-        "long": length,
-        "answer": length,
-        "choices": 0,
-        "few_shot": 0,
-        "max_new_tokens": 0,
     }
 
 

@@ -18,14 +18,8 @@ class Metric:
     standard_error: str | None
     # What it measures, in a sentence for the documentation of the tables.
     meaning: str
-    # When the metric of a task that reports it has no value.
-    empty: str = ""
     # What figures call it.
     label: str
-    # What sentences call it; "" if it is no headline.
-    phrase: str = ""
-    # The one answer whose examples it is measured on; None for all examples.
-    answer: str | None = None
     # What the value is counted in.
     unit: str = "fraction"
     higher_is_better: bool = True
@@ -41,20 +35,17 @@ ACC = Metric(
     standard_error="acc_stderr",
     meaning="Share of examples whose likeliest choice is right.",
     label="accuracy",
-    phrase="accuracy",
 )
 ACC_NORM = Metric(
     name="acc_norm",
     standard_error="acc_norm_stderr",
     meaning="As acc, with the log-likelihood divided by the characters of the choice.",
     label="length-normalised accuracy",
-    phrase="accuracy",
 )
 F1 = Metric(
     name="f1",
     standard_error="f1_stderr",
     meaning="Harmonic mean of precision and recall of the second answer (yes in boolq). Its standard error is by bootstrap.",
-    empty="no example has this answer",
     label="F1",
 )
 MAJORITY_FLOOR = Metric(
@@ -68,7 +59,6 @@ EXACT_MATCH = Metric(
     standard_error="exact_match_stderr",
     meaning="Share of examples whose answer is right (in gsm8k the number after `####`).",
     label="exact match",
-    phrase="the share of right answers",
 )
 EXACT_MATCH_FLEXIBLE = Metric(
     name="exact_match_flexible-extract",
@@ -82,7 +72,6 @@ LOSS = Metric(
     standard_error="loss_stderr",
     meaning="Mean loss of the answer tokens.",
     label="loss",
-    phrase="the loss",
     unit="nats per token",
     higher_is_better=False,
 )
@@ -102,9 +91,7 @@ def recall(answer: str) -> Metric:
         name=f"recall_{answer}",
         standard_error=f"recall_{answer}_stderr",
         meaning=f"Share of the examples with the answer {answer} that were answered {answer}.",
-        empty=f"no example has the answer {answer}",
         label=f"recall of {answer}",
-        answer=answer,
     )
 
 
@@ -115,5 +102,4 @@ def lm_eval_metric(name: str, standard_error: str) -> Metric:
         standard_error=standard_error,
         meaning=f"Mean of lm-eval's {name}.",
         label=name.replace("_", " "),
-        phrase=f"the mean of {name}",
     )

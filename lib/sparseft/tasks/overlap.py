@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, islice, takewhile
+from itertools import chain, takewhile
 
 import numpy as np
 
@@ -29,8 +29,6 @@ TEXT_WINDOW = 13
 PROMPT_WINDOW = 8
 # Rows are refused if a larger share of them occurs in the training rows.
 MOST = 0.5
-# Words that are hashed at once.
-_BLOCK = 1 << 16
 # The hash of a window is the sum of its words' numbers, each times a power of an odd number, modulo 2^64.
 _POWERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(TEXT_WINDOW, dtype=np.uint64)
 # In a short prompt with a digit these count, because "3 + 4" is not "3 - 4".
@@ -114,18 +112,13 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
     for texts in others:
         before = np.empty(0, np.uint64)
         for part in texts.parts:
-            count = 0
-            for row in _rows(part, numbers):
-                count += len(row)
-                words = np.concatenate([before, row])
-                for search in searches:
-                    search.read(words)
-                before = words[1 - TEXT_WINDOW :]
+            row = _numbered(part, numbers)
+            form = normal_form(part) if len(row) < PROMPT_WINDOW else ""
+            words = np.concatenate([before, row])
             for search in searches:
-                search.end(normal_form(part) if count < PROMPT_WINDOW else "")
+                search.read(words, form)
             # The windows of a text reach over the borders of its documents.
-            if not texts.is_one_text:
-                before = before[:0]
+            before = words[1 - TEXT_WINDOW :] if texts.is_one_text else before
     return [search.found() for search in searches]
 
 
@@ -133,17 +126,14 @@ class _TextSearch:
     """Search the windows of a text."""
 
     def __init__(self, texts: Texts, numbers: _Numbers) -> None:
-        words = np.concatenate([np.empty(0, np.uint64), *(row for part in texts.parts for row in _rows(part, numbers))])
+        words = np.concatenate([np.empty(0, np.uint64), *(_numbered(part, numbers) for part in texts.parts)])
         self.windows = _hashes(words, TEXT_WINDOW)
         self.known = np.unique(self.windows)
         self.is_found = np.zeros(len(self.known), bool)
 
-    def read(self, words: np.ndarray) -> None:
-        """Find the windows of other words."""
+    def read(self, words: np.ndarray, form: str) -> None:
+        """Find the windows of other words. No window is as short as the part whose normal form is `form`."""
         self.is_found[_places(_hashes(words, TEXT_WINDOW), self.known)] = True
-
-    def end(self, form: str) -> None:
-        """Do nothing at the end of a part, because no window of a text depends on its part."""
 
     def found(self) -> np.ndarray:
         """Return which windows were found, bool (n,)."""
@@ -165,20 +155,15 @@ class _ExampleSearch:
         for number, example in enumerate(self.examples):
             if example:
                 self.by_rarest[min(example, key=counts.__getitem__)].append(number)
-        self.hits: set[int] = set()
 
-    def read(self, words: np.ndarray) -> None:
-        """Keep which windows of the examples are among those of other words."""
-        self.hits.update(_places(_hashes(words, PROMPT_WINDOW), self.known).tolist())
-
-    def end(self, form: str) -> None:
-        """Find the examples that have all their windows in the part that ends. `form` is the normal form of a short one."""
+    def read(self, words: np.ndarray, form: str) -> None:
+        """Find the examples that have all their windows in a part: in its words, or in its normal form if it is short."""
+        hashes = _hashes(words, PROMPT_WINDOW)
         if form:
-            self.hits.update(_places(np.array([self.numbers[form]], np.uint64), self.known).tolist())
-        for place in self.by_rarest.keys() & self.hits:
-            found = [number for number in self.by_rarest[place] if self.examples[number] <= self.hits]
-            self.is_found[found] = True
-        self.hits.clear()
+            hashes = np.append(hashes, np.uint64(self.numbers[form]))
+        hits = set(_places(hashes, self.known).tolist())
+        for place in self.by_rarest.keys() & hits:
+            self.is_found[[number for number in self.by_rarest[place] if self.examples[number] <= hits]] = True
 
     def found(self) -> np.ndarray:
         """Return which examples were found, bool (n,)."""
@@ -188,11 +173,10 @@ class _ExampleSearch:
 def _prompt_windows(texts: Texts, numbers: _Numbers) -> list[np.ndarray]:
     """Return the hashes of the windows of each prompt, uint64 (n,), or the hash of a short prompt, (1,)."""
     prompts = list(texts.parts)
-    # Lists of the same few numbers take less memory than lists of words.
-    rows = [[numbers[word] for word in _words(prompt)] for prompt in prompts]
+    rows = [_numbered(prompt, numbers) for prompt in prompts]
     start = end = 0
     if texts.has_template:
-        start, end = _number_of_common_words(rows), _number_of_common_words(map(reversed, rows))
+        start, end = _number_of_common_words(rows), _number_of_common_words([row[::-1] for row in rows])
     windows = []
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) < PROMPT_WINDOW:
@@ -200,21 +184,13 @@ def _prompt_windows(texts: Texts, numbers: _Numbers) -> list[np.ndarray]:
             windows.append(np.array([numbers[form]] if form else [], np.uint64))
             continue
         content = row[start : len(row) - end]
-        words = content if len(content) >= TEXT_WINDOW else row
-        windows.append(_hashes(np.array(words, np.uint64), PROMPT_WINDOW))
+        windows.append(_hashes(content if len(content) >= TEXT_WINDOW else row, PROMPT_WINDOW))
     return windows
 
 
-def _number_of_common_words(rows: Iterable[Iterable[int]]) -> int:
+def _number_of_common_words(rows: list[np.ndarray]) -> int:
     """Return with how many equal words all rows begin."""
     return sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*rows, strict=False)))
-
-
-def _rows(text: str, numbers: _Numbers) -> Iterator[np.ndarray]:
-    """Yield the numbers of the words of a text, uint64 (n,), in blocks."""
-    words = _words(text)
-    while block := [numbers[word] for word in islice(words, _BLOCK)]:
-        yield np.array(block, np.uint64)
 
 
 def _hashes(words: np.ndarray, width: int) -> np.ndarray:
@@ -228,9 +204,12 @@ def _places(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
     return places[known.take(places, mode="clip") == hashes] if len(known) else places[:0]
 
 
+def _numbered(text: str, numbers: _Numbers) -> np.ndarray:
+    """Return the numbers of the words of a text, uint64 (n,)."""
+    return np.fromiter(map(numbers.__getitem__, _words(text)), np.uint64)
+
+
 def _words(text: str) -> Iterator[str]:
-    """Return the words of a text. A long text is cut between words, so that a list of all of them is not in memory."""
-    pieces = (piece[0] for piece in re.finditer(r"(?s).{1,1000000}[^\W\u3040-\u9fff]*", text))
-    return chain.from_iterable(
-        unicodedata.normalize("NFKC", piece).casefold().translate(_CHARACTERS).split() for piece in pieces
-    )
+    """Yield the words of a text one by one, because a list of those of a large text would fill the memory."""
+    content = unicodedata.normalize("NFKC", text).casefold().translate(_CHARACTERS)
+    return (word[0] for word in re.finditer(r"\S+", content))

@@ -1,17 +1,17 @@
 """Find the task of a data folder, and read its rows.
 
-Each file is read once, so that the bytes that are parsed are the bytes that are hashed. prepare_task.py writes the task and the
-sha256 of both files into manifest.json beside them. Without a manifest, any rows of a built-in task are accepted. The manifest of
-a task that the configuration describes also holds its definition, so that every job reads the same one.
+prepare_task.py writes the task and the sha256 of both files into manifest.json beside them. Without a manifest, any rows of a
+built-in task are accepted. The manifest of a task that the configuration describes also holds its definition, so that every job
+reads the same one.
 """
 
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.rows import parse_rows, read_row_text
+from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, Row, Task
 
 _REMEDY = "prepare the task again with prepare_task.py, or restore the file"
@@ -30,10 +30,9 @@ def find_task(folder: Path, name: str) -> Task:
             f"prepare it with prepare_task.py, or choose one of {', '.join(BY_NAME)}",
         )
     content = read_json(manifest, _REMEDY)
-    definition = content.get("definition")
-    if content.get("task") != name or not isinstance(definition, dict) or definition.get("kind") not in KINDS:
+    if content.get("task") != name or not content.get("definition"):
         raise InputError(f"{manifest}: does not define the task {name!r}", _REMEDY)
-    return KINDS[definition["kind"]].task_of(name, definition)
+    return KINDS[content["definition"]["kind"]].task_of(name, content["definition"])
 
 
 def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[str, str]]:
@@ -46,27 +45,20 @@ def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[st
 
 
 def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
-    """Return the rows of a file, and the sha256 of its bytes.
+    """Return the rows of a file, and its sha256.
 
-    Raises InputError if a row is not one of the task's, or if the manifest beside the file records another task or sha256."""
-    text = read_row_text(path, task)
-    digest = sha256_of_text(text)
+    Raises InputError if a row is not one of the task's, or if the manifest beside the file records another task or sha256. The
+    rows of boolq_mini fit boolq too, and would be scored under its name."""
     # The rows come first, because the place of a damaged row says more than "another file".
-    rows = parse_rows(text, path, task)
-    check_recorded(path, digest, task.name)
-    return rows, digest
-
-
-def check_recorded(path: Path, digest: str, task: str) -> None:
-    """Raise InputError if a manifest.json lies beside a file of rows and records another task or sha256 for it.
-
-    The rows of boolq_mini fit boolq too, and would be scored under its name."""
+    rows = read_rows(path, task)
+    digest = sha256(path)
     manifest = path.with_name("manifest.json")
-    if not manifest.exists():
-        return
-    content = read_json(manifest, _REMEDY)
-    if content.get("task", task) != task:
-        raise InputError(f"{path}: prepared for {content['task']}, not for {task}", "name that task, or another folder")
-    recorded = content.get("sha256")
-    if not isinstance(recorded, dict) or recorded.get(path.stem) != digest:
-        raise InputError(f"{path}: not the file that its manifest records", _REMEDY)
+    if manifest.exists():
+        recorded = read_json(manifest, _REMEDY)
+        if recorded.get("task") != task.name:
+            raise InputError(
+                f"{path}: prepared for {recorded.get('task')}, not for {task.name}", "name that task, or another folder"
+            )
+        if recorded.get("sha256", {}).get(path.stem) != digest:
+            raise InputError(f"{path}: not the file that its manifest records", _REMEDY)
+    return rows, digest

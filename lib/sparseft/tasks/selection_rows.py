@@ -20,17 +20,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from sparseft.errors import InputError
-from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, remake_advice
-from sparseft.tasks.data_source import choose_rows, load_rows
-from sparseft.tasks.documents import read_documents
-from sparseft.tasks.hub import hub_dataset, hub_source
+from sparseft.tasks.data_source import Data, choose_rows, load_rows, local_file, task_dataset
 from sparseft.tasks.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
-from sparseft.tasks.rows import parse_rows, read_row_text, read_rows
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.rows import read_rows
+from sparseft.tasks.task import Row, Task
 
 # The name of the split.
 SELECTION = "selection"
@@ -38,16 +35,6 @@ ROWS_FILE = f"{SELECTION}.jsonl"
 MANIFEST_FILE = f"{SELECTION}_manifest.json"
 # Candidates that are compared together, at least. Each comparison reads all rows of the other splits.
 _AT_ONCE = 1000
-
-
-class SelectionData(Protocol):
-    """Name the keys of `tasks.NAME` that decide the selection rows."""
-
-    local: str | None
-    hub: str | None
-    numbers: dict[str, int | None]
-    selection_examples: int | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -60,38 +47,41 @@ class Candidates:
     source: dict
     split: str
 
-    @property
-    def is_own_split(self) -> bool:
-        """Return whether the source has a split for this purpose."""
-        return self.split != "train"
-
 
 @dataclass(frozen=True)
 class ChosenRows:
     """Hold the chosen rows, and the number of candidates that were left out because they occur in another row.
 
-    `overlap` is the share of the rows, or of a text's windows, that occurs in the training and validation rows."""
+    `overlap` is the share of a text's windows that occurs in the training and validation text; 0 of examples."""
 
     rows: list[Row]
     left_out: int
     overlap: float
 
 
-def load_candidates(task: Task, data: SelectionData, prepared: dict[str, list[Row]]) -> Candidates:
+def load_candidates(task: Task, data: Data, prepared: dict[str, list[Row]]) -> Candidates:
     """Return the candidates of a task that is not one of lm-eval's. `prepared` has its training and validation rows.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
     if task.generate:
-        return _generated(task, data, prepared)
-    rows, source, split = _local_rows(task, data) if data.local else _hub_rows(task, data)
-    if split == "train":
+        # Enough of them even if all training rows are among them.
+        number = (data.selection_examples or len(prepared["validation"])) + len(prepared["train"])
+        stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
+        return Candidates(task.generate("train", number, int.from_bytes(stream)), {"generated": task.name}, "train")
+    if data.local:
+        has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0)
+    else:
+        has_own_split = SELECTION in task_dataset(task, data.hub or task.hub)
+    split = SELECTION if has_own_split else "train"
+    rows, source = load_rows(task, split, data.local, data.hub)
+    if not has_own_split:
         rows = unused_rows(rows, task.name, data)
     if task.sequence_length:
         rows = [row for row in rows if row["text"].strip()]
-    return Candidates(shuffled(rows, task.name, data.seed), source, split)
+    return Candidates(shuffled(rows, task.name, data.seed), {"local": source} if data.local else source, split)
 
 
-def unused_rows(rows: list, name: str, data: SelectionData) -> list:
+def unused_rows(rows: list, name: str, data: Data) -> list:
     """Return the training rows that the training of a task does not use. Raises InputError if it uses all of them."""
     used = set(choose_rows(list(range(len(rows))), name, "train", data.numbers["train"], data.seed))
     unused = [row for index, row in enumerate(rows) if index not in used]
@@ -121,31 +111,36 @@ def choose_selection(
     Without a number they are all rows of a split for this purpose, or else as many as there are validation rows. Documents
     are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`, or if most rows
     of a split for this purpose are training or validation rows."""
-    is_measured_in_text = number is None and task.sequence_length
-    wanted = _wanted(task, candidates, prepared["validation"], number)
-    at_once = None if is_measured_in_text or wanted == math.inf else max(_AT_ONCE, wanted)
-    rows: list[Row] = []
-    forms: set[str] = set()
+    counts_characters = number is None and task.sequence_length > 0
+    has_own_split = candidates.split != "train"
+
+    def size(row: Row) -> int:
+        return len(row["text"]) if counts_characters else 1
+
+    wanted = number or (math.inf if has_own_split else sum(map(size, prepared["validation"])))
+    at_once = None if counts_characters or wanted == math.inf else max(_AT_ONCE, wanted)
+    # The chosen rows by the normal form of their prompts.
+    rows: dict[str, Row] = {}
     taken = known = repeated = 0
     for row, is_known in _with_known(task, candidates.rows, prepared, at_once):
         if taken >= wanted:
             break
-        prompt = task.prompt(row)
-        form = normal_form(prompt)
-        if is_known or form in forms:
-            known += is_known
-            repeated += not is_known
-            continue
-        forms.add(form)
-        rows.append(row)
-        taken += len(prompt) if is_measured_in_text else 1
+        form = normal_form(task.prompt(row))
+        if is_known:
+            known += 1
+        elif form in rows:
+            repeated += 1
+        else:
+            rows[form] = row
+            taken += size(row)
     if not rows:
         raise nothing_left(task.name, f"all {known + repeated} candidates repeat a prompt")
-    overlap = _overlap(task, rows, prepared)
+    chosen = ChosenRows(list(rows.values()), known + repeated, _overlap(task, list(rows.values()), prepared))
     looked_at = known + repeated + len(rows)
-    known_rows = f"{known} of {looked_at} rows of the split {SELECTION}"
-    if overlap > MOST or (candidates.is_own_split and known > MOST * looked_at):
-        what = in_words(overlap, task, SELECTION) if overlap > MOST else known_rows
+    if chosen.overlap > MOST or (has_own_split and known > MOST * looked_at):
+        what = f"{known} of {looked_at} rows of the split {SELECTION}"
+        if chosen.overlap > MOST:
+            what = in_words(chosen.overlap, task, SELECTION)
         raise InputError(
             f"tasks.{task.name}: {what} also occur in the training or validation rows", f"give other {SELECTION} rows"
         )
@@ -154,130 +149,42 @@ def choose_selection(
             f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION}, {number} are asked for",
             f"lower tasks.{task.name}.selection_examples or train_examples",
         )
-    return ChosenRows(rows, known + repeated, overlap)
+    return chosen
 
 
-def check_selection(task: Task, rows: list[Row], prepared: dict[str, list[Row]], place: Path | str) -> None:
-    """Raise InputError if selection rows cannot be scored. `place` stands before the error, which calls them validation rows."""
-    try:
-        task.check({"train": prepared["train"], "validation": rows})
-    except InputError as error:
-        raise in_the_place_of_validation(error, place) from None
-
-
-def in_the_place_of_validation(error: InputError, place: Path | str) -> InputError:
-    """Return an error about selection rows that were read like validation rows, with the place of their file."""
-    what, advice = error.args
-    return InputError(f"{place}, read like validation rows: {what}", advice)
-
-
-def shared_rows(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> dict[str, int]:
-    """Return by split how many selection rows occur in it. Splits without such a row are left out."""
-    counts = {split: sum(_occur_in(task, rows, {split: prepared[split]})) for split in SPLITS}
-    return {split: count for split, count in counts.items() if count}
-
-
-def read_selection(
-    folder: Path, task: Task, prepared: dict[str, list[Row]], digests: dict[str, str]
-) -> tuple[list[Row], str]:
+def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[list[Row], str]:
     """Return the selection rows in a data folder, and the sha256 of their file.
 
-    `prepared` has the rows of the other splits, and `digests` the sha256 of their files. Raises InputError unless the manifest
-    records the file, and unless the rows are disjoint from the other splits."""
+    `digests` has the sha256 of the files of the other splits. Raises InputError unless the manifest records all three files."""
     path = folder / ROWS_FILE
-    text = read_row_text(path, task)
-    digest = sha256_of_text(text)
-    check_manifest(folder, task, digest, digests)
-    rows = parse_rows(text, path, task)
-    for split, count in shared_rows(task, rows, prepared).items():
-        raise InputError(f"{path}: {count} rows also occur in the {split} rows", remake_advice(path))
-    return rows, digest
-
-
-def check_manifest(folder: Path, task: Task, digest: str, digests: dict[str, str]) -> None:
-    """Raise InputError unless the manifest records a file with this digest, disjoint from files with these `digests`."""
-    path = folder / ROWS_FILE
+    rows = read_rows(path, task)
     manifest = read_record(folder / MANIFEST_FILE)
-    if manifest.get("task") != task.name or manifest.get("sha256") != digest:
+    if manifest["task"] != task.name or manifest["sha256"] != sha256(path):
         raise InputError(f"{path}: not the file that {MANIFEST_FILE} records", remake_advice(path))
-    if manifest.get("disjoint_from") != digests:
+    if manifest["disjoint_from"] != digests:
         raise InputError(
-            f"{path}: chosen beside other files than the {' and '.join(SPLITS)} rows in {folder}", remake_advice(path)
+            f"{path}: chosen beside other files than the {' and '.join(digests)} rows in {folder}", remake_advice(path)
         )
+    return rows, manifest["sha256"]
 
 
-def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
-    """Return the file of a split in a folder of the user's; None if there is none. Raises InputError if a text has two."""
-    endings = (".txt", ".jsonl") if is_text else (".jsonl",)
-    files = [file for ending in endings if (file := folder / f"{split}{ending}").exists()]
-    if len(files) > 1:
-        raise InputError(f"{folder}: there are both {files[0].name} and {files[1].name}", "remove one of them")
-    return files[0] if files else None
+def _with_known(
+    task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]], at_once: int | None
+) -> Iterator[tuple[Row, bool]]:
+    """Yield candidates, each with whether it occurs in the prepared rows. `at_once` of them are compared together.
 
-
-def _wanted(task: Task, candidates: Candidates, validation: list[Row], number: int | None) -> float:
-    """Return how many rows are taken, or how many characters of documents if no number is set."""
-    if number is not None:
-        return number
-    if candidates.is_own_split:
-        return math.inf
-    return sum(len(row["text"]) for row in validation) if task.sequence_length else len(validation)
-
-
-def _occur_in(task: Task, rows: list[Row], splits: dict[str, list[Row]]) -> list[bool]:
-    """Return which rows occur in a row of the splits. Each document of a text is compared by itself."""
-    # Without a template, the result for a row does not depend on the other rows.
-    texts = Texts(texts_of(task, rows).parts, has_template=False)
-    return find([texts], [texts_of(task, others) for others in splits.values()])[0].tolist()
+    Each document of a text is compared by itself."""
+    others = [texts_of(task, rows) for rows in prepared.values()]
+    remaining = iter(candidates)
+    while rows := list(islice(remaining, at_once)):
+        # Without a template, the result for a row does not depend on the other rows.
+        texts = Texts(texts_of(task, rows).parts, has_template=False)
+        yield from zip(rows, find([texts], others)[0].tolist(), strict=True)
 
 
 def _overlap(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> float:
     """Return the share of the windows of a text that occurs in the prepared text; 0 of examples, because none occurs there."""
     if not task.sequence_length:
         return 0.0
-    others = [texts_of(task, prepared[split]) for split in SPLITS]
+    others = [texts_of(task, split) for split in prepared.values()]
     return shares_found({SELECTION: texts_of(task, rows)}, others)[SELECTION]
-
-
-def _with_known(
-    task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]], at_once: int | None
-) -> Iterator[tuple[Row, bool]]:
-    """Yield candidates, each with whether it occurs in the prepared rows. `at_once` of them are compared together."""
-    remaining = iter(candidates)
-    while rows := list(islice(remaining, at_once)):
-        yield from zip(rows, _occur_in(task, rows, prepared), strict=True)
-
-
-def _generated(task: Task, data: SelectionData, prepared: dict[str, list[Row]]) -> Candidates:
-    """Return generated rows, enough of them even if all training rows are among them."""
-    number = data.selection_examples or len(prepared["validation"])
-    stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
-    try:
-        rows = task.generate("train", number + len(prepared["train"]), int.from_bytes(stream))
-    except InputError as error:
-        raise InputError(
-            f"tasks.{task.name}: {number} selection rows beside {len(prepared['train'])} training rows: {error.args[0]}",
-            f"lower tasks.{task.name}.selection_examples or train_examples",
-        ) from None
-    return Candidates(rows, {"generated": task.name}, "train")
-
-
-def _local_rows(task: Task, data: SelectionData) -> tuple[list[Row], dict, str]:
-    """Return all rows of a split in the user's folder, their source, and the split."""
-    folder = Path(data.local)
-    is_text = task.sequence_length > 0
-    own = local_file(folder, SELECTION, is_text=is_text)
-    split = SELECTION if own else "train"
-    path = own or local_file(folder, split, is_text=is_text) or folder / f"{split}.jsonl"
-    if is_text:
-        documents, digest = read_documents(path)
-        return [{"text": document} for document in documents], {"local": digest}, split
-    return read_rows(path, task), {"local": sha256(path)}, split
-
-
-def _hub_rows(task: Task, data: SelectionData) -> tuple[list[Row], dict, str]:
-    """Return all rows of a split on the hub, their source, and the split."""
-    place = data.hub or task.hub
-    dataset = hub_dataset(place, f"tasks.{task.name}.local", "a folder with train.jsonl and validation.jsonl")
-    split = SELECTION if SELECTION in dataset else "train"
-    return load_rows(task, split, None, data.seed, None, place), hub_source(place, dataset), split

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -40,10 +39,12 @@ class RowFormat:
     name: str
     # Required field -> its type or types.
     fields: dict[str, type | tuple[type, ...]]
-    # Returns what is wrong with a row whose fields have their types, or None.
-    problem: Callable[[Row], str | None] | None = None
-    # What errors advise; empty if the fields say it.
-    advice: str = ""
+    # Fields whose text must not be blank.
+    filled: tuple[str, ...] = ()
+    # Returns what else is wrong with a row, or None.
+    problem: Callable[[Row], str | None] = lambda row: None
+    # Returns a row in this project's fields from a row of the data's source.
+    converted: Callable[[Row], Row] = dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,6 @@ class Task(RowFormat):
     hub: str | None = None
     # The hub's split whose rows are the validation rows. Some data sets have no split `validation`.
     validation_split: str = "validation"
-    # Returns a row in this project's fields from a row in the hub's fields.
-    from_hub: Callable[[Row], Row] = dict
     # Makes rows from (split, number, seed); None if the rows come from a folder or the hub.
     generate: Callable[[str, int, int], list[Row]] | None = None
     # The largest number of tokens of a generated answer.
@@ -112,35 +111,25 @@ class Task(RowFormat):
                 f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of your own rows",
             )
 
-    def check(self, rows: dict[str, list[Row]]) -> None:
-        """Check the rows of both splits together, before anything is trained or evaluated.
+    def check(self, rows: dict[str, list[Row]], scored: str = "validation") -> None:
+        """Check the rows of the split that is `scored`, and the training rows, before anything is trained or evaluated.
 
-        Raises InputError if there are too few, or if the validation rows cannot tell a right answer from a wrong one. How many
+        Raises InputError if there are too few, or if the scored rows cannot tell a right answer from a wrong one. How many
         sequences documents have depends on the tokenizer, so they are counted when they are encoded."""
         if self.sequence_length:
+            for split, documents in rows.items():
+                if not any(row["text"].strip() for row in documents):
+                    raise InputError(f"tasks.{self.name}: the {split} text is empty", "give documents that have text")
             return
-        validation = rows["validation"]
-        if len(validation) < 2:
-            raise InputError(f"{self.name}: one validation example has no standard error", "give two or more")
+        if len(rows[scored]) < 2:
+            raise InputError(f"{self.name}: one {scored} example has no standard error", "give two or more")
         if len(rows["train"]) < self.few_shot:
             raise InputError(
                 f"{self.name}: {len(rows['train'])} training examples, {self.few_shot} of them stand before every question",
                 f"give {self.few_shot} or more",
             )
-        if len({self.prompt(row) for row in validation}) == 1:
+        if len({self.prompt(row) for row in rows[scored]}) == 1:
             raise InputError(
-                f"{self.name}: all {len(validation)} validation examples have the same prompt",
+                f"{self.name}: all {len(rows[scored])} {scored} examples have the same prompt",
                 "check the fields of the rows",
             )
-        if self.choices:
-            self._check_choices(validation)
-
-    def _check_choices(self, rows: list[Row]) -> None:
-        """Raise InputError if a row has the same choice twice."""
-        for number, row in enumerate(rows, start=1):
-            choice, count = Counter(self.choices(row)).most_common(1)[0]
-            if count > 1:
-                raise InputError(
-                    f"{self.name}: validation example {number} has the choice {choice!r} twice",
-                    "leave the example out, or make its choices differ",
-                )

@@ -1,0 +1,198 @@
+"""What cannot be prepared ends in one line with exit code 2, and changes no file."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hub_cache import write
+from project import call_script, succeed
+
+BOOLQ = {"passage": "p", "question": "q", "answer": True}
+HELLASWAG = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e", "f", "g"], "label": 3}
+GSM8K = {"question": "q", "answer": "#### 1"}
+PAIR = {"prompt": "p", "response": "r"}
+
+
+def chat(*turns: tuple[object, object]) -> dict:
+    """Return a conversation of roles with their contents."""
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+CHAT = chat(("user", "u"), ("assistant", "a"))
+GOOD = {"boolq": BOOLQ, "hellaswag": HELLASWAG, "gsm8k": GSM8K, "pairs": PAIR, "chats": CHAT, "notes": {"text": "t"}}
+KINDS = {"pairs": {"kind": "instruction"}, "chats": {"kind": "instruction"}, "notes": {"kind": "text"}}
+
+
+def refusal(script: str, **flags: object) -> str:
+    """Run a script that must refuse its input, write one line and change no file; return the line."""
+    files = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+    code, line = call_script(script, **flags)
+    assert (code, line.count("\n"), line[:7]) == (2, 1, "error: "), line
+    assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == files
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch) -> None:
+    """Change into an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+# Task, one row of its training rows as an object or a text, what is wrong with it.
+ROWS = [
+    ("boolq", {"passage": "p", "question": "q"}, "field 'answer' is missing"),
+    ("boolq", {**BOOLQ, "answer": "yes"}, "field 'answer' has the wrong type (str)"),
+    ("boolq", {**BOOLQ, "question": " "}, "field 'question' is empty"),
+    ("boolq", {**BOOLQ, "passage": ""}, "field 'passage' is empty"),
+    ("boolq", [1], "a JSON object is expected"),
+    ("boolq", '{"passage": "p \\ud800", "question": "q", "answer": true}', "not valid JSON ("),
+    ("boolq", '{"passage": ' + "[" * 10**5 + "]" * 10**5 + "}", "not valid JSON ("),
+    ("hellaswag", {**HELLASWAG, "label": 4}, "label 4 is outside 0 to 3"),
+    ("hellaswag", {**HELLASWAG, "label": -1}, "label -1 is outside 0 to 3"),
+    ("hellaswag", {**HELLASWAG, "label": " 1"}, "label ' 1' is outside 0 to 3"),
+    ("hellaswag", {**HELLASWAG, "label": True}, "field 'label' has the wrong type (bool)"),
+    ("hellaswag", {**HELLASWAG, "endings": ["d", 5]}, "field 'endings' is not a list"),
+    ("hellaswag", {**HELLASWAG, "endings": ["x", "[step] "]}, "ending 1 is empty"),
+    ("hellaswag", {**HELLASWAG, "ctx_a": " ", "ctx_b": ""}, "fields 'ctx_a' and 'ctx_b' "),
+    ("gsm8k", {**GSM8K, "question": ""}, "field 'question' is empty"),
+    ("gsm8k", {**GSM8K, "answer": "It is 1."}, "field 'answer' does not end"),
+    ("gsm8k", {**GSM8K, "answer": "#### 5 apples"}, "field 'answer' does not end"),
+    ("gsm8k", {**GSM8K, "answer": "#### ."}, "field 'answer' does not end"),
+    ("gsm8k", {**GSM8K, "answer": "#### 5\n#### 6"}, "field 'answer' does not end"),
+    ("pairs", {"prompt": "p"}, "field 'response' is missing"),
+    ("pairs", {**PAIR, "prompt": " \n"}, "field 'prompt' is empty"),
+    ("pairs", CHAT, "field 'prompt' is missing"),
+    ("chats", PAIR, "field 'messages' is missing"),
+    ("chats", chat(), "the roles are none"),
+    ("chats", chat(("user", "u")), "the roles are user:"),
+    ("chats", chat(("system", "s")), "the roles are system:"),
+    ("chats", chat(("user", "u"), ("assistant", "a"), ("system", "s")), "the roles are user, assistant, system:"),
+    ("chats", chat(("tool", "t"), ("assistant", "a")), "the roles are tool, assistant:"),
+    ("chats", chat(("user", "u"), ("assistant", ["a"])), "message 2 has no text"),
+    ("chats", chat(("user", " "), ("assistant", "a")), "message 1 has no text"),
+    ("chats", {"messages": [{"role": "user", "content": "u", "weight": 0}]}, "message 1 must be an object"),
+    ("notes", {"text": None}, "field 'text' has the wrong type"),
+    ("notes", {"page": "t"}, "field 'text' is missing"),
+]
+
+
+@pytest.mark.parametrize(("task", "row", "fault"), ROWS)
+def test_a_bad_row_is_named_with_its_line(task, row, fault):
+    line = row if isinstance(row, str) else json.dumps(row)
+    write(Path("in/validation.jsonl"), [GOOD[task]])
+    Path("in/train.jsonl").write_text(f"{json.dumps(GOOD[task])}\n\n{line}\n")
+    said = refusal("prepare_task.py", task=task, local="in", output_dir="out", **KINDS.get(task, {}))
+    assert said.startswith(f"in/train.jsonl, line 3: {fault}")
+
+
+# Bytes of a text, or of the training rows of BoolQ, what is wrong with them.
+@pytest.mark.parametrize(("name", "content", "fault"), [
+    ("train.jsonl", b"", "in/train.jsonl: holds no row"),
+    ("train.jsonl", b"\n\n", "in/train.jsonl: holds no row"),
+    ("train.jsonl", b"{\n", "in/train.jsonl, line 1: not valid JSON"),
+    ("train.jsonl", b'{"text": "\xff"}', "in/train.jsonl: not UTF-8 text"),
+    ("train.jsonl", b'\xef\xbb\xbf{"text": "a"}', "in/train.jsonl, line 1: not valid JSON .*BOM"),
+    ("train.txt", b"\xef\xbb\xbfa", "in/train.txt: begins with a byte order mark"),
+    ("train.txt", b"caf\xe9", "in/train.txt: not UTF-8"),
+    ("train.txt", b" \n", "tasks.notes: the train text is empty"),
+    ("other", b"", "in/train.jsonl: no such file"),
+])  # fmt: skip
+def test_a_file_without_documents_is_named(name, content, fault):
+    write(Path("in/validation.jsonl"), [GOOD["notes"]])
+    Path("in", name).write_bytes(content)
+    assert re.match(fault, refusal("prepare_task.py", task="notes", kind="text", local="in", output_dir="out"))
+
+
+MINI = {"task": "boolq_mini", "train_examples": 8, "validation_examples": 8}
+QUESTIONS = [{"question": f"q{n}", "answer": "#### 1"} for n in range(9)]
+FILES = {
+    "gsm8k/train.jsonl": QUESTIONS[:6],
+    "gsm8k/validation.jsonl": QUESTIONS[6:],
+    "few/train.jsonl": QUESTIONS[:4],
+    "few/validation.jsonl": QUESTIONS[6:],
+    "same/train.jsonl": [BOOLQ],
+    "same/validation.jsonl": [BOOLQ, {**BOOLQ, "answer": False}],
+    "two/train.jsonl": [GOOD["notes"]],
+    "mine/train.jsonl/other": [],
+    "ours/other": [],
+}
+
+
+@pytest.mark.parametrize(("flags", "fault"), [
+    ({"task": "bolq"}, "task 'bolq' is not built in; give --lm_eval or --kind, or choose one of boolq, hellaswag"),
+    ({"task": "boolq", "local": "gsm8k", "hub": "org/boolq"}, "local and hub are two sources"),
+    ({"task": "boolq", "hub": "boolq"}, "--hub: .*pattern"),
+    ({"task": "boolq", "train_examples": "many"}, "--train_examples: .*integer.*'many'"),
+    ({"task": "boolq", "seed": -1}, "--seed: .*equal to 0"),
+    ({"task": "mine", "kind": "instruction"}, "a task of kind instruction reads a folder"),
+    ({"task": "mine", "kind": "text"}, "a task of kind text needs its text"),
+    ({**MINI, "hub": "org/name"}, "boolq_mini is generated; give train_examples"),
+    ({"task": "boolq_mini"}, "boolq_mini is generated; give train_examples"),
+    ({**MINI, "train_examples": 10**6}, r"boolq_mini cannot make 1000000 train rows; ask for 1 to \d+\n"),
+    ({"task": "gsm8k", "local": "gsm8k", "validation_examples": 9}, "gsm8k: 3 validation examples, 9 are .*; lower validation_examples"),
+    ({"task": "gsm8k", "local": "gsm8k", "validation_examples": 1}, "gsm8k: one validation example has no standard error"),
+    ({"task": "gsm8k", "local": "few"}, "gsm8k: 4 training examples, 5 of them stand before every question"),
+    ({"task": "boolq", "local": "same"}, "boolq: all 2 validation examples have the same prompt"),
+    ({"task": "boolq", "local": "elsewhere"}, "elsewhere/train.jsonl: no such file"),
+    ({"task": "notes", "kind": "text", "local": "two"}, "two: there are both train.txt and train.jsonl"),
+    ({"task": "boolq"}, r"aps/super_glue/boolq@\w+ cannot be loaded .*; go online, or set tasks.boolq.local to .*train.jsonl"),
+    ({**MINI, "output_dir": "mine"}, ".*mine/train.jsonl: no file can be written there"),
+    ({**MINI, "output_dir": "ours/other/out"}, ".*ours/other/out/train.jsonl: no file can be written there"),
+    ({"task": "gsm8k", "local": "gsm8k", "output_dir": "gsm8k"}, "gsm8k.*: a file that would be lost"),
+    ({"task": "gsm8k", "local": "gsm8k", "output_dir": "gsm8k/out"}, "gsm8k/out is an input, or lies in one"),
+])  # fmt: skip
+def test_a_command_that_cannot_prepare_a_task_says_why(flags, fault):
+    for name, rows in FILES.items():
+        write(Path(name), rows)
+    Path("two/train.txt").write_text("text")
+    assert re.match(fault, refusal("prepare_task.py", **{"output_dir": "out"} | flags))
+
+
+@pytest.mark.parametrize(("flags", "fault"), [
+    ({"local": "elsewhere.jsonl"}, "elsewhere.jsonl: no such file"),
+    ({"local": "rows.jsonl", "hub": "org/wiki"}, "local and hub are two sources"),
+    ({"local": "rows.jsonl", "output": "mine.txt"}, "mine.txt: a file that would be lost"),
+    ({"local": "rows.jsonl", "output": "rows.jsonl"}, "rows.jsonl: a file that would be lost"),
+    ({}, "Salesforce/wikitext/.* cannot be loaded .*; go online, or set perplexity.local to"),
+])  # fmt: skip
+def test_a_text_of_a_perplexity_that_cannot_be_prepared(flags, fault):
+    write(Path("rows.jsonl"), [{"text": "one"}])
+    Path("mine.txt").write_text("mine")
+    assert re.match(fault, refusal("prepare_wikitext2.py", **{"output": "w.txt"} | flags))
+
+
+def ice(numbers: range, word: str = "Ice") -> list[dict]:
+    """Return rows of BoolQ with these numbers in their passages."""
+    return [{"passage": f"{word} {n}.", "question": "is ice cold", "answer": n % 2 == 0} for n in numbers]
+
+
+NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60)) for name in ("train", "validation")}
+
+
+# Flags, rows or text of the split selection, what is wrong.
+@pytest.mark.parametrize(("flags", "selection", "fault"), [
+    ({}, None, "tasks.boolq: no row is left for the split selection, because the training takes all 20 rows;"
+     " set tasks.boolq.train_examples to a smaller number"),
+    ({"train_examples": 19}, None, "boolq: one selection example has no standard error"),
+    ({"train_examples": 12, "selection_examples": 9}, None, "tasks.boolq: 8 rows are left .*, 9 are asked for; lower"),
+    ({}, ice(range(20)), "tasks.boolq: no row is left for the split selection, because all 20 candidates repeat"),
+    ({}, ice(range(4), "SNOW ") + ice(range(3), "Rain"), "tasks.boolq: 4 of 7 rows of the split selection also occur"),
+    ({"task": "boolq_mini", "train_examples": 9, "validation_examples": 4, "selection_examples": 10**6, "local": None},
+     None, "boolq_mini cannot make 1000009 train rows"),
+    ({"task": "notes", "kind": "text"}, f"x{NOTES['train']}", r"tasks.notes: 9\d\.\d % of the windows of 13 words of the selection"),
+    ({"task": "notes", "kind": "text"}, NOTES["validation"][5:], r"tasks.notes: .* % of the windows of 13 words of the selection"),
+])  # fmt: skip
+def test_selection_rows_that_cannot_be_chosen(flags, selection, fault):
+    flags = {name: value for name, value in ({"task": "boolq", "local": "own"} | flags).items() if value is not None}
+    write(Path("own/train.jsonl"), ice(range(20)))
+    write(Path("own/validation.jsonl"), ice(range(4), "Snow"))
+    if "kind" in flags:
+        for split, text in NOTES.items():
+            Path(f"own/{split}.jsonl").unlink()
+            Path(f"own/{split}.txt").write_text(text)
+        Path("own/selection.txt").write_text(selection)
+    elif selection:
+        write(Path("own/selection.jsonl"), selection)
+    succeed("prepare_task.py", **{k: v for k, v in flags.items() if k != "selection_examples"}, output_dir="data")
+    assert re.match(fault, refusal("prepare_selection.py", **flags, data_dir="data"))
