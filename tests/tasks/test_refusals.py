@@ -126,7 +126,7 @@ FILES = {
     ({"task": "boolq", "train_examples": "many"}, "--train_examples: .*integer.*'many'"),
     ({"task": "boolq", "seed": -1}, "--seed: .*equal to 0"),
     ({"task": "mine", "kind": "instruction"}, "a task of kind instruction reads a folder"),
-    ({"task": "mine", "kind": "text"}, "a task of kind text needs its text"),
+    ({"task": "mine", "kind": "text"}, "a task of kind text needs local or hub"),
     ({**MINI, "hub": "org/name"}, "boolq_mini is generated; give train_examples"),
     ({"task": "boolq_mini"}, "boolq_mini is generated; give train_examples"),
     ({**MINI, "train_examples": 10**6}, r"boolq_mini cannot make 1000000 train rows; ask for 1 to \d+\n"),
