@@ -158,22 +158,3 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(model, name):
     evaluated = read_record(Path("evaluation.json"))
     assert record.keys() - evaluated.keys() == {"split"}
     assert evaluated["prompt_sha256"] != record["prompt_sha256"]
-
-
-def test_an_error_about_a_row_names_the_file_of_the_selection_rows(model):
-    write(
-        Path("own/selection.jsonl"),
-        [{"passage": "Ice. " * 5000, "question": f"is it {n}", "answer": True} for n in (1, 2)],
-    )
-    for split in ROWS:
-        write(
-            Path(f"own/{split}.jsonl"),
-            [{"passage": f"{split} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(3)],
-        )
-    succeed("prepare_task.py", task="boolq", local="own", output_dir="data/boolq")
-    succeed("prepare_selection.py", task="boolq", local="own", data_dir="data/boolq")
-    code, line = call_script(
-        "evaluate_selection.py", checkpoint=model, task="boolq", data_dir="data/boolq", output="out.json"
-    )
-    assert code == 2
-    assert line.splitlines()[-1].startswith("error: data/boolq/selection.jsonl, read like validation rows: boolq: ")
