@@ -46,7 +46,7 @@ def run(main: Callable[..., int | None]) -> None:
         print_traceback(error)
         print("error: " + one_line(message(error)), file=sys.stderr)
         sys.exit(2)
-    sys.exit(code)
+    sys.exit(code or 0)
 
 
 def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int | None]:

@@ -20,10 +20,10 @@ The output folder then has:
 Figures and a baseline_comparison.csv of an earlier call are removed if this call does not write them.
 """
 
-import argparse
 import shlex
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.analysis import baseline, tables
@@ -32,118 +32,96 @@ from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.pages import write_pages
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.results import Results, compute, write_tables
-from sparseft.analysis.study import Frames, read_study
-from sparseft.errors import InputError, run_script
+from sparseft.analysis.study import read_study
+from sparseft.command import Flags, Threads, run
 from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
-from sparseft.study.config import Analysis, add_flags
+from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
-from sparseft.study.section import parse_section
 
-MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, help="folder with the run folders")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
-    parser.add_argument("--plot", action="store_true", help="also draw the figures, into output_dir/plots")
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=2,
-        help="number of processes that draw; the figures are the same for any number",
-    )
-    parser.add_argument("--baseline", type=Path, help="numbers to compare with, a .csv file like config/baseline.csv")
-    parser.add_argument(
-        "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
-    )
-    parser.add_argument(
-        "--throughput_dir", type=Path, help="folder with the measurements of the stage throughput, for measured_seconds"
-    )
-    add_flags(parser, Analysis, Analysis.model_fields)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Inputs:
+    """Name what is analysed, and where the tables go.
+
+    Args:
+        results_dir: folder with the run folders
+        output_dir: folder for the tables and pages
+        plot: also draw the figures, into output_dir/plots
+        processes: number of processes that draw; the figures are the same for any number
+        baseline: numbers to compare with, a .csv file like config/baseline.csv
+        configuration: the study's configuration; it is copied into the output folder
+        throughput_dir: folder with the measurements of the stage throughput, for measured_seconds
+    """
+
+    results_dir: Path
+    output_dir: Path
+    plot: bool = False
+    processes: Threads = 2
+    baseline: Path | None = None
+    configuration: Path | None = None
+    throughput_dir: Path | None = None
+
+    def check_places(self) -> None:
+        """Raise InputError if an output would replace an input or another file."""
+        places = [self.output_dir / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
+        check_apart([self.output_dir], [self.results_dir])
+        check_apart(places, [self.baseline, self.configuration])
+        check_ours(self.output_dir, "analysis", *places)
 
 
-def check_args(args: argparse.Namespace) -> Analysis:
-    """Return what the tables are judged by. Raises InputError if a flag is wrong or an output would replace another file."""
-    values = {name: getattr(args, name) for name in Analysis.model_fields}
-    options = parse_section(Analysis, values, "analysis")
-    if not 1 <= args.processes <= MAX_PROCESSES:
-        raise InputError(
-            f"--processes {args.processes}: not between 1 and {MAX_PROCESSES}", "give a number in this range"
-        )
-    places = [args.output_dir / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
-    check_apart([args.output_dir], [args.results_dir])
-    check_apart(places, [args.baseline, args.configuration])
-    check_ours(args.output_dir, "analysis", *places)
-    return options
-
-
-def repeated_flags(args: argparse.Namespace, options: Analysis) -> list[str]:
-    """Return the flags that decide what the tables and pages show. The pages print them in the command that repeats them."""
-    files = {name: getattr(args, name) for name in ("throughput_dir", "baseline")}
-    return [*shlex.split(flags(**options.model_dump(), **files)), *(["--plot"] if args.plot else [])]
-
-
-def say_faults(frames: Frames) -> None:
-    """Print to stderr which runs are left out of the tables, incomplete or outside the study, and why."""
-    words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
-    for fault in frames.faults.itertuples():
-        if fault.kind in words:
-            print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
-
-
-def write(folder: Path, args: argparse.Namespace, options: Analysis, results: Results) -> None:
+def write(folder: Path, inputs: Inputs, options: Analysis, results: Results) -> None:
     """Write every table, figure and page into a folder."""
     write_tables(results, folder)
-    if args.baseline:
-        table = baseline.beside(results.cells, baseline.read_baseline(args.baseline))
+    if inputs.baseline:
+        table = baseline.beside(results.cells, baseline.read_baseline(inputs.baseline))
         tables.write_csv(table, folder / COMPARED)
-    figures = write_figures(folder / "plots", results, args.processes) if args.plot else []
-    again = Reproduction(args.results_dir, tuple(repeated_flags(args, options)), args.configuration)
-    write_pages(folder, results, figures, again)
-    if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
-        shutil.copyfile(args.configuration, folder / CONFIGURATION)
+    figures = write_figures(folder / "plots", results, inputs.processes) if inputs.plot else []
+    # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
+    again = flags(**options.model_dump(), throughput_dir=inputs.throughput_dir, baseline=inputs.baseline)
+    words = (*shlex.split(again), *(["--plot"] if inputs.plot else []))
+    write_pages(folder, results, figures, Reproduction(inputs.results_dir, words, inputs.configuration))
+    if inputs.configuration and inputs.configuration.resolve() != (inputs.output_dir / CONFIGURATION).resolve():
+        shutil.copyfile(inputs.configuration, folder / CONFIGURATION)
 
 
-def main() -> int:
-    """Analyse the runs, print the verdicts, and return the exit code."""
-    args = parse_args()
-    options = check_args(args)
-    if args.baseline:
+def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> None:
+    """Analyse the runs, and print the verdicts."""
+    inputs.check_places()
+    if inputs.baseline:
         # A damaged file is refused before anything is computed.
-        baseline.read_baseline(args.baseline)
-    study = read_configuration([args.configuration]) if args.configuration else None
-    files = sorted(args.throughput_dir.glob("*.json")) if args.throughput_dir else []
+        baseline.read_baseline(inputs.baseline)
+    study = read_configuration([inputs.configuration]) if inputs.configuration else None
+    files = sorted(inputs.throughput_dir.glob("*.json")) if inputs.throughput_dir else []
     measurements = read_measurements(files)
-    hold(args.output_dir)
-    frames = read_study(args.results_dir, study)
-    say_faults(frames)
+    output = inputs.output_dir
+    hold(output)
+    frames = read_study(inputs.results_dir, study)
+    words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
+    for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
+        print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
     results = compute(frames, options, study, measurements)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
-    is_stale = not args.configuration and is_marked(args.output_dir, "analysis")
+    is_stale = not inputs.configuration and is_marked(output, "analysis")
     # All tables, pages and figures are replaced together, or none is.
-    with atomic_files(args.output_dir, FINDINGS, "analysis") as folder:
-        write(folder, args, options, results)
+    with atomic_files(output, FINDINGS, "analysis") as folder:
+        write(folder, inputs, options, results)
         drawn = {path.name for path in folder.glob("plots/*")}
-    if args.plot:
+    if inputs.plot:
         # The rule promises the folder. It has no figure if every run has a fault.
-        (args.output_dir / "plots").mkdir(exist_ok=True)
-    remove_leftovers(args.output_dir / "plots", drawn)
-    if not args.baseline:
-        (args.output_dir / COMPARED).unlink(missing_ok=True)
-    if is_stale:
-        (args.output_dir / CONFIGURATION).unlink(missing_ok=True)
-    print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
-    return 0
+        (output / "plots").mkdir(exist_ok=True)
+    remove_leftovers(output / "plots", drawn)
+    for name, is_left in ((COMPARED, not inputs.baseline), (CONFIGURATION, is_stale)):
+        if is_left:
+            (output / name).unlink(missing_ok=True)
+    print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

@@ -6,43 +6,37 @@
 The table has one row per cell and batch size. There is one figure per model and task, as PNG and SVG.
 """
 
-import argparse
 from pathlib import Path
 
 from sparseft.analysis.figures import write_throughput_plots
 from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.tables import write_csv
 from sparseft.analysis.throughput import COLUMNS, throughput_table
-from sparseft.errors import run_script
+from sparseft.command import run
 from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_file
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--records", type=Path, nargs="+", required=True, help="the measurements, as measure_throughput.py writes them"
-    )
-    parser.add_argument("--table", type=Path, required=True, help="the .csv file")
-    parser.add_argument("--plots", type=Path, required=True, help="folder of the figures")
-    return parser.parse_args()
+def main(*, records: list[Path], table: Path, plots: Path) -> None:
+    """Write the table and its figures.
 
-
-def main() -> int:
-    args = parse_args()
-    check_apart([args.table, args.plots], args.records)
-    check_file(args.table, ",".join(COLUMNS))
-    hold(args.table)
-    table = throughput_table(read_measurements(args.records))
-    with atomic_files(args.plots, "figures", "throughput plots") as folder:
-        write_throughput_plots(table, folder)
+    Args:
+        records: the measurements, as measure_throughput.py writes them
+        table: the .csv file
+        plots: folder of the figures
+    """
+    check_apart([table, plots], records)
+    check_file(table, ",".join(COLUMNS))
+    hold(table)
+    measured = throughput_table(read_measurements(records))
+    with atomic_files(plots, "figures", "throughput plots") as folder:
+        write_throughput_plots(measured, folder)
         figures = {path.name for path in folder.iterdir()}
-    remove_leftovers(args.plots, figures)
-    write_csv(table, args.table)
-    return 0
+    remove_leftovers(plots, figures)
+    write_csv(measured, table)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

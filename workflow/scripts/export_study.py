@@ -6,13 +6,16 @@ Each run gets a folder of its name. The study need not be finished: a run that i
 Run the same command again to bring an export up to date.
 """
 
-import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
-from sparseft.errors import InputError, run_script
+from sparseft.command import run
+from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
@@ -24,7 +27,6 @@ from sparseft.study.grid import Run
 from tqdm import tqdm
 
 SCHEMAS = {"training": TrainingRecord, "validation": ValidationRecord, "evaluation": EvaluationRecord}
-FORMATS = ("tensorboard", "wandb", "lm-eval")
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,6 @@ def present(values: dict[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the export, with one folder per run")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="what reads the export")
-    parser.add_argument("--project", default="sparseft", help="wandb: the project in W&B")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="lm-eval: folder of the prepared tasks")
-    return parser.parse_args()
-
-
 def read_run(folder: Path) -> ExportedRun:
     """Return a run with the records in its folder. Raises InputError if one is damaged, or if the name is not a run's."""
     paths = {name: folder / schema.file_name for name, schema in SCHEMAS.items()}
@@ -123,59 +114,72 @@ def write_wandb(exported: ExportedRun, folder: Path, project: str) -> None:
     settings = wandb.Settings(console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True)
     place = {"project": project, "dir": folder, "resume": "allow", "settings": settings}
     try:
-        with wandb.init(**identity, **place, config=exported.config) as run:
+        with wandb.init(**identity, **place, config=exported.config) as wandb_run:
             for step, values in exported.history.items():
                 # Without `commit` the last step would come after the results, and replace them.
-                run.log(values, step=step, commit=True)
-            run.summary.update(exported.results)
+                wandb_run.log(values, step=step, commit=True)
+            wandb_run.summary.update(exported.results)
     except wandb.Error as error:
         raise InputError(f"W&B: {error}", "log in with `wandb login`, or set WANDB_MODE=offline") from None
 
 
-def write(exported: ExportedRun, args: argparse.Namespace) -> bool:
-    """Write the folder of a run, or replace it. Return whether the run has something to export."""
-    evaluation = exported.evaluation
-    # lm-eval did not evaluate a task whose metric is the loss.
-    has_content = evaluation and evaluation.harness if args.format == "lm-eval" else exported.training or evaluation
-    if not has_content:
-        return False
-    place = args.output_dir / exported.run.id
-    with atomic_folder(place, f"{args.format} export") as folder:
-        if args.format == "tensorboard":
-            write_tensorboard(exported, folder)
-        elif args.format == "wandb":
-            write_wandb(exported, folder, args.project)
-        else:
-            from sparseft.evaluation.recorded_answers import write_lm_eval_files
+def write_lm_eval(exported: ExportedRun, folder: Path, data: Path) -> None:
+    """Write lm-eval's files of an evaluation."""
+    from sparseft.evaluation.recorded_answers import write_lm_eval_files
 
-            write_lm_eval_files(evaluation, exported.run.id, args.data_dir, folder)
-        # New files have other names, with the time in them. Beside older ones, every value would be there twice.
-        for older in (*place.glob("events.out.tfevents.*"), *place.glob("*_*.json*")):
-            older.unlink()
-    return True
+    write_lm_eval_files(exported.evaluation, exported.run.id, data, folder)
 
 
-def main() -> int:
-    """Export each run. Return 1 if a run could not be read."""
-    args = parse_args()
-    check_apart([args.output_dir], [args.results_dir])
-    if args.format == "wandb" and not find_spec("wandb"):
+def export(exported: ExportedRun, place: Path, kind: str, writer: Callable[[ExportedRun, Path], None]) -> None:
+    """Write the folder of a run, or replace it."""
+    with atomic_folder(place, kind) as folder:
+        writer(exported, folder)
+
+
+def main(
+    *,
+    results_dir: Path,
+    output_dir: Path,
+    format: Literal["tensorboard", "wandb", "lm-eval"],
+    project: str = "sparseft",
+    data_dir: Path = Path("data"),
+) -> int:
+    """Export each run. Return 1 if a run could not be read.
+
+    Args:
+        results_dir: folder of the runs
+        output_dir: folder of the export, with one folder per run
+        format: what reads the export
+        project: wandb: the project in W&B
+        data_dir: lm-eval: folder of the prepared tasks
+    """
+    check_apart([output_dir], [results_dir])
+    if format == "wandb" and not find_spec("wandb"):
         raise InputError("wandb is not installed", 'pip install "sparseft[wandb]"')
     # A hidden folder is still being written.
-    folders = sorted(path for path in args.results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    hold(args.output_dir)
+    folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    hold(output_dir)
+    writer = {
+        "tensorboard": write_tensorboard,
+        "wandb": partial(write_wandb, project=project),
+        "lm-eval": partial(write_lm_eval, data=data_dir),
+    }[format]
     exported, damaged = 0, 0
     for folder in tqdm(folders, desc="export", disable=None):
         try:
-            run = read_run(folder)
+            run_records = read_run(folder)
         except InputError as error:
             damaged += 1
             print(f"not exported: {folder.name}: {error}", file=sys.stderr)
-        else:
-            exported += write(run, args)
-    print(f"{args.output_dir}: {exported} of {len(folders)} runs")
+            continue
+        # lm-eval did not evaluate a task whose metric is the loss.
+        evaluation = run_records.evaluation
+        if evaluation.harness if evaluation and format == "lm-eval" else evaluation or run_records.training:
+            export(run_records, output_dir / folder.name, f"{format} export", writer)
+            exported += 1
+    print(f"{output_dir}: {exported} of {len(folders)} runs")
     return 1 if damaged else 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)
