@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from sparseft.architectures import GEMMA3, find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.planning.memory import count
+from sparseft.planning.model_sizes import count
 from tiny_models import change_json, save_tiny
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 

@@ -9,7 +9,7 @@ from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
-from sparseft.planning.memory import count
+from sparseft.planning.model_sizes import count
 from sparseft.pruning.compact import compact
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM

@@ -7,7 +7,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
-from sparseft.planning.memory import count
+from sparseft.planning.model_sizes import count
 from tiny_models import PRUNABLE_LAYERS, change_json, save_tiny
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from project import ROOT
-from sparseft.errors import InputError
 from sparseft.planning import devices
 from sparseft.planning.devices import slow_bfloat16, take, visible_gpus
 
@@ -50,16 +49,6 @@ def test_what_a_process_may_use_is_what_the_driver_and_the_environment_say(machi
     assert visible_gpus() == found
 
 
-def test_a_machine_without_the_driver_has_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert visible_gpus() == []
-
-
-def test_more_than_there_are_is_an_error_and_no_wait(tmp_path):
-    with pytest.raises(InputError, match=r"2 GPUs.* 1 .*nvidia-smi"):
-        take(2, ["GPU-aa"], tmp_path)
-
-
 def started(number: int, locks: Path, seconds: float) -> subprocess.Popen:
     """A job on `number` of two devices that prints when it begins and ends, and on what."""
     code = f"""
@@ -74,6 +63,8 @@ os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_path):
     jobs = [started(number, tmp_path, 0.7) for number in (1, 1, 2, 1)]
     spans = [line.split() for line in (job.communicate(timeout=60)[0] for job in jobs)]
@@ -85,6 +76,8 @@ def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_pat
         assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(mine))
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
     holder = "from sparseft.planning.devices import take; from pathlib import Path; import os, subprocess; "
     holder += f"take(1, ['GPU-aa'], Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
@@ -95,6 +88,8 @@ def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
     assert time.monotonic() - begin > 0.9
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_a_command_sees_its_own_devices_alone(machine, monkeypatch, tmp_path):
     machine(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")

@@ -4,125 +4,76 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_cache import write
 from project import laid_over
 from sparseft.errors import InputError
-from sparseft.planning import inputs
+from sparseft.planning.inputs import check_inputs, check_sources
 from sparseft.planning.known_hashes import KnownHashes
 from sparseft.planning.model_sizes import NAMED
-from sparseft.study.config import Config
-from tiny_models import change_json
-
-CHAT = {"messages": [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]}
-PROMPT = {"prompt": "Hi!", "response": "Hello."}
+from sparseft.storage.hashes import sha256
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> Path:
-    """Change into a folder with a local model of 64 tokens of context, without a chat template, and with texts and rows."""
+def folder(tmp_path, monkeypatch) -> Path:
+    """Change into a folder with a local model of 64 tokens of context."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    config = NAMED["hub:huggyllama/llama-7b"] | {"max_position_embeddings": 64}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer_config.json").write_text("{}")
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.txt").write_text("words")
-        write(tmp_path / f"chats/{split}.jsonl", [CHAT])
-        write(tmp_path / f"prompts/{split}.jsonl", [PROMPT])
+    for name, change in (("model", {"max_position_embeddings": 64}), ("gpt", {"architectures": ["GPT2LMHeadModel"]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(NAMED["hub:huggyllama/llama-7b"] | change))
     return tmp_path
 
 
-def config_of(source: str = "path:model", **sections: object) -> Config:
-    """Return a study of the model and of the tasks that `sections` describe."""
-    models = {"mine": {"source": source, "dtype": "bfloat16"}}
-    tasks = list(sections.get("tasks", {})) or ["boolq_mini"]
-    grid = {**sections.pop("grid", {}), "models": ["mine"], "tasks": tasks}
-    return laid_over({"models": models, **sections, "grid": grid})
+def study(source: str = "path:model", **sections: object) -> dict:
+    """Return the sections of a study of one model."""
+    return {"models": {"mine": {"source": source}}, **sections, "grid": {"models": ["mine"], **sections.get("grid", {})}}
 
 
-def check_inputs(config: Config) -> None:
-    """Check the inputs of a study without hashes of an earlier plan."""
-    inputs.check_inputs(config, KnownHashes(Path("known_hashes.json")))
-
-
-def prepare(folder: Path, source: str) -> None:
-    """Put the small files of the fixture's model into the prepared model `mine`, whose source is `source`."""
-    prepared = folder / "models/mine"
-    prepared.mkdir(parents=True)
-    for name in ("config.json", "tokenizer_config.json"):
-        (prepared / name).write_bytes((folder / "model" / name).read_bytes())
-    (prepared / "manifest.json").write_text(json.dumps({"source": source}))
-
-
-@pytest.mark.parametrize("source", ["path:model", "hub:org/prepared", "hub:huggyllama/llama-7b"])
 @pytest.mark.parametrize(
-    ("sections", "line"),
+    ("sections", "parts"),
     [
+        (study("path:moved"), ["models.mine: moved/config.json: no such file"]),
+        (study("mdl:x.mdl@model"), ["models.mine: x.mdl: no such file"]),
+        (study("path:gpt"), ["gpt: architecture GPT2LMHeadModel"]),
         (
-            {"tasks": {"book": {"kind": "text", "local": ".", "length": 65}}},
-            r"tasks\.book\.length: windows of 65 tokens",
+            study(
+                tasks={"own": {"kind": "instruction", "local": "rows"}},
+                grid={"tasks": ["own"], "methods": ["unstructured_wanda_on_story"], "modes": ["reconstruct"]},
+                masks={"calibration": {"story": {"text": "story.txt"}, "tale": {"text": "tale.txt"}}},
+                reconstruction={"calibration": "tale"},
+                perplexity={"local": "text.jsonl"},
+            ),
+            [
+                "tasks.own: rows/train.jsonl: no such file",
+                "masks.calibration.story.text: story.txt",
+                "masks.calibration.tale.text: tale.txt",
+                "perplexity.local: text.jsonl",
+            ],
         ),
-        ({"tasks": {"book": {"kind": "text", "local": "."}}}, r"tasks\.book\.length: windows of 512 tokens"),
-        ({"perplexity": {"context": 65}}, r"perplexity\.context: windows of 65 tokens"),
+        (
+            study(
+                grid={"methods": ["imported_a"], "sparsities": [0, 50]},
+                masks={"imported": {"a": {50: "path:sparse", 60: "path:unused"}}},
+            ),
+            ["masks.imported.a.50: sparse/config.json: no such file; "],
+        ),
+        (study(perplexity={"context": 65}), ["perplexity.context: windows of 65 tokens, but mine takes 64"]),
     ],
 )
-def test_a_sequence_that_is_longer_than_the_context_is_refused(study, sections, line, source):
-    if source.startswith("hub"):
-        prepare(study, source)
-    with pytest.raises(InputError, match=rf"^{line}, but mine takes 64; set it to at most 64$"):
-        check_inputs(config_of(source, **sections))
+def test_what_is_missing_or_does_not_fit_is_refused_in_one_line_with_its_place(folder, sections, parts):
+    with pytest.raises(InputError) as error:
+        check_sources(laid_over(sections))
+    assert [part for part in parts if part not in str(error.value)] == []
+    assert "unused" not in str(error.value)
 
 
-def test_a_sequence_that_fits_is_taken_and_a_model_that_must_be_fetched_has_no_limit_yet(study):
-    check_inputs(config_of(tasks={"book": {"kind": "text", "local": ".", "length": 64}}, perplexity={"context": 64}))
-    check_inputs(config_of("hub:org/elsewhere", tasks={"book": {"kind": "text", "local": ".", "length": 65}}))
-
-
-@pytest.mark.parametrize("source", ["path:model", "hub:org/prepared"])
-def test_conversations_are_refused_for_a_model_without_a_chat_template(study, source):
-    chats = {"chats": {"kind": "instruction", "local": "chats"}}
-    place = "model"
-    if source.startswith("hub"):
-        check_inputs(config_of(source, tasks=chats))
-        prepare(study, source)
-        place = "models/mine"
-    with pytest.raises(InputError, match=rf"^tasks\.chats: .* conversations, and {place} has no chat template; put"):
-        check_inputs(config_of(source, tasks=chats))
-    check_inputs(config_of(source, tasks={"prompts": {"kind": "instruction", "local": "prompts"}}))
-    change_json(study / place / "tokenizer_config.json", chat_template="{{ messages }}")
-    check_inputs(config_of(source, tasks=chats))
-    change_json(study / place / "tokenizer_config.json", chat_template=None)
-    (study / place / "chat_template.jinja").write_text("{{ messages }}")
-    check_inputs(config_of(source, tasks=chats))
-
-
-@pytest.mark.long
-def test_a_name_that_lm_eval_does_not_have_is_refused_in_the_plan(study):
-    with pytest.raises(InputError, match=r"^evaluation\.probes: lm-eval has no task 'arc_esay'; .* such as .*arc_easy"):
-        check_inputs(config_of(evaluation={"probes": ["piqa", "arc_esay"]}))
-    with pytest.raises(
-        InputError, match=r"^tasks\.easy\.lm_eval: lm-eval has no task 'xyzzyxyzzy'; give a name of lm-eval"
-    ):
-        check_inputs(config_of(tasks={"easy": {"lm_eval": "xyzzyxyzzy"}}))
-    # A group has the names of its members in its error, which only lm-eval itself knows.
-    check_inputs(config_of(evaluation={"probes": ["arc_easy", "winogrande", "mmlu", "boolq"]}))
-    prepared = study / "data/arc_esay/manifest.json"
+def test_a_prepared_file_that_was_replaced_is_refused(folder):
+    config, hashes = laid_over(study()), KnownHashes(Path("known.json"))
+    check_inputs(config, hashes)
+    prepared = folder / "models/mine/config.json"
     prepared.parent.mkdir(parents=True)
+    prepared.write_bytes((folder / "model/config.json").read_bytes())
+    files = {"config.json": {"sha256": sha256(prepared)}}
+    (prepared.parent / "manifest.json").write_text(json.dumps({"source": "path:model", "files": files}))
+    check_inputs(config, hashes)
     prepared.write_text("{}")
-    check_inputs(config_of(evaluation={"probes": ["arc_esay"]}))
-
-
-@pytest.mark.parametrize(
-    ("grid", "key"),
-    [
-        ({"methods": ["unstructured_wanda"]}, "masks.calibration_examples 128"),
-        ({"methods": ["unstructured_owl"]}, "masks.calibration_examples 128"),
-        ({"modes": ["reconstruct"]}, "reconstruction.examples 128"),
-    ],
-)
-def test_masks_and_reconstructions_take_no_more_examples_than_a_task_has(study, grid, key):
-    tasks = {"prompts": {"kind": "instruction", "local": "prompts"}}
-    config = config_of(tasks=tasks, grid=grid)
-    with pytest.raises(InputError, match=f"{key}: prompts has only 1 training rows"):
-        check_inputs(config)
+    with pytest.raises(InputError, match=r"^models/mine/config\.json: not the file that manifest\.json beside it records"):
+        check_inputs(config, KnownHashes(Path("known.json")))

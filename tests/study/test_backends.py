@@ -8,7 +8,7 @@ import pytest
 import yaml
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.planning.model_sizes import check_sources
+from sparseft.planning.inputs import check_sources
 from sparseft.planning.start_notes import start_notes
 from sparseft.study import targets
 from sparseft.study.backends import BACKENDS, TORCH, backend_sections
@@ -56,7 +56,7 @@ def test_no_code_outside_a_backend_compares_with_its_name():
 def test_only_a_backend_of_this_machine_is_told_of_its_gpus_and_a_cluster_s_jobs_are_not():
     for backend in BACKENDS:
         notes = start_notes(study(backend=backend.name), 2, is_queued=False)
-        assert any("2 GPUs" in note for note in notes) == backend.uses_this_machine
+        assert any("GPUs of this machine: 2" in note for note in notes) == backend.uses_this_machine
     assert start_notes(study(backend=TORCH.name), 2, is_queued=True) == []
     assert start_notes(study(backend=TORCH.name, resources={"gpus": 1}), 2, is_queued=False) == []
 

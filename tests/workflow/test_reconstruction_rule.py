@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 from killed import is_killed_after, products
 from project import ROOT, TINY_STUDY, Study, call_script, tiny_grid
-from sparseft.planning.estimate import jobs
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Config
-from sparseft.study.configfiles import read_sections
-from sparseft.study.section import parse_section
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"
@@ -36,8 +32,6 @@ def study(tmp_path_factory, tiny_models) -> Study:
     study.configure(models, grid=grid, **TINY_STUDY, masks=MASKS, reconstruction=RECONSTRUCTION)
     planned = study.planned()
     assert (planned["reconstruct_adapter"], planned["train_adapter"], planned["prepare_calibration"]) == (1, 4, 1)
-    config = parse_section(Config, read_sections(study.folder / "study.yaml"), "configuration")
-    assert planned == jobs(config)
     study.snakemake("--cores", "2")
     assert study.planned() == {}
     return study

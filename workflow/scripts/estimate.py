@@ -1,4 +1,4 @@
-"""Estimate what a study needs before anything runs: its runs and jobs, its disk space, and the memory of its jobs.
+"""Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and its hours.
 
     estimate.py --configfile config/sweep.yaml
 
@@ -6,32 +6,21 @@ Reads the configuration as Snakemake does, laid over config/config.yaml, and pri
 the disk.
 """
 
-import argparse
 from pathlib import Path
 
-from sparseft.errors import run_script
+from sparseft.command import run
 from sparseft.planning.estimate import report
 from sparseft.study.configfiles import read_configuration
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--configfile",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="configuration files, laid over config/config.yaml in this order",
-    )
-    return parser.parse_args()
+def main(*, configfile: tuple[Path, ...] = ()) -> None:
+    """Print the estimate.
 
-
-def main() -> int:
-    """Print the estimate and return the exit code."""
-    print(report(read_configuration(parse_args().configfile)))
-    return 0
+    Args:
+        configfile: configuration files, laid over config/config.yaml in this order
+    """
+    print(report(read_configuration(configfile)))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

@@ -32,24 +32,16 @@ def visible_gpus() -> list[str]:
             uuids.pop()
         uuids.append(uuid)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return uuids if visible is None else _chosen(uuids, visible)
-
-
-def unused_gpus(number: int) -> str:
-    """Return the note for a machine with GPUs whose configuration uses none."""
-    gpus = "1 GPU" if number == 1 else f"{number} GPUs"
-    return (
-        f"this machine has {gpus}, and resources.gpus is 0, so that every job runs on the CPU;"
-        " to train on a GPU set resources.gpus: 1, as in --config 'resources={gpus: 1}'"
-    )
-
-
-def slow_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether torch multiplies bfloat16 eight times slower than float32 on this CPU: an x86 without AVX-512.
-
-    A CPU whose flags cannot be read counts as fast."""
-    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return flags is not None and not {"avx512bw", "avx_ne_convert"} & set(flags[1].split())
+    if visible is None:
+        return uuids
+    chosen: list[str] = []
+    for word in filter(None, map(str.strip, visible.split(","))):
+        # A number, or the start of a UUID. As CUDA does, stop at the first that is unknown.
+        matching = uuids[int(word) :][:1] if word.isdigit() else [uuid for uuid in uuids if uuid.startswith(word)]
+        if len(matching) != 1:
+            break
+        chosen += matching
+    return chosen
 
 
 def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
@@ -64,7 +56,10 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
         )
     waiting = False
     while True:
-        held = _free(number, devices, locks)
+        held: dict[str, int] = {}
+        for device in devices:
+            if len(held) < number and (descriptor := _locked(locks / f"sparseft-{device}.lock")) is not None:
+                held[device] = descriptor
         if len(held) == number:
             for descriptor in held.values():
                 os.set_inheritable(descriptor, True)
@@ -75,15 +70,6 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
             print(f"waits for a GPU: {locks}/sparseft-GPU-*.lock are held", file=sys.stderr, flush=True)
             waiting = True
         time.sleep(WAIT)
-
-
-def _free(number: int, devices: list[str], locks: Path) -> dict[str, int]:
-    """Lock at most `number` devices that are free. Return the descriptor of each lock by device."""
-    held: dict[str, int] = {}
-    for device in devices:
-        if len(held) < number and (descriptor := _locked(locks / f"sparseft-{device}.lock")) is not None:
-            held[device] = descriptor
-    return held
 
 
 def _locked(path: Path) -> int | None:
@@ -102,15 +88,9 @@ def _locked(path: Path) -> int | None:
     return descriptor
 
 
-def _chosen(uuids: list[str], visible: str) -> list[str]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES names by number or by the start of a UUID, up to the first unknown, as CUDA."""
-    chosen: list[str] = []
-    for word in filter(None, map(str.strip, visible.split(","))):
-        if word.isdigit():
-            matching = uuids[int(word) : int(word) + 1]
-        else:
-            matching = [uuid for uuid in uuids if uuid.startswith(word)]
-        if len(matching) != 1:
-            break
-        chosen += matching
-    return chosen
+def slow_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether torch multiplies bfloat16 eight times slower than float32 on this CPU: an x86 without AVX-512.
+
+    A CPU whose flags cannot be read counts as fast."""
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return flags is not None and not {"avx512bw", "avx_ne_convert"} & set(flags[1].split())

@@ -6,13 +6,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sparseft.errors import InputError
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-
-# Hashing more bytes than this takes longer than a plan.
-_LARGE = 10**9
 
 
 class KnownHashes:
@@ -23,23 +19,14 @@ class KnownHashes:
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        try:
-            self._known = read_json(record) if record.exists() else {}
-        except InputError:
-            # Then every file is hashed again.
-            self._known = {}
+        self._known = read_json(record, f"delete {record}") if record.exists() else {}
 
     def of(self, files: Iterable[Path | str]) -> dict[str, str]:
         """Return path -> sha256 of those `files` that are regular files. The job that reads another one reports it."""
         states = {str(file): _state(file) for file in files if os.path.isfile(file)}
         changed = {file: state for file, state in states.items() if self._known.get(file, [None])[:-1] != state}
-        size = sum(state[0] for state in changed.values())
-        if size > _LARGE:
-            print(
-                f"note: {size / 1e9:.0f} GB of inputs are new or may have changed, and are hashed once", file=sys.stderr
-            )
-        self._known |= {file: [*state, sha256(file)] for file, state in changed.items()}
         if changed:
+            self._known |= {file: [*state, sha256(file)] for file, state in changed.items()}
             write_json(self._record, self._known)
         return {file: self._known[file][-1] for file in states}
 
@@ -51,10 +38,7 @@ class KnownHashes:
         digests = self.of(files)
         for file, digest in digests.items():
             if file in earlier and earlier[file][-1] != digest:
-                print(
-                    f"note: the content of {file} has changed since the last plan",
-                    file=sys.stderr,
-                )
+                print(f"note: the content of {file} has changed since the last plan", file=sys.stderr)
         lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in digests.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
