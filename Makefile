@@ -11,6 +11,9 @@ FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 # Python compiles a module when a command imports it. Compiling every installed module would take a minute.
 PIP := --quiet --no-compile --disable-pip-version-check
+# uv, if it is there, installs the versions of uv.lock. pip installs the newest ones that pyproject.toml allows.
+UV := $(shell command -v uv)
+install-extra = $(if $(UV),uv sync --quiet --frozen --inexact --extra $(1),$(BIN)/python -m pip install $(PIP) --editable '.[$(1)]')
 # It must keep what it compiled, or each of the many jobs compiles torch again, which takes more than half of a short job's time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -37,7 +40,7 @@ test-all: .venv/installed-tests ## set up, then run every test that needs no oth
 	$(TESTS) --tier all
 
 test-browser: .venv/installed-tests ## the results page in headless Chromium; skipped without Chromium and chromedriver
-	$(BIN)/python -m pip install $(PIP) --editable '.[browser]'
+	$(call install-extra,browser)
 	$(BIN)/python -m pytest tests/browser
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## the tests of the backend cerebras; installs cerebras-pytorch (5.7 GB) into its own environment; Python 3.11
@@ -51,13 +54,13 @@ chaos: .venv/installed-tests ## kill a small study 30 times at random moments, a
 	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
 
 fuzz: .venv/installed-tests ## random files for each of four parsers, ten minutes each
-	$(BIN)/python -m pip install $(PIP) --editable '.[fuzz]'
+	$(call install-extra,fuzz)
 	for parser in mask safetensors mdl log; do \
 	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 test-slurm: .venv/installed-tests ## test profiles/pbs, and a real Slurm of one node; needs root, slurm-wlm and munge
-	$(BIN)/python -m pip install $(PIP) --editable '.[cluster]'
+	$(call install-extra,cluster)
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
 test-gpu: .venv/installed-tests ## the tests that need a GPU: the same bits as on the CPU, resume, several GPUs, memory; fails without a GPU
@@ -65,7 +68,7 @@ test-gpu: .venv/installed-tests ## the tests that need a GPU: the same bits as o
 
 # mkdocs runs without --quiet, because --quiet would hide the warnings that --strict counts.
 docs: .venv/installed ## build the documentation in site/; fails if a link is dead or a reference page is outdated
-	$(BIN)/python -m pip install $(PIP) --editable '.[docs]'
+	$(call install-extra,docs)
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -97,14 +100,13 @@ bench-gpu: .venv/installed-tests ## a LoRA layer, its kernels and a whole 8B mod
 
 install: .venv/installed ## set up .venv, and run nothing
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml uv.lock
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(PIP) --editable .
+	$(if $(UV),uv sync --quiet --frozen --python $(PYTHON),$(PYTHON) -m venv .venv && $(BIN)/python -m pip install $(PIP) --editable .)
 	touch $@
 
 .venv/installed-tests: .venv/installed
-	$(BIN)/python -m pip install $(PIP) --editable '.[test]'
+	$(call install-extra,test)
 	touch $@
 
 # There is one environment. Installing another release replaces it.
