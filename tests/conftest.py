@@ -1,15 +1,9 @@
 """Provide the tiers, which decide which tests run and report the others."""
 
 import gc
-import inspect
-import multiprocessing.util
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType
 
 import pytest
 from unsynced import write_unsynced
@@ -26,21 +20,6 @@ SHARED_MISSING = "needs the developers' folder ../shared"
 SLOW = "slow (make test-all)"
 STARTING = "start a process (make test)"
 LONG = "take a third of a second or more (make test)"
-# A test whose code names one of these starts a process. lm-eval's evaluation starts git and tools that describe the machine,
-# and write_plots starts the processes that draw.
-STARTERS = {
-    "subprocess",
-    "Popen",
-    "fork",
-    "forks",
-    "run_script",
-    "Study",
-    "snakemake",
-    "evaluate",
-    "simple_evaluate",
-    "write_plots",
-}
-AUDITED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "os.system"}
 # Folder of tests/ -> what its tests need. Only `make test-FOLDER` collects them.
 NEEDS = {
     "browser": "needs Chromium",
@@ -91,82 +70,10 @@ def pytest_collection_finish() -> None:
 
 def _reason_to_leave_out(item: pytest.Item, tier: str) -> str | None:
     """Return why a tier does not run a test; None if it runs it."""
-    if tier != "all" and item.get_closest_marker("slow"):
-        return SLOW
-    if tier == "fast" and item.get_closest_marker("long"):
-        return LONG
-    if tier == "fast" and starts_a_process(item):
-        return STARTING
-    return None
-
-
-def starts_a_process(item: pytest.Item) -> bool:
-    """Return whether a test is marked `process`, or if it, its fixtures or their helpers name one of STARTERS."""
-    if item.get_closest_marker("process"):
-        return True
-    fixtures = [definition.func for group in item._fixtureinfo.name2fixturedefs.values() for definition in group]
-    seen: set[object] = set()
-    return any(_names_a_starter(function, seen) for function in [item.function, *fixtures])
-
-
-def _names_a_starter(value: object, seen: set[object]) -> bool:
-    """Return whether a function or class of the tests, or one that it calls, names one of STARTERS."""
-    if isinstance(value, type):
-        return any(_names_a_starter(part, seen) for part in vars(value).values() if isinstance(part, FunctionType))
-    value = inspect.unwrap(value)
-    if not isinstance(value, FunctionType) or value in seen:
-        return False
-    seen.add(value)
-    names = set(_names(value.__code__))
-    callees = [value.__globals__[name] for name in names & value.__globals__.keys()]
-    return bool(names & STARTERS) or any(
-        _names_a_starter(callee, seen) for callee in callees if _is_of_the_tests(callee)
-    )
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names of globals and attributes in a function and in the functions that it defines."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
-def _is_of_the_tests(value: object) -> bool:
-    """Return whether a value is a function or a class that a file of tests/ defines."""
-    return isinstance(value, FunctionType | type) and _is_a_file_of_the_tests(value.__module__)
-
-
-@cache
-def _is_a_file_of_the_tests(module: str) -> bool:
-    """Return whether a module is a file of tests/."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return bool(file) and HERE in Path(file).parents
-
-
-@pytest.fixture(scope="session")
-def _refused(request) -> list[str]:
-    """Return a list that collects the attempts to start a process. It stays empty outside the fast tier."""
-    refused: list[str] = []
-
-    def refuse(event: str, arguments: tuple) -> None:
-        if event in AUDITED:
-            refused.append(f"{event} {arguments}")
-            raise RuntimeError(f"a test of the fast tier starts a process ({refused[-1]}); mark it with `process`")
-
-    if request.config.getoption("tier") == "fast":
-        sys.addaudithook(refuse)
-        # The start method "spawn" of multiprocessing has no audit event.
-        multiprocessing.util.spawnv_passfds = lambda *arguments: refuse("subprocess.Popen", arguments)
-    return refused
-
-
-@pytest.fixture(autouse=True)
-def _starts_no_process_in_the_fast_tier(_refused) -> Iterator[None]:
-    """Fail a test of the fast tier that would start a process, even if the code under test hides the error."""
-    _refused.clear()
-    yield
-    assert not _refused
+    reasons = {"all": {}, "commit": {"slow": SLOW}, "fast": {"slow": SLOW, "long": LONG, "process": STARTING}}[tier]
+    # A test in tests/workflow runs Snakemake or a chain of scripts.
+    names = {mark.name for mark in item.iter_markers()} | ({"process"} if "workflow" in item.path.parts else set())
+    return next((reason for name, reason in reasons.items() if name in names), None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
