@@ -21,7 +21,7 @@ rule write_configuration:
     message:
         "write the configuration"
     shell:
-        'python "$SCRIPTS/write_configuration.py"' " --text {params.text:q}" " --output {output.file:q}" " 2> {log:q}"
+        'python "$SCRIPTS/write_configuration.py" --text {params.text:q} --output {output.file:q} 2> {log:q}'
 
 
 # Turn all runs of the grid into tables, plots, two pages in Markdown and the results page.
@@ -52,19 +52,16 @@ rule analyze_results:
     params:
         code=code("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],
-        runs=lambda w: PATHS.runs,
-        folder=subpath(output.plots, parent=True),
-        throughput=str(Path(PATHS.throughput).parent),
         measured=lambda w: targets.throughput_digests(STUDY),
         settings=flags(**STUDY.analysis.model_dump()),
     message:
         "analyse {PATHS.runs}"
     shell:
         'python "$SCRIPTS/analyze_results.py"'
-        " --results_dir {params.runs:q}"
-        " --output_dir {params.folder:q}"
+        " --results_dir {PATHS.runs:q}"
+        " --output_dir {PATHS.analysis:q}"
         " --configuration {input.configuration:q}"
-        " --throughput_dir {params.throughput:q}"
+        " --throughput_dir {PATHS.folder:q}/throughput"
         " {params.settings}"
         " --plot --processes {threads}"
         " > {log:q} 2>&1"

@@ -11,22 +11,16 @@ localrules:
 rule masks:
     input:
         lambda w: targets.mask_targets(STUDY),
-    message:
-        "all masks"
 
 
 rule train:
     input:
         lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
-    message:
-        "all trained runs"
 
 
 rule validate:
     input:
         lambda w: targets.run_targets(STUDY, "validation_report.json"),
-    message:
-        "all validated runs"
 
 
 rule evaluate:
@@ -34,13 +28,9 @@ rule evaluate:
         lambda w: targets.run_targets(STUDY, "evaluation.json"),
         # In the same stage, because the merged model is deleted after its last reader.
         lambda w: targets.selection_targets(STUDY),
-    message:
-        "all evaluated runs"
 
 
 rule throughput:
     input:
         PATHS.throughput_table,
         PATHS.throughput_plots,
-    message:
-        "all measurements of the throughput"

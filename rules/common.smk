@@ -33,7 +33,6 @@ from sparseft.study.configfiles import check_command, read_sections, with_normal
 from sparseft.study.digests import job_digest
 from sparseft.study.flags import flags
 from sparseft.study.section import parse_section
-from sparseft.study.section import parse_section
 
 
 def refuse(error):
@@ -104,14 +103,10 @@ def content(files):
     return with_signature(lambda wildcards: HASHES.joint(files(wildcards)))
 
 
-def code(*names, without=(), probes=False):
+def code(*names, probes=False):
     """Return a function that gives the digests of a job's scripts, whose edits rerun it. With `probes`, it reads the probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
-    return with_signature(
-        lambda wildcards: "".join(
-            job_digest(script, ROOT / "lib", STUDY, wildcards, probes) for script in scripts
-        )
-    )
+    return with_signature(lambda w: "".join(job_digest(path, ROOT / "lib", STUDY, w, probes) for path in scripts))
 
 
 @cache

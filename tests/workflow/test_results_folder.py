@@ -1,4 +1,4 @@
-"""A results folder of a study's own, and what is said before runs are made again."""
+"""A results folder of a study's own."""
 
 import shutil
 from pathlib import Path
@@ -7,15 +7,14 @@ import pytest
 from project import Study, tiny_grid
 
 CONFIGURATION = "analysis/configuration.yaml"
-NOTE = "note: training.learning_rate is 0.01 instead of 0.02: 1 run is made again; keep both with grid.trainings, or a results"
 # Of one run that is trained, and one that is not.
 JOBS = {"train_adapter": 1, "merge_adapter": 2, "validate_sparsity": 2, "evaluate_run": 2, "evaluate": 1}
 
 
-def configure(study: Study, model: Path, learning_rate: float = 0.02, **sections: object) -> None:
+def configure(study: Study, model: Path, **sections: object) -> None:
     """Write the configuration of one run of each kind on one mask."""
     grid = tiny_grid("llama", "boolq_mini", ["random"]) | {"sparsities": [50], "modes": ["sparse_to_dense"]}
-    training = {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "lora_r": 2, "learning_rate": learning_rate}
+    training = {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "lora_r": 2, "learning_rate": 0.02}
     tasks = {"boolq_mini": {"train_examples": 4, "validation_examples": 4}}
     study.configure({"llama": model}, grid=grid, training=training, tasks=tasks, **sections)
 
@@ -37,7 +36,6 @@ def study(tmp_path, evaluated) -> Study:
 
 def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_masks_that_are_there(study, tiny_models):
     configure(study, tiny_models["llama"], results="results/other")
-    assert "made again" not in study.snakemake("evaluate", "--dry-run")
     planned = study.planned(f"results/other/{CONFIGURATION}", "evaluate")
     assert planned == JOBS | {"write_configuration": 1}
     study.snakemake("evaluate", f"results/other/{CONFIGURATION}")
@@ -60,18 +58,3 @@ def test_a_file_of_another_results_folder_is_refused_in_one_line_even_if_it_exis
         (study.folder / name).touch()
         (line,) = [line for line in study.snakemake(name, "--dry-run", expect=2).splitlines() if "error" in line]
         assert f"{name}: not in {own}, " in line
-
-
-@pytest.mark.parametrize("quiet", [[], ["--quiet", "host"]])
-def test_a_changed_setting_is_said_before_the_plan_with_its_two_values_and_the_runs_that_it_makes_again(
-    study, tiny_models, quiet
-):
-    configure(study, tiny_models["llama"], learning_rate=0.01)
-    said = study.snakemake("evaluate", "--dry-run", *quiet)
-    assert said.count(NOTE) == 1
-    assert said.index(NOTE) < said.index("Job stats:")
-    assert "--rerun-triggers" not in said
-    assert "made again" not in study.snakemake("masks", "--dry-run")
-    said = study.snakemake("evaluate", f"results/{CONFIGURATION}", *quiet)
-    assert said.count(NOTE) == 1
-    assert "made again" not in study.snakemake("evaluate", "--dry-run")
