@@ -271,8 +271,3 @@ def _names_in(target: str) -> dict[str, str]:
     """Return the values of the axes that a target names, such as "model"; empty if it is not a file of a study."""
     matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
     return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
-
-
-def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
-    """Return the error for a target that no rule makes."""
-    return InputError(f"{target}: no stage and no rule makes it", f"name a file of the study, or {', '.join(stages)}")
