@@ -5,7 +5,7 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.study.grid import SEEDS
 
 # The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
@@ -33,6 +33,12 @@ class Section(BaseModel):
         # Some patterns look ahead.
         regex_engine="python-re",
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        """Put the description of each key on one line."""
+        for field in cls.model_fields.values():
+            field.description = field.description and one_line(field.description)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
