@@ -69,32 +69,14 @@ rule train_adapter:
         mem_mb=memory("training", run_of),
         runtime=minutes("training", run_of),
     params:
+        **JOB,
         script="train_cerebras.py",
         code=code("train_cerebras.py"),
-        run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: deciding(trained_program(w)),
-        only="",
     message:
         "train {params.run_id}"
     shell:
-        RUN_ON_APPLIANCE + '"$CEREBRAS_PYTHON" "$SCRIPTS"/{params.script}'
-        " --run_id {params.run_id:q}"
-        " --model_path {params.model:q}"
-        " --mask_path {input.mask:q}"
-        " --data_dir {params.data:q}"
-        " --threads {params.cores}"
-        " --evaluation_batch_size {params.batch_size}"
-        " {params.settings}"
-        " {resources.appliance_flags}"
-        " {params.only}"
-        " --output_dir {params.folder:q}"
-        " 2> {log:q}"
+        RUN_ON_APPLIANCE + '"$CEREBRAS_PYTHON" "$SCRIPTS"/{params.script}' + JOB_FLAGS
 
 
 # Compile a program once for all runs that share it.
@@ -113,16 +95,10 @@ use rule train_adapter as compile_program with:
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
+        **JOB | {"run_id": lambda w: run_of(w).id},
         script=lambda w: "measure_cerebras.py" if PROGRAMS[w.program].measured else "train_cerebras.py",
         code=code("train_cerebras.py"),
-        run_id=lambda w: run_of(w).id,
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: deciding(PROGRAMS[w.program]),
-        only=lambda w: f"--compile_only {MEASURING if PROGRAMS[w.program].measured else ''}",
+        settings=lambda w: f"{deciding(PROGRAMS[w.program])} --compile_only {MEASURING if PROGRAMS[w.program].measured else ''}",
     message:
         "compile {wildcards.program}"
 
@@ -143,16 +119,10 @@ use rule train_adapter as measure_batch with:
         f"<benchmarks>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
+        **JOB,
         script="measure_cerebras.py",
         code=code("measure_cerebras.py"),
-        run_id=grid.RUN_ID,
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: deciding(measured_program(w)),
-        only=MEASURING,
+        settings=lambda w: f"{deciding(measured_program(w))} {MEASURING}",
     message:
         "measure {params.run_id}, batch size {wildcards.batch_size}"
 

@@ -78,27 +78,10 @@ rule train_adapter:
         mem_mb=memory("training"),
         runtime=minutes("training"),
     params:
+        **JOB,
         code=code("train_modelzoo.py", "run_modelzoo.py"),
-        run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: f"{training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}",
     message:
         "train {params.run_id}"
     shell:
-        RUN_ON_APPLIANCE + 'python "$SCRIPTS/train_modelzoo.py"'
-        " --run_id {params.run_id:q}"
-        " --model_path {params.model:q}"
-        " --mask_path {input.mask:q}"
-        " --exported {input.exported:q}"
-        " --data_dir {params.data:q}"
-        " --threads {params.cores}"
-        " --evaluation_batch_size {params.batch_size}"
-        " {params.settings}"
-        " {resources.appliance_flags}"
-        " --output_dir {params.folder:q}"
-        " 2> {log:q}"
+        RUN_ON_APPLIANCE + 'python "$SCRIPTS/train_modelzoo.py" --exported {input.exported:q}' + JOB_FLAGS

@@ -6,32 +6,28 @@ Writes model_to_cs-2.5.mdl (W * M and the masks, under the names that the Traine
 tokenizer, and export.json with the hashes of inputs and outputs.
 """
 
-import argparse
 from pathlib import Path
 
 from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import run_script
+from sparseft.command import run
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_replaceable
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
-    parser.add_argument("--mask_path", type=Path, help="a mask of this model; without it the model is written dense")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the ModelZoo checkpoint")
-    return parser.parse_args()
+def main(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:
+    """Check the output's place, and write the checkpoint.
 
-
-def main() -> int:
-    args = parse_args()
-    check_apart([args.output_dir], [args.model_path, args.mask_path])
-    check_replaceable(args.output_dir, "ModelZoo checkpoint")
-    hold(args.output_dir)
-    export_modelzoo(Checkpoint(args.model_path), args.mask_path, args.output_dir)
-    return 0
+    Args:
+        model_path: Hugging Face checkpoint folder
+        output_dir: folder for the ModelZoo checkpoint
+        mask_path: a mask of this model; without it the model is written dense
+    """
+    check_apart([output_dir], [model_path, mask_path])
+    check_replaceable(output_dir, "ModelZoo checkpoint")
+    hold(output_dir)
+    export_modelzoo(Checkpoint(model_path), mask_path, output_dir)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

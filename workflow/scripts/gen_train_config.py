@@ -8,106 +8,81 @@ Trainer works in it. The training is the one of `backend: modelzoo`, but it is k
 the mask, the data and the masked checkpoint must exist. run_modelzoo.py starts the Trainer with the configuration.
 """
 
-import argparse
 import shlex
 from pathlib import Path
+from typing import Literal
 
 from sparseft.backends.modelzoo.trainer_run import trainer_run
-from sparseft.errors import InputError, run_script
+from sparseft.command import run
+from sparseft.errors import InputError
 from sparseft.study import grid
 from sparseft.study.backends.modelzoo import check_schedule
-from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
-from sparseft.training.job import JobFlags, TrainingJob, job_of
+from sparseft.training.job import JobFlags, job_of
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="name of a model in the configuration")
-    parser.add_argument("--task", required=True, help="name of a task in the configuration")
-    parser.add_argument("--method", required=True, help="method that pruned the model")
-    parser.add_argument("--sparsity", type=int, required=True, help="sparsity in percent")
-    parser.add_argument("--mode", required=True, choices=grid.NEW_ADAPTER_MODES, help="mode of the fine-tuning")
-    parser.add_argument(
-        "--training", default="", help="name of a training in grid.trainings, if the configuration has one"
+def main(
+    *,
+    model: str,
+    task: str,
+    method: str,
+    sparsity: int,
+    mode: str,
+    training: str = "",
+    seed: int = 0,
+    configfile: tuple[Path, ...] = (),
+    target: Literal["CSX", "CPU"] | None = None,
+) -> None:
+    """Write the configuration and the batches, and print the command of the Trainer.
+
+    Args:
+        model: name of a model in the configuration
+        task: name of a task in the configuration
+        method: method that pruned the model
+        sparsity: sparsity in percent
+        mode: mode of the fine-tuning
+        training: name of a training in grid.trainings, if the configuration has one
+        seed: seed of the training
+        configfile: configuration files, laid over config/config.yaml in this order
+        target: where to train; without it, the configuration's cerebras.target
+    """
+    study = read_configuration(list(configfile))
+    if task not in study.tasks or training not in study.training_names:
+        known = f"the tasks {', '.join(study.tasks)} and the trainings {', '.join(study.grid.trainings) or '(none)'}"
+        raise InputError(f"--task {task} --training {training!r}: the configuration has {known}", "choose one of each")
+    named = Run(model, task, method, sparsity, mode, seed, training=training)
+    settings = study.training_of(task, training)
+    cerebras = study.cerebras.model_copy(update={"target": target or study.cerebras.target})
+    check_schedule(cerebras, settings, study.evaluation_batch_size)
+    flags = JobFlags(
+        run_id=Run.parse(named.id).id,
+        model_path=Path(fill(grid.MANIFEST, named)).parent,
+        mask_path=Path(fill(grid.mask_path(method), named)),
+        data_dir=Path(fill(grid.DATA, named)),
+        output_dir=Path(fill(grid.TRAINER_CONFIGURATION, named)).with_suffix(""),
+        evaluation_batch_size=study.evaluation_batch_size,
+        training=settings,
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
-    parser.add_argument(
-        "--configfile",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="configuration files, laid over config/config.yaml in this order",
+    exported = Path(fill(grid.exported(method), named))
+    check_made(
+        [flags.model_path / "manifest.json", flags.data_dir / "train.jsonl", flags.mask_path, exported], configfile
     )
-    parser.add_argument(
-        "--target", choices=["CSX", "CPU"], help="where to train; without it, the configuration's cerebras.target"
-    )
-    return parser.parse_args()
+    trainer = trainer_run(job_of(flags), cerebras, exported, flags.output_dir)
+    trainer.write_batches()
+    configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
+    driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration), "--mode", "train"])
+    print(f"PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python {driver}")
 
 
-def run_of(args: argparse.Namespace, study: Config) -> Run:
-    """Return the run that the flags name.
-
-    Raise InputError if the study has no such model or task, or if no run can have this name."""
-    for kind, name, known in (("model", args.model, study.models), ("task", args.task, study.tasks)):
-        if name not in known:
-            raise InputError(
-                f"--{kind} {name}: the configuration describes {', '.join(known)}", "choose one, or describe it"
-            )
-    if args.training not in study.training_names:
-        raise InputError(
-            f"--training {args.training!r}: not in grid.trainings",
-            f"write one of {', '.join(study.grid.trainings)}" if study.grid.trainings else "leave it out",
-        )
-    run = Run(args.model, args.task, args.method, args.sparsity, args.mode, args.seed, training=args.training)
-    return Run.parse(run.id)
-
-
-def job(run: Run, study: Config, files: list[Path]) -> TrainingJob:
-    """Return the training of a run, from what the workflow made.
-
-    Raise InputError if something is missing. The error has the command that makes it from the configuration `files`."""
-    inputs = {
-        "model": fill(grid.MANIFEST, run),
-        "data": f"{fill(grid.DATA, run)}/train.jsonl",
-        "mask": fill(grid.mask_path(run.method), run),
-        "exported": f"{fill(grid.exported(run.method), run)}/export.json",
-    }
-    missing = [path for path in inputs.values() if not Path(path).exists()]
+def check_made(inputs: list[Path], files: tuple[Path, ...]) -> None:
+    """Raise InputError, with the command that makes all `inputs` from the configuration `files`, if one is missing."""
+    missing = [path for path in inputs if not path.exists()]
     if missing:
-        command = ["snakemake", *(path.removesuffix("/export.json") for path in inputs.values())]
-        command += ["--configfile", *map(str, files)] if files else []
+        command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, files)] if files else [])]
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    flags = JobFlags(
-        run_id=run.id,
-        model_path=Path(inputs["model"]).parent,
-        mask_path=Path(inputs["mask"]),
-        data_dir=Path(inputs["data"]).parent,
-        output_dir=Path(fill(grid.TRAINER_CONFIGURATION, run)).parent,
-        evaluation_batch_size=study.evaluation_batch_size,
-        training=study.training_of(run.task, run.training),
-    )
-    return job_of(flags)
-
-
-def main() -> int:
-    """Write the configuration and the batches, print the command of the Trainer, and return the exit code."""
-    args = parse_args()
-    study = read_configuration(args.configfile)
-    run = run_of(args, study)
-    cerebras = study.cerebras.model_copy(update={"target": args.target} if args.target else {})
-    check_schedule(cerebras, study.training_of(run.task, run.training), study.evaluation_batch_size)
-    exported, output = Path(fill(grid.exported(run.method), run)), Path(fill(grid.TRAINER_CONFIGURATION, run))
-    trainer = trainer_run(job(run, study, args.configfile), cerebras, exported, output.with_suffix(""))
-    trainer.write_batches()
-    trainer.write(output)
-    driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(output), "--mode", "train"])
-    print(f"PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python {driver}")
-    return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

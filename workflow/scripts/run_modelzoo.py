@@ -14,30 +14,14 @@ import os
 import platform
 import sys
 import threading
-import traceback
 from importlib.metadata import version
 from pathlib import Path
 
-from sparseft.errors import InputError, run_script
+from sparseft.errors import InputError, message, one_line, print_traceback
 
 PACKAGES = ("torch", "transformers", "cerebras-pytorch")
 # The release of cerebras-pytorch and of ModelZoo that the callbacks and the reader of its log fit.
 RELEASE = "2.10.0"
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "configuration", type=Path, help="configuration of the Trainer, as gen_train_config.py writes it"
-    )
-    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="what the Trainer does")
-    parser.add_argument(
-        "--validate_only", action="store_true", help="lower the program without an appliance; train nothing"
-    )
-    parser.add_argument(
-        "--end_with_stdin", action="store_true", help="end when stdin is closed, for example because the parent ended"
-    )
-    return parser.parse_args()
 
 
 def end_with_stdin() -> None:
@@ -46,7 +30,7 @@ def end_with_stdin() -> None:
     os._exit(1)
 
 
-def run(args: argparse.Namespace) -> None:
+def train(configuration: Path, mode: str, *, validate_only: bool) -> None:
     """Train or evaluate as the configuration says. Raises InputError if ModelZoo cannot be imported."""
     # The evaluate.py beside this script hides a package that ModelZoo imports.
     here = str(Path(__file__).parent)
@@ -66,31 +50,39 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install ModelZoo's Release_{RELEASE}")
     from sparseft.storage.atomic import write_json
 
-    params = yaml.safe_load(args.configuration.read_text())
+    params = yaml.safe_load(configuration.read_text())
     init = params["trainer"]["init"]
-    if args.validate_only:
+    if validate_only:
         init["backend"] = {"backend_type": "CSX", "validate_only": True}
     # The package starts torch-cirh-opt from this folder.
-    tools = str(Path(sys.executable).parent)
-    os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     model_dir = Path(init["model_dir"])
     model_dir.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     write_json(model_dir / "versions.json", versions)
-    try:
-        trainer.run_trainer(args.mode, params)
-    except Exception:
-        traceback.print_exc()
-        raise
+    trainer.run_trainer(mode, params)
 
 
-def main() -> int:
-    args = parse_args()
+def main() -> None:
+    """Read the command line, and run the Trainer."""
+    # This script has a parser of its own, because ModelZoo's environment does not have cyclopts.
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configuration", type=Path, help="what gen_train_config.py writes")
+    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="what the Trainer does")
+    parser.add_argument("--validate_only", action="store_true", help="lower the program without an appliance")
+    parser.add_argument(
+        "--end_with_stdin", action="store_true", help="end when stdin is closed, as when the parent ended"
+    )
+    args = parser.parse_args()
     if args.end_with_stdin:
         threading.Thread(target=end_with_stdin, daemon=True).start()
-    run(args)
-    return 0
+    try:
+        train(args.configuration, args.mode, validate_only=args.validate_only)
+    except Exception as error:
+        print_traceback(error)
+        print(f"error: {one_line(message(error))}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    main()

@@ -6,41 +6,40 @@
 --job_labels goes to the end of the command. Exit codes: 0 it succeeded, 75 another attempt may help, 2 it cannot help.
 """
 
-import argparse
 from pathlib import Path
 
-from sparseft.backends.appliance import EarlierFailures, run
-from sparseft.errors import run_script
+from sparseft.backends import appliance
+from sparseft.command import run
+from sparseft.study.backends.cerebras import JobLabel
 from sparseft.study.grid import ResultPaths
 
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="name of the job in messages")
-    parser.add_argument(
-        "--log", type=Path, required=True, help="the file that stderr goes to, which is read after a failure"
-    )
-    parser.add_argument("--lock", type=Path, help="file that is locked while the command runs")
-    parser.add_argument(
-        "--attempt", type=int, default=1, help="number of this attempt; the first forgets earlier failures"
-    )
-    parser.add_argument(
-        "--stop",
-        type=Path,
-        default=Path(ResultPaths().stop),
-        help="file that is written if the disk or its quota is full",
-    )
-    parser.add_argument("--job_labels", nargs="*", default=[], help="labels of the job on the appliance; one is added")
-    parser.add_argument("command", nargs="+", help="the command to run, after --")
-    return parser.parse_args()
+_STOP = Path(ResultPaths().stop)
 
 
-def main() -> int:
-    args = parse_args()
-    earlier = EarlierFailures(args.log.with_suffix(".failed"), args.stop)
-    command = [*args.command, "--job_labels", *args.job_labels]
-    return run(command, args.name, args.log, earlier=earlier, lock=args.lock, attempt=args.attempt)
+def main(
+    *command: str,
+    name: str,
+    log: Path,
+    lock: Path | None = None,
+    attempt: int = 1,
+    stop: Path = _STOP,
+    job_labels: tuple[JobLabel, ...] = (),
+) -> int:
+    """Run the command, and return the exit code.
+
+    Args:
+        command: the command to run, after --
+        name: name of the job in messages
+        log: the file that stderr goes to, which is read after a failure
+        lock: file that is locked while the command runs
+        attempt: number of this attempt; the first forgets earlier failures
+        stop: file that is written if the disk or its quota is full
+        job_labels: labels of the job on the appliance; one is added
+    """
+    earlier = appliance.EarlierFailures(log.with_suffix(".failed"), stop)
+    labelled = [*command, "--job_labels", *job_labels]
+    return appliance.run(labelled, name, log, earlier=earlier, lock=lock, attempt=attempt)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

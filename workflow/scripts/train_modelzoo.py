@@ -9,44 +9,35 @@ configuration, trainer.yaml, and its logs, modelzoo/. A killed run continues fro
 RUN_FOLDER/modelzoo.
 """
 
-import argparse
 from pathlib import Path
 
 from sparseft.backends.modelzoo.trainer_run import trainer_run
 from sparseft.backends.modelzoo.training import remove_states, train
-from sparseft.errors import run_script
-from sparseft.language_model.hardware import limit_threads
+from sparseft.command import Flags, run
+from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
-from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.backends.modelzoo import check_schedule
-from sparseft.study.config import add_flags
-from sparseft.study.section import parse_section
-from sparseft.training.job import add_job_flags, check_outputs, job_flags_of, job_of, write_train_record
+from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
+
+_DEFAULTS = CerebrasJob()
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_flags(parser)
-    parser.add_argument(
-        "--exported", type=Path, required=True, help="the masked checkpoint, as export_modelzoo.py writes it"
-    )
-    add_flags(parser, Cerebras, Cerebras.flags())
-    return parser.parse_args()
+def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = _DEFAULTS) -> None:
+    """Read the job, train it with ModelZoo's Trainer, and write its record.
 
-
-def main() -> int:
-    args = parse_args()
-    limit_threads(args.threads)
-    check_outputs(job_flags_of(args), args.exported)
-    cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
-    job = job_of(job_flags_of(args))
+    Args:
+        exported: the masked checkpoint, as export_modelzoo.py writes it
+    """
+    start(flags.threads)
+    check_outputs(flags, exported)
+    job = job_of(flags)
     check_schedule(cerebras, job.settings, job.evaluation_batch_size)
-    hold(args.output_dir / "adapter")
-    record = train(trainer_run(job, cerebras, args.exported, args.output_dir))
-    write_train_record(job_flags_of(args), job, record)
-    remove_states(args.output_dir)
-    return 0
+    hold(flags.output_dir / "adapter")
+    record = train(trainer_run(job, cerebras, exported, flags.output_dir))
+    write_train_record(flags, job, record)
+    remove_states(flags.output_dir)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run(main)

@@ -7,7 +7,6 @@ measured = ...                             train the job, and write OUTPUT_DIR/a
 write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
 
-import argparse
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
@@ -28,10 +27,9 @@ from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, write_record_of
-from sparseft.study.config import Training, add_flags
+from sparseft.study.config import Training
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
-from sparseft.study.section import parse_section
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 
@@ -105,22 +103,6 @@ class TrainingJob:
         code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
         parts = [code, machine, inputs, tokens]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def add_job_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `JobFlags` to a parser."""
-    for name in ("run_id", "model_path", "mask_path", "data_dir", "output_dir"):
-        parser.add_argument(f"--{name}", type=str if name == "run_id" else Path, required=True)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--evaluation_batch_size", type=int, default=32)
-    add_flags(parser, Training, Training.model_fields)
-
-
-def job_flags_of(args: argparse.Namespace) -> JobFlags:
-    """Return the flags that `add_job_flags` added. Raises InputError for a value that is out of range."""
-    names = ("run_id", "model_path", "mask_path", "data_dir", "output_dir", "threads", "evaluation_batch_size")
-    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
-    return JobFlags(**{name: getattr(args, name) for name in names}, training=settings)
 
 
 def check_outputs(flags: JobFlags, *inputs: Path | None) -> None:

@@ -15,7 +15,7 @@ from sparseft.backends.cerebras.trainer import Trainer
 from sparseft.backends.cerebras.training import device_record
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
-from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import TrainingJob
 
 
@@ -24,7 +24,7 @@ def without_evaluation(job: TrainingJob) -> TrainingJob:
     return replace(job, rows={"train": job.rows["train"]})
 
 
-def measure(job: TrainingJob, cerebras: Cerebras, folder: Path, *, warmup: int, fill: bool) -> dict:
+def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: int, fill: bool) -> dict:
     """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch size.
 
     Time is in seconds and memory in bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With

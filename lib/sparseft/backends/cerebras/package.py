@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
-from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.backends.cerebras import CerebrasJob
 
 RELEASES = ("2.6.0", "2.10.0")
 try:
@@ -37,7 +37,7 @@ _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
 
 def open_backend(
-    cerebras: Cerebras, folder: Path, *, compile_only: bool = False, validate_only: bool = False
+    cerebras: CerebrasJob, folder: Path, *, compile_only: bool = False, validate_only: bool = False
 ) -> cstorch.backend:
     """Return the backend of this process, which can have only one. Its logs go to `folder`/cerebras_logs.
 

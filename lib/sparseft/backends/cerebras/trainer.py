@@ -36,7 +36,7 @@ from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
-from sparseft.study.backends.cerebras import CEREBRAS, Cerebras
+from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.training.job import TrainingJob
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 
@@ -48,7 +48,7 @@ class Trainer:
     meaningful training. `graph` is the file of the lowered training step; None until this process has run one."""
 
     def __init__(
-        self, job: TrainingJob, cerebras: Cerebras, backend: cstorch.backend, folder: Path, *, fill: bool = False
+        self, job: TrainingJob, cerebras: CerebrasJob, backend: cstorch.backend, folder: Path, *, fill: bool = False
     ) -> None:
         cerebras.check(job.settings, job.evaluation_batch_size)
         CEREBRAS.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)

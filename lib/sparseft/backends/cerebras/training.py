@@ -12,12 +12,12 @@ from sparseft.backends.cerebras.package import appliance_needed, open_backend, p
 from sparseft.backends.cerebras.trainer import Trainer
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
-from sparseft.study.backends.cerebras import CEREBRAS, Cerebras
+from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.study.grid import WAFER
 from sparseft.training.job import TrainingJob
 
 
-def train(job: TrainingJob, cerebras: Cerebras, folder: Path) -> dict:
+def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     """Train an adapter, write it to `folder`/adapter and return the measured part of train.json.
 
     A training of which `folder` has a complete state_*.mdl continues from it. Raises InputError if a CS-3 is the target
@@ -37,7 +37,7 @@ def train(job: TrainingJob, cerebras: Cerebras, folder: Path) -> dict:
     }
 
 
-def lower(job: TrainingJob, cerebras: Cerebras, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
+def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
     """Lower the steps of a training, and of its evaluation if it has one, and return the content of compile.json.
 
     With `compile_only` the appliance compiles them too. Without it no appliance is needed, because the front end knows

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.backends.modelzoo.model_section import model_section
-from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.config import Training
 from sparseft.training.job import TrainingJob
 
@@ -28,7 +28,7 @@ class Places:
     model_dir: Path
 
 
-def trainer_configuration(job: TrainingJob, cerebras: Cerebras, places: Places) -> dict:
+def trainer_configuration(job: TrainingJob, cerebras: CerebrasJob, places: Places) -> dict:
     """Return the configuration of a run. Raises InputError as `model_section` does."""
     settings = job.settings
     start = str(places.start.resolve())
@@ -56,7 +56,7 @@ def trainer_configuration(job: TrainingJob, cerebras: Cerebras, places: Places) 
     }
 
 
-def _callbacks(job: TrainingJob, cerebras: Cerebras, places: Places) -> list[dict]:
+def _callbacks(job: TrainingJob, cerebras: CerebrasJob, places: Places) -> list[dict]:
     """Return the callbacks in the order in which they run."""
     settings = job.settings
     checkpoint = str(places.checkpoint.resolve())
@@ -85,7 +85,7 @@ def _callbacks(job: TrainingJob, cerebras: Cerebras, places: Places) -> list[dic
     ]
 
 
-def _backend(cerebras: Cerebras) -> dict:
+def _backend(cerebras: CerebrasJob) -> dict:
     """Return where the Trainer computes."""
     if not cerebras.on_csx:
         return {"backend_type": "CPU"}
@@ -115,7 +115,7 @@ def _schedule(settings: Training) -> dict:
     return {"SequentialLR": {"schedulers": [line, cosine]}}
 
 
-def _precision(settings: Training, cerebras: Cerebras) -> dict:
+def _precision(settings: Training, cerebras: CerebrasJob) -> dict:
     """Return the precision: cbfloat16 on a CS-3, where ModelZoo needs dynamic loss scaling, and fp32 on its CPU backend."""
     kind = {"fp16_type": "bfloat16"}
     if cerebras.on_csx:

@@ -20,7 +20,7 @@ from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.backends import MODELZOO
-from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import TrainingJob
 
 
@@ -29,7 +29,7 @@ class TrainerRun:
     """Hold a job, its masked checkpoint, its examples as tokens by split, and the folder of the run."""
 
     job: TrainingJob
-    cerebras: Cerebras
+    cerebras: CerebrasJob
     checkpoint: Path
     data: dict[str, list[Example]]
     folder: Path
@@ -91,7 +91,7 @@ class TrainerRun:
         return path if step == self.job.settings.steps else None
 
 
-def trainer_run(job: TrainingJob, cerebras: Cerebras, exported: Path, folder: Path) -> TrainerRun:
+def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder: Path) -> TrainerRun:
     """Return the run of a job that starts from `exported`, a folder that export_modelzoo.py wrote.
 
     Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; if the mode does

@@ -10,11 +10,11 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.study.backends.backend import Backend, HostMemory, StudyConfig
 from sparseft.study.grid import WAFER
-from sparseft.study.section import LARGEST, Positive, Section
+from sparseft.study.section import Length, Positive, Section
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
-JOB_LABEL = f"^{_LABEL}={_LABEL}$"
+JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
 LEAST_TIMED_STEPS = 100
 # Keys of `training` that save memory on a GPU and do not exist here.
@@ -23,90 +23,40 @@ UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing")
 TRACING = HostMemory(
     "tracing on this machine: fp32 weights, masks, graph", bytes_per_weight=9, program_bytes=1_200_000_000
 )
-COMPILE_ONCE = {"1": True, "0": False, "": None}
 
 
-class Cerebras(Section):
-    """Set how the backends `cerebras` and `modelzoo` run.
+class CerebrasJob(Section):
+    """Set how one job of the backends `cerebras` and `modelzoo` runs.
 
     The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
 
-    # The keys that are not flags of the scripts.
-    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}
     # The keys that decide the numbers of a training.
     DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}
-    target: Literal["CSX", "CPU"] = Field(
-        "CSX", description="Where to train: on the CS-3 (CSX), or on the package's own CPU backend.", examples=["CPU"]
-    )
-    python: str = Field(
-        ".venv-cerebras/bin/python",
-        description="Python of the environment that has cerebras-pytorch.",
-        examples=["/opt/cerebras/bin/python"],
-    )
-    sequence_length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
-        512,
-        description="Tokens per example, padded on the right. A longer example is an error.",
-        examples=[2048],
-    )
-    csx_micro_batch_size: Positive | Literal["auto"] = Field(
-        "auto",
-        description="Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch.",
-        examples=[16],
-    )
-    num_csx: Positive = Field(
-        1, description="CS-3 systems that share every step. Must divide the batch sizes.", examples=[2]
-    )
-    job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
-        [], description="Labels of the job, NAME=VALUE, by which csctl finds it.", examples=[["study=sweep"]]
-    )
-    job_priority: Literal["p1", "p2", "p3"] = Field(
-        "p2", description="Priority in the appliance's queue. p1 goes first.", examples=["p3"]
-    )
-    job_time_sec: Positive | None = Field(
-        None, description="Seconds until the appliance ends the job. Null means no limit.", examples=[14400]
-    )
-    mount_dirs: list[str] = Field(
-        [], description="Folders that the appliance's workers must see.", examples=[["/home/me"]]
-    )
-    python_paths: list[str] = Field(
-        [],
-        description="Folders of packages that the appliance's workers import.",
-        examples=[["/home/me/SparseFT/lib"]],
-    )
-    compile_dir: str | None = Field(
-        None,
-        min_length=1,
-        description="Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default.",
-        examples=["compiled"],
-    )
-    compile_once: bool = Field(
-        True,
-        description="Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0"
-        " in the environment overrides it. A change trains again.",
-        examples=[False],
-    )
-    lock: str | None = Field(
-        "~/.sparseft_csx.lock",
-        min_length=1,
-        description="Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock.",
-        examples=["~/.my_csx.lock"],
-    )
-
-    @classmethod
-    def flags(cls) -> list[str]:
-        """Return the keys that are flags of the scripts."""
-        return [name for name in cls.model_fields if name not in cls.RULES_ONLY]
+    target: Literal["CSX", "CPU"] = Field("CSX", examples=["CPU"])
+    """Where to train: on the CS-3 (CSX), or on the package's own CPU backend."""
+    sequence_length: Length = Field(512, examples=[2048])
+    """Tokens per example, padded on the right. A longer example is an error."""
+    csx_micro_batch_size: Positive | Literal["auto"] = Field("auto", examples=[16])
+    """Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch."""
+    num_csx: Positive = Field(1, examples=[2])
+    """CS-3 systems that share every step. Must divide the batch sizes."""
+    job_labels: list[JobLabel] = Field([], examples=[["study=sweep"]])
+    """Labels of the job, NAME=VALUE, by which csctl finds it."""
+    job_priority: Literal["p1", "p2", "p3"] = Field("p2", examples=["p3"])
+    """Priority in the appliance's queue. p1 goes first."""
+    job_time_sec: Positive | None = Field(None, examples=[14400])
+    """Seconds until the appliance ends the job. Null means no limit."""
+    mount_dirs: list[str] = Field([], examples=[["/home/me"]])
+    """Folders that the appliance's workers must see."""
+    python_paths: list[str] = Field([], examples=[["/home/me/SparseFT/lib"]])
+    """Folders of packages that the appliance's workers import."""
+    compile_dir: str | None = Field(None, min_length=1, examples=["compiled"])
+    """Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default."""
 
     @property
     def on_csx(self) -> bool:
         """Return whether trainings run on a CS-3."""
         return self.target == WAFER
-
-    @property
-    def compiles_first(self) -> bool:
-        """Return whether a job of its own compiles each program, as `compile_once` or the environment says."""
-        from_environment = compile_once_in_environment()
-        return self.on_csx and (self.compile_once if from_environment is None else from_environment)
 
     def check(self, training: Section, evaluation_batch_size: int) -> None:
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
@@ -118,8 +68,7 @@ class Cerebras(Section):
                 f"training.stop_if_loss_above {training.stop_if_loss_above}: Cerebras' backends take every step",
                 "set it and stop_if_after_steps to null, or set backend: torch",
             )
-        sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
-        for name, size in sizes.items():
+        for name, size in (("batch_size", training.batch_size), ("evaluation_batch_size", evaluation_batch_size)):
             if size % self.num_csx:
                 raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
 
@@ -131,23 +80,35 @@ class Cerebras(Section):
                 f"set throughput.steps to {LEAST_TIMED_STEPS} or more, and throughput.warmup_steps to 10",
             )
         # Compare with the default, because a complete configuration sets every key.
-        default = type(throughput).model_fields["memory_mb"].default
-        if throughput.memory_mb != default:
+        if throughput.memory_mb != type(throughput).model_fields["memory_mb"].default:
             raise InputError(
                 f"throughput.memory_mb {throughput.memory_mb}: Cerebras' backends set no limit", "leave it out"
             )
 
 
-def compile_once_in_environment() -> bool | None:
-    """Return what the environment variable COMPILE_ONCE says; None if it is not set. Raises InputError for another word."""
-    word = os.environ.get("COMPILE_ONCE", "")
-    if word not in COMPILE_ONCE:
-        raise InputError(f"COMPILE_ONCE={word} in the environment", "set it to 1 or 0, or unset it")
-    return COMPILE_ONCE[word]
+class Cerebras(CerebrasJob):
+    """Set how the backends `cerebras` and `modelzoo` run, with the keys that only the rules read."""
+
+    python: str = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
+    """Python of the environment that has cerebras-pytorch."""
+    compile_once: bool = Field(True, examples=[False])
+    """Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0 in the environment
+    overrides it. A change trains again."""
+    lock: str | None = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
+    """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
+
+    @property
+    def compiles_first(self) -> bool:
+        """Return whether a job of its own compiles each program, as `compile_once` or the environment says."""
+        word = os.environ.get("COMPILE_ONCE", "")
+        choices = {"1": True, "0": False, "": self.compile_once}
+        if word not in choices:
+            raise InputError(f"COMPILE_ONCE={word} in the environment", "set it to 1 or 0, or unset it")
+        return self.on_csx and choices[word]
 
 
-def check_process_and_environment(config: StudyConfig) -> None:
-    """Raise InputError if a study asks for several processes or for pruned bases, or if COMPILE_ONCE is neither 0 nor 1."""
+def check_processes_and_methods(config: StudyConfig) -> None:
+    """Raise InputError if a study asks for several processes or for pruned bases."""
     for method in config.grid.methods:
         if get_method(method).updates_weights:
             raise InputError(
@@ -159,12 +120,11 @@ def check_process_and_environment(config: StudyConfig) -> None:
             f"resources.processes {config.resources.processes}: Cerebras' backends train in one process",
             "set it to 1; cerebras.num_csx is the number of systems",
         )
-    compile_once_in_environment()
 
 
 def _check(config: StudyConfig) -> None:
     """Raise InputError if this backend cannot train a study."""
-    check_process_and_environment(config)
+    check_processes_and_methods(config)
     for task in config.grid.tasks:
         config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 

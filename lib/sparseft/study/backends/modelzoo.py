@@ -5,11 +5,11 @@ from dataclasses import replace
 from sparseft.architectures import LLAMA, MISTRAL
 from sparseft.errors import InputError
 from sparseft.study.backends.backend import StudyConfig
-from sparseft.study.backends.cerebras import CEREBRAS, Cerebras, check_process_and_environment
+from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob, check_processes_and_methods
 from sparseft.study.section import Section
 
 
-def check_schedule(cerebras: Cerebras, training: Section, evaluation_batch_size: int) -> None:
+def check_schedule(cerebras: CerebrasJob, training: Section, evaluation_batch_size: int) -> None:
     """Raise InputError if ModelZoo's Trainer cannot run a schedule."""
     cerebras.check(training, evaluation_batch_size)
     if training.eval_every:
@@ -21,7 +21,7 @@ def check_schedule(cerebras: Cerebras, training: Section, evaluation_batch_size:
 
 def _check(config: StudyConfig) -> None:
     """Raise InputError if ModelZoo's Trainer cannot train a study."""
-    check_process_and_environment(config)
+    check_processes_and_methods(config)
     for task in config.grid.tasks:
         config.check_trainings(
             task, lambda schedule: check_schedule(config.cerebras, schedule, config.evaluation_batch_size)
