@@ -10,7 +10,6 @@ every example to --sequence_length. With --compile_only it compiles and writes o
 """
 
 from cyclopts.types import PositiveInt
-
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import start
@@ -25,13 +24,14 @@ from sparseft.study.grid import Cell
 from sparseft.training.job import JobFlags, job_of
 
 _DEFAULTS = CerebrasJob()
+_WARMUP = Throughput().warmup_steps
 
 
 def main(
     *,
     flags: Flags[JobFlags],
     cerebras: Flags[CerebrasJob] = _DEFAULTS,
-    warmup_steps: PositiveInt = Throughput().warmup_steps,
+    warmup_steps: PositiveInt = _WARMUP,
     fill_sequences: bool = False,
     compile_only: bool = False,
 ) -> None:
