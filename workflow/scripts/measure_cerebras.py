@@ -9,7 +9,7 @@ join_measurements.py joins all repeats of a cell. --steps includes the steps of 
 every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
 """
 
-from cyclopts.types import PositiveInt
+from cyclopts.types import NonNegativeInt
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import start
@@ -31,7 +31,7 @@ def main(
     *,
     flags: Flags[JobFlags],
     cerebras: Flags[CerebrasJob] = _DEFAULTS,
-    warmup_steps: PositiveInt = _WARMUP,
+    warmup_steps: NonNegativeInt = _WARMUP,
     fill_sequences: bool = False,
     compile_only: bool = False,
 ) -> None:
