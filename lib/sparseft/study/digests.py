@@ -122,7 +122,12 @@ def read_code(source: bytes) -> Code:
         elif isinstance(node, ast.Call):
             _leave_words_out(node)
         elif isinstance(body := getattr(node, "body", None), list):
-            node.body = [statement for statement in body if not _is_text(statement)]
+            # A text by itself is a docstring.
+            node.body = [
+                statement
+                for statement in body
+                if not (isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str))
+            ]
     names = frozenset(name for name in imports if name.partition(".")[0] == PACKAGE)
     return Code(ast.unparse(tree).encode(), names)
 
@@ -133,11 +138,6 @@ def _leave_words_out(call: ast.Call) -> None:
     call.keywords = [keyword for keyword in call.keywords if keyword.arg not in WORDS.get(name, ())]
     if name in FIELDS:
         call.args = []
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Return whether a statement is a text by itself, such as a docstring."""
-    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)
 
 
 # Most modules import the same names.

@@ -237,7 +237,8 @@ def check_settings(config: Config, target: str) -> None:
 
 def check_target(config: Config, target: str) -> None:
     """Raise InputError if a target names a value of an axis that the configuration does not have."""
-    names = _names_in(target)
+    matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
+    names = {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
     method = names.get("method", DENSE)
     mode = names.get("mode")
     if mode in MODES:
@@ -254,9 +255,9 @@ def check_target(config: Config, target: str) -> None:
     # A mask that is there needs no pass.
     if "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists():
         del names["sparsity"]
-    for axis in allowed.keys() & names.keys():
-        if names[axis] not in allowed[axis]:
-            choices = ", ".join(name or "none" for name in allowed[axis])
+    for axis, values in allowed.items():
+        if axis in names and names[axis] not in values:
+            choices = ", ".join(name or "none" for name in values)
             raise InputError(
                 f"{target}: your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
             )
@@ -265,9 +266,3 @@ def check_target(config: Config, target: str) -> None:
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
-
-
-def _names_in(target: str) -> dict[str, str]:
-    """Return the values of the axes that a target names, such as "model"; empty if it is not a file of a study."""
-    matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
-    return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
