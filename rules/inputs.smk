@@ -95,30 +95,18 @@ def mask_code(w):
     return code("compute_masks.py")(vars(mask_job(w)))
 
 
-def mask_kind(w):
-    """Return the kind of a job that makes masks: it may run the model, or only read its weights."""
-    return "mask" if get_method(w.method).uses_examples else "weights"
+def uses_examples(w):
+    """Return whether the masks of a method depend on examples, on which the model runs."""
+    return get_method(w.method).uses_examples
 
 
 @with_signature
 def mask_memory(w, attempt):
     """Return the memory that a job that makes masks requests, in MB."""
-    return memory(mask_kind(w), mask_job)(w, attempt)
+    return memory("mask" if uses_examples(w) else "weights", mask_job)(w, attempt)
 
 
 @with_signature
 def mask_minutes(w, attempt):
     """Return the time limit of a job that makes masks, in minutes."""
-    return minutes(mask_kind(w), mask_job)(w, attempt)
-
-
-@with_signature
-def mask_threads(w):
-    """Return the threads of a job that makes masks."""
-    return STUDY.resources.threads if get_method(w.method).uses_examples else 2
-
-
-@with_signature
-def mask_workers(w, threads):
-    """Return the threads that compute masks. Snakemake may give fewer, which changes no mask that looks at no examples."""
-    return STUDY.resources.threads if get_method(w.method).uses_examples else threads
+    return minutes("mask" if uses_examples(w) else "weights", mask_job)(w, attempt)

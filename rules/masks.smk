@@ -1,8 +1,5 @@
 # One job makes the masks of all sparsities of a model and a method in one pass, if it updates no weights. A sparsity that is
 # added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters trained on them.
-import os
-
-from sparseft.methods import get_method
 
 # The jobs of this command on other machines start when some masks exist already. They make what this command planned.
 if workflow.is_main_process:
@@ -23,18 +20,12 @@ ONE = passes.pass_files(MASKS, "{method}", ["{sparsity}"])
 PRUNED = passes.pass_files(MASKS, "{method}", ["{sparsity}"], pruned=PRUNED_BASES)
 
 
-wildcard_constraints:
-    task_folder=r"(?:/[a-z0-9_]+)?",
-
-
 rule compute_masks:
     input:
         manifest=grid.MANIFEST,
         examples=mask_examples,
     output:
-        masks=PASS.masks,
-        report=PASS.report,
-        plots=PASS.plots,
+        **PASS.outputs(),
     log:
         "<logs>/compute_masks/{model}{task_folder}/{method}.log",
     benchmark:
@@ -44,19 +35,18 @@ rule compute_masks:
     conda:
         "../envs/sparseft.yaml"
     # With scores from the weights, one layer is read while another is counted.
-    threads: mask_threads
+    threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
         mem_mb=mask_memory,
         runtime=mask_minutes,
-        gpu=lambda w: ONE_GPU if get_method(w.method).uses_examples else 0,
-        # These are not in params, because a mask is the same in any pass, and for any number of threads that it may have. So a
-        # change of the passes reruns nothing.
+        gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
+        # Not in params, because a mask is the same in any pass, and for any number of threads that Snakemake may give it.
         sparsities=lambda w: " ".join(f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)),
-        workers=mask_workers,
+        workers=lambda w, threads: STUDY.resources.threads if uses_examples(w) else threads,
     params:
         code=mask_code,
         # Another number of threads changes the last bits of the scores from examples.
-        cores=lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else None,
+        cores=lambda w: STUDY.resources.threads if uses_examples(w) else None,
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         settings=mask_flags,
@@ -78,9 +68,7 @@ rule compute_masks:
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
 use rule compute_masks as compute_one_mask with:
     output:
-        masks=ONE.masks,
-        report=ONE.report,
-        plots=ONE.plots,
+        **ONE.outputs(),
     log:
         "<logs>/compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}.log",
     benchmark:
@@ -97,10 +85,7 @@ ruleorder: compute_masks > compute_one_mask
 # last, so that it stands for the whole folder.
 use rule compute_masks as prune with:
     output:
-        masks=PRUNED.masks,
-        base=f"{PRUNED.base}/manifest.json",
-        report=PRUNED.report,
-        plots=PRUNED.plots,
+        **PRUNED.outputs(),
     log:
         "<logs>/prune/{model}{task_folder}/{method}_sparsity{sparsity}.log",
     benchmark:
@@ -117,10 +102,7 @@ rule import_pruned:
         manifest=grid.MANIFEST,
         source=imported_sources,
     output:
-        masks=PRUNED.masks,
-        base=f"{PRUNED.base}/manifest.json",
-        report=PRUNED.report,
-        plots=PRUNED.plots,
+        **PRUNED.outputs(),
     log:
         "<logs>/import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}.log",
     benchmark:

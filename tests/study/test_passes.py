@@ -55,4 +55,4 @@ def test_a_pass_of_one_sparsity_has_it_in_the_name_of_its_report():
         Path("masks/m/report_random.json"),
         Path("masks/m/report_random_sparsity50.json"),
     )
-    assert Path("masks/m/plots/layers_random_sparsity50.png") in one.plots
+    assert Path("masks/m/plots/layers_random_sparsity50.png") in one.outputs()["plots"]

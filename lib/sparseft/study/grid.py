@@ -90,6 +90,8 @@ WILDCARDS = {
     "program": r"[A-Za-z0-9_.-]+",
     "batch_size": r"[1-9][0-9]*",
     "text": methods.TEXT_NAME,
+    # The folder of masks that depend on a task's examples, below those of their model. Other masks have none.
+    "task_folder": r"(?:/[a-z0-9_]+)?",
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}{training}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"

@@ -24,10 +24,12 @@ class PassFiles:
     plot_name: str | None = None
     base: Path | None = None
 
-    @property
-    def plots(self) -> list[Path]:
-        """Return the paths of the plots."""
-        return [self.report.parent / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
+    def outputs(self) -> dict[str, Path | list[Path]]:
+        """Return the outputs of a rule. A manifest is written last, so it stands for the whole base."""
+        folder = self.report.parent
+        plots = [folder / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
+        base = {"base": self.base / "manifest.json"} if self.base else {}
+        return {"masks": self.masks, "report": self.report, "plots": plots, **base}
 
 
 def pass_files(

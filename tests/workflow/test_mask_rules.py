@@ -1,0 +1,249 @@
+"""Every kind of mask through the workflow: its place, its proof, what makes it again, and what is refused before any job."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killed import is_killed_after, products
+from project import TINY_STUDY, Study, call_script, succeed, tiny_grid
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.masks.mask_file import read_mask
+from sparseft.storage.hashes import sha256
+
+pytestmark = pytest.mark.slow
+TASK = "hellaswag_mini"
+# The folder of a method's masks and of its pruned base.
+PLACES = {
+    "semistructured": "",
+    "unstructured_wanda": f"{TASK}/",
+    "unstructured_owl": f"{TASK}/",
+    "unstructured_sparsegpt": f"{TASK}/",
+    "semistructured_sparsegpt_on_web": "",
+    "imported_magnitude": "",
+}
+BASES = ("unstructured_sparsegpt", "semistructured_sparsegpt_on_web", "imported_magnitude")
+
+
+def prune_by_magnitude(source: Path, folder: Path) -> None:
+    """Write a copy of a model in which the smaller half of each prunable layer is zero, and the rest has a new value."""
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    for layer in prunable_shapes(Checkpoint(folder)):
+        weight = weights[f"{layer}.weight"].float()
+        smallest = weight.abs().flatten().argsort(stable=True)[: weight.numel() // 2]
+        weights[f"{layer}.weight"] = (1.25 * weight).flatten().index_fill(0, smallest, 0).view_as(weight).bfloat16()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_models) -> Study:
+    """Return a study with the masks of every kind, and some of their runs."""
+    study = Study(tmp_path_factory.mktemp("masks"))
+    prune_by_magnitude(tiny_models["llama"], study.folder / "sparse")
+    documents = [f"Page {number} has {number * 17} words." for number in range(40)]
+    (study.folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    masks = {
+        "calibration_examples": 4,
+        "owl_m": 2.0,
+        "sparsegpt_block": 16,
+        "calibration": {"web": {"text": "web.jsonl", "examples": 8, "length": 12}},
+        "imported": {"magnitude": {50: "path:sparse", 75: "path:sparse"}},
+    }
+    grid = {**tiny_grid("llama", TASK, list(PLACES)), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, keep_merged=True, **TINY_STUDY)
+    planned = study.planned("masks")
+    jobs = {"compute_one_mask": 1, "compute_masks": 3, "prune": 2, "import_pruned": 1}
+    assert planned == jobs | {"prepare_model": 1, "prepare_task": 1, "prepare_calibration": 1, "masks": 1}
+    runs = [run(method) for method in ("unstructured_owl", *BASES)] + [run("imported_magnitude", "sparse_to_sparse")]
+    study.snakemake("masks", *(f"{folder}/validation_report.json" for folder in runs))
+    assert study.planned("masks") == {}
+    return study
+
+
+def run(method: str, mode: str = "no_finetune") -> str:
+    """Return the folder of a run."""
+    return f"results/runs/llama-{TASK}-{method}-sparsity50-{mode}-seed0"
+
+
+def mask_of(method: str) -> str:
+    return f"masks/llama/{PLACES[method]}masks_sparsity50_{method}.pt"
+
+
+def base_of(study: Study, method: str) -> Checkpoint:
+    return Checkpoint(study.folder / f"pruned/llama/{PLACES[method]}sparsity50_{method}")
+
+
+def test_every_mask_is_in_its_place_and_says_what_it_looked_at(study):
+    text = study.folder / "data/calibration_web.jsonl"
+    for method, place in PLACES.items():
+        meta = read_mask(study.folder / mask_of(method)).meta
+        assert meta["reached"] == 0.5
+        assert meta.get("task") == (TASK if place else None)
+        examples = 8 if method.endswith("_on_web") else 4 if place else None
+        assert meta.get("calibration_examples") == examples
+        assert meta.get("text_sha256") == (sha256(text) if method.endswith("_on_web") else None)
+    report = study.json(f"masks/llama/{TASK}/report_unstructured_wanda.json")
+    assert [part["asked_percent"] for part in report["sparsities"]] == [0, 50]
+
+
+@pytest.mark.parametrize("method", BASES)
+def test_the_runs_start_from_the_pruned_base_and_name_it(study, method):
+    base, meta = base_of(study, method), read_mask(study.folder / mask_of(method)).meta
+    assert (meta["base"], meta["original"]) == (base.digest, Checkpoint(study.folder / "models/llama").digest)
+    report = study.json(f"{run(method)}/validation_report.json")
+    assert (report["passed"], report["violations"], report["inputs"]["base"]) == (True, 0, base.digest)
+    assert study.json(f"{run(method)}/merge.json")["inputs"]["model"] == base.digest
+    # Without a training, the merged model has the weights of the pruned base.
+    assert sha256(study.folder / run(method) / "model_dir/model.safetensors") == sha256(base.files[0])
+
+
+def test_an_imported_checkpoint_has_the_mask_of_the_same_rule_and_is_trained_and_proved(study, tmp_path):
+    model = study.folder / "models/llama"
+    succeed("compute_masks.py", model_path=model, output_dir=tmp_path, sparsity=0.5, method="unstructured")
+    ours = read_mask(tmp_path / "masks_sparsity50_unstructured.pt")
+    imported = read_mask(study.folder / mask_of("imported_magnitude"))
+    for layer in ours.shape:
+        np.testing.assert_array_equal(imported.kept(layer), ours.kept(layer))
+    base, sparse = base_of(study, "imported_magnitude"), Checkpoint(study.folder / "sparse")
+    assert all((base.read(name) == sparse.read(name)).all() for name in sparse.tensors)
+    report = study.json(f"{run('imported_magnitude', 'sparse_to_sparse')}/validation_report.json")
+    assert (report["passed"], report["mask"]["inferred"]) == (True, True)
+
+
+def test_the_layers_of_a_merged_model_have_the_profile_of_the_report(study):
+    report = study.json(f"masks/llama/{TASK}/report_unstructured_owl.json")
+    (half,) = (part for part in report["sparsities"] if part["asked_percent"] == 50)
+    proof = study.json(f"{run('unstructured_owl')}/validation_report.json")
+    assert (proof["passed"], proof["actual_sparsity"]) == (True, 0.5)
+    found = {row["layer"]: row["pruned"] / row["weights"] for row in proof["layers"]}
+    assert found == pytest.approx({row["layer"]: row["reached"] for row in half["layers"]})
+    assert max(found.values()) > 0.5 > min(found.values())
+
+
+MADE_AGAIN = [
+    ("- 50", "- 50\n  - 75", {"compute_one_mask": 3, "prune": 2, "import_pruned": 1}),
+    ("calibration_examples: 4", "calibration_examples: 5", {"compute_masks": 2, "prune": 1}),
+    ("calibration_examples: 4", "calibration_examples: 4\n  sequential: false", {"compute_masks": 1}),
+    ("owl_m: 2.0", "owl_m: 3.0", {"compute_masks": 1}),
+    ("sparsegpt_block: 16", "sparsegpt_block: 8", {"prune": 2}),
+    ("      examples: 8", "      examples: 7", {"prune": 1}),
+    ("- unstructured_owl", "- unstructured_owl\n  - random", {"compute_masks": 1}),
+]
+
+
+@pytest.fixture
+def configuration(study) -> str:
+    """Yield the text of the configuration, and write it again after the test."""
+    text = (study.folder / "study.yaml").read_text()
+    yield text
+    (study.folder / "study.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(("old", "new", "jobs"), MADE_AGAIN)
+def test_a_setting_makes_the_masks_again_that_depend_on_it(study, configuration, old, new, jobs):
+    assert configuration.count(old) == 1
+    (study.folder / "study.yaml").write_text(configuration.replace(old, new))
+    assert study.planned("masks") == {**jobs, "masks": 1}
+
+
+def test_an_imported_checkpoint_that_changed_is_imported_again(study):
+    weights = study.folder / "sparse/model.safetensors"
+    before = weights.read_bytes()
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    planned = study.planned("masks")
+    weights.write_bytes(before)
+    assert planned == {"import_pruned": 1, "masks": 1}
+
+
+ON_WEB = mask_of("semistructured_sparsegpt_on_web")
+REFUSED = [
+    ("- 50", "- 25", "masks", "masks.imported.magnitude has no checkpoint at 25 %, only at 50, 75 %"),
+    ("- imported_magnitude", "- imported_wanda", "masks", "imported_wanda imports wanda, which masks.imported does not describe"),
+    ("keep_merged: true", "keep_merged: true\nbackend: cerebras", "masks", "imported_magnitude"),
+    ("length: 12", "length: 513", "masks", "masks.calibration.web.length: windows of 513 tokens, but llama takes 512; "),
+    ("- 50", "- 50\n  - 30", "masks", "semistructured: 30 %"),
+    ("", "", ON_WEB.replace("_web", "_pile"), "calibrates on pile, which masks.calibration does not describe"),
+    ("", "", ON_WEB.replace("llama/", f"llama/{TASK}/"), f"are in another place; write {ON_WEB}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "target", "fault"), REFUSED)
+def test_what_cannot_be_made_is_refused_in_one_line_before_any_job(study, configuration, old, new, target, fault):
+    (study.folder / "study.yaml").write_text(configuration.replace(old, new, 1))
+    said = study.snakemake(target, "-n", expect=2)
+    assert [fault in line for line in said.splitlines() if line.startswith("error: ")] == [True], said
+
+
+def flags_of(study: Study, script: str, out: Path) -> dict:
+    """Return the flags with which a script writes a mask and its pruned base."""
+    folders = {"model_path": study.folder / "models/llama", "output_dir": out / "masks", "pruned_dir": out / "pruned"}
+    if script == "import_pruned.py":
+        return folders | {"source": f"path:{study.folder / 'sparse'}", "name": "magnitude", "sparsity": 0.5}
+    return folders | {"sparsity": 0.5, "method": "unstructured_sparsegpt", "task": TASK, "threads": 1,
+                      "data_dir": study.folder / f"data/{TASK}", "calibration_examples": 4, "sparsegpt_block": 16}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["compute_masks.py", "import_pruned.py"])
+def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path, script):
+    states = []
+    for renames in range(20):
+        out = tmp_path / f"{renames}"
+        is_killed = is_killed_after(renames, script, flags_of(study, script, out))
+        masks, bases = list(out.glob("masks/*.pt")), list(out.glob("pruned/sparsity*"))
+        states.append((bool(bases), bool(masks)))
+        if masks:
+            assert read_mask(masks[0]).meta["base"] == Checkpoint(bases[0]).digest
+        if not is_killed:
+            break
+        succeed(script, **flags_of(study, script, out))
+        assert products(out) == products(tmp_path / "0")
+    assert {(False, False), (True, False), (True, True)} == set(states)
+    assert products(out) == products(tmp_path / "0")
+
+
+@pytest.mark.parametrize(
+    ("script", "changed", "damage"),
+    [
+        ("import_pruned.py", "source", "cut"),
+        ("import_pruned.py", "source", "not a number"),
+        ("import_pruned.py", "model_path", "cut"),
+        ("merge.py", "model_path", "cut"),
+        ("merge.py", "model_path", "another"),
+        ("validate_sparsity.py", "base", "cut"),
+        ("validate_sparsity.py", "base", "flipped"),
+    ],
+)
+def test_damaged_weights_are_refused_in_one_line(study, tmp_path, script, changed, damage):
+    place = study.folder / run("imported_magnitude")
+    mask = {"run_id": place.name, "mask_path": study.folder / mask_of("imported_magnitude")}
+    out = tmp_path / "out"
+    base = base_of(study, "imported_magnitude").folder
+    flags = {
+        "import_pruned.py": flags_of(study, "import_pruned.py", out) | {"source": study.folder / "sparse"},
+        "merge.py": mask | {"model_path": base, "output_dir": out / "model", "report": out / "merge.json"},
+        "validate_sparsity.py": mask | {"checkpoint": place / "model_dir", "base": base, "output": out / "report.json"},
+    }[script]  # fmt: skip
+    folder = Path(shutil.copytree(flags[changed], tmp_path / "damaged"))
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "not a number":
+        weights = load_file(file)
+        weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+        save_file(weights, file, metadata={"format": "pt"})
+    elif damage == "another":
+        shutil.copytree(study.folder / "models/llama", folder, dirs_exist_ok=True)
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[: len(content) // 2])
+    flags[changed] = folder
+    if script == "import_pruned.py":
+        flags["source"] = f"path:{flags['source']}"
+    code, said = call_script(script, **flags)
+    assert (code, said.count("error: "), said.count("\n")) == (2, 1, 1), said
+    assert not products(out)
