@@ -98,15 +98,3 @@ def mask_code(w):
 def uses_examples(w):
     """Return whether the masks of a method depend on examples, on which the model runs."""
     return get_method(w.method).uses_examples
-
-
-@with_signature
-def mask_memory(w, attempt):
-    """Return the memory that a job that makes masks requests, in MB."""
-    return memory("mask" if uses_examples(w) else "weights", mask_job)(w, attempt)
-
-
-@with_signature
-def mask_minutes(w, attempt):
-    """Return the time limit of a job that makes masks, in minutes."""
-    return minutes("mask" if uses_examples(w) else "weights", mask_job)(w, attempt)

@@ -37,8 +37,8 @@ rule compute_masks:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        mem_mb=mask_memory,
-        runtime=mask_minutes,
+        mem_mb=memory("mask", mask_job),
+        runtime=minutes("mask", mask_job),
         gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
         # Not in params, because a mask is the same in any pass, and for any number of threads that Snakemake may give it.
         sparsities=lambda w: " ".join(f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)),

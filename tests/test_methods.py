@@ -97,7 +97,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("name", "fault"), [(name, fault) for names, fault in REFUSED.items() for name in names.split()])
+@pytest.mark.parametrize(
+    ("name", "fault"), [(name, fault) for names, fault in REFUSED.items() for name in names.split()]
+)
 def test_a_name_that_means_no_method_is_refused(name, fault):
     with pytest.raises(InputError, match=f"^method '{name}'.*{fault}"):
         get_method(name)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from project import call_script, succeed
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, check_run, read_mask
@@ -15,8 +14,8 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration, calibrate_on_text
 from sparseft.pruning.calibration_text import choose_windows, text_examples
 from sparseft.storage.hashes import sha256
-from sparseft.study.sources import CalibrationText
 from sparseft.study.grid import Cell
+from sparseft.study.sources import CalibrationText
 from transformers import AutoTokenizer
 
 from masks import compute_masks

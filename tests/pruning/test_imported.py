@@ -181,7 +181,9 @@ def test_a_wider_dtype_passes_if_no_value_changes(tmp_path, pair, dtype):
             weights[name] = torch.exp2(weight.float().abs().log2().round().clamp(-14, 14)) * weight.sign()
     save({name: weight.to(dtype) for name, weight in weights.items()}, tmp_path / "pruned")
     succeed("import_pruned.py", **pair)
-    assert read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt").meta["reached"] == pytest.approx(0.5, abs=0.01)
+    assert read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt").meta["reached"] == pytest.approx(
+        0.5, abs=0.01
+    )
     weights[f"{UP}.weight"][0, 1] = 1 + 2**-10
     save({name: weight.to(dtype) for name, weight in weights.items()}, tmp_path / "pruned")
     line = refused(tmp_path, pair | {"output_dir": tmp_path / "m", "pruned_dir": tmp_path / "b"})
@@ -216,7 +218,10 @@ def test_flags_that_do_not_fit_are_refused(tmp_path, pair, changes, fault, monke
 
 
 CONFIGURATIONS = [
-    ({"rms_norm_eps": 1e-5}, "config.json: rms_norm_eps is 1e-05, and 1e-06 in .*; give the model that the tool pruned"),
+    (
+        {"rms_norm_eps": 1e-5},
+        "config.json: rms_norm_eps is 1e-05, and 1e-06 in .*; give the model that the tool pruned",
+    ),
     ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_parameters .*500000"),
     ({"rope_parameters": None, "rope_theta": 5e5}, "rope_parameters .*500000"),
     ({"num_hidden_layers": 1}, "tensors unknown to it"),

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-
+from pydantic import Field
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
@@ -41,8 +41,8 @@ from sparseft.study.sources import CalibrationText
 class MaskFlags(Masks):
     """Leave out what has other flags here (--text), or another script (import_pruned.py)."""
 
-    calibration: Annotated[dict, Parameter(parse=False)] = {}
-    imported: Annotated[dict, Parameter(parse=False)] = {}
+    calibration: Annotated[dict, Parameter(parse=False)] = Field({})
+    imported: Annotated[dict, Parameter(parse=False)] = Field({})
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,7 @@ def main(*, model_path: Path, source: str, name: str, sparsity: str, output_dir:
     check_replaceable(files.base, "pruned model")
     hold(files.report)
     hold(files.base)
-    counts = import_pruned(
-        Checkpoint(model_path), settings.imported_source(method, percent), method, percent, files
-    )
+    counts = import_pruned(Checkpoint(model_path), settings.imported_source(method, percent), method, percent, files)
     print(
         f"{files.masks[0]}: {100 * counts['reached']:.2f} % pruned, {counts['natural_zeros']} natural zeros kept,"
         f" {counts['changed_weights']} kept weights changed",
