@@ -18,8 +18,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-from sparseft.evaluation.lm_eval_yaml import FOLDER
-from sparseft.language_model import limits
+from sparseft.evaluation.lm_eval_definitions import FOLDER
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -52,6 +51,7 @@ FILES = {
     "boolq": "super_glue/boolq/default.yaml",
     "hellaswag": "hellaswag/hellaswag.yaml",
     "gsm8k": "gsm8k/gsm8k.yaml",
+    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
 }
 CHOICE = {
     "task": "colours",
@@ -287,8 +287,7 @@ def test_a_function_of_lm_eval_may_score_the_rows(model32, tmp_path):
         {"question": f"Is {n} a number?", "mc2_targets": {"choices": ["yes", "no", f"{n}"], "labels": [1, 0, 0]}}
         for n in range(4)
     ]
-    content = {"include": str(FOLDER / "truthfulqa/truthfulqa_mc2.yaml"), "training_split": "train"}
-    record = assert_same_as_stock(model32, tmp_path, content, {"train": rows, "validation": rows})
+    record = assert_same_as_stock(model32, tmp_path, "truthfulqa_mc2", {"train": rows, "validation": rows})
     assert record["scored_by"] == "lm-eval"
     assert all(0 < outcome < 1 for outcome in record["outcomes"])
     assert record["standard_error"] == pytest.approx(np.std(record["outcomes"], ddof=1) / 2)
@@ -342,20 +341,6 @@ def test_a_changed_rendering_is_refused(model32, tmp_path):
     changed = {**examples.task.definition, "yaml": {**examples.task.definition["yaml"], "doc_to_text": "{{thing}}"}}
     with pytest.raises(InputError, match=r"^mine: lm-eval .* validation example 1 another text"):
         evaluate(*model32, replace(examples.task, definition=changed), examples.rows, batch_size=4)
-
-
-@pytest.mark.parametrize("place", ["filter_list", "metric_list"])
-def test_an_expression_that_never_ends_on_a_generated_text_ends_the_evaluation(model32, tmp_path, monkeypatch, place):
-    monkeypatch.setattr(limits, "SECONDS", 1)
-    endless = r"^(?!A sample)(([\w\W]+)+)+@"
-    definition = GENERATION | {"generation_kwargs": {"until": ["@"], "max_gen_toks": 40}, "num_fewshot": 0}
-    if place == "filter_list":
-        definition["filter_list"] = [{"name": "a", "filter": [{"function": "regex", "regex_pattern": endless}]}]
-    else:
-        definition["metric_list"] = [definition["metric_list"][0] | {"regexes_to_ignore": [endless]}]
-    examples = prepared(tmp_path, definition, rows_of("sums"))
-    with pytest.raises(InputError, match=rf"^tasks\.mine: {place} computes for more than 1 s; write one that ends"):
-        evaluate(*model32, examples.task, examples.rows, batch_size=4)
 
 
 def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.evaluation.harness import StrictLM
+from sparseft.evaluation.shared_context import may_share_contexts
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.loss import AnswerLoss
@@ -64,9 +65,9 @@ class Pair:
     def log_likelihoods(self, length: str) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of each `length` continuation, (N,)."""
         lm = StrictLM(pretrained=self.ours, tokenizer=self.tokenizer, batch_size=4)
-        found = lm._loglikelihood_tokens([(("", ""), *request) for request in requests_of(length)])
         # Only short continuations share the pass over their context.
-        assert lm.shares_contexts == (length == "short")
+        assert may_share_contexts(self.ours, requests_of(length)) == (length == "short")
+        found = lm._loglikelihood_tokens([(("", ""), *request) for request in requests_of(length)])
         theirs = [-self._stock_losses(*request).sum() for request in requests_of(length)]
         return torch.tensor([log for log, _ in found]), torch.stack(theirs)
 

@@ -10,12 +10,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import nn
 
 from sparseft.errors import InputError
 from sparseft.evaluation.by_loss import evaluate_by_loss
 from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
-from sparseft.language_model.batches import Example, encode, refuse_rows
+from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
@@ -51,15 +52,18 @@ def evaluate(
     scored the rows by filters or functions of the task. Then outcomes are fractions, and do not follow from the other fields.
     A task whose headline is the loss is evaluated as evaluation/by_loss.py describes.
     Raises InputError if the rows cannot be scored, or if lm-eval's numbers do not follow from the rows."""
-    _check_input(task, rows, batch_size)
     if task.headline is LOSS:
+        task.check(rows)
         return evaluate_by_loss(model, tokenizer, task, rows, batch_size)
     validation = rows["validation"]
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    scores = _scores(lm, task, rows)
+    scores = evaluate_probe(model, tokenizer, task, rows, batch_size)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
-    if lm.shares_contexts:
-        losses, tokens = _losses_of_choices(scores, examples)
+    if task.choices and not task.few_shot and model.dtype == torch.float32:
+        # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. lm-eval
+        # rounds that of a 16-bit model to 16 bits.
+        pairs = zip(scores["log_likelihoods"], scores["labels"], strict=True)
+        losses = np.array([-logs[label] for logs, label in pairs])
+        tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     else:
         losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
     return {
@@ -81,21 +85,15 @@ def evaluate_probe(
     """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in evaluation.json.
 
     They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate` does."""
-    _check_input(task, rows, batch_size)
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    return _scores(lm, task, rows)
-
-
-def _check_input(task: Task, rows: dict[str, list[Row]], batch_size: int) -> None:
-    """Raise InputError if a task cannot be evaluated on these rows, or in batches of this size."""
     task.check(rows)
     if batch_size < 1:
         raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
-
-
-def _scores(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> dict:
-    """Return the fields of evaluation.json that lm-eval gives."""
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
     metrics, by_row = _score(lm, task, rows)
+    if not task.choices:
+        settings = model.generation_config.to_diff_dict()
+        ours = ("transformers_version", "_from_model_config")
+        by_row["generation_config"] = {key: value for key, value in settings.items() if key not in ours}
     return {
         **({"definition_sha256": task.definition_sha256} if task.definition else {}),
         "metric": task.metric,
@@ -107,15 +105,8 @@ def _scores(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> dict:
         "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
         "prompt_sha256": scoring.prompt_digest(task, rows["validation"]),
-        **({} if task.choices else {"generation_config": _generation_config(lm.model)}),
         **by_row,
     }
-
-
-def _generation_config(model: nn.Module) -> dict[str, object]:
-    """Return the keys that a model's generation_config.json sets to other values than transformers' defaults."""
-    settings = model.generation_config.to_diff_dict()
-    return {key: value for key, value in settings.items() if key not in ("transformers_version", "_from_model_config")}
 
 
 def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:
@@ -132,18 +123,30 @@ def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[s
     """Return the task's metrics and standard errors by name, and the fields of evaluation.json that have a value per row."""
     metrics, samples = run_harness(lm, task, rows)
     labels, lengths = scoring.labels_of(rows["validation"], task)
+    outcomes = [float(sample[outcome_key(task)]) for sample in samples]
     by_row: dict[str, object] = {"labels": labels}
     if task.choices:
-        by_row |= {"choice_lengths": lengths, "log_likelihoods": _log_likelihoods(samples, task)}
+        logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
+        refuse_rows(
+            f"{task.name}: log-likelihoods are not finite",
+            [not all(map(math.isfinite, row)) for row in logs],
+            "lower training.learning_rate, or check the model's weights",
+        )
+        by_row |= {"choice_lengths": lengths, "log_likelihoods": logs}
     else:
         by_row["generations"] = [sample["resps"][0][0] for sample in samples]
-    outcomes = [float(sample[outcome_key(task)]) for sample in samples]
     if is_scored_by_lm_eval(task):
         judged, recomputed = _judged_by_lm_eval(task, samples, outcomes)
         check_metrics(task.name, {name: metrics.get(name) for name in recomputed}, recomputed)
         return metrics, by_row | judged
-    judged = _judged(task, by_row)
-    recomputed = _recomputed(task, by_row)
+    if task.choices:
+        judged = scoring.judge_choices(labels, logs, lengths, task.metric)
+        recomputed = scoring.choice_metrics(labels, logs, lengths, task.classes)
+        if F1.name in recomputed:
+            recomputed[F1.standard_error] = scoring.f1_standard_error(labels, logs)
+    else:
+        judged = scoring.judge_texts(labels, by_row["generations"])
+        recomputed = scoring.generated_metrics(labels, by_row["generations"])
     check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": judged["outcomes"]})
     # The task also reports metrics that lm-eval does not have.
     reported = {column for metric in task.metrics for column in metric.columns}
@@ -151,69 +154,24 @@ def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[s
     return metrics | only_ours, by_row | judged
 
 
-def _log_likelihoods(samples: list[dict], task: Task) -> list[list[float]]:
-    """Return the log-likelihood of each choice of each row, in nats. Raises InputError if one is not finite."""
-    logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
-    refuse_rows(
-        f"{task.name}: log-likelihoods are not finite",
-        [not all(map(math.isfinite, row)) for row in logs],
-        "lower training.learning_rate, or check the model's weights",
-    )
-    return logs
-
-
-def _judged(task: Task, by_row: dict) -> dict[str, object]:
-    """Return predictions and outcomes by row, and the number of ties, as they follow from the rows."""
-    if task.choices is None:
-        return scoring.judge_texts(by_row["labels"], by_row["generations"])
-    return scoring.judge_choices(by_row["labels"], by_row["log_likelihoods"], by_row["choice_lengths"], task.metric)
-
-
 def _judged_by_lm_eval(
     task: Task, samples: list[dict], outcomes: list[float]
 ) -> tuple[dict[str, object], dict[str, float]]:
     """Return predictions and outcomes by row as lm-eval's filters and functions give them, and their mean and standard error.
 
-    The prediction is the likeliest choice, or the text that the filters leave. Raises InputError for an outcome
-    that is not a number from 0 to 1."""
+    The prediction is the likeliest choice, or the text that the filters leave; some leave a list. Raises InputError for an
+    outcome that is not a number from 0 to 1."""
     refuse_rows(
         f"{task.name}: {task.metric} is not a number from 0 to 1",
         [not 0 <= outcome <= 1 for outcome in outcomes],
         f"set tasks.{task.name}.metric to another metric",
     )
+    responses = [sample["filtered_resps"] for sample in samples]
     if task.choices:
-        logs = [[log for log, _ in sample["filtered_resps"]] for sample in samples]
+        logs = [[log for log, _ in response] for response in responses]
         judged = {"ties": scoring.ties(logs), "predictions": scoring.likeliest(logs).tolist()}
     else:
-        judged = {"predictions": [_text(sample["filtered_resps"][0]) for sample in samples]}
+        judged = {"predictions": [text if isinstance(text, str) else json.dumps(text) for text, *_ in responses]}
     mean, error = float(np.mean(outcomes)), float(np.std(outcomes, ddof=1) / math.sqrt(len(outcomes)))
-    return judged | {"outcomes": outcomes, "scored_by": BY_LM_EVAL}, {
-        task.metric: mean,
-        task.headline.standard_error: error,
-    }
-
-
-def _text(response: object) -> str:
-    """Return what the filters leave of a generated text. Some filters leave a list."""
-    return response if isinstance(response, str) else json.dumps(response)
-
-
-def _recomputed(task: Task, by_row: dict) -> dict[str, float | None]:
-    """Return the metrics that follow from the rows, computed without lm-eval."""
-    if task.choices is None:
-        return scoring.generated_metrics(by_row["labels"], by_row["generations"])
-    labels, logs = by_row["labels"], by_row["log_likelihoods"]
-    metrics = scoring.choice_metrics(labels, logs, by_row["choice_lengths"], task.classes)
-    if F1.name in metrics:
-        metrics[F1.standard_error] = scoring.f1_standard_error(labels, logs)
-    return metrics
-
-
-def _losses_of_choices(scores: dict, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the loss of each row's right answer in nats, float64 (N,), and the answer's number of tokens, int64 (N,).
-
-    Use the log-likelihoods that lm-eval computed. The right answer is one of the choices, and training reads the same tokens.
-    So its loss is minus its log-likelihood."""
-    pairs = zip(scores["log_likelihoods"], scores["labels"], strict=True)
-    losses = np.array([-logs[label] for logs, label in pairs])
-    return losses, np.array([len(example.ids) - example.answer_start for example in examples])
+    judged |= {"outcomes": outcomes, "scored_by": BY_LM_EVAL}
+    return judged, {task.metric: mean, task.headline.standard_error: error}

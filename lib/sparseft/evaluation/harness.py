@@ -9,7 +9,6 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and lm-eval's
 # bootstrap, which takes a second, starts no copies of this process.
@@ -24,7 +23,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
-from sparseft.evaluation.lm_eval_limits import limit_scores
 from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
@@ -55,20 +53,6 @@ _FILTERS = {
 }
 
 
-@dataclass(frozen=True)
-class RowTokens:
-    """Describe the tokens that lm-eval reads of a row: its prompt, or a prompt per choice, followed by each of its choices."""
-
-    # Tokens of the longest prompt with its choice.
-    length: int
-    # Whether the tokens of the prompt are the first ones of prompt and choice, for every choice.
-    is_divisible: bool
-    # Whether training reads other tokens of a prompt.
-    is_foreign: bool
-    # Whether two choices have the same tokens, after the same prompt.
-    has_equal_choices: bool
-
-
 class StrictLM(HFLM):
     """Run lm-eval's model, and refuse the rows that lm-eval would score wrongly without a word.
 
@@ -81,17 +65,36 @@ class StrictLM(HFLM):
     log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in another order. So a
     prediction can change only if two choices are that close. In all other cases each choice has a separate pass in lm-eval."""
 
-    # Whether the choices of the last evaluation shared the passes over their prompts.
-    shares_contexts = False
-
     def loglikelihood(self, requests: list[Instance], *args, **options) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each choice in nats, and whether greedy decoding gives it.
 
         Raises InputError with the number of the first row that cannot be scored."""
+        name = requests[0].task_name
         by_row: dict[int, list[Instance]] = defaultdict(list)
         for request in requests:
             by_row[request.doc_id].append(request)
-        self._refuse_unscorable(requests[0].task_name, [self._row_tokens(choices) for choices in by_row.values()])
+        lengths, are_divisible, are_foreign, have_equal_choices = [], [], [], []
+        for choices in by_row.values():
+            pairs = [self._encode_pair(*request.args) for request in choices]
+            wholes = [self.tok_encode("".join(request.args)) for request in choices]
+            prompts = {request.args[0]: prompt for request, (prompt, _) in zip(choices, pairs, strict=True)}
+            lengths.append(max(map(len, wholes)))
+            are_divisible.append(all(continues(start, whole) for (start, _), whole in zip(pairs, wholes, strict=True)))
+            # lm-eval leaves out the first token of a text that begins with the letters of this token.
+            are_foreign.append(any(prompt != self.tokenizer.encode(text.rstrip()) for text, prompt in prompts.items()))
+            have_equal_choices.append(len({(*prompt, None, *choice) for prompt, choice in pairs}) < len(pairs))
+        refuse_longer(f"{name}: validation prompts with their choices", lengths, self.max_length)
+        refuse_indivisible(name, are_divisible)
+        refuse_rows(
+            f"{name}: lm-eval reads other tokens of a prompt than training",
+            are_foreign,
+            f"remove {self.tokenizer.bos_token} from the beginning of the text",
+        )
+        refuse_rows(
+            f"{name}: two choices have the same tokens",
+            have_equal_choices,
+            "use the tokenizer of the model, or make the choices of an example differ",
+        )
         return super().loglikelihood(requests, *args, **options)
 
     def generate_until(self, requests: list[Instance], *args, **options) -> list[str]:
@@ -110,40 +113,9 @@ class StrictLM(HFLM):
     def _loglikelihood_tokens(self, requests, *args, **options) -> list[tuple[float, bool]]:
         """Return what `loglikelihood` returns, for requests (texts, context, continuation) in token ids."""
         pairs = [(context, continuation) for _, context, continuation in requests]
-        self.shares_contexts = may_share_contexts(self.model, pairs)
-        if self.shares_contexts:
+        if may_share_contexts(self.model, pairs):
             return log_likelihoods(self.model, pairs, self.batch_size)
         return super()._loglikelihood_tokens(requests, *args, **options)
-
-    def _row_tokens(self, requests: list[Instance]) -> RowTokens:
-        """Describe the tokens of one row, which has one request per choice."""
-        pairs = [self._encode_pair(*request.args) for request in requests]
-        wholes = [self.tok_encode("".join(request.args)) for request in requests]
-        prompts = {request.args[0]: prompt for request, (prompt, _) in zip(requests, pairs, strict=True)}
-        choices = {(tuple(prompt), tuple(choice)) for prompt, choice in pairs}
-        return RowTokens(
-            length=max(map(len, wholes)),
-            is_divisible=all(continues(start, whole) for (start, _), whole in zip(pairs, wholes, strict=True)),
-            # lm-eval leaves out the first token of a text that begins with the letters of this token.
-            is_foreign=any(prompt != self.tokenizer.encode(text.rstrip()) for text, prompt in prompts.items()),
-            has_equal_choices=len(choices) < len(pairs),
-        )
-
-    def _refuse_unscorable(self, name: str, rows: list[RowTokens]) -> None:
-        """Raise InputError if lm-eval cannot score one of the rows of a task."""
-        lengths = [row.length for row in rows]
-        refuse_longer(f"{name}: validation prompts with their choices", lengths, self.max_length)
-        refuse_indivisible(name, [row.is_divisible for row in rows])
-        refuse_rows(
-            f"{name}: lm-eval reads other tokens of a prompt than training",
-            [row.is_foreign for row in rows],
-            f"remove {self.tokenizer.bos_token} from the beginning of the text",
-        )
-        refuse_rows(
-            f"{name}: two choices have the same tokens",
-            [row.has_equal_choices for row in rows],
-            "use the tokenizer of the model, or make the choices of an example differ",
-        )
 
 
 def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[dict]]:
@@ -160,16 +132,24 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
         lm_task = tasks.load(task_definition(task, rows))["tasks"][task.name]
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
-            limit_scores(lm_task, task.name, len(rows["validation"]))
         result = evaluator.simple_evaluate(
             lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP
         )
-    first_filter, headline_filter = _filters(task)
-    samples = [sample for sample in result["samples"][task.name] if sample["filter"] == headline_filter]
+    entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
+    first_filter = next(iter(entries.values()), NO_FILTER if task.choices else _STRICT)
+    samples = [
+        sample for sample in result["samples"][task.name] if sample["filter"] == entries.get(task.metric, first_filter)
+    ]
     samples.sort(key=lambda sample: sample["doc_id"])
-    metrics = _metrics(result["results"][task.name], first_filter)
     reported = {column for metric in task.metrics for column in metric.columns}
-    return {name: value for name, value in metrics.items() if name in reported}, samples
+    metrics = {}
+    # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the first.
+    for key, value in result["results"][task.name].items():
+        metric, _, filter_name = key.partition(",")
+        name = metric if filter_name == first_filter else f"{metric}_{filter_name}"
+        if isinstance(value, int | float) and name in reported:
+            metrics[name] = float(value)
+    return metrics, samples
 
 
 def outcome_key(task: Task) -> str:
@@ -177,24 +157,6 @@ def outcome_key(task: Task) -> str:
     if task.definition:
         return next(entry["metric"] for entry in task.definition["metrics"] if entry["name"] == task.metric)
     return task.metric
-
-
-def _filters(task: Task) -> tuple[str, str]:
-    """Return the filter whose metrics have no suffix, and the one of the headline metric."""
-    if task.definition:
-        entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]}
-        return next(iter(entries.values())), entries[task.metric]
-    return (NO_FILTER, NO_FILTER) if task.choices else (_STRICT, _STRICT)
-
-
-def _metrics(results: dict[str, object], first_filter: str) -> dict[str, float]:
-    """Return lm-eval's numbers, which it calls `METRIC,FILTER`, by METRIC or METRIC_FILTER for another filter."""
-    metrics = {}
-    for key, value in results.items():
-        name, _, filter_name = key.partition(",")
-        if isinstance(value, int | float) and filter_name:
-            metrics[name if filter_name == first_filter else f"{name}_{filter_name}"] = float(value)
-    return metrics
 
 
 def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:

@@ -5,21 +5,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
 
 import lm_eval.utils
 from datasets import Dataset
-from jinja2 import StrictUndefined, Template
+from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
-from sparseft.evaluation.lm_eval_checks import check_filters, check_metrics, check_values
-from sparseft.evaluation.lm_eval_yaml import check_functions, with_functions
+from sparseft.evaluation.lm_eval_definitions import config_of
 from sparseft.language_model.limits import check_length, limited
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
@@ -27,40 +25,25 @@ from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Render templates as lm-eval does, but let none reach Python's internals or change a row, and compile each one once.
+@contextmanager
+def sandboxed(name: str) -> Iterator[None]:
+    """Let lm-eval render the templates of the task `name` in Jinja's sandbox within a `with` block.
 
-    A field without a value would become the word None in a prompt, so it is an error. Nothing random is there, because an
-    evaluation must give the texts that training read. Time, memory and texts have limits."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none)
-        self.filters.update(lm_eval.utils.env.filters)
-        del self.filters["random"]
-        del self.globals["lipsum"]
-        self.name = name
-        self.from_string = cache(self._limited_template)
-
-    def _limited_template(self, source: str) -> "_LimitedTemplate":
-        """Return a template. Compiling it computes what is constant in it."""
-        what = f"tasks.{self.name}: the template {source[:100]!r}"
-        with limited(what):
-            return _LimitedTemplate(what, super().from_string(source))
-
-
-@dataclass(frozen=True)
-class _LimitedTemplate:
-    """Render a template within limits. `what` names it in errors."""
-
-    what: str
-    template: Template
-
-    def render(self, **fields: object) -> str:
-        """Return the text of a row. Raises InputError if it is too long, or if it needs too much time or memory."""
-        with limited(self.what):
-            text = self.template.render(**fields)
-        check_length(self.what, text)
-        return text
+    So no template reaches Python's internals or changes a row. A field without a value would become the word None in a prompt,
+    so it is an error. Nothing random is there, because an evaluation must give the texts that training read."""
+    environment = lm_eval.utils.env
+    sandbox = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none
+    )
+    sandbox.filters.update(environment.filters)
+    del sandbox.filters["random"], sandbox.globals["lipsum"]
+    # lm-eval compiles a template once per row.
+    sandbox.from_string = cache(sandbox.from_string)
+    lm_eval.utils.env = sandbox
+    try:
+        yield
+    finally:
+        lm_eval.utils.env = environment
 
 
 def _refuse_none(value: object) -> object:
@@ -71,24 +54,25 @@ def _refuse_none(value: object) -> object:
 
 
 @contextmanager
-def sandboxed(name: str) -> Iterator[None]:
-    """Let lm-eval render the templates of the task `name` in a sandbox within a `with` block."""
-    environment = lm_eval.utils.env
-    lm_eval.utils.env = _Sandbox(name)
+def reported(name: str, what: str) -> Iterator[None]:
+    """Raise any error of lm-eval within a `with` block as an InputError of one line. The block has limits of time and memory."""
     try:
-        yield
-    finally:
-        lm_eval.utils.env = environment
+        with limited(f"tasks.{name}: {what}"):
+            yield
+    except InputError:
+        raise
+    # The templates and functions of a task may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"{name}: lm-eval cannot render {what} ({type(error).__name__}: {one_line(error)[:200]})",
+            "give rows in the original fields of the data set, or correct the YAML file",
+        ) from None
 
 
 def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of a prepared task over `rows`, for its TaskManager."""
     docs = {split: Dataset.from_list([row["doc"] for row in examples]) for split, examples in rows.items()}
-    # A folder of data may come from anybody.
-    check_functions(task.definition)
-    check_values(task.definition["yaml"], task.name, is_own=task.definition["file"] is None)
-    check_metrics(task.definition["yaml"], task.name)
-    config = with_functions(task.definition["yaml"])
+    config = config_of(task.definition)
     # lm-eval cannot compute the f1 of choice 1 if that is never right.
     if task.classes and all(row.get("label") == 0 for row in rows["validation"]):
         config["metric_list"] = [entry for entry in config["metric_list"] if entry["metric"] != F1.name]
@@ -109,26 +93,39 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
 
 def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> dict[str, list[Row]]:
     """Return the rows of the chosen documents of each split. Raises InputError with the number of one that does not fit."""
-    docs = {split: [{"doc": _plain(task.name, doc)} for _, doc in pairs] for split, pairs in chosen.items()}
     with sandboxed(task.name), redirect_stdout(sys.stderr):
         with reported(task.name, "the first row"):
+            # Only text and numbers become rows, and a table holds them with one type per field.
+            docs = {
+                split: [{"doc": json.loads(json.dumps(doc))} for _, doc in pairs] for split, pairs in chosen.items()
+            }
             lm_task = ConfigurableTask(config=harness_definition(task, docs))
-        if lm_task.OUTPUT_TYPE != MULTIPLE_CHOICE:
-            check_filters(lm_task, task.name, lm_task.eval_docs[0])
-        rows = {}
-        for split, pairs in chosen.items():
-            rows[split] = []
-            for (number, _), part in zip(pairs, docs[split], strict=True):
-                with reported(task.name, f"{split} row {number}"):
-                    row = _row_of(lm_task, part["doc"], task.definition["answer"])
-                    if task.definition["file"] is None:
-                        _refuse_two_meanings(lm_task, part["doc"], row)
-                place = f"{task.name}, {split} row {number}"
-                if problem := problem_of(row, task):
-                    raise InputError(f"{place}: {problem}", "correct the row, or leave it out")
-                check_length(place, row["prompt"], row["answer"], *chain.from_iterable(row.get("requests", [])))
-                rows[split].append(row)
-    return rows
+            for ensemble in lm_task._filters:
+                for make in ensemble.filters:
+                    make()
+        return {
+            split: [
+                _fitting_row(lm_task, task, part["doc"], f"{split} row {number}")
+                for (number, _), part in zip(pairs, docs[split], strict=True)
+            ]
+            for split, pairs in chosen.items()
+        }
+
+
+def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -> Row:
+    """Return a document with its texts. Raises InputError if it cannot be trained and scored."""
+    with reported(task.name, place):
+        row = _row_of(lm_task, doc, task.definition["answer"])
+        target = lm_task.config.doc_to_target
+        if task.definition["file"] is None and "label" in row and isinstance(target, str) and "{" in target:
+            # lm-eval takes a text such as "1" for an index, even if it is the text of a choice.
+            text = lm_eval.utils.apply_template(target, doc)
+            if text in row["choices"] and row["choices"].index(text) != row["label"]:
+                raise ValueError(f"doc_to_target gives {text!r}, which is one choice and the index of another")
+    if problem := problem_of(row, task):
+        raise InputError(f"{task.name}, {place}: {problem}", "correct the row, or leave it out")
+    check_length(f"{task.name}, {place}", row["prompt"], row["answer"], *chain.from_iterable(row.get("requests", [])))
+    return row
 
 
 def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
@@ -146,43 +143,6 @@ def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
             " put before a question",
             "give more rows, or lower num_fewshot in the YAML file",
         )
-
-
-def _refuse_two_meanings(lm_task: ConfigurableTask, doc: dict, row: Row) -> None:
-    """Raise InputError if the rendered target is the text of one choice, but lm-eval takes it for the index of another."""
-    target = lm_task.config.doc_to_target
-    if lm_task.multiple_input or "label" not in row or not isinstance(target, str) or target in lm_task.features:
-        return
-    text = lm_eval.utils.apply_template(target, doc)
-    if text in row["choices"] and row["choices"].index(text) != row["label"]:
-        raise InputError(
-            f"tasks.{lm_task.config.task}: doc_to_target gives {text!r}, which is choice {row['choices'].index(text) + 1},"
-            f" but lm-eval takes it for the index of choice {row['label'] + 1}",
-            "set doc_to_target to the name of a field with the choice, or with its index from 0",
-        )
-
-
-def _plain(name: str, doc: dict) -> dict:
-    """Return a document as its file of rows will hold it. Raises InputError if it holds more than text and numbers."""
-    try:
-        return json.loads(json.dumps(doc))
-    except TypeError as error:
-        raise InputError(f"{name}: a row holds more than text and numbers ({error})", "name a task of text") from None
-
-
-@contextmanager
-def reported(name: str, what: str) -> Iterator[None]:
-    """Raise any error of lm-eval within a `with` block as an InputError of one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    # The templates and functions of a task may raise anything.
-    except Exception as error:
-        raise InputError(
-            f"{name}: lm-eval cannot render {what} ({type(error).__name__}: {one_line(error)[:200]})",
-            "give rows in the original fields of the data set, or correct the templates of the YAML file",
-        ) from None
 
 
 def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:
@@ -211,7 +171,7 @@ def _turn(lm_task: ConfigurableTask, doc: dict, prefix: str | None, answer: str 
 
 
 def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]) -> dict:
-    """Return the texts of a document with choices."""
+    """Return the texts of a document with choices. Raises ValueError if the right one is not clear."""
     choices = lm_task.doc_to_choice(doc)
     if not isinstance(choices, list | tuple):
         raise ValueError(f"doc_to_choice gives {one_line(repr(choices))[:100]}, and a list is needed")
@@ -229,17 +189,18 @@ def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]
 
 def _target(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> str:
     """Return the text that training learns as a generated answer. Raises InputError if there are several."""
-    _refuse_constant(lm_task, answer or lm_task.config.doc_to_target)
-    if answer:
-        text = lm_task.resolve_field(doc, answer)
-        if text is None:
-            raise ValueError(f"the answer {answer!r} has no value")
-        return str(text)
-    target = lm_task.doc_to_target(doc)
-    if lm_task.config.doc_to_choice is not None:
+    name = lm_task.config.task
+    template = answer or lm_task.config.doc_to_target
+    # The text of every answer would be the misspelt name of a field.
+    if isinstance(template, str) and "{" not in template and template not in lm_task.features:
+        raise InputError(
+            f"tasks.{name}: {template!r} is neither a field of the rows nor a template",
+            f"name one of the fields {', '.join(lm_task.features)}, or write a template with {{{{ }}}}",
+        )
+    target = lm_task.resolve_field(doc, answer) if answer else lm_task.doc_to_target(doc)
+    if not answer and lm_task.config.doc_to_choice is not None:
         target = lm_task.doc_to_choice(doc)[target]
     if isinstance(target, list):
-        name = lm_task.config.task
         raise InputError(
             f"tasks.{name}: a row has several right answers, and training learns one",
             f"set tasks.{name}.answer to a field, or to a template of the text",
@@ -247,12 +208,3 @@ def _target(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> str:
     if target is None:
         raise ValueError("the target has no value")
     return str(target)
-
-
-def _refuse_constant(lm_task: ConfigurableTask, template: object) -> None:
-    """Raise InputError if the text of every answer would be the template itself, as with the name of a field that is not there."""
-    if isinstance(template, str) and "{" not in template and template not in lm_task.features:
-        raise InputError(
-            f"tasks.{lm_task.config.task}: {template!r} is neither a field of the rows nor a template",
-            f"name one of the fields {', '.join(lm_task.features)}, or write a template with {{{{ }}}}",
-        )

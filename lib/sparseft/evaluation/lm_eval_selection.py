@@ -9,14 +9,13 @@ from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
-from sparseft.evaluation.lm_eval_rendering import rendered_rows, reported
-from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
-from sparseft.evaluation.lm_eval_yaml import read_definition
+from sparseft.evaluation.lm_eval_definitions import read_definition
+from sparseft.evaluation.lm_eval_rendering import rendered_rows
+from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows, rows_table
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import TaskData
-from sparseft.tasks.rows import read_rows
 from sparseft.tasks.selection_rows import SELECTION, Candidates, local_file, shuffled, unused_rows
-from sparseft.tasks.task import Row, RowFormat, Task
+from sparseft.tasks.task import Row, Task
 
 # Rows that are rendered at once. Most candidates are never needed, and rendering takes about a millisecond each.
 _AT_ONCE = 100
@@ -27,14 +26,15 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
     disable_progress_bars()
-    config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval").config
+    config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval")[0]
     datasets, source = load_datasets(task.name, config, data)
     own_file = local_file(Path(data.local), SELECTION, is_text=False) if data.local else None
     if own_file:
-        datasets |= {SELECTION: _dataset(task.name, own_file)}
+        datasets |= {SELECTION: rows_table(task.name, own_file)}
         source = {"local": sha256(own_file)}
-    training_split = Splits(task.name, config, bool(data.local)).origin["train"]
-    split = _own_split(config, datasets, training_split, is_local=bool(data.local))
+    splits = Splits(task.name, config, bool(data.local))
+    training_split = splits.origin["train"]
+    split = _own_split(splits, datasets)
     docs = list(enumerate(processed_rows(task.name, config, datasets, split or training_split), start=1))
     if split is None:
         docs = unused_rows(docs, task.name, data)
@@ -42,20 +42,13 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
     return Candidates(rows, source, split or "train")
 
 
-def _dataset(name: str, file: Path) -> Dataset:
-    """Return the rows of a file as a table, whose columns have one type each."""
-    with reported(name, f"the rows of {file}"):
-        return Dataset.from_list(read_rows(file, RowFormat(name=name, fields={})))
-
-
-def _own_split(config: dict, datasets: dict[str, Dataset], training_split: str, *, is_local: bool) -> str | None:
+def _own_split(splits: Splits, datasets: dict[str, Dataset]) -> str | None:
     """Return the split of the data set that is for choices; None if there is none."""
     if SELECTION in datasets:
         return SELECTION
-    split = config.get("validation_split")
-    few_shot = {config.get("fewshot_split"), (config.get("fewshot_config") or {}).get("split")}
-    used = {config.get("test_split"), training_split, *few_shot}
-    is_free = not is_local and config.get("test_split") and split in datasets and split not in used
+    split = splits.config.get("validation_split")
+    is_used = split in (splits.config.get("test_split"), splits.origin["train"], splits.few_shot)
+    is_free = not splits.is_local and splits.config.get("test_split") and split in datasets and not is_used
     return split if is_free else None
 
 

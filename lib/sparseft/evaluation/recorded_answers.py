@@ -20,7 +20,6 @@ from lm_eval.tasks import TaskManager
 
 from sparseft.errors import InputError
 from sparseft.evaluation.harness import task_definition
-from sparseft.evaluation.lm_eval_limits import limit_scores
 from sparseft.evaluation.lm_eval_rendering import sandboxed
 from sparseft.records.evaluation_record import EvaluationRecord, ProbePart
 from sparseft.tasks.prepared import find_task, read_splits
@@ -86,10 +85,7 @@ def _lm_task(folder: Path, name: str, data_sha256: str, train_sha256: str) -> Co
             f"{folder}: not the rows that were evaluated", "name the folder of the study's data with --data_dir"
         )
     with redirect_stdout(sys.stderr), sandboxed(name):
-        lm_task = _manager().load(task_definition(task, rows))["tasks"][name]
-    if task.definition:
-        limit_scores(lm_task, name, len(rows["validation"]))
-    return lm_task
+        return _manager().load(task_definition(task, rows))["tasks"][name]
 
 
 def _without_greedy(samples: list[dict]) -> list[dict]:

@@ -1,0 +1,241 @@
+"""Definitions of lm-eval are found and read, and no code of a user's file runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hub_cache import publish, write
+from sparseft.errors import InputError
+from sparseft.evaluation.lm_eval_definitions import FOLDER, config_of, read_definition
+from sparseft.evaluation.lm_eval_rendering import harness_definition
+from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+from sparseft.language_model import limits
+from sparseft.study.config import TaskData
+
+CHOICE = {
+    "output_type": "multiple_choice",
+    "training_split": "train",
+    "validation_split": "validation",
+    "doc_to_text": "{{question}}",
+    "doc_to_choice": "options",
+    "doc_to_target": "right",
+}
+GENERATION = {
+    "output_type": "generate_until",
+    "training_split": "train",
+    "test_split": "validation",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "solution",
+    "generation_kwargs": {"until": ["."]},
+}
+ROWS = [{"question": f"Q{n}?", "options": ["x", "y", "z"], "right": n % 3, "solution": f"s{n}"} for n in range(4)]
+
+
+def load(folder: Path, definition: dict | str, rows: list[dict] = ROWS, **keys: object):
+    """Return what is prepared of a YAML file over rows."""
+    file = folder / "task.yaml"
+    file.write_text(definition if isinstance(definition, str) else yaml.safe_dump(definition))
+    for split in ("train", "validation"):
+        write(folder / f"{split}.jsonl", rows)
+    return load_lm_eval_examples("mine", TaskData(lm_eval=str(file), local=str(folder), **keys))
+
+
+def refused(folder: Path, definition: dict | str, *args: object, **keys: object) -> str:
+    """Return what the one line of the error says. No file must be left behind, as code in the definition would."""
+    with pytest.raises(InputError) as error:
+        load(folder, definition, *args, **keys)
+    assert {path.suffix for path in folder.iterdir()} <= {".yaml", ".jsonl", ".py"}
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_definitions_of_these_tests_are_taken(tmp_path):
+    row = load(tmp_path, CHOICE).rows["validation"][1]
+    assert (row["prompt"], row["answer"]) == ("Q1?", " y")
+    assert load(tmp_path, GENERATION).rows["validation"][1]["answer"] == " s1"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "doc_to_text: !function utils.text",
+        "metric_list: [{metric: !function utils.text, aggregation: mean}]",
+        "x: &text !function utils.text\ndescription: *text",
+        "include: other.yaml",
+        "include: [between.yaml]",
+        "doc_to_text: !!python/object/apply:os.mkdir [trace]",
+        "doc_to_text: !!python/name:os.system",
+        "doc_to_text: !other x",
+    ],
+)
+def test_code_in_a_user_s_file_is_refused_before_it_is_imported(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    Path("utils.py").write_text("open('trace', 'w')\ndef text(doc):\n    return 'a'\n")
+    Path("other.yaml").write_text("doc_to_text: !function utils.text\n")
+    Path("between.yaml").write_text("include: other.yaml\n")
+    assert "only lm-eval's own files may have code" in refused(tmp_path, f"{yaml.safe_dump(CHOICE)}{line}\n")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ question | attr('__class__') }}",
+        "{{ '{0.__class__}'.format(question) }}",
+        "{{ cycler.__init__.__globals__.os.mkdir('trace') }}",
+        "{{ question }}{{ options.append(1) }}",
+    ],
+)
+@pytest.mark.parametrize("key", ["doc_to_text", "doc_to_choice", "doc_to_target", "description"])
+def test_a_template_that_reaches_into_python_or_changes_a_row_is_refused(tmp_path, template, key):
+    assert "SecurityError" in refused(tmp_path, CHOICE | {key: template})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("{{ question * 10**9 }}", "needs more than 1 GB of memory"),
+        ("{% for a in range(10**5) %}{% for b in range(10**5) %}{{ '' }}{% endfor %}{% endfor %}", "more than 1 s"),
+        ("{{ ('x' * 40) | regex_replace('(x+x+)+y', question) }}", "more than 1 s"),
+    ],
+)
+def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, template, what):
+    monkeypatch.setattr(limits, "SECONDS", 1)
+    assert what in refused(tmp_path, CHOICE | {"doc_to_text": template})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"yaml": CHOICE | {"metric_list": [{"metric": "evil.py"}]}},
+        {"yaml": CHOICE | {"metric_list": [{"metric": "acc", "hf_evaluate": True}]}},
+        {"yaml": GENERATION | {"generation_kwargs": {"custom_generate": "org/code"}}},
+        {"file": "../../evil.yaml"},
+        {"file": "/tmp/evil.yaml"},
+    ],
+)
+def test_an_edited_manifest_brings_no_code(tmp_path, change):
+    examples = load(tmp_path, CHOICE)
+    examples.task.definition.update(change)
+    try:
+        metrics = harness_definition(examples.task, examples.rows)["metric_list"]
+    except InputError:
+        return
+    assert metrics == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"class": "os.system"}, "class is not supported"),
+        ({"unsafe_code": True}, "unsafe_code is not supported"),
+        ({"custom_dataset": "x"}, "custom_dataset is not supported"),
+        ({"process_docs": "utils.text"}, "process_docs is not supported"),
+        ({"process_results": "utils.text"}, "process_results is not supported"),
+        ({"include": "missing.yaml"}, "missing.yaml: no such file"),
+        ({"include": "task.yaml"}, "not a plain YAML file"),
+        ({"doc_to_txt": "a"}, "doc_to_txt"),
+        ({"repeats": 5}, "repeats 5"),
+        ({"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling is not supported"),
+        ({"filter_list": [{"name": "a", "filter": [{"function": "take_first"}]}]}, "no filters"),
+        ({"metric_list": [{"metric": "acc_nrm"}]}, "has no metric of lm-eval"),
+        ({"metric_list": ["acc"]}, "has no metric of lm-eval"),
+        ({"metric_list": [{"metric": "brier_score"}, {"metric": "mcc"}]}, "no metric that is a mean"),
+        ({"metric_list": [{"metric": "acc"}, {"metric": "acc"}]}, "a metric or a filter occurs twice"),
+        ({"doc_to_choice": "question"}, "doc_to_choice gives 'Q0?', and a list is needed"),
+        ({"description": "{{'a' * 2000000}}"}, "characters, and at most 1000000 are taken"),
+        (GENERATION | {"generation_kwargs": {"custom_generate": "org/code"}}, "generation_kwargs.custom_generate"),
+        (GENERATION | {"generation_kwargs": {"do_sample": True, "temperature": 1}}, "drawn at random"),
+        (GENERATION | {"doc_to_target": "soluton"}, "'soluton' is neither a field of the rows nor a template"),
+        (GENERATION | {"doc_to_target": "{{soluton}}"}, "'soluton' is undefined"),
+        (GENERATION | {"doc_to_target": "{{options}}"}, "several right answers"),
+        (GENERATION | {"doc_to_target": "{{solution if false}}"}, "its answer is empty"),
+        (GENERATION | {"doc_to_text": "{{question | random}}"}, "No filter named 'random'"),
+        (GENERATION | {"fewshot_split": "validation", "num_fewshot": 4}, "lm-eval finds only 3 other rows"),
+        (GENERATION | {"filter_list": [{"name": "a", "filter": [{"function": "regex", "other": 9}]}]}, "other"),
+    ],
+)
+def test_what_cannot_be_learned_and_compared_is_refused(tmp_path, change, what):
+    assert what in refused(tmp_path, change if "generation_kwargs" in change else CHOICE | change)
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"right": 3}, "row 5"),
+        ({"right": None}, "right choice is None"),
+        ({"options": ["x"], "right": 0}, "fewer than two choices"),
+        ({"options": ["x", ""], "right": 0}, "choice 2 is empty"),
+        ({"options": ["x", None], "right": 0}, "a choice is not a text"),
+        ({"question": None}, "no value"),
+        ({"question": " "}, "its prompt is empty"),
+        ({"question": 1}, "the rows of"),
+        ({"extra": 1}, "rows 1 and 5 differ in having the field 'extra'"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(tmp_path, row, what):
+    fitting = {"question": "Q5?", "options": ["x", "y"], "right": 1, "solution": "s"}
+    said = refused(tmp_path, CHOICE, [*ROWS, {**fitting, **row}])
+    assert what in said and ("5" in said or "rows of" in said), said
+
+
+def test_a_target_that_is_one_choice_and_the_index_of_another_is_refused(tmp_path):
+    rows = [{"question": "Q?", "options": ["1", "2", "3"], "right": "1"} for _ in range(4)]
+    said = refused(tmp_path, CHOICE | {"doc_to_target": "{{right}}"}, rows)
+    assert "gives '1', which is one choice and the index of another" in said
+    assert load(tmp_path, CHOICE, rows).rows["train"][0]["answer"] == " 1"
+
+
+@pytest.mark.parametrize(
+    ("definition", "answer", "what"),
+    [(GENERATION, "{{ ''.__class__ }}", "SecurityError"), (CHOICE, "solution", "tasks.mine.answer")],
+)
+def test_the_answer_of_the_configuration_is_a_text_of_a_generated_answer(tmp_path, definition, answer, what):
+    assert what in refused(tmp_path, definition, answer=answer)
+
+
+@pytest.mark.long
+def test_names_of_lm_eval_s_tasks(tmp_path):
+    """lm-eval's index takes 8 s to make, so one test has all cases."""
+    for name, what in {"arc_esay": "no task 'arc_esay'", "mmlu": "no single task", "squadv2": "no single task"}.items():
+        with pytest.raises(InputError, match=rf"^tasks\.mine\.lm_eval: .*{what}"):
+            read_definition(name, "tasks.mine.lm_eval")
+    with pytest.raises(InputError, match="unsafe_code is not supported"):
+        read_definition("humaneval", "tasks.mine.lm_eval")
+    config, file = read_definition("hellaswag", "tasks.mine.lm_eval")
+    from lm_eval.tasks.hellaswag import utils
+
+    assert config["process_docs"].__code__.co_code == utils.process_docs.__code__.co_code
+    assert config_of({"name": "mine", "file": file, "yaml": {"process_docs": None}}).keys() <= config.keys()
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"^mine: lm-eval cannot render .*ctx_a.*; give rows in the original fields"):
+        load_lm_eval_examples("mine", TaskData(lm_eval="hellaswag", local=str(tmp_path)))
+
+
+def test_a_user_s_file_is_over_the_plain_files_that_it_includes(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(CHOICE | {"target_delimiter": "  "}))
+    examples = load(tmp_path, {"include": "base.yaml", "doc_to_text": "Say: {{question}}"})
+    row = examples.rows["validation"][1]
+    assert (row["prompt"], row["answer"]) == ("Say: Q1?", "  y")
+    plain = {"include": str(FOLDER / "openbookqa/openbookqa.yaml")}
+    (tmp_path / "book.yaml").write_text(yaml.safe_dump(plain))
+    assert read_definition(str(tmp_path / "book.yaml"), "x")[0]["dataset_path"] == "allenai/openbookqa"
+
+
+def test_a_data_set_that_needs_more_than_a_place_is_asked_for(hub):
+    places = {
+        "dataset_path 'json' is not": {"dataset_path": "json"},
+        "dataset_path './code.py' is not": {"dataset_path": "./code.py"},
+        "dataset_kwargs.data_files": {"dataset_path": "org/name", "dataset_kwargs": {"data_files": "/etc/passwd"}},
+        "cannot be loaded": {"dataset_path": "org/name"},
+    }
+    for what, keys in places.items():
+        Path("task.yaml").write_text(yaml.safe_dump(CHOICE | keys))
+        with pytest.raises(InputError, match=what) as error:
+            load_lm_eval_examples("mine", TaskData(lm_eval="task.yaml"))
+        assert "tasks.mine.local" in str(error.value)
+    publish(hub, "org/name", {"train": ROWS, "test": ROWS})
+    with pytest.raises(InputError, match="no split validation, only train, test"):
+        load_lm_eval_examples("mine", TaskData(lm_eval="task.yaml"))
