@@ -17,8 +17,8 @@ from project import call_script, succeed
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
-from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.evaluation.lm_eval_definitions import FOLDER
+from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord

@@ -69,11 +69,7 @@ def config_of(definition: dict) -> dict:
 
     It has only metrics that an evaluation reports, so that lm-eval loads none as code from a file or from the hub. Raises
     InputError if the manifest names a file outside lm-eval's folder, or a key that could load code."""
-    file, changes = definition["file"], definition["yaml"]
-    config = _own_config(file) if file else {}
-    few_shot = (config.get("fewshot_config") or {}) | (changes.get("fewshot_config") or {})
-    config |= changes | {"fewshot_config": {key: value for key, value in few_shot.items() if value is not None} or None}
-    config = {key: value for key, value in config.items() if value is not None}
+    config = changed(_own_config(definition["file"]) if definition["file"] else {}, definition["yaml"])
     unknown = (config.get("generation_kwargs") or {}).keys() - _GENERATION_KEYS
     if unknown:
         raise InputError(
@@ -81,6 +77,14 @@ def config_of(definition: dict) -> dict:
             f"use {', '.join(sorted(_GENERATION_KEYS))}",
         )
     return config if config.get("process_results") else config | {"metric_list": reported_metrics(config)}
+
+
+def changed(config: dict, changes: dict) -> dict:
+    """Return a definition with changed keys, also those of fewshot_config. None drops a key."""
+    few_shot = (config.get("fewshot_config") or {}) | (changes.get("fewshot_config") or {})
+    few_shot = {key: value for key, value in few_shot.items() if value is not None}
+    config = config | changes | {"fewshot_config": few_shot or None}
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def reported_metrics(config: dict) -> list[dict]:

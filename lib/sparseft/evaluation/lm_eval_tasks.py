@@ -9,7 +9,7 @@ from importlib.metadata import version
 from datasets import disable_progress_bars
 
 from sparseft.errors import InputError
-from sparseft.evaluation.lm_eval_definitions import config_of, read_definition, reported_metrics
+from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows
 from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
 from sparseft.study.config import TaskData
@@ -39,7 +39,7 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     docs = {split: processed_rows(name, config, datasets, origin[split]) for split in SPLITS}
     changes = splits.changes(lambda split: processed_rows(name, config, datasets, split))
     # lm-eval's own file is read again for every evaluation. A user's may be gone by then.
-    definition = {"name": config.get("task", name), "file": file, "yaml": changes if file else config | changes}
+    definition = {"name": config.get("task", name), "file": file, "yaml": changes if file else changed(config, changes)}
     task = task_of(name, _manifest_definition(name, definition, data, splits))
     numbered = {
         split: choose_rows(list(enumerate(docs[split], start=1)), name, split, data.numbers[split], data.seed)
