@@ -1,6 +1,3 @@
-from sparseft.study.config import TaskData
-
-
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
 rule prepare_model:
     input:
@@ -46,18 +43,16 @@ rule prepare_task:
         code=code("prepare_task.py"),
         content=content(task_sources),
         folder=subpath(output.train, parent=True),
-        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude=TaskData.AFTERWARDS)),
         # A probe may lack training rows.
-        use=lambda w: "" if w.task in STUDY.grid.tasks else "--only_probe",
+        source=lambda w: flags(
+            task=w.task,
+            only_probe=w.task not in STUDY.grid.tasks,
+            **STUDY.task_data(w.task).model_dump(exclude={"training", "selection_examples"}),
+        ),
     message:
         "prepare the examples of {wildcards.task}"
     shell:
-        'python "$SCRIPTS/prepare_task.py"'
-        " --task {wildcards.task:q}"
-        " {params.source}"
-        " {params.use}"
-        " --output_dir {params.folder:q}"
-        " 2> {log:q}"
+        'python "$SCRIPTS/prepare_task.py"' " {params.source}" " --output_dir {params.folder:q}" " 2> {log:q}"
 
 
 # Choose the rows on which the trainings of a study are compared. They are neither training rows nor
@@ -81,15 +76,11 @@ rule prepare_selection:
         code=code("prepare_selection.py"),
         content=content(selection_sources),
         folder=subpath(output.rows, parent=True),
-        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
+        source=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
     message:
         "choose the selection examples of {wildcards.task}"
     shell:
-        'python "$SCRIPTS/prepare_selection.py"'
-        " --task {wildcards.task:q}"
-        " {params.source}"
-        " --data_dir {params.folder:q}"
-        " 2> {log:q}"
+        'python "$SCRIPTS/prepare_selection.py"' " {params.source}" " --data_dir {params.folder:q}" " 2> {log:q}"
 
 
 # Prepare the text of the perplexity, which is WikiText-2's test split or the user's own, and record where it comes from.

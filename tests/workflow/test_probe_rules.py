@@ -49,7 +49,7 @@ def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_
     assert merged and all("--probes arc_easy:data/arc_easy " in line for line in merged)
     assert not any("--probes" in line for line in commands if line not in merged)
     prepared = [line for line in said.splitlines() if "prepare_task.py" in line]
-    assert [("--only_probe" in line) for line in sorted(prepared)] == [True, False]
+    assert [("--only_probe=True" in line) for line in sorted(prepared)] == [True, False]
 
 
 @pytest.mark.slow

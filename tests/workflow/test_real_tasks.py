@@ -5,7 +5,6 @@ meets in one of them. Mistral has a sliding window that is shorter than the prom
 """
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Model, Training
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_rows
-from sparseft.tasks.task import SPLITS
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 
@@ -65,15 +62,25 @@ CELLS = [
 
 def row(task: str, n: int) -> dict:
     """Return row `n` in the fields of the original data set, with some of its other fields."""
-    if task == "boolq":
-        return {"passage": f"Lake {n} is {n + 3} metres deep, and frozen.", "question": f"is lake {n} deep", "answer": n % 2 == 0,
-                "title": "Lakes"}  # fmt: skip
-    if task == "hellaswag":
-        return {"activity_label": "Making tea", "ctx_a": f"Person {n} boils {n + 2} cups of water in a pot.", "ctx_b": "then the tea",
-                "ctx": "", "endings": ["is poured.", f"has {n} legs.", "[title] Runs away.", "sleeps."], "label": str(n % 4),
-                "source_id": f"wikihow~{n}"}  # fmt: skip
-    return {"question": f"Ann has {n} pens and buys {n + 1}. How many has she?",
-            "answer": f"{n} + {n + 1} = <<{n}+{n + 1}={2 * n + 1}>>{2 * n + 1}\n#### {2 * n + 1}"}  # fmt: skip
+    return {
+        "boolq": {
+            "passage": f"Lake {n} is {n + 3} metres deep, and frozen.",
+            "question": f"is lake {n} deep",
+            "answer": n % 2 == 0,
+            "title": "Lakes",
+        },
+        "hellaswag": {
+            "activity_label": "Making tea",
+            "ctx_a": f"Person {n} boils {n + 2} cups of water in a pot.",
+            "ctx_b": "then the tea",
+            "endings": ["is poured.", f"has {n} legs.", "[title] Runs away.", "sleeps."],
+            "label": str(n % 4),
+        },
+        "gsm8k": {
+            "question": f"Ann has {n} pens and buys {n + 1}. How many has she?",
+            "answer": f"{n} + {n + 1} = <<{n}+{n + 1}={2 * n + 1}>>{2 * n + 1}\n#### {2 * n + 1}",
+        },
+    }[task]
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,8 @@ def prepared(request, tmp_path_factory) -> Prepared:
     options = {"max_shard_size": "40KB"} if cell.sharded else {}
     save_tiny(cell.model, folder / "source", getattr(torch, cell.dtype), changes, **options)
     prepare_model(Model(source=f"path:{folder / 'source'}", dtype=cell.dtype), folder / "base")
-    (folder / "data").mkdir()
-    for split, start in (("train", 0), ("validation", 50)):
-        lines = [json.dumps(row(cell.task, start + n)) + "\n" for n in range(8)]
-        (folder / f"data/{split}.jsonl").write_text("".join(lines))
-    rows = {split: load_rows(BY_NAME[cell.task], split, NUMBER[split], 0, folder / "data") for split in SPLITS}
+    starts = {"train": 0, "validation": 50}
+    rows = {split: [row(cell.task, start + n) for n in range(NUMBER[split])] for split, start in starts.items()}
     base = Checkpoint(folder / "base")
     write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
     return Prepared(cell, folder, base, read_mask(folder / "mask.pt"), rows)
@@ -126,26 +130,9 @@ def finished(prepared: Prepared, mode: str) -> tuple[dict, Checkpoint]:
 
 
 def test_every_pair_of_choices_meets():
-    names = list(Cell.__annotations__)
-    values = {name: {getattr(cell, name) for cell in CELLS} for name in names}
-    assert [len(values[name]) for name in names] == [3, 3, 3, 2, 2, 2]
-    for one, other in itertools.combinations(names, 2):
-        assert {(getattr(cell, one), getattr(cell, other)) for cell in CELLS} == set(
-            itertools.product(values[one], values[other])
-        )
-
-
-def test_a_cell_has_what_it_says(prepared):
-    cell, tensors = prepared.cell, prepared.base.tensors
-    assert {tensor.dtype for tensor in tensors.values()} == {
-        {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[cell.dtype]
-    }
-    assert (len(prepared.base.files) > 1) == cell.sharded
-    assert ("lm_head.weight" not in tensors) == cell.tied
-    assert tensors["model.layers.0.self_attn.k_proj.weight"].shape == (8 * cell.kv_heads, 32)
-    tokenizer = load_model(prepared.base.folder, CPU)[1]
-    examples = encode(prepared.rows["train"], BY_NAME[cell.task], tokenizer, CONTEXT)
-    assert min(len(example.ids) for example in examples) > 64  # beyond Mistral's window
+    cells = [tuple(vars(cell).values()) for cell in CELLS]
+    for one, other in itertools.combinations(zip(*cells, strict=True), 2):
+        assert set(zip(one, other, strict=True)) == set(itertools.product(one, other))
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
@@ -172,7 +159,6 @@ def test_a_run_trains_merges_validates_and_evaluates(prepared, mode):
 
     result = evaluate(after, tokenizer, task, prepared.rows, 4)
     assert len(result["outcomes"]) == result["examples"] == NUMBER["validation"]
-    assert result["value"] == sum(result["outcomes"]) / NUMBER["validation"]
     assert set(result["outcomes"]) <= {0.0, 1.0}
     assert math.isfinite(result["eval_loss"])
     if mode == "sparse_to_sparse":

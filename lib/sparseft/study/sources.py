@@ -62,8 +62,6 @@ class TaskData(Section):
 
     # The keys that describe a task that is not built in.
     DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
-    # The keys on which the training and the validation rows do not depend.
-    AFTERWARDS: ClassVar = frozenset({"training", "selection_examples"})
 
     lm_eval: str | None = Field(None, examples=["my_task.yaml"])
     """A task of lm-eval: its name, or a YAML file of your own."""
