@@ -1,4 +1,4 @@
-"""Print the sha256 of every mask, adapter and merged model of a tiny study, to compare two versions of the project.
+"""Print the sha256 of every mask's content, adapter and merged model of a tiny study, to compare two versions of the project.
 
     python tests/bits.py --root . --output new.json
     git worktree add ../old REVISION && python tests/bits.py --root ../old --output old.json
@@ -68,7 +68,7 @@ def make(root: Path, model: str) -> Iterator[tuple[str, str]]:
     fractions = [f"0.{percent}" for percent in PERCENTS]
     call(root, "compute_masks.py", **common, **calibration, output_dir=masks, method=METHODS, sparsity=fractions)
     for path in sorted(masks.glob("*.pt")):
-        yield str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+        yield str(path), mask_digest(path)
     cells = [("dense", 0, mode) for mode in MODES[:2]]
     cells += product(METHODS, PERCENTS, MODES)
     for method, percent, mode in cells:
@@ -85,6 +85,17 @@ def make(root: Path, model: str) -> Iterator[tuple[str, str]]:
         call(root, "merge.py", **places, **adapter, output_dir=merged, report=f"runs/{run}/merge.json")
         for path in sorted(merged.glob("*.safetensors")):
             yield str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def mask_digest(path: Path) -> str:
+    """Return the sha256 of what a mask file holds. How the bytes are stored is left out."""
+    import torch
+
+    content = torch.load(path, weights_only=True)
+    digest = hashlib.sha256(json.dumps([content["meta"], content["shape"]], sort_keys=True).encode())
+    for layer in sorted(content["bits"]):
+        digest.update(content["bits"][layer].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def main() -> None:

@@ -21,8 +21,7 @@ from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adap
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
-from sparseft.masks.mask_file import Mask
-from sparseft.masks.mask_kernels import zero_pruned
+from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.storage.atomic import atomic_folder
 from sparseft.study.grid import TRAINED_MODES, Run
 
@@ -78,7 +77,7 @@ def merge(
 def _pruned(base: Checkpoint, tensor: Tensor, packed: np.ndarray) -> bytes:
     """Return the bytes of W * M. `packed`: uint8 (rows, ceil(cols / 8))."""
     bits = base.read(tensor.name)
-    zero_pruned(bits.reshape(-1), tensor.shape[1], np.ascontiguousarray(packed).reshape(-1))
+    zero_pruned(bits, packed)
     return bits.tobytes()
 
 

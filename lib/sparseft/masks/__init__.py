@@ -2,7 +2,6 @@
 
 mask_file     the format, and its reader
 mask_writer   its writer
-torch_file    files of `torch.save`, without torch
-mask_kernels  compiled loops over the bits of weights and masks
+mask_kernels  compiled loops over the bits of scores
 validation    the proof
 """

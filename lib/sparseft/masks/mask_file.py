@@ -1,4 +1,4 @@
-"""Read mask files without torch. mask_writer.py writes them.
+"""Read mask files. mask_writer.py writes them.
 
 A mask file holds one bit per prunable weight, as `torch.save` writes it:
 
@@ -18,31 +18,19 @@ from pathlib import Path
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import read_header
-from sparseft.errors import InputError
-from sparseft.masks.torch_file import read_torch_file
+from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS, get_method
 from sparseft.storage.record import remake_advice
 from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
-# The number of ones of every byte. numpy's own count needs numpy 2, which the environment of a CS-3 lacks.
+# The number of ones of every byte, for the environment of a CS-3, whose numpy does not count bits.
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 # The name of a mask file of the workflow, which says its method and sparsity.
 _WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z0-9_]+)") + r"\.(?:pt|safetensors)")
 # The patterns whose masks may reach another sparsity than the requested one.
 _INEXACT = {pattern.name for pattern in (*PATTERNS, IMPORTED) if not pattern.has_exact_counts}
-# What reading a damaged file raises.
-_DAMAGES = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -73,23 +61,38 @@ def row_bytes(cols: int) -> int:
     return (cols + 7) // 8
 
 
+def zero_pruned(values: np.ndarray, packed: np.ndarray) -> None:
+    """Multiply the bits of weights (rows, cols) by their mask in place: +0.0 where `packed`, (rows, ceil(cols / 8)), is 0."""
+    np.multiply(values, unpack(packed, values.shape), out=values)
+
+
+def count_kept(packed: np.ndarray) -> int:
+    """Return the number of ones in packed bits of any shape."""
+    if not hasattr(np, "bitwise_count"):
+        return int(_ONES[packed].sum())
+    flat = packed.reshape(-1)
+    words = flat[: flat.size // 8 * 8].view(np.uint64)
+    return int(np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(flat[8 * words.size :]).sum(dtype=np.int64))
+
+
 def read_mask(path: Path | str) -> Mask:
     """Return the mask of a file. Its bits stay memory-mapped.
 
     Raises InputError if the file is missing, damaged, of another version, inconsistent, or in other coordinates than
     Hugging Face's. Raises it too if the file has a name of the workflow and holds another mask."""
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
         shape = {layer: (int(rows), int(cols)) for layer, (rows, cols) in content["shape"].items()}
         mask = Mask(dict(content["meta"]), dict(content["bits"]), shape)
         is_sound = content["format_version"] == FORMAT_VERSION and _is_consistent(mask)
     except InputError:
         raise
-    except _DAMAGES as error:
-        raise InputError(f"{path}: not a mask file ({error})", remake_advice(path)) from None
+    # A file may hold anything, and its readers raise many kinds of errors.
+    except Exception as error:
+        raise InputError(f"{path}: not a mask file ({one_line(error)})", remake_advice(path)) from error
     if not is_sound:
         raise InputError(f"{path}: mask file of another version, or damaged", remake_advice(path))
     coordinates = mask.meta.get("coordinates", "hf")
@@ -97,7 +100,11 @@ def read_mask(path: Path | str) -> Mask:
         raise InputError(
             f"{path}: a mask in {coordinates} coordinates, not in Hugging Face's", "compute it with compute_masks.py"
         )
-    _check_name(path, mask)
+    name = _WORKFLOW_NAME.fullmatch(path.name)
+    method = mask.meta.get("method")
+    sparsity = mask.meta.get("sparsity")
+    if name and (method, sparsity) != (name[2], int(name[1]) / 100):
+        raise InputError(f"{path}: holds a mask of {method} at {sparsity}", remake_advice(path))
     return mask
 
 
@@ -146,20 +153,6 @@ def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> d
     }
 
 
-def _check_name(path: Path, mask: Mask) -> None:
-    """Raise InputError if a mask file has a name of the workflow that says another method or sparsity."""
-    name = _WORKFLOW_NAME.fullmatch(path.name)
-    method = mask.meta.get("method")
-    sparsity = mask.meta.get("sparsity")
-    if name and (method, sparsity) != (name[2], int(name[1]) / 100):
-        raise InputError(f"{path}: holds a mask of {method} at {sparsity}", remake_advice(path))
-
-
-def count_kept(bits: np.ndarray) -> int:
-    """Return the number of kept weights in the packed bits of a layer."""
-    return int(_ONES[bits].sum())
-
-
 def _is_consistent(mask: Mask) -> bool:
     """Return whether the bits have the shapes that `shape` says, zeros after each row's end, and as many ones as `meta` says."""
     packed_shapes = {layer: (rows, row_bytes(cols)) for layer, (rows, cols) in mask.shape.items()}
@@ -167,7 +160,7 @@ def _is_consistent(mask: Mask) -> bool:
     if not shapes_of_bits or packed_shapes != shapes_of_bits:
         return False
     total = sum(rows * cols for rows, cols in mask.shape.values())
-    kept = sum(count_kept(array) for array in mask.bits.values())
+    kept = sum(map(count_kept, mask.bits.values()))
     if mask.meta.get("reached") != 1 - kept / total:
         return False
     # Each scope rounds its count by at most half a weight, and no scope is smaller than a row.
@@ -175,13 +168,21 @@ def _is_consistent(mask: Mask) -> bool:
         rows = sum(rows for rows, _ in mask.shape.values())
         if abs(total - kept - mask.meta["sparsity"] * total) > max(1, rows / 2):
             return False
-    return not any(_has_bits_after_end(mask, layer) for layer in mask.bits)
+    last_bytes = [(mask.bits[layer][:, -1], cols % 8) for layer, (_, cols) in mask.shape.items() if cols % 8]
+    return not any((last >> used).any() for last, used in last_bytes)
 
 
-def _has_bits_after_end(mask: Mask, layer: str) -> bool:
-    """Return whether one of the unused bits of a row's last byte is set."""
-    used = mask.shape[layer][1] % 8
-    return bool(used) and bool((mask.bits[layer][:, -1] >> used).any())
+def _read_pt(path: Path) -> dict:
+    """Return the content of a file of `torch.save`. Raises ValueError if a byte of it has changed."""
+    # Only reading a mask needs torch, and many modules need this one.
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} has another checksum")
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {**content, "bits": {layer: bits.numpy() for layer, bits in content["bits"].items()}}
 
 
 def _read_safetensors(path: Path) -> dict:

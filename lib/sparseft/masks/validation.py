@@ -16,9 +16,10 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask
-from sparseft.masks.mask_kernels import count_ones, survey
+from sparseft.masks.mask_file import Mask, unpack
 
+# Weights that are compared at a time.
+BLOCK = 1 << 20
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 
 
@@ -31,9 +32,7 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     unmatched = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
     rows = [_check_layer(checkpoint, layer, mask, tolerance) for layer in checked]
     total = {key: sum(row[key] for row in rows) for key in _COUNTS}
-    masked = {f"{layer}.weight" for layer in mask.shape}
-    outside = _outside(checkpoint, base, masked) if base else []
-    changed = _changed(checkpoint, base, masked) if base else []
+    outside, changed = _compare(checkpoint, base, mask) if base else ([], [])
     mask_of_base = mask.meta.get("base") == base.digest if base else None
     is_complete = bool(rows) and not unmatched
     return {
@@ -73,24 +72,35 @@ def _not_checked(base: Checkpoint | None, tolerance: float, within_tolerance: in
 
 
 def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: float) -> dict:
-    """Compare the weights of one layer with its mask and return its row of the report."""
+    """Compare the weights of one layer with its mask, block by block, and return its row of the report."""
     tensor = checkpoint.tensors[f"{layer}.weight"]
-    rows, cols = tensor.shape
-    bits = checkpoint.read(tensor.name).reshape(-1)
-    packed = np.ascontiguousarray(mask.bits[layer]).reshape(-1)
-    zeros, kept_zeros, violations, largest = survey(bits, cols, packed, first_above(tolerance, tensor.dtype))
-    pruned = rows * cols - int(count_ones(packed[None])[0])
-    max_abs_pruned = _finite(to_float32(np.array([largest], bits.dtype), tensor.dtype)[0])
+    cols = tensor.shape[1]
+    limit = first_above(tolerance, tensor.dtype)
+    row = 0
+    largest = 0
+    counts = dict.fromkeys(("pruned", "zeros", "kept_zeros", "violations"), 0)
+    for bits in checkpoint.read_blocks(tensor.name, BLOCK):
+        sizes = (bits & (np.iinfo(bits.dtype).max >> 1)).reshape(-1, cols)
+        kept = unpack(mask.bits[layer][row : row + len(sizes)], sizes.shape)
+        row += len(sizes)
+        pruned_sizes = sizes * ~kept
+        largest = max(largest, int(pruned_sizes.max()))
+        found = {
+            "pruned": ~kept,
+            "zeros": sizes == 0,
+            "kept_zeros": (sizes == 0) & kept,
+            "violations": pruned_sizes >= limit,
+        }
+        counts = {name: counts[name] + int(np.count_nonzero(is_found)) for name, is_found in found.items()}
+    max_abs_pruned = _finite(to_float32(np.array([largest], BITS[tensor.dtype]), tensor.dtype)[0])
+    pruned_zeros = counts["zeros"] - counts["kept_zeros"]
     return {
         "layer": layer,
-        "weights": rows * cols,
-        "pruned": pruned,
-        "zeros": int(zeros),
-        "kept_zeros": int(kept_zeros),
+        "weights": row * cols,
+        **counts,
         # Pruned weights that are neither zero nor violations.
-        "within_tolerance": pruned - int(zeros - kept_zeros) - int(violations),
-        "violations": int(violations),
-        "max_abs_violation": max_abs_pruned if violations else 0.0,
+        "within_tolerance": counts["pruned"] - pruned_zeros - counts["violations"],
+        "max_abs_violation": max_abs_pruned if counts["violations"] else 0.0,
         "max_abs_pruned": max_abs_pruned,
     }
 
@@ -115,29 +125,18 @@ def _finite(value: np.floating) -> float:
     return float(np.nan_to_num(np.float64(value), nan=np.finfo(np.float64).max))
 
 
-def _outside(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list[str]:
-    """Return the names of all tensors outside the mask, in the checkpoint or in the base, sorted."""
-    return sorted((checkpoint.tensors.keys() | base.tensors.keys()) - masked)
-
-
-def _changed(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list[str]:
-    """Return the names of the tensors that differ from the base and must not, sorted.
+def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask) -> tuple[list[str], list[str]]:
+    """Return the names of all tensors outside the mask, and of those tensors that differ from the base and must not, sorted.
 
     Outside the mask, a tensor must exist on both sides and have the base's bytes. Every tensor must have the base's dtype
     and shape. Raises InputError if the checkpoint has another config.json than the base."""
     if checkpoint.config != base.config:
         raise InputError(f"{base.folder}: another config.json than the checkpoint's", "give the base it was made from")
-    outside = _outside(checkpoint, base, masked)
-    changed = {name for name in outside if _bytes(checkpoint, name) != _bytes(base, name)}
-    common = checkpoint.tensors.keys() & base.tensors.keys()
-    return sorted(changed | {name for name in common if _form(checkpoint, name) != _form(base, name)})
-
-
-def _form(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
-    """Return the dtype and the shape of a tensor."""
-    return checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape
-
-
-def _bytes(checkpoint: Checkpoint, name: str) -> bytes | memoryview | None:
-    """Return the bytes of a tensor, or None if the checkpoint does not have it."""
-    return checkpoint.read_bytes(name) if name in checkpoint.tensors else None
+    sides = checkpoint.tensors, base.tensors
+    outside = (sides[0].keys() | sides[1].keys()) - {f"{layer}.weight" for layer in mask.shape}
+    common = sides[0].keys() & sides[1].keys()
+    changed = outside - common
+    changed |= {name for name in outside & common if checkpoint.read_bytes(name) != base.read_bytes(name)}
+    forms = {name: [(side[name].dtype, side[name].shape) for side in sides] for name in common}
+    changed |= {name for name, (ours, theirs) in forms.items() if ours != theirs}
+    return sorted(outside), sorted(changed)

@@ -17,7 +17,7 @@ from sparseft.study.config import Config
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 600_000_000
 # Bytes of a job that computes masks without examples, for any model; measured by benchmarks/masks.py.
-MASK_JOB = 210_000_000
+MASK_JOB = 600_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
 # Bytes in memory per byte of a text, if a part of its letters is not in ASCII.

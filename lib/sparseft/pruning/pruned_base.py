@@ -16,8 +16,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors, is_finite
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import mask_meta, pack
-from sparseft.masks.mask_kernels import zero_pruned
+from sparseft.masks.mask_file import mask_meta, pack, zero_pruned
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
 from sparseft.records.manifests import MaskReport, PrunedManifest
@@ -50,14 +49,14 @@ class PrunedWriter:
         What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is
         not finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
-        packed = pack(kept).reshape(-1)
-        content = np.ascontiguousarray(bits).reshape(-1)
-        zero_pruned(content, tensor.shape[1], packed)
+        packed = pack(kept)
+        content = np.ascontiguousarray(bits)
+        zero_pruned(content, packed)
         if not is_finite(content, tensor.dtype):
             raise InputError(
                 f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
             )
-        self.masks.write(layer, 0, packed[None])
+        self.masks.write(layer, 0, packed.reshape(1, -1))
         self.write_tensor(tensor.name, content.tobytes())
         self.rows[layer] = row
         self.scores[layer] = scores

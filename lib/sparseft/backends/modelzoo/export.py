@@ -25,8 +25,7 @@ from sparseft.checkpoints.modelzoo_checkpoint import BRANCH
 from sparseft.checkpoints.modelzoo_names import Place, duplicates, interleave, places
 from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack
-from sparseft.masks.mask_kernels import zero_pruned
+from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 
@@ -82,9 +81,8 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
         block = slice(start, start + len(rows))
         selection = block if place.expert is None else (block, place.expert)
         if packed is not None:
-            bits = np.ascontiguousarray(packed[block])
-            zero_pruned(rows.reshape(-1), rows.shape[1], bits.reshape(-1))
-            writer.write(f"{key}_mask", selection, _placed(unpack(bits, rows.shape), place))
+            zero_pruned(rows, packed[block])
+            writer.write(f"{key}_mask", selection, _placed(unpack(packed[block], rows.shape), place))
         writer.write(key, selection, _placed(rows, place))
 
 
