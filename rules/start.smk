@@ -1,7 +1,6 @@
 # What happens once, before the first job: the resources of this machine, and notes for the user.
 from sparseft.planning.devices import visible_gpus
 from sparseft.planning.start_notes import start_notes
-from sparseft.study import earlier
 
 if workflow.is_main_process:
     if QUEUED:

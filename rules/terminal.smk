@@ -3,16 +3,31 @@
 import logging
 import time
 
+import numpy as np
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import needs
-from sparseft.study import terminal
+from sparseft.study import earlier, terminal
 
 OUTPUT = workflow.output_settings
 # A dry run that prints commands must also print their jobs.
 IS_SHORT = Quietness.REASON in (OUTPUT.quiet or ()) and not OUTPUT.verbose and not (OUTPUT.dryrun and OUTPUT.printshellcmds)
+HIDDEN = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
+
+
+def is_shown(record):
+    """Return whether Snakemake's own handler prints a record. Say before the plan what it makes again."""
+    event = getattr(record, "event", None)
+    if event == LogEvent.RUN_INFO:
+        outputs = (Path(path) for job in workflow.dag.needrun_jobs() for path in job.output)
+        if note := earlier.made_again(STUDY, [path for path in outputs if path.exists()]):
+            print(f"note: {note}", file=sys.stderr)
+    elif event == LogEvent.JOB_ERROR:
+        # The analysis has thousands of inputs.
+        record.input = record.input[:10]
+    return not (IS_SHORT and (event in HIDDEN or str(record.msg).startswith(("Select jobs", "Removing temporary"))))
 
 
 class Terminal(logging.Handler):
@@ -20,47 +35,42 @@ class Terminal(logging.Handler):
 
     # The wildcards of the evaluations that run, by the number of their job.
     evaluations = {}
+    is_planned = False
 
     def emit(self, record):
         """React to one event."""
         event = getattr(record, "event", None)
         if event == LogEvent.WORKFLOW_STARTED:
             check_targets()
-        elif event == LogEvent.RUN_INFO:
+        elif event == LogEvent.RUN_INFO and not self.is_planned:
+            self.is_planned = True
             logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs()]))
             if OUTPUT.dryrun and IS_SHORT:
-                # Quiet about both, Snakemake ends a dry run after the table.
+                # Quiet about both, Snakemake ends a dry run here.
                 OUTPUT.quiet = {Quietness.RULES, Quietness.PROGRESS}
         elif event == LogEvent.JOB_INFO and IS_SHORT:
             logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
             if record.rule_name == "evaluate_run":
                 self.evaluations[record.jobid] = record.wildcards
         elif event == LogEvent.JOB_FINISHED and record.job_id in self.evaluations:
-            logger.info(f"         {terminal.result(self.evaluations[record.job_id], PATHS)}")
+            logger.info(f"         {terminal.result(self.evaluations[record.job_id], PATHS, run_interval)}")
         elif event == LogEvent.PROGRESS and IS_SHORT:
             logger.info(f"         {record.done} of {record.total} jobs done")
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
 
 
-def is_shown(record):
-    """Return whether Snakemake's own handler prints a record."""
-    if getattr(record, "event", None) == LogEvent.JOB_ERROR:
-        # The analysis has thousands of inputs.
-        record.input = record.input[:10]
-    elif getattr(record, "event", None) == LogEvent.RUN_INFO:
-        outputs = (Path(path) for job in workflow.dag.needrun_jobs() for path in job.output)
-        if note := earlier.made_again(STUDY, [path for path in outputs if path.exists()]):
-            print(f"note: {note}", file=sys.stderr)
-    own = (LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS)
-    is_own = getattr(record, "event", None) in own or str(record.msg).startswith(("Select jobs", "Removing temporary"))
-    return not IS_SHORT or not is_own
+def run_interval(outcomes):
+    """Return the ends of the interval of one run, as the analysis computes it. Its libraries take a second to import."""
+    from sparseft.analysis.statistics import Scores, Spread, interval
+
+    return interval(Scores(np.array([outcomes]), (0,)), Spread())
 
 
 def check_targets():
     """End Snakemake with one line if a target does not exist and no rule makes it."""
     try:
-        for target in sorted(workflow.dag_settings.targets):
+        for target in workflow.dag_settings.targets:
             is_made = workflow.is_rule(target) or any(rule.is_producer(target) for rule in workflow.rules)
             terminal.check_target(STUDY, target, is_made)
     except InputError as error:
@@ -79,6 +89,7 @@ onsuccess:
 
 if workflow.is_main_process:
     for handler in logger.handlers:
+        # A logger plugin (--logger) has a handler of its own.
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(is_shown)
     logger.addHandler(Terminal())

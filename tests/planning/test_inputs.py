@@ -24,7 +24,11 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def study(source: str = "path:model", **sections: object) -> dict:
     """Return the sections of a study of one model."""
-    return {"models": {"mine": {"source": source}}, **sections, "grid": {"models": ["mine"], **sections.get("grid", {})}}
+    return {
+        "models": {"mine": {"source": source}},
+        **sections,
+        "grid": {"models": ["mine"], **sections.get("grid", {})},
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,5 +79,7 @@ def test_a_prepared_file_that_was_replaced_is_refused(folder):
     (prepared.parent / "manifest.json").write_text(json.dumps({"source": "path:model", "files": files}))
     check_inputs(config, hashes)
     prepared.write_text("{}")
-    with pytest.raises(InputError, match=r"^models/mine/config\.json: not the file that manifest\.json beside it records"):
+    with pytest.raises(
+        InputError, match=r"^models/mine/config\.json: not the file that manifest\.json beside it records"
+    ):
         check_inputs(config, KnownHashes(Path("known.json")))

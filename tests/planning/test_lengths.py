@@ -9,7 +9,9 @@ from sparseft.tasks import BY_NAME
 
 def test_a_manifest_has_the_measured_lengths_and_one_of_another_version_has_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = laid_over({"tasks": {"boolq": {"train_examples": 7}, "own": {"kind": "text", "hub": "a/b", "length": 100}}})
+    config = laid_over(
+        {"tasks": {"boolq": {"train_examples": 7}, "own": {"kind": "text", "hub": "a/b", "length": 100}}}
+    )
     typical = task_lengths(config, "boolq")
     assert (typical.rows, typical.long) == ((7, BY_NAME["boolq"].lengths.rows[1]), BY_NAME["boolq"].lengths.long)
     assert task_lengths(config, "own").long == 100

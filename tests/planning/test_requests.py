@@ -69,13 +69,16 @@ def test_a_model_of_unknown_size_requests_its_own_once_it_is_there(tmp_path, mon
 
 
 # Each pair: the settings of a job, and others with which it takes longer.
-LENGTHS = {"boolq": {"train_examples": 8000, "validation_examples": 1000}}
+ROWS = {"train_examples": 8000, "validation_examples": 1000}
 LONGER = {
     "training": ({"training": {"steps": 100}}, {"training": {"steps": 200}}),
     "throughput": ({"throughput": {"repeats": 2}}, {"throughput": {"repeats": 4}}),
     "reconstruction": ({"reconstruction": {"steps": 10}}, {"reconstruction": {"steps": 20}}),
     "evaluation": ({"perplexity": None}, {"perplexity": {}}),
-    "selection": ({"tasks": LENGTHS}, {"tasks": {"boolq": LENGTHS["boolq"] | {"selection_examples": 5000}}}),
+    "selection": (
+        {"tasks": SWEEP["tasks"] | {"boolq": ROWS}},
+        {"tasks": SWEEP["tasks"] | {"boolq": ROWS | {"selection_examples": 2000}}},
+    ),
     "mask": ({"masks": {"calibration_examples": 64}}, {"masks": {"calibration_examples": 128}}),
 }
 

@@ -1,4 +1,4 @@
-"""What a user of Snakemake sees: few lines, the outcome of each run, the findings, and one line for a wrong target."""
+"""What a user of Snakemake sees: few lines, the result of each run, the findings, and one line for a wrong target."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from project import ROOT, Study
 
-RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
+RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
 def snakemake(folder: Path, *arguments: object, path: str = "") -> subprocess.CompletedProcess:
@@ -21,22 +21,21 @@ def snakemake(folder: Path, *arguments: object, path: str = "") -> subprocess.Co
     )
 
 
-def test_a_run_says_its_outcome_and_the_study_ends_in_its_findings(own_study):
-    (own_study.folder / RUN / "evaluation.json").unlink()
+def test_a_run_says_its_result_and_the_study_ends_in_its_findings(own_study):
+    (own_study.folder / f"results/runs/{RUN}/evaluation.json").unlink()
     done = snakemake(own_study.folder, "--configfile", "study.yaml")
     assert done.returncode == 0, done.stderr[-2000:]
-    record = own_study.json(f"{RUN}/evaluation.json")
-    outcome = f"{record['metric']} {record['value']:.3f} ± {record['standard_error']:.3f}"
-    (line,) = [line for line in done.stderr.splitlines() if outcome in line]
-    assert "llama boolq_mini unstructured 50 % sparse_to_dense seed 0" in line
-    assert "1 of 2 jobs done" in done.stderr
+    record = own_study.json(f"results/runs/{RUN}/evaluation.json")
+    (line,) = [
+        line for line in done.stderr.splitlines() if f"{RUN}: {record['metric']} {record['value']:.3f} [" in line
+    ]
+    low, high = (float(end) for end in re.findall(r"[\d.]+(?=[,\]])", line))
+    assert low < record["value"] < high
+    assert "1 of 3 jobs done" in done.stderr
     assert max(map(len, done.stderr.splitlines())) < 200
     written = (own_study.folder / "results/analysis/findings.txt").read_text().strip()
     assert written in done.stdout
-    assert len(done.stdout.splitlines()) <= 25
-    again = snakemake(own_study.folder, "--configfile", "study.yaml")
-    assert written in again.stdout
-    assert written not in snakemake(own_study.folder, "masks", "--configfile", "study.yaml").stdout
+    assert written in snakemake(own_study.folder, "--configfile", "study.yaml").stdout
 
 
 def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_named(tmp_path):
@@ -47,23 +46,18 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     asked = ("--dry-run", "--configfile", ROOT / "config/sweep.yaml", "--config", "resources={gpus: 0}")
     done = snakemake(tmp_path, *asked, path=str(program.parent))
     assert done.returncode == 0, done.stderr[-2000:]
-    total = next(line for line in done.stdout.splitlines() if line.startswith("total "))
+    lines = done.stdout.splitlines()
+    total = next(line for line in lines if line.startswith("total "))
     assert int(total.split()[1]) > 2000
-    assert len(done.stdout.splitlines()) < 40
+    assert len(lines) < 40
+    assert re.match(r"about [\d,]+ hours on one machine, .* disk: 134\.\d+ GB, ", lines[-1])
     (note,) = [line for line in done.stderr.splitlines() if "GPU" in line]
-    assert note.startswith("note: ")
-    assert "2 GPUs" in note
-    assert "resources.gpus" in note
+    assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [
-        (["masks/smollm2/masks_sparsity45_unstructured.pt"], "sparsity 45"),
-        (["evalute"], "evaluate"),
-        (["results/analysis/sumary.csv"], "results/analysis/summary.csv"),
-        (["--configfile", ROOT / "config/sweep.yaml", "train"], "snakemake train "),
-    ],
+    [(["evalute"], "evaluate"), (["--configfile", ROOT / "config/sweep.yaml", "train"], "snakemake train ")],
 )
 def test_a_target_that_nothing_makes_ends_in_one_line(tmp_path, arguments, named):
     done = snakemake(tmp_path, *arguments)
@@ -72,10 +66,3 @@ def test_a_target_that_nothing_makes_ends_in_one_line(tmp_path, arguments, named
     assert named in line
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.name != ".snakemake"]
-
-
-def test_every_rule_has_a_message_of_its_own():
-    text = "\n".join(file.read_text() for file in (ROOT / "Snakefile", *(ROOT / "rules").rglob("*.smk")))
-    rules = [block for block in re.split(r"^(?=(?:use )?rule )", text, flags=re.MULTILINE) if block.startswith("rule ")]
-    assert len(rules) > 20
-    assert [block.split(":")[0] for block in rules if "\n    message:\n" not in block] == []

@@ -8,7 +8,6 @@ The command replaces this process. The GPUs are free again when it, and every pr
 import os
 
 from pydantic import PositiveInt
-
 from sparseft.command import run
 from sparseft.planning.devices import take, visible_gpus
 

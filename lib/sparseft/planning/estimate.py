@@ -173,7 +173,9 @@ def hours(config: Config, jobs: Iterable[Job]) -> str:
     return f"{duration(sum(seconds or 0 for seconds, _ in times))} on one machine, one job at a time ({sources})"
 
 
-def _seconds(requests: Requests, earlier: Requests, job: JobKind | None, benchmarks: Iterable[Path]) -> tuple[float | None, str]:
+def _seconds(
+    requests: Requests, earlier: Requests, job: JobKind | None, benchmarks: Iterable[Path]
+) -> tuple[float | None, str]:
     """Return the seconds of a job, and where they come from. `benchmarks` are the files of equal jobs."""
     now = _usual_seconds(requests, job)
     measured = []

@@ -99,7 +99,9 @@ def training_memory(config: Config, subject: Subject, task: str, method: str = "
     model = {
         "weights" if parts == 1 else f"1/{parts} of the weights": subject.bytes // parts,
         "gathered weights": subject.width * gathered if parts > 1 else 0,
-        "W'": subject.width * (subject.prunable_weights if settings.cache_weights else subject.largest_layer) * _masks(config),
+        "W'": subject.width
+        * (subject.prunable_weights if settings.cache_weights else subject.largest_layer)
+        * _masks(config),
         "adapter, gradient, AdamW": ADAM * subject.adapter_numbers(config, task, training),
         f"activations of {tokens:,} tokens": tokens * per_token,
         "logits of the answers": answers * subject.config["vocab_size"] * subject.width,
@@ -134,7 +136,9 @@ def evaluation_memory(config: Config, subject: Subject, task: str, method: str =
     batches = []
     for name in config.evaluated_tasks(task):
         lengths = task_lengths(config, name)
-        tokens = config.evaluation_batch_size * (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
+        tokens = config.evaluation_batch_size * (
+            lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
+        )
         logits = LOGITS * subject.width * subject.config["vocab_size"]
         batches.append(tokens * (cached if lengths.max_new_tokens else logits))
     # Before the merge every W' is kept, except under structured masks.

@@ -4,7 +4,7 @@ The workflow reports its events here. Nothing here imports Snakemake.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -16,16 +16,21 @@ from sparseft.study.grid import FINDINGS, REPORT, RUN_ID, ResultPaths, Run, fill
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
 
 
-def result(wildcards: Mapping[str, str], paths: ResultPaths) -> str:
-    """Return the headline metric of the run with these wildcards, and the overlap of its data if there is one, on one line.
+def result(
+    wildcards: Mapping[str, str], paths: ResultPaths, interval: Callable[[list[float]], tuple[float, float]]
+) -> str:
+    """Return the headline metric of the run with these wildcards on one line, and the overlap of its data if there is one.
 
-    A record that cannot be read is reported, and stops nothing."""
+    `interval` returns the ends of the interval of a run's outcomes. A record that cannot be read is reported, and stops nothing."""
     run = Run.parse(RUN_ID.format(**wildcards))
     try:
         record = read_json(Path(f"{fill(paths.run, run)}/evaluation.json"))
-        overlap = record.get("overlap")
-        seen = f", {100 * overlap:.3g} % of it also occurs in training or calibration data" if overlap else ""
-        return f"{run.id}: {record['metric']} {record['value']:.3f}{seen}"
+        text = f"{run.id}: {record['metric']} {record['value']:.3f}"
+        if record.get("outcomes"):
+            text += " [{:.3f}, {:.3f}]".format(*interval(record["outcomes"]))
+        if record.get("overlap"):
+            text += f", {100 * record['overlap']:.3g} % of it also occurs in training or calibration data"
+        return text
     except (InputError, OSError, KeyError) as error:
         return f"note: {run.id}: its evaluation.json cannot be read: {error}"
 

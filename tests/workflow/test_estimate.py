@@ -1,0 +1,122 @@
+"""The estimate beside what it speaks of: Snakemake's plan, the files of a finished study, and its benchmarks."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from project import ROOT, Study, call_script, laid_over, succeed, tiny_grid
+from safetensors.torch import load_file
+from sparseft.planning.estimate import disk, hours, study_jobs
+from sparseft.study.configfiles import complete_text
+from sparseft.study.grid import Run
+
+SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
+MIXED = {
+    "masks": {"calibration": {"web": {"text": "hub:org/web"}}},
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_wanda", "unstructured_sparsegpt", "structured_taylor_on_web"]),
+             "tasks": ["boolq_mini", "gsm8k_mini"], "trainings": {"short": {"steps": 10}, "long": {"steps": 20}}},
+}  # fmt: skip
+RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
+
+
+@pytest.mark.parametrize("sections", [{}, MIXED], ids=["default", "mixed"])
+def test_the_jobs_of_the_estimate_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
+    study = Study(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
+    planned = study.planned()
+    estimated = Counter(rule for rule, _ in study_jobs(laid_over(sections)))
+    masks = sum(planned.get(rule, 0) for rule in ("compute_masks", "compute_one_mask", "prune"))
+    assert estimated.pop("masks") == masks
+    assert {rule: planned[rule] for rule in estimated} == estimated
+
+
+def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
+    config = laid_over(yaml.safe_load((small_study.folder / "study.yaml").read_text()))
+    kept, _ = disk(config)
+
+    def bytes_of(pattern: str) -> int:
+        tensors = [tensor for file in small_study.folder.glob(pattern) for tensor in load_file(file).values()]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    assert kept["adapters"] == bytes_of("results/runs/*/adapter/adapter_model.safetensors")
+    assert kept["models"] + kept.get("merged models", 0) == bytes_of("**/model.safetensors")
+    masks = [file.stat().st_size for file in small_study.folder.glob("masks/llama/*.pt")]
+    assert len(masks) * min(masks) > kept["masks"] > 0
+
+
+# The table of docs/clusters.md, section "The full study".
+def test_the_sweep_takes_what_the_docs_say():
+    kept, running = disk(laid_over(SWEEP))
+    assert {name: round(size / 1e9) for name, size in kept.items()} == {"models": 28, "masks": 52, "adapters": 54}
+    assert round(running / 1e9) == 15
+    said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
+    assert "runs: 498, of which 330 are trained" in said
+
+
+def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
+    kept, _ = disk(laid_over(MIXED | {"keep_merged": True}))
+    # SparseGPT on two tasks at two sparsities.
+    assert kept["pruned bases"] == 2 * 2 * kept["models"]
+    assert (
+        kept["merged models"]
+        == sum(rule == "merge_adapter" for rule, _ in study_jobs(laid_over(MIXED))) * kept["models"]
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder in which a study with the default configuration was made; returns the folder of its benchmarks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/analysis").mkdir(parents=True)
+    (tmp_path / "results/analysis/configuration.yaml").write_text(complete_text(laid_over({}), tmp_path))
+    (tmp_path / "results/benchmarks/train_adapter").mkdir(parents=True)
+    return tmp_path / "results/benchmarks/train_adapter"
+
+
+def test_equal_jobs_that_ran_here_give_their_mean_and_others_its_multiple(folder):
+    jobs = [("train_adapter", vars(RUN))] * 3
+    assert "(3 jobs estimated)" in hours(laid_over({}), jobs)
+    for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
+        (folder / f"{Run(**vars(RUN) | {'method': method}).id}.tsv").write_text(text)
+    # The mean of an hour and two. The other two files are not complete.
+    said = "about 4.5 hours on one machine, one job at a time (3 jobs measured here before)"
+    assert hours(laid_over({}), jobs) == said
+    longer = laid_over({"training": {"steps": 10000}, "tasks": {}})
+    assert int(hours(longer, jobs).split()[1].replace(",", "")) > 300
+    assert "estimated" in hours(laid_over({"results": "results/other"}), jobs)
+
+
+def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
+    unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
+    assert hours(unknown, [("train_adapter", vars(RUN))]).endswith("(1 jobs of unknown time)")
+    wafer = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
+    said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")])
+    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
+
+
+def test_the_script_needs_neither_torch_nor_a_model(tmp_path):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; "
+    code += "\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, ROOT / "workflow/scripts/estimate.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("grid: [", "c.yaml, line 1: not YAML"),
+    ("grid: {models: [x]}\n", "grid asks for model 'x'"),
+    ("models: {smollm2: {source: 'hub:a/b', sha256: null}}\n", "models.smollm2: the sizes of hub:a/b"),
+    ("models: {smollm2: {source: 'path:damaged', sha256: null}}\n", "damaged: config.json"),
+])  # fmt: skip
+def test_a_study_that_cannot_be_estimated_is_one_line(tmp_path, monkeypatch, text, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/config.json").write_text('{"architectures": ["LlamaForCausalLM"], "hidden_size": "576"}')
+    (tmp_path / "c.yaml").write_text(text)
+    code, said = call_script("estimate.py", configfile=tmp_path / "c.yaml")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert line in said
