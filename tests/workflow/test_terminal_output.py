@@ -50,7 +50,7 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     total = next(line for line in lines if line.startswith("total "))
     assert int(total.split()[1]) > 2000
     assert len(lines) < 40
-    assert re.match(r"about [\d,]+ hours on one machine, .* disk: 134\.\d+ GB, ", lines[-1])
+    assert re.match(r"about [\d,.]+ hours on one machine, .* disk: 134\.\d+ GB, ", lines[-1])
     (note,) = [line for line in done.stderr.splitlines() if "GPU" in line]
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 

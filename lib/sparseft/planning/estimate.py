@@ -170,7 +170,8 @@ def hours(config: Config, jobs: Iterable[Job]) -> str:
         times.append(known[job, equal])
     counts = Counter(source for _, source in times)
     sources = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(counts.items()))
-    return f"{duration(sum(seconds or 0 for seconds, _ in times))} on one machine, one job at a time ({sources})"
+    number = sum(seconds or 0 for seconds, _ in times) / 3600
+    return f"about {number:,.1f} hours on one machine, one job at a time ({sources})"
 
 
 def _seconds(
@@ -199,11 +200,3 @@ def _usual_seconds(requests: Requests, job: JobKind | None) -> float | None:
     except (InputError, KeyError):
         return None  # The earlier configuration does not describe the model or the training.
     return IMPORTS + seconds / (USUAL_GPU if requests.config.resources.gpus else USUAL_CPU)
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in words, with as many digits as an estimate deserves."""
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"about {minutes} minutes" if minutes > 1 else "about a minute"
-    return f"about {minutes / 60:.2g} hours" if minutes < 600 else f"about {minutes / 60:,.0f} hours"
