@@ -1,232 +1,260 @@
-"""What would otherwise pass as a result: a guess in the place of a tensor, a cut prompt, a proof of something else."""
+"""Bad input is one line that names it, exit code 2, and leaves every file as it was. A refusal is a row of this table."""
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from project import call_script
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate
-from sparseft.language_model.model import load_model
-from sparseft.lora.adapter import read_adapter, write_adapter
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import check_run, read_mask
-from sparseft.masks.validation import validate
-from sparseft.storage.adapter_files import adapter_digest
-from sparseft.storage.atomic import atomic_folder
-from sparseft.study.config import Model, Training
-from sparseft.study.grid import Cell
-from sparseft.tasks import BY_NAME
+from sparseft.storage.hashes import sha256
+from sparseft.study.config import Model
+from sparseft.study.section import parse_section
 from tiny_models import change_json, save_tiny
+from workflow.box import RUNS, flags, make
 
-from masks import compute_masks
-
-
-def altered(folder, change) -> Checkpoint:
-    """A tiny LLaMA whose tensors went through `change`."""
-    file = save_tiny("llama", folder) / "model.safetensors"
-    weights = load_file(file)
-    change(weights)
-    save_file(weights, file, metadata={"format": "pt"})
-    return Checkpoint(folder)
+pytestmark = pytest.mark.process
+RUN = RUNS[0]
+UNTRAINED = RUN.replace("sparse_to_sparse", "no_finetune")
+FOLDER = f"results/runs/{RUN}"
+MASK = "masks/tiny/masks_sparsity50_structured.pt"
+UP = "model.layers.1.mlp.up_proj.weight"
 
 
-@pytest.mark.parametrize(
-    "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.embed_tokens.weight"]
-)
-def test_a_model_with_a_tensor_missing_is_not_filled_at_random(tmp_path, name):
-    checkpoint = altered(tmp_path / "m", lambda weights: weights.pop(name))
-    with pytest.raises(InputError, match=r"fit its config\.json"):
-        load_model(checkpoint.folder, torch.device("cpu"))
+def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """Return a change of the tensors of the box's model."""
+
+    def apply(box: Path) -> None:
+        file = box / "models/tiny/model.safetensors"
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return apply
 
 
-def test_a_model_with_more_layers_on_disk_than_configured_is_refused(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
-    with pytest.raises(InputError, match=r"fit its config\.json"):
-        load_model(folder, torch.device("cpu"))
+def config(**values: object) -> Callable[[Path], None]:
+    """Return a change of keys in the config.json of the box's model."""
+    return lambda box: change_json(box / "models/tiny/config.json", **values)
 
 
-def test_a_projection_with_a_bias_that_its_architecture_does_not_have_is_refused(tmp_path):
-    bias = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
-    with pytest.raises(InputError, match="q_proj.bias is a bias.*LlamaForCausalLM"):
-        prunable_layers(altered(tmp_path / "m", lambda weights: weights.update(bias)))
+def text(path: str, content: str) -> Callable[[Path], None]:
+    """Return a change that writes a file."""
+
+    def apply(box: Path) -> None:
+        (box / path).parent.mkdir(parents=True, exist_ok=True)
+        (box / path).write_text(content)
+
+    return apply
 
 
-def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "config.json", dtype="float16")
-    with pytest.raises(InputError, match=r"m: .* is .*BF16, .*config\.json .*float16"):
-        load_model(folder, torch.device("cpu"))
-    change_json(folder / "config.json", dtype="bfloat16")
-    mixed = altered(tmp_path / "mixed", lambda weights: weights.update({"model.norm.weight": torch.ones(32)}))
-    with pytest.raises(InputError, match=r"model\.norm\.weight is .*F32, .*config\.json .*bfloat16"):
-        load_model(mixed.folder, torch.device("cpu"))
-    assert load_model(folder, torch.device("cpu"))[0].dtype == torch.bfloat16
+def cut(path: str, size: int) -> Callable[[Path], None]:
+    """Return a change that keeps the first bytes of a file."""
+    return lambda box: (box / path).write_bytes((box / path).read_bytes()[:size])
 
 
-def test_a_model_that_transformers_would_quantise_is_not_pruned_loaded_or_prepared(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
-    for use in (
-        lambda: prepare_model(Model(source=f"path:{folder}"), tmp_path / "out"),
-        lambda: compute_masks(Checkpoint(folder), "random", [50], seed=0),
-        lambda: load_model(folder, torch.device("cpu")),
-    ):
-        with pytest.raises(InputError, match=r"m: config\.json has a quantization_config"):
-            use()
+def row(path: str, number: int, **values: object) -> Callable[[Path], None]:
+    """Return a change of the fields of a row in a file of rows. None removes a field."""
+
+    def apply(box: Path) -> None:
+        lines = (box / path).read_text().splitlines()
+        content = json.loads(lines[number - 1]) | values
+        lines[number - 1] = json.dumps({name: value for name, value in content.items() if value is not None})
+        (box / path).write_text("\n".join(lines))
+
+    return apply
 
 
-def test_a_model_is_not_computed_as_another_class_than_the_architecture_that_it_is_pruned_as(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "config.json", model_type="mistral", sliding_window=4)
-    with pytest.raises(InputError, match=r"m: config\.json names LlamaForCausalLM, .* MistralForCausalLM"):
-        load_model(folder, torch.device("cpu"))
+def shards(second: str) -> Callable[[Path], None]:
+    """Return a change after which the model's index names one shard that exists, and `second`."""
+
+    def apply(box: Path) -> None:
+        model = box / "models/tiny"
+        (model / "model.safetensors").rename(model / "model-1.safetensors")
+        index = {"weight_map": {"a": "model-1.safetensors", "b": second}}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return apply
 
 
-def test_a_config_json_that_transformers_refuses_is_refused_in_one_line(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "config.json", model_type="lllama")
-    with pytest.raises(InputError, match=r"m: transformers refuses its config\.json \(.*lllama.*\); correct the key"):
-        load_model(folder, torch.device("cpu"))
+def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
+    """Return a change of a file of the model after the model was prepared."""
+
+    def apply(box: Path) -> None:
+        model = box / "models/tiny"
+        model.rename(box / "source")
+        prepare_model(parse_section(Model, {"source": f"path:{box / 'source'}"}, "model"), model)
+        (model / name).write_text((model / name).read_text().replace(old, new))
+
+    return apply
 
 
-@pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random", "dense"])
-@pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"tie_word_embeddings": False},
-                                    {"vocab_size": 300}, {"num_key_value_heads": 1}])  # fmt: skip
-def test_no_mask_of_a_checkpoint_that_does_not_fit_its_config_json(tmp_path, method, change):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "config.json", **change)
-    with pytest.raises(InputError, match=r"m: .*config\.json: \d+ tensors "):
-        compute_masks(Checkpoint(folder), method, [0 if method == "dense" else 50], seed=0)
+def another_model(box: Path) -> None:
+    """Put a model of other shapes in the place of the box's model."""
+    shutil.rmtree(box / "models/tiny")
+    save_tiny("mixtral", box / "models/tiny")
 
 
-@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
-@pytest.mark.parametrize("method", ["random", "dense"])
-def test_a_method_that_reads_no_weight_makes_no_mask_of_weights_that_are_no_numbers(tmp_path, method, name):
-    checkpoint = altered(tmp_path / "m", lambda weights: weights[name].view(-1)[-1:].fill_(float("nan")))
-    with pytest.raises(InputError, match=f"m: {name} .*NaN or infinity"):
-        compute_masks(checkpoint, method, [0 if method == "dense" else 50], seed=0)
+def swapped_masks(box: Path) -> None:
+    """Put the mask of another method in the place of the run's mask."""
+    shutil.copy(box / MASK.replace("structured", "random"), box / MASK)
 
 
-@pytest.mark.parametrize(("name", "fault"), [
-    ("hellaswag_mini", r"^hellaswag_mini: validation .*choices: 2 of 4 .*512 .*number 2"),
-    ("gsm8k_mini", r"^gsm8k_mini: validation .* 24 tokens .*: 2 of 4 .*512 .*number 2"),
-    ("gsm8k", r"^gsm8k: .*worked examples .*256 tokens .*: 4 of 4 .*number 1"),
-])  # fmt: skip
-def test_prompts_longer_than_the_context_are_counted_and_refused_not_cut(tiny_llama, name, fault):
-    mini = name if name.endswith("_mini") else f"{name}_mini"
-    rows = {split: BY_NAME[mini].generate(split, 8 if split == "train" else 4, 0) for split in ("train", "validation")}
-    long = "so " * 300  # 900 tokens for a context of 512
-    for row in rows["validation"][1:3] if name == mini else ():
-        if name == "hellaswag_mini":
-            row["endings"][(row["label"] + 1) % 4] = long  # a wrong ending: the right one would fit
-        else:
-            row["question"] = long
-    with pytest.raises(InputError, match=fault):
-        evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), BY_NAME[name], rows, 4)
+def overflowing(box: Path) -> None:
+    """Make the adapter so large that the merge overflows, and forget what the training recorded."""
+    file = box / FOLDER / "adapter/adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, 1e30) for name, tensor in load_file(file).items()}, file)
+    (box / FOLDER / "train.json").unlink()
 
 
-def test_a_prompt_that_is_too_long_has_the_number_of_its_row_though_others_share_a_prompt(tiny_llama):
-    rows = {split: BY_NAME["boolq_mini"].generate(split, 4, 0) for split in ("train", "validation")}
-    first, _, _, last = rows["validation"]
-    rows["validation"] = [first, first, first, {**last, "passage": "so " * 300}]
-    fault = "boolq_mini: validation .*choices: 1 of 4 .*512 .*number 4"
-    with pytest.raises(InputError, match=fault):
-        evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), BY_NAME["boolq_mini"], rows, 4)
+def copied(place: str) -> Callable[[Path], None]:
+    """Return a change that copies the model, which is not marked as this program's, to a place."""
+    return lambda box: shutil.copytree(box / "models/tiny", box / place)
 
 
-def test_a_model_folder_with_an_adapter_in_it_is_not_opened_loaded_or_prepared(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
-    fault = r"m/adapter_config\.json: .*adapter in a model folder"
-    with pytest.raises(InputError, match=fault):
-        Checkpoint(folder)
-    with pytest.raises(InputError, match=fault):
-        load_model(folder, torch.device("cpu"))
-    with pytest.raises(InputError, match=fault):
-        prepare_model(Model(source=f"path:{folder}"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+PER_WEIGHT = {"method": "unstructured"}
+# script, flags that differ from those of box.flags (`@` stands for the box), what is changed before, what the line names
+ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
+    # The model.
+    ("compute_masks.py", PER_WEIGHT, weights(lambda tensors: tensors[UP].view(-1)[-1:].fill_(torch.nan)), [UP, "NaN"]),
+    ("compute_masks.py", {"method": "structured"}, weights(lambda tensors: tensors[UP].fill_(torch.inf)), [UP, "infinity"]),
+    ("compute_masks.py", {}, weights(lambda tensors: tensors[UP].fill_(torch.nan)), [UP, "NaN"]),
+    ("compute_masks.py", {}, shards("model-2.safetensors"), ["model-2.safetensors: no such file"]),
+    ("compute_masks.py", {}, shards("../other.safetensors"), ["../other.safetensors", "leaves the model folder"]),
+    ("compute_masks.py", {}, cut("models/tiny/model.safetensors", 7), ["models/tiny/model.safetensors"]),
+    ("compute_masks.py", {}, cut("models/tiny/model.safetensors", 5000), ["models/tiny/model.safetensors"]),
+    ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
+    ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
+    ("compute_masks.py", {}, config(tie_word_embeddings=False), ["config.json"]),
+    ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
+    ("compute_masks.py", {}, weights(lambda tensors: tensors.update({UP.replace("weight", "bias"): torch.zeros(48)})), ["bias"]),
+    ("compute_masks.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
+    ("merge.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
+    ("evaluate_adapter.py", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
+    *(("evaluate.py", {"checkpoint": "@models/tiny"}, change, named) for change, named in (
+        (config(num_hidden_layers=1), ["fit its config.json"]),
+        (weights(lambda tensors: tensors.pop("model.norm.weight")), ["fit its config.json"]),
+        (config(dtype="float16"), ["BF16", "float16"]),
+        (config(model_type="mistral", sliding_window=4), ["LlamaForCausalLM", "MistralForCausalLM"]),
+        (config(model_type="lllama"), ["lllama"]),
+        (lambda box: change_json(box / "models/tiny/tokenizer_config.json", eos_token=None), ["eos_token"]),
+    )),
+    ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
+    ("merge.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
+    ("train.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
+    ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
+    # The masks' flags.
+    ("compute_masks.py", {"method": "wandering"}, None, ["method 'wandering' is unknown", "unstructured, structured"]),
+    ("compute_masks.py", {"method": "random_magnitude"}, None, ["'random_magnitude' is unknown"]),
+    *(("compute_masks.py", {"sparsity": value}, None, ["sparsity", value]) for value in ("1", "0.333", "half", "nan")),
+    ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
+    ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
+    ("compute_masks.py", {"method": "unstructured_wanda", "task": "hellaswag_mini", "data_dir": "@data"}, None, ["calibration_examples 128", "24 training rows"]),
+    ("compute_masks.py", {"method": "unstructured_wanda_on_c4"}, None, ["--text"]),
+    ("compute_masks.py", {"method": "unstructured_sparsegpt", "task": "hellaswag_mini", "data_dir": "@data"}, None, ["--pruned_dir"]),
+    # The rows.
+    ("train.py", {}, text("data/train.jsonl", "\n"), ["data/train.jsonl", "holds no row"]),
+    ("train.py", {}, row("data/validation.jsonl", 5, endings=None), ["validation.jsonl, line 5", "endings"]),
+    ("evaluate.py", {}, text("data/validation.jsonl", "not JSON\n"), ["validation.jsonl, line 1"]),
+    ("evaluate.py", {}, row("data/validation.jsonl", 2, endings=["so " * 900, "a", "b", "c"]), ["512", "number 2"]),
+    ("train.py", {}, text("data/manifest.json", json.dumps({"task": "hellaswag_mini", "sha256": {"train": "0" * 64, "validation": "0" * 64}})), ["data/train.jsonl", "manifest"]),
+    # The flags of a run.
+    ("train.py", {"run_id": "nonsense"}, None, ["nonsense"]),
+    ("train.py", {"run_id": "../x"}, None, ["../x"]),
+    ("train.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
+    ("train.py", {"run_id": RUN.replace("structured", "random")}, None, ["structured at 0.5"]),
+    ("train.py", {"run_id": RUN.replace("sparsity50", "sparsity70")}, None, ["structured at 0.5"]),
+    ("train.py", {"steps": 0}, None, ["steps"]),
+    ("train.py", {"micro_batch_size": 3}, None, ["micro_batch_size 3", "batch_size 4"]),
+    ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
+    ("train.py", {"lora_targets": ["q_proj", "x_proj"]}, None, ["x_proj"]),
+    ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
+    ("evaluate.py", {"batch_size": 0}, None, ["batches of 0"]),
+    ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
+    ("prepare_task.py", {"task": "my_task", "output_dir": "@new"}, None, ["my_task", "--lm_eval"]),
+    ("prepare_model.py", {"source": "elsewhere", "output_dir": "@new"}, None, ["source"]),
+    # The adapter and the merge.
+    ("merge.py", {}, overflowing, ["NaN or infinity"]),
+    ("merge.py", {}, swapped_masks, ["mask"]),
+    ("merge.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
+    ("merge.py", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
+    ("merge.py", {"adapter": None}, None, [RUN]),
+    ("evaluate_adapter.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
+    ("evaluate_adapter.py", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
+    # Outputs in the place of inputs.
+    ("train.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
+    ("compute_masks.py", {"output_dir": "@models/tiny/masks"}, None, ["models/tiny/masks is an input"]),
+    ("merge.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
+    ("merge.py", {"report": f"@{MASK}"}, None, [f"{MASK} is an input"]),
+    ("merge.py", {"report": "@out/model_dir/merge.json"}, None, ["merge.json"]),
+    ("validate_sparsity.py", {"output": f"@{FOLDER}/model_dir/report.json"}, None, ["report.json is an input"]),
+    ("evaluate.py", {"output": "@data/train.jsonl"}, None, ["data/train.jsonl is an input"]),
+    ("evaluate_adapter.py", {"output": f"@{FOLDER}/adapter/x.json"}, None, ["x.json is an input"]),
+    ("measure_throughput.py", {"output": "@models/tiny/cell.json"}, None, ["cell.json is an input"]),
+    ("export_modelzoo.py", {"output_dir": "@models/tiny/cs"}, None, ["models/tiny/cs is an input"]),
+    ("compact.py", {"output_dir": f"@{FOLDER}/model_dir/small"}, None, ["small is an input"]),
+    ("analyze_results.py", {"output_dir": "@results/runs/analysis"}, None, ["analysis is an input"]),
+    # Files of others.
+    ("merge.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
+    ("merge.py", {"report": "@other/config.json"}, copied("other"), ["config.json: a file of another kind"]),
+    ("train.py", {"output_dir": "@new"}, text("new/train.json", "my data"), ["train.json: a file of another kind"]),
+    ("train.py", {"output_dir": "@new"}, text("new/adapter/thesis.txt", "mine"), ["new/adapter", "would be lost"]),
+    ("compute_masks.py", {"output_dir": "@data"}, text("data/report_random.json", "mine"), ["report_random.json: a file that would be lost"]),
+    ("compute_masks.py", {"output_dir": "@a/file"}, text("a/file", "not a folder"), ["a/file"]),
+    ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: a file of another kind"]),
+    ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: a file of another kind"]),
+    ("analyze_results.py", {"output_dir": "@new"}, text("new/summary.csv", "mine"), ["summary.csv: a file that would be lost"]),
+    ("prepare_task.py", {"task": "boolq_mini", "output_dir": "@other"}, text("other/train.jsonl", "mine"), ["train.jsonl: a file that would be lost"]),
+]  # fmt: skip
 
 
-def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "tokenizer_config.json", eos_token=None)
-    with pytest.raises(InputError, match="end-of-sequence.*eos_token"):
-        load_model(folder, torch.device("cpu"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Return a folder with two finished runs."""
+    return make(tmp_path_factory.mktemp("whole"))
 
 
-def small_adapter(folder: Path) -> Path:
-    """An adapter of one layer, r 2."""
-    matrices = {"x": (torch.ones(2, 3), torch.ones(4, 2))}
-    write_adapter(folder, matrices, Training(lora_r=2, lora_alpha=4.0), base="b", sparseft={})
-    return folder
+def tree(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file below a folder, by its path."""
+    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def change_config(adapter: Path, change: dict) -> None:
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+@pytest.mark.parametrize(("script", "changed_flags", "change", "named"), ROWS)
+def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(tmp_path, whole, script, changed_flags, change, named):
+    box = shutil.copytree(whole, tmp_path / "box")
+    if change:
+        change(box)
+    given = {} if script in ("prepare_task.py", "prepare_model.py") else flags(box, RUN, script, box / "out")
+    given |= {
+        name: box / value[1:] if isinstance(value, str) and value.startswith("@") else value
+        for name, value in changed_flags.items()
+    }
+    before = tree(box)
+    code, said = call_script(script, **{name: value for name, value in given.items() if value is not None})
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: ")
+    assert "; " in said
+    assert all(word in said for word in named), said
+    assert tree(box) == before
 
 
-def test_an_adapter_with_another_alpha_is_another_adapter(tmp_path):
-    adapter = small_adapter(tmp_path / "a")
-    before = adapter_digest(adapter)
-    change_config(adapter, {"lora_alpha": 40.0})
-    assert adapter_digest(adapter) != before
-
-
-@pytest.mark.parametrize("change", [{"r": 0}, {"r": 3}, {"lora_alpha": None}, {"lora_alpha": -1}, {"lora_alpha": True},
-                                    {"fan_in_fan_out": True}, {"bias": "all"},
-                                    {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 1], [0, 1]]},
-                                    {"alora_invocation_tokens": [3]}, {"a_later_variant": True}, {"sparseft": None}])  # fmt: skip
-def test_an_adapter_whose_scale_or_form_is_unsound_is_refused(tmp_path, change):
-    adapter = small_adapter(tmp_path / "a")
-    change_config(adapter, change)
-    with pytest.raises(InputError):
-        read_adapter(adapter)
-
-
-def test_a_model_file_in_the_place_of_an_adapter_is_refused(tmp_path, tiny_llama):
-    adapter = small_adapter(tmp_path / "a")
-    shutil.copy(tiny_llama.folder / "model.safetensors", adapter / "adapter_model.safetensors")
-    with pytest.raises(InputError, match="something else than pairs"):
-        read_adapter(adapter)
-
-
-def test_the_same_mask_bits_from_another_base_prove_nothing(tmp_path, tiny_llama, tiny_models):
-    mask = compute_masks(Checkpoint(tiny_models["mistral"]), "random", [50], seed=0)[50]
-    merge(tiny_llama, mask, "m", None, tmp_path / "out")
-    report = validate(Checkpoint(tmp_path / "out"), mask, base=tiny_llama)
-    assert (report["passed"], report["mask_of_base"], report["violations"]) == (False, False, 0)
-
-
-def test_a_mask_that_does_not_reach_what_it_says_is_refused(tmp_path, tiny_llama):
-    mask = compute_masks(tiny_llama, "random", [50], seed=0)[50]
-    ones = compute_masks(tiny_llama, "dense", [0], seed=0)[0]
-    bits = {layer: torch.from_numpy(np.array(array)) for layer, array in ones.bits.items()}
-    shape = {layer: list(shape) for layer, shape in mask.shape.items()}
-    torch.save({"format_version": 1, "meta": mask.meta, "bits": bits, "shape": shape}, tmp_path / "m.pt")
-    with pytest.raises(InputError, match="damaged"):
-        read_mask(tmp_path / "m.pt")
-
-
-def test_a_run_takes_no_mask_of_another_method_or_sparsity(tiny_llama):
-    mask = compute_masks(tiny_llama, "random", [50], seed=0)[50]
-    check_run(mask, "m.pt", Cell("llama", "boolq", "random", 50, "no_finetune"))
-    for method, sparsity in (("random", 70), ("unstructured", 50)):
-        with pytest.raises(InputError, match="a mask of random at 0.5"):
-            check_run(mask, "m.pt", Cell("llama", "boolq", method, sparsity, "no_finetune"))
-
-
-def test_a_folder_with_other_files_is_not_replaced(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path, "model"):
-        pass
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+def test_one_altered_weight_fails_the_proof_with_code_1(tmp_path, whole):
+    box = shutil.copytree(whole, tmp_path / "box")
+    file = box / FOLDER / "model_dir/model.safetensors"
+    tensors = load_file(file)
+    place = int((tensors[UP].view(-1) == 0).nonzero()[0])
+    tensors[UP].view(-1)[place] = 1e-6
+    save_file(tensors, file, metadata={"format": "pt"})
+    # It records the file as it was.
+    (box / FOLDER / "merge.json").unlink()
+    code, said = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))
+    report = json.loads((box / "out/validation_report.json").read_text())
+    assert code == 1
+    assert "FAILED" in said
+    assert (report["passed"], report["violations"]) == (False, 1)
+    assert np.isclose(report["max_abs_violation"], 1e-6, rtol=2**-7)
+    assert [layer["layer"] for layer in report["layers"] if layer["violations"]] == [UP.removesuffix(".weight")]
