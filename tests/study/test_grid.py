@@ -10,7 +10,6 @@ from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.grid import Cell, Run
 from sparseft.study.section import parse_section
-from sparseft.tasks import TASKS
 
 STUDY = {
     "models": {"a": {"source": "path:x"}, "b": {"source": "path:y"}},
@@ -57,13 +56,6 @@ def test_a_name_that_is_no_run_is_refused(name):
         Run.parse(name)
 
 
-def test_paths_are_those_of_the_design():
-    run = Run("llama", "boolq", "random", 5, "sparse_to_dense", 0)
-    assert grid.fill(grid.mask_path("random"), run) == "masks/llama/masks_sparsity05_random.pt"
-    assert grid.fill(grid.ResultPaths().run, run) == f"results/runs/{run.id}"
-    assert grid.fill(grid.ResultPaths("results/a.b").run, run) == f"results/a.b/runs/{run.id}"
-
-
 def test_a_cell_is_a_run_without_its_seed():
     run = Run("m.1", "boolq", "random", 5, "sparse_to_dense", 3)
     cell = Cell.parse(run.id.removesuffix("-seed3"))
@@ -84,48 +76,20 @@ def test_throughput_is_measured_once_a_trained_cell_or_for_what_is_asked():
     assert len(some) == 4 * 2
 
 
-def test_masks_that_look_at_a_task_lie_in_its_folder():
+def test_masks_and_pruned_bases_lie_in_a_folder_of_the_task_if_they_depend_on_its_examples():
     uniform = [get_method(name) for name in grid.TASK_METHODS if not get_method(name).allocation]
     assert {method.importance for method in uniform} == {value for value in IMPORTANCES if value.statistic}
-    for method in grid.METHODS:
+    for method in [*grid.METHODS, "dense", *(f"{name}_on_c4" for name in grid.TASK_METHODS)]:
         run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
-        folder = "masks/llama/boolq" if get_method(method).uses_examples else "masks/llama"
-        assert grid.fill(grid.mask_path(method), run) == f"{folder}/masks_sparsity50_{method}.pt"
-        assert Run.parse(run.id) == run
-
-
-def test_masks_that_look_at_a_text_lie_beside_those_that_look_at_no_example():
-    for base in grid.TASK_METHODS:
-        method = f"{base}_on_c4"
-        run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
-        assert grid.fill(grid.mask_path(method), run) == f"masks/llama/masks_sparsity50_{method}.pt"
-        assert grid.exported(method) == grid.exported("unstructured")
+        task = "boolq/" if get_method(method).uses_task else ""
+        assert grid.fill(grid.mask_path(method), run) == f"masks/llama/{task}masks_sparsity50_{method}.pt"
+        updates = get_method(method).updates_weights
+        base = f"pruned/llama/{task}sparsity50_{method}" if updates else "models/llama"
+        assert grid.fill(grid.base_manifest(method), run) == f"{base}/manifest.json"
         assert Run.parse(run.id) == run
     for method in grid.WEIGHT_METHODS:
         with pytest.raises(InputError, match="is not the name of a run"):
             Run.parse(f"llama-boolq-{method}_on_c4-sparsity50-sparse_to_dense-seed0")
-
-
-def test_the_runs_of_a_method_that_updates_weights_start_from_its_pruned_base():
-    updating = [name for name in grid.METHODS if get_method(name).updates_weights]
-    assert updating == list(grid.UPDATING_METHODS)
-    assert [name for name in updating if not get_method(name).allocation] == [
-        "unstructured_sparsegpt",
-        "semistructured_sparsegpt",
-    ]
-    for method in [*grid.METHODS, "dense", *(f"{name}_on_c4" for name in grid.TASK_METHODS)]:
-        run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
-        folder = "models/llama"
-        if get_method(method).updates_weights:
-            task = "" if "_on_" in method else "boolq/"
-            folder = f"pruned/llama/{task}sparsity50_{method}"
-        assert grid.fill(grid.base_manifest(method), run) == f"{folder}/manifest.json"
-    assert not set(grid.UPDATING_METHODS) & set(grid.MASKING_METHODS)
-    assert {*grid.UPDATING_METHODS, *grid.MASKING_METHODS} == set(grid.TASK_METHODS)
-
-
-def test_every_task_has_a_name_that_can_stand_in_a_run_id():
-    assert all(re.fullmatch(grid.WILDCARDS["task"], task.name) for task in TASKS)
 
 
 def programs(needed=targets.programs, **sections) -> dict[str, targets.Program]:
