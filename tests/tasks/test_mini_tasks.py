@@ -1,5 +1,6 @@
 """The mini tasks are balanced, disjoint between the splits, and reproducible. What ignores the context is right by chance."""
 
+import hashlib
 import json
 import random
 import re
@@ -83,26 +84,18 @@ def test_results_follow_from_their_questions():
             assert result > 0
 
 
-def test_the_first_validation_row_of_seed_0_stays_as_it_is():
-    first = {name: BY_NAME[name].generate("validation", 1, 0)[0] for name in MINIS}
-    assert first["boolq_mini"] == {
-        "passage": "David bought a sweater.",
-        "question": "did David buy a lantern",
-        "answer": False,
-    }
-    assert first["hellaswag_mini"] == {
-        "passage": "George wraps a modern watch.",
-        "activity_label": "Giving presents",
-        "ctx_a": "George wraps a modern watch.",
-        "ctx_b": "a friend receives",
-        "ctx": "George wraps a modern watch. a friend receives",
-        "endings": ["the modern watch.", "the cheap map.", "the cheap watch.", "the modern map."],
-        "label": 0,
-    }
-    assert first["gsm8k_mini"] == {
-        "question": "Brian has 9 maps and sells 3. How many maps does Brian have now?",
-        "answer": "9 - 3 = 6\n#### 6",
-    }
+# The first digits of the sha256 of 300 rows of both splits of seed 0, as json.dumps writes them.
+DIGESTS = {
+    "boolq_mini": "b7fe5239af2ec0a7",
+    "hellaswag_mini": "bdf79e1f581859b4",
+    "gsm8k_mini": "d55afe815e8e6efb",
+}
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_the_rows_stay_as_they_are(name):
+    both = [BY_NAME[name].generate(split, 300, 0) for split in SPLITS]
+    assert hashlib.sha256(json.dumps(both).encode()).hexdigest().startswith(DIGESTS[name])
 
 
 def within_chance(hits: list[float], chance: float) -> bool:

@@ -110,12 +110,6 @@ def test_windows_of_a_text_reach_over_its_documents_and_blank_ones_add_nothing()
     assert shares_found({"": Texts([""], is_one_text=True), "all": sides[0]}, sides) == {"": 0.0, "all": 1.0}
 
 
-def test_long_texts_are_read_in_pieces_without_a_seam():
-    words = [f"word{n}" for n in range(300_000)]
-    (found,) = find([Texts([" ".join(words)], is_one_text=True)], [Texts([" " + "\n".join(words)], is_one_text=True)])
-    assert len(found) == 300_000 - 12 and found.all()
-
-
 def test_of_a_conversation_the_contents_before_the_answer_are_compared():
     task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
     rows = [

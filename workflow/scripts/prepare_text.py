@@ -31,11 +31,10 @@ def main(*, text: str, output: Path) -> None:
     check_ours(output.parent, "text", output, source_file(output))
     check_apart([output, source_file(output)], [local])
     hold(output)
-    place = TextPlace(local, section.hub, "train", "masks.calibration.NAME.text")
-    documents = place.documents()
+    documents, source = TextPlace(local, section.hub, "train", "masks.calibration.NAME.text").load()
     if not any(document.strip() for document in documents):
         raise InputError(f"{text}: the text is empty", "give another text")
-    write_source_text(output, documents_lines(documents), place.source())
+    write_source_text(output, documents_lines(documents), source)
 
 
 if __name__ == "__main__":

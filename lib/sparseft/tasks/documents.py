@@ -48,12 +48,6 @@ class TextPlace:
         rows = rows_of_split(dataset, self.split, self.hub, DOCUMENT)
         return [row["text"] for row in rows], hub_source(self.hub, dataset)
 
-    def documents(self) -> list[str]:
-        return self.load()[0]
-
-    def source(self) -> dict:
-        return self.load()[1]
-
 
 def read_documents(path: Path) -> tuple[list[str], str]:
     """Return the documents of a file, and its sha256. Raises InputError as `each_document` does, or if there is none."""
