@@ -166,11 +166,14 @@ def flags_of(main: object) -> list[str]:
     types = get_type_hints(main, include_extras=True)
     for name, parameter in inspect.signature(main).parameters.items():
         kind = (get_args(types[name]) or [None])[0]
-        place = next((place for place, section in SECTIONS.items() if section == getattr(kind, "__name__", "")), None)
+        bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
+        place = next((place for place, section in SECTIONS.items() if section in bases), None)
         if place:
             flags.append(f"[[keys of {place}](configuration.md#{place.lower().replace('.', '')})]")
         elif is_dataclass(kind):
             flags += flags_of(kind)
+        elif hasattr(kind, "model_fields"):
+            flags += [f"[`--{key}`]" for key in kind.model_fields]
         else:
             is_required = parameter.default is inspect.Parameter.empty
             flags.append(f"`--{name}`" if is_required else f"[`--{name}`]")
