@@ -1,4 +1,4 @@
-"""Call functions and scripts in forks of one process that has imported what they need (preload.py).
+"""Call functions and scripts in forks of one process that has imported what they need (jobs.py).
 
 Every call is a process of its own, with the folder and the environment of its test. A test may kill it.
 """
@@ -15,15 +15,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from library import VARIABLES
+from jobs import IMPORTED, VARIABLES
 from project import ROOT
 from tiny_models import MODELS
-from unsynced import write_unsynced
 
 # A fork imports the file of the function that it calls, and with it what the tests import.
 OF_TESTS = ("pytest", *(f"transformers.models.{name}.modeling_{name}" for name in MODELS))
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload([*OF_TESTS, "preload"])
+CONTEXT.set_forkserver_preload([*OF_TESTS, *IMPORTED])
 
 
 def script(name: str, *words: object) -> None:
@@ -65,14 +64,12 @@ def torchrun_s_variables(rank: int, number: int, port: int) -> dict[str, str]:
 
 def _run(said: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
     """Give this process its environment and the file for what it says, and call the function."""
-    # The server ignores an import that fails.
-    assert "preload" in sys.modules
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.clear()
     os.environ.update(VARIABLES | environment)
-    write_unsynced()
+    os.fsync = lambda descriptor: None
     try:
         function(*arguments)
     finally:

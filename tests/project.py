@@ -16,11 +16,15 @@ from pathlib import Path
 
 import torch
 import yaml
+from jobs import request
 from sparseft.storage import locks
 from sparseft.study.config import Config
 from sparseft.study.section import parse_section
 
 ROOT = Path(__file__).parents[1]
+JOBS = ROOT / "tests/jobs.py"
+# The servers of this process. Each ends when the pipe to it closes.
+RUNNING: list[subprocess.Popen] = []
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 
 
@@ -72,26 +76,15 @@ def _words(value: object) -> list[str]:
 
 
 @cache
-def _snakemake_server(python: str) -> subprocess.Popen:
-    """Start tests/snakemake_server.py, which ends with this process."""
-    command = [python, str(ROOT / "tests/snakemake_server.py")]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-@cache
-def _job_server(python: str) -> tuple[subprocess.Popen, str]:
-    """Start tests/job_server.py and return it with its address. The server ends with this process."""
+def job_server(python: str) -> str:
+    """Start tests/jobs.py, which ends with this process, and return its address."""
     address = f"{tempfile.mkdtemp()}/jobs"
-    command = [python, str(ROOT / "tests/job_server.py"), address]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    command = [python, JOBS, "--serve", address]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert server.stdout.readline() == "ready\n"
-    return server, address
-
-
-def job_client(python: str) -> list[str]:
-    """Return the command that takes the place of `python`: it runs the project's scripts in the job server."""
-    _, address = _job_server(python)
-    return [python, "-I", "-S", str(ROOT / "tests/job_client.py"), address]
+    RUNNING.append(server)
+    return address
 
 
 @contextmanager
@@ -117,30 +110,33 @@ class Study:
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
 
     def script(self, name: str, *arguments: object) -> subprocess.CompletedProcess:
-        """Run a script in the folder, in a fork of the job server."""
-        command = [*job_client(self.python), self.root / "workflow/scripts" / name, *arguments]
+        """Run a script in the folder."""
+        command = [
+            self.python,
+            "-I",
+            "-S",
+            JOBS,
+            job_server(self.python),
+            self.root / "workflow/scripts" / name,
+            *arguments,
+        ]
         return subprocess.run([str(part) for part in command], cwd=self.folder, env=self.environment(),
                               capture_output=True, text=True, check=False)  # fmt: skip
 
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
-        words = [*arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
-        environment = self.environment()
-        if not {"-n", "--dry-run"} & {*arguments}:
-            # The shell of a job takes the function `python` from this variable.
-            environment["BASH_FUNC_python%%"] = f'() {{ {shlex.join(job_client(self.python))} "$@"; }}'
-        code, said = self._in_fork(words, environment)
-        assert code == expect, said[-4000:]
-        return said
-
-    def _in_fork(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
-        """Run snakemake in a fork of the Snakemake server; returns its exit code and what it printed."""
-        server = _snakemake_server(self.python)
-        with tempfile.NamedTemporaryFile("r") as said:
-            request = {"folder": str(self.folder), "library": str(self.root / "lib"), "arguments": words,
-                       "environment": environment, "said": said.name}  # fmt: skip
-            print(json.dumps(request), file=server.stdin, flush=True)
-            return int(server.stdout.readline()), said.read()
+        address = job_server(self.python)
+        words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
+        # The shell of a job takes the function `python` from this variable.
+        client = shlex.join([self.python, "-I", "-S", str(JOBS), address])
+        environment = self.environment() | {"BASH_FUNC_python%%": f'() {{ {client} "$@"; }}'}
+        with tempfile.TemporaryFile("w+") as said, open(os.devnull) as nothing:
+            files = [nothing.fileno(), said.fileno(), said.fileno()]
+            code = request(address, words, files, str(self.folder), environment)
+            said.seek(0)
+            text = said.read()
+        assert code == expect, text[-4000:]
+        return text
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""

@@ -38,11 +38,11 @@ class Places:
 
 def script(
     places: Flags[Places],
-    schedule: Flags[Schedule] = Schedule(),  # noqa: B008
+    schedule: Flags[Schedule] = Schedule(),
     *,
     sparsity: tuple[float, ...] = (0.5,),
     plot: bool = False,
-    nested: Schedule = Schedule(),  # noqa: B008
+    nested: Schedule = Schedule(),
 ) -> tuple:
     """Do nothing.
 

@@ -1,0 +1,135 @@
+"""Run Snakemake and the scripts of its jobs in forks of one process that has imported what they import.
+
+A script needs seconds for its imports, and a study has dozens of jobs. Each run is a process of its own, with its own folder,
+environment, files and library, so no run sees what another one did. The server ends with the process that started it.
+
+    python jobs.py --serve SOCKET
+    python jobs.py SOCKET SCRIPT [ARGUMENTS]     run a script of the project there, and any other command in Python itself
+    python jobs.py SOCKET snakemake [ARGUMENTS]
+"""
+
+import json
+import os
+import socket
+import sys
+
+# Libraries read these when they are imported.
+VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+IMPORTED = (
+    "jinja2",
+    "pandas",
+    "snakemake.cli",
+    "snakemake.report",
+    "snakemake.workflow",
+    "sparseft.analysis.figures",
+    "sparseft.analysis.pages",
+    "sparseft.backends.torch",
+    "sparseft.command",
+    "sparseft.evaluation.harness",
+    "sparseft.evaluation.perplexity",
+    "sparseft.lora.merge",
+    "sparseft.masks.validation",
+    "sparseft.planning.inputs",
+    "sparseft.planning.requests",
+    "sparseft.pruning.mask_generator",
+    "sparseft.study.targets",
+    "transformers.models.llama.modeling_llama",
+)
+
+
+def request(address: str, arguments: list[str], files: list[int], folder: str, environment: dict[str, str]) -> int:
+    """Run a command in the server, with these standard files. Return its exit code, which is negative for a signal."""
+    content = {"folder": folder, "environment": environment, "arguments": arguments}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        socket.send_fds(connection, [b"\n"], files)
+        connection.sendall(f"{json.dumps(content)}\n".encode())
+        return int(connection.makefile().readline())
+
+
+def serve(address: str) -> None:
+    """Answer each request in a fork, until stdin ends. Return in the process of a run, with its arguments in sys.argv."""
+    import gc
+    import select
+    import signal
+    from importlib import import_module
+
+    os.environ |= VARIABLES
+    # No test needs its files after a power failure.
+    os.fsync = lambda descriptor: None
+    for name in IMPORTED:
+        import_module(name)
+    # A collection of garbage writes to every object, so the kernel would copy the memory that the forks share.
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        print("ready", flush=True)
+        while server in select.select([server, sys.stdin], [], [])[0]:
+            connection, _ = server.accept()
+            with connection:
+                if os.fork() == 0:
+                    server.close()
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    _, files, _, _ = socket.recv_fds(connection, 1, 3)
+                    content = json.loads(connection.makefile().readline())
+                    if (run := os.fork()) == 0:
+                        return prepare(content, files)
+                    code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
+                    connection.sendall(f"{code}\n".encode())
+                    os._exit(0)
+    os._exit(0)
+
+
+def prepare(content: dict, files: list[int]) -> None:
+    """Give this process the standard files, the folder, the environment, the library and the arguments of a run."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(content["folder"])
+    os.environ.clear()
+    os.environ.update(VARIABLES | content["environment"])
+    sys.argv = content["arguments"]
+    library = os.environ["PYTHONPATH"].split(os.pathsep)[0]
+    if not sys.modules["sparseft"].__file__.startswith(library):
+        # A copy of the project. Forget what was imported of this one.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "sparseft"]:
+            del sys.modules[name]
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    sys.path.insert(1, library)
+
+
+def run() -> None:
+    """Run Snakemake or a script, and end this process, without the second that freeing all modules takes."""
+    import atexit
+    import runpy
+
+    code = 0
+    try:
+        if sys.argv[0] == "snakemake":
+            sys.modules["snakemake.cli"].main()
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    # The scripts remove their locks in these.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    address, *arguments = sys.argv[1:]
+    if address == "--serve":
+        serve(arguments[0])
+        run()
+    if not arguments or "/workflow/scripts/" not in arguments[0]:
+        os.execv(sys.executable, [sys.executable, *arguments])
+    code = request(address, arguments, [0, 1, 2], os.getcwd(), dict(os.environ))
+    # A shell reports a signal as 128 + its number.
+    sys.exit(code if code >= 0 else 128 - code)
