@@ -205,7 +205,7 @@ def test_a_trainer_that_does_not_listen_is_killed(monkeypatch):
     deaf = subprocess.Popen(["bash", "-c", "trap '' TERM; echo x; while true; do sleep 0.1; done"], start_new_session=True,
                             stdout=subprocess.PIPE)  # fmt: skip
     deaf.stdout.read(1)
-    appliance._end(deaf)
+    appliance.end(deaf)
     assert deaf.returncode == -signal.SIGKILL
     deaf.stdout.close()
 

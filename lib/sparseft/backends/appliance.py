@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,8 +35,6 @@ BROKEN = re.compile(
 )
 FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(122|28)\b", re.IGNORECASE)
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)
-# What a lock file says of the process that holds it, or held it.
-_HOLDER = re.compile(r", process \d+ on ")
 
 
 class Failure(enum.Enum):
@@ -102,54 +99,35 @@ def run(command: list[str], name: str, log: Path, *, earlier: EarlierFailures, l
         raise
     if code == 0:
         return 0
-    failure = _report(name, code, _printed(log, begin), earlier)
-    return os.EX_TEMPFAIL if failure is Failure.RETRY else 2
-
-
-def _printed(log: Path, begin: int) -> str:
-    """Return what a trainer printed into `log` from the byte `begin` on, without its tracebacks.
-
-    A traceback quotes source lines and errors that were handled, which say nothing of the failure."""
     with open(log, errors="replace") as file:
         file.seek(begin)
-        return "".join(line for line in file if not line.startswith(TRACEBACK_PREFIX))
-
-
-def _report(name: str, code: int, printed: str, earlier: EarlierFailures) -> Failure:
-    """Classify a failure, keep it for later attempts, and print its error line if the trainer did not."""
+        # A traceback quotes source lines and errors that were handled, which say nothing of the failure.
+        printed = "".join(line for line in file if not line.startswith(TRACEBACK_PREFIX))
     failure = classify(printed)
     error_lines = re.findall("^error: (.*)$", printed, re.MULTILINE)
-    if error_lines and failure is Failure.PERMANENT:
-        line = error_lines[-1]
-    else:
-        line = _explained(name, code, failure, earlier.of_study)
+    ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
+    line = {
+        Failure.RETRY: f"{ended}: the appliance or the connection broke; another attempt continues from the last checkpoint",
+        Failure.STOP: f"the disk or its quota is full ({earlier.of_study}, of {name}); free space and start snakemake again",
+        Failure.PERMANENT: error_lines[-1] if error_lines else f"{ended}; see what it printed",
+    }[failure]
     earlier.keep(failure, line)
     if line not in error_lines:
         print(f"error: {line}", file=sys.stderr)
-    return failure
+    return os.EX_TEMPFAIL if failure is Failure.RETRY else 2
 
 
 @contextmanager
 def held(path: Path, name: str) -> Iterator[tuple[int]]:
-    """Wait for a lock file and hold it. Yield its descriptor, for a child that must hold it too.
-
-    Raises InputError for a file that is not a lock."""
+    """Wait for a lock file and hold it. Yield its descriptor, for a child that must hold it too."""
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            print(f"{name} waits: {path} is held by {file.read() or 'another job'}", file=sys.stderr, flush=True)
+            print(f"{name} waits: {path} is held by another job", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        content = file.read()
-        if content and not _HOLDER.search(content):
-            raise InputError(f"{path}: not a lock file, because it has other content", "name another cerebras.lock")
-        file.truncate(0)
-        file.write(f"{name}, process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         try:
             yield (file.fileno(),)
         finally:
@@ -159,7 +137,14 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
 
 def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
     """Run the trainer and return its exit code. Neither a process nor a job on the appliance remains after it."""
-    process = _start(command, inherited)
+    try:
+        # It inherits the lock, and so holds it even if this process is killed.
+        process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
+    except FileNotFoundError:
+        raise InputError(
+            f"{command[0]}: no such program",
+            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
+        ) from None
     try:
         return process.wait()
     finally:
@@ -167,25 +152,14 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
             signal.signal(number, signal.SIG_IGN)
         is_running = process.poll() is None
         if is_running:
-            _end(process)
+            end(process)
         # A trainer that is killed cannot cancel its own job.
         if is_running or process.returncode < 0 or process.returncode > KILLED:
             _cancel(label)
 
 
-def _start(command: list[str], inherited: tuple[int, ...]) -> subprocess.Popen:
-    """Start the trainer in a session of its own. It inherits the lock, and so holds it even if this process is killed."""
-    try:
-        return subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
-    except FileNotFoundError:
-        raise InputError(
-            f"{command[0]}: no such program",
-            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
-        ) from None
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End the trainer and its children, with SIGKILL if they take too long."""
+def end(process: subprocess.Popen) -> None:
+    """End a trainer and its children, with SIGKILL if they take too long."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(GRACE)
@@ -204,13 +178,3 @@ def _cancel(label: str) -> None:
     codes = [subprocess.run(["csctl", "cancel", "job", job], stdout=sys.stderr, check=False).returncode for job in jobs]
     if listed.returncode or any(codes) or not jobs:
         print(f"no job was cancelled for certain: look for it with `csctl get jobs | grep {label}`", file=sys.stderr)
-
-
-def _explained(name: str, code: int, failure: Failure, of_study: Path) -> str:
-    """Return what happened, and what to do about it."""
-    end = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
-    return {
-        Failure.RETRY: f"{end}: the appliance or the connection broke; another attempt continues from the last checkpoint",
-        Failure.STOP: f"the disk or its quota is full ({of_study}, of {name}); free space and start snakemake again",
-        Failure.PERMANENT: f"{end}; see what it printed",
-    }[failure]

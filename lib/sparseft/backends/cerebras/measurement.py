@@ -30,7 +30,15 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     Time is in seconds and memory in bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With
     `fill`, examples are cut or repeated to the sequence length. Raises InputError as `training.train` does."""
     trainer = Trainer(without_evaluation(job), cerebras, open_backend(cerebras, folder), folder, fill=fill)
-    cpu_share = _timed_run(trainer)
+    begin = time.perf_counter()
+    cpu_begin = time.process_time()
+    with appliance_needed():
+        trainer.run(0, job.settings.steps, saves=False)
+    cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
+    timed = len(trainer.progress.seconds)
+    # Without the time of a step, the others would seem faster.
+    if timed != job.settings.steps:
+        raise InputError(f"{timed} of {job.settings.steps} steps were timed", "report this line")
     on_csx = trainer.backend.backend_type.is_csx
     samples = job.settings.batch_size * (job.settings.steps - warmup)
     repeat = {
@@ -45,19 +53,3 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     # The memory that a training needs on the CS-3 is unknown.
     memory_kind = "resident, on the user node" if on_csx else "resident"
     return {**device_record(trainer), "peak_memory_kind": memory_kind, "repeat": repeat}
-
-
-def _timed_run(trainer: Trainer) -> float:
-    """Train, and return the share of its threads' time that the CPU gave to this process.
-
-    Raises InputError if a step has no time, because then the others would seem faster."""
-    steps = trainer.settings.steps
-    begin = time.perf_counter()
-    cpu_begin = time.process_time()
-    with appliance_needed():
-        trainer.run(0, steps, saves=False)
-    cpu_seconds = time.process_time() - cpu_begin
-    timed = len(trainer.progress.seconds)
-    if timed != steps:
-        raise InputError(f"{timed} of {steps} steps were timed", "report this line")
-    return cpu_seconds / (time.perf_counter() - begin) / torch.get_num_threads()

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sparseft.backends.cerebras.frozen_base import check_frozen, frozen_bits
 from sparseft.backends.cerebras.optimizer import optimizer_and_schedule
 from sparseft.backends.cerebras.package import RELEASE, cstorch
 from sparseft.backends.cerebras.plain_lora import plain_kind_of
@@ -67,17 +66,25 @@ class Trainer:
         )
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
-        self.identity = self._identity()
+        deciding = cerebras.model_dump(include=cerebras.DECIDING)
+        machine = [deciding, torch.get_num_threads(), versions(), RELEASE]
+        self.identity = job.identity(self.data, Path(__file__), machine)
         state = read_last_mdl(folder, self.identity)
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
         # The frozen weights before the training. Those on a CS-3 cannot be read during a training.
-        self.base = None if backend.backend_type.is_csx else frozen_bits(self.module)
+        parameters = {} if backend.backend_type.is_csx else dict(self.module.named_parameters())
+        self.base = {name: p.detach().clone() for name, p in parameters.items() if not p.requires_grad}
         self.compiled = cstorch.compile(self.module, backend)
         masks = ((f"model.{path}.weight", torch.from_numpy(job.mask.kept(layer))) for layer, path in paths.items())
         declare_sparse(self.compiled, masks)
         self.optimizer, self.schedule = optimizer_and_schedule(self.adapters().values(), self.settings)
-        self.progress = self._resume(state) if state else Progress()
+        self.progress = Progress()
+        if state:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.progress = Progress(**json.loads(state["progress"]))
+            self.progress.resumed_after.append(len(self.progress.curve))
         self.graph: Path | None = None
 
     def adapters(self) -> dict[str, nn.Parameter]:
@@ -87,7 +94,11 @@ class Trainer:
     def fit(self) -> Progress:
         """Train for settings.steps steps, with the evaluations in between. Raises InputError if the loss is not finite."""
         done = len(self.progress.curve)
-        for stop in self._stops(done):
+        every = self.settings.eval_every or self.settings.steps
+        # An execution stops before an evaluation and at the end.
+        for stop in (*range(every, self.settings.steps, every), self.settings.steps):
+            if stop < done:
+                continue
             if stop > done:
                 self.run(done, stop)
                 done = stop
@@ -169,19 +180,6 @@ class Trainer:
             self._save()
         self.graph = self.graph or executor.artifact_dir / "cirh.mlir"
 
-    def _identity(self) -> str:
-        """Return the digest of everything that decides the adapter's bits."""
-        deciding = self.cerebras.model_dump(include=self.cerebras.DECIDING)
-        machine = [deciding, torch.get_num_threads(), versions(), RELEASE]
-        return self.job.identity(self.data, Path(__file__), machine)
-
-    def _stops(self, done: int) -> list[int]:
-        """Return the steps at which an execution stops: before an evaluation and at the end. Leave out those before `done`."""
-        steps = self.settings.steps
-        every = self.settings.eval_every
-        stops = [*range(every, steps, every), steps] if every else [steps]
-        return [stop for stop in stops if stop >= done]
-
     def _executed(self, steps: int) -> int:
         """Return the number of steps to execute; 1 if the program is only compiled."""
         return steps if self.backend.is_e2e_execution else 1
@@ -218,11 +216,14 @@ class Trainer:
                 {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
             )
             say_step(step, self.settings.steps, loss)
-            if self.base is not None:
-                check_frozen(self.module, self.base, step)
-                # Only the CPU backend makes this check, and waits for it. So its time belongs to no step.
-                now = time.perf_counter()
-            self.begin = now
+            for name, before in self.base.items():
+                after = self.module.get_parameter(name).detach()
+                if not torch.equal(after.view(torch.uint8), before.view(torch.uint8)):
+                    raise InputError(
+                        f"step {step} changed the frozen {name}", "report this line; no adapter was written"
+                    )
+            # The check belongs to no step. Only the CPU backend makes it.
+            self.begin = time.perf_counter() if self.base else now
 
         return note
 
@@ -245,14 +246,6 @@ class Trainer:
         }
         write_mdl(self.folder, len(self.progress.curve), content)
         self.begin = time.perf_counter()
-
-    def _resume(self, state: dict) -> Progress:
-        """Continue from a saved state, and return its progress."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        progress = Progress(**json.loads(state["progress"]))
-        progress.resumed_after.append(len(progress.curve))
-        return progress
 
 
 def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool) -> dict[str, list[Example]]:

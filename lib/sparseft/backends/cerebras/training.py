@@ -1,7 +1,7 @@
 """The backend cerebras: train an adapter, or compile its program in advance.
 
 The parts are in package.py (cerebras-pytorch itself), trainer.py (the training), streams.py (its batches), optimizer.py,
-frozen_base.py, plain_lora.py (its layers), states.py (its saved states) and measurement.py (its speed).
+plain_lora.py (its layers), states.py (its saved states) and measurement.py (its speed).
 """
 
 from pathlib import Path

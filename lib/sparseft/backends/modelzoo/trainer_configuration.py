@@ -5,12 +5,10 @@ MaskedLora, FrozenBaseSparsity and LastCheckpoint are this project's (callbacks.
 workflow/scripts/run_modelzoo.py does.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.backends.modelzoo.model_section import model_section
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.config import Training
 from sparseft.training.job import TrainingJob
 
 # Of AdamW. ModelZoo adds it before the bias of the second moment is corrected, and torch adds it after that.
@@ -18,49 +16,56 @@ EPS = 1e-8
 CLUSTER_KEYS = ("num_csx", "job_labels", "job_priority", "job_time_sec", "mount_dirs", "python_paths")
 
 
-@dataclass(frozen=True)
-class Places:
-    """Name the files of a run: the masked checkpoint, the one to start from, the batches, the Trainer's own folder."""
+def trainer_configuration(
+    job: TrainingJob, cerebras: CerebrasJob, checkpoint: Path, start: Path, model_dir: Path
+) -> dict:
+    """Return the configuration of a run. Raises InputError as `model_section` does.
 
-    checkpoint: Path
-    start: Path
-    batches: Path
-    model_dir: Path
-
-
-def trainer_configuration(job: TrainingJob, cerebras: CerebrasJob, places: Places) -> dict:
-    """Return the configuration of a run. Raises InputError as `model_section` does."""
+    checkpoint: the masked .mdl file
+    start: the checkpoint that the Trainer starts from
+    model_dir: the Trainer's own folder, with the batches in data/"""
     settings = job.settings
-    start = str(places.start.resolve())
+    warmup = settings.steps_to_peak
+    # As transformers' get_cosine_schedule_with_warmup: a line from 0, then a cosine to 0.
+    rate = {"initial_learning_rate": settings.learning_rate, "end_learning_rate": 0.0}
+    cosine = {"CosineDecayLR": {**rate, "total_iters": settings.steps - warmup}}
+    line = {"initial_learning_rate": 0.0, "end_learning_rate": settings.learning_rate, "total_iters": warmup}
+    # A CS-3 computes in cbfloat16, for which ModelZoo needs dynamic loss scaling. The CPU backend computes in fp32.
+    precision = {"fp16_type": "bfloat16"}
+    backend = {"backend_type": "CPU"}
+    if cerebras.on_csx:
+        precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
+        cluster = {name: getattr(cerebras, name) for name in CLUSTER_KEYS}
+        backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cluster}
+    adamw = {"betas": [0.9, 0.999], "eps": EPS, "weight_decay": settings.weight_decay, "correct_bias": True}
     init = {
-        "backend": _backend(cerebras),
-        "model_dir": str(places.model_dir.resolve()),
+        "backend": backend,
+        "model_dir": str(model_dir.resolve()),
         "seed": job.seed,
         "model": model_section(job.checkpoint.folder) | {"compute_eval_metrics": False},
-        "optimizer": {"AdamW": _adamw(settings)},
-        "schedulers": [_schedule(settings)],
-        "precision": _precision(settings, cerebras),
+        "optimizer": {"AdamW": adamw},
+        "schedulers": [{"SequentialLR": {"schedulers": [{"LinearLR": line}, cosine]}} if warmup else cosine],
+        "precision": {"enabled": cerebras.on_csx, "max_gradient_norm": settings.max_grad_norm, **precision},
         "loop": {"max_steps": settings.steps},
         "checkpoint": {"steps": settings.save_every or settings.steps},
         "logging": {"log_steps": 1},
-        "callbacks": _callbacks(job, cerebras, places),
+        "callbacks": _callbacks(job, cerebras, str(checkpoint.resolve())),
     }
-    train = _loader(places.batches / "train", settings.batch_size)
-    validation = _loader(places.batches / "validation", job.evaluation_batch_size)
+    train = _loader(model_dir / "data/train", settings.batch_size)
+    validation = _loader(model_dir / "data/validation", job.evaluation_batch_size)
     return {
         "trainer": {
             "init": init,
-            "fit": {"ckpt_path": start, "train_dataloader": train},
-            "validate": {"ckpt_path": start, "val_dataloader": validation},
+            "fit": {"ckpt_path": str(start.resolve()), "train_dataloader": train},
+            "validate": {"ckpt_path": str(start.resolve()), "val_dataloader": validation},
         }
     }
 
 
-def _callbacks(job: TrainingJob, cerebras: CerebrasJob, places: Places) -> list[dict]:
+def _callbacks(job: TrainingJob, cerebras: CerebrasJob, checkpoint: str) -> list[dict]:
     """Return the callbacks in the order in which they run."""
     settings = job.settings
-    checkpoint = str(places.checkpoint.resolve())
-    flags = {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}
+    micro_batch = {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}
     lora = {
         "r": settings.lora_r,
         "alpha": settings.lora_alpha,
@@ -76,51 +81,13 @@ def _callbacks(job: TrainingJob, cerebras: CerebrasJob, places: Places) -> list[
         "gradient": settings.gradient,
     }
     return [
-        {"ScopedTrainFlags": flags},
-        {"ScopedValidateFlags": dict(flags)},
+        {"ScopedTrainFlags": micro_batch},
+        {"ScopedValidateFlags": dict(micro_batch)},
         {"Lora": {"lora_params": lora}},
         {"MaskedLora": masked_lora},
         {"FrozenBaseSparsity": {"checkpoint": checkpoint}},
         {"LastCheckpoint": {}},
     ]
-
-
-def _backend(cerebras: CerebrasJob) -> dict:
-    """Return where the Trainer computes."""
-    if not cerebras.on_csx:
-        return {"backend_type": "CPU"}
-    cluster = {name: getattr(cerebras, name) for name in CLUSTER_KEYS}
-    return {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cluster}
-
-
-def _adamw(settings: Training) -> dict:
-    """Return the settings of AdamW, without its learning rate."""
-    return {"betas": [0.9, 0.999], "eps": EPS, "weight_decay": settings.weight_decay, "correct_bias": True}
-
-
-def _schedule(settings: Training) -> dict:
-    """Return the schedule of transformers' get_cosine_schedule_with_warmup: a line from 0, then a cosine to 0."""
-    rate = settings.learning_rate
-    warmup = settings.steps_to_peak
-    cosine = {
-        "CosineDecayLR": {
-            "initial_learning_rate": rate,
-            "end_learning_rate": 0.0,
-            "total_iters": settings.steps - warmup,
-        }
-    }
-    if not warmup:
-        return cosine
-    line = {"LinearLR": {"initial_learning_rate": 0.0, "end_learning_rate": rate, "total_iters": warmup}}
-    return {"SequentialLR": {"schedulers": [line, cosine]}}
-
-
-def _precision(settings: Training, cerebras: CerebrasJob) -> dict:
-    """Return the precision: cbfloat16 on a CS-3, where ModelZoo needs dynamic loss scaling, and fp32 on its CPU backend."""
-    kind = {"fp16_type": "bfloat16"}
-    if cerebras.on_csx:
-        kind = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
-    return {"enabled": cerebras.on_csx, "max_gradient_norm": settings.max_grad_norm, **kind}
 
 
 def _loader(folder: Path, batch_size: int) -> dict:

@@ -10,7 +10,7 @@ import yaml
 
 from sparseft.backends.modelzoo.data_files import write_batches
 from sparseft.backends.modelzoo.export import CHECKPOINT
-from sparseft.backends.modelzoo.trainer_configuration import Places, trainer_configuration
+from sparseft.backends.modelzoo.trainer_configuration import trainer_configuration
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
@@ -57,38 +57,24 @@ class TrainerRun:
 
     def write(self, configuration: Path, start: Path | None = None) -> Path:
         """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked checkpoint."""
-        places = Places(self.checkpoint, start or self.checkpoint, self.model_dir / "data", self.model_dir)
-        content = trainer_configuration(self.job, self.cerebras, places)
+        start = start or self.checkpoint
+        content = trainer_configuration(self.job, self.cerebras, self.checkpoint, start, self.model_dir)
         configuration.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(configuration) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False))
         return configuration
 
     def last_checkpoint(self) -> tuple[int, Path] | None:
-        """Return the step and the path of the Trainer's newest complete checkpoint; None if there is none.
-
-        Raises InputError if that one is complete and cannot be read. It stays."""
+        """Return the step and the path of the Trainer's newest complete checkpoint; None if there is none."""
         by_step = [(int(path.stem.split("_")[1]), path) for path in self.model_dir.glob("checkpoint_*.mdl")]
         for step, path in sorted(by_step, reverse=True):
-            file = MdlFile(path)
             try:
-                opened = file.file
+                with closing(MdlFile(path).file):
+                    return step, path
             except InputError as error:
                 # The file is truncated, or was partly written.
                 print(f"{error.args[0]}: it is not used", file=sys.stderr)
-                continue
-            with closing(opened):
-                if file.tensors:
-                    return step, path
         return None
-
-    def finished(self) -> Path | None:
-        """Return the checkpoint of the last step; None if it does not exist."""
-        last = self.last_checkpoint()
-        if last is None:
-            return None
-        step, path = last
-        return path if step == self.job.settings.steps else None
 
 
 def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder: Path) -> TrainerRun:
@@ -98,7 +84,11 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
     not allow the settings; or if ModelZoo does not train the architecture."""
     MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
     job.settings.check(job.mode, {layer.rpartition(".")[2] for layer in prunable_layers(job.checkpoint)})
-    _check_exported(job, exported)
+    report = read_json(exported / "export.json", "write it with export_modelzoo.py --mask_path")
+    if report.get("inputs") != {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}:
+        raise InputError(f"{exported}: of another model or mask", "write it again with export_modelzoo.py")
+    if sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
+        raise InputError(f"{exported / CHECKPOINT}: not as it was written", "write it again with export_modelzoo.py")
     tokenizer = load_tokenizer(job.checkpoint.folder)
     data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
     refuse_longer(
@@ -108,12 +98,3 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
         "set cerebras.sequence_length to the longest's, or leave them out of the data",
     )
     return TrainerRun(job, cerebras, exported / CHECKPOINT, data, folder)
-
-
-def _check_exported(job: TrainingJob, exported: Path) -> None:
-    """Raise InputError if an exported folder is not of the job's model and mask, or not as it was written."""
-    report = read_json(exported / "export.json", "write it with export_modelzoo.py --mask_path")
-    if report.get("inputs") != {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}:
-        raise InputError(f"{exported}: of another model or mask", "write it again with export_modelzoo.py")
-    if sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
-        raise InputError(f"{exported / CHECKPOINT}: not as it was written", "write it again with export_modelzoo.py")

@@ -38,7 +38,16 @@ def train(run: TrainerRun) -> dict:
     modelzoo = ModelZoo.from_environment()
     _remove_other_training(run, modelzoo)
     run.write_batches()
-    finished = _train_all_steps(run, modelzoo)
+    last = run.last_checkpoint()
+    if last is None:
+        # Logs without a checkpoint are those of an earlier training whose adapter was written.
+        shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
+        modelzoo.run(run.write(run.folder / "trainer.yaml"), "train")
+    elif last[0] < run.job.settings.steps:
+        modelzoo.run(run.write(run.model_dir / "resumed.yaml", last[1]), "train")
+    step, finished = run.last_checkpoint() or (0, None)
+    if step != run.job.settings.steps:
+        raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
     modelzoo.run(run.write(run.model_dir / "evaluation.yaml", finished), "eval")
     check_frozen(MdlFile(run.checkpoint), MdlFile(finished))
     factors = trained_factors(run, MdlFile(finished))
@@ -56,26 +65,18 @@ def remove_states(folder: Path) -> None:
     shutil.rmtree(folder / "modelzoo/data", ignore_errors=True)
 
 
-def _train_all_steps(run: TrainerRun, modelzoo: ModelZoo) -> Path:
-    """Train from the last checkpoint, or from the start if there is none. Return the checkpoint of the last step."""
-    last = run.last_checkpoint()
-    if last is None:
-        # Logs without a checkpoint are those of an earlier training whose adapter was written.
-        shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
-        modelzoo.run(run.write(run.folder / "trainer.yaml"), "train")
-    elif not run.finished():
-        _, start = last
-        modelzoo.run(run.write(run.model_dir / "resumed.yaml", start), "train")
-    finished = run.finished()
-    if not finished:
-        raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
-    return finished
-
-
 def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
-    identity = _identity(run, modelzoo)
+    machine = [
+        run.cerebras.model_dump(include=run.cerebras.DECIDING),
+        code_digest(DRIVER, PROJECT / "lib"),
+        modelzoo.commit,
+        str(modelzoo.python),
+        torch.get_num_threads(),
+    ]
+    # Of everything that decides the adapter's bits.
+    identity = run.job.identity(run.data, Path(__file__), machine)
     if path.exists() and read_json(path).get("identity") == identity:
         return
     if run.model_dir.exists():
@@ -85,15 +86,3 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
         )
         shutil.rmtree(run.model_dir)
     write_json(path, {"identity": identity})
-
-
-def _identity(run: TrainerRun, modelzoo: ModelZoo) -> str:
-    """Return the digest of everything that decides the adapter's bits."""
-    machine = [
-        run.cerebras.model_dump(include=run.cerebras.DECIDING),
-        code_digest(DRIVER, PROJECT / "lib"),
-        modelzoo.commit,
-        str(modelzoo.python),
-        torch.get_num_threads(),
-    ]
-    return run.job.identity(run.data, Path(__file__), machine)
