@@ -8,7 +8,7 @@ from sparseft.checkpoints.modelzoo_names import Place, deinterleave, interleave,
 from tiny_models import MODELS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-HEADS, HEAD_DIM, HIDDEN, RANK, TOKENS = 3, 8, 10, 2, 5
+HEADS, HEAD_DIM, HIDDEN, TOKENS = 3, 8, 10, 5
 RNG = np.random.default_rng(0)
 W = RNG.integers(-9, 9, (HEADS * HEAD_DIM, HIDDEN)).astype(np.float32)
 ANGLES = torch.arange(TOKENS)[:, None] * 100.0 ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM / 2))  # (T, d/2)
@@ -64,11 +64,6 @@ def test_deinterleave_is_the_inverse(shape):
     np.testing.assert_array_equal(interleave(deinterleave(rows, HEAD_DIM), HEAD_DIM), rows)
 
 
-def test_whole_heads_can_be_permuted_separately():
-    parts = [interleave(W[:HEAD_DIM], HEAD_DIM), interleave(W[HEAD_DIM:], HEAD_DIM)]
-    np.testing.assert_array_equal(np.concatenate(parts), interleave(W, HEAD_DIM))
-
-
 def rotated_pairs(rows: torch.Tensor) -> torch.Tensor:
     """Return rows (heads, T, d) after RoFormer's rotation of neighbours (arXiv 2104.09864, equation 34)."""
     pairs = torch.view_as_complex(rows.reshape(*rows.shape[:-1], -1, 2).contiguous())
@@ -89,12 +84,3 @@ def test_attention_scores_are_the_same_with_rotated_neighbours():
     torch.testing.assert_close(q_cs @ k_cs.transpose(1, 2), (q @ k.transpose(2, 3))[0], rtol=1e-5, atol=1e-4)
     wrong = rotated_pairs(heads(W)) @ rotated_pairs(heads(K)).transpose(1, 2)
     assert (wrong - (q @ k.transpose(2, 3))[0]).abs().max() > 1
-
-
-def test_a_masked_merge_is_the_same_in_either_coordinates():
-    """P((W + s B A) * M) = (P W + s (P B) A) * P M, to the bit, because the values are small integers."""
-    A = RNG.integers(-9, 9, (RANK, HIDDEN)).astype(np.float32)
-    B = RNG.integers(-9, 9, (HEADS * HEAD_DIM, RANK)).astype(np.float32)
-    M = RNG.random(W.shape) < 0.5
-    W_cs, B_cs, M_cs = (interleave(rows, HEAD_DIM) for rows in (W, B, M))
-    np.testing.assert_array_equal(deinterleave((W_cs + 2 * B_cs @ A) * M_cs, HEAD_DIM), (W + 2 * B @ A) * M)

@@ -1,7 +1,6 @@
 """The table of training backends: everything that depends on a backend hangs on its value."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,10 @@ import yaml
 from project import ROOT
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
-from sparseft.planning.start_notes import start_notes
 from sparseft.study import targets
-from sparseft.study.backends import BACKENDS, TORCH, backend_sections
+from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.config import Config, Training
 from sparseft.study.section import parse_section
-from tiny_models import change_json
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 NAMES = [backend.name for backend in BACKENDS]
@@ -53,14 +50,6 @@ def test_no_code_outside_a_backend_compares_with_its_name():
     assert found == []
 
 
-def test_only_a_backend_of_this_machine_is_told_of_its_gpus_and_a_cluster_s_jobs_are_not():
-    for backend in BACKENDS:
-        notes = start_notes(study(backend=backend.name), 2, is_queued=False)
-        assert any("GPUs of this machine: 2" in note for note in notes) == backend.uses_this_machine
-    assert start_notes(study(backend=TORCH.name), 2, is_queued=True) == []
-    assert start_notes(study(backend=TORCH.name, resources={"gpus": 1}), 2, is_queued=False) == []
-
-
 @pytest.mark.parametrize(
     ("backend", "name", "is_trained"),
     [
@@ -83,15 +72,6 @@ def test_a_model_that_a_backend_does_not_train_is_refused_before_anything_runs(t
         check_sources(config)
 
 
-def test_a_class_that_is_unknown_is_refused_before_anything_runs(tmp_path, tiny_models):
-    model = tmp_path / "mine"
-    shutil.copytree(tiny_models["llama"], model)
-    change_json(model / "config.json", architectures=["GPT2LMHeadModel"])
-    models = {"mine": {"source": f"path:{model}"}}
-    with pytest.raises(InputError, match=r"architecture GPT2LMHeadModel .*LlamaForCausalLM.*docs/extending\.md"):
-        check_sources(study(models=models, grid={**DEFAULT["grid"], "models": ["mine"]}))
-
-
 @pytest.mark.parametrize("stage", ["throughput", "results/analysis/throughput_vs_batch_size.csv", CELL])
 def test_measurements_that_a_backend_cannot_make_are_refused_by_their_targets(stage):
     model, task = DEFAULT["grid"]["models"][0], DEFAULT["grid"]["tasks"][0]
@@ -100,14 +80,6 @@ def test_measurements_that_a_backend_cannot_make_are_refused_by_their_targets(st
     with pytest.raises(InputError, match="backend modelzoo"):
         targets.check_settings(study(backend="modelzoo"), target)
     targets.check_settings(study(backend="modelzoo"), "results/analysis/summary.csv")
-
-
-def test_a_mask_that_the_settings_do_not_allow_is_refused_even_if_its_method_is_not_in_the_grid():
-    target = f"masks/{DEFAULT['grid']['models'][0]}/masks_sparsity55_semistructured.pt"
-    grid = {**DEFAULT["grid"], "methods": ["unstructured"], "sparsities": [55]}
-    with pytest.raises(InputError, match="semistructured: 55 %"):
-        targets.check_settings(study(grid=grid), target)
-    targets.check_settings(study(grid=grid), target.replace("semistructured", "unstructured"))
 
 
 @pytest.mark.parametrize("backend", ["cerebras", "modelzoo"])
