@@ -8,7 +8,6 @@ import pytest
 from runs import in_default_environment
 from tiny_models import PRUNABLE_LAYERS
 
-NOT_DECLARED = "import sparseft.backends.cerebras.trainer as c; c.declare_sparse = lambda *_: None"
 STOCK_EXPERTS = "import sparseft.backends.fixed_length as f; f.make_experts_dense = lambda model: None"
 
 
@@ -30,15 +29,6 @@ def lower(inputs, output: Path, run: str, **options) -> dict:
 )  # fmt: skip
 def test_a_sparse_training_lowers_with_every_prunable_layer_declared(inputs, tmp_path, run):
     assert lower(inputs, tmp_path, run)["sparse"] == [PRUNABLE_LAYERS[run.split("-")[0]]] * 2
-
-
-@pytest.mark.parametrize("run", ["llama-unstructured-50-sparse_to_sparse", "mixtral-dense-00-sparse_to_dense"])
-def test_a_training_lowers_without_the_declaration_too(inputs, tmp_path, run):
-    assert lower(inputs, tmp_path, run, patch=NOT_DECLARED)["sparse"] == [0, 0]
-
-
-def test_the_straight_through_gradient_lowers(inputs, tmp_path):
-    lower(inputs, tmp_path, "llama-unstructured-50-sparse_to_sparse", gradient="straight_through")
 
 
 def test_the_same_check_refuses_an_operation_that_is_not_supported(inputs, tmp_path):

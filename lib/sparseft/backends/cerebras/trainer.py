@@ -159,6 +159,13 @@ class Trainer:
             factors[name] = (A, B)
         return factors
 
+    def check_base(self, step: int) -> None:
+        """Raise InputError if a step changed a bit of the frozen base, for example a zero."""
+        for name, before in self.base.items():
+            after = self.module.get_parameter(name).detach()
+            if not torch.equal(after.view(torch.uint8), before.view(torch.uint8)):
+                raise InputError(f"step {step} changed the frozen {name}", "report this line; no adapter was written")
+
     def run(self, done: int, stop: int, *, saves: bool = True) -> None:
         """Run the steps `done` + 1 to `stop` in one execution. With `saves`, save at least the state of the last step."""
         loader = cstorch.utils.data.DataLoader(
@@ -216,12 +223,7 @@ class Trainer:
                 {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
             )
             say_step(step, self.settings.steps, loss)
-            for name, before in self.base.items():
-                after = self.module.get_parameter(name).detach()
-                if not torch.equal(after.view(torch.uint8), before.view(torch.uint8)):
-                    raise InputError(
-                        f"step {step} changed the frozen {name}", "report this line; no adapter was written"
-                    )
+            self.check_base(step)
             # The check belongs to no step. Only the CPU backend makes it.
             self.begin = time.perf_counter() if self.base else now
 
