@@ -7,7 +7,6 @@ CEREBRAS_RELEASE ?= 2.10.0
 CEREBRAS_TESTS ?= tests/cerebras
 KILLS ?= 30
 SEED ?= 0
-FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 # Python compiles a module when a command imports it. Compiling every installed module would take a minute.
 PIP := --quiet --no-compile --disable-pip-version-check
@@ -19,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm test-gpu docs chaos fuzz lint format bench bench-gpu
+.PHONY: help install run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm test-gpu docs chaos lint format bench bench-gpu
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,12 +51,6 @@ test-modelzoo: .venv/installed-tests ## test the backend modelzoo; MODELZOO_HOME
 
 chaos: .venv/installed-tests ## kill a small study 30 times at random moments, and check that its results stay the same; half an hour
 	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
-
-fuzz: .venv/installed-tests ## random files for each of four parsers, ten minutes each
-	$(call install-extra,fuzz)
-	for parser in mask safetensors mdl log; do \
-	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
 
 test-slurm: .venv/installed-tests ## test profiles/pbs, and a real Slurm of one node; needs root, slurm-wlm and munge
 	$(call install-extra,cluster)

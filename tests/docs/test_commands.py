@@ -12,7 +12,6 @@ import yaml
 from pages import PAGES, ROOT, commands, configurations, files
 from snakemake import cli
 from sparseft.command import parse
-from sparseft.errors import InputError
 from sparseft.study.configfiles import read_configuration
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -148,42 +147,7 @@ def test_a_configuration_that_a_page_shows_is_valid(page, tmp_path):
         read_configuration([tmp_path / name])
 
 
-@pytest.mark.parametrize(("text", "fault"), [
-    ("training: {stepz: 3}", "training.stepz"),
-    ("grid: {methods: [magic]}", "grid.methods"),
-])  # fmt: skip
-def test_a_wrong_configuration_is_found(text, fault, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"Write `my.yaml`:\n\n```yaml\n{text}\n```\n")
-    with pytest.raises(InputError, match=fault):
-        test_a_configuration_that_a_page_shows_is_valid(page, tmp_path)
-
-
 def test_the_pages_have_commands_of_every_kind():
     programs = {Path(words[0]).name for _, words in ASKED}
     assert {"make", "snakemake", "python"} <= programs
     assert len(ASKED) > 30
-
-
-@pytest.mark.parametrize(("command", "fault"), [
-    ("make everything", "no target everything"),
-    ("snakemake --no-such-option", "SystemExit"),
-    ("snakemake --configfile config/nothing.yaml", "no file config/nothing.yaml"),
-    ("snakemake results/analysis/summaries.csv", "summaries.csv"),
-    ("snakemake --profile profiles/nothing", "profiles/nothing"),
-    ("snakemake masks/smollm2/masks_sparsity50_nothing.pt", "masks_sparsity50_nothing.pt"),
-    ("snakemake --config backend=abacus", "backend"),
-    ("python workflow/scripts/estimate.py --no_such_flag 1", "--no_such_flag"),
-    ("python workflow/scripts/nothing.py", "no file workflow/scripts/nothing.py"),
-    (".venv/bin/no_such_program", "no program .venv/bin/no_such_program"),
-])  # fmt: skip
-def test_a_wrong_command_is_found(command, fault, tmp_path, monkeypatch):
-    page = tmp_path / "page.md"
-    page.write_text(f"```\n{command}  # a comment\n```\n")
-    (words,) = commands(page)
-    for name in FOLDERS:
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises((AssertionError, SystemExit, InputError)) as error:
-        test_a_command_of_a_page_is_understood(page, words, tmp_path)
-    assert fault in f"{type(error.value).__name__} {error.value}"
