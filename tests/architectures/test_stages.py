@@ -2,7 +2,7 @@
 
 Each stage is one test, and the id of a test names the architecture. A new architecture joins by its entry in MODELS.
 
-    prepare    every tensor of the source, and the sizes that the estimate gives
+    prepare    every tensor of the source
     masks      of every pattern and every kind of importance
     train      a few steps in both modes
     merge      the logits of the trained model
@@ -180,19 +180,16 @@ def stages(request, tmp_path_factory) -> Stages:
     return Stages(tmp_path_factory.mktemp(request.param), request.param, torch.float32, {}, {})
 
 
-def test_prepare_keeps_every_tensor_and_the_estimate_has_its_bytes(stages):
+def test_prepare_keeps_every_tensor(stages):
     assert stages.manifest["prunable_layers"] == PRUNABLE_LAYERS[stages.name]
     before = load_file(stages.source / "model.safetensors")
     after = load_file(stages.folder / "base/model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    subject = described(stages.name, stages.model)
-    assert subject.bytes == (stages.folder / "base/model.safetensors").stat().st_size
-    assert subject.prunable_weights == stages.manifest["prunable_weights"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_masks_of_every_pattern_cover_every_layer_and_have_the_estimated_bytes(stages, method):
+def test_masks_of_every_pattern_cover_every_layer(stages, method):
     mask = stages.mask(method)
     assert len(mask.shape) == PRUNABLE_LAYERS[stages.name]
     assert mask.meta["reached"] == pytest.approx(0 if method == "dense" else 0.5, abs=0.01)
@@ -254,9 +251,6 @@ def test_a_smaller_model_has_the_masked_logits_in_stock_transformers(stages):
     assert record["after"]["parameters"] < record["before"]["parameters"]
     small = Checkpoint(stages.folder / "small")
     assert_close(stock_logits(small), stock_logits(trained.merged))
-    # What is as long as the heads or channels that are left out is smaller too, and nothing else is.
-    model = Model(source=f"path:{small.folder}", dtype="float32")
-    assert described("small", model).shapes == {name: tensor.shape for name, tensor in small.tensors.items()}
 
 
 def test_a_vector_that_changes_fails_the_proof(stages, tmp_path):

@@ -11,7 +11,7 @@ from sparseft.language_model.batches import Example, collate, encode, shuffled
 from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME, TASKS, instruction, text
 from sparseft.tasks.task import Task
-from tiny_models import append_token, rewrite_text, save_tiny
+from tiny_models import append_token, save_tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -61,24 +61,15 @@ INDIVISIBLE = "boolq_mini: .*tokens of the prompt.*answer.*"
 def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
     assert tokenizer.encode("a")[1:] == [258]
-    for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
-        task = BY_NAME[name]
-        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, .*number 1"
-        with pytest.raises(InputError, match=f"^{fault}"):
-            encode(task.generate("train", 4, 0), task, tokenizer, 512)
+    task = BY_NAME["boolq_mini"]
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 4 of 4 rows, .*number 1"):
+        encode(task.generate("train", 4, 0), task, tokenizer, 512)
 
 
 def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
     task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, .*number 1"):
         encode(task.generate("train", 3, 0), task, merging(), 512)
-
-
-def test_an_answer_without_tokens_is_refused(tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(rewrite_text(save_tiny("llama", tmp_path), " yes", ""))
-    rows = [{**AWKWARD, "answer": answer} for answer in (False, True, True)]
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, .*number 2"):
-        encode(rows, BY_NAME["boolq_mini"], tokenizer, 512)
 
 
 def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models):
@@ -114,12 +105,6 @@ def test_a_response_follows_its_prompt_as_both_are_written_and_ends(tiny_models,
     assert tokenizer.decode(example.ids[example.answer_start :]) == f"{response}</s>"
 
 
-def test_a_response_whose_first_letter_is_one_token_with_the_prompt_is_refused():
-    rows = [{"prompt": "Q", "response": " yes"}, {"prompt": "Q:", "response": " yes"}]
-    with pytest.raises(InputError, match=r"^mine: .*1 of 2 rows, the first is number 2.*spaces"):
-        encode(rows, RESPONSES, merging(), 512)
-
-
 def text_task(length: int) -> Task:
     return text.task_of("wiki", {"kind": "text", "length": length})
 
@@ -142,14 +127,10 @@ def test_two_sequences_are_enough_and_what_fills_none_is_left_out(tiny_models):
     tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
     for letters, sequences in ((8, 2), (11, 2), (12, 3)):
         assert len(encode([{"text": "a" * letters}], text_task(4), tokenizer, 512)) == sequences
-    with pytest.raises(InputError, match=r"^wiki: .*7 tokens.*two sequences of 4.*tasks\.wiki\.length"):
-        encode([{"text": "a" * 7}], text_task(4), tokenizer, 512)
-
-
-def test_a_sequence_longer_than_the_context_is_refused(tiny_models):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
     with pytest.raises(InputError, match=r"^tasks\.wiki\.length is 513 tokens.* takes 512"):
         encode([{"text": "a" * 2000}], text_task(513), tokenizer, 512)
+    with pytest.raises(InputError, match=r"^wiki: .*7 tokens.*two sequences of 4.*tasks\.wiki\.length"):
+        encode([{"text": "a" * 7}], text_task(4), tokenizer, 512)
 
 
 def test_a_batch_by_hand():
@@ -178,20 +159,14 @@ def test_every_example_comes_once_an_epoch(number, size, steps, buckets):
     assert number in (1, size) or len(set(whole)) > 1  # a new permutation each; one batch is sorted
 
 
-def test_buckets_sort_by_length_change_no_epoch_and_leave_the_order_random():
-    examples = [Example([0] * length, 0) for length in range(1, 33)]
-    found = batches(examples, 4, 16, buckets=4)
+def test_buckets_sort_by_length_and_leave_the_order_random():
+    found = batches([Example([0] * length, 0) for length in range(1, 33)], 4, 8, buckets=4)
     lengths = [[len(example.ids) for example in batch] for batch in found]
     assert lengths == [sorted(batch) for batch in lengths]
-    for start in range(0, 16, 8):  # two windows are an epoch
-        assert sorted(chain(*lengths[start : start + 8])) == list(range(1, 33))
-    for start in range(0, 16, 4):
-        window = lengths[start : start + 4]
-        assert list(chain(*sorted(window))) == sorted(chain(*window))  # no batch's lengths overlap another's
-        padding = [sum(max(batch) - length for length in batch) for batch in window]
-        plain = [sum(max(batch) - length for length in batch) for batch in zip(*sorted(window), strict=True)]
-        assert sum(padding) < sum(plain)
-    assert any(lengths[start : start + 4] != sorted(lengths[start : start + 4]) for start in range(0, 16, 4))
+    for window in (lengths[:4], lengths[4:]):
+        # No batch's lengths overlap another's.
+        assert list(chain(*sorted(window))) == sorted(chain(*window))
+    assert lengths[:4] != sorted(lengths[:4])
 
 
 def test_the_order_depends_only_on_the_seed():

@@ -4,7 +4,7 @@ import pytest
 from sparseft.errors import InputError
 from sparseft.language_model import limits
 from sparseft.language_model.batches import encode
-from sparseft.language_model.chat import FIXED_DATE, written_by_template
+from sparseft.language_model.chat import written_by_template
 from sparseft.tasks.instruction import task_of
 from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny
 from transformers import AutoTokenizer
@@ -48,15 +48,7 @@ def test_the_response_is_the_last_message_with_its_end_and_every_token_is_writte
     )
     assert tokenizer.decode(example.ids[example.answer_start :]) == "Bye</s>\n"
     assert (example.ids.count(BOS), example.ids.count(EOS)) == (5, 5)
-
-
-def test_the_tokens_are_those_of_transformers_own_rendering(folder):
-    tokenizer = tokenizer_with(folder, CHAT_TEMPLATE)
-    example = encoded(CHAT, tokenizer)
-    stock = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
-    prompt = tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert example.ids == stock
-    assert example.ids[: example.answer_start] == prompt
+    assert example.ids == tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
 
 
 def test_a_model_without_a_template_is_refused(folder):
@@ -75,28 +67,15 @@ def test_several_templates_need_a_default(folder):
 
 @pytest.mark.parametrize(("template", "fault"), [
     ("{{ raise_exception('System role not supported') }}", "chats, row 1: .* refuses the messages .*System role not supported"),
-    ("{{ messages[7].content }}", "row 1: .* refuses"),
-    ("{% for", "row 1: .* refuses"),
     ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),
-    ("{{ messages | length }}", "row 1: .* writes the earlier messages otherwise"),
+    ("{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}", "row 1: .* computes for more than 1 s"),
     ("{{ messages[-1].content }}", "row 1: .* writes the earlier messages otherwise"),
 ])  # fmt: skip
-def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, template, fault):
+def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, monkeypatch, template, fault):
+    monkeypatch.setattr(limits, "SECONDS", 1)
     with pytest.raises(InputError, match=fault) as refusal:
         encoded(SHORT, tokenizer_with(folder, template))
     assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("template", "fault"), [
-    ("{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}", "computes for more than 1 s"),
-    ("{% set s = namespace(t='ab') %}{% for a in range(60) %}{% set s.t = s.t ~ s.t %}{% endfor %}", "needs more than 1 GB"),
-    ("{{ messages[0].content * 10**6 }}", "gives a text of 2000000 characters"),
-])  # fmt: skip
-def test_a_template_has_limits_of_time_memory_and_text(folder, monkeypatch, template, fault):
-    monkeypatch.setattr(limits, "SECONDS", 1)
-    with pytest.raises(InputError, match=f"^chats, row 1: the chat template of {folder} {fault}"):
-        encoded(SHORT, tokenizer_with(folder, template))
 
 
 SKIPS_SYSTEM = CHAT_TEMPLATE.replace("messages %}", "messages if message.role != 'system' %}")
@@ -131,16 +110,8 @@ def test_blanks_around_a_message_may_be_removed_and_the_system_message_may_stand
     assert (prompt, whole) == ("[Hi][Hello]Be brief.[And?]", "[Hi][Hello]Be brief.[And?][Bye]")
 
 
-@pytest.mark.parametrize("call", ["strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"])
-def test_a_date_is_the_same_every_day(folder, call):
-    dated = "{% if strftime_now is defined %}{{ " + call + " }}{% endif %}|" + CHAT_TEMPLATE
+def test_a_date_is_the_same_every_day(folder):
+    dated = "{% if strftime_now is defined %}{{ strftime_now('%Y-%m-%d') }}{% endif %}|" + CHAT_TEMPLATE
     ((prompt, whole),) = written_by_template("chats", [SHORT], tokenizer_with(folder, dated))
     assert prompt == "26 Jul 2024|<s>user\nHi</s>\n<s>assistant\n"
     assert whole == f"{prompt}Hello</s>\n"
-    assert "26 Jul 2024" in FIXED_DATE
-
-
-def test_only_a_template_with_a_date_is_changed(folder):
-    # A macro before the template would take a newline away that stands first.
-    ((prompt, _),) = written_by_template("chats", [SHORT], tokenizer_with(folder, "\n" + CHAT_TEMPLATE))
-    assert prompt == "\n<s>user\nHi</s>\n<s>assistant\n"

@@ -29,10 +29,3 @@ def test_the_layers_of_an_unfused_model_are_the_matrices_of_its_files(tiny_model
     for layer in prunable_layers(checkpoint):
         linear = model.get_submodule(memory_path(checkpoint.architecture, layer))
         assert torch.equal(linear.weight, weights[f"{layer}.weight"])
-
-
-def test_a_dense_model_is_left_as_it_is(tiny_models):
-    model = AutoModelForCausalLM.from_pretrained(tiny_models["llama"])
-    before = [name for name, _ in model.named_modules()]
-    unfuse_experts(model)
-    assert [name for name, _ in model.named_modules()] == before

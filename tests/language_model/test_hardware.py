@@ -104,11 +104,3 @@ def test_a_limit_of_the_processor_s_instructions_is_part_of_what_decides_the_bit
     free = instructions()
     monkeypatch.setenv(name, "AVX2")
     assert instructions() != free
-
-
-def test_torch_s_own_limit_of_instructions_is_part_of_it_too():
-    # A program of its own, because torch reads the variable only when it is imported.
-    program = "from sparseft.language_model.hardware import instructions; print(instructions()[0])"
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "DEFAULT"

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.model import load_model
-from sparseft.language_model.sharded_model import empty_model, own_rows
+from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.sharded_model import own_rows
 from tiny_models import change_json, save_tiny
 
 CPU = torch.device("cpu")
@@ -33,11 +34,10 @@ def test_rows_are_divided_as_torch_divides_them(rows, processes):
 
 
 def test_an_empty_model_is_the_loaded_one_without_its_weights(tiny):
-    loaded, tokenizer = load_model(tiny.folder, CPU)
-    empty, same_tokenizer = empty_model(tiny.folder)
+    loaded, _ = load_model(tiny.folder, CPU)
+    empty = empty_model(Checkpoint(tiny.folder))
     assert empty.config.to_dict() == loaded.config.to_dict()
     assert not empty.training
-    assert same_tokenizer.get_vocab() == tokenizer.get_vocab()
     parameters = dict(empty.named_parameters())
     assert all(parameter.is_meta for parameter in parameters.values())
     described = [
@@ -50,16 +50,10 @@ def test_an_empty_model_is_the_loaded_one_without_its_weights(tiny):
     assert not buffers
 
 
-def test_an_empty_model_takes_the_dtype_of_its_files_where_config_json_has_none(tmp_path):
-    folder = save_tiny("llama", tmp_path / "m")
-    change_json(folder / "config.json", dtype=None)
-    assert empty_model(folder)[0].dtype == load_model(folder, CPU)[0].dtype == torch.bfloat16
-
-
 def test_the_rotary_buffers_of_an_old_checkpoint_are_no_fault_and_have_no_say(tmp_path):
     folder = altered(tmp_path / "m", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
     change_json(folder / "config.json", dtype=None)
-    assert empty_model(folder)[0].dtype == torch.bfloat16
+    assert empty_model(Checkpoint(folder)).dtype == load_model(folder, CPU)[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -73,11 +67,25 @@ def test_the_rotary_buffers_of_an_old_checkpoint_are_no_fault_and_have_no_say(tm
 )
 def test_a_model_that_does_not_fit_its_files_is_refused(tmp_path, changes, fault):
     with pytest.raises(InputError, match=fault):
-        empty_model(altered(tmp_path / "m", changes))
+        empty_model(Checkpoint(altered(tmp_path / "m", changes)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"dtype": "float32"}, "is in BF16, but its config.json describes a model in float32"),
+        ({"model_type": "mistral"}, "its model_type makes transformers load MistralForCausalLM"),
+    ],
+)
+def test_a_model_of_another_class_or_dtype_is_refused(tmp_path, keys, fault):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", **keys)
+    with pytest.raises(InputError, match=fault):
+        empty_model(Checkpoint(folder))
 
 
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
     folder = save_tiny("llama", tmp_path / "m")
     change_json(folder / "tokenizer_config.json", eos_token=None)
     with pytest.raises(InputError, match="end-of-sequence.*eos_token"):
-        empty_model(folder)
+        load_tokenizer(folder)

@@ -91,17 +91,6 @@ def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, has_bi
         torch.testing.assert_close(one, other, rtol=0, atol=bound * scale)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_empty_batch_has_zero_gradients(dtype):
-    """An expert has an empty batch if no token is routed to it."""
-    X, W, kept, A, B = problem(6, 4, 2, dtype)
-    leaves = [tensor.requires_grad_() for tensor in (X[:, :0], A, B)]
-    masked(leaves[0], W, kept, *leaves[1:], 1.5).sum().backward()
-    assert leaves[0].grad.shape == (2, 0, 4)
-    assert not A.grad.any()
-    assert not B.grad.any()
-
-
 def test_straight_through_is_the_gradient_of_dense_lora_at_the_masked_output():
     X, W, kept, A, B = problem(6, 4, 2)
     dY = torch.randn(2, 5, 6, dtype=torch.float64)
@@ -135,17 +124,6 @@ def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind, has_bias
     assert torch.equal(linear.weight, W * kept)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_bias_is_that_of_the_linear_and_takes_no_gradient(kind):
-    _, W, kept, _, _ = problem(6, 4, 2, torch.float32)
-    b = bias_of(W)
-    layer = layer_of(kind, W, kept if kind is MaskedLoRALinear else torch.ones_like(kept), b=b)
-    layer(torch.randn(3, 4, requires_grad=True)).sum().backward()
-    assert torch.equal(layer.bias, b)
-    assert layer.bias.grad is None
-    assert {name for name, parameter in layer.named_parameters() if parameter.requires_grad} == {"lora_A", "lora_B"}
-
-
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_bias):
@@ -168,17 +146,6 @@ def test_a_layer_without_a_token_returns_nothing_and_has_zero_gradients(kind, dt
     y.sum().backward()
     assert not layer.lora_A.grad.any()
     assert not layer.lora_B.grad.any()
-
-
-@pytest.mark.parametrize("kind", [StructuredLoRALinear, MaskedLoRALinear])
-def test_what_a_masked_layer_computes_is_what_it_merges_to(kind):
-    _, W, _, A, B = problem(6, 4, 2, torch.float32)
-    kept = torch.tensor([True, False, True, True, False, True])[:, None] & torch.tensor([True, True, False, True])
-    layer, x, linear = layer_of(kind, W, kept), torch.randn(3, 4), nn.Linear(4, 6, bias=False)
-    layer.lora_A.data, layer.lora_B.data = A, B
-    layer.merge_into(linear)
-    torch.testing.assert_close(linear.weight, (W + 2.0 * (B @ A)) * kept)
-    torch.testing.assert_close(layer(x), F.linear(x, linear.weight))
 
 
 def test_dense_and_masked_layers_differ_once_trained():

@@ -11,7 +11,7 @@ from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.language_model.loss import AnswerLoss
 from sparseft.lora import effective_weight
 from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import STOP_WINDOW, Training
@@ -86,19 +86,6 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("steps", "fraction"), [(20, 0.1), (10, 0.5), (5, 0.0)])
-def test_the_learning_rate_warms_up_to_its_peak_and_falls_as_a_cosine(tiny_llama, steps, fraction):
-    settings = Training(steps=steps, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_fraction=fraction)
-    rates = [point["learning_rate"] for point in run(tiny_llama, "sparse_to_dense", settings)[0]["loss_curve"]]
-    warmup = round(fraction * steps)
-    assert rates[:warmup] == pytest.approx([0.01 * step / warmup for step in range(warmup)])
-    assert rates[warmup] == max(rates) == 0.01
-    half_turns = [math.pi * step / (steps - warmup) for step in range(steps - warmup)]
-    assert rates[warmup:] == pytest.approx([0.005 * (1 + math.cos(angle)) for angle in half_turns])
-    assert 0 < rates[-1] < 0.0025
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(("steps", "fraction", "updates"), [
     (20, 0.1, 19), (4, 0.5, 3), (1, 0.9, 0),  # the first warm-up step has learning rate 0
     (5, 0.0, 5), (4, 0.1, 4),  # no warm-up step: the first step has the peak
@@ -120,24 +107,6 @@ def test_the_loss_falls(tiny, mode):
     assert losses[0] > 4
     assert record["final_loss"] == pytest.approx(sum(losses[-4:]) / 4)
     assert record["final_loss"] < 0.3 * losses[0]
-
-
-def test_the_tokens_are_those_of_the_examples_without_padding(tiny_llama):
-    loop = prepare(tiny_llama, "sparse_to_dense", Training(steps=8, batch_size=8, micro_batch_size=4))
-    record = loop.fit()
-    # Eight steps read the 32 examples twice.
-    assert record["tokens"] == 2 * sum(len(example.ids) for example in loop.data["train"])
-    assert record["tokens_per_second_overall"] * record["train_seconds"] == pytest.approx(record["tokens"])
-
-
-def test_the_first_loss_is_the_pruned_model_s(tiny):
-    settings = Training(steps=1, batch_size=8, micro_batch_size=4)
-    loop = prepare(tiny, "sparse_to_sparse", settings)
-    batch = next(shuffled(loop.data["train"], settings, 0))
-    record, _, _ = run(tiny, "sparse_to_sparse", settings)
-    assert record["loss_curve"][0]["loss"] == pytest.approx(
-        mean_answer_loss(AnswerLoss(loop.loss.model), batch, 8, CPU), rel=1e-5
-    )
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
@@ -164,6 +133,7 @@ def test_training_moves_the_adapters_alone_and_no_pruned_weight(tiny, mode):
 def test_speed_is_of_the_examples_and_tokens_without_padding(tiny_llama):
     settings = Training(steps=10, batch_size=4, micro_batch_size=2)
     record, _, _ = run(tiny_llama, "sparse_to_dense", settings)
+    assert record["tokens_per_second_overall"] * record["train_seconds"] == pytest.approx(record["tokens"])
     lengths = [len(example.ids) for example in prepare(tiny_llama, "sparse_to_dense", settings).data["train"]]
     for name in ("per_second", "per_second_overall"):
         per_sample = record[f"tokens_{name}"] / record[f"samples_{name}"]
@@ -171,12 +141,11 @@ def test_speed_is_of_the_examples_and_tokens_without_padding(tiny_llama):
     assert record["train_seconds"] * record["samples_per_second_overall"] == pytest.approx(40)
 
 
-@pytest.mark.parametrize("scale", [1e38, 1e20, 1e10])
-def test_a_training_that_explodes_is_told(tiny_llama, scale):
+def test_a_training_that_explodes_is_told(tiny_llama):
     settings = Training(steps=9, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0)
     loop = prepare(tiny_llama, "sparse_to_dense", settings)
     for layer in loop.layers.values():
-        layer.scale = scale
+        layer.scale = 1e20
     with pytest.raises(InputError, match=r"loss is .*gradient.* (nan|inf) at step \d; .*learning_rate"):
         loop.fit()
 
@@ -217,31 +186,12 @@ def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
         assert len(built) == expected
 
 
-def test_checkpointing_runs_the_layers_twice(tiny_llama):
-    for checkpointing in (False, True):
-        loop = prepare(tiny_llama, "sparse_to_dense", Training(gradient_checkpointing=checkpointing))
-        calls = []
-        loop.loss.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        loop.loss.train()
-        loop.loss(collate(loop.data["train"][:2])).sum().backward()
-        assert len(calls) == 1 + checkpointing
-
-
 def test_the_evaluation_loss_has_no_dropout_in_it(tiny_llama):
     settings = Training(steps=2, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.5)
     loop = prepare(tiny_llama, "sparse_to_dense", settings)
     loop.fit()
     loop.loss.train()
     assert loop.eval_loss() == loop.eval_loss()
-
-
-def test_straight_through_trains_otherwise(tiny_llama):
-    settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.01)
-    straight = settings.model_copy(update={"gradient": "straight_through"})
-    (exact, _, _), (biased, _, _) = (run(tiny_llama, "sparse_to_sparse", setting) for setting in (settings, straight))
-    first, last = ([abs(a["loss"] - b["loss"]) for a, b in zip(exact["loss_curve"], biased["loss_curve"], strict=True)][k]
-                   for k in (0, -1))  # fmt: skip
-    assert first == 0 < last
 
 
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
@@ -305,17 +255,15 @@ STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate":
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("saved_every", [1, 2, 3])
-def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path, saved_every):
-    free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=saved_every)
+def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path):
+    free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=2)
     stopped = free.model_copy(update={"stop_if_loss_above": 0.1})
-    whole, whole_layers, _ = run(tiny_llama, "sparse_to_sparse", free)
+    whole, _, _ = run(tiny_llama, "sparse_to_sparse", free)
     assert (whole["ended_early"], len(whole["loss_curve"])) == (None, 8)
     record, layers, _ = run(tiny_llama, "sparse_to_sparse", stopped)
     assert record["loss_curve"] == whole["loss_curve"][:3]
     mean = sum(point["loss"] for point in record["loss_curve"]) / 3
     assert record["ended_early"] == {"step": 3, "loss": pytest.approx(mean), "loss_above": 0.1}
-    assert record["samples_per_second_overall"] * record["train_seconds"] == pytest.approx(3 * 4)
     # The state of a training that was killed after its last step, or before it, leads to the same end.
     for _ in range(2):
         again = prepare(tiny_llama, "sparse_to_sparse", stopped, tmp_path / "state.pt")
@@ -323,8 +271,7 @@ def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_l
         assert (resumed["loss_curve"], resumed["ended_early"]) == (record["loss_curve"], record["ended_early"])
         for name, layer in layers.items():
             assert torch.equal(layer.lora_B, again.layers[name].lora_B)
-            assert not torch.equal(layer.lora_B, whole_layers[name].lora_B)
-    assert resumed["resumed_after_steps"][-1] == 3 // saved_every * saved_every
+    assert resumed["resumed_after_steps"][-1] == 2
 
 
 @pytest.mark.parametrize(

@@ -118,13 +118,6 @@ def test_the_first_error_is_that_of_the_pruned_layer_and_the_steps_lower_it(tiny
     assert record["train_seconds"] == pytest.approx(sum(layer["seconds"] for layer in layers))
 
 
-@pytest.mark.long
-def test_small_steps_lower_the_error_every_time(tiny_llama, tmp_path):
-    settings = SETTINGS.model_copy(update={"learning_rate": 0.002, "warmup_fraction": 0.0, "steps": 60})
-    for layer in run(tiny_llama, tmp_path, settings)["reconstruction"]["layers"]:
-        assert all(later < earlier for earlier, later in zip(layer["losses"], layer["losses"][1:], strict=False))
-
-
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     """The decoder layers of Gemma 3 differ in their windows and rotary angles."""
@@ -157,57 +150,6 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
         dA, dB = torch.autograd.grad(loss, (A, B), retain_graph=True)
         for ours, theirs in ((adapted[layer].lora_A.grad, dA), (adapted[layer].lora_B.grad, dB)):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
-
-
-class Projection(nn.Module):
-    """A decoder layer of a single linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj = nn.Linear(12, 8, bias=False)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return self.q_proj(states)
-
-
-class OneLayer(nn.Module):
-    """A model with one decoder layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(250, 12)
-        self.model = nn.Module()
-        self.model.layers = nn.ModuleList([Projection()])
-
-    def get_decoder(self):
-        return lambda input_ids, use_cache: self.model.layers[0](self.embedding(input_ids))
-
-
-@pytest.mark.long
-def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
-    torch.manual_seed(0)
-    model = OneLayer()
-    # The inputs are correlated, so that the kept weights can do the work of the pruned ones.
-    model.embedding.weight.data = torch.randn(250, 4) @ torch.randn(4, 12) + 0.3 * torch.randn(250, 12)
-    kept = torch.rand(8, 12) > 0.5
-    settings = Training(steps=3000, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
-    weight = model.model.layers[0].q_proj.weight.detach().clone()
-    x = torch.cat([model.embedding(torch.tensor(example.ids)) for example in EXAMPLES]).detach().double()
-    y = x @ weight.double().T
-    residuals = [
-        y[:, row] - x[:, own] @ torch.linalg.lstsq(x[:, own], y[:, row]).solution for row, own in enumerate(kept)
-    ]
-    best = torch.stack(residuals).square().mean().item()
-
-    def adapt(number: int) -> dict:
-        return attach(model, lambda _: kept, {"q_proj": "model.layers.0.q_proj"}, "reconstruct", settings)
-
-    reconstruction = LayerReconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
-    reconstruction.run()
-    [layer] = reconstruction.measured
-    # That of the pruned layer is 6 times the best error of any matrix under the mask, and it ends 4e-8 above the best.
-    assert layer.error_before > 5 * best > 0
-    assert best * (1 - 1e-6) < layer.error_after < best * (1 + 1e-6)
 
 
 @pytest.mark.long
@@ -251,14 +193,6 @@ def test_the_same_seed_gives_the_same_bits_even_after_a_kill(tiny_models, tmp_pa
 
 
 @pytest.mark.long
-def test_a_state_of_other_examples_is_not_continued(tiny_llama, tmp_path, capfd):
-    run(tiny_llama, tmp_path)
-    record = run(tiny_llama, tmp_path, examples=EXAMPLES[:2])
-    assert record["reconstruction"]["resumed_after_layers"] == []
-    assert "starts from its beginning" in capfd.readouterr().err
-
-
-@pytest.mark.long
 def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny_llama, tmp_path):
     """The two have the same weights outside the mask, as after a pruning that also changes the weights that it keeps."""
     dense = Checkpoint(tiny_llama.folder)
@@ -282,18 +216,6 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     merged = load_model(tmp_path / "merged", CPU)[0]
     validation = encode(ROWS["validation"], TASK, load_tokenizer(folder), 512)
     assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == record["eval_loss"]
-
-
-def test_a_structured_mask_is_reconstructed_with_its_thin_layers(tiny_llama, tmp_path):
-    mask = compute_masks(tiny_llama, "structured", [50])[50]
-    job = job_of(tiny_llama, mask=mask)
-    record = reconstruct(job, DenseTarget(tiny_llama, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt")
-    for layer in record["reconstruction"]["layers"]:
-        assert layer["error_after"] < 0.9 * layer["error_before"]
-    merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "merged")
-    merged, tokenizer = load_model(tmp_path / "merged", CPU)
-    validation = encode(ROWS["validation"], TASK, tokenizer, 512)
-    assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == pytest.approx(record["eval_loss"], rel=1e-5)
 
 
 def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):

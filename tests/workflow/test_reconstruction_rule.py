@@ -2,14 +2,11 @@
 
 import csv
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from killed import is_killed_after, products
-from project import ROOT, TINY_STUDY, Study, call_script, tiny_grid
+from project import TINY_STUDY, Study, call_script, tiny_grid
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
 
@@ -72,45 +69,17 @@ def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
         assert before["log_likelihoods"] == after["log_likelihoods"]
 
 
-def test_an_adapter_that_another_run_did_not_start_from_is_a_fault(study, tmp_path):
-    """The run that it starts from was made again with other settings, and the analysis sees it."""
-    copy = Study(Path(shutil.copytree(study.folder, tmp_path / "copy")))
-    text = (copy.folder / "study.yaml").read_text()
-    (copy.folder / "study.yaml").write_text(text.replace("steps: 12", "steps: 5"))
-    own = [f"{RUN.format('reconstruct')}/{name}.json" for name in ("train", "before_merge", "merge")]
-    assert copy.planned(f"{RUN.format('reconstruct_to_sparse')}/train.json") == {
-        "reconstruct_adapter": 1,
-        "train_adapter": 1,
-    }
-    copy.snakemake("--cores", "2", *own, f"{RUN.format('reconstruct')}/evaluation.json")
-    code = copy.script("analyze_results.py", "--results_dir", "results/runs", "--output_dir", "again")
-    assert code.returncode == 0, code.stderr
-    memo = (copy.folder / "again/correctness_memo.md").read_text()
-    assert "adapter of llama-hellaswag_mini-unstructured-sparsity50-reconstruct-seed0: " in memo
-
-
-def script(study: Study, name: str, mode: str, **changes: object) -> str:
-    """Call a training script by hand for a run of the study, with changed flags; return its one line of refusal."""
-    flags = {
-        "run_id": Path(RUN.format(mode)).name,
-        "model_path": study.folder / "models/llama",
-        "mask_path": study.folder / "masks/llama/masks_sparsity50_unstructured.pt",
-        "data_dir": study.folder / "data/hellaswag_mini",
-        "output_dir": study.folder / "by_hand",
-        "lora_r": 4,
-    }
-    code, said = call_script(name, **flags | changes)
-    assert code == 2
-    assert said.count("error: ") == 1
-    assert not (study.folder / "by_hand/adapter").exists()
-    return said
+def base_flags(study: Study, mode: str) -> dict:
+    """Return the flags of a training script for a run of the study."""
+    mask = study.folder / "masks/llama/masks_sparsity50_unstructured.pt"
+    return {"run_id": Path(RUN.format(mode)).name, "model_path": study.folder / "models/llama", "mask_path": mask,
+            "data_dir": study.folder / "data/hellaswag_mini"}  # fmt: skip
 
 
 def reconstruct_flags(study: Study, out: Path) -> dict:
-    return {"run_id": Path(RUN.format("reconstruct")).name, "model_path": study.folder / "models/llama",
-            "mask_path": study.folder / "masks/llama/masks_sparsity50_unstructured.pt",
-            "data_dir": study.folder / "data/hellaswag_mini", "text": study.folder / "web.jsonl", "calibration_examples": 4,
-            "calibration_length": 24, "steps": 3, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4, "output_dir": out}  # fmt: skip
+    schedule = {"steps": 3, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4, "calibration_examples": 4}
+    text = {"text": study.folder / "web.jsonl", "calibration_length": 24}
+    return {**base_flags(study, "reconstruct"), **schedule, **text, "output_dir": out}
 
 
 def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
@@ -133,49 +102,34 @@ def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
     assert adapter_digest(out / "adapter") == adapter_digest(tmp_path / "0/adapter")
 
 
-def test_the_record_says_what_a_reconstruction_by_hand_did(study, tmp_path):
-    """All examples of a step are in one forward pass, and nothing is computed twice, whatever the flags say."""
-    flags = reconstruct_flags(study, tmp_path)
-    code, said = call_script(
-        "reconstruct.py", **flags | {"micro_batch_size": 1, "gradient_checkpointing": True, "cache_weights": True}
-    )
-    assert code == 0, said
-    record = json.loads((tmp_path / "train.json").read_text())
-    assert (record["batch_size"], record["micro_batch_size"]) == (2, 2)
-    assert (record["gradient_checkpointing"], record["cache_weights"]) == (False, False)
-    refused = script(study, "reconstruct.py", "reconstruct", calibration_seed=-1)
-    assert "calibration_seed: Input should be greater than or equal to 0" in refused
+FEW = {"text": "web.jsonl", "calibration_examples": 1000, "calibration_length": 24}
+INITIAL = {"initial_adapter": f"{RUN.format('reconstruct')}/adapter"}
+OTHER = {"initial_adapter": f"{RUN.format('sparse_to_sparse')}/adapter"}
 
 
-def test_two_reconstructions_of_one_run_wait_for_each_other(study, tmp_path):
-    words = [
-        word for name, value in reconstruct_flags(study, tmp_path / "out").items() for word in (f"--{name}", str(value))
-    ]
-    command = [sys.executable, ROOT / "workflow/scripts/reconstruct.py", *words]
-    both = [subprocess.Popen(command, env=study.environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sum("waiting for its end" in text for text in said) == 1
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter", "train.json"}
-
-
-def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):
-    initial = study.folder / RUN.format("reconstruct") / "adapter"
-    other = study.folder / RUN.format("sparse_to_sparse") / "adapter"
-    assert "is not trained by this program; choose a run in mode reconstruct" in script(
-        study, "reconstruct.py", MODES[2]
-    )
-    assert "is not trained by this program" in script(study, "train.py", "reconstruct")
-    mode = "reconstruct_to_sparse"
-    assert "starts from the adapter of reconstruct; give it with --initial_adapter" in script(study, "train.py", mode)
-    assert "starts from a new adapter" in script(study, "train.py", MODES[2], initial_adapter=initial)
-    assert "its run_id is" in script(study, "train.py", mode, initial_adapter=other)
-    assert "its r is 4, not 8" in script(study, "train.py", mode, initial_adapter=initial, lora_r=8)
-    assert "not the model that was pruned" in script(
-        study, "reconstruct.py", "reconstruct", dense_path=tiny_models["mistral"]
-    )
-    few = {"text": study.folder / "web.jsonl", "calibration_examples": 1000, "calibration_length": 24}
-    assert "tokens are fewer than" in script(study, "reconstruct.py", "reconstruct", **few)
+@pytest.mark.parametrize(
+    ("name", "mode", "changes", "line"),
+    [
+        ("reconstruct.py", MODES[2], {}, "is not trained by this program; choose a run in mode reconstruct"),
+        ("train.py", "reconstruct", {}, "is not trained by this program"),
+        ("train.py", MODES[4], {}, "starts from the adapter of reconstruct; give it with --initial_adapter"),
+        ("train.py", MODES[2], INITIAL, "starts from a new adapter"),
+        ("train.py", MODES[4], OTHER, "its run_id is"),
+        ("train.py", MODES[4], INITIAL | {"lora_r": 8}, "its r is 4, not 8"),
+        ("reconstruct.py", "reconstruct", {"dense_path": "mistral"}, "not the model that was pruned"),
+        ("reconstruct.py", "reconstruct", FEW, "tokens are fewer than"),
+        ("reconstruct.py", "reconstruct", {"calibration_seed": -1}, "--calibration_seed"),
+        ("reconstruct.py", "reconstruct", {"stop_if_loss_above": 9, "stop_if_after_steps": 2}, "never ends early"),
+    ],
+)
+def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models, monkeypatch, name, mode, changes, line):
+    monkeypatch.chdir(study.folder)
+    if "dense_path" in changes:
+        changes = {"dense_path": tiny_models["mistral"]}
+    code, said = call_script(name, **{**base_flags(study, mode), "lora_r": 4, "output_dir": "by_hand", **changes})
+    assert (code, said.count("error: ")) == (2, 1)
+    assert line in said
+    assert not Path("by_hand/adapter").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.backends.torch import new_accelerator, train
 from sparseft.command import Flags, run
-from sparseft.language_model.hardware import return_freed_memory, start
+from sparseft.language_model.hardware import keep_freed_memory, start
 from sparseft.storage.locks import hold
 from sparseft.study.grid import TASK_MODES
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
@@ -28,7 +28,7 @@ def main(*, flags: Flags[JobFlags], initial_adapter: Path | None = None) -> None
     check_outputs(flags, initial_adapter)
     job = job_of(flags, TASK_MODES, initial_adapter)
     if job.settings.shard_model:
-        return_freed_memory()
+        keep_freed_memory(below=1 << 20)
     adapter = flags.output_dir / "adapter"
     state = flags.output_dir / "state.pt"
     accelerator = new_accelerator()

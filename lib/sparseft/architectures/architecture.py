@@ -11,7 +11,6 @@ Masks prune matrices only. Biases and norms keep their bytes.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from sparseft.architectures.config_sizes import Words, size_of, stated
@@ -23,11 +22,6 @@ Shapes = dict[str, tuple[int, ...]]
 # A model with tied embeddings stores no output head.
 _HEAD = "lm_head.weight"
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
-# Tensors of one model. The largest open mixtures of 2025 have 70,000.
-_MAX_TENSORS = 200_000
-# transformers' names of the decoder layers that can be computed here.
-_LAYER_TYPES = ("full_attention", "sliding_attention")
-_WINDOW_KEYS = ("sliding_window", "layer_types", "max_window_layers", "sliding_window_pattern")
 
 
 @dataclass(frozen=True)
@@ -123,74 +117,54 @@ class Architecture:
 
     def prunable(self, names: Iterable[str]) -> list[str]:
         """Return those of `names` that are prunable layers, in the order of their decoder layers."""
-        return sorted(filter(self._prunable.fullmatch, names), key=_natural)
+        pattern = _pattern(name for group in self.coupled for name in group.names)
+        # layers.10 comes after layers.9.
+        return sorted(
+            filter(pattern.fullmatch, names),
+            key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
+        )
 
     def has_tensor(self, name: str) -> bool:
         """Return whether the decoder layers of a model have a tensor of this name."""
-        return self._in_layers.fullmatch(name) is not None
+        return _pattern(self.layer_tensors).fullmatch(name) is not None
 
     def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
         """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
         groups = []
         for layer in layers:
-            prefix, _, name = layer.rpartition(".")
+            prefix, _, first = layer.rpartition(".")
             for coupled in self.coupled:
                 # A group is listed where its first layer is.
-                if name == coupled.rows[0] and _pattern([coupled.block]).fullmatch(prefix):
-                    groups.append(self._parts(coupled, prefix, config))
+                if first != coupled.rows[0] or not _pattern([coupled.block]).fullmatch(prefix):
+                    continue
+                parts = []
+                for axis, names in enumerate((coupled.rows, coupled.columns)):
+                    for name in names:
+                        words = self.layer_tensors[f"{coupled.block}.{name}.weight"]
+                        width = size_of(words[axis], config) // size_of(coupled.unit, config)
+                        parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
+                groups.append(parts)
         return groups
 
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, in these cases: model_type or a size is missing, a size is not a positive integer, a
-        token has more experts than there are, a decoder layer has an unknown type, the windows are damaged, or a key of
-        `fixed` has another value."""
+        Raises InputError, naming `place`, if model_type or a size is missing, if a size is not a positive integer, or if a key
+        of `fixed` has another value."""
         self._check_sizes(config, place)
-        self._check_experts(config, place)
-        self._check_layer_types(config, place)
-        self._check_windows(config, place)
         self._check_fixed(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
             del words[_HEAD]
-        layer = self._numbered_tensors(config)
+        experts = range(size_of("num_local_experts", config) if self.experts else 1)
+        layer = {name.format(expert=expert): shape for expert in experts for name, shape in self.layer_tensors.items()}
         for number in range(config["num_hidden_layers"]):
             words |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
         sizes = {word: size_of(word, config) for shape in words.values() for word in shape}
         return {name: tuple(sizes[word] for word in shape) for name, shape in words.items()}
 
-    @cached_property
-    def _prunable(self) -> re.Pattern:
-        """Return the pattern of the names of prunable layers."""
-        return _pattern(name for group in self.coupled for name in group.names)
-
-    @cached_property
-    def _in_layers(self) -> re.Pattern:
-        """Return the pattern of the names of the decoder layers' tensors."""
-        return _pattern(self.layer_tensors)
-
-    def _parts(self, coupled: Coupled, prefix: str, config: dict) -> list[Part]:
-        """Return the parts of one coupled block, whose layers start with `prefix`."""
-        parts = []
-        for axis, names in enumerate((coupled.rows, coupled.columns)):
-            for name in names:
-                words = self.layer_tensors[f"{coupled.block}.{name}.weight"]
-                width = size_of(words[axis], config) // size_of(coupled.unit, config)
-                parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
-        return parts
-
-    def _numbered_tensors(self, config: dict) -> dict[str, Words]:
-        """Return the tensors of one decoder layer. Those of an expert appear once per expert, with its number."""
-        numbered = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" not in name}
-        of_expert = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" in name}
-        for expert in range(size_of("num_local_experts", config) if of_expert else 0):
-            numbered |= {name.format(expert=expert): shape for name, shape in of_expert.items()}
-        return numbered
-
     def _check_sizes(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if model_type or a size is missing, if a size is not a positive integer, or if there are too many
-        tensors. Raise it too if the token that pads is not in the vocabulary."""
+        """Raise InputError if model_type or a size is missing, or if a size is not a positive integer."""
         if not isinstance(config.get("model_type"), str):
             raise InputError(
                 f"{place}: config.json lacks model_type, by which transformers finds the code of a {self.class_name}",
@@ -202,57 +176,6 @@ class Architecture:
             if type(size) is not int or size < 1:
                 what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
-        experts = size_of("num_local_experts", config) if self.experts else 1
-        number = config["num_hidden_layers"] * sum(experts if "{expert}" in name else 1 for name in self.layer_tensors)
-        if number > _MAX_TENSORS:
-            what = f"its decoder layers have {number} tensors, which are more than {_MAX_TENSORS}"
-            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
-        padding = config.get("pad_token_id")
-        vocabulary = config["vocab_size"]
-        if padding is not None and not (type(padding) is int and -vocabulary <= padding < vocabulary):
-            what = f"pad_token_id is {padding!r}, but vocab_size is {vocabulary}"
-            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
-
-    def _check_experts(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if the router would choose more experts for a token than there are."""
-        if self.experts is None:
-            return
-        chosen = stated("num_experts_per_tok", config)
-        available = stated("num_local_experts", config)
-        if chosen > available:
-            raise InputError(
-                f"{place}: num_experts_per_tok is {chosen} in config.json, but there are {available} experts",
-                f"set num_experts_per_tok to at most {available}, as in the model's own config.json",
-            )
-
-    def _check_layer_types(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if layer_types does not name a known type for each decoder layer. transformers refuses it too."""
-        types = config.get("layer_types")
-        layers = config["num_hidden_layers"]
-        if types is None:
-            return
-        if not isinstance(types, list) or len(types) != layers:
-            raise InputError(
-                f"{place}: config.json is damaged: layer_types is not a list of {layers} types",
-                "give one type for each of num_hidden_layers",
-            )
-        unknown = [name for name in types if name not in _LAYER_TYPES]
-        if unknown:
-            raise InputError(
-                f"{place}: layer_types has {repr(unknown[0])[:100]} in config.json, which is not supported",
-                f"use a model whose layers are {' or '.join(_LAYER_TYPES)}",
-            )
-
-    def _check_windows(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if the keys of the windows do not give each decoder layer a window of tokens, or none."""
-        try:
-            windows = self.windows(config)
-        except (TypeError, IndexError, ZeroDivisionError):
-            windows = [0]
-        if not all(window is None or (type(window) is int and window > 0) for window in windows):
-            names = [name for name in _WINDOW_KEYS if name in config]
-            what = f"no windows of attention follow from its {', '.join(names)}"
-            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
 
     def _check_fixed(self, config: dict, place: Path | str) -> None:
         """Raise InputError if a key has another value than the one that is computed here. null, false and [] are the same."""
@@ -268,8 +191,3 @@ def _pattern(names: Iterable[str]) -> re.Pattern:
     """Return the pattern of names within any decoder layer."""
     alternatives = "|".join(re.escape(name).replace(r"\{expert\}", r"\d+") for name in names)
     return re.compile(rf"model\.layers\.\d+\.(?:{alternatives})")
-
-
-def _natural(name: str) -> list[str | int]:
-    """Return a sort key that puts layers.10 after layers.9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

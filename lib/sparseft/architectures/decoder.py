@@ -10,7 +10,7 @@ A removed unit meets zero columns of o or down. So whatever its rows compute add
 q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
-from sparseft.architectures.architecture import Coupled
+from sparseft.architectures.architecture import Architecture, Coupled
 from sparseft.architectures.config_sizes import attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -102,6 +102,11 @@ def activation_bytes(config: dict, width: int) -> int:
     return layer_bytes(config, width, mlp_activations(config))
 
 
+def activation_bytes_with_head_norms(config: dict, width: int) -> int:
+    """Do as `activation_bytes` for a decoder with norms of the queries and keys."""
+    return activation_bytes(config, width) + head_norm_bytes(config)
+
+
 def mlp_activations(config: dict) -> int:
     """Return how many numbers an MLP keeps per token: the outputs of gate and up, the activation, and their product."""
     return 4 * config["intermediate_size"]
@@ -145,3 +150,18 @@ def smaller_heads(config: dict, units: dict[str, int]) -> dict:
         "num_key_value_heads": units["num_key_value_heads"],
         "head_dim": heads.size,
     }
+
+
+# LLaMA's decoder. An architecture that is similar replaces what differs.
+DECODER = Architecture(
+    class_name="",
+    models="",
+    differences="",
+    sizes=SIZES,
+    outer_tensors=OUTER,
+    layer_tensors=NORMS | ATTENTION | MLP,
+    coupled=(HEADS, CHANNELS),
+    windows=no_windows,
+    activation_bytes=activation_bytes,
+    smaller_config=smaller_config,
+)

@@ -4,8 +4,9 @@ It is LLaMA's decoder with four norms per layer, norms of the queries and keys, 
 window, and have rotary angles of their own. Every sixth layer sees all tokens. The embeddings are the output head.
 """
 
+from dataclasses import replace
+
 from sparseft.architectures import decoder
-from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 
 NORMS = {
@@ -46,15 +47,14 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
     return changes
 
 
-GEMMA3 = Architecture(
+GEMMA3 = replace(
+    decoder.DECODER,
     class_name="Gemma3ForCausalLM",
     models="Gemma 3, text models only",
     differences="norms of the queries and of the keys, two more norms per layer, a sliding window in most layers",
     # transformers' defaults of the last three are numbers, which do not depend on the other sizes.
     sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
-    outer_tensors=decoder.OUTER,
     layer_tensors=NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
-    coupled=(decoder.HEADS, decoder.CHANNELS),
     windows=windows,
     activation_bytes=activation_bytes,
     smaller_config=smaller_config,

@@ -4,18 +4,13 @@ config.json has them: embedding_multiplier, residual_multiplier, attention_multi
 logits_scaling, by which the output of lm_head is divided.
 """
 
-from sparseft.architectures import decoder
-from sparseft.architectures.architecture import Architecture
+from dataclasses import replace
 
-GRANITE = Architecture(
+from sparseft.architectures import decoder
+
+GRANITE = replace(
+    decoder.DECODER,
     class_name="GraniteForCausalLM",
     models="Granite 3",
     differences="multipliers of the embeddings, the blocks, the attention and the logits",
-    sizes=decoder.SIZES,
-    outer_tensors=decoder.OUTER,
-    layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
-    coupled=(decoder.HEADS, decoder.CHANNELS),
-    windows=decoder.no_windows,
-    activation_bytes=decoder.activation_bytes,
-    smaller_config=decoder.smaller_config,
 )

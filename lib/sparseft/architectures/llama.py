@@ -1,7 +1,8 @@
 """Describe LLaMA (Touvron et al. 2023, arXiv 2302.13971)."""
 
+from dataclasses import replace
+
 from sparseft.architectures import decoder, modelzoo
-from sparseft.architectures.architecture import Architecture
 
 # Without a window, Mistral's decoder computes what LLaMA's does without biases, and no prunable layer has a bias.
 _AS_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
@@ -16,16 +17,11 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
     return changes | (_AS_MISTRAL if is_uneven else {})
 
 
-LLAMA = Architecture(
+LLAMA = replace(
+    decoder.DECODER,
     class_name="LlamaForCausalLM",
     models="LLaMA 1 to 3.3, SmolLM2 and others that use LLaMA's class",
     differences="",
-    sizes=decoder.SIZES,
-    outer_tensors=decoder.OUTER,
-    layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
-    coupled=(decoder.HEADS, decoder.CHANNELS),
-    windows=decoder.no_windows,
-    activation_bytes=decoder.activation_bytes,
     smaller_config=smaller_config,
     modelzoo_names=modelzoo.NAMES,
 )

@@ -6,7 +6,7 @@ An expert's matrices are w1 (gate), w2 (down) and w3 (up). The router `block_spa
 from dataclasses import replace
 
 from sparseft.architectures import decoder, modelzoo
-from sparseft.architectures.architecture import Architecture, ExpertBlock
+from sparseft.architectures.architecture import ExpertBlock
 
 EXPERTS = {
     "block_sparse_moe.gate.weight": ("num_local_experts", "hidden_size"),
@@ -22,17 +22,16 @@ def activation_bytes(config: dict, width: int) -> int:
     return decoder.layer_bytes(config, width, decoder.expert_activations(config, config["intermediate_size"]))
 
 
-MIXTRAL = Architecture(
+MIXTRAL = replace(
+    decoder.DECODER,
     class_name="MixtralForCausalLM",
     models="Mixtral 8x7B and 8x22B",
     differences="experts and a router",
     sizes=(*decoder.SIZES, "num_local_experts", "num_experts_per_tok"),
-    outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     windows=decoder.same_windows,
     activation_bytes=activation_bytes,
-    smaller_config=decoder.smaller_config,
     experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
     modelzoo_names=modelzoo.NAMES,
 )

@@ -4,8 +4,9 @@ The norm of the queries divides them by their root mean square over all query he
 key heads. So the other heads would change if a head were left out.
 """
 
+from dataclasses import replace
+
 from sparseft.architectures import decoder
-from sparseft.architectures.architecture import Architecture
 from sparseft.architectures.config_sizes import attention_heads
 from sparseft.errors import InputError
 
@@ -17,11 +18,6 @@ NORMS_OF_ALL_HEADS = {
     "self_attn.q_norm.weight": ("queries",),
     "self_attn.k_norm.weight": ("keys",),
 }
-
-
-def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config)
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
@@ -36,15 +32,12 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
     return decoder.smaller_config(config, units)
 
 
-OLMO2 = Architecture(
+OLMO2 = replace(
+    decoder.DECODER,
     class_name="Olmo2ForCausalLM",
     models="OLMo 2",
     differences="norms after the blocks instead of before them, norms over all heads",
-    sizes=decoder.SIZES,
-    outer_tensors=decoder.OUTER,
     layer_tensors=NORMS | decoder.ATTENTION | NORMS_OF_ALL_HEADS | decoder.MLP,
-    coupled=(decoder.HEADS, decoder.CHANNELS),
-    windows=decoder.no_windows,
-    activation_bytes=activation_bytes,
+    activation_bytes=decoder.activation_bytes_with_head_norms,
     smaller_config=smaller_config,
 )

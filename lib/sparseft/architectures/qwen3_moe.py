@@ -6,7 +6,7 @@ The router `mlp.gate` is never pruned. transformers can mix layers with and with
 from dataclasses import replace
 
 from sparseft.architectures import decoder
-from sparseft.architectures.architecture import Architecture, ExpertBlock
+from sparseft.architectures.architecture import ExpertBlock
 
 EXPERTS = {
     "mlp.gate.weight": ("num_local_experts", "hidden_size"),
@@ -33,7 +33,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
     return {"moe_intermediate_size": units["moe_intermediate_size"], **decoder.smaller_heads(config, units)}
 
 
-QWEN3_MOE = Architecture(
+QWEN3_MOE = replace(
+    decoder.DECODER,
     class_name="Qwen3MoeForCausalLM",
     models="Qwen3's mixtures, such as Qwen3-30B-A3B",
     differences="Qwen3's norms, experts and a router",
@@ -48,7 +49,6 @@ QWEN3_MOE = Architecture(
         "num_local_experts",
         "num_experts_per_tok",
     ),
-    outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     windows=windows,

@@ -17,8 +17,8 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, device_name, instructions, use_repeatable_kernels, versions
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.language_model.model import load_model
-from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
+from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.sharded_model import divide, read_own_rows
 from sparseft.language_model.weights import read_weight
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
@@ -41,7 +41,10 @@ def adapted_model(
     The layers' initial values are drawn from torch's generator on `device`, so the caller sets its seed. With
     settings.shard_model, the model has no weights yet, only the adapters."""
     use_repeatable_kernels()
-    model, tokenizer = empty_model(checkpoint.folder) if settings.shard_model else load_model(checkpoint.folder, device)
+    if settings.shard_model:
+        model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
+    else:
+        model, tokenizer = load_model(checkpoint.folder, device)
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     layers = attach(model, _masks(mask, device), paths, mode, settings)
@@ -126,10 +129,21 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
     unfuse_experts(model)
     validation = encode(job.rows["validation"], job.task, tokenizer, model.config.max_position_embeddings)
     data = {"validation": validation, "reconstruction": dense.examples}
+    paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
+    workspace = Workspace()
+
+    def adapt(number: int) -> dict[str, LoRALinear]:
+        """Prune a decoder layer of the dense model, with the weights of the job's checkpoint, and return its new LoRA layers."""
+        own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
+        if dense.checkpoint.digest != job.checkpoint.digest:
+            for layer, path in own.items():
+                model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
+        return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
+
     reconstruction = LayerReconstruction(
         model,
         dense.examples,
-        _adapt(model, job, dense.checkpoint, device),
+        adapt,
         job.settings,
         job.seed,
         device,
@@ -142,25 +156,6 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
     matrices = {name: layer.factors() for name, layer in layers.items()}
     write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
     return reconstruction.record() | {"eval_loss": loss} | _conditions(model, layers, device, 1)
-
-
-def _adapt(
-    model: nn.Module, job: TrainingJob, dense: Checkpoint, device: torch.device
-) -> Callable[[int], dict[str, LoRALinear]]:
-    """Return a function that prunes a decoder layer of the dense model, by its number, and returns its new LoRA layers.
-
-    If the job's checkpoint has other weights than the dense model, the decoder layer gets them."""
-    paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
-    workspace = Workspace()
-
-    def adapt(number: int) -> dict[str, LoRALinear]:
-        own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
-        if dense.digest != job.checkpoint.digest:
-            for layer, path in own.items():
-                model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
-        return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
-
-    return adapt
 
 
 def _masks(mask: Mask, device: torch.device) -> Callable[[str], Tensor]:

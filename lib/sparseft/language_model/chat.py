@@ -1,13 +1,15 @@
 """Write conversations as text with a model's chat template.
 
 The template is a Jinja program in the model's folder. transformers runs it in a sandbox, where it reads only the messages. Its
-time, its memory and its text have limits.
+time and its memory have limits.
 """
 
+import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError, one_line
-from sparseft.language_model.limits import check_length, limited
+from sparseft.language_model.limits import limited
 
 if TYPE_CHECKING:
     # At run time, this import would come before evaluation/harness.py sets the environment variables of transformers.
@@ -26,14 +28,14 @@ def written_by_template(
     The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the number of the
     row if there is no template, or if it refuses a conversation. It does so too if a whole text does not start with its
     prompt, or lacks a message."""
-    template = _template_of(task, tokenizer)
+    write = partial(tokenizer.apply_chat_template, chat_template=_template_of(task, tokenizer), tokenize=False)
     texts = []
     for number, messages in enumerate(conversations, start=1):
         row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
         try:
             with limited(row):
-                prompt = _write(messages[:-1], tokenizer, template, is_prompt=True)
-                whole = _write(messages, tokenizer, template, is_prompt=False)
+                prompt = write(messages[:-1], add_generation_prompt=True)
+                whole = write(messages)
         except InputError:
             raise
         # The template is a program of the model's author, and may raise anything.
@@ -42,7 +44,6 @@ def written_by_template(
                 f"{row} refuses the messages ({one_line(error)[:200]})",
                 "change the messages, for example leave the system message out, or change the template",
             ) from None
-        check_length(row, prompt, whole)
         if not whole.startswith(prompt):
             raise InputError(
                 f"{row} writes the earlier messages otherwise if the response follows",
@@ -66,26 +67,8 @@ def _has_every_message(messages: list[dict[str, str]], prompt: str, response: st
     if messages[0]["role"] == "system":
         # Some of Mistral's templates write the system message before the last message of the user.
         orders.append([*earlier[1:-1], earlier[0], earlier[-1]])
-    return last in response and any(_stand_in_order(order, prompt) for order in orders)
-
-
-def _stand_in_order(contents: list[str], text: str) -> bool:
-    """Return whether the contents occur one after the other in the text."""
-    place = 0
-    for content in contents:
-        start = text.find(content, place)
-        if start < 0:
-            return False
-        place = start + len(content)
-    return True
-
-
-def _write(
-    messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase", template: str, *, is_prompt: bool
-) -> str:
-    """Return messages as text. A prompt ends in what the template puts before a response."""
-    return tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=is_prompt, tokenize=False
+    return last in response and any(
+        re.search(".*?".join(map(re.escape, order)), prompt, re.DOTALL) is not None for order in orders
     )
 
 

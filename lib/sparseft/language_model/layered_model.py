@@ -7,15 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of
-from sparseft.checkpoints.soundness import ROTARY_BUFFER, check_tensors
+from sparseft.checkpoints.soundness import ROTARY_BUFFER
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.language_model.model import check_class, check_dtype, model_config
+from sparseft.language_model.model import empty_model
 from sparseft.language_model.weights import read_weight
 
 _LAYERS = "model.layers."
@@ -28,13 +26,7 @@ class LayeredModel:
     config.json describes, or as `load_model` does for another class or dtype."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        check_tensors(checkpoint, checkpoint.folder)
-        config = model_config(checkpoint.folder)
-        # Buffers, such as the frequencies of rotary embeddings, are in no file.
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=config.dtype, trust_remote_code=False).eval()
-        check_class(checkpoint.folder, checkpoint.architecture.class_name, model)
-        check_dtype(checkpoint, model.dtype)
+        model = empty_model(checkpoint)
         if model.dtype == torch.float16:
             model.float()
         unfuse_experts(model)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -36,40 +37,60 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     if faults:
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
-    check_class(folder, checkpoint.architecture.class_name, model)
-    check_dtype(checkpoint, model.dtype)
+    _check_class_and_dtype(checkpoint, model)
     return model.to(device).eval(), load_tokenizer(folder)
+
+
+def empty_model(checkpoint: Checkpoint) -> nn.Module:
+    """Return the checkpoint's model without weights, in evaluation mode. Its parameters are on "meta", in the dtype of the files.
+
+    The buffers, such as the frequencies of rotary embeddings, are in no file. They are on the CPU. Raises InputError as
+    `load_model` does."""
+    check_tensors(checkpoint, checkpoint.folder)
+    config = model_config(checkpoint.folder)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or _stored_dtype(checkpoint))
+    # init_empty_weights gave the output head of a tied model a parameter of its own.
+    model.tie_weights()
+    _check_class_and_dtype(checkpoint, model)
+    return model.eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the checkpoint's tokenizer. Raises InputError if it has no token that ends an answer."""
-    tokenizer = _tokenizer(folder)
+    tokenizer_class = AutoTokenizer
+    # transformers 4 does not know this name of a class, which transformers 5 writes.
+    if _TRANSFORMERS_4 and read_json(folder / "tokenizer_config.json").get("tokenizer_class") == "TokenizersBackend":
+        tokenizer_class = transformers.PreTrainedTokenizerFast
+    tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token", "name eos_token in its configuration")
     return tokenizer
 
 
-def check_class(folder: Path, expected: str, model: nn.Module) -> None:
-    """Raise InputError if transformers made a model of another class than `expected`, the architecture that config.json names.
+def _check_class_and_dtype(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raise InputError if transformers made a model of another class or dtype than the checkpoint has.
 
     transformers goes by model_type. Pruning and evaluation go by architectures."""
-    name = type(model).__name__
-    if name != expected:
+    folder, expected, found = checkpoint.folder, checkpoint.architecture.class_name, type(model).__name__
+    if found != expected:
         raise InputError(
-            f"{folder}: config.json names {expected}, but its model_type makes transformers load {name}",
+            f"{folder}: config.json names {expected}, but its model_type makes transformers load {found}",
             "correct model_type or architectures in config.json",
         )
-
-
-def check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    """Raise InputError if a tensor of the files has another dtype than the model that was made of them."""
-    name = str(dtype).removeprefix("torch.")
+    name = str(model.dtype).removeprefix("torch.")
     for tensor in checkpoint.tensors.values():
         if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name):
             raise InputError(
-                f"{checkpoint.folder}: {tensor.name} is in {tensor.dtype}, but its config.json describes a model in {name}",
+                f"{folder}: {tensor.name} is in {tensor.dtype}, but its config.json describes a model in {name}",
                 "prepare the model with prepare_model.py, which writes one dtype",
             )
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the dtype of the checkpoint's first tensor, for a config.json that names none."""
+    first = next(tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name))
+    return getattr(torch, {dtype: name for name, dtype in DTYPES.items()}[first.dtype])
 
 
 def model_config(folder: Path) -> PretrainedConfig:
@@ -98,13 +119,3 @@ def model_config(folder: Path) -> PretrainedConfig:
         config.rope_theta = rope["rope_theta"]
         config.rope_scaling = scaling if scaling["rope_type"] != "default" else None
     return config
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer. transformers 4 does not know the class name TokenizersBackend, which transformers 5 writes."""
-    tokenizer_class = AutoTokenizer
-    if _TRANSFORMERS_4:
-        written_as = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
-        if written_as == "TokenizersBackend":
-            tokenizer_class = transformers.PreTrainedTokenizerFast
-    return tokenizer_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

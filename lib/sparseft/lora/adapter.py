@@ -9,7 +9,6 @@ Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -33,9 +32,9 @@ _ADVICE = "train the run again"
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = frozenset(
     (
-        "auto_mapping base_model_name_or_path bias eva_config exclude_modules inference_mode init_lora_weights"
-        " layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_core peft_type"
-        " peft_version qalora_group_size r revision sparseft target_modules task_type"
+        "auto_mapping base_model_name_or_path bias eva_config inference_mode init_lora_weights loftq_config lora_alpha"
+        " lora_dropout lora_ga_config megatron_core peft_type peft_version qalora_group_size r revision sparseft"
+        " target_modules task_type"
     ).split()
 )
 
@@ -97,15 +96,9 @@ def read_adapter(folder: Path) -> Adapter:
     if not _is_plain(config):
         raise InputError(
             f"{folder}: not a plain LoRA adapter",
-            "use one r and one alpha for all layers, no bias and no variant of LoRA",
+            "use one r and one alpha for all layers, a list of target_modules, no bias and no variant of LoRA",
         )
-    _check_names(folder, config)
-    pairs = _pairs(folder / WEIGHTS, weights, config["r"])
-    return Adapter(pairs, config["lora_alpha"] / config["r"], config, digest)
-
-
-def _pairs(path: Path, weights: bytes, r: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return layer -> (A, B), fp32, from the content of a weights file. Raises InputError if it holds anything else."""
+    path, r = folder / WEIGHTS, config["r"]
     try:
         tensors = load(weights)
     except SafetensorError as error:
@@ -118,7 +111,7 @@ def _pairs(path: Path, weights: bytes, r: int) -> dict[str, tuple[Tensor, Tensor
         raise InputError(f"{path}: matrices of another rank than r {r}", _ADVICE)
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
-    return pairs
+    return Adapter(pairs, config["lora_alpha"] / r, config, digest)
 
 
 def check_origin(folder: Path, config: dict, run: Run) -> None:
@@ -133,63 +126,25 @@ def check_layers(folder: Path, config: dict, adapted: Iterable[str], layers: Ite
     """Raise InputError unless an adapter has matrices for exactly those of a model's `layers` that its configuration names.
 
     `adapted`: the layers that it has matrices for."""
-    named = {layer for layer in layers if _is_target(layer, config)}
-    missing = sorted(named - set(adapted))
-    unnamed = sorted(set(adapted) - named)
-    if missing:
-        what = f"no matrices for {len(missing)} layers that its target_modules names (first: {missing[0]})"
-        raise InputError(f"{folder}: {what}", _ADVICE)
-    if unnamed:
-        what = f"matrices for {len(unnamed)} layers that its target_modules does not name (first: {unnamed[0]})"
-        raise InputError(f"{folder}: {what}", _ADVICE)
-
-
-def _is_target(layer: str, config: dict) -> bool:
-    """Return whether PEFT puts matrices on a layer, as check_target_module_exists of peft/tuners/tuners_utils.py does."""
-    if _is_among(layer, config.get("exclude_modules") or []) or not _is_among(layer, config["target_modules"]):
-        return False
-    numbers = config.get("layers_to_transform")
-    if layer in config["target_modules"] or numbers in (None, []):
-        return True
-    parents = [re.escape(name) for name in _list_of(config.get("layers_pattern") or [])] or [r"[^.]*"]
-    numbered = re.match(rf".*?\.(?:{'|'.join(parents)})\.([0-9]+)\.", layer)
-    return numbered is not None and int(numbered[1]) in _list_of(numbers)
-
-
-def _is_among(layer: str, names: list[str]) -> bool:
-    """Return whether a layer, or the end of its name, is one of the names."""
-    return layer in names or layer.endswith(tuple(f".{name}" for name in names))
-
-
-def _list_of(value: object) -> list:
-    """Return a list as it is, and a single value as a list of one."""
-    return value if isinstance(value, list) else [value]
-
-
-def _check_names(folder: Path, config: dict) -> None:
-    """Raise InputError if what chooses the layers is not a list of names.
-
-    PEFT allows patterns too, but matching a stranger's pattern might never end."""
-    types = {"target_modules": str, "exclude_modules": str, "layers_pattern": str, "layers_to_transform": int}
-    for key, item_type in types.items():
-        value = config.get(key)
-        if value is None and key != "target_modules":
-            continue
-        items = _list_of(value) if key.startswith("layers_") else value
-        if not isinstance(items, list) or not all(type(item) is item_type for item in items):
-            raise InputError(
-                f"{folder}: {key} is not a list of names", "write the layers' names into adapter_config.json"
-            )
+    # As check_target_module_exists of peft/tuners/tuners_utils.py does.
+    ends = tuple(f".{name}" for name in config["target_modules"])
+    named = {layer for layer in layers if f".{layer}".endswith(ends)}
+    faults = {
+        "no matrices for {} layers that its target_modules names (first: {})": sorted(named - set(adapted)),
+        "matrices for {} layers that its target_modules does not name (first: {})": sorted(set(adapted) - named),
+    }
+    for what, wrong in faults.items():
+        if wrong:
+            raise InputError(f"{folder}: {what.format(len(wrong), wrong[0])}", _ADVICE)
 
 
 def _is_plain(config: dict) -> bool:
-    """Return whether the adapter computes y = x W^T + s (x A^T) B^T over the unchanged base, with sound numbers, and no more."""
-    r = config.get("r")
-    alpha = config.get("lora_alpha")
+    """Return whether the adapter computes y = x W^T + s (x A^T) B^T over the unchanged base, and no more."""
+    r, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
     is_sound = type(r) is int and r > 0 and type(alpha) in (int, float) and 0 < alpha < 1e9
+    # PEFT allows a pattern in the place of the names.
+    is_sound = is_sound and isinstance(names, list) and all(isinstance(name, str) for name in names)
     is_lora = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
     # Others, such as pissa and olora, change the weights of the base.
     keeps_base = config.get("init_lora_weights", True) in (True, False, "gaussian", "eva")
-    has_provenance = isinstance(config.get("sparseft", {}), dict)
-    unknown = [key for key, value in config.items() if value and key not in _HARMLESS]
-    return is_lora and is_sound and keeps_base and has_provenance and not unknown
+    return is_lora and is_sound and keeps_base and not [key for key in config if config[key] and key not in _HARMLESS]

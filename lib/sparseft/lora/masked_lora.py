@@ -148,10 +148,7 @@ class StructuredLoRALinear(LoRALinear):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
     ) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of
-        `kept`.
-
-        `bias` is (out,), or None if the linear layer has none."""
+        """Do as LoRALinear, and keep the rows and the columns of the mask."""
         super().__init__(weight, bias, kept, settings, workspace)
         rows, columns = rows_and_columns(kept)
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
@@ -199,7 +196,8 @@ def attach(
     workspace: what the layers share with those of another call; a new one if it is None
 
     Raises InputError if `mode` does not allow the settings, or if no layer is a target."""
-    settings.check(mode, {_projection(layer) for layer in layers})
+    projections = {layer: layer.rpartition(".")[2] for layer in layers}
+    settings.check(mode, set(projections.values()))
     model.requires_grad_(False)
     attached: dict[str, LoRALinear] = {}
     workspace = workspace or Workspace()
@@ -207,7 +205,7 @@ def attach(
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
         kept = masks(layer)
-        if settings.lora_targets and _projection(layer) not in settings.lora_targets:
+        if settings.lora_targets and projections[layer] not in settings.lora_targets:
             _pruned(linear, kept)
             continue
         attached[layer] = kind(mode, kept).from_linear(linear, kept, settings, workspace)
@@ -222,11 +220,6 @@ def load_factors(layers: dict[str, LoRALinear], factors: Mapping[str, Sequence[T
             A, B = factors[name]
             layer.lora_A.copy_(A)
             layer.lora_B.copy_(B)
-
-
-def _projection(layer: str) -> str:
-    """Return the projection of a layer, such as "q_proj"."""
-    return layer.rpartition(".")[2]
 
 
 def _pruned(linear: nn.Linear, kept: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ the prunable weights differ. effective_weight.py computes W', for the training a
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
@@ -40,8 +39,7 @@ def merge(
     adapter was trained with another mask or in another run, lacks layers that it names, or does not fit the mask."""
     factors = read_adapter(adapter) if adapter else _NO_ADAPTER
     if adapter:
-        _check_mask(adapter, factors, mask, mask_sha256)
-        _check_shapes(adapter, factors, base)
+        _check_fit(adapter, factors, mask, mask_sha256)
     if adapter and run:
         check_origin(adapter, factors.config, run)
     workspace = Workspace()
@@ -49,8 +47,11 @@ def merge(
     def merged(tensor: Tensor) -> bytes:
         layer = tensor.name.removesuffix(".weight")
         if layer not in factors.pairs:
-            return _pruned(base, tensor, mask.bits[layer])
-        weight = _merged(base, tensor, mask.kept(layer), factors, workspace)
+            bits = base.read(tensor.name)
+            zero_pruned(bits, mask.bits[layer])
+            return bits.tobytes()
+        weight = carry_mask_(read_weight(base, tensor.name), torch.from_numpy(mask.kept(layer)))
+        weight = workspace.merged(weight, *factors.pairs[layer], factors.scale)
         if not weight.isfinite().all():
             raise InputError(
                 f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
@@ -74,21 +75,6 @@ def merge(
     }
 
 
-def _pruned(base: Checkpoint, tensor: Tensor, packed: np.ndarray) -> bytes:
-    """Return the bytes of W * M. `packed`: uint8 (rows, ceil(cols / 8))."""
-    bits = base.read(tensor.name)
-    zero_pruned(bits, packed)
-    return bits.tobytes()
-
-
-def _merged(base: Checkpoint, tensor: Tensor, kept: np.ndarray, factors: Adapter, workspace: Workspace) -> torch.Tensor:
-    """Return W' (out, in) in the base's dtype. `kept`: bool (out, in)."""
-    weight = read_weight(base, tensor.name)
-    carry_mask_(weight, torch.from_numpy(kept))
-    A, B = factors.pairs[tensor.name.removesuffix(".weight")]
-    return workspace.merged(weight, A, B, factors.scale)
-
-
 def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     """Return whether the trained model multiplies by the merged weights, as the merged model does.
 
@@ -101,8 +87,8 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     return kinds == {MaskedLoRALinear} and not has_fused_experts(base.architecture)
 
 
-def _check_mask(adapter: Path, factors: Adapter, mask: Mask, mask_sha256: str) -> None:
-    """Raise InputError if an adapter was trained with another mask, or does not have the layers that it should have."""
+def _check_fit(adapter: Path, factors: Adapter, mask: Mask, mask_sha256: str) -> None:
+    """Raise InputError if an adapter was trained with another mask, or does not have the layers and shapes that it should."""
     trained_with = factors.config.get("sparseft", {}).get("mask_sha256", mask_sha256)
     if trained_with != mask_sha256:
         raise InputError(f"{adapter}: trained with another mask ({str(trained_with)[:12]})", "merge it with that mask")
@@ -110,12 +96,9 @@ def _check_mask(adapter: Path, factors: Adapter, mask: Mask, mask_sha256: str) -
     if foreign:
         raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
     check_layers(adapter, factors.config, factors.pairs, mask.shape)
-
-
-def _check_shapes(adapter: Path, factors: Adapter, base: Checkpoint) -> None:
-    """Raise InputError if the product B A has another shape than the weight of its layer."""
     for layer, (A, B) in factors.pairs.items():
-        shape = base.tensors[f"{layer}.weight"].shape
-        if (B.shape[0], A.shape[1]) != shape:
+        if (B.shape[0], A.shape[1]) != tuple(mask.shape[layer]):
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
-            raise InputError(f"{adapter}: {layer} is {shape}, but has {matrices}", "use the base it was trained on")
+            raise InputError(
+                f"{adapter}: {layer} is {mask.shape[layer]}, but has {matrices}", "use the base it was trained on"
+            )

@@ -7,17 +7,15 @@ On a CPU, torch has two ways to multiply. torch.mm uses a BLAS such as MKL for f
 processor supports them. The operator `mkldnn._linear_pointwise`, which torch made for its compiler, uses oneDNN for fp32 too.
 Which way is faster depends on the processor. So does whether it pays to copy dY^T, whose rows are not contiguous in memory.
 
-TABLE has the ways that are faster than plain torch.mm. The choice depends only on the processor's vendor and features, and
-never on a timing. So a machine always makes the same choice, and computes the same bits. benchmarks/products.py measures the
-table again.
+The choice depends only on the processor's vendor and features, and never on a timing. So a machine always makes the same choice,
+and computes the same bits. benchmarks/products.py measures the ways.
 
 The forward pass is always F.linear. The merged model computes it so, and both must give the same bits.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +23,7 @@ from torch import Tensor
 CPUINFO = Path("/proc/cpuinfo")
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """Multiply matrices of one dtype in one of the ways that torch has."""
 
     # Use oneDNN's operator instead of torch.mm.
@@ -46,43 +43,27 @@ class Way:
         return matrix.T.contiguous() if self.copy else matrix.T
 
 
-# The way of every processor and dtype that TABLE does not have.
-PLAIN = Way()
-
-
-@dataclass(frozen=True)
-class Processor:
-    """Say how a group of processors multiplies."""
-
-    # vendor_id in /proc/cpuinfo.
-    vendor: str
-    # One of the flags in /proc/cpuinfo; "" for all processors of the vendor.
-    feature: str
-    ways: dict[torch.dtype, Way]
-
-
-# The first row that fits a processor counts.
-TABLE = (
-    # Measured on two AMD EPYCs (Zen 4, AVX-512), and assumed for all of AMD's: in fp32 oneDNN takes half of MKL's time on one,
-    # and 0.95 of it on the other.
-    Processor("AuthenticAMD", "", {torch.float32: Way(onednn=True)}),
-    # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
-    # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
-    Processor("GenuineIntel", "amx_tile", {torch.bfloat16: Way(copy=True)}),
-)
-
-
 def way_of(matrix: Tensor) -> Way:
     """Return how matrices of this dtype are multiplied on this matrix's device."""
-    return _ways_here().get(matrix.dtype, PLAIN) if matrix.device.type == "cpu" else PLAIN
+    ways = _ways_of(*processor()) if matrix.device.type == "cpu" and torch.backends.mkldnn.is_available() else {}
+    return ways.get(matrix.dtype, Way())
 
 
-def row_of(vendor: str, features: Set[str]) -> Processor | None:
-    """Return the row of TABLE for a processor; None if it has no row."""
-    rows = (row for row in TABLE if row.vendor == vendor and (not row.feature or row.feature in features))
-    return next(rows, None)
+@cache
+def _ways_of(vendor: str, features: frozenset[str]) -> dict[torch.dtype, Way]:
+    """Return the ways of a processor that are faster than plain torch.mm, by dtype."""
+    # Measured on two AMD EPYCs (Zen 4, AVX-512), and assumed for all of AMD's: in fp32 oneDNN takes half of MKL's time on one,
+    # and 0.95 of it on the other.
+    if vendor == "AuthenticAMD":
+        return {torch.float32: Way(onednn=True)}
+    # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
+    # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
+    if vendor == "GenuineIntel" and "amx_tile" in features:
+        return {torch.bfloat16: Way(copy=True)}
+    return {}
 
 
+@cache
 def processor() -> tuple[str, frozenset[str]]:
     """Return the vendor and the features of this machine's processor, as /proc/cpuinfo names them.
 
@@ -93,10 +74,3 @@ def processor() -> tuple[str, frozenset[str]]:
     pairs = (line.partition(":") for line in first_core.splitlines())
     fields = {key.strip(): value.strip() for key, _, value in pairs}
     return fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split())
-
-
-@cache
-def _ways_here() -> dict[torch.dtype, Way]:
-    """Return the ways of this machine's processor, by dtype. A dtype without one is multiplied in the plain way."""
-    row = row_of(*processor())
-    return row.ways if row and torch.backends.mkldnn.is_available() else {}

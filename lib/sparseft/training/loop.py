@@ -5,14 +5,14 @@ divided among the processes. The gradients are summed over all of them, so the l
 """
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -115,32 +115,21 @@ class Loop:
         micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
         own_micro_batches = micro_batches[accelerator.process_index :: accelerator.num_processes]
         mean_loss = torch.zeros((), device=accelerator.device)
-        with self._weights_cached():
+        # W' is the same in all micro-batches of a step. All layers share one workspace.
+        workspace = next(iter(self.layers.values())).workspace
+        with workspace.caching() if self.settings.cache_weights else nullcontext():
             for micro_batch in own_micro_batches:
                 part = self.loss(collate(micro_batch).to(accelerator.device)).sum() / answer_tokens
                 part.backward()
                 mean_loss += part.detach()
         if accelerator.num_processes > 1:
-            self._sum_gradients()
+            # In one message, because adapters are small.
+            gradients = [parameter.grad for parameter in self.parameters]
+            total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+            for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
         # item() waits for the device, so the measured time includes all of the step.
         return accelerator.reduce(mean_loss, "sum").item()
-
-    def _weights_cached(self) -> AbstractContextManager:
-        """Return a context in which every layer builds its W' once, if settings.cache_weights.
-
-        W' is the same in all micro-batches of a step. All layers share one workspace."""
-        if not self.settings.cache_weights:
-            return nullcontext()
-        any_layer = next(iter(self.layers.values()))
-        return any_layer.workspace.caching()
-
-    def _sum_gradients(self) -> None:
-        """Sum the gradients over the processes, in one message, because adapters are small."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        total = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        parts = total.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
@@ -171,9 +160,8 @@ class Loop:
         progress.peak_memory = max(progress.peak_memory, peak_memory(self.accelerator.device))
         if not self.accelerator.is_main_process:
             return
-        matrices: list[Tensor] = [parameter.detach() for parameter in self.parameters]
         content = {
-            "matrices": matrices,
+            "matrices": [parameter.detach() for parameter in self.parameters],
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "progress": vars(progress),

@@ -49,15 +49,6 @@ class ReconstructedLayer:
     # The losses and the speed of its steps.
     progress: Progress
 
-    def record(self) -> dict:
-        """Return the part of train.json about this layer."""
-        return {
-            "error_before": self.error_before,
-            "error_after": self.error_after,
-            "losses": [point["loss"] for point in self.progress.curve],
-            "seconds": sum(self.progress.seconds),
-        }
-
 
 @dataclass
 class LayerReconstruction:
@@ -111,14 +102,28 @@ class LayerReconstruction:
         """Return the measured part of train.json.
 
         A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their sum."""
-        progress = _combined([layer.progress for layer in self.measured])
+        layers = [layer.progress for layer in self.measured]
+        progress = Progress(tokens=layers[0].tokens)
+        progress.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
+        for points in zip(*(layer.curve for layer in layers), strict=True):
+            loss = sum(point["loss"] for point in points) / len(points)
+            norm = math.hypot(*(point["gradient_norm"] for point in points))
+            progress.curve.append({**points[0], "loss": loss, "gradient_norm": norm})
         peak = max(self.peak_memory, peak_memory(self.device))
         return progress.record(self.settings.batch_size, peak) | {
             "updates": progress.updates,
             "reconstruction": {
                 "tokens": sum(len(example.ids) for example in self.examples),
                 "resumed_after_layers": self.resumed_after,
-                "layers": [layer.record() for layer in self.measured],
+                "layers": [
+                    {
+                        "error_before": layer.error_before,
+                        "error_after": layer.error_after,
+                        "losses": [point["loss"] for point in layer.progress.curve],
+                        "seconds": sum(layer.progress.seconds),
+                    }
+                    for layer in self.measured
+                ],
             },
         }
 
@@ -141,7 +146,11 @@ class LayerReconstruction:
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
         progress = Progress()
-        for step, batch in enumerate(self._batches(), start=1):
+        numbers = {id(example): number for number, example in enumerate(self.examples)}
+        # The batches are the same for every decoder layer.
+        batches = islice(shuffled(self.examples, settings, self.seed), settings.steps)
+        for step, examples in enumerate(batches, start=1):
+            batch = [numbers[id(example)] for example in examples]
             start = time.perf_counter()
             rate = schedule.get_last_lr()[0]
             loss = self._loss(stream, number, batch, targets) / unit
@@ -165,7 +174,7 @@ class LayerReconstruction:
     def _targets(self, stream: Stream, number: int) -> list[Tensor]:
         """Return the outputs (tokens, H) of a decoder layer by example."""
         targets: list[Tensor] = []
-        for batch in self._every_example():
+        for batch in self._batches():
             targets += stream.by_example(batch, stream.outputs(number, batch))
         return targets
 
@@ -173,7 +182,7 @@ class LayerReconstruction:
     def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
         """Return the error of a decoder layer over all examples. With `advance`, its outputs enter the next layer."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in self._every_example():
+        for batch in self._batches():
             outputs = stream.outputs(number, batch)
             wanted = torch.cat([targets[example] for example in batch])
             total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64)
@@ -181,17 +190,11 @@ class LayerReconstruction:
                 stream.advance(batch, outputs)
         return total.item() / sum(target.numel() for target in targets)
 
-    def _every_example(self) -> list[list[int]]:
+    def _batches(self) -> list[list[int]]:
         """Return the numbers of all examples in batches."""
         size = self.settings.batch_size
         numbers = list(range(len(self.examples)))
         return [numbers[start : start + size] for start in range(0, len(numbers), size)]
-
-    def _batches(self) -> list[list[int]]:
-        """Return the numbers of the examples of each step. They are the same for every decoder layer."""
-        numbers = {id(example): number for number, example in enumerate(self.examples)}
-        batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
-        return [[numbers[id(example)] for example in batch] for batch in batches]
 
     def _resume(self) -> dict[str, list[Tensor]]:
         """Load the measurements of the saved state, and return its A and B by layer; empty if there is no state."""
@@ -216,14 +219,3 @@ class LayerReconstruction:
             "resumed_after": self.resumed_after,
         }
         write_state(self.state, self.identity, content)
-
-
-def _combined(layers: list[Progress]) -> Progress:
-    """Return the progress of all decoder layers as one. A step of it is that step of every decoder layer."""
-    combined = Progress(tokens=layers[0].tokens)
-    combined.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
-    for points in zip(*(layer.curve for layer in layers), strict=True):
-        losses = [point["loss"] for point in points]
-        norm = math.hypot(*(point["gradient_norm"] for point in points))
-        combined.curve.append({**points[0], "loss": sum(losses) / len(losses), "gradient_norm": norm})
-    return combined
