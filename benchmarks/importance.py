@@ -27,7 +27,8 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_examples, load_text
+from sparseft.tasks.data_source import load_examples
+from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--hellaswag", type=Path, required=True, help="folder of HellaSwag")
     parser.add_argument("--wikitext", type=Path, required=True, help="folder of WikiText-2")
     args = parser.parse_args()
-    text = load_text(args.wikitext / "validation.jsonl")
+    text = DOCUMENT_BREAK.join(read_documents(args.wikitext / "validation.jsonl")[0])
     table = []
     for name, sizes in SIZES.items():
         local = str(args.hellaswag) if name == "hellaswag" else None

@@ -11,7 +11,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.pruning.imported import check_origin, infer_mask
-from sparseft.tasks.data_source import load_text
+from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_it_knows_the_capital_of_france(default_model):
 @pytest.mark.skipif(not WIKITEXT.exists(), reason="needs the developers' folder ../shared")
 def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(default_model):
     loaded = load_model(default_model, torch.device("cpu"))
-    assert 18 < token_perplexity(*loaded, load_text(WIKITEXT), CONTEXT, WINDOWS) < 22
+    assert 18 < token_perplexity(*loaded, DOCUMENT_BREAK.join(read_documents(WIKITEXT)[0]), CONTEXT, WINDOWS) < 22
 
 
 def test_the_inferred_mask_of_a_pruned_copy_differs_from_the_tools_own_by_the_natural_zeros(default_model, tmp_path):

@@ -7,7 +7,6 @@ import torch
 from sparseft.errors import InputError
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.tasks.data_source import load_text
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")
@@ -47,11 +46,3 @@ def test_a_loss_with_an_infinite_exponential_is_refused(tmp_path):
         model.model.norm.weight.mul_(1e6)
     with pytest.raises(InputError, match=r"loss is \S+ nats per token.* 709\b"):
         token_perplexity(model, tokenizer, TEXT, 100)
-
-
-def test_documents_are_joined_by_blank_lines(tmp_path):
-    (tmp_path / "test.jsonl").write_text('{"text": " one\\n"}\n{"text": ""}\n{"text": "two"}\n')
-    assert load_text(tmp_path / "test.jsonl") == " one\n\n\n\n\ntwo"
-    (tmp_path / "test.jsonl").write_text('{"text": "one"}\n{"page": "two"}\n')
-    with pytest.raises(InputError, match=r"test\.jsonl, line 2: field 'text'"):
-        load_text(tmp_path / "test.jsonl")

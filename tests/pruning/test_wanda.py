@@ -13,7 +13,7 @@ from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate_on_text
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.data_source import load_text
+from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -98,7 +98,7 @@ def test_wanda_on_a_text_is_the_definition_on_stock_transformers(default_model):
     # Later, near-ties fall differently, because the two sum the squares of the inputs in another order.
     assert max(shares) < 0.01
     tokenizer = AutoTokenizer.from_pretrained(default_model)
-    text = load_text(WIKITEXT / "validation.jsonl")
+    text = DOCUMENT_BREAK.join(read_documents(WIKITEXT / "validation.jsonl")[0])
     published = token_perplexity(model, tokenizer, text, CONTEXT, WINDOWS)
     with torch.no_grad():
         for layer in mask.shape:

@@ -14,8 +14,8 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.sources import HUB_DATA, TaskData
 from sparseft.tasks import BY_NAME, TASKS, wikitext2
-from sparseft.tasks.data_source import load_examples, load_rows, perplexity_text
-from sparseft.tasks.documents import TextPlace
+from sparseft.tasks.data_source import load_examples, load_perplexity_documents, load_rows
+from sparseft.tasks.documents import load_documents
 from sparseft.tasks.hub import loaded_revision
 from sparseft.tasks.text import own_task
 
@@ -59,7 +59,7 @@ def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
 
 def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
-    documents, source = perplexity_text(None, "org/wiki").load()
+    documents, source = load_perplexity_documents(None, "org/wiki")
     assert (documents, source) == ([" = test = \n", ""], {"hub": "org/wiki", "revision": COMMIT})
     rows = write(Path("rows.jsonl"), [{"text": "one"}, {"text": "two"}])
     succeed("prepare_wikitext2.py", local=rows, output="w.txt")
@@ -72,8 +72,8 @@ def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
         write(hub / "made" / part, [{"text": part, "url": "u"}])
     # A folder stands in for the repository. `datasets` reads the files of both in the same way.
     monkeypatch.setattr("datasets.load_dataset", lambda place, **flags: load_dataset(str(hub / "made"), **flags))
-    place = TextPlace(None, f"org/parts/en/part.0.jsonl@{COMMIT}", "train", "masks.calibration.c4.text")
-    assert place.load()[0] == ["en/part.0.jsonl"]
+    place = f"org/parts/en/part.0.jsonl@{COMMIT}"
+    assert load_documents(None, place, "train", "masks.calibration.c4.text")[0] == ["en/part.0.jsonl"]
 
 
 def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it_nor_the_data_set_for_a_folder(hub):

@@ -136,7 +136,7 @@ FILES = {
     ({"task": "boolq", "local": "same"}, "boolq: all 2 validation examples have the same prompt"),
     ({"task": "boolq", "local": "elsewhere"}, "elsewhere/train.jsonl: no such file"),
     ({"task": "notes", "kind": "text", "local": "two"}, "two: there are both train.txt and train.jsonl"),
-    ({"task": "boolq"}, r"aps/super_glue/boolq@\w+ cannot be loaded .*; go online, or set tasks.boolq.local to .*train.jsonl"),
+    ({"task": "boolq"}, r"aps/super_glue/boolq@\w+ cannot be loaded .*; go online, or set tasks.boolq.local to a local copy"),
     ({**MINI, "output_dir": "mine"}, ".*mine/train.jsonl: no file can be written there"),
     ({**MINI, "output_dir": "ours/other/out"}, ".*ours/other/out/train.jsonl: no file can be written there"),
     ({"task": "gsm8k", "local": "gsm8k", "output_dir": "gsm8k"}, "gsm8k.*: a file that would be lost"),

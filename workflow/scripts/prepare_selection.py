@@ -40,30 +40,30 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = DEFAULTS) -> None
         # The import takes seconds.
         from sparseft.evaluation.lm_eval_selection import load_lm_eval_candidates as load
     candidates = load(scored, data, prepared)
-    chosen = choose_selection(scored, candidates, prepared, data.selection_examples)
-    scored.check({"train": prepared["train"], SELECTION: chosen.rows}, SELECTION)
+    rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
+    scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)
     if data.lm_eval:
         from sparseft.evaluation.lm_eval_rendering import check_worked_examples
 
-        check_worked_examples(scored, {"train": prepared["train"], "validation": chosen.rows})
+        check_worked_examples(scored, {"train": prepared["train"], "validation": rows})
     wanted = len(prepared["validation"])
-    if data.selection_examples is None and len(chosen.rows) < wanted and not scored.sequence_length:
+    if data.selection_examples is None and len(rows) < wanted and not scored.sequence_length:
         print(
-            f"warning: {task}: only {len(chosen.rows)} rows for the split {SELECTION}, and {wanted} for validation; the"
+            f"warning: {task}: only {len(rows)} rows for the split {SELECTION}, and {wanted} for validation; the"
             " choice of a training is less certain than its result",
             file=sys.stderr,
         )
     hold(data_dir / MANIFEST_FILE)
     with atomic_files(data_dir, MANIFEST_FILE, "task") as folder:
-        write_rows(folder / ROWS_FILE, chosen.rows)
+        write_rows(folder / ROWS_FILE, rows)
         record = SelectionManifest(
             task=task,
             source=candidates.source,
             split=candidates.split,
             seed=data.seed,
-            examples=len(chosen.rows),
-            left_out=chosen.left_out,
-            overlap=chosen.overlap,
+            examples=len(rows),
+            left_out=left_out,
+            overlap=overlap,
             sha256=sha256(folder / ROWS_FILE),
             disjoint_from=digests,
         )

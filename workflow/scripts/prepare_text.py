@@ -14,7 +14,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.documents import TextPlace, documents_lines, source_file, write_source_text
+from sparseft.tasks.documents import documents_lines, load_documents, source_file, write_source_text
 
 
 def main(*, text: str, output: Path) -> None:
@@ -31,7 +31,7 @@ def main(*, text: str, output: Path) -> None:
     check_ours(output.parent, "text", output, source_file(output))
     check_apart([output, source_file(output)], [local])
     hold(output)
-    documents, source = TextPlace(local, section.hub, "train", "masks.calibration.NAME.text").load()
+    documents, source = load_documents(local, section.hub, "train", "masks.calibration.NAME.text")
     if not any(document.strip() for document in documents):
         raise InputError(f"{text}: the text is empty", "give another text")
     write_source_text(output, documents_lines(documents), source)

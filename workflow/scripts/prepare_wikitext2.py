@@ -12,7 +12,7 @@ from sparseft.command import Flags, run
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import Perplexity
-from sparseft.tasks.data_source import perplexity_text
+from sparseft.tasks.data_source import load_perplexity_documents
 from sparseft.tasks.documents import DOCUMENT_BREAK, source_file, write_source_text
 
 DEFAULTS = Perplexity()
@@ -25,10 +25,9 @@ def main(*, output: Path, text: Flags[Perplexity] = DEFAULTS) -> None:
         output: the text; its source is written beside it
     """
     check_ours(output.parent, "text", output, source_file(output))
-    place = perplexity_text(text.local, text.hub)
-    check_apart([output, source_file(output)], [place.local])
+    check_apart([output, source_file(output)], [Path(text.local)] if text.local else [])
     hold(output)
-    documents, source = place.load()
+    documents, source = load_perplexity_documents(text.local, text.hub)
     write_source_text(output, [DOCUMENT_BREAK.join(documents)], source)
 
 

@@ -108,9 +108,7 @@ def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Da
         folder = Path(data.local)
         return {split: rows_table(name, folder / f"{split}.jsonl") for split in SPLITS}, local_source(folder)
     place = data.hub or _place_of(name, config)
-    datasets = hub_dataset(
-        place, f"tasks.{name}.local", "a folder with train.jsonl and validation.jsonl in the original fields"
-    )
+    datasets = hub_dataset(place, f"tasks.{name}.local")
     source = hub_source(place, datasets)
     if not re.fullmatch(COMMIT, place.partition("@")[2]):
         print(

@@ -11,7 +11,7 @@ from typing import Protocol
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import wikitext2
-from sparseft.tasks.documents import DOCUMENT_BREAK, TextPlace, read_documents
+from sparseft.tasks.documents import load_documents, read_documents
 from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, Row, Task
@@ -67,7 +67,7 @@ def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None 
             return [{"text": document} for document in documents], digest
         return read_rows(path, task), sha256(path)
     place = hub or task.hub
-    dataset = task_dataset(task, place)
+    dataset = hub_dataset(place, f"tasks.{task.name}.local")
     if split == "validation" and split not in dataset:
         split = task.validation_split
     return rows_of_split(dataset, split, place, task), hub_source(place, dataset)
@@ -96,16 +96,6 @@ def local_source(folder: Path) -> dict:
     return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
 
 
-def task_dataset(task: Task, place: str) -> dict:
-    """Return the data set of a task on the hub."""
-    return hub_dataset(place, f"tasks.{task.name}.local", "a folder with train.jsonl and validation.jsonl")
-
-
-def perplexity_text(local: Path | str | None, hub: str | None = None) -> TextPlace:
-    """Return where the text of a perplexity is: in the file `local`, or in the split `test` at `hub`, or of WikiText-2."""
-    return TextPlace(Path(local) if local else None, hub or wikitext2.PLACE, "test", "perplexity.local")
-
-
-def load_text(local: Path | str | None, hub: str | None = None) -> str:
-    """Return the text of a perplexity: its documents joined by blank lines, as GPTQ and Wanda read WikiText-2's test split."""
-    return DOCUMENT_BREAK.join(perplexity_text(local, hub).load()[0])
+def load_perplexity_documents(local: str | None, hub: str | None) -> tuple[list[str], dict]:
+    """Return the documents of a perplexity's text, and their source: the file `local`, or the split `test` of a data set."""
+    return load_documents(local, hub or wikitext2.PLACE, "test", "perplexity.local")

@@ -6,7 +6,6 @@ Hugging Face hub. A prepared text has FILE.json beside it, with the text's sha25
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -26,27 +25,16 @@ DOCUMENT = RowFormat(
 DOCUMENT_BREAK = "\n\n"
 
 
-@dataclass(frozen=True)
-class TextPlace:
-    """Hold where a text is: in the file `local`, or else in a split of the data set at `hub`.
+def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
+    """Return the documents of a text, and where they come from: with the file's sha256, or the revision on the hub.
 
-    `key` is the key of the configuration that may name another file. Errors show it."""
-
-    local: Path | None
-    hub: str | None
-    split: str
-    key: str
-
-    def load(self) -> tuple[list[str], dict]:
-        """Return the documents, and where they come from: with the file's sha256, or the revision on the hub.
-
-        Raises InputError if they cannot be loaded."""
-        if self.local:
-            documents, digest = read_documents(self.local)
-            return documents, {"local": digest}
-        dataset = hub_dataset(self.hub, self.key, "a .jsonl file with one document per row, field text")
-        rows = rows_of_split(dataset, self.split, self.hub, DOCUMENT)
-        return [row["text"] for row in rows], hub_source(self.hub, dataset)
+    They are in the file `local`, or else in a split of the data set at `hub`. Raises InputError if they cannot be loaded;
+    `key` is the key of the configuration that may name another file."""
+    if local:
+        documents, digest = read_documents(Path(local))
+        return documents, {"local": digest}
+    dataset = hub_dataset(hub, key)
+    return [row["text"] for row in rows_of_split(dataset, split, hub, DOCUMENT)], hub_source(hub, dataset)
 
 
 def read_documents(path: Path) -> tuple[list[str], str]:

@@ -17,15 +17,14 @@ FILE_ENDINGS = (".json", ".jsonl", ".parquet", ".txt", ".gz", ".zst")
 
 
 @cache
-def hub_dataset(place: str, key: str, local_kind: str) -> dict:
+def hub_dataset(place: str, key: str) -> dict:
     """Return the splits of a data set on the hub by name, each a datasets.Dataset. One file is the split `train`.
 
-    Raises InputError if it cannot be loaded. The user may then go online, or set `key` of the configuration to a
-    `local_kind`."""
+    Raises InputError if it cannot be loaded. The user may then go online, or set `key` of the configuration."""
     # The import takes a second, and rows from a folder do not need it.
     from datasets import load_dataset
 
-    remedy = f"set {key} to {local_kind}"
+    remedy = f"set {key} to a local copy (docs/tasks.md)"
     path, _, revision = place.partition("@")
     organisation, name, *parts = path.split("/")
     if parts and path.endswith(FILE_ENDINGS):

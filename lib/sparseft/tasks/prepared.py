@@ -37,11 +37,8 @@ def find_task(folder: Path, name: str) -> Task:
 
 def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[str, str]]:
     """Return the rows of both splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
-    rows = {}
-    digests = {}
-    for split in SPLITS:
-        rows[split], digests[split] = read_prepared(folder / f"{split}.jsonl", task)
-    return rows, digests
+    files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in SPLITS}
+    return {split: rows for split, (rows, _) in files.items()}, {split: digest for split, (_, digest) in files.items()}
 
 
 def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:

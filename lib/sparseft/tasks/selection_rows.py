@@ -24,7 +24,8 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, remake_advice
-from sparseft.tasks.data_source import Data, choose_rows, load_rows, local_file, task_dataset
+from sparseft.tasks.data_source import Data, choose_rows, load_rows, local_file
+from sparseft.tasks.hub import hub_dataset
 from sparseft.tasks.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import Row, Task
@@ -48,17 +49,6 @@ class Candidates:
     split: str
 
 
-@dataclass(frozen=True)
-class ChosenRows:
-    """Hold the chosen rows, and the number of candidates that were left out because they occur in another row.
-
-    `overlap` is the share of a text's windows that occurs in the training and validation text; 0 of examples."""
-
-    rows: list[Row]
-    left_out: int
-    overlap: float
-
-
 def load_candidates(task: Task, data: Data, prepared: dict[str, list[Row]]) -> Candidates:
     """Return the candidates of a task that is not one of lm-eval's. `prepared` has its training and validation rows.
 
@@ -71,7 +61,7 @@ def load_candidates(task: Task, data: Data, prepared: dict[str, list[Row]]) -> C
     if data.local:
         has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0)
     else:
-        has_own_split = SELECTION in task_dataset(task, data.hub or task.hub)
+        has_own_split = SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
     split = SELECTION if has_own_split else "train"
     rows, source = load_rows(task, split, data.local, data.hub)
     if not has_own_split:
@@ -105,8 +95,11 @@ def shuffled(rows: list, name: str, seed: int) -> list:
 
 def choose_selection(
     task: Task, candidates: Candidates, prepared: dict[str, list[Row]], number: int | None
-) -> ChosenRows:
+) -> tuple[list[Row], int, float]:
     """Return the first `number` candidates that occur in no training row, validation row or other chosen row.
+
+    Return also how many were left out because they occur in another row, and the share of a text's windows that occurs in the
+    training and validation text (0 of examples).
 
     Without a number they are all rows of a split for this purpose, or else as many as there are validation rows. Documents
     are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`, or if most rows
@@ -135,12 +128,12 @@ def choose_selection(
             taken += size(row)
     if not rows:
         raise nothing_left(task.name, f"all {known + repeated} candidates repeat a prompt")
-    chosen = ChosenRows(list(rows.values()), known + repeated, _overlap(task, list(rows.values()), prepared))
+    chosen = list(rows.values())
+    overlap = _overlap(task, chosen, prepared)
     looked_at = known + repeated + len(rows)
-    if chosen.overlap > MOST or (has_own_split and known > MOST * looked_at):
-        what = f"{known} of {looked_at} rows of the split {SELECTION}"
-        if chosen.overlap > MOST:
-            what = in_words(chosen.overlap, task, SELECTION)
+    if overlap > MOST or (has_own_split and known > MOST * looked_at):
+        known_rows = f"{known} of {looked_at} rows of the split {SELECTION}"
+        what = in_words(overlap, task, SELECTION) if overlap > MOST else known_rows
         raise InputError(
             f"tasks.{task.name}: {what} also occur in the training or validation rows", f"give other {SELECTION} rows"
         )
@@ -149,7 +142,7 @@ def choose_selection(
             f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION}, {number} are asked for",
             f"lower tasks.{task.name}.selection_examples or train_examples",
         )
-    return chosen
+    return chosen, known + repeated, overlap
 
 
 def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[list[Row], str]:
