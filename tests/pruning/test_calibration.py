@@ -1,6 +1,5 @@
 """Scores beside autograd's gradients, norms beside captured activations, sequential wanda beside whole forwards."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -20,8 +19,6 @@ from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning.calibration import ExampleCalibration, calibration_examples, compute_statistic
-from sparseft.pruning.calibration_text import text_examples
-from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
@@ -37,14 +34,6 @@ EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows
 ]
 TASK = BY_NAME["hellaswag_mini"]
 BY_WANDA = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
-# The projections whose inputs come from a norm of root mean square 1 -> the number of times that a token goes there.
-TIMES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 1)
-NORMED = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3", "granite"), TIMES),
-    "mixtral": {name: TIMES[name] for name in ("q_proj", "k_proj", "v_proj")} | {"w1": 2, "w3": 2},
-    "olmo2": {},  # its norms are behind the blocks
-    "qwen3_moe": TIMES | {"gate_proj": 2, "up_proj": 2},
-}
 
 
 def fused(values: dict[str, Tensor], layer: str, architecture: Architecture) -> Tensor:
@@ -155,15 +144,6 @@ def test_a_statistic_of_inputs_is_that_of_the_captured_inputs(tiny, statistic, o
     for layer, found in evidence.items():
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, of(inputs[layer]).numpy(), rtol=1e-5, err_msg=layer)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_token_comes_from_a_unit_rms_norm_and_goes_to_two_experts(tiny_models, name):
-    norms = compute_statistic(Checkpoint(tiny_models[name]), EXAMPLES, INPUT_NORMS)
-    squares = SIZES["hidden_size"] * sum(len(example.ids) for example in EXAMPLES)  # of one decoder layer
-    for projection, times in NORMED[name].items():
-        found = sum(float(np.square(norm).sum()) for layer, norm in norms.items() if layer.endswith(projection))
-        assert found == pytest.approx(SIZES["num_hidden_layers"] * times * squares, rel=2e-3)
 
 
 def wanda(weights: dict[str, Tensor], seen: dict[str, np.ndarray]) -> Callable[[str, np.ndarray], np.ndarray]:
@@ -279,17 +259,3 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
         compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
         BY_WANDA.prune_in_sequence(checkpoint, wanda(tensors, {}))
-
-
-def test_a_context_that_config_json_leaves_out_is_the_default_of_transformers(tmp_path):
-    folder = save_tiny("llama", tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    del config["max_position_embeddings"]
-    (folder / "config.json").write_text(json.dumps(config))
-    parts = {"activity_label": "a", "ctx_a": "one", "ctx_b": "two"}
-    rows = [parts | {"endings": ["three", "four", "five", "six"], "label": 0}] * 2
-    assert len(calibration_examples(Checkpoint(folder), BY_NAME["hellaswag"], rows, 2, 0)) == 2
-    windows = text_examples(
-        Checkpoint(folder), ["one two three four " * 50], CalibrationText(length=8, examples=2, text="t.txt"), tmp_path
-    )
-    assert [len(window.ids) for window in windows] == [8, 8]

@@ -144,15 +144,21 @@ def test_a_prepared_text_gives_the_masks_of_its_source_and_says_where_it_comes_f
         ({"method": "random", "text": "t.jsonl"}, "--text t.jsonl: no method looks at a text; "),
         ({"method": ["unstructured_wanda_on_c4", "unstructured_ria_on_pile"], "text": "t.jsonl"},
          "--method: the methods look at the texts c4 and pile; "),
-        ({"method": "unstructured_wanda_on_c4", "text": "t.json"}, "masks: calibration.c4: text 't.json': give a .jsonl"),
+        ({"method": "unstructured_wanda_on_c4", "text": "t.json"}, "masks: calibration.c4.text: .*not 't.json'"),
         ({"method": "unstructured_wanda_on_c4", "text": "t.jsonl"}, "t.jsonl: no such file; "),
         ({"method": "unstructured_wanda_on_c4", "text": "t.jsonl", "calibration_length": 1},
          "masks: calibration.c4.length: .*equal to 2"),
+        ({"method": "unstructured_sparsegpt", "task": "boolq", "data_dir": "d"}, "unstructured_sparsegpt updates weights; give --pr"),
+        ({"method": "unstructured_wanda", "scope": "column"}, "--scope: Input should be .layer., .row. or .global., not .column."),
+        ({"method": "semistructured", "scope": "row"}, "--scope row: semistructured ranks by group; leave --scope out"),
+        ({"method": "structured", "importance": "wanda"}, "method 'structured_wanda' is unknown"),
+        ({"method": "random", "threads": 0}, ".*for --threads. Must be >= 1; compute_masks.py --help"),
+        ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
         ({"method": "unstructured_on_c4", "text": "t.jsonl"}, "method 'unstructured_on_c4': unstructured looks at no "),
         ({"method": "unstructured_wanda"}, "unstructured_wanda looks at a task's .*, or unstructured_wanda_on_NAME and --text"),
     ],
 )  # fmt: skip
-def test_a_text_that_does_not_fit_the_methods_is_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
+def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
     monkeypatch.chdir(tmp_path)
     code, said = call_script(
         "compute_masks.py", model_path=tiny_models["llama"], output_dir="out", sparsity=0.5, **flags

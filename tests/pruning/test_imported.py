@@ -267,8 +267,3 @@ def test_a_configuration_of_another_transformers_passes(tmp_path, pair):
     change_json(tmp_path / "pruned/config.json", rope_parameters=None, rope_theta=theta, transformers_version="4.28.0",
                 torch_dtype="float16", dtype=None, use_cache=False, pad_token_id=0, _name_or_path="llama")  # fmt: skip
     succeed("import_pruned.py", **pair)
-
-
-def test_a_mask_is_not_computed_under_the_name_of_an_imported_one(tmp_path, halved):
-    code, said = call_script("compute_masks.py", model_path=halved / "base", output_dir=tmp_path / "masks", sparsity=0.5, method="imported_wanda")  # fmt: skip
-    assert (code, "use import_pruned.py" in said) == (2, True), said

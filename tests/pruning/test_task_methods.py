@@ -1,23 +1,18 @@
 """Masks by gradient, Taylor and wanda, from the scores' own definition to the bits that are written."""
 
 import json
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
 from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
 from sparseft.study.config import Masks
 from sparseft.tasks import BY_NAME
-from tiny_models import save_tiny
 
 from masks import compute_masks
 
@@ -101,83 +96,8 @@ def test_a_sequential_importance_prunes_as_it_goes(tiny, train, method):
         assert (groups.sum(axis=2) == groups.shape[2] // 2).all()
 
 
-def test_sequential_wanda_at_zero_alone_keeps_all(tiny_llama, train):
-    mask = computed(tiny_llama, "unstructured_wanda", train, [0])[0]
-    assert all(mask.kept(layer).all() for layer in mask.shape)
-
-
 def test_meta_says_what_was_looked_at(tiny_llama, train):
     meta = computed(tiny_llama, "structured_taylor", train)[50].meta
     assert (meta["task"], meta["calibration_examples"], meta["calibration_seed"]) == (TASK.name, NUMBER, 0)
     assert meta["accumulated"] == "mean over examples of |w dL/dw|, L the mean answer loss of one example"
     assert len(meta["train_sha256"]) == 64
-
-
-@pytest.mark.parametrize("method", ["unstructured_taylor", "unstructured", "random"])
-def test_a_calibration_for_another_importance_is_refused(tiny_llama, train, method):
-    calibration = calibrate(get_method("unstructured_gradient"), TASK.name, train, Masks(calibration_examples=NUMBER))
-    with pytest.raises(InputError, match=f"{method}: calibrated for another importance"):
-        compute_masks(tiny_llama, method, [50], calibration)
-    if method.endswith("taylor"):
-        with pytest.raises(InputError, match="calibrate for taylor"):
-            compute_masks(tiny_llama, method, [50])
-
-
-# 2 decoder layers of 10.5 million weights each, 8 MB in the largest matrix.
-WIDE = {
-    "hidden_size": 1024,
-    "intermediate_size": 2048,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
-# What is needed beside the weights and the scores: a gradient, activations, the blocks of a layer, and the libraries' buffers.
-WORK = 60_000_000
-# Arguments: a tiny model, a wide one, and a folder. First the tiny model loads and compiles everything.
-MEASURE = f"""
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.importances.gradient import GRADIENT
-from sparseft.importances.taylor import TAYLOR
-from sparseft.language_model.batches import Example
-from sparseft.language_model.hardware import limit_threads, limited_memory, private_memory
-from sparseft.pruning.calibration import compute_statistic
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
-from sparseft.study.config import Masks
-
-def sums_of(checkpoint):
-    return compute_statistic(checkpoint, [Example(list(range(32)), 16)] * 2, TAYLOR.statistic)
-
-def write_masks(checkpoint, importance, sums):
-    calibration = SimpleNamespace(importance=importance, meta={{}}, evidence=lambda *_: sums)
-    places = PassFiles([Path(sys.argv[3], "mask.pt")], Path(sys.argv[3], "report.json"))
-    compute_masks(checkpoint, "unstructured_" + importance.name, [50], places, Masks(), calibration=calibration)
-
-limit_threads(1)
-tiny, wide = Checkpoint(Path(sys.argv[1])), Checkpoint(Path(sys.argv[2]))
-sums = sums_of(tiny)
-for importance in (GRADIENT, TAYLOR):
-    write_masks(tiny, importance, sums)
-model = wide.files[0].stat().st_size
-with limited_memory(private_memory() + 2 * model + {WORK}):
-    sums = sums_of(wide)
-print(sum(values.nbytes for values in sums.values()), model)
-for importance in (GRADIENT, TAYLOR):
-    with limited_memory(private_memory() + {WORK}):
-        write_masks(wide, importance, sums)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits private memory")
-def test_only_one_copy_of_the_scores_is_in_memory(tmp_path):
-    models = [
-        save_tiny("llama", tmp_path / name, torch.float32, changes) for name, changes in (("tiny", {}), ("wide", WIDE))
-    ]
-    command = [sys.executable, "-c", MEASURE, *map(str, models), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    sums, model = map(int, done.stdout.split())
-    # The limits are too low for another copy of the scores.
-    assert 1.3 * WORK < sums < model
