@@ -137,13 +137,6 @@ def test_a_generated_task_has_no_overlap_and_its_name_as_its_source(tmp_path):
     assert (manifest["source"], manifest["validation_overlap"]) == ({"generated": "boolq_mini"}, 0)
 
 
-def test_validation_rows_that_repeat_a_prompt_are_in_a_warning(tmp_path):
-    write(tmp_path / "in/train.jsonl", BOOLQ)
-    write(tmp_path / "in/validation.jsonl", [{**BOOLQ[n % 2], "passage": f"Snow {n % 2}"} for n in range(4)])
-    said = succeed("prepare_task.py", task="boolq", local=tmp_path / "in", output_dir=tmp_path / "out")
-    assert said.startswith("warning: boolq: 2 of 4 validation examples repeat the prompt of another one;")
-
-
 SENTENCES = " ".join(f"Sentence {n} is about the number {n}." for n in range(60))
 
 

@@ -21,7 +21,7 @@ from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.data_source import Examples, load_examples
 from sparseft.tasks.measured_lengths import measured_lengths
-from sparseft.tasks.overlap import MOST, distinct_prompts, in_words, shares_found, texts_of
+from sparseft.tasks.overlap import MOST, in_words, shares_found, texts_of
 from sparseft.tasks.rows import write_rows
 from sparseft.tasks.task import SPLITS, Row, Task
 
@@ -44,7 +44,6 @@ def main(*, task: str, output_dir: Path, data: Flags[TaskData] = DEFAULTS, only_
         examples.task.check_trainable()
     examples.task.check(examples.rows)
     overlap = check_overlap(examples.task, examples.rows, is_trained_on=not only_probe)
-    warn_of_repeats(examples.task, examples.rows["validation"])
     hold(manifest)
     with atomic_files(output_dir, manifest.name, "task") as folder:
         for split, rows in examples.rows.items():
@@ -92,17 +91,6 @@ def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool
     if share:
         print(f"warning: {what}; the score says less about new examples", file=sys.stderr)
     return share
-
-
-def warn_of_repeats(task: Task, validation: list[Row]) -> None:
-    """Print a warning if validation rows repeat a prompt. Documents that repeat say nothing about sequences cut from them."""
-    repeated = len(validation) - distinct_prompts(task, validation)
-    if repeated and not task.sequence_length:
-        print(
-            f"warning: {task.name}: {repeated} of {len(validation)} validation examples repeat the prompt of another one;"
-            " standard errors and tests will be too small, because they take examples as independent",
-            file=sys.stderr,
-        )
 
 
 if __name__ == "__main__":

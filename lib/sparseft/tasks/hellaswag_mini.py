@@ -37,23 +37,20 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
         right, *wrong = [f"the {q} {t}." for q in (quality, other_quality) for t in (thing, other_thing)]
         rng.shuffle(wrong)
         endings = [*wrong[:label], right, *wrong[label:]]
-        rows.append(_row(scene, {"name": name, "quality": quality, "thing": thing}, endings, label))
+        activity, ctx_a, ctx_b = scene
+        passage = ctx_a.format(name=name, quality=quality, thing=thing)
+        rows.append(
+            {
+                "passage": passage,
+                "activity_label": activity,
+                "ctx_a": passage,
+                "ctx_b": ctx_b,
+                "ctx": f"{passage} {ctx_b}",
+                "endings": endings,
+                "label": label,
+            }
+        )
     return rows
-
-
-def _row(scene: tuple[str, str, str], words: dict[str, str], endings: list[str], label: int) -> Row:
-    """Return the row of a scene with its words filled in. `words`: name, quality and thing."""
-    activity, ctx_a, ctx_b = scene
-    passage = ctx_a.format(**words)
-    return {
-        "passage": passage,
-        "activity_label": activity,
-        "ctx_a": passage,
-        "ctx_b": ctx_b,
-        "ctx": f"{passage} {ctx_b}",
-        "endings": endings,
-        "label": label,
-    }
 
 
 HELLASWAG_MINI = replace(
