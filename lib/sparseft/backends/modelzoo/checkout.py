@@ -1,7 +1,6 @@
 """The user's checkout of ModelZoo, and how this project starts its Trainer with it."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -43,11 +42,9 @@ class ModelZoo:
     @property
     def commit(self) -> str:
         """Return the checkout's commit, or "unknown" if git does not know it."""
-        if not shutil.which("git"):
-            return "unknown"
         command = ["git", "-C", str(self.home), "rev-parse", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else "unknown"
+        return done.stdout.strip() or "unknown"
 
     def run(self, configuration: Path, mode: str) -> None:
         """Run the Trainer with `--mode` train or eval, in a process that ends with this one. Its output goes to stderr.
@@ -62,24 +59,17 @@ class ModelZoo:
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
-        error_line = _copy_output(process)
+        error_line = "ModelZoo's Trainer failed; see what it printed"
+        for raw in process.stdout:
+            line = raw.decode(errors="replace")
+            if line.startswith("error: "):
+                error_line = line.removeprefix("error: ").strip()
+            else:
+                print(line, end="", file=sys.stderr, flush=True)
         code = process.wait()
         # It was killed. The process that started this one removes its job from the appliance.
         if code < 0:
             sys.exit(KILLED - code)
         if code:
-            error_line = error_line or f"ModelZoo's Trainer ended with code {code}; see what it printed"
             what, _, remedy = error_line.rpartition("; ")
             raise InputError(what, remedy)
-
-
-def _copy_output(process: subprocess.Popen) -> str:
-    """Copy the output of a process to stderr, and return its last error without the word `error`; empty if it has none."""
-    error_line = ""
-    for raw in process.stdout:
-        line = raw.decode(errors="replace")
-        if line.startswith("error: "):
-            error_line = line.removeprefix("error: ").strip()
-        else:
-            print(line, end="", file=sys.stderr, flush=True)
-    return error_line

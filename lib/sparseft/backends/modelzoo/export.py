@@ -46,13 +46,12 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
         raise InputError(f"{checkpoint.folder}: its layers have several dtypes", "convert them to one dtype")
-    places_by_name = places(checkpoint.config, shapes)
     section = model_section(checkpoint.folder)
     with atomic_folder(output, "ModelZoo checkpoint") as folder:
         checkpoint.copy_rest(folder)
         (folder / CONFIGURATION).write_text(yaml.safe_dump({"model": section}))
         with mdl_writer(folder / CHECKPOINT, BRANCH) as writer:
-            for name, place in places_by_name.items():
+            for name, place in places(checkpoint.config, shapes).items():
                 _write_tensor(writer, checkpoint, name, place, mask)
             for key, other in duplicates(checkpoint.config).items():
                 writer.link(f"model.{key}", f"model.{other}")

@@ -55,7 +55,11 @@ def _read_log(path: Path) -> TrainerLog:
             log.losses[int(step)] = float(loss)
             log.rates[int(step)] = float(rate)
             log.overall_rate = float(overall_rate)
-        log.evaluation = _evaluation(text)
+        losses = [float(loss) for _, loss in _EVAL.findall(text)]
+        means = _AVERAGE.findall(text)
+        if losses and means:
+            before_last = losses[:-1]
+            log.evaluation = [*before_last, len(losses) * float(means[-1]) - sum(before_last)]
     except ValueError as error:
         raise InputError(f"{path}: {error}", "remove the folder, and train again") from None
     performance = sorted(path.parent.glob("executors/*/performance.json"))
@@ -66,13 +70,3 @@ def _read_log(path: Path) -> TrainerLog:
     if log.overall_rate:
         log.overall_rate *= (len(log.losses) - 1) / len(log.losses)
     return log
-
-
-def _evaluation(text: str) -> list[float]:
-    """Return the loss of each batch of a log's evaluation; empty if the evaluation did not end."""
-    losses = [float(loss) for _, loss in _EVAL.findall(text)]
-    means = _AVERAGE.findall(text)
-    if not losses or not means:
-        return []
-    before_last = losses[:-1]
-    return [*before_last, len(losses) * float(means[-1]) - sum(before_last)]

@@ -39,21 +39,15 @@ def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor
         path = f"model.model.{place.key.removesuffix('.weight')}"
         if f"{path}.lora_A" not in trained.tensors:
             continue
-        A = _fp32(trained, f"{path}.lora_A")
-        B = _fp32(trained, f"{path}.lora_B")
-        if place.head_dim:
-            B = deinterleave(B, place.head_dim)
-        factors[layer] = _as_they_act(run, layer, torch.from_numpy(A), torch.from_numpy(np.ascontiguousarray(B)))
+        A = torch.from_numpy(_fp32(trained, f"{path}.lora_A"))
+        rows = _fp32(trained, f"{path}.lora_B")
+        B = torch.from_numpy(np.ascontiguousarray(deinterleave(rows, place.head_dim) if place.head_dim else rows))
+        kept = torch.from_numpy(run.job.mask.kept(layer))
+        if kind_of(run.job.mode, kept) is StructuredLoRALinear:
+            kept_rows, columns = rows_and_columns(kept)
+            A, B = A * columns, B * kept_rows[:, None]
+        factors[layer] = (A, B)
     return factors
-
-
-def _as_they_act(run: TrainerRun, layer: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the factors of a layer, masked by rows and columns if its mode and mask say so."""
-    kept = torch.from_numpy(run.job.mask.kept(layer))
-    if kind_of(run.job.mode, kept) is not StructuredLoRALinear:
-        return A, B
-    rows, columns = rows_and_columns(kept)
-    return A * columns, B * rows[:, None]
 
 
 def _fp32(file: MdlFile, key: str) -> np.ndarray:
