@@ -171,7 +171,8 @@ def hours(config: Config, jobs: Iterable[Job]) -> str:
     counts = Counter(source for _, source in times)
     sources = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(counts.items()))
     number = sum(seconds or 0 for seconds, _ in times) / 3600
-    return f"about {number:,.1f} hours on one machine, one job at a time ({sources})"
+    time = f"{60 * number:.0f} minutes" if number < 2 else f"{number:,.1f} hours"
+    return f"about {time} on one machine, one job at a time ({sources})"
 
 
 def _seconds(
