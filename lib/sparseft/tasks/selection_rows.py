@@ -150,15 +150,14 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
 
     `digests` has the sha256 of the files of the other splits. Raises InputError unless the manifest records all three files."""
     path = folder / ROWS_FILE
-    rows = read_rows(path, task)
     manifest = read_record(folder / MANIFEST_FILE)
-    if manifest["task"] != task.name or manifest["sha256"] != sha256(path):
+    if manifest["task"] != task.name or not path.exists() or manifest["sha256"] != sha256(path):
         raise InputError(f"{path}: not the file that {MANIFEST_FILE} records", remake_advice(path))
     if manifest["disjoint_from"] != digests:
         raise InputError(
             f"{path}: chosen beside other files than the {' and '.join(digests)} rows in {folder}", remake_advice(path)
         )
-    return rows, manifest["sha256"]
+    return read_rows(path, task), manifest["sha256"]
 
 
 def _with_known(
