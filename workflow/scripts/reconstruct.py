@@ -54,7 +54,7 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     start(flags.threads)
     check_outputs(flags, target.dense_path, target.text)
     job = of_each_layer(job_of(flags, RECONSTRUCTING_MODES))
-    if job.settings.stop_if_loss_above is not None:
+    if flags.training.stop_if_loss_above is not None:
         raise InputError(
             "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
             "leave it and --stop_if_after_steps out",
