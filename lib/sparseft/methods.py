@@ -139,12 +139,12 @@ def _methods() -> list[Method]:
     others = [importance for importance in IMPORTANCES if importance is not DEFAULT]
     for pattern in PATTERNS:
         methods += [Method(pattern, importance) for importance in others if pattern.allows(importance)]
-    return [variant for method in methods for variant in (method, *_allocated(method))]
-
-
-def _allocated(method: Method) -> list[Method]:
-    """Return the method with each allocation, if its pattern allows one."""
-    return [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern.takes_counts]
+    return [
+        replace(method, allocation=allocation)
+        for method in methods
+        for allocation in (None, *ALLOCATIONS)
+        if allocation is None or method.pattern.takes_counts
+    ]
 
 
 # The methods that need no text and no other tool, by name, in the order of the study.
@@ -159,7 +159,12 @@ def get_method(name: str) -> Method:
         return DENSE_METHOD
     pattern, _, imported = name.partition("_")
     if pattern == IMPORTED.name:
-        return _imported_method(name, imported)
+        if not re.fullmatch(TEXT_NAME, imported):
+            raise InputError(
+                f"method {name!r}: {imported!r} is not the name of imported checkpoints",
+                f"write {IMPORTED.name}_NAME, with the letters a to z and digits",
+            )
+        return Method(IMPORTED, None, imported=imported)
     base, on, text = name.partition(ON)
     if base not in METHODS:
         plain = [known for known, method in METHODS.items() if not method.allocation]
@@ -175,16 +180,6 @@ def get_method(name: str) -> Method:
             f"method {name!r}: {text!r} is not the name of a text", "use only the letters a to z and digits"
         )
     return replace(METHODS[base], calibration=text)
-
-
-def _imported_method(name: str, imported: str) -> Method:
-    """Return the method of imported checkpoints. Raises InputError if `imported` is not a name that they can have."""
-    if not re.fullmatch(TEXT_NAME, imported):
-        raise InputError(
-            f"method {name!r}: {imported!r} is not the name of imported checkpoints",
-            f"write {IMPORTED.name}_NAME, with the letters a to z and digits, and describe NAME under masks.{IMPORTED.name}",
-        )
-    return Method(IMPORTED, None, imported=imported)
 
 
 def sort_key(name: str) -> str:

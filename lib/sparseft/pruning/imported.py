@@ -80,23 +80,14 @@ def check_origin(pruned: Checkpoint, source: str, base: Checkpoint) -> None:
 
     Its tensors must have the shapes of the base's, its configuration must say the same, and the tensors outside the prunable
     layers must be equal. The two may be divided into files in different ways."""
-    ours = tensor_shapes(base.config, base.folder)
-    theirs = tensor_shapes(pruned.config, source)
-    # What a configuration leaves out has transformers' default.
-    configurations = (model_config(checkpoint.folder).to_dict() for checkpoint in (base, pruned))
-    ours_said, theirs_said = (
-        {f"config.json: {key}": value for key, value in said.items() if key not in _WITHOUT_EFFECT}
-        for said in configurations
-    )
-    ours_said, theirs_said = ours | ours_said, theirs | theirs_said
-    for key in sorted(ours_said | theirs_said):
-        if ours_said.get(key) != theirs_said.get(key):
+    shapes, ours, theirs = tensor_shapes(base.config, base.folder), _described(base), _described(pruned)
+    for key in sorted(ours | theirs):
+        if ours.get(key) != theirs.get(key):
             raise InputError(
-                f"{source}: {key} is {theirs_said.get(key)!r:.100}, and {ours_said.get(key)!r:.100} in {base.folder}",
-                _GIVE_BASE,
+                f"{source}: {key} is {theirs.get(key)!r:.100}, and {ours.get(key)!r:.100} in {base.folder}", _GIVE_BASE
             )
     masked = {f"{layer}.weight" for layer in prunable_shapes(base)}
-    for name in ours:
+    for name in shapes:
         if name not in masked and not np.array_equal(_read_in_dtype(pruned, source, base, name), base.read(name)):
             dtype = pruned.tensors[name].dtype
             is_rounded = dtype != base.tensors[name].dtype
@@ -104,6 +95,15 @@ def check_origin(pruned: Checkpoint, source: str, base: Checkpoint) -> None:
                 f"{source}: {name} differs from {base.folder}, and a mask cannot hold this change",
                 f"{_prepare_in(dtype)}, or {_GIVE_BASE}" if is_rounded else _GIVE_BASE,
             )
+
+
+def _described(checkpoint: Checkpoint) -> dict[str, object]:
+    """Return the shapes of a checkpoint's tensors, and the keys of its configuration that decide what it computes.
+
+    What the configuration leaves out has transformers' default."""
+    said = model_config(checkpoint.folder).to_dict()
+    keys = {f"config.json: {key}": value for key, value in said.items() if key not in _WITHOUT_EFFECT}
+    return keys | tensor_shapes(checkpoint.config, checkpoint.folder)
 
 
 def _read_in_dtype(pruned: Checkpoint, source: str, base: Checkpoint, name: str) -> np.ndarray:
