@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,11 +25,12 @@ from bench import interleaved, report
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks import mask_kernels as kernels
-from sparseft.masks.mask_file import unpack
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.masks.mask_file import unpack, zero_pruned
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.scores import row_blocks
-from sparseft.pruning.selection import Selection, select_together
+from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
 from sparseft.study.config import Masks
+from sparseft.study.passes import PassFiles
 from torch.nn.utils.prune import L1Unstructured
 
 SIDE = 4096  # rows and columns of the matrix in memory
@@ -79,11 +81,11 @@ class Ours:
 
     def row(self) -> None:
         """Select with scope row."""
-        kernels.write_row_masks(self.flat, SIDE, np.tile(counts_of(SIDE), (SIDE, 1)), self.packed)
+        select_rows(self.selection, "w")
 
     def group(self) -> None:
         """Select with the pattern 2:4."""
-        kernels.write_group_masks(self.flat, SIDE, 4, np.array([2]), self.packed[:1])
+        select_groups(replace(self.selection, percents=[50]), "w", 4)
 
     def masks(self) -> np.ndarray:
         """Return the masks of scope layer, bool (levels, SIDE, SIDE)."""
@@ -160,13 +162,12 @@ def cases_in_memory(weight: torch.Tensor, full: torch.Tensor) -> dict[str, Calla
     check_exact(ours, weight)
     check_exact(ours32, full)
     # check_exact has computed the masks of scope layer. This one prunes half of the weights.
-    half = ours.packed[5].copy()
+    half = ours.packed[5].reshape(SIDE, -1).copy()
     return {
         LAYER: ours.layer,
         "sparseft, scope row": ours.row,
         "sparseft, 2:4 alone": ours.group,
-        "sparseft, apply one mask in place": lambda: kernels.zero_pruned(target.reshape(-1), SIDE, half),
-        "sparseft, validate one mask": lambda: kernels.survey(target.reshape(-1), SIDE, half, np.uint16(1)),
+        "sparseft, apply one mask in place": lambda: zero_pruned(target, half),
         PARTITION: lambda: partition_and_compare(bits & np.uint16(0x7FFF)),
         SORT: lambda: sort_and_compare(weight),
         TOP_K: lambda: l1_unstructured(weight),
@@ -246,7 +247,7 @@ def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, f
     # Load the compiled code before the clock starts.
     few = np.zeros(4, np.uint16)
     kernels.count_high(few, np.zeros(kernels.BINS, np.int32))
-    kernels.write_masks(few, 4, few[:1], np.zeros(1, np.int64), np.zeros((1, 1), np.uint8))
+    kernels.write_masks(few, 4, few[None, :1], np.zeros((1, 1), np.int64), np.zeros((1, 1), np.uint8))
     places = PassFiles([folder / f"{level:02d}.pt" for level in LEVELS], folder / "report.json")
     wall = time.perf_counter()
     cpu = time.process_time()

@@ -13,7 +13,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.command import run

@@ -72,7 +72,9 @@ def count_kept(packed: np.ndarray) -> int:
         return int(_ONES[packed].sum())
     flat = packed.reshape(-1)
     words = flat[: flat.size // 8 * 8].view(np.uint64)
-    return int(np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(flat[8 * words.size :]).sum(dtype=np.int64))
+    return int(
+        np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(flat[8 * words.size :]).sum(dtype=np.int64)
+    )
 
 
 def read_mask(path: Path | str) -> Mask:

@@ -28,8 +28,11 @@ def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int
     The files are written after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all
     files appear, or none."""
     writer = MaskWriter(paths, metas, shape)
-    yield writer
-    writer.finish()
+    try:
+        yield writer
+        writer.finish()
+    finally:
+        writer.bits.clear()
 
 
 class MaskWriter:
@@ -44,7 +47,7 @@ class MaskWriter:
         self.kept = {layer: np.zeros(len(paths), np.int64) for layer in shape}
         ends = np.cumsum([0, *(rows * row_bytes(cols) for rows, cols in shape.values())]).tolist()
         self._places = dict(zip(shape, pairwise(ends), strict=True))
-        self._bits = [_disk_array(path.parent, ends[-1]) for path in paths]
+        self.bits = [_disk_array(path.parent, ends[-1]) for path in paths]
 
     def write(self, layer: str, offset: int, packed: np.ndarray, levels: range | None = None) -> None:
         """Write `packed`, uint8 (levels, n), at byte `offset` of a layer's bits in the files of `levels`, None meaning all.
@@ -52,7 +55,7 @@ class MaskWriter:
         Blocks may come in any order. The blocks of one layer must come from one thread."""
         start = self._places[layer][0] + offset
         for level, block in zip(levels or range(len(self.paths)), packed, strict=True):
-            self._bits[level][start : start + block.size] = block
+            self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
 
     def record(self, **entries: object) -> None:
@@ -66,9 +69,9 @@ class MaskWriter:
             reached = 1 - sum(int(kept[level]) for kept in self.kept.values()) / total
             content = {"format_version": FORMAT_VERSION, "meta": self.metas[level] | {"reached": reached}}
             write = self._write_safetensors if path.suffix == ".safetensors" else self._write_pt
-            write(path, content, self._bits[level])
+            write(path, content, self.bits[level])
             # This frees the disk space of the temporary file.
-            self._bits[level] = None
+            self.bits[level] = None
 
     def _write_pt(self, path: Path, content: dict, bits: np.ndarray) -> None:
         """Write a file of `torch.save`. All layers are views of one tensor."""

@@ -18,13 +18,13 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.errors import InputError
 from sparseft.importances import Importance, Statistic
-from sparseft.masks.mask_file import mask_meta, unpack
+from sparseft.masks.mask_file import mask_meta, row_bytes, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.methods import Method, get_method
 from sparseft.pruning.allocation import allocate, outlier_shares
 from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
 from sparseft.pruning.ranking import Ranking
-from sparseft.pruning.scores import Source, bits_of, magnitude_source, random_source, scored_source, sum_columns
+from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
 from sparseft.pruning.selection import Selection
 from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
@@ -66,9 +66,10 @@ def compute_masks(
     method = get_method(method_name)
     # This raises the error of an impossible scope before anything is read.
     settings.scope_of(method_name, percents)
-    _check_calibration(method, calibration)
     shape = prunable_shapes(checkpoint)
-    _check_layers(checkpoint, shape)
+    for layer in shape:
+        if checkpoint.tensors[f"{layer}.weight"].dtype not in BITS:
+            raise InputError(f"{layer}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
     check_tensors(checkpoint, checkpoint.folder)
     if not method.importance and not checkpoint.prepared:
         # Without scores, the selection would not notice a weight that is not finite.
@@ -84,8 +85,9 @@ def compute_masks(
     with atomic_files(places.report.parent, places.report.name, "masks") as folder:
         with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
             masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, allocated, writer, threads)
-            scores = masks_pass.run()
-        if masks_pass.is_sequential:
+            is_sequential = settings.is_sequential(method_name)
+            scores = masks_pass.run_in_sequence() if is_sequential else masks_pass.run()
+        if is_sequential:
             # Each sparsity has its own scores. The report has those of the first one that prunes.
             meta["scores_percent"] = next((percent for percent in percents if percent), 0)
         report = mask_report(meta, percents, writer.kept, shape, scores)
@@ -110,47 +112,25 @@ class MaskPass:
     writer: MaskWriter
     threads: int
 
-    @property
-    def is_sequential(self) -> bool:
-        """Return whether each sparsity has a pass of its own, in which the layers before a layer are already pruned."""
-        return self.settings.is_sequential(self.method.name)
-
-    @property
-    def scope(self) -> str:
-        """Return what is ranked together: layer, row, group or global."""
-        return self.settings.scope_of(self.method.name, self.percents)
-
     def run(self) -> dict[str, ScoreDistribution]:
-        """Write the masks of every sparsity, and return the distribution of each layer's scores."""
-        if self.is_sequential:
-            return self._select_in_sequence()
-        source, dtypes = self._source()
-        shape = self.writer.shape
-        return self.select(Selection(source, shape, dtypes, self.percents, self.writer.write, self.allocated))
-
-    def select(self, selection: Selection) -> dict[str, ScoreDistribution]:
-        """Write the masks of the selection's layers, and return the distribution of each layer's scores."""
-        return self.method.pattern.select(self._ranking(selection))
-
-    def _ranking(self, selection: Selection) -> Ranking:
-        """Return what a pattern selects from."""
-        return Ranking(selection, self.checkpoint, self.scope, self.settings, self.threads)
-
-    def _source(self) -> tuple[Source, dict[str, str | None]]:
-        """Return the source of the scores, and their dtype by layer, which is None for random bits."""
+        """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
         shape = self.writer.shape
         importance = self.method.importance
         if not importance:
-            return random_source(self.checkpoint, self.settings.seed), dict.fromkeys(shape)
-        if importance.score:
+            # Random bits are those of no float.
+            source, dtypes = random_source(self.checkpoint, self.settings.seed), dict.fromkeys(shape)
+        elif importance.score:
             statistic = importance.statistic
             evidence = self.calibration.evidence(self.checkpoint, statistic) if statistic else None
-            return scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
-        dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
-        return magnitude_source(self.checkpoint), dtypes
+            source, dtypes = scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
+        else:
+            source = magnitude_source(self.checkpoint)
+            dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
+        selection = Selection(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
+        return self.method.pattern.select(self._ranking(selection))
 
-    def _select_in_sequence(self) -> dict[str, ScoreDistribution]:
-        """Write the masks of each sparsity in a pass of its own.
+    def run_in_sequence(self) -> dict[str, ScoreDistribution]:
+        """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned.
 
         Return the distributions of scores of the first sparsity that prunes."""
         scores: dict[str, ScoreDistribution] = {}
@@ -159,61 +139,35 @@ class MaskPass:
                 write = partial(self.writer.write, levels=range(level, level + 1))
                 self._ranking(Selection(None, self.writer.shape, {}, [percent], write)).keep_all()
                 continue
-            one_pass = SequentialPass(self, level, percent)
-            self.calibration.prune_in_sequence(self.checkpoint, one_pass.prune)
-            scores = scores or one_pass.scores
+            of_percent: dict[str, ScoreDistribution] = {}
+            self.calibration.prune_in_sequence(self.checkpoint, partial(self._prune, level, of_percent))
+            scores = scores or of_percent
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
 
+    def _prune(self, level: int, scores: dict[str, ScoreDistribution], layer: str, evidence: np.ndarray) -> np.ndarray:
+        """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and return the mask, bool (rows, cols).
 
-class SequentialPass:
-    """Compute the masks of one sparsity of a sequential method. The inputs of a layer come from the pruned layers before it.
-
-    `scores` gets the distribution of each layer's scores when the layer is pruned."""
-
-    def __init__(self, masks_pass: MaskPass, level: int, percent: int) -> None:
-        self.masks_pass = masks_pass
-        self.level = level
-        self.percent = percent
-        self.scores: dict[str, ScoreDistribution] = {}
-        self._blocks: list[np.ndarray] = []
-
-    def prune(self, layer: str, evidence: np.ndarray) -> np.ndarray:
-        """Write a layer's mask by the evidence of its inputs, fp32, and return the mask, bool (rows, cols)."""
-        checkpoint = self.masks_pass.checkpoint
-        importance = self.masks_pass.method.importance
-        weights = checkpoint.read_float32(f"{layer}.weight")
+        `scores` gets the distribution of the layer's scores."""
+        importance = self.method.importance
+        weights = self.checkpoint.read_float32(f"{layer}.weight")
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
         bits = bits_of(importance.score(weights, evidence, sums))
-        shape = {layer: self.masks_pass.writer.shape[layer]}
-        allocated = self.masks_pass.allocated
-        if allocated:
-            allocated = {layer: allocated[layer][[self.level]]}
-        self._blocks.clear()
+        shape = self.writer.shape[layer]
+        allocated = {layer: self.allocated[layer][[level]]} if self.allocated else None
+        packed = np.empty((shape[0], row_bytes(shape[1])), np.uint8)
+
+        def emit(_: str, offset: int, block: np.ndarray) -> None:
+            self.writer.write(layer, offset, block, range(level, level + 1))
+            packed.reshape(-1)[offset : offset + block.shape[1]] = block[0]
+
         # The scores of the layer are one block.
-        selection = Selection(lambda _: iter([bits]), shape, {layer: "F32"}, [self.percent], self._emit, allocated)
-        self.scores |= self.masks_pass.select(selection)
-        return unpack(np.concatenate(self._blocks).reshape(shape[layer][0], -1), shape[layer])
+        selection = Selection(
+            lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated
+        )
+        scores |= self.method.pattern.select(self._ranking(selection))
+        return unpack(packed, shape)
 
-    def _emit(self, layer: str, offset: int, packed: np.ndarray) -> None:
-        """Write a block of the mask, and keep a copy for `prune`."""
-        self.masks_pass.writer.write(layer, offset, packed, range(self.level, self.level + 1))
-        self._blocks.append(packed[0].copy())
-
-
-def _check_calibration(method: Method, calibration: Calibration | None) -> None:
-    """Raise InputError if the calibration is missing, not needed, or of another importance."""
-    needed = method.importance if method.uses_examples else None
-    given = calibration.importance if calibration else None
-    if given is not needed:
-        name = needed.name if needed else "nothing"
-        raise InputError(f"{method.name}: calibrated for another importance", f"calibrate for {name}")
-
-
-def _check_layers(checkpoint: Checkpoint, shape: dict[str, tuple[int, int]]) -> None:
-    """Raise InputError for a layer whose dtype the kernels cannot read, or whose size they cannot count."""
-    for layer, (rows, cols) in shape.items():
-        if checkpoint.tensors[f"{layer}.weight"].dtype not in BITS:
-            raise InputError(f"{layer}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
-        # The weights of a layer are counted in int32.
-        if rows * cols >= 1 << 31:
-            raise InputError(f"{layer}.weight has 2^31 weights or more", "check config.json: no known model has")
+    def _ranking(self, selection: Selection) -> Ranking:
+        """Return what a pattern selects from."""
+        scope = self.settings.scope_of(self.method.name, self.percents)
+        return Ranking(selection, self.checkpoint, scope, self.settings, self.threads)

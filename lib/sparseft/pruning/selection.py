@@ -68,7 +68,7 @@ class Selection:
 
     def write(self, layer: str, make: Callable[[int, np.ndarray], np.ndarray]) -> None:
         """Write the masks of a layer. `make(row, block)` returns those of a block, uint8 (levels, n). Its first row is `row`."""
-        rows, cols = self.shape[layer]
+        cols = self.shape[layer][1]
         row = 0
         for block in self.source(layer):
             self.emit(layer, row * row_bytes(cols), make(row, block))
@@ -94,7 +94,9 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[ScoreDi
     thresholds = values.astype(block.dtype)[None]
     for layer in layers:
         # Every block counts the ties down.
-        selection.write(layer, lambda _, block, layer=layer: _masks(block, selection.shape[layer], thresholds, ties[None]))
+        selection.write(
+            layer, lambda _, block, layer=layer: _masks(block, selection.shape[layer], thresholds, ties[None])
+        )
     return scores
 
 
