@@ -125,7 +125,7 @@ def test_a_touched_script_or_module_reruns_nothing(copied_study):
 
 def test_rewording_every_comment_docstring_help_text_and_description_reruns_nothing(copied_study):
     counts = reword_all(copied_study.root)
-    assert min(counts[kind] for kind in ("comment", "docstring", "Field description", "measurement")) > 40
+    assert min(counts[kind] for kind in ("comment", "docstring", "description", "measurement")) > 40
     assert copied_study.planned() == {}
 
 
