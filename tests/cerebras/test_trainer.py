@@ -202,7 +202,9 @@ def another_file(file: h5py.File, touch: str) -> None:
     file["w"] = h5py.ExternalLink(other, "w")
 
 
-@pytest.mark.parametrize(("change", "is_read"), [(older_format, False), (bytes_of_a_tensor, True), (another_file, False)])
+@pytest.mark.parametrize(
+    ("change", "is_read"), [(older_format, False), (bytes_of_a_tensor, True), (another_file, False)]
+)
 def test_nothing_of_a_state_is_unpickled(tmp_path, capsys, change, is_read):
     """Our reader does not look at what the package would unpickle."""
     state, made = tmp_path / "state_3.mdl", tmp_path / "made"

@@ -92,7 +92,10 @@ def test_an_edited_configuration_or_tokenizer_of_a_prepared_model_is_refused(pre
 
 
 def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
-    for change, name in ((lambda file: file.write_text("{}"), "added_tokens.json"), (Path.unlink, "generation_config.json")):
+    for change, name in (
+        (lambda file: file.write_text("{}"), "added_tokens.json"),
+        (Path.unlink, "generation_config.json"),
+    ):
         folder = shutil.copytree(prepared, prepared.with_name(name))
         change(folder / name)
         with pytest.raises(InputError, match=rf"/{name}: .*manifest\.json records"):

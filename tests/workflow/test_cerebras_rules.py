@@ -64,6 +64,8 @@ def test_the_sweep_is_planned_with_its_compilations(tmp_path):
     (tmp_path / "study.yaml").write_text((ROOT / "config/sweep.yaml").read_text())
     planned = study.planned(*CS3)
     assert (planned["compile_program"], planned["train_adapter"]) == (74, 330)
+
+
 def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_turns(study):
     study.snakemake("train", *CS3, "--cores", "4")
     seen = calls(study)

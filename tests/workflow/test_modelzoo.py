@@ -17,6 +17,7 @@ from tiny_models import change_json
 pytestmark = pytest.mark.process
 MASK = "masks_sparsity50_unstructured.pt"
 
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, tiny_models) -> Path:
     """A folder with the tiny LLaMA's masks, and cs/, its masked export; read only."""

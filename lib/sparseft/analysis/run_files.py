@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.masks.mask_summary import MaskFile, summarise_mask
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
+from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DATA, DENSE, NO_FINETUNE, Run, fill, mask_path
 from sparseft.tasks.prepared import find_task
 
@@ -38,8 +38,8 @@ SAME_SELECTION = ("metric", "definition_sha256", "dtype", "harness", "few_shot",
 class RunFiles:
     """Hold the sound records of one run. `train`, `before`, `merge` and `selection` are None if absent or unsound.
 
-    `mask` is its file as it is now; None if it is not there. `on_disk` holds the digests of the run's mask, adapter and task
-    definition as they are now. `reasons` says what is missing or unsound."""
+    `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. `reasons` says what is missing or
+    unsound."""
 
     run: Run
     validation: ValidationRecord
@@ -48,7 +48,6 @@ class RunFiles:
     before: BeforeMergeRecord | None
     merge: MergeRecord | None
     selection: SelectionRecord | None
-    mask: MaskFile | None
     on_disk: dict[str, str]
     reasons: list[str]
 
@@ -58,14 +57,14 @@ class SharedFiles:
     """Read what many runs of a study share: its masks, and the definitions of its tasks. Each file is read once."""
 
     folder: Path
-    masks: dict[Path, MaskFile | None] = field(default_factory=dict)
+    masks: dict[Path, str | None] = field(default_factory=dict)
     definitions: dict[str, str | None] = field(default_factory=dict)
 
-    def mask(self, run: Run) -> MaskFile | None:
-        """Return a run's mask file; None if it is not there."""
+    def mask(self, run: Run) -> str | None:
+        """Return the sha256 of a run's mask file; None if it is not there."""
         path = self.folder / fill(mask_path(run.method), run)
         if path not in self.masks:
-            self.masks[path] = summarise_mask(path) if path.is_file() else None
+            self.masks[path] = sha256(path) if path.is_file() else None
         return self.masks[path]
 
     def definition(self, task: str) -> str | None:
@@ -91,10 +90,9 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     mismatches = list(_mismatches(run, records))
     if mismatches or not all(records[name] for name in REQUIRED):
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
-    mask = shared.mask(run)
-    digests = {"mask": mask and mask.sha256, "adapter": adapter, "definition": shared.definition(run.task)}
+    digests = {"mask": shared.mask(run), "adapter": adapter, "definition": shared.definition(run.task)}
     on_disk = {name: digest for name, digest in digests.items() if digest}
-    return RunFiles(run, **records, mask=mask, on_disk=on_disk, reasons=reasons)
+    return RunFiles(run, **records, on_disk=on_disk, reasons=reasons)
 
 
 def selection_faults(files: RunFiles) -> list[str]:

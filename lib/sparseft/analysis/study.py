@@ -155,7 +155,7 @@ def _faults(
     found = []
     of_others = conflicts(members, {run: links[run] for run in members})
     for run, files in files_of.items():
-        own = files.validation.faults(files.mask) + broken_links(links[run], run) + selection_faults(files)
+        own = files.validation.faults() + broken_links(links[run], run) + selection_faults(files)
         found += [(run.id, "fault", text) for text in own + of_others.get(run, [])]
         found += [(run.id, "unchecked", text) for text in _unchecked(files, files_of)]
         lacking = [name for name in probes if name not in (*files.evaluation.probes, run.task)]

@@ -5,24 +5,11 @@ marks its run with a fault (`faults`). Sparsities are fractions of the prunable 
 """
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance
 from sparseft.records.manifests import MaskMeta
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, that_hold
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """Hold the sha256 of a mask file, what it says of itself, and its layers.
-
-    `layers` has the name of each layer, how many weights it has and how many are pruned, sorted. A file that is no mask has
-    neither settings nor layers."""
-
-    sha256: str
-    settings: MaskMeta | None = None
-    layers: list[tuple[str, int, int]] | None = None
 
 
 class LayerRow(RecordPart):
@@ -99,11 +86,9 @@ class ValidationRecord(RunRecord):
             f"{len(self.not_checked)} sentences in not_checked": bool(self.not_checked) != is_open,
         } | self._wrong_share("sparsity_within_tolerance", self._total("zeros") + tolerated)
 
-    def faults(self, mask: MaskFile | None) -> list[str]:
-        """Return why the validation failed, or why it should have failed although it says that it passed; else nothing.
-
-        `mask` is the mask's file as it is now. The chain of hashes finds another file than the one that was compared."""
-        wrong = "; ".join(that_hold(self._failures() | self._wrong_totals() | self._differences(mask)))
+    def faults(self) -> list[str]:
+        """Return why the validation failed, or why it should have failed although it says that it passed; else nothing."""
+        wrong = "; ".join(that_hold(self._failures() | self._wrong_totals()))
         if not self.passed:
             return [f"validation failed: {wrong or 'it does not say why'}"]
         return [f"validation says passed, but: {wrong}"] if wrong else []
@@ -128,16 +113,6 @@ class ValidationRecord(RunRecord):
             f"its totals are not those of its {rows} layer rows with {violations} violations": is_wrong,
             **self._wrong_share("expected_sparsity", self._total("pruned")),
             **self._wrong_share("actual_sparsity", self._total("zeros")),
-        }
-
-    def _differences(self, mask: MaskFile | None) -> dict[str, object]:
-        """Return what the report may say of the mask and the mask's file does not."""
-        if not mask or mask.sha256 != self.inputs.mask:
-            return {}
-        layers = sorted((row.layer, row.weights, row.pruned) for row in self.layers)
-        return {
-            "its mask settings are not those of the mask's file": self.mask != mask.settings,
-            "its layer rows are not the layers of the mask's file": layers != mask.layers,
         }
 
     def _total(self, column: str) -> int:
