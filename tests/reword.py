@@ -60,7 +60,11 @@ def text_nodes(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             docstrings.add(node.body[0])
             yield node.body[0].value, "docstring"
-        elif node not in docstrings and isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+        elif (
+            node not in docstrings
+            and isinstance(node, ast.Expr)
+            and isinstance(getattr(node.value, "value", None), str)
+        ):
             yield node.value, "description"
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func).rpartition(".")[2]
