@@ -18,6 +18,7 @@ import torch
 import yaml
 from jobs import request
 from sparseft.storage import locks
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
 from sparseft.study.section import parse_section
 
@@ -68,6 +69,22 @@ def succeed(name: str, /, **flags: object) -> str:
     code, said = call_script(name, **flags)
     assert code == 0, said
     return said
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file below a folder, by its path."""
+    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(folder: Path, name: str, /, *arguments: object, **flags: object) -> str:
+    """Call a script that must refuse its input with one line, and leave `folder` as it was; returns the line."""
+    before = tree(folder)
+    code, said = call_script(name, *arguments, **flags)
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: ")
+    assert "; " in said
+    assert tree(folder) == before
+    return said.strip()
 
 
 def _words(value: object) -> list[str]:

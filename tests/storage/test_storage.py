@@ -115,8 +115,9 @@ def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatc
     assert [(tmp_path / "out" / name).read_text() for name in ("a", "plots/b")] == ["older", "older"]
 
 
-@pytest.mark.parametrize("owner", [DEAD, os.getpid()])
-def test_what_a_dead_process_left_is_removed(tmp_path, owner):
+@pytest.mark.parametrize("is_own_number", [False, True])
+def test_what_a_dead_process_left_is_removed(tmp_path, is_own_number):
+    owner = os.getpid() if is_own_number else DEAD
     (tmp_path / f".a.{owner}.tmp").mkdir()
     (tmp_path / f".a.{owner}.tmp/c").write_text("of a dead process")
     (tmp_path / f".b.{owner}.tmp").write_text("of a dead process")

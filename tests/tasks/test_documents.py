@@ -1,4 +1,4 @@
-"""Texts as documents: read from files, and prepared with their source beside them. test_refusals.py has those that are none."""
+"""Texts as documents: read from files, and prepared with their source beside them. test_row_refusals.py has those that are none."""
 
 import json
 import re

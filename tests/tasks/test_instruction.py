@@ -1,4 +1,4 @@
-"""Tasks of prompts and responses, and of conversations. test_refusals.py has the rows that are none."""
+"""Tasks of prompts and responses, and of conversations. test_row_refusals.py has the rows that are none."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rows are read as they were written, and prepared rows only with a manifest that fits. test_refusals.py has bad rows."""
+"""Rows are read as they were written, and prepared rows only with a manifest that fits. test_row_refusals.py has bad rows."""
 
 import json
 

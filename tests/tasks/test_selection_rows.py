@@ -1,4 +1,4 @@
-"""The selection rows: which rows become them, and which are left out. test_refusals.py has what is refused."""
+"""The selection rows: which rows become them, and which are left out. test_row_refusals.py has what is refused."""
 
 import json
 import signal

@@ -8,10 +8,9 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from project import ROOT, Study, call_script, succeed
+from project import ROOT, Study, call_script, refused, succeed
 from sparseft.backends.modelzoo.export import CHECKPOINT, CONFIGURATION
 from sparseft.checkpoints.checkpoint import Checkpoint
-from test_cli_errors import refused
 from tiny_models import change_json
 
 pytestmark = pytest.mark.process
