@@ -44,12 +44,20 @@ def write_files(path: Path, text: str) -> None:
 
 
 def test_a_folder_of_this_program_is_marked_and_replaced(tmp_path):
-    write_folder(tmp_path / "out", a="1", b="1")
+    write_folder(tmp_path / "out", a="1")
     (tmp_path / "out/.snakemake_timestamp").touch()
-    write_folder(tmp_path / "out", a="2")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", MARKER}
+    write_folder(tmp_path / "out", a="2", b="2")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b", MARKER}
     assert (tmp_path / "out/a").read_text() == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_of_the_user_in_a_folder_of_this_program_is_not_lost(tmp_path):
+    write_folder(tmp_path / "out", a="1")
+    (tmp_path / "out/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt is in it"):
+        write_folder(tmp_path / "out", a="2")
+    assert [(tmp_path / "out" / name).read_text() for name in ("a", "notes.txt")] == ["1", "mine"]
 
 
 def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path, monkeypatch):

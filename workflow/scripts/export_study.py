@@ -134,6 +134,9 @@ def export(exported: ExportedRun, place: Path, kind: str, writer: Callable[[Expo
     """Write the folder of a run, or replace it."""
     with atomic_folder(place, kind) as folder:
         writer(exported, folder)
+        # New files have other names, with the time in them. Beside older ones, every value would be there twice.
+        for older in (*place.glob("events.out.tfevents.*"), *place.glob("*_*.json*")):
+            older.unlink()
 
 
 def main(

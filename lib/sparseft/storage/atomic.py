@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sparseft.errors import InputError
 from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, check_writable, mark
 
 
@@ -58,6 +59,7 @@ def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             _sync(file)
         check_replaceable(path, kind)
+        _check_nothing_lost(path, temporary)
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -101,6 +103,13 @@ def _move_files(temporary: Path, folder: Path, kind: str) -> None:
         os.replace(file, place)
     for parent in {place.parent for place in places}:
         _sync(parent)
+
+
+def _check_nothing_lost(path: Path, temporary: Path) -> None:
+    """Raise InputError if `path` holds a file that the new folder does not have. A user may have put it there."""
+    names = {file.name for file in path.glob("[!.]*")} - {file.name for file in temporary.iterdir()}
+    if names:
+        raise InputError(f"{path}: {min(names)} is in it, and would be lost", "name a new folder, or move the file away")
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
