@@ -181,8 +181,8 @@ def test_a_conversation_without_a_chat_template_is_refused_before_the_training(p
 @pytest.mark.parametrize(("task", "changes", "fault"), [
     ("notes", {"local": "my_chats"}, r"my_chats/train\.jsonl, line 1: field 'text' is missing"),
     ("prompts", {"local": "my_notes"}, r"my_notes/train\.jsonl: no such file"),
-    ("notes", {"length": 1}, r"tasks\.notes: length: .* not '1'"),
-    ("prompts", {"kind": "poem"}, r"tasks\.prompts: kind: .* not 'poem'"),
+    ("notes", {"length": 1}, "--length: .* not '1'"),
+    ("prompts", {"kind": "poem"}, "--kind: .* not 'poem'"),
 ])  # fmt: skip
 def test_other_data_than_the_kind_s_is_refused_in_one_line(page, task, changes, fault):
     code, printed = page.prepare(task, **changes)

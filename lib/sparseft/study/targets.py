@@ -253,16 +253,19 @@ def check_target(config: Config, target: str) -> None:
     if "mode" in names:
         names.setdefault("training", "")
     # A mask that is there needs no pass.
-    if "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists():
-        del names["sparsity"]
+    has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
     for axis, values in allowed.items():
-        if axis in names and names[axis] not in values:
+        if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
             choices = ", ".join(name or "none" for name in values)
             raise InputError(
                 f"{target}: your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
             )
     try:
-        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names else [])
+        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names and not has_mask else [])
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
+    if target.startswith("masks/") and "sparsity" in names:
+        place = mask_path(method).format(**{"task": "TASK", **names})
+        if place != target:
+            raise InputError(f"{target}: the masks of {method} are in another place", f"write {place}")
