@@ -3,7 +3,7 @@
 import os
 import sys
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 if not sys.stderr.isatty():  # before tqdm is imported by anyone: bars are for terminals, logs get sparse lines
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -68,17 +68,3 @@ def message(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return f"{what}; lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)"
     return f"{what}; check the input, and if it is right report this line"
-
-
-def run_script(main) -> None:
-    """Run a script that still has a parser of its own. Goes when every script is a function (sparseft.command.run)."""
-    try:
-        code = main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        print_traceback(error)
-        print("error: " + one_line(message(error)), file=sys.stderr)
-        sys.exit(2)
-    sys.exit(code)

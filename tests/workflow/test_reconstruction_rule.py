@@ -135,11 +135,9 @@ def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models, monkeyp
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"reconstruction": {"calibration": "pile"}}, "error: configuration: reconstruction.calibration: masks.calibration describes no text 'pile'"),
-        ({"reconstruction": {"examples": 25}}, "error: reconstruction.examples 25: hellaswag_mini has only 24 training rows"),
+        ({"reconstruction": {"calibration": "pile"}}, "error: configuration: reconstruction.calibration asks for 'pile'"),
         ({"backend": "cerebras"}, "error: configuration: mode reconstruct: the backend cerebras does not reconstruct layers"),
         ({"training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}, "resources": {"processes": 2}}, "training.shard_model: reconstruct needs the whole model in one process"),
-        ({"masks": {"calibration": {"web": {"text": "web.jsonl", "length": 513}}}}, "error: masks.calibration.web.length: windows of 513 tokens, but llama takes 512"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_reconstructed_is_refused_before_any_job(study, tiny_models, changes, line):

@@ -109,7 +109,9 @@ def _check_nothing_lost(path: Path, temporary: Path) -> None:
     """Raise InputError if `path` holds a file that the new folder does not have. A user may have put it there."""
     names = {file.name for file in path.glob("[!.]*")} - {file.name for file in temporary.iterdir()}
     if names:
-        raise InputError(f"{path}: {min(names)} is in it, and would be lost", "name a new folder, or move the file away")
+        raise InputError(
+            f"{path}: {min(names)} is in it, and would be lost", "name a new folder, or move the file away"
+        )
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

@@ -42,6 +42,9 @@ def _open_locked(lock: Path, path: Path) -> TextIO:
             line = f"{path} is being written by {holder}, perhaps of a killed command: waiting for its end"
             print(line, file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            what = f"warning: {path.parent}: this file system has no locks ({error.strerror});"
+            print(f"{what} make sure that no process of a killed command is still running", file=sys.stderr, flush=True)
         # The process before this one removed its lock file when it ended. A lock on a removed file excludes nobody.
         with suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == lock.stat().st_ino:

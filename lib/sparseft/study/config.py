@@ -4,7 +4,6 @@ docs/generate.py makes config/schema.json and the reference of the configuration
 """
 
 import json
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Self
 
@@ -334,17 +333,6 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
             if value not in (Training.model_fields[key].default, *used):
                 sentences.append(f"training.{key} {value} is used by no run, because tasks or trainings set {used}")
         return sentences
-
-
-def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[str]) -> None:
-    """Add a command-line flag per key of a section. `parse_section` checks the values."""
-    for name in names:
-        field = section.model_fields[name]
-        default = field.get_default(call_default_factory=True)
-        help_text = (field.description + ("" if default is None else f" ({default})")).replace("%", "%%")
-        parser.add_argument(
-            f"--{name}", default=default, help=help_text, nargs="+" if isinstance(default, list) else None
-        )
 
 
 def schema() -> str:
