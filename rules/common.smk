@@ -48,7 +48,7 @@ try:
     if workflow.is_main_process:
         check_command(sys.argv)
         for file in workflow.overwrite_configfiles:
-            read_sections(Path(file))
+            read_sections(Path(os.path.relpath(file)))
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     if workflow.is_main_process:
         check_inputs(STUDY, HASHES)

@@ -65,27 +65,6 @@ def test_the_flags_of_the_selection_rows_do_not_prepare_the_other_rows_again(stu
     assert planned == {"prepare_selection": 1}
 
 
-@pytest.mark.parametrize(("files", "keys", "is_refused"), [
-    (["train", "validation"], {}, True),
-    (["train", "validation"], {"train_examples": 4}, False),
-    (["train", "validation", "selection"], {}, False),
-])  # fmt: skip
-def test_a_training_on_all_rows_is_refused_before_anything_runs(study, files, keys, is_refused):
-    for split in files:
-        rows = [{"passage": f"{split} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
-        write(study.folder / f"own/{split}.jsonl", rows)
-    tasks = {"boolq": {"local": "own", **keys}}
-    configure(study, SHORT, tasks=tasks, grid={"tasks": ["boolq"]})
-    said = study.snakemake("--dry-run", expect=2 if is_refused else 0)
-    line = (
-        "error: tasks.boolq: no row is left for the split selection, because the training takes all rows;"
-        " set tasks.boolq.train_examples to a smaller number, or give the data a split selection"
-    )
-    assert (line in said) == is_refused
-    configure(study, {}, tasks=tasks, grid={"tasks": ["boolq"]})
-    study.snakemake("--dry-run")
-
-
 def test_a_new_file_of_selection_rows_chooses_them_again(study):
     for split, word in (("train", "Ice"), ("validation", "Snow")):
         rows = [{"passage": f"{word} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]

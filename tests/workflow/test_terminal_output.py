@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from project import ROOT, Study
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -55,14 +54,10 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [(["evalute"], "evaluate"), (["--configfile", ROOT / "config/sweep.yaml", "train"], "snakemake train ")],
-)
-def test_a_target_that_nothing_makes_ends_in_one_line(tmp_path, arguments, named):
-    done = snakemake(tmp_path, *arguments)
+def test_a_target_that_nothing_makes_ends_in_one_line(tmp_path):
+    done = snakemake(tmp_path, "evalute")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert named in line
+    assert "evaluate" in line
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.name != ".snakemake"]

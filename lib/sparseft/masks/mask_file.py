@@ -94,6 +94,8 @@ def read_mask(path: Path | str) -> Mask:
         raise
     # A file may hold anything, and its readers raise many kinds of errors.
     except Exception as error:
+        if "Cannot allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
         raise InputError(f"{path}: not a mask file ({one_line(error)})", remake_advice(path)) from error
     if not is_sound:
         raise InputError(f"{path}: mask file of another version, or damaged", remake_advice(path))

@@ -123,8 +123,9 @@ def check_processes_and_methods(config: StudyConfig) -> None:
 
 
 def _check(config: StudyConfig) -> None:
-    """Raise InputError if this backend cannot train a study."""
+    """Raise InputError if this backend cannot train a study, or if the environment says something else than 1 or 0."""
     check_processes_and_methods(config)
+    _ = config.cerebras.compiles_first
     for task in config.grid.tasks:
         config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
