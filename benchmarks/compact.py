@@ -28,8 +28,8 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Training
 from sparseft.study.grid import MASK_NAME
+from sparseft.study.schedule import Training
 from torch import Tensor, nn
 
 PERCENTS = (30, 50)

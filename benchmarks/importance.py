@@ -24,7 +24,7 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_examples

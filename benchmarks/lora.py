@@ -16,7 +16,7 @@ from sparseft.language_model.hardware import keep_freed_memory
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
 from sparseft.lora.products import way_of
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from torch import Tensor, nn
 from torch.nn import functional as F
 

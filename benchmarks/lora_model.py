@@ -24,8 +24,8 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.carried_mask import carried_mask
 from sparseft.lora.masked_lora import attach
-from sparseft.study.config import Training
 from sparseft.study.grid import PROJECTIONS
+from sparseft.study.schedule import Training
 from torch import Tensor, nn
 
 BATCH = 4

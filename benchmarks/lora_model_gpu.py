@@ -23,7 +23,7 @@ from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.lora.masked_lora import attach
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 

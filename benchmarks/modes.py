@@ -28,7 +28,8 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Masks, Training
+from sparseft.study.mask_settings import Masks
+from sparseft.study.schedule import Training
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_examples

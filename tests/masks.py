@@ -8,7 +8,7 @@ from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.mask_writer import mask_writer
 from sparseft.pruning import mask_generator
 from sparseft.pruning.mask_generator import Calibration, PassFiles
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 
 
 def compute_masks(

@@ -7,7 +7,7 @@ import yaml
 from project import ROOT, made_once
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.study.config import Model
+from sparseft.study.sources import Model
 from tiny_models import MODELS, TYPICAL, save_tiny
 
 

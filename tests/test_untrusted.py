@@ -13,8 +13,8 @@ from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.config import Model
 from sparseft.study.grid import Cell, Run
+from sparseft.study.sources import Model
 from sparseft.training.state import read_state
 from tiny_models import change_json, save_tiny
 

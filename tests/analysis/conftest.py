@@ -12,8 +12,8 @@ from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import write
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
-from sparseft.study.config import Training
 from sparseft.study.grid import Run
+from sparseft.study.schedule import Training
 from sparseft.tasks.scoring import ratio_error
 
 CPU = "CPU: AMD EPYC, 1 thread"

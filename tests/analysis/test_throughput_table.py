@@ -15,7 +15,7 @@ from sparseft.records.record_file import write
 from sparseft.records.throughput_record import ThroughputRecord, read_measurements
 from sparseft.storage.ownership import MARKER
 from sparseft.study import grid
-from sparseft.study.config import Throughput, Training
+from sparseft.study.schedule import Throughput, Training
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense"
 SPARSE = "m-t-unstructured-sparsity50-sparse_to_sparse"

@@ -36,8 +36,10 @@ from sparseft.planning.model_sizes import described
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
-from sparseft.study.config import Masks, Model, Training
 from sparseft.study.configfiles import read_configuration
+from sparseft.study.mask_settings import Masks
+from sparseft.study.schedule import Training
+from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from tiny_models import MODELS, PRUNABLE_LAYERS, save_tiny

@@ -13,7 +13,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop

@@ -6,7 +6,7 @@ from sparseft.backends.cerebras.plain_lora import plain_kind_of
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import kind_of
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 SHAPE = (6, 8)
 MASKS = {

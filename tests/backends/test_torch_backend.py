@@ -17,7 +17,7 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training import job as job_module
 from sparseft.training.job import TrainingJob

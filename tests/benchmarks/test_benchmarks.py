@@ -8,7 +8,7 @@ from pathlib import Path
 import forks
 import pytest
 from project import ROOT
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 

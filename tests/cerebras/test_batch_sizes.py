@@ -16,7 +16,7 @@ from runs import HERE, Inputs
 from sparseft.language_model.batches import encode, shuffled
 from sparseft.language_model.model import load_model
 from sparseft.study import grid
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 

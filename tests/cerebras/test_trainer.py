@@ -13,7 +13,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 from sparseft.training.job import TrainingJob

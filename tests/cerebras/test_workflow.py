@@ -16,8 +16,9 @@ import pytest
 from project import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
-from sparseft.study.config import Config, Masks
+from sparseft.study.config import Config
 from sparseft.study.grid import Run
+from sparseft.study.mask_settings import Masks
 from sparseft.study.section import parse_section
 from sparseft.study.targets import program_name, training_program
 from sparseft.tasks import BY_NAME

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, read_header, to_float32
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
-from sparseft.study.config import Model
+from sparseft.study.sources import Model
 from tiny_models import change_json, save_tiny
 
 AWKWARD = [0.0, -0.0, 1.0, -1.5, 3e-39, 65504.0, 2**-24, float("inf"), float("-inf"), float("nan")]

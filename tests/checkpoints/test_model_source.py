@@ -17,7 +17,7 @@ from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import MARKER
-from sparseft.study.config import Model
+from sparseft.study.sources import Model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

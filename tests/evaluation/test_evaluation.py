@@ -25,7 +25,7 @@ from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.extraction import strict_match

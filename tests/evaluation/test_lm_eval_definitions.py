@@ -10,7 +10,7 @@ from sparseft.evaluation.lm_eval_definitions import FOLDER, config_of, read_defi
 from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.language_model import limits
-from sparseft.study.config import TaskData
+from sparseft.study.sources import TaskData
 
 CHOICE = {
     "output_type": "multiple_choice",

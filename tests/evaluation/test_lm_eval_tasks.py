@@ -23,7 +23,7 @@ from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
-from sparseft.study.config import TaskData
+from sparseft.study.sources import TaskData
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.scoring import BOOTSTRAP
 from tiny_models import change_json, save_tiny

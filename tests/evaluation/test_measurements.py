@@ -8,7 +8,7 @@ from sparseft.evaluation.measurements import join
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import ThroughputRecord, read_measurements
 from sparseft.storage.record import read_record, write_record
-from sparseft.study.config import Throughput, Training
+from sparseft.study.schedule import Throughput, Training
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
 # The digests of what was measured.

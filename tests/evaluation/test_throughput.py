@@ -24,7 +24,8 @@ from sparseft.evaluation.throughput import MeasuredTraining, measure, out_of_mem
 from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study import grid
-from sparseft.study.config import Masks, Resources, Throughput, Training
+from sparseft.study.mask_settings import Masks
+from sparseft.study.schedule import Resources, Throughput, Training
 from sparseft.tasks import BY_NAME
 from transformers import AutoTokenizer
 

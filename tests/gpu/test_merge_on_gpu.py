@@ -8,7 +8,7 @@ from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from tiny_models import save_tiny
 from torch import Tensor, nn
 

@@ -17,7 +17,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.hardware import limited_memory, private_memory
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 

@@ -9,7 +9,7 @@ from sparseft.importances.ria import RIA
 from sparseft.importances.sparsegpt import HESSIAN
 from sparseft.importances.stade import STADE
 from sparseft.importances.wanda import WANDA
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from torch import Tensor
 
 WEIGHTS = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)

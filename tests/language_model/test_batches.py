@@ -8,7 +8,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, encode, shuffled
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME, TASKS, instruction, text
 from sparseft.tasks.task import Task
 from tiny_models import append_token, save_tiny

@@ -7,7 +7,7 @@ from sparseft.lora import row_blocks
 from sparseft.lora.carried_mask import carried_mask, carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from torch import nn
 from torch.nn import functional as F
 

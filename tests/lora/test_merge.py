@@ -14,8 +14,8 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
-from sparseft.study.config import Training
 from sparseft.study.grid import Run
+from sparseft.study.schedule import Training
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 

@@ -19,7 +19,8 @@ from sparseft.masks.mask_file import pack, read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Masks, Model
+from sparseft.study.mask_settings import Masks
+from sparseft.study.sources import Model
 from tiny_models import change_json, save_tiny
 
 pytestmark = pytest.mark.process

@@ -19,8 +19,8 @@ from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.config import Training
 from sparseft.study.grid import Run
+from sparseft.study.schedule import Training
 from sparseft.training.job import JobFlags, job_of
 from tiny_models import save_tiny
 from trainings import Inputs, make

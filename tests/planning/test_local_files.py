@@ -2,7 +2,7 @@
 
 import lm_eval
 from sparseft.planning.local_files import task_files
-from sparseft.study.config import TaskData
+from sparseft.study.sources import TaskData
 
 
 def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.memory import PROGRAM, activation_bytes, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import described
-from sparseft.study.config import Model, Training
+from sparseft.study.schedule import Training
+from sparseft.study.sources import Model
 from tiny_models import MODELS
 
 from masks import compute_masks

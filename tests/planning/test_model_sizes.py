@@ -7,7 +7,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.planning.model_sizes import NAMED, described
-from sparseft.study.config import Model
+from sparseft.study.sources import Model
 from tiny_models import MODELS
 
 

@@ -21,7 +21,7 @@ from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
 from sparseft.pruning.weight_updates import prune_weights
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import TYPICAL, save_tiny
 from transformers import AutoModelForCausalLM

@@ -9,8 +9,8 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_report import QUANTILES, ScoreDistribution
-from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_PLOTS
+from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 
 

@@ -14,7 +14,7 @@ from sparseft.patterns.unstructured import UNSTRUCTURED
 from sparseft.pruning.ranking import Ranking
 from sparseft.pruning.scores import magnitude_source
 from sparseft.pruning.selection import Selection
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 
 COLUMNS = Pattern(
     "columns",

@@ -11,7 +11,7 @@ from sparseft.importances.ria import RIA
 from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 
 from masks import compute_masks

@@ -22,7 +22,7 @@ from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.sparsegpt import output_error, prune_layer
 from sparseft.pruning.weight_updates import prune_weights
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM

@@ -9,7 +9,7 @@ from sparseft.records.throughput_record import ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.study import grid
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 RUN = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 CELL = RUN.removesuffix("-seed0")

@@ -24,7 +24,7 @@ from sparseft.records.training_record import DECIDING_KEYS, TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.record import check_record, read_record
 from sparseft.study import grid
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 MANIFESTS = [MaskReport, ModelManifest, PrunedManifest, SelectionManifest, TaskManifest]
 SCHEMAS = [*CONTENTS, MeasurementRecord, *MANIFESTS]

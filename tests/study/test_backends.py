@@ -10,7 +10,8 @@ from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
 from sparseft.study import targets
 from sparseft.study.backends import BACKENDS, backend_sections
-from sparseft.study.config import Config, Training
+from sparseft.study.config import Config
+from sparseft.study.schedule import Training
 from sparseft.study.section import parse_section
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

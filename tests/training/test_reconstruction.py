@@ -17,7 +17,7 @@ from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model, load_tokenizer
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.reconstruction import LayerReconstruction, Stream

@@ -24,7 +24,8 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Model, Training
+from sparseft.study.schedule import Training
+from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS, save_tiny

@@ -12,8 +12,8 @@ from box import RUNS, flags, make
 from project import call_script, refused
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.study.config import Model
 from sparseft.study.section import parse_section
+from sparseft.study.sources import Model
 from tiny_models import change_json, save_tiny
 
 RUN = RUNS[0]

@@ -24,7 +24,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import read_text
 from sparseft.storage.record import check_record
-from sparseft.study.config import Perplexity
+from sparseft.study.sources import Perplexity
 from sparseft.tasks.documents import recorded_source
 from sparseft.tasks.metrics import LOSS
 from sparseft.tasks.overlap import Texts, texts_of

@@ -19,8 +19,8 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.config import Throughput
 from sparseft.study.grid import Cell
+from sparseft.study.schedule import Throughput
 from sparseft.training.job import JobFlags, job_of
 
 _DEFAULTS = CerebrasJob()

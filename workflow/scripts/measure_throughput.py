@@ -27,8 +27,8 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record
 from sparseft.study.backends import TORCH
-from sparseft.study.config import Resources, Throughput, Training
 from sparseft.study.grid import TASK_MODES, Cell
+from sparseft.study.schedule import Resources, Throughput, Training
 from sparseft.study.section import Section
 from sparseft.tasks.prepared import find_task, read_prepared
 

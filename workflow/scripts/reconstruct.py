@@ -22,8 +22,9 @@ from sparseft.language_model.hardware import start
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration_text import text_examples
 from sparseft.storage.locks import hold
-from sparseft.study.config import Masks, Reconstruction
 from sparseft.study.grid import RECONSTRUCTING_MODES
+from sparseft.study.mask_settings import Masks
+from sparseft.study.schedule import Reconstruction
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.documents import read_documents

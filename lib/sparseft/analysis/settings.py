@@ -18,8 +18,9 @@ import pandas as pd
 from sparseft.analysis.chain import short, start_of
 from sparseft.modes import get_mode
 from sparseft.records.training_record import DECIDING_KEYS
-from sparseft.study.config import Config, Reconstruction, Training
+from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.study.schedule import Reconstruction, Training
 from sparseft.study.targets import runs
 from sparseft.tasks.wikitext2 import PREFIXES
 

@@ -26,8 +26,8 @@ from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH
-from sparseft.study.config import Training
 from sparseft.study.grid import TRAINED_MODES, Run
+from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction

@@ -13,7 +13,7 @@ from sparseft.evaluation.lm_eval_definitions import read_definition
 from sparseft.evaluation.lm_eval_rendering import rendered_rows
 from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows, rows_table
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import TaskData
+from sparseft.study.sources import TaskData
 from sparseft.tasks.selection_rows import SELECTION, Candidates, local_file, shuffled, unused_rows
 from sparseft.tasks.task import Row, Task
 

@@ -12,7 +12,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows
 from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
-from sparseft.study.config import TaskData
+from sparseft.study.sources import TaskData
 from sparseft.tasks.data_source import Examples, choose_rows
 from sparseft.tasks.from_lm_eval import (
     BY_LM_EVAL,

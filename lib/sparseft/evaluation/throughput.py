@@ -37,8 +37,8 @@ from sparseft.language_model.hardware import (
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.processes import end_with_parent
-from sparseft.study.config import Resources, Throughput, Training
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
+from sparseft.study.schedule import Resources, Throughput, Training
 from sparseft.tasks.prepared import find_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparseft.errors import InputError
 from sparseft.language_model.chat import written_by_template
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.tasks.documents import DOCUMENT_BREAK
 from sparseft.tasks.task import Row, Task
 

@@ -24,8 +24,8 @@ from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
 from sparseft.storage.record import check_adapter
-from sparseft.study.config import Training
 from sparseft.study.grid import PROJECTIONS, Run
+from sparseft.study.schedule import Training
 
 # The most bytes of weights that are read.
 _ADVICE = "train the run again"

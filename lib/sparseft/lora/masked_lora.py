@@ -27,7 +27,7 @@ from sparseft.lora.factors import initial_factor
 from sparseft.lora.products import way_of
 from sparseft.lora.row_blocks import row_blocks
 from sparseft.modes import get_mode
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 
 class MaskedLoRAFunction(torch.autograd.Function):

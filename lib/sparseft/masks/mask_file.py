@@ -21,8 +21,8 @@ from sparseft.checkpoints.checkpoint import read_header
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS, get_method
 from sparseft.storage.record import remake_advice
-from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_NAME, Cell
+from sparseft.study.mask_settings import Masks
 
 FORMAT_VERSION = 1
 # The number of ones of every byte, for the environment of a CS-3, whose numpy does not count bits.

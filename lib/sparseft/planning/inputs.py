@@ -10,9 +10,9 @@ from sparseft.planning.known_hashes import KnownHashes
 from sparseft.planning.local_files import data_files
 from sparseft.planning.model_sizes import description
 from sparseft.storage.reading import read_json
-from sparseft.study.config import Config, Model
+from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import split_mdl
+from sparseft.study.sources import Model, split_mdl
 from sparseft.tasks.documents import source_file
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from sparseft.checkpoints.checkpoint import small_files
-from sparseft.study.config import Config, TaskData
-from sparseft.study.sources import split_mdl
+from sparseft.study.config import Config
+from sparseft.study.sources import TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 from sparseft.tasks.selection_rows import SELECTION, local_file
 

@@ -10,9 +10,9 @@ from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.errors import InputError
 from sparseft.storage.reading import read_json
-from sparseft.study.config import Config, Model
+from sparseft.study.config import Config
 from sparseft.study.grid import MANIFEST, MODEL, PROJECTIONS
-from sparseft.study.sources import split_mdl
+from sparseft.study.sources import Model, split_mdl
 
 _SIZES = (
     "hidden_size",

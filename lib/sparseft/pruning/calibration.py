@@ -45,7 +45,7 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model, model_config
 from sparseft.methods import Method
 from sparseft.pruning.calibration_text import text_examples
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.documents import read_documents, recorded_source
 from sparseft.tasks.prepared import find_task, read_prepared

@@ -23,7 +23,7 @@ from sparseft.checkpoints.model_source import open_source
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
 from sparseft.pruning.pruned_base import pruned_writer
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 
 # How far the share of pruned weights may be from the configured sparsity. Tools round per row or block.

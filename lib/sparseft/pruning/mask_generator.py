@@ -29,7 +29,7 @@ from sparseft.pruning.selection import Selection
 from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 
 

@@ -22,7 +22,7 @@ from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_repo
 from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files, atomic_folder
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 
 

@@ -16,7 +16,7 @@ from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution
 from sparseft.pruning.scores import row_blocks
 from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
 from sparseft.pruning.structured import select_units
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 
 Scores = dict[str, ScoreDistribution]
 

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, JsonValue, create_model
 
 from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind
-from sparseft.study.config import Masks
+from sparseft.study.mask_settings import Masks
 
 Source = dict[str, JsonValue]
 

@@ -13,8 +13,8 @@ from pydantic import create_model
 from sparseft.errors import InputError
 from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import CheckedPart, RecordFile, RecordPart, kind, read_record_file, section_fields
-from sparseft.study.config import Throughput, Training
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
+from sparseft.study.schedule import Throughput, Training
 
 # What may become of the batch sizes of a cell, from the smallest to the largest.
 ORDER = (MEASURED, OUT_OF_MEMORY, SKIPPED)

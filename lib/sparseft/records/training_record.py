@@ -13,7 +13,7 @@ from pydantic import create_model
 
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
 # A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.

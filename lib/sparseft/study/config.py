@@ -25,8 +25,8 @@ from sparseft.study.grid import (
     ResultPaths,
 )
 from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Reconstruction, Throughput, Training
-from sparseft.study.section import Count, Positive, Section, Seed, first_fault, refuse
+from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training
+from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
 from sparseft.study.sources import Model, Perplexity, TaskData
 from sparseft.tasks import BY_NAME, file_of_kind
 
@@ -96,29 +96,6 @@ class Analysis(Section):
     against: str | None = Field(None, examples=["unstructured_wanda"])
     """A method of the study that every other method is compared with. Null means `random`, if the study has it and does not
     compare each pair of methods."""
-
-
-class Resources(Section):
-    """Set what one job needs: threads, processes, GPUs, memory and time."""
-
-    threads: Positive = 1
-    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the results."""
-    processes: Positive = 1
-    """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits of the
-    results."""
-    memory_mb: Positive | None = None
-    """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size. The second
-    attempt requests twice as much, the third three times."""
-    minutes: Positive | None = None
-    """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
-    gpus: Count = 0
-    """GPUs of a training, one per process; an evaluation uses one. With several processes, one per process."""
-
-    @model_validator(mode="after")
-    def _one_each(self) -> Self:
-        fault = f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0"
-        refuse({fault: self.processes > 1 and self.gpus not in (0, self.processes)})
-        return self
 
 
 class _Keys(Section):

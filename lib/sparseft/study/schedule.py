@@ -1,4 +1,4 @@
-"""The sections that say how a training, a reconstruction and a measurement of the speed run."""
+"""The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -216,3 +216,26 @@ class Throughput(Section):
             "save_every": 0,
         }
         return training.model_copy(update=decided | UNINTERRUPTED)
+
+
+class Resources(Section):
+    """Set what one job needs: threads, processes, GPUs, memory and time."""
+
+    threads: Positive = 1
+    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the results."""
+    processes: Positive = 1
+    """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits of the
+    results."""
+    memory_mb: Positive | None = None
+    """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size. The second
+    attempt requests twice as much, the third three times."""
+    minutes: Positive | None = None
+    """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
+    gpus: Count = 0
+    """GPUs of a training, one per process; an evaluation uses one. With several processes, one per process."""
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        fault = f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0"
+        refuse({fault: self.processes > 1 and self.gpus not in (0, self.processes)})
+        return self

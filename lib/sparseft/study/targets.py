@@ -12,7 +12,7 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import Config, Training
+from sparseft.study.config import Config
 from sparseft.study.grid import (
     CALIBRATION,
     CONFIGURATION,
@@ -27,6 +27,7 @@ from sparseft.study.grid import (
     fill,
     mask_path,
 )
+from sparseft.study.schedule import Training
 from sparseft.tasks.task import SPLITS
 
 # Patterns of files that a user may request. They also match unknown names, so that check_target can say which one is wrong.

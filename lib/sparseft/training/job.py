@@ -27,9 +27,9 @@ from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, write_record_of
-from sparseft.study.config import Training
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
+from sparseft.study.schedule import Training
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 

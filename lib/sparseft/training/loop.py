@@ -22,7 +22,7 @@ from sparseft.language_model.batches import Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora.masked_lora import LoRALinear
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 from sparseft.training.schedule import cosine_schedule
 from sparseft.training.state import read_state, write_state

@@ -33,7 +33,7 @@ from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.layer_inputs import Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.training.progress import Progress, check_finite
 from sparseft.training.schedule import cosine_schedule
 from sparseft.training.state import read_state, write_state

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseft.backends.cerebras.package import cstorch
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 
 class AdamW(cstorch.optim.AdamW):

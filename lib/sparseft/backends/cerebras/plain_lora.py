@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 
 class PlainLoRALinear(LoRALinear):

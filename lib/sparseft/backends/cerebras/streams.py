@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from sparseft.backends.cerebras.package import cstorch
 from sparseft.backends.fixed_length import fixed_batch
 from sparseft.language_model.batches import Example, shuffled
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 
 class _Stream(IterableDataset):
