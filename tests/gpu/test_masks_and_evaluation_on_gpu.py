@@ -16,7 +16,7 @@ from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.grid import MEASURED
-from sparseft.study.schedule import Resources, Throughput, Training
+from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
@@ -112,7 +112,7 @@ def test_throughput_is_measured_on_the_device(inputs, masks, device, note, mode)
         "boolq_mini",
         inputs / "data",
         BY_NAME["boolq_mini"].generate("train", 64, 0),
-        Resources(),
+        1,
     )
     rows = measure(training)
     assert [row["status"] for row in rows] == [MEASURED, MEASURED]

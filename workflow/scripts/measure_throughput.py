@@ -28,7 +28,7 @@ from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record
 from sparseft.study.backends import TORCH
 from sparseft.study.grid import TASK_MODES, Cell
-from sparseft.study.schedule import Resources, Throughput, Training
+from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Section
 from sparseft.tasks.prepared import find_task, read_prepared
 
@@ -83,15 +83,7 @@ def main(
     device = choose_device()
     throughput = Throughput(**settings.model_dump(include=THROUGHPUT))
     measured = MeasuredTraining(
-        checkpoint=checkpoint,
-        mask=mask_path,
-        mode=named.mode,
-        settings=training,
-        throughput=throughput,
-        task=named.task,
-        data=data_dir,
-        rows=rows,
-        resources=Resources(threads=threads),
+        checkpoint, mask_path, named.mode, training, throughput, named.task, data_dir, rows, threads
     )
     record = ThroughputRecord(
         cell=named.id,

@@ -8,6 +8,7 @@ slow batch size. Each repeat has other batches, like another seed of the trainin
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from accelerate import Accelerator
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, own_place, print_traceback
-from sparseft.language_model.batches import Example, encode, of_length, shuffled
+from sparseft.language_model.batches import encode, of_length, shuffled
 from sparseft.language_model.hardware import (
     choose_device,
     keep_freed_memory,
@@ -38,23 +39,18 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.processes import end_with_parent
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
-from sparseft.study.schedule import Resources, Throughput, Training
+from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.prepared import find_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
 # How torch, C++, the system, Rust, LLVM and the dynamic linker say that there is no memory. LLVM says it if it cannot load a
 # compiled kernel.
-MEMORY_WORDS = (
-    "DefaultCPUAllocator",
-    "bad_alloc",
-    "Cannot allocate memory",
-    "memory allocation of",
-    "out of memory",
-    "Unable to allocate",
-    "failed to map segment from shared object",
+_MEMORY = re.compile(
+    "DefaultCPUAllocator|bad_alloc|Cannot allocate memory|memory allocation of|out of memory|Unable to allocate"
+    "|failed to map segment from shared object"
 )
-CUDA_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_CUDA_MEMORY = re.compile("CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 # Errors that lack of memory causes, and that other things cause too.
 UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
 
@@ -71,7 +67,7 @@ class MeasuredTraining:
     task: str
     data: Path
     rows: list[Row]
-    resources: Resources
+    threads: int
 
     def memory_record(self, device: torch.device) -> dict[str, int | str]:
         """Return the memory limit for the record, and what its bytes and those of a peak count. On a CPU they differ."""
@@ -100,26 +96,18 @@ def measure(training: MeasuredTraining) -> list[dict]:
     for seed in range(training.throughput.repeats):
         for size in sizes:
             repeat = _measurement(training, size, seed)
-            print(f"batch size {size}, repeat {seed + 1}: {_brief(repeat)}", file=sys.stderr)
-            if isinstance(repeat, str):
-                _end_at(size, repeat, rows)
+            is_measured = isinstance(repeat, dict)
+            result = f"{repeat['samples'] / repeat['seconds']:.2f} samples/s" if is_measured else repeat
+            print(f"batch size {size}, repeat {seed + 1}: {result}", file=sys.stderr)
+            if not is_measured:
+                # Earlier measurements of this size, and of larger ones, fitted only by luck.
+                for other in (other for other in rows if other >= size):
+                    rows[other] |= {"status": SKIPPED, "repeats": []}
+                rows[size] |= {"status": OUT_OF_MEMORY, "reason": repeat}
                 sizes = [other for other in sizes if other < size]
                 break
             rows[size]["repeats"].append(repeat)
     return list(rows.values())
-
-
-def _end_at(size: int, reason: str, rows: dict[int, dict]) -> None:
-    """Record that a batch size ran out of memory. Earlier measurements of it, and of larger ones, fitted only by luck."""
-    for other in rows:
-        if other >= size:
-            rows[other] |= {"status": SKIPPED, "repeats": []}
-    rows[size] |= {"status": OUT_OF_MEMORY, "reason": reason}
-
-
-def _brief(repeat: dict | str) -> str:
-    """Return a repeat's rate in words, or the reason why it has none."""
-    return repeat if isinstance(repeat, str) else f"{repeat['samples'] / repeat['seconds']:.2f} samples/s"
 
 
 def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict | str:
@@ -154,7 +142,7 @@ def reason_of(batch_size: int, code: int, words: str, *, killed: bool) -> str:
     lines = words.strip().splitlines() or ["nothing"]
     if code == -signal.SIGKILL and killed:
         return "killed by the system, whose memory ended before the limit"
-    memory_lines = [line for line in lines if _is_about_memory(line)]
+    memory_lines = [line for line in lines if _MEMORY.search(line)]
     if code == -signal.SIGABRT and memory_lines:
         return f"aborted: {memory_lines[-1].strip()}"
     end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
@@ -168,8 +156,8 @@ def out_of_memory(error: Exception, device: torch.device, limit: int) -> bool:
     """Return whether an error says that the GPU's memory, or a CPU's `limit` in bytes, is used up."""
     text = str(error)
     if device.type == "cuda":
-        return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in CUDA_MEMORY_WORDS)
-    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _is_about_memory(text):
+        return isinstance(error, torch.OutOfMemoryError) or bool(_CUDA_MEMORY.search(text))
+    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _MEMORY.search(text):
         return True
     # Python raises SystemError if a function in C fails without an error, as some do if they get no memory.
     is_unclear = isinstance(error, SystemError) or text in UNCLEAR_ERRORS
@@ -182,7 +170,7 @@ def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_s
     end_with_parent()
     with open(printed, "ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    limit_threads(training.resources.threads)
+    limit_threads(training.threads)
     keep_freed_memory()
     device = choose_device()
     limit = training.memory_limit(device)
@@ -209,7 +197,13 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     torch.manual_seed(seed)
     mask = read_mask(training.mask)
     model, tokenizer, layers = adapted_model(training.checkpoint, mask, training.mode, settings, device)
-    examples = _examples(training, tokenizer, model.config.max_position_embeddings)
+    limit = model.config.max_position_embeddings
+    length = throughput.sequence_length
+    if length and length > limit:
+        raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
+    examples = encode(training.rows, find_task(training.data, training.task), tokenizer, limit)
+    if length:
+        examples = [of_length(example, length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")
     loop = Loop(AnswerLoss(model), layers, {"train": examples}, settings, seed, accelerator, batch_size)
     begin = time.perf_counter()
@@ -227,19 +221,3 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
         "cpu_share": cpu_share if device.type == "cpu" else None,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-
-
-def _examples(training: MeasuredTraining, tokenizer, limit: int) -> list[Example]:
-    """Return the examples as tokens, each of throughput.sequence_length if it is set. The model takes `limit` tokens."""
-    examples = encode(training.rows, find_task(training.data, training.task), tokenizer, limit)
-    length = training.throughput.sequence_length
-    if not length:
-        return examples
-    if length > limit:
-        raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
-    return [of_length(example, length) for example in examples]
-
-
-def _is_about_memory(text: str) -> bool:
-    """Return whether a text has words that are used for lack of memory."""
-    return any(words in text for words in MEMORY_WORDS)
