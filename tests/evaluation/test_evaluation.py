@@ -28,7 +28,7 @@ from sparseft.storage.record import read_record
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.extraction import strict_match
+from sparseft.tasks.metrics import strict_match
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny

@@ -1,5 +1,6 @@
 """Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a generator."""
 
+import json
 import re
 import subprocess
 import sys
@@ -13,11 +14,16 @@ from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.sources import HUB_DATA, TaskData
-from sparseft.tasks import BY_NAME, TASKS, wikitext2
-from sparseft.tasks.data_source import load_examples, load_perplexity_documents, load_rows
-from sparseft.tasks.documents import load_documents
-from sparseft.tasks.hub import loaded_revision
-from sparseft.tasks.text import own_task
+from sparseft.tasks import BY_NAME, TASKS
+from sparseft.tasks.data_source import (
+    WIKITEXT2_PLACE,
+    load_documents,
+    load_examples,
+    load_rows,
+    loaded_revision,
+    measured_lengths,
+)
+from sparseft.tasks.text import own_task, task_of
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
 LABELLED = [{"passage": row["passage"], "question": row["question"], "label": int(row["answer"])} for row in BOOLQ]
@@ -59,7 +65,7 @@ def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
 
 def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
-    documents, source = load_perplexity_documents(None, "org/wiki")
+    documents, source = load_documents(None, "org/wiki", "test", "perplexity.local")
     assert (documents, source) == ([" = test = \n", ""], {"hub": "org/wiki", "revision": COMMIT})
     rows = write(Path("rows.jsonl"), [{"text": "one"}, {"text": "two"}])
     succeed("prepare_wikitext2.py", local=rows, output="w.txt")
@@ -86,7 +92,7 @@ def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it_nor_the_data_s
 
 
 def test_every_place_on_the_hub_is_pinned_to_a_commit():
-    places = [task.hub for task in TASKS if task.hub] + [wikitext2.PLACE]
+    places = [task.hub for task in TASKS if task.hub] + [WIKITEXT2_PLACE]
     assert len(places) == 4
     for place in places:
         assert re.fullmatch(HUB_DATA, place) and re.fullmatch("[0-9a-f]{40}", place.partition("@")[2])
@@ -129,10 +135,8 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
 
 
 def test_a_generated_task_has_no_overlap_and_its_name_as_its_source(tmp_path):
-    assert (
-        succeed("prepare_task.py", task="boolq_mini", train_examples=8, validation_examples=8, output_dir=tmp_path)
-        == ""
-    )
+    flags = {"train_examples": 8, "validation_examples": 8, "output_dir": tmp_path}
+    assert succeed("prepare_task.py", task="boolq_mini", **flags) == ""
     manifest = read_json(tmp_path / "manifest.json")
     assert (manifest["source"], manifest["validation_overlap"]) == ({"generated": "boolq_mini"}, 0)
 
@@ -171,3 +175,27 @@ def test_a_disk_that_is_full_after_the_first_file_leaves_no_file(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "File too large" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_lengths_are_those_of_the_rows():
+    task = BY_NAME["boolq"]
+    rows = {
+        split: [{"passage": "p" * number, "question": "q", "answer": True} for number in numbers]
+        for split, numbers in (("train", [40, 120]), ("validation", [80]))
+    }
+    size = sum(len(json.dumps(row)) + 1 for split in rows.values() for row in split)
+    # A prompt is its passage and 21 characters, and each answer is "yes".
+    assert measured_lengths(task, rows) == {
+        "rows": [2, 1], "bytes": -(-size // 3), "mean": 26, "long": 36, "answer": 1, "choices": 2, "few_shot": 0,
+        "max_new_tokens": 0,
+    }  # fmt: skip
+
+
+def test_the_lengths_of_a_text_are_those_of_its_sequences():
+    task = task_of("wiki", {"kind": "text", "length": 10})
+    rows = {"train": [{"text": "a" * 300}, {"text": "b" * 100}], "validation": [{"text": "c" * 30}]}
+    lengths = measured_lengths(task, rows)
+    # 400 characters are 10 sequences.
+    assert lengths["rows"] == [10, 1]
+    assert lengths["mean"] == lengths["long"] == lengths["answer"] == 10
+    assert lengths["bytes"] == -(-sum(len(json.dumps(row)) + 1 for split in rows for row in rows[split]) // 11)

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from lm_eval.api.metrics import bootstrap_stderr, exact_match_hf_evaluate, f1_score, mean_stderr
 from lm_eval.filters.extraction import RegexFilter
-from sparseft.tasks.extraction import (
+from sparseft.tasks.metrics import (
     FLEXIBLE_EXTRACT,
     IGNORED,
     STRICT_MATCH,
+    WIKITEXT2_SHA256,
     exact_match,
     flexible_extract,
+    perplexity_name,
     strict_match,
 )
 from sparseft.tasks.scoring import BOOTSTRAP, chance_of, choice_metrics, f1_standard_error, likeliest, ties
-from sparseft.tasks.wikitext2 import TEXT_SHA256, metric_name
 
 PIECES = ["####", " ", "7", "1,000", "$", "-", ".", "\n", "So it is", "-3.5", "#### 12", "", "A"]
 
@@ -64,5 +65,5 @@ def test_chance_is_that_of_the_choices_of_each_row():
 
 
 def test_no_text_but_wikitext2_gives_its_name():
-    assert metric_name(TEXT_SHA256, 2048) == "wikitext2_ppl_2048"
-    assert metric_name("f" * 64, 20) == "local_text_ppl_20"
+    assert perplexity_name(WIKITEXT2_SHA256, 2048) == "wikitext2_ppl_2048"
+    assert perplexity_name("f" * 64, 20) == "local_text_ppl_20"

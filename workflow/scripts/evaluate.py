@@ -26,10 +26,9 @@ from sparseft.storage.reading import read_text
 from sparseft.storage.record import check_record
 from sparseft.study.sources import Perplexity
 from sparseft.tasks.documents import recorded_source
-from sparseft.tasks.metrics import LOSS
+from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.overlap import Texts, texts_of
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.wikitext2 import metric_name
 
 
 def main(
@@ -94,7 +93,7 @@ def main(
     # The worked examples come from the training rows.
     inputs = {"model": hashes, "data": digests["validation"], "train": digests["train"]}
     if text:
-        record["metrics"][metric_name(text_sha256, context)] = perplexity
+        record["metrics"][perplexity_name(text_sha256, context)] = perplexity
         record |= {"perplexity_source": source, "perplexity_overlap": shares["perplexity"]}
         inputs["wikitext2"] = text_sha256
     if texts:

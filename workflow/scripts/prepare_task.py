@@ -19,8 +19,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.data_source import Examples, load_examples
-from sparseft.tasks.measured_lengths import measured_lengths
+from sparseft.tasks.data_source import Examples, load_examples, measured_lengths
 from sparseft.tasks.overlap import MOST, in_words, shares_found, texts_of
 from sparseft.tasks.rows import write_rows
 from sparseft.tasks.task import SPLITS, Row, Task

@@ -14,7 +14,8 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.documents import documents_lines, load_documents, source_file, write_source_text
+from sparseft.tasks.data_source import load_documents
+from sparseft.tasks.documents import documents_lines, source_file, write_source_text
 
 
 def main(*, text: str, output: Path) -> None:

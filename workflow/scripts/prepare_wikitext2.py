@@ -12,7 +12,7 @@ from sparseft.command import Flags, run
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import Perplexity
-from sparseft.tasks.data_source import load_perplexity_documents
+from sparseft.tasks.data_source import WIKITEXT2_PLACE, load_documents
 from sparseft.tasks.documents import DOCUMENT_BREAK, source_file, write_source_text
 
 DEFAULTS = Perplexity()
@@ -27,7 +27,7 @@ def main(*, output: Path, text: Flags[Perplexity] = DEFAULTS) -> None:
     check_ours(output.parent, "text", output, source_file(output))
     check_apart([output, source_file(output)], [Path(text.local)] if text.local else [])
     hold(output)
-    documents, source = load_perplexity_documents(text.local, text.hub)
+    documents, source = load_documents(text.local, text.hub or WIKITEXT2_PLACE, "test", "perplexity.local")
     write_source_text(output, [DOCUMENT_BREAK.join(documents)], source)
 
 

@@ -22,7 +22,7 @@ from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.schedule import Reconstruction, Training
 from sparseft.study.targets import runs
-from sparseft.tasks.wikitext2 import PREFIXES
+from sparseft.tasks.metrics import PERPLEXITIES
 
 RECONSTRUCTION = "reconstruction."
 # What a setting belongs to, with its name last: ("masks", METHOD, NAME), ("training", TRAINING, NAME), ("evaluation", NAME).
@@ -154,7 +154,7 @@ def _other_data(files, study: Config) -> list[str]:
         f"{found} {name} examples instead of {wanted}" for name, wanted, found in counted if wanted not in (None, found)
     ]
     contexts = {study.perplexity.context} if study.perplexity else set()
-    measured = {int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PREFIXES)}
+    measured = {int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PERPLEXITIES)}
     if measured != contexts:
         differing.append(f"perplexity over {measured or 'no'} tokens instead of {next(iter(contexts), 'none')}")
     return differing

@@ -17,7 +17,7 @@ from sparseft.records.throughput_record import BatchRecord, RepeatRecord, Throug
 from sparseft.records.training_record import TrainingRecord
 from sparseft.storage.atomic import atomic_file
 from sparseft.tasks import get_metric
-from sparseft.tasks.wikitext2 import PREFIXES
+from sparseft.tasks.metrics import PERPLEXITIES
 
 # Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
 MEASURED = "[metrics]"
@@ -120,7 +120,7 @@ def measured_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of the metrics of the study's own tasks, of a perplexity and of the probes."""
     known = {*RUNS, *CELLS, *_INTERNAL}
     names = [name for name in table if name not in known and table[name].dtype.kind in "fiu"]
-    ranked = sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PREFIXES)))
+    ranked = sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PERPLEXITIES)))
     return [name for name in ranked if table[name].notna().any()]
 
 

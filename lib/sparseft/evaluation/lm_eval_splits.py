@@ -11,8 +11,7 @@ from datasets import Dataset
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_rendering import reported
 from sparseft.study.sources import TaskData
-from sparseft.tasks.data_source import local_source
-from sparseft.tasks.hub import COMMIT, hub_dataset, hub_source
+from sparseft.tasks.data_source import COMMIT, hub_dataset, hub_source, local_source
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, RowFormat
 

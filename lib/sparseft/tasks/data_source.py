@@ -1,31 +1,32 @@
-"""Load the rows of a task and the text of a perplexity, and say where they come from.
+"""Load the rows of a task and the documents of a text, and say where they come from.
 
-The rows of a mini task are generated. All others come from a folder of the user's or from the Hugging Face hub.
+The rows of a mini task are generated. All others come from a folder of the user's or from the Hugging Face hub. A place on the
+hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
 """
 
+import json
+import math
 import random
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+
+import numpy as np
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import wikitext2
-from sparseft.tasks.documents import load_documents, read_documents
-from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
-from sparseft.tasks.rows import read_rows
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.documents import DOCUMENT, read_documents
+from sparseft.tasks.rows import problem_of, read_rows
+from sparseft.tasks.task import SPLITS, Data, Row, RowFormat, Task
 
-
-class Data(Protocol):
-    """Name the keys of `tasks.NAME` that say which rows a task has."""
-
-    local: str | None
-    hub: str | None
-    length: int | None
-    numbers: dict[str, int | None]
-    selection_examples: int | None
-    seed: int
+# The place of the perplexity's text, which is its split `test`.
+WIKITEXT2_PLACE = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
+COMMIT = r"[0-9a-f]{40}"
+# The endings of the files that can be loaded one by one.
+FILE_ENDINGS = (".json", ".jsonl", ".parquet", ".txt", ".gz", ".zst")
+# The data of a task does not depend on a model, so its tokens are estimated.
+CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,102 @@ def local_source(folder: Path) -> dict:
     return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
 
 
-def load_perplexity_documents(local: str | None, hub: str | None) -> tuple[list[str], dict]:
-    """Return the documents of a perplexity's text, and their source: the file `local`, or the split `test` of a data set."""
-    return load_documents(local, hub or wikitext2.PLACE, "test", "perplexity.local")
+def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
+    """Return the documents of a text, and where they come from: with the file's sha256, or the revision on the hub.
+
+    They are in the file `local`, or else in a split of the data set at `hub`. Raises InputError if they cannot be loaded;
+    `key` is the key of the configuration that may name another file."""
+    if local:
+        documents, digest = read_documents(Path(local))
+        return documents, {"local": digest}
+    dataset = hub_dataset(hub, key)
+    return [row["text"] for row in rows_of_split(dataset, split, hub, DOCUMENT)], hub_source(hub, dataset)
+
+
+@cache
+def hub_dataset(place: str, key: str) -> dict:
+    """Return the splits of a data set on the hub by name, each a datasets.Dataset. One file is the split `train`.
+
+    Raises InputError if it cannot be loaded. The user may then go online, or set `key` of the configuration."""
+    # The import takes a second, and rows from a folder do not need it.
+    from datasets import load_dataset
+
+    remedy = f"set {key} to a local copy (docs/tasks.md)"
+    path, _, revision = place.partition("@")
+    organisation, name, *parts = path.split("/")
+    if parts and path.endswith(FILE_ENDINGS):
+        part = {"data_files": {"train": "/".join(parts)}}
+    else:
+        part = {"name": parts[0]} if parts else {}
+    # `load_dataset` would load the folder, whatever the revision.
+    if Path(organisation, name).exists():
+        raise InputError(f"{place}: a folder here has the name of the data set on the hub", f"rename it, or {remedy}")
+    try:
+        dataset = load_dataset(f"{organisation}/{name}", **part, revision=revision or None)
+    # The client raises a dozen kinds of errors for a data set that cannot be loaded.
+    except Exception as error:
+        raise InputError(
+            f"{place} cannot be loaded from the hub ({type(error).__name__})", f"go online, or {remedy}"
+        ) from None
+    loaded = loaded_revision(dataset)
+    # Offline, `load_dataset` returns whatever revision is in the cache.
+    if loaded and re.fullmatch(COMMIT, revision) and loaded != revision:
+        raise InputError(f"{place}: this machine has only revision {loaded}", f"go online, or {remedy}")
+    return dataset
+
+
+def loaded_revision(dataset: dict) -> str | None:
+    """Return the commit of a data set from the hub; None if it is from elsewhere. `datasets` names its cache folder by it."""
+    first_split = next(iter(dataset.values()))
+    folder = Path(first_split.cache_files[0]["filename"]).parent.name
+    return folder if re.fullmatch(COMMIT, folder) else None
+
+
+def hub_source(place: str, dataset: dict) -> dict:
+    """Return the source of rows from the hub: their place without the requested revision, and the loaded revision."""
+    return {"hub": place.partition("@")[0], "revision": loaded_revision(dataset)}
+
+
+def rows_of_split(dataset: dict, split: str, place: str, row_format: RowFormat) -> list[Row]:
+    """Return the rows of a split, converted and checked like the rows of a file.
+
+    Raises InputError if the split is missing or a row does not have the format."""
+    if split not in dataset:
+        raise InputError(f"{place} has no split {split}, only {', '.join(dataset)}", "name another data set")
+    rows = [row_format.converted(row) for row in dataset[split]]
+    for number, row in enumerate(rows, start=1):
+        if problem := problem_of(row, row_format):
+            raise InputError(f"{place}, split {split}, row {number}: {problem}", "name another data set or revision")
+    return rows
+
+
+def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
+    """Return the fields of Lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`.
+
+    The examples of a text are the sequences into which its documents are cut."""
+    every_row = [*rows["train"], *rows["validation"]]
+    if task.sequence_length:
+        characters = [sum(len(row["text"]) for row in documents) for documents in rows.values()]
+        numbers = [max(1, _tokens(number) // task.sequence_length) for number in characters]
+        mean = long = answer = task.sequence_length
+    else:
+        numbers = [len(split) for split in rows.values()]
+        answers = [len(task.answer(row)) for row in every_row]
+        wholes = [len(task.prompt(row)) + length for row, length in zip(every_row, answers, strict=True)]
+        mean, long, answer = _tokens(np.mean(wholes)), _tokens(np.quantile(wholes, 0.99)), _tokens(np.mean(answers))
+    size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in every_row)
+    return {
+        "rows": numbers,
+        "bytes": math.ceil(size / sum(numbers)),
+        "mean": mean,
+        "long": long,
+        "answer": answer,
+        "choices": max(len(task.choices(row)) for row in every_row) if task.choices else 0,
+        "few_shot": task.few_shot,
+        "max_new_tokens": task.max_new_tokens,
+    }
+
+
+def _tokens(characters: float) -> int:
+    """Return the number of tokens that a number of characters makes, roughly."""
+    return max(1, math.ceil(characters / CHARACTERS_PER_TOKEN))

@@ -1,7 +1,6 @@
-"""Load the documents of a text, and write a text with its source beside it.
+"""Read the documents of a text, and write a text with its source beside it.
 
-A text is a .jsonl file with one document per row in the field `text`, a .txt file, which is one document, or a data set on the
-Hugging Face hub. A prepared text has FILE.json beside it, with the text's sha256 and where it comes from.
+A text is a .jsonl file with one document per row in the field `text`, or a .txt file, which is one document. A prepared text has FILE.json beside it, with the text's sha256 and where it comes from.
 """
 
 import json
@@ -12,7 +11,6 @@ from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json, read_text
-from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import each_row
 from sparseft.tasks.task import RowFormat
 
@@ -23,18 +21,6 @@ DOCUMENT = RowFormat(
 )
 # What stands between two documents of a text.
 DOCUMENT_BREAK = "\n\n"
-
-
-def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
-    """Return the documents of a text, and where they come from: with the file's sha256, or the revision on the hub.
-
-    They are in the file `local`, or else in a split of the data set at `hub`. Raises InputError if they cannot be loaded;
-    `key` is the key of the configuration that may name another file."""
-    if local:
-        documents, digest = read_documents(Path(local))
-        return documents, {"local": digest}
-    dataset = hub_dataset(hub, key)
-    return [row["text"] for row in rows_of_split(dataset, split, hub, DOCUMENT)], hub_source(hub, dataset)
 
 
 def read_documents(path: Path) -> tuple[list[str], str]:

@@ -13,7 +13,7 @@ The last three are only in a task with choices. The evaluation renders the rows 
 (evaluation/lm_eval_rendering.py).
 """
 
-from sparseft.tasks.metrics import ACC, ACC_NORM, F1, Metric, lm_eval_metric
+from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
 from sparseft.tasks.task import Row, Task
 
 MULTIPLE_CHOICE = "multiple_choice"
@@ -30,7 +30,10 @@ _CHOICE_FIELDS = {"requests": list, "choices": list, "label": int}
 
 def task_of(name: str, definition: dict) -> Task:
     """Return the task that a definition describes."""
-    metrics = tuple(_metric(entry, definition) for entry in definition["metrics"])
+    if definition["scored_by"] == BY_LOG_LIKELIHOODS:
+        metrics = tuple(_FROM_LOG_LIKELIHOODS[entry["name"]] for entry in definition["metrics"])
+    else:
+        metrics = tuple(lm_eval_metric(entry["name"], entry["standard_error"]) for entry in definition["metrics"])
     has_choices = definition["output_type"] == MULTIPLE_CHOICE
     return Task(
         name=name,
@@ -57,13 +60,6 @@ def task_of(name: str, definition: dict) -> Task:
 def is_scored_by_lm_eval(task: Task) -> bool:
     """Return whether only lm-eval can score the rows, by filters or functions of the task."""
     return bool(task.definition) and task.definition["scored_by"] == BY_LM_EVAL
-
-
-def _metric(entry: dict, definition: dict) -> Metric:
-    """Return a metric of a definition: one that follows from log-likelihoods, or one that only lm-eval can compute."""
-    if definition["scored_by"] == BY_LOG_LIKELIHOODS:
-        return _FROM_LOG_LIKELIHOODS[entry["name"]]
-    return lm_eval_metric(entry["name"], entry["standard_error"])
 
 
 def _choice_problem(row: Row) -> str | None:

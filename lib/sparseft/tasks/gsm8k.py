@@ -3,8 +3,7 @@
 Prompt and answer are those of lm-eval's task `gsm8k` 3.0 (gsm8k/gsm8k.yaml).
 """
 
-from sparseft.tasks.extraction import exact_match, strict_match
-from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE
+from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE, exact_match, strict_match
 from sparseft.tasks.task import Lengths, Row, Task
 
 

@@ -14,19 +14,16 @@ NAME = "gsm8k_mini"
 def generate(split: str, number: int, seed: int) -> list[Row]:
     """Return `number` distinct rows of a split, with sums and differences equally often (one more difference if odd)."""
     names, things = words_of_split(NAMES, split), words_of_split(THINGS, split)
-    problems = list(itertools.product(names, things, _pairs(split)))
+    # Pairs 12 >= a > b >= 1. No pair is in both splits, so that validation asks for new sums.
+    pairs = [(a, b) for b, a in itertools.combinations(range(1, 13), 2)]
+    own_pairs = [(a, b) for a, b in pairs if ((a + 2 * b) % 3 == 0) == (split == "validation")]
+    problems = list(itertools.product(names, things, own_pairs))
     check_number(NAME, split, number, len(problems))
     rng = random.Random(f"{NAME}-{split}-{seed}")
     is_sum = [bool(index % 2) for index in range(number)]
     rng.shuffle(is_sum)
     chosen = rng.sample(problems, number)
     return [_row(*problem, adds=adds) for problem, adds in zip(chosen, is_sum, strict=True)]
-
-
-def _pairs(split: str) -> list[tuple[int, int]]:
-    """Return the pairs of numbers 12 >= a > b >= 1 of a split. No pair is in both, so that validation asks for new sums."""
-    pairs = itertools.combinations(range(1, 13), 2)
-    return [(a, b) for b, a in pairs if ((a + 2 * b) % 3 == 0) == (split == "validation")]
 
 
 def _row(name: str, thing: str, pair: tuple[int, int], adds: bool) -> Row:

@@ -12,10 +12,9 @@ last message.
 import json
 from pathlib import Path
 
-from sparseft.tasks.data_source import Data
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.rows import each_row
-from sparseft.tasks.task import Row, RowFormat, Task
+from sparseft.tasks.task import Data, Row, RowFormat, Task
 
 
 def own_task(name: str, data: Data) -> Task:

@@ -1,11 +1,26 @@
-"""Describe the metrics that the tasks report.
+"""Describe the metrics that the tasks report, and extract the answers of which exact_match is the share.
 
 tasks/scoring.py computes them by lm-eval's rules. The tables, figures and pages of the analysis read their names and words
 from here. Every metric but the loss and its perplexity is a fraction from 0 to 1, and the analysis gives it the interval of a
-proportion. The perplexity of a text beside the task is described in tasks/wikitext2.py.
+proportion. The patterns of the answers are those of lm-eval's gsm8k.yaml, version 3. lm-eval gets them from here.
 """
 
+import re
 from dataclasses import dataclass
+
+STRICT_MATCH = r"#### (\-?[0-9\.\,]+)"
+FLEXIBLE_EXTRACT = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+# Removed from both sides of an exact match, in this order.
+IGNORED = [",", "\\$", "(?s).*#### ", "\\.$"]
+# What lm-eval extracts if a pattern does not match.
+NO_ANSWER = "[invalid]"
+# Only the perplexity of WikiText-2's test split has its name, because papers print that number. The sha256 is that of the 4358
+# rows of wikitext-2-raw-v1, joined by blank lines: 1,296,370 bytes of UTF-8, or 287,644 tokens of GPT-2.
+WIKITEXT2_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
+# A perplexity's name is one of these and the length of the context. Perplexities are the metrics that are no fractions.
+WIKITEXT2 = "wikitext2_ppl_"
+LOCAL_TEXT = "local_text_ppl_"
+PERPLEXITIES = (WIKITEXT2, LOCAL_TEXT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +118,32 @@ def lm_eval_metric(name: str, standard_error: str) -> Metric:
         meaning=f"Mean of lm-eval's {name}.",
         label=name.replace("_", " "),
     )
+
+
+def perplexity_name(text_sha256: str, context: int) -> str:
+    """Return the name of a text's perplexity in windows of `context` tokens."""
+    return f"{WIKITEXT2 if text_sha256 == WIKITEXT2_SHA256 else LOCAL_TEXT}{context}"
+
+
+def strict_match(text: str) -> str:
+    """Return the first number after "#### ", as lm-eval's filter strict-match does; NO_ANSWER if there is none."""
+    match = re.search(STRICT_MATCH, text)
+    return match[1].strip() if match else NO_ANSWER
+
+
+def flexible_extract(text: str) -> str:
+    """Return the last number of a text, as lm-eval's filter flexible-extract does; NO_ANSWER if there is none."""
+    matches = re.findall(FLEXIBLE_EXTRACT, text)
+    return next(group for group in matches[-1] if group).strip() if matches else NO_ANSWER
+
+
+def exact_match(answer: str, target: str) -> bool:
+    """Return whether an extracted answer is the target's, by lm-eval's metric exact_match."""
+    return _normalised(answer) == _normalised(target)
+
+
+def _normalised(text: str) -> str:
+    """Return a text in lower case, without the parts that lm-eval ignores."""
+    for pattern in IGNORED:
+        text = re.sub(pattern, "", text)
+    return text.lower()

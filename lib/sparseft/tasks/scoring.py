@@ -23,7 +23,6 @@ from itertools import zip_longest
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.tasks.extraction import exact_match, flexible_extract, strict_match
 from sparseft.tasks.metrics import (
     ACC,
     ACC_NORM,
@@ -34,7 +33,10 @@ from sparseft.tasks.metrics import (
     MAJORITY_FLOOR,
     TOKEN_PERPLEXITY,
     Metric,
+    exact_match,
+    flexible_extract,
     recall,
+    strict_match,
 )
 from sparseft.tasks.task import Row, Task
 

@@ -24,11 +24,10 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, remake_advice
-from sparseft.tasks.data_source import Data, choose_rows, load_rows, local_file
-from sparseft.tasks.hub import hub_dataset
+from sparseft.tasks.data_source import choose_rows, hub_dataset, load_rows, local_file
 from sparseft.tasks.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
 from sparseft.tasks.rows import read_rows
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Data, Row, Task
 
 # The name of the split.
 SELECTION = "selection"
@@ -129,7 +128,11 @@ def choose_selection(
     if not rows:
         raise nothing_left(task.name, f"all {known + repeated} candidates repeat a prompt")
     chosen = list(rows.values())
-    overlap = _overlap(task, chosen, prepared)
+    overlap = 0.0
+    # No chosen example occurs in the prepared rows, but windows of a text may.
+    if task.sequence_length:
+        others = [texts_of(task, split) for split in prepared.values()]
+        overlap = shares_found({SELECTION: texts_of(task, chosen)}, others)[SELECTION]
     looked_at = known + repeated + len(rows)
     if overlap > MOST or (has_own_split and known > MOST * looked_at):
         known_rows = f"{known} of {looked_at} rows of the split {SELECTION}"
@@ -172,11 +175,3 @@ def _with_known(
         # Without a template, the result for a row does not depend on the other rows.
         texts = Texts(texts_of(task, rows).parts, has_template=False)
         yield from zip(rows, find([texts], others)[0].tolist(), strict=True)
-
-
-def _overlap(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> float:
-    """Return the share of the windows of a text that occurs in the prepared text; 0 of examples, because none occurs there."""
-    if not task.sequence_length:
-        return 0.0
-    others = [texts_of(task, split) for split in prepared.values()]
-    return shares_found({SELECTION: texts_of(task, rows)}, others)[SELECTION]

@@ -4,12 +4,24 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sparseft.errors import InputError
 from sparseft.tasks.metrics import Metric
 
 Row = dict[str, object]
 SPLITS = ("train", "validation")
+
+
+class Data(Protocol):
+    """Name the keys of `tasks.NAME` that say which rows a task has."""
+
+    local: str | None
+    hub: str | None
+    length: int | None
+    numbers: dict[str, int | None]
+    selection_examples: int | None
+    seed: int
 
 
 @dataclass(frozen=True)
