@@ -52,9 +52,6 @@ def test_shards_hold_what_one_file_holds_and_a_missing_one_is_named(tmp_path, ti
     shutil.copy(many.files[0], folder / "model.safetensors")
     assert Checkpoint(folder).files == [folder / "model.safetensors"]
     (folder / "model.safetensors").unlink()
-    shutil.copy(many.files[0], many.files[1])
-    with pytest.raises(InputError, match="model.embed_tokens.weight is .*in model-00001-of"):
-        _ = Checkpoint(folder).tensors
     many.files[1].unlink()
     with pytest.raises(InputError, match=rf"{many.files[1].name}: no such file"):
         _ = Checkpoint(folder).files

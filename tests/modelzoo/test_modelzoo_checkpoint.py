@@ -11,8 +11,7 @@ from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.checkpoints.modelzoo_names import interleave, places
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, interleave, open_checkpoint, places
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import pack, read_mask
@@ -99,7 +98,7 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     """Blocks have 3 rows of 32, but whole heads of 8 in q and k, in both directions and in masks."""
-    for module in ("backends.modelzoo.export", "checkpoints.modelzoo_checkpoint", "checkpoints.conversion"):
+    for module in ("backends.modelzoo.export", "checkpoints.modelzoo_checkpoint", "checkpoints.rewriting"):
         monkeypatch.setattr(f"sparseft.{module}.BLOCK", 100)
     original = Checkpoint(tiny_models[name])
     path = mask_files(original, "unstructured", tmp_path)[1]

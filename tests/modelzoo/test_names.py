@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.modelzoo_names import Place, deinterleave, interleave, places
+from sparseft.checkpoints.modelzoo_checkpoint import Place, deinterleave, interleave, places
 from tiny_models import MODELS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 

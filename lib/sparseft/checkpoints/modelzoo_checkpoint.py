@@ -3,10 +3,15 @@
 Names, order of rows and separate experts are Hugging Face's. So whatever reads a `Checkpoint` reads it too, one tensor or
 one block of rows at a time, and its masks are in Hugging Face's coordinates. An .mdl file does not describe its
 architecture: config.json comes from a Hugging Face folder.
+
+Rotary embeddings pair row j of a head with row j + d/2 in Hugging Face's code, and with the next row in ModelZoo's. So the
+rows of each head of q and k are interleaved: (2, d/2) -> (d/2, 2). Their masks and lora_B are permuted in the same way.
+lora_A is the same in both.
 """
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,19 +20,85 @@ from typing import ClassVar
 
 import numpy as np
 
-from sparseft.architectures import tensor_shapes
+from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Shapes
+from sparseft.architectures.config_sizes import attention_heads
+from sparseft.architectures.modelzoo import ROTATED
 from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay_out, small_files
-from sparseft.checkpoints.conversion import safetensors_stream
+from sparseft.checkpoints.layers import differences
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_names import Place, deinterleave, duplicates, places
-from sparseft.checkpoints.soundness import differences
+from sparseft.checkpoints.rewriting import safetensors_stream
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import split_mdl
 
 # The key of the tree that holds the weights.
 BRANCH = "model"
+_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_IN_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Locate a weight in a ModelZoo model.
+
+    `key` is the parameter's name, without the leading "model." of trainer checkpoints. `expert` is the weight's number on
+    axis 1, if the parameter stacks experts. `head_dim` is the number of rows of a head, if they are interleaved."""
+
+    key: str
+    expert: int | None = None
+    head_dim: int | None = None
+
+    def to_modelzoo(self, rows: np.ndarray) -> np.ndarray:
+        """Return whole heads of rows, of the weight, its mask or its lora_B, in ModelZoo's order."""
+        return interleave(rows, self.head_dim) if self.head_dim else rows
+
+    def to_hugging_face(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows in Hugging Face's order. It is the inverse of `to_modelzoo`."""
+        return np.ascontiguousarray(deinterleave(rows, self.head_dim) if self.head_dim else rows)
+
+
+def places(config: dict, shapes: Shapes) -> dict[str, Place]:
+    """Return the place of each tensor in `shapes`, in their order; they are the tensors that `config` describes.
+
+    Raises InputError if ModelZoo has no model of this architecture."""
+    architecture = find_architecture(config.get("architectures"), "config.json")
+    names = architecture.modelzoo_names
+    if names is None:
+        raise InputError(f"Cerebras ModelZoo has no names for {architecture.class_name}", "use a Hugging Face folder")
+    head_dim = attention_heads(config).size
+    found = {}
+    for tensor in shapes:
+        layer = tensor.removesuffix(".weight")
+        if layer in names:
+            found[tensor] = Place(names[layer])
+            continue
+        number, name = _IN_LAYER.fullmatch(layer).groups()
+        prefix = f"transformer_decoder.layers.{number}"
+        if in_expert := _IN_EXPERT.fullmatch(name):
+            block, expert, matrix = in_expert.groups()
+            found[tensor] = Place(f"{prefix}.{names[f'{block}.{{expert}}.{matrix}']}", expert=int(expert))
+        else:
+            found[tensor] = Place(f"{prefix}.{names[name]}", head_dim=head_dim if name in ROTATED else None)
+    return found
+
+
+def duplicates(config: dict) -> dict[str, str]:
+    """Return the keys that a ModelZoo model has in addition -> the key with the same values."""
+    same = {"ln_f.weight": "transformer_decoder.norm.weight"}
+    if config.get("tie_word_embeddings"):
+        same["lm_head.weight"] = "embedding_layer.word_embeddings.weight"
+    return same
+
+
+def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Return rows (heads * head_dim, ...) of q or k, or of their mask or lora_B, in ModelZoo's order."""
+    return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def deinterleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Return rows in Hugging Face's order. It is the inverse of `interleave`."""
+    return rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
@@ -64,11 +135,29 @@ class ModelZooCheckpoint(Checkpoint):
     def stored(self) -> dict[str, MdlTensor]:
         """Return the file's tensors by key, without the leading "model." of trainer checkpoints.
 
-        Raises InputError if they are not those of the model that config.json describes."""
+        Raises InputError if they are not those of the model that config.json describes. Masks and copies beside their
+        parameters are allowed."""
         branch = f"{BRANCH}."
         keys = [key for key in self.mdl.tensors if key.startswith(branch)]
         stored = {key.removeprefix(branch).removeprefix("model."): self.mdl.tensors[key] for key in keys}
-        if faults := self._faults(stored):
+        expected: Shapes = {}
+        for name, place in self.places.items():
+            rows, *columns = self.shapes[name]
+            experts = [] if place.expert is None else [self.config["num_local_experts"]]
+            expected[place.key] = (rows, *experts, *columns)
+        copies = {key: other for key, other in duplicates(self.config).items() if key in stored}
+        masks = {f"{key}_mask" for key in expected}
+        shapes = {key: tensor.shape for key, tensor in stored.items() if key not in copies.keys() | masks}
+        faults = differences(shapes, expected)
+        faults += [f"{key} is in none of {', '.join(BITS)}" for key in shapes if stored[key].dtype not in BITS]
+        # A copy that differs would be lost.
+        faults = faults or [
+            f"{key} is not {other}"
+            for key, other in copies.items()
+            if stored[key] != stored[other]
+            and not np.array_equal(self.mdl.read(stored[key]), self.mdl.read(stored[other]))
+        ]
+        if faults:
             raise InputError(
                 f"{self.file}: it is not the model of {self.folder / 'config.json'}: {', '.join(faults)}",
                 "give its own Hugging Face folder, as FILE.mdl@FOLDER; merge adapters first",
@@ -120,31 +209,7 @@ class ModelZooCheckpoint(Checkpoint):
         for start in range(0, shape[0], step):
             rows = slice(start, start + step)
             selection = rows if place.expert is None else (rows, place.expert)
-            bits = self.mdl.read(self.stored[place.key], selection)
-            yield np.ascontiguousarray(deinterleave(bits, place.head_dim) if place.head_dim else bits)
-
-    def _faults(self, stored: dict[str, MdlTensor]) -> list[str]:
-        """Return how the file's tensors, by key, differ from those of the model that config.json describes.
-
-        Masks and copies beside their parameters are allowed."""
-        expected: Shapes = {}
-        for name, place in self.places.items():
-            rows, *columns = self.shapes[name]
-            experts = [] if place.expert is None else [self.config["num_local_experts"]]
-            expected[place.key] = (rows, *experts, *columns)
-        copies = {key: other for key, other in duplicates(self.config).items() if key in stored}
-        masks = {f"{key}_mask" for key in expected}
-        shapes = {key: tensor.shape for key, tensor in stored.items() if key not in copies.keys() | masks}
-        faults = differences(shapes, expected)
-        faults += [f"{key} is in none of {', '.join(BITS)}" for key in shapes if stored[key].dtype not in BITS]
-        if faults:
-            return faults
-        # A copy that differs would be lost.
-        return [f"{key} is not {other}" for key, other in copies.items() if not self._same(stored[key], stored[other])]
-
-    def _same(self, one: MdlTensor, other: MdlTensor) -> bool:
-        """Return whether two tensors are one, or have the same dtype, shape and values."""
-        return one == other or (one.dtype == other.dtype and np.array_equal(self.mdl.read(one), self.mdl.read(other)))
+            yield place.to_hugging_face(self.mdl.read(self.stored[place.key], selection))
 
 
 def open_checkpoint(place: Path) -> Checkpoint:

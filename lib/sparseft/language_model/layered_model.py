@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of
-from sparseft.checkpoints.soundness import ROTARY_BUFFER
+from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.model import empty_model
 from sparseft.language_model.weights import read_weight

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
-from sparseft.checkpoints.soundness import ROTARY_BUFFER, check_tensors
+from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_json
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
-from sparseft.checkpoints.conversion import read_exactly
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import open_source
+from sparseft.checkpoints.rewriting import read_exactly
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
 from sparseft.pruning.pruned_base import pruned_writer

@@ -14,8 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
+from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.importances import Importance, Statistic
 from sparseft.masks.mask_file import mask_meta, row_bytes, unpack

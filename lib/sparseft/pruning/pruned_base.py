@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_finite, prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
-from sparseft.checkpoints.soundness import check_finite_weights, check_tensors, is_finite
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import mask_meta, pack, zero_pruned
 from sparseft.masks.mask_writer import MaskWriter, mask_writer

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, to_float32
-from sparseft.checkpoints.conversion import converted
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.rewriting import converted
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, outlier_shares

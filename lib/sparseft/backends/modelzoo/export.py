@@ -19,11 +19,9 @@ import yaml
 from sparseft.architectures import tensor_shapes
 from sparseft.backends.modelzoo.model_section import model_section
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
-from sparseft.checkpoints.modelzoo_checkpoint import BRANCH
-from sparseft.checkpoints.modelzoo_names import Place, duplicates, interleave, places
-from sparseft.checkpoints.soundness import check_tensors
+from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, interleave, places
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from sparseft.backends.modelzoo.trainer_run import TrainerRun
 from sparseft.checkpoints.checkpoint import BITS, BLOCK
-from sparseft.checkpoints.conversion import converted
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
-from sparseft.checkpoints.modelzoo_names import deinterleave
+from sparseft.checkpoints.modelzoo_checkpoint import deinterleave, open_checkpoint
+from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
 from sparseft.lora.masked_lora import StructuredLoRALinear, kind_of, rows_and_columns
 
