@@ -18,7 +18,7 @@ from bench import add_device, interleaved, machine_of, publish
 from lora import CACHED, FLOOR, MASKED, NAIVE, SETTINGS, STRAIGHT, NaiveMaskedLoRA, linear_of, saved_bytes, step
 from peft import LoraConfig, get_peft_model
 from sparseft.language_model.hardware import limit_threads
-from sparseft.lora import row_blocks
+from sparseft.lora import torch_weights
 from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
@@ -191,7 +191,7 @@ def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kern
     A, B = (factor.detach() for factor in (layer.lora_A, layer.lora_B))
     workspace = layer.workspace
     G = dy.T @ x
-    blocks = list(row_blocks.row_blocks(W))
+    blocks = list(torch_weights.row_blocks(W))
 
     def mask() -> None:
         for rows in blocks:
@@ -219,14 +219,14 @@ def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.
 
     def with_block(power: int) -> Callable[[], None]:
         def call() -> None:
-            row_blocks.BLOCK[device.type] = 1 << power
+            torch_weights.BLOCK[device.type] = 1 << power
             run()
 
         return call
 
-    usual = row_blocks.BLOCK[device.type]
+    usual = torch_weights.BLOCK[device.type]
     times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, repeats, device)
-    row_blocks.BLOCK[device.type] = usual
+    torch_weights.BLOCK[device.type] = usual
     best = min(times.values())
     for name, ms in times.items():
         mark = " (used)" if usual == 1 << int(name[2:]) else ""

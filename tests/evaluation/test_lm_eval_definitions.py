@@ -9,7 +9,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-from sparseft.language_model import limits
+from sparseft.language_model import templates
 from sparseft.study.sources import TaskData
 
 CHOICE = {
@@ -101,7 +101,7 @@ def test_a_template_that_reaches_into_python_or_changes_a_row_is_refused(tmp_pat
     ],
 )
 def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, template, what):
-    monkeypatch.setattr(limits, "SECONDS", 1)
+    monkeypatch.setattr(templates, "SECONDS", 1)
     assert what in refused(tmp_path, CHOICE | {"doc_to_text": template})
 
 

@@ -199,12 +199,10 @@ def test_fp64_is_the_product_and_the_sum_in_fp64():
 
 @pytest.mark.parametrize("dtype", NARROW)
 def test_blocks_and_threads_change_no_bit(dtype, monkeypatch):
-    from sparseft.lora import row_blocks
-
     W, kept, A, B = problem(97, 33, 5, dtype)
     found = []
     for block, threads in ((1 << 20, 1), (100, 1), (1 << 20, 2), (1 << 20, 5)):
-        monkeypatch.setitem(row_blocks.BLOCK, "cpu", block)
+        monkeypatch.setitem(torch_weights.BLOCK, "cpu", block)
         torch.set_num_threads(threads)
         found += [merged(W, kept, A, B, 0.3).clone(), built(torch_weights, W, kept, A, 0.3 * B)]
     torch.set_num_threads(1)

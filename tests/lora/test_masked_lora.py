@@ -3,7 +3,7 @@
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.lora import row_blocks
+from sparseft.lora import torch_weights
 from sparseft.lora.carried_mask import carried_mask, carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
@@ -20,7 +20,7 @@ KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
 @pytest.fixture(params=[1 << 20, 8], ids=["whole", "blocks"])
 def blocks(request, monkeypatch):
     """Compute in one block, and in blocks of a few rows."""
-    monkeypatch.setitem(row_blocks.BLOCK, "cpu", request.param)
+    monkeypatch.setitem(torch_weights.BLOCK, "cpu", request.param)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):

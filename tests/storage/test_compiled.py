@@ -11,7 +11,7 @@ import sparseft
 USE = """
 import numpy as np
 from sparseft.masks.mask_kernels import count_high
-import sparseft.lora.weight_kernels
+import sparseft.lora.cpu_weights
 counts = np.zeros(1 << 16, np.int32)
 count_high(np.array([7, 7], np.uint16), counts)
 print(counts[7])

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from sparseft.backends.dense_experts import make_experts_dense
 from sparseft.errors import InputError
-from sparseft.language_model.attention import FIXED_ROPE, attention_windows
 from sparseft.language_model.batches import Example
-from sparseft.language_model.logits import logits
+from sparseft.language_model.loss import logits
+from sparseft.language_model.model import FIXED_ROPE, attention_windows
 
 IGNORED = -100
 # Added to the scores that a position must not see. It is finite in every 16-bit format, and exp() of it is 0.

@@ -18,7 +18,7 @@ from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_definitions import config_of
-from sparseft.language_model.limits import check_length, limited
+from sparseft.language_model.templates import check_length, limited
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of

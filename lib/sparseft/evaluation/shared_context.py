@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sparseft.language_model.attention import attention_windows, has_fixed_rope
-from sparseft.language_model.logits import logits
+from sparseft.language_model.loss import logits
+from sparseft.language_model.model import attention_windows, has_fixed_rope
 
 # Tokens of a continuation. If each token costs 16 nats, the spacing of float32 numbers at their sum is 3e-5 nats.
 LONGEST = 16

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sparseft.errors import InputError
-from sparseft.language_model.chat import written_by_template
+from sparseft.language_model.templates import written_by_template
 from sparseft.study.schedule import Training
 from sparseft.tasks.documents import DOCUMENT_BREAK
 from sparseft.tasks.task import Row, Task
@@ -198,11 +198,6 @@ def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator
         if first:
             yield first
         for start in range(0, end, window):
-            yield from _by_length(epoch[start : min(start + window, end)], size, generator)
-
-
-def _by_length(examples: list[Example], size: int, generator: random.Random) -> list[list[Example]]:
-    """Return batches of examples of similar length, in random order."""
-    examples = sorted(examples, key=lambda example: len(example.ids))
-    batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-    return generator.sample(batches, len(batches))
+            by_length = sorted(epoch[start : min(start + window, end)], key=lambda example: len(example.ids))
+            batches = [by_length[begin : begin + size] for begin in range(0, len(by_length), size)]
+            yield from generator.sample(batches, len(batches))

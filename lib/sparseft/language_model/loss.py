@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
-from sparseft.language_model.logits import logits
 
 # The number of rows of logits that are in fp32 at once.
 ROWS = 16
@@ -47,6 +47,19 @@ class CrossEntropyFunction(torch.autograd.Function):
             gradient[torch.arange(len(row_targets), device=row_targets.device), row_targets] -= 1
             rows.copy_(gradient.mul_(row_grad[:, None]))
         return logits, None
+
+
+def logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the logits (B, T, V) of the hidden states (B, T, H), as the model's own forward computes them.
+
+    So whatever a class does with the output of lm_head is done: Granite scales it, and Gemma caps it."""
+    decoder = model.get_decoder()
+    # The attribute hides the method of the class until it is deleted.
+    decoder.forward = lambda **_: MoeModelOutputWithPast(last_hidden_state=hidden)
+    try:
+        return model(use_cache=False).logits
+    finally:
+        del decoder.forward
 
 
 class AnswerLoss(nn.Module):

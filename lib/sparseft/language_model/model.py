@@ -1,4 +1,4 @@
-"""Load a prepared checkpoint as a model in memory, with its tokenizer."""
+"""Load a prepared checkpoint as a model in memory, with its tokenizer, and say what its attention depends on."""
 
 from pathlib import Path
 
@@ -8,11 +8,14 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_json
 
+# Types of rotary embeddings whose angles do not depend on the length of the batch.
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
@@ -48,8 +51,11 @@ def empty_model(checkpoint: Checkpoint) -> nn.Module:
     `load_model` does."""
     check_tensors(checkpoint, checkpoint.folder)
     config = model_config(checkpoint.folder)
+    # For a config.json that names no dtype.
+    first = next(tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name))
+    names = {dtype: name for name, dtype in DTYPES.items()}
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or _stored_dtype(checkpoint))
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or getattr(torch, names[first.dtype]))
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
     _check_class_and_dtype(checkpoint, model)
@@ -87,12 +93,6 @@ def _check_class_and_dtype(checkpoint: Checkpoint, model: nn.Module) -> None:
             )
 
 
-def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Return the dtype of the checkpoint's first tensor, for a config.json that names none."""
-    first = next(tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name))
-    return getattr(torch, {dtype: name for name, dtype in DTYPES.items()}[first.dtype])
-
-
 def model_config(folder: Path) -> PretrainedConfig:
     """Return the model's configuration. transformers 4 would ignore rope_parameters, which transformers 5 writes.
 
@@ -119,3 +119,15 @@ def model_config(folder: Path) -> PretrainedConfig:
         config.rope_theta = rope["rope_theta"]
         config.rope_scaling = scaling if scaling["rope_type"] != "default" else None
     return config
+
+
+def attention_windows(config: PretrainedConfig) -> list[int | None]:
+    """Return by decoder layer how many tokens back a token of this model sees, itself included; None if it sees all."""
+    return find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())
+
+
+def has_fixed_rope(model: nn.Module) -> bool:
+    """Return whether the rotary angles of a model do not depend on the length of the batch."""
+    types = model.get_decoder().rotary_emb.rope_type
+    # A model whose layers have different angles has one type per type of layer.
+    return set(types.values() if isinstance(types, dict) else [types]) <= set(FIXED_ROPE)

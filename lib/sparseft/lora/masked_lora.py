@@ -25,7 +25,7 @@ from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.factors import initial_factor
 from sparseft.lora.products import way_of
-from sparseft.lora.row_blocks import row_blocks
+from sparseft.lora.torch_weights import row_blocks
 from sparseft.modes import get_mode
 from sparseft.study.schedule import Training
 

@@ -2,13 +2,27 @@
 
 They take the steps of effective_weight.py one by one, so they give the same bits as the kernels. They take many times as long:
 torch has no fused multiply-add in fp32, so it is computed in fp64. They serve a GPU without Triton, and fp64.
+
+All that is computed of a weight and is as large as it is computed in blocks of rows, so that it takes little memory.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.lora.row_blocks import row_blocks
+
+# Weights per block, by device: enough to keep the products fast, and few enough to take little memory. A GPU has more cores
+# to fill. There a block of bfloat16 takes 8 MB, which the L2 cache of a data centre's GPU holds (A100: 40 MB, H100: 50 MB).
+BLOCK = {"cpu": 1 << 21, "cuda": 1 << 22}
+
+
+def row_blocks(weight: Tensor) -> Iterator[slice]:
+    """Yield the blocks of rows of a weight (out, in) that are computed together."""
+    rows = max(1, BLOCK[weight.device.type] // weight.shape[1])
+    for start in range(0, weight.shape[0], rows):
+        yield slice(start, min(start + rows, weight.shape[0]))
 
 
 def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:

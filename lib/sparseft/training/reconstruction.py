@@ -31,7 +31,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.layer_inputs import Stream
+from sparseft.language_model.layered_model import Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
 from sparseft.training.progress import Progress, check_finite

@@ -2,9 +2,9 @@
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.language_model import limits
+from sparseft.language_model import templates
 from sparseft.language_model.batches import encode
-from sparseft.language_model.chat import written_by_template
+from sparseft.language_model.templates import written_by_template
 from sparseft.tasks.instruction import task_of
 from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny
 from transformers import AutoTokenizer
@@ -72,7 +72,7 @@ def test_several_templates_need_a_default(folder):
     ("{{ messages[-1].content }}", "row 1: .* writes the earlier messages otherwise"),
 ])  # fmt: skip
 def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, monkeypatch, template, fault):
-    monkeypatch.setattr(limits, "SECONDS", 1)
+    monkeypatch.setattr(templates, "SECONDS", 1)
     with pytest.raises(InputError, match=fault) as refusal:
         encoded(SHORT, tokenizer_with(folder, template))
     assert "\n" not in str(refusal.value)

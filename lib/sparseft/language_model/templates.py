@@ -1,15 +1,19 @@
-"""Write conversations as text with a model's chat template.
+"""Write conversations as text with a model's chat template, and limit the time, the memory and the text that a template needs.
 
-The template is a Jinja program in the model's folder. transformers runs it in a sandbox, where it reads only the messages. Its
-time and its memory have limits.
+A template is a program that anybody may have written: a tokenizer's, in chat_template.jinja, or that of one of lm-eval's tasks.
+transformers runs a chat template in a sandbox, where it reads only the messages.
 """
 
 import re
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError, one_line
-from sparseft.language_model.limits import limited
+from sparseft.language_model.hardware import private_memory
 
 if TYPE_CHECKING:
     # At run time, this import would come before evaluation/harness.py sets the environment variables of transformers.
@@ -18,6 +22,12 @@ if TYPE_CHECKING:
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints by
 # default.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+# Seconds of the CPU that the templates of a row may need.
+SECONDS = 10
+# Bytes of further memory that they may need.
+_BYTES = 1 << 30
+# Characters of a text that a template gives. A model reads far fewer.
+_LONGEST = 10**6
 
 
 def written_by_template(
@@ -84,3 +94,42 @@ def _template_of(task: str, tokenizer: "PreTrainedTokenizerBase") -> str:
             " the model again, or use a model for chats, or write rows of prompt and response",
         ) from None
     return FIXED_DATE + template if "strftime_now" in template else template
+
+
+@contextmanager
+def limited(what: str) -> Iterator[None]:
+    """Raise InputError if a `with` block computes for more than SECONDS, or needs more than 1 GB of further memory.
+
+    The seconds are those of the CPU, so that a busy machine refuses nothing. Python's regular expressions are interrupted too.
+    Only Linux limits the memory."""
+
+    def stop(*_: object) -> None:
+        raise InputError(
+            f"{what} computes for more than {SECONDS} s",
+            "write one that ends; a regular expression must not have a repetition in a repetition",
+        )
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    handler = signal.signal(signal.SIGVTALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS)
+    try:
+        if used := private_memory():
+            needed = used + _BYTES
+            limit = needed if soft == resource.RLIM_INFINITY else min(needed, soft)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        yield
+    except MemoryError:
+        raise InputError(f"{what} needs more than 1 GB of memory", "write one that makes shorter texts") from None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
+        signal.signal(signal.SIGVTALRM, handler)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def check_length(what: str, *texts: str) -> None:
+    """Raise InputError if one of the texts that `what` gives is too long."""
+    longest = max(map(len, texts))
+    if longest > _LONGEST:
+        raise InputError(
+            f"{what} gives a text of {longest} characters, and at most {_LONGEST} are taken", "write a shorter one"
+        )
