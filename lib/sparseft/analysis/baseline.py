@@ -18,19 +18,7 @@ from sparseft.storage.reading import read_text
 
 KEYS = ["model", "task", "method", "sparsity", "mode"]
 COLUMNS = [*KEYS, "metric", "value", "source"]
-TABLE = [
-    *KEYS,
-    "training",
-    "setting",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "baseline_value",
-    "difference",
-    "inside",
-    "source",
-]
+TABLE = [*KEYS, *"training setting metric value low high baseline_value difference inside source".split()]
 NEEDED = ["task", "sparsity", "metric", "value"]
 REMEDY = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
 

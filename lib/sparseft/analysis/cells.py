@@ -69,7 +69,10 @@ def pool(frames: Frames) -> Cells:
     """Return the cells of a study, or of several."""
     runs = frames.runs[frames.runs["status"] != OUTSIDE]
     groups = runs.groupby(KEYS, sort=False, dropna=False)
-    table = groups.agg(status=("status", _worst), repeated_prompts=("repeated_prompts", "max"))
+    ranks = [*STATUSES.values(), "sound"]
+    # A cell has the status of its worst run.
+    worst = ("status", lambda statuses: min(statuses, key=ranks.index))
+    table = groups.agg(status=worst, repeated_prompts=("repeated_prompts", "max"))
     models = runs.drop_duplicates([*KEYS, "merged_sha256"]).groupby(KEYS, sort=False, dropna=False)
     numbers = runs.select_dtypes("number").columns.difference([*KEYS, *_FIRST, *_NOT_AVERAGED], sort=False)
     # A mean over some of the seeds would look like one over all.
@@ -100,11 +103,6 @@ def pool(frames: Frames) -> Cells:
 def comparable(table: pd.DataFrame) -> pd.Series:
     """Return which cells are reported, have no fault, and have examples that do not repeat one another."""
     return table["chosen"] & table["status"].isin(SOUND) & (table["repeated_prompts"] <= REPEATED)
-
-
-def _worst(statuses: pd.Series) -> str:
-    """Return the worst status of the runs of a cell."""
-    return min(statuses, key=[*STATUSES.values(), "sound"].index)
 
 
 def _scores(parts: list[pd.DataFrame], seeds: tuple[int, ...]) -> CellScores:
@@ -149,7 +147,10 @@ def _with_intervals(cells: Cells) -> pd.DataFrame:
     table = table.assign(**{name: pd.Series(values, dtype=float) for name, values in ends.items()}, pareto=False)
     for (*_, metric, _), place in table[comparable(table)].groupby([*PLACE, "setting"]):
         gains = np.column_stack([gain(metric) * place["value"], place["reached_sparsity"]])
-        table.loc[place.index, "pareto"] = _is_best(gains)
+        # A cell is a point if no other one is as good in both respects and better in one.
+        as_good = (gains[None] >= gains[:, None]).all(axis=2)
+        better = (gains[None] > gains[:, None]).any(axis=2)
+        table.loc[place.index, "pareto"] = ~(as_good & better).any(axis=1)
     return table
 
 
@@ -161,13 +162,6 @@ def gain(metric: str) -> int:
 def is_fraction(metric: str) -> bool:
     """Return whether a metric is a fraction of examples, which every metric but the loss is."""
     return metric != LOSS.name
-
-
-def _is_best(gains: np.ndarray) -> np.ndarray:
-    """Return which rows of `gains`, (cells, respects), no other row beats: as good in all respects and better in one."""
-    as_good = (gains[None] >= gains[:, None]).all(axis=2)
-    better = (gains[None] > gains[:, None]).any(axis=2)
-    return ~(as_good & better).any(axis=1)
 
 
 def _missing(faults: pd.DataFrame) -> set[tuple[str, Run]]:

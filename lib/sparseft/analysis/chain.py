@@ -57,7 +57,8 @@ def broken_links(links: Links, run: Run) -> list[str]:
     """Return a sentence for each link whose files disagree, or that a file which is not there should name."""
     sentences = []
     for name, digests in links.items():
-        unread = [file for file in _expected(name, run) if file not in digests]
+        expected = [file for file in NAMED_BY[name] if run.mode != NO_FINETUNE or file not in TRAINED]
+        unread = [file for file in expected if file not in digests]
         if len(set(digests.values())) > 1:
             named = ", ".join(f"{file} names {short(digest)}" for file, digest in digests.items())
             sentences.append(f"broken chain, {name}: {named}")
@@ -115,11 +116,6 @@ def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     yield files.evaluation.file_name, files.evaluation.digests
     if files.selection:
         yield files.selection.file_name, files.selection.digests | {"data": files.selection.inputs.validation}
-
-
-def _expected(link: str, run: Run) -> list[str]:
-    """Return the records of a run that must name a link's digest."""
-    return [file for file in NAMED_BY[link] if run.mode != NO_FINETUNE or file not in TRAINED]
 
 
 def _digests(links: Links) -> dict[str, str | None]:

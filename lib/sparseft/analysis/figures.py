@@ -72,6 +72,13 @@ class Chart:
     x_label: str = SPARSITY
     has_levels: bool = False
 
+    @property
+    def caption(self) -> str:
+        """Return the caption of the figure."""
+        bars = " Bars are 95 % intervals." if self.low else ""
+        levels = " Dashed: dense; dotted: guessing." if self.has_levels else ""
+        return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
+
 
 def write_figures(folder: Path, study, processes: int) -> list[Figure]:
     """Write every figure of a study into `folder`, `processes` at a time, and return their descriptions."""
@@ -104,7 +111,9 @@ def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
                 continue
             title = f"{task}: {chart.words}" + (f", {setting}" if setting else "")
             name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind.replace('value', metric)}")
-            figure = Figure(name, chart.kind, task, metric, setting, _alt(title, known), _caption(chart))
+            methods = ", ".join(known["method"].unique())
+            alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
+            figure = Figure(name, chart.kind, task, metric, setting, alt, chart.caption)
             yield figure, partial(drawing, known, chart, title, looks)
 
 
@@ -176,14 +185,11 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
             mark = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
             axes.annotate(f"{point.sparsity} %", (point.samples_per_second, point.value), **mark)
     if chart.has_levels and len(points):
-        for level, label, style in ((points["chance"].iloc[0], "guessing", ":"), *_dense_level(points)):
+        levels = [(points["chance"].iloc[0], "guessing", ":")]
+        levels += [(value, "dense", "--") for value in points[points["sparsity"] == 0]["value"].head(1)]
+        for level, label, style in levels:
             if pd.notna(level):
                 axes.axhline(level, color="0.25", linestyle=style, linewidth=1.2, label=label, zorder=1)
-
-
-def _dense_level(points: pd.DataFrame) -> list[tuple[float, str, str]]:
-    """Return the level of the dense model in a panel; empty if it is not among the points."""
-    return [(value, "dense", "--") for value in points[points["sparsity"] == 0]["value"].head(1)]
 
 
 def draw_line(
@@ -197,19 +203,6 @@ def draw_line(
     )
 
 
-def _alt(title: str, points: pd.DataFrame) -> str:
-    """Return the text for readers who cannot see a figure."""
-    methods = ", ".join(points["method"].unique())
-    return f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
-
-
-def _caption(chart: Chart) -> str:
-    """Return the caption of a figure."""
-    bars = " Bars are 95 % intervals." if chart.low else ""
-    levels = " Dashed: dense; dotted: guessing." if chart.has_levels else ""
-    return f"{chart.words[:1].upper()}{chart.words[1:]}.{bars}{levels}"
-
-
 def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
     """Return the figure of the batch sizes of one model and task. The speeds of two devices never share a panel."""
     memory = table["peak_memory_bytes"].astype(float) / GB
@@ -218,10 +211,13 @@ def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
     columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
     figure = Drawing(figsize=(WIDTH * max(1, len(columns) / 2), 8.6), layout="constrained")
     panels = figure.subplots(len(THROUGHPUT), len(columns), sharex=True, squeeze=False)
+    # Each sparsity has a colour, from dark to light. Dense is black.
+    sparsities = sorted(set(table["sparsity"]) - {0})
+    colours = {0: "black", **dict(zip(sparsities, seaborn.color_palette("viridis", len(sparsities)), strict=True))}
     for (method, device), column in zip(columns, panels.T, strict=True):
         part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
         for (name, label), axes in zip(THROUGHPUT.items(), column, strict=True):
-            _draw_batches(axes, part, name, _sparsity_colours(table["sparsity"]))
+            _draw_batches(axes, part, name, colours)
             axes.set_ylabel(label if axes is panels[list(THROUGHPUT).index(name), 0] else "", fontsize="small")
         column[0].set_title(method, fontsize="small")
         column[-1].set_xlabel("batch size", fontsize="small")
@@ -232,12 +228,6 @@ def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
     add_title(figure, [title, f"training on {' and '.join(table['device'].unique())}", repeats])
     add_legend(figure, panels.flat)
     return figure
-
-
-def _sparsity_colours(sparsities: pd.Series) -> dict[int, object]:
-    """Return the colour of each sparsity, from dark to light. Dense is black."""
-    pruned = sorted(set(sparsities) - {0})
-    return {0: "black", **dict(zip(pruned, seaborn.color_palette("viridis", len(pruned)), strict=True))}
 
 
 def _draw_batches(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[int, object]) -> None:

@@ -83,14 +83,19 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     if (run.method == DENSE) != (run.sparsity == 0):
         raise InputError(f"not a run of the grid: sparsity 00 and method {DENSE} go together", "delete the folder")
     records, reasons = _read_records(folder, run)
-    adapter = _adapter(folder / "adapter", reasons)
+    adapter = folder / "adapter"
+    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
+    # A run without training has no adapter.
+    if adapter.is_dir():
+        reasons += [f"adapter: no {name}" for name in missing]
     if fault := _other_conditions(records):
         records["before"] = None
         reasons.append(fault)
     mismatches = list(_mismatches(run, records))
     if mismatches or not all(records[name] for name in REQUIRED):
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
-    digests = {"mask": shared.mask(run), "adapter": adapter, "definition": shared.definition(run.task)}
+    digests = {"mask": shared.mask(run), "adapter": None if missing else adapter_digest(adapter)}
+    digests["definition"] = shared.definition(run.task)
     on_disk = {name: digest for name, digest in digests.items() if digest}
     return RunFiles(run, **records, on_disk=on_disk, reasons=reasons)
 
@@ -128,15 +133,6 @@ def _read_records(folder: Path, run: Run) -> tuple[dict, list[str]]:
         except InputError as error:
             reasons.append(str(error))
     return records, reasons
-
-
-def _adapter(folder: Path, reasons: list[str]) -> str | None:
-    """Return the digest of an adapter; None if it is not there. Add a reason for each of its files that is missing."""
-    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
-    # A run without training has no adapter.
-    if folder.is_dir():
-        reasons += [f"adapter: no {name}" for name in missing]
-    return None if missing else adapter_digest(folder)
 
 
 def _mismatches(run: Run, records: dict) -> Iterator[str]:

@@ -85,7 +85,12 @@ def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
         if run not in grid:
             reasons[run] = "not in the configured grid"
             continue
-        differing = _differences(settings_of(files, files_of.get(start_of(run))), configured_settings(study, run))
+        own = settings_of(files, files_of.get(start_of(run)))
+        differing = [
+            f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
+            for key, value in configured_settings(study, run).items()
+            if key in own and own[key] != value
+        ]
         differing += _other_data(files, study)
         if differing:
             reasons[run] = f"made with other settings than the configured ones: {', '.join(differing)}"
@@ -129,15 +134,6 @@ def _keyed(owner: Key, run: Run, values: Mapping[str, object]) -> Settings:
         for name, value in values.items()
         if name not in ignored
     }
-
-
-def _differences(own: Settings, configured: Settings) -> list[str]:
-    """Return each setting that differs: its name, the run's value, and the configured one."""
-    return [
-        f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
-        for key, value in configured.items()
-        if key in own and own[key] != value
-    ]
 
 
 def _other_data(files, study: Config) -> list[str]:

@@ -62,7 +62,11 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
-    faults += _missing_runs(results_dir, files_of, config)
+    grid = configured_runs(config) if config else _grid_of(list(files_of))
+    source = "the configuration asks for it" if config else "the grid of the other runs has it"
+    faults += [
+        (run.id, "missing", f"no such folder, though {source}") for run in grid if not (results_dir / run.id).is_dir()
+    ]
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
@@ -83,8 +87,14 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     table["is_wanted"] = table["run_id"].isin(wanted)
     order = list(config.grid.trainings) if config else []
     runs["training_order"] = [order.index(name) if name in order else len(order) for name in runs["training"]]
-    runs["date"] = [_date(results_dir / run.id / "evaluation.json") for run in files_of]
-    runs["status"] = _statuses(runs["run_id"], table)
+    written = [(results_dir / run.id / "evaluation.json").stat().st_mtime for run in files_of]
+    runs["date"] = [datetime.fromtimestamp(time, tz=UTC).date().isoformat() for time in written]
+    kinds = table.groupby("run_id")["kind"].agg(set).to_dict()
+    # A run has the status of its worst fault.
+    runs["status"] = [
+        next((words for kind, words in STATUSES.items() if kind in kinds.get(run_id, ())), "sound")
+        for run_id in runs["run_id"]
+    ]
     runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
     # As the user names it: two results folders may link to the same runs.
@@ -120,15 +130,6 @@ def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Ru
 def _in_one_line(text: str) -> str:
     """Return a text from outside with its line breaks, and its bytes that are not text, written as escapes."""
     return ascii(text)[1:-1]
-
-
-def _missing_runs(results_dir: Path, files_of: Iterable[Run], config: Config | None) -> list[tuple]:
-    """Return a fault for each run of the grid that has no folder."""
-    grid = configured_runs(config) if config else _grid_of(list(files_of))
-    source = "the configuration asks for it" if config else "the grid of the other runs has it"
-    return [
-        (run.id, "missing", f"no such folder, though {source}") for run in grid if not (results_dir / run.id).is_dir()
-    ]
 
 
 def _grid_of(runs: list[Run]) -> list[Run]:
@@ -186,15 +187,6 @@ def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     return reasons
 
 
-def _statuses(run_ids: pd.Series, faults: pd.DataFrame) -> list[str]:
-    """Return the status of each run: that of its worst fault."""
-    kinds = faults.groupby("run_id")["kind"].agg(set).to_dict()
-    return [
-        next((words for kind, words in STATUSES.items() if kind in kinds.get(run_id, ())), "sound")
-        for run_id in run_ids
-    ]
-
-
 def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, object]:
     """Return the row of a run: what summary.csv has, and what only the analysis needs.
 
@@ -230,11 +222,6 @@ def _remaining_error(reconstruction: ReconstructionPart) -> float:
     It is NaN if no layer had an error, because its mask prunes nothing."""
     layers = [layer for layer in reconstruction.layers if layer.error_before]
     return fmean(layer.error_after / layer.error_before for layer in layers) if layers else nan
-
-
-def _date(path: Path) -> str:
-    """Return the day on which a file was written."""
-    return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).date().isoformat()
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:

@@ -3,7 +3,7 @@
 The same figure gives the same bytes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -18,10 +18,12 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparseft.analysis.leftovers import MARK
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
 
+# It stands in the metadata of every figure, in the first bytes of the file, so that no other program's file is removed.
+MARK = "SparseFT analysis"
+HEAD_BYTES = 4096
 # Inches. In a paper's column of 3.3 inches, the letters of 9.5 to 11 points are 6 to 7 points high.
 WIDTH = 5.2
 # Characters in a line of a title of this width.
@@ -76,6 +78,16 @@ def write_all(drawings: Mapping[str, Callable[[], Figure]], folder: Path, proces
     with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
         for written in [pool.submit(_save, build, folder / name) for name, build in drawings.items()]:
             written.result()
+
+
+def remove_leftovers(folder: Path, written: Collection[str]) -> None:
+    """Remove the figures in `folder` that have the mark and are not among the names `written`.
+
+    An earlier analysis left them, and they would contradict the new tables."""
+    figures = [path for path in folder.glob("*.*") if path.is_file() and path.suffix in (".png", ".svg")]
+    for path in figures:
+        if path.name not in written and MARK.encode() in path.read_bytes()[:HEAD_BYTES]:
+            path.unlink()
 
 
 def _save(build: Callable[[], Figure], path: Path) -> None:

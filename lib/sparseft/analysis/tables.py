@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.cells import KEYS
-from sparseft.analysis.chain import Links
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
@@ -148,21 +147,15 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per run with its settings, the digests of its chain, and the versions that trained it."""
     rows = []
     for run in runs.itertuples():
-        settings = {".".join(filter(None, key)): _as_text(value) for key, value in run.settings.items()}
-        rows.append(settings | _digests(run.links) | {f"version.{k}": v for k, v in run.versions.items()})
+        row = {
+            ".".join(filter(None, key)): ", ".join(value) if isinstance(value, tuple) else value
+            for key, value in run.settings.items()
+        }
+        row |= {f"sha256.{name}": next(iter(named.values()), None) for name, named in run.links.items()}
+        rows.append(row | {f"version.{name}": version for name, version in run.versions.items()})
     # As objects, because an integer beside a blank would become a float.
     table = pd.DataFrame(rows, index=runs.index, dtype=object)
     return runs[RUN].join(table[sorted(table)].dropna(axis=1, how="all"))
-
-
-def _as_text(value: object) -> object:
-    """Return a value of a setting for a field of a table."""
-    return ", ".join(value) if isinstance(value, tuple) else value
-
-
-def _digests(links: Links) -> dict[str, str | None]:
-    """Return the digest of each link of a chain by the name of its column."""
-    return {f"sha256.{name}": next(iter(named.values()), None) for name, named in links.items()}
 
 
 def missing_table(faults: pd.DataFrame) -> pd.DataFrame:
