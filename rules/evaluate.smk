@@ -1,3 +1,11 @@
+@with_signature
+def scored_besides(w):
+    """Return the flags of what a merged model is evaluated on beside its task, and of the texts that its run has seen."""
+    text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
+    probes, seen = targets.probe_places(STUDY, w.task), targets.seen_texts(STUDY, w.mode, w.method)
+    return flags(probes=probes, calibration=seen, **text)
+
+
 # Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity. In the
 # same job it is evaluated on the probes.
 rule evaluate_run:
@@ -29,36 +37,34 @@ rule evaluate_run:
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
+        script="evaluate.py",
         code=code("evaluate.py", probes=True),
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        probes=with_signature(lambda w: flags(probes=targets.probe_places(STUDY, w.task))),
-        calibration=with_signature(lambda w: flags(calibration=targets.seen_texts(STUDY, w.mode, w.method))),
-        perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
+        model=with_signature(lambda w, input: flags(checkpoint=input.model)),
+        others=scored_besides,
     message:
         "evaluate {params.run_id}"
     shell:
         "on_gpus {resources.gpu} "
-        'python "$SCRIPTS/evaluate.py"'
+        'python "$SCRIPTS"/{params.script}'
+        " {params.model}"
         " --run_id {params.run_id:q}"
-        " --checkpoint {input.model:q}"
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"
         " --threads {params.cores}"
-        " {params.perplexity}"
-        " {params.probes}"
-        " {params.calibration}"
+        " {params.others}"
         " --output {output.record:q}"
         " 2> {log:q}"
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings.
 # This is a rule of its own, so that a new training reruns no evaluation of a run without one.
-rule evaluate_selection:
+use rule evaluate_run as evaluate_selection with:
     input:
         model=f"{PATHS.run}/model_dir",
         proof=f"{PATHS.run}/validation_report.json",
@@ -77,42 +83,20 @@ rule evaluate_selection:
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
-    # Like evaluate_run, this runs before the next merge. The merged model is deleted after both rules.
-    priority: 2
-    conda:
-        "../envs/sparseft.yaml"
-    threads: STUDY.resources.threads
     resources:
-        # Mostly the weights, and the logits of a batch in float32.
         mem_mb=memory("selection"),
         runtime=minutes("selection"),
         gpu=ONE_GPU,
     params:
+        script="evaluate_selection.py",
         code=code("evaluate_selection.py"),
-        run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
-        data=subpath(input.train, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
-        calibration=with_signature(lambda w: flags(calibration=targets.seen_texts(STUDY, w.mode, w.method))),
+        others=with_signature(lambda w: flags(calibration=targets.seen_texts(STUDY, w.mode, w.method))),
     message:
         "evaluate {params.run_id} on the selection examples"
-    shell:
-        "on_gpus {resources.gpu} "
-        'python "$SCRIPTS/evaluate_selection.py"'
-        " --run_id {params.run_id:q}"
-        " --checkpoint {input.model:q}"
-        " --task {wildcards.task:q}"
-        " --data_dir {params.data:q}"
-        " --batch_size {params.batch_size}"
-        " --threads {params.cores}"
-        " {params.calibration}"
-        " --output {output.record:q}"
-        " 2> {log:q}"
 
 
 # Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap.
-rule evaluate_adapter:
+use rule evaluate_run as evaluate_adapter with:
     input:
         manifest=base_of,
         mask=mask_of,
@@ -128,34 +112,13 @@ rule evaluate_adapter:
         f"<benchmarks>/evaluate_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
-    conda:
-        "../envs/sparseft.yaml"
-    threads: STUDY.resources.threads
-    resources:
-        # Mostly the weights, and the logits of a batch in float32.
-        mem_mb=memory("evaluation"),
-        runtime=minutes("evaluation"),
-        gpu=ONE_GPU,
+    priority: 0
     params:
+        script="evaluate_adapter.py",
         code=code("evaluate_adapter.py"),
-        run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
+        model=with_signature(
+            lambda w, input: flags(model_path=Path(input.manifest).parent, mask_path=input.mask, adapter=input.adapter)
+        ),
+        others="",
     message:
         "evaluate {params.run_id} before the merge"
-    shell:
-        "on_gpus {resources.gpu} "
-        'python "$SCRIPTS/evaluate_adapter.py"'
-        " --run_id {params.run_id:q}"
-        " --model_path {params.model:q}"
-        " --mask_path {input.mask:q}"
-        " --adapter {input.adapter:q}"
-        " --task {wildcards.task:q}"
-        " --data_dir {params.data:q}"
-        " --batch_size {params.batch_size}"
-        " --threads {params.cores}"
-        " --output {output.record:q}"
-        " 2> {log:q}"

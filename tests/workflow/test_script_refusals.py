@@ -171,7 +171,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
     ("train.py", {"lora_targets": ["q_proj", "x_proj"]}, None, ["x_proj"]),
     ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
-    ("evaluate.py", {"batch_size": 0}, None, ["batches of 0"]),
+    ("evaluate.py", {"batch_size": 0}, None, ["batch_size", "0"]),
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
     ("prepare_task.py", {"task": "my_task", "output_dir": "@new"}, None, ["my_task", "--lm_eval"]),
     ("prepare_model.py", {"source": "elsewhere", "output_dir": "@new"}, None, ["source"]),

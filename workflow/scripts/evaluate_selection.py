@@ -11,65 +11,40 @@ selection rows that occur in the training or validation rows too, or in the text
 import time
 from pathlib import Path
 
-from sparseft.command import run
+from sparseft.command import Flags, run
 from sparseft.evaluation.evaluate import evaluate
-from sparseft.evaluation.inputs import load_checked, named_run, overlaps
-from sparseft.language_model.hardware import keep_freed_memory, limit_threads, peak_memory
+from sparseft.evaluation.inputs import EvaluationFlags, begin, load_checked, overlaps
+from sparseft.language_model.hardware import peak_memory
 from sparseft.records.evaluation_record import SelectionRecord
 from sparseft.records.record_file import write
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_record
 from sparseft.tasks.overlap import texts_of
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.selection_rows import SELECTION, read_selection
 
 
-def main(
-    *,
-    checkpoint: Path,
-    task: str,
-    data_dir: Path,
-    output: Path,
-    run_id: str | None = None,
-    batch_size: int = 32,
-    threads: int = 1,
-    calibration: list[Path] | None = None,
-) -> None:
+def main(*, checkpoint: Path, flags: Flags[EvaluationFlags], calibration: tuple[Path, ...] = ()) -> None:
     """Check the inputs, evaluate the model, and write the record.
 
     Args:
         checkpoint: Hugging Face checkpoint folder
-        task: name of the task
-        data_dir: folder with the rows of all three splits
-        output: the record, selection.json
-        run_id: the run that the record names
-        batch_size: sequences per forward pass
-        threads: CPU threads; another number changes the last bits
         calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
     """
-    texts = calibration or []
-    check_apart([output], [checkpoint, data_dir, *texts])
-    check_record(output, "selection")
-    named_run(run_id, task)
-    hold(output)
-    limit_threads(threads)
-    keep_freed_memory()
-    begin = time.perf_counter()
-    scored = find_task(data_dir, task)
-    prepared, digests = read_splits(data_dir, scored)
-    rows, rows_sha256 = read_selection(data_dir, scored, digests)
+    begin(flags, "selection", [checkpoint, *calibration])
+    start = time.perf_counter()
+    task = find_task(flags.data_dir, flags.task)
+    prepared, digests = read_splits(flags.data_dir, task)
+    rows, rows_sha256 = read_selection(flags.data_dir, task, digests)
     model, tokenizer, hashes = load_checked(checkpoint)
     # The worked examples come from the training rows.
-    record = evaluate(model, tokenizer, scored, {"train": prepared["train"], "validation": rows}, batch_size)
-    cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    seen = [texts_of(scored, split) for split in prepared.values()]
-    shares, calibration_sha256 = overlaps({SELECTION: texts_of(scored, rows)}, seen, texts)
+    record = evaluate(model, tokenizer, task, {"train": prepared["train"], "validation": rows}, flags.batch_size)
+    cost = {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_memory(model.device)}
+    seen = [texts_of(task, split) for split in prepared.values()]
+    shares, calibration_sha256 = overlaps({SELECTION: texts_of(task, rows)}, seen, calibration)
     record |= {"split": SELECTION, "overlap": shares[SELECTION]}
     inputs = {"model": hashes, "data": rows_sha256, **digests}
-    if texts:
+    if calibration:
         inputs["calibration"] = calibration_sha256
-    write(output, SelectionRecord(run_id=run_id, **record, **cost, inputs=inputs))
+    write(flags.output, SelectionRecord(run_id=flags.run_id, **record, **cost, inputs=inputs))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,59 @@
-"""Read the inputs that the evaluation scripts share: the run that a record names, and a checked checkpoint."""
+"""Define what the evaluation scripts share: their flags, the checks before they begin, and a checked checkpoint."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from cyclopts.types import PositiveInt
 from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.command import Threads
 from sparseft.errors import InputError
-from sparseft.language_model.hardware import choose_device
+from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import check_model
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_model, check_record
 from sparseft.study.grid import Run
 from sparseft.tasks.documents import each_document
 from sparseft.tasks.overlap import Texts, shares_found
 
 
-def named_run(run_id: str | None, task: str) -> Run | None:
-    """Return the run that a record names; None without a name. Raises InputError if the run has another task."""
-    run = None if run_id is None else Run.parse(run_id)
-    if run and run.task != task:
-        raise InputError(f"--task {task}: not the task of {run_id}", "correct --task or --run_id")
+@dataclass(frozen=True)
+class EvaluationFlags:
+    """Hold the flags that the evaluation scripts share.
+
+    Args:
+        task: name of the task
+        data_dir: folder with the rows of the task
+        output: the record
+        run_id: the run that the record names
+        batch_size: sequences per forward pass
+        threads: CPU threads; another number changes the last bits
+    """
+
+    task: str
+    data_dir: Path
+    output: Path
+    run_id: str | None = None
+    batch_size: PositiveInt = 32
+    threads: Threads = 1
+
+
+def begin(flags: EvaluationFlags, kind: str, inputs: list[Path | None]) -> Run | None:
+    """Hold the output, a record of this kind, and set up the process. Return the run that the record names.
+
+    `inputs` are the files and folders that are read beside the task's. Raises InputError if the output would replace a file of
+    another kind or an input, or if the run has another task."""
+    check_apart([flags.output], [flags.data_dir, *inputs])
+    check_record(flags.output, kind)
+    run = Run.parse(flags.run_id) if flags.run_id else None
+    if run and run.task != flags.task:
+        raise InputError(f"--task {flags.task}: not the task of {flags.run_id}", "correct --task or --run_id")
+    hold(flags.output)
+    limit_threads(flags.threads)
+    keep_freed_memory()
     return run
 
 
@@ -34,7 +68,9 @@ def load_checked(folder: Path) -> tuple[nn.Module, object, dict[str, str]]:
     return *load_model(checkpoint.folder, choose_device()), hashes
 
 
-def overlaps(sets: dict[str, Texts], rows: list[Texts], calibration: list[Path]) -> tuple[dict[str, float], list[str]]:
+def overlaps(
+    sets: dict[str, Texts], rows: list[Texts], calibration: tuple[Path, ...]
+) -> tuple[dict[str, float], list[str]]:
     """Return which share of each set occurs in the rows or in the texts of a calibration, and the sha256 of these texts."""
     texts = [Texts(each_document(path), is_one_text=True) for path in calibration]
     return shares_found(sets, [*texts, *rows]), [sha256(path) for path in calibration]
