@@ -2,7 +2,7 @@
 from types import SimpleNamespace
 
 from sparseft.methods import get_method
-from sparseft.planning.local_files import model_files, selection_files, task_files
+from sparseft.planning.inputs import model_files, selection_files, task_files
 
 
 @with_signature

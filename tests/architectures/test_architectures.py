@@ -27,7 +27,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
-from sparseft.planning.model_sizes import count
+from sparseft.planning.sizes import count
 from sparseft.pruning.compact import compact
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config

@@ -32,7 +32,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.validation import validate
 from sparseft.methods import get_method
-from sparseft.planning.model_sizes import described
+from sparseft.planning.sizes import described
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_generator import PassFiles, compute_masks

@@ -1,15 +1,16 @@
-"""What a study's models, tasks and texts show before anything runs."""
+"""The files that a study is made from: all are listed, and one that is missing, edited or does not fit is refused."""
 
 import json
 from pathlib import Path
 
+import lm_eval
 import pytest
 from project import laid_over
 from sparseft.errors import InputError
-from sparseft.planning.inputs import check_inputs, check_sources
-from sparseft.planning.known_hashes import KnownHashes
-from sparseft.planning.model_sizes import NAMED
+from sparseft.planning.inputs import KnownHashes, check_inputs, check_sources, task_files
+from sparseft.planning.sizes import NAMED
 from sparseft.storage.hashes import sha256
+from sparseft.study.sources import TaskData
 
 
 @pytest.fixture
@@ -83,3 +84,20 @@ def test_a_prepared_file_that_was_replaced_is_refused(folder):
         InputError, match=r"^models/mine/config\.json: not the file that manifest\.json beside it records"
     ):
         check_inputs(config, KnownHashes(Path("known.json")))
+
+
+def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = f"{lm_eval.__path__[0]}/tasks/winogrande/default.yaml"
+    contents = {
+        "task.yaml": f"include: [between.yaml, missing.yaml, {own}]\ndoc_to_text: !function utils.text\n",
+        "between.yaml": "more: &more {include: folder/other.yaml}\n<<: *more\n",
+        "folder/other.yaml": "include: ../task.yaml\n",
+        "missing.yaml": "a: [",
+        "unused.yaml": "a: 1\n",
+    }
+    (tmp_path / "folder").mkdir()
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    expected = ["task.yaml", "between.yaml", "folder/other.yaml", "missing.yaml", "rows/train.jsonl"]
+    assert task_files(TaskData(lm_eval="task.yaml", local="rows"))[:5] == expected

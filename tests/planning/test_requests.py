@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from project import DEFAULT, ROOT
-from sparseft.planning.model_sizes import described
-from sparseft.planning.requests import NEEDS, UNKNOWN, JobKind, Requests
+from sparseft.planning.memory import NEEDS, JobKind
+from sparseft.planning.requests import UNKNOWN, Requests
+from sparseft.planning.sizes import described
 from sparseft.study.config import Config
 from sparseft.study.section import parse_section
 

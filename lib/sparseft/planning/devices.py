@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import takewhile
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -22,7 +23,7 @@ UUID = re.compile(r"^(\s*)\S.*\(UUID: ((?:GPU|MIG)-[^)]+)\)", re.MULTILINE)
 def visible_gpus() -> list[str]:
     """Return the UUIDs of the NVIDIA GPUs that this process may use, in nvidia-smi's order.
 
-    A divided GPU (MIG) is replaced by its parts."""
+    A divided GPU (MIG) is replaced by its parts. CUDA_VISIBLE_DEVICES has numbers or whole UUIDs."""
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -34,14 +35,9 @@ def visible_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return uuids
-    chosen: list[str] = []
-    for word in filter(None, map(str.strip, visible.split(","))):
-        # A number, or the start of a UUID. As CUDA does, stop at the first that is unknown.
-        matching = uuids[int(word) :][:1] if word.isdigit() else [uuid for uuid in uuids if uuid.startswith(word)]
-        if len(matching) != 1:
-            break
-        chosen += matching
-    return chosen
+    names = {str(number): uuid for number, uuid in enumerate(uuids)} | {uuid: uuid for uuid in uuids}
+    # As CUDA does, stop at the first device that is unknown.
+    return [names[word] for word in takewhile(names.__contains__, map(str.strip, visible.split(",")))]
 
 
 def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
@@ -54,7 +50,7 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
             f"the job needs {number} GPUs, and this machine has {len(devices)} for it (nvidia-smi -L, CUDA_VISIBLE_DEVICES)",
             f"set resources.gpus to 0 for the CPU, or to at most {len(devices)}",
         )
-    waiting = False
+    is_first = True
     while True:
         held: dict[str, int] = {}
         for device in devices:
@@ -66,9 +62,9 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
             return list(held)
         for descriptor in held.values():
             os.close(descriptor)
-        if not waiting:
+        if is_first:
             print(f"waits for a GPU: {locks}/sparseft-GPU-*.lock are held", file=sys.stderr, flush=True)
-            waiting = True
+        is_first = False
         time.sleep(WAIT)
 
 
@@ -86,11 +82,3 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def slow_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether torch multiplies bfloat16 eight times slower than float32 on this CPU: an x86 without AVX-512.
-
-    A CPU whose flags cannot be read counts as fast."""
-    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return flags is not None and not {"avx512bw", "avx_ne_convert"} & set(flags[1].split())

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.memory import ADAM
-from sparseft.planning.requests import NEEDS, JobKind, Requests, job_memory, job_seconds
+from sparseft.planning.memory import ADAM, NEEDS, JobKind
+from sparseft.planning.requests import Requests, job_seconds
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
@@ -33,6 +33,9 @@ KIND_OF = {
     "evaluate_selection": "selection",
     "measure_throughput": "throughput",
     "measure_batch": "throughput",
+    "compute_masks": "mask",
+    "compute_one_mask": "mask",
+    "prune": "mask",
     "import_pruned": "files",
     "export_checkpoint": "files",
     "export_task_checkpoint": "files",
@@ -109,7 +112,7 @@ def memory(config: Config) -> list[str]:
         job = kind_of(rule, wildcards)
         if job is None or job.kind not in NEEDS:
             continue
-        need = job_memory(config, job, requests.subject(job.model))
+        need = NEEDS[job.kind](config, job, requests.subject(job.model))
         device, machine = sum(need.model.values()), sum(need.machine.values())
         where = f"{device / GB:.2f} on the GPU, {machine / GB:.2f} in the machine"
         size = where if config.resources.gpus else f"{(device + machine) / GB:.2f}"
@@ -127,9 +130,11 @@ def study_jobs(config: Config) -> Iterator[Job]:
     # One job makes the masks of a method for all sparsities in one pass, or for one if it updates weights.
     masks = {}
     for run in runs:
-        folder_of = base_folder if get_method(run.method).updates_weights else mask_folder
-        masks[fill(folder_of(run.method), run), run.method] = run
-    yield from (("masks", vars(run)) for run in masks.values())
+        method = get_method(run.method)
+        rule = "import_pruned" if method.imported else "prune" if method.updates_weights else "compute_masks"
+        folder_of = base_folder if method.updates_weights else mask_folder
+        masks[fill(folder_of(run.method), run), run.method] = rule, vars(run)
+    yield from masks.values()
     for run in runs:
         rules = ["merge_adapter", "validate_sparsity", "evaluate_run"]
         if run.mode != NO_FINETUNE:
@@ -143,10 +148,7 @@ def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
     """Return the kind of a job of a rule; None if it neither reads nor runs a model."""
     # The rules of the masks have the folder of the task.
     cell = SimpleNamespace(**{"task": wildcards.get("task_folder", "").removeprefix("/"), **wildcards})
-    if rule in KIND_OF:
-        return JobKind.of(KIND_OF[rule], cell)
-    # The rules that make masks.
-    return JobKind.of("mask", cell) if {"model", "method"} <= wildcards.keys() else None
+    return JobKind.of(KIND_OF[rule], cell) if rule in KIND_OF else None
 
 
 def hours(config: Config, jobs: Iterable[Job]) -> str:
@@ -155,11 +157,9 @@ def hours(config: Config, jobs: Iterable[Job]) -> str:
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the estimates
     if the settings have changed since. Without a measurement, its time is the estimate."""
     requests = earlier = Requests(config)
-    try:
+    with suppress(InputError):  # The study has no earlier configuration yet.
         sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
         earlier = Requests(parse_section(Config, sections, "configuration"))
-    except InputError:
-        pass  # The study has no earlier configuration yet.
     known: dict[tuple, tuple[float | None, str]] = {}
     times = []
     for rule, wildcards in jobs:

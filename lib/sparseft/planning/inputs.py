@@ -1,39 +1,103 @@
-"""Refuse a study before anything runs, if a file that it needs is missing, was edited, or does not fit."""
+"""List and hash the files that a study is made from, and refuse a study before anything runs if one of them does not fit."""
 
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
+import yaml
+
 from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.checkpoints.checkpoint import small_files
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.planning.known_hashes import KnownHashes
-from sparseft.planning.local_files import data_files
-from sparseft.planning.model_sizes import description
+from sparseft.planning.sizes import description
+from sparseft.storage.atomic import write_json
+from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import Model, split_mdl
+from sparseft.study.sources import TaskData, split_mdl
+from sparseft.tasks.data_source import SPLITS
 from sparseft.tasks.documents import source_file
-from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE
+from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
+
+
+class _Loader(yaml.SafeLoader):
+    """Read a YAML file as data. A tag such as !function gives None."""
+
+
+_Loader.add_constructor(None, lambda loader, node: None)
+
+
+class KnownHashes:
+    """Keep the sha256 of files in `record`, a JSON file, so that only a file that may have changed is hashed again.
+
+    A file may have changed if its size, its inode or one of its two dates is another one, older or newer. A program can set
+    the date of the content (mtime) back, but not that of the last change (ctime)."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+        self._known = read_json(record, f"delete {record}") if record.exists() else {}
+
+    def of(self, files: Iterable[Path | str]) -> dict[str, str]:
+        """Return path -> sha256 of those `files` that are regular files. The job that reads another one reports it."""
+        states = {}
+        for file in filter(os.path.isfile, map(str, files)):
+            status = os.stat(file)
+            states[file] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        changed = {file: state for file, state in states.items() if self._known.get(file, [None])[:-1] != state}
+        if changed:
+            self._known |= {file: [*state, sha256(file)] for file, state in changed.items()}
+            write_json(self._record, self._known)
+        return {file: self._known[file][-1] for file in states}
+
+    def joint(self, files: Iterable[Path | str]) -> str:
+        """Return one digest of the names and contents of the files that exist. Their folders do not count.
+
+        Print a note for each file whose content has changed since the last plan."""
+        earlier = dict(self._known)
+        digests = self.of(files)
+        for file, digest in digests.items():
+            if file in earlier and earlier[file][-1] != digest:
+                print(f"note: the content of {file} has changed since the last plan", file=sys.stderr)
+        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in digests.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def check_inputs(config: Config, hashes: KnownHashes) -> None:
-    """Raise InputError if a model, a task or a text of the study cannot be used, as far as this is known yet."""
+    """Raise InputError if a model, a task or a text of the study cannot be used, as far as this is known yet.
+
+    A prepared file must have the sha256 that its manifest records. Snakemake compares dates only, so it does not see a file that
+    was edited or replaced with its date kept."""
     check_sources(config)
-    _check_prepared(config, hashes)
+    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
+    for task in _prepared_tasks(config):
+        manifests += [Path(DATA.format(task=task), name) for name in ("manifest.json", MANIFEST_FILE)]
+    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
+    manifests += [source_file(Path(WIKITEXT2))] if config.perplexity else []
+    for manifest in filter(Path.exists, manifests):
+        recorded = _recorded(manifest)
+        for file, digest in hashes.of(recorded).items():
+            if digest != recorded[Path(file)]:
+                raise InputError(
+                    f"{file}: not the file that {manifest.name} beside it records",
+                    f"delete {manifest} to prepare it again, or name your file as a source in the configuration",
+                )
 
 
 def check_sources(config: Config) -> None:
     """Raise InputError if local files are missing, or if the study's backend and texts do not suit a model.
 
     One error names all files that are missing. A model that must be fetched is not known yet."""
-    places = data_files(config) | {f"models.{name}": _needed(name, config.models[name]) for name in config.grid.models}
-    places |= _imported(config)
     missing = [
         f"{place}: {file}: no such file"
-        for place, files in places.items()
+        for place, files in _sources(config).items()
         for file in files
-        if file and not Path(file).exists()
+        if not Path(file).exists()
     ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
@@ -51,45 +115,83 @@ def check_sources(config: Config) -> None:
             raise InputError(what, f"set it to at most {limit}")
 
 
-def _needed(name: str, model: Model) -> list[Path]:
-    """Return the files of a local source without which a model cannot be prepared. A prepared model needs none."""
-    kind, _, place = model.source.partition(":")
-    if kind not in ("path", "mdl") or Path(MANIFEST.format(model=name)).exists():
+def _sources(config: Config) -> dict[str, list[str]]:
+    """Return the user's own files that the study still needs, by their place in the configuration.
+
+    A model that is prepared or imported needs its source no more."""
+    places = {
+        f"models.{name}": model_files(config.models[name].source)
+        for name in config.grid.models
+        if not Path(MANIFEST.format(model=name)).exists()
+    }
+    imported = [method for method in config.grid.methods if get_method(method).imported]
+    for model, method, percent in product(config.grid.models, imported, filter(None, config.grid.sparsities)):
+        base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
+        if not Path(base).exists():
+            place = f"masks.imported.{get_method(method).imported}.{percent}"
+            places[place] = model_files(config.masks.imported_source(method, percent))
+    for name in _prepared_tasks(config):
+        places[f"tasks.{name}"] = task_files(config.task_data(name))
+    texts = {f"masks.calibration.{name}.text": config.masks.calibration[name] for name in config.calibration_texts()}
+    texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
+    return places | {place: [text.local] for place, text in texts.items() if text.local}
+
+
+def _prepared_tasks(config: Config) -> list[str]:
+    """Return the tasks whose rows the study prepares: those of the grid, and the probes."""
+    return list(dict.fromkeys([*config.grid.tasks, *config.evaluation.probes]))
+
+
+def model_files(source: str) -> list[str]:
+    """Return the files of a `path:` or `mdl:` source that decide a result; none for another source."""
+    kind, _, place = source.partition(":")
+    if kind not in ("path", "mdl"):
         return []
     file, folder = split_mdl(place) if kind == "mdl" else (None, Path(place))
-    return [folder / "config.json", file]
+    weights = [file] if file else folder.glob("*.safetensors")
+    # config.json is listed even if it is missing, so that it is reported.
+    return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
-def _imported(config: Config) -> dict[str, list[Path]]:
-    """Return the config.json of each local checkpoint that the grid imports and that is not imported yet, by its place."""
-    files = {}
-    for model, method, percent in product(config.grid.models, config.grid.methods, config.grid.sparsities):
-        name = get_method(method).imported
-        if name and percent:
-            kind, _, folder = config.masks.imported_source(method, percent).partition(":")
-            base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
-            if kind == "path" and not Path(base).exists():
-                files[f"masks.imported.{name}.{percent}"] = [Path(folder) / "config.json"]
+def task_files(data: TaskData) -> list[str]:
+    """Return the user's own files that a task is prepared from: those of its folder, and its YAML file.
+
+    A YAML file comes with all files outside lm-eval's package that it includes."""
+    files = []
+    if data.lm_eval_file:
+        included: list[Path] = []
+        _add_included(Path(data.lm_eval_file).resolve(), included)
+        # The first file has the name that it has in the configuration. The others are relative to the study's folder, so that a
+        # moved study has the same inputs.
+        files = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
+    # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
+    for split in SPLITS if data.local else ():
+        text = f"{data.local}/{split}.txt"
+        files.append(text if data.kind == "text" and Path(text).exists() else f"{data.local}/{split}.jsonl")
     return files
 
 
-def _check_prepared(config: Config, hashes: KnownHashes) -> None:
-    """Raise InputError if a prepared file of the study is not the one whose sha256 its manifest records.
+def _add_included(path: Path, files: list[Path]) -> None:
+    """Add a YAML file and the files that it includes to `files`, each one once.
 
-    Snakemake compares dates only, so it does not see a file that was edited or replaced with its date kept."""
-    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
-    for task in dict.fromkeys([*config.grid.tasks, *config.evaluation.probes]):
-        manifests += [Path(DATA.format(task=task), name) for name in ("manifest.json", MANIFEST_FILE)]
-    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
-    manifests += [source_file(Path(WIKITEXT2))] if config.perplexity else []
-    for manifest in filter(Path.exists, manifests):
-        recorded = _recorded(manifest)
-        for file, digest in hashes.of(recorded).items():
-            if digest != recorded[Path(file)]:
-                raise InputError(
-                    f"{file}: not the file that {manifest.name} beside it records",
-                    f"delete {manifest} to prepare it again, or name your file as a source in the configuration",
-                )
+    A file that cannot be read includes nothing here. The preparation of the task reports it."""
+    package = Path(find_spec("lm_eval").origin).resolve().parent
+    if path in files or path.is_relative_to(package):
+        return
+    try:
+        content = yaml.load(path.read_bytes(), _Loader)
+    except (yaml.YAMLError, OSError):
+        content = None
+    files.append(path)
+    names = content.get("include", []) if isinstance(content, dict) else []
+    for name in [names] if isinstance(names, str) else names:
+        _add_included((path.parent / name).resolve(), files)
+
+
+def selection_files(data: TaskData) -> list[str]:
+    """Return the file of the split selection in a local task's folder; nothing if there is none."""
+    file = local_file(Path(data.local), SELECTION, is_text=data.kind == "text") if data.local else None
+    return [str(file)] if file else []
 
 
 def _recorded(manifest: Path) -> dict[Path, str]:

@@ -10,9 +10,9 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import calibration_lengths, mask_lengths, task_lengths
-from sparseft.planning.model_sizes import Subject
+from sparseft.planning.sizes import Subject, calibration_lengths, mask_lengths, task_lengths
 from sparseft.study.config import Config
+from sparseft.study.grid import training_name
 
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 600_000_000
@@ -27,6 +27,29 @@ LOGITS = 4
 
 
 @dataclass(frozen=True)
+class JobKind:
+    """Name what decides the memory and the time of a job. What does not matter is empty."""
+
+    kind: str
+    model: str
+    task: str = ""
+    method: str = ""
+    training: str = ""
+
+    @classmethod
+    def of(cls, kind: str, cell: object) -> "JobKind":
+        """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
+        if kind not in NEEDS:
+            return cls(kind, cell.model)
+        if kind != "mask":
+            return cls(kind, cell.model, cell.task, training=training_name(cell.training))
+        method = get_method(cell.method)
+        if not method.uses_examples:
+            return cls("weights", cell.model)
+        return cls(kind, cell.model, cell.task if method.uses_task else "", cell.method)
+
+
+@dataclass(frozen=True)
 class Need:
     """Hold the bytes that a job needs, by part.
 
@@ -36,12 +59,10 @@ class Need:
     machine: dict[str, int]
 
 
-def mask_memory(config: Config, subject: Subject, task: str, name: str, training: str = "") -> Need:
-    """Return what the masks of a method need. `task` may be empty if the method looks at no task."""
-    method = get_method(name)
-    if not method.statistics:
-        return Need({}, {"blocks of a matrix": MASK_JOB})
-    lengths = mask_lengths(config, task, name)
+def mask_memory(config: Config, job: JobKind, subject: Subject) -> Need:
+    """Return what the masks of a method that looks at examples need."""
+    method = get_method(job.method)
+    lengths = mask_lengths(config, job.task, job.method)
     machine = {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.bytes}
     # A float16 model is calibrated in float32.
     width = 4 if config.models[subject.name].dtype == "float16" else subject.width
@@ -56,7 +77,7 @@ def mask_memory(config: Config, subject: Subject, task: str, name: str, training
         weights = width * subject.weights
         # On a GPU the weights move before the scores exist, so the larger of the two counts.
         machine["scores"] = max(*of_all_layers, weights * bool(config.resources.gpus))
-        activations = lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+        activations = lengths.long * subject.config["num_hidden_layers"] * subject.activation_bytes
         logits = lengths.answer * subject.config["vocab_size"] * subject.width
         return Need({"weights": weights, "activations": activations, "logits of an example": logits}, machine)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
@@ -71,25 +92,25 @@ def mask_memory(config: Config, subject: Subject, task: str, name: str, training
         # In fp32: the damped Hessian, its triangle and its inverse, and six matrices of the size of the largest layer.
         widest = max(cols for _, cols in subject.prunable.values())
         model["factors of a Hessian, and its weights"] = 4 * (3 * widest**2 + 6 * subject.largest_layer)
-    elif config.masks.is_sequential(name):
+    elif config.masks.is_sequential(job.method):
         machine["a matrix, its magnitudes and scores, fp32"] = 3 * 4 * subject.largest_layer
     else:
         machine["statistics of all layers"] = sum(of_all_layers)
     return Need(model, machine)
 
 
-def training_memory(config: Config, subject: Subject, task: str, method: str = "", training: str = "") -> Need:
+def training_memory(config: Config, job: JobKind, subject: Subject) -> Need:
     """Return what each process of a training on a task needs."""
     host = config.training_backend.host_memory
     if host:
         return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
-    settings = config.training_of(task, training)
-    lengths = task_lengths(config, task)
+    settings = config.training_of(job.task, job.training)
+    lengths = task_lengths(config, job.task)
     layers = subject.config["num_hidden_layers"]
-    per_token = layers * activation_bytes(subject)
+    per_token = layers * subject.activation_bytes
     if settings.gradient_checkpointing:
         # Every layer keeps its input, and one layer at a time computes its activations again.
-        per_token = layers * subject.width * subject.config["hidden_size"] + activation_bytes(subject)
+        per_token = layers * subject.width * subject.config["hidden_size"] + subject.activation_bytes
     tokens = settings.micro_batch_size * lengths.long
     answers = settings.micro_batch_size * lengths.answer
     parts = config.resources.processes if settings.shard_model else 1
@@ -102,39 +123,39 @@ def training_memory(config: Config, subject: Subject, task: str, method: str = "
         "W'": subject.width
         * (subject.prunable_weights if settings.cache_weights else subject.largest_layer)
         * _masks(config),
-        "adapter, gradient, AdamW": ADAM * subject.adapter_numbers(config, task, training),
+        "adapter, gradient, AdamW": ADAM * subject.adapter_numbers(config, job.task, job.training),
         f"activations of {tokens:,} tokens": tokens * per_token,
         "logits of the answers": answers * subject.config["vocab_size"] * subject.width,
     }
     return Need(model, _loading(config, subject, parts))
 
 
-def reconstruction_memory(config: Config, subject: Subject, task: str, method: str = "", training: str = "") -> Need:
+def reconstruction_memory(config: Config, job: JobKind, subject: Subject) -> Need:
     """Return what the reconstruction of the decoder layers needs. Only one of them has activations and an optimiser at a time."""
     settings = config.reconstruction
-    lengths = calibration_lengths(config, task, settings.calibration, settings.examples)
+    lengths = calibration_lengths(config, job.task, settings.calibration, settings.examples)
     layers = subject.config["num_hidden_layers"]
-    numbers = subject.adapter_numbers(config, task, training)
-    answers = config.evaluation_batch_size * task_lengths(config, task).answer
+    numbers = subject.adapter_numbers(config, job.task, job.training)
+    answers = config.evaluation_batch_size * task_lengths(config, job.task).answer
     tokens = lengths.rows[0] * lengths.mean
     model = {
         "weights": subject.bytes,
         "W'": subject.width * subject.largest_layer,
         "adapter, and gradient and AdamW of a decoder layer": 4 * numbers + (ADAM - 4) * numbers // layers,
         "inputs and outputs of a decoder layer": 2 * subject.config["hidden_size"] * subject.width * tokens,
-        "activations in a decoder layer": settings.batch_size * lengths.long * activation_bytes(subject),
+        "activations in a decoder layer": settings.batch_size * lengths.long * subject.activation_bytes,
         "logits of the answers": answers * subject.config["vocab_size"] * subject.width,
     }
     return Need(model, _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.bytes})
 
 
-def evaluation_memory(config: Config, subject: Subject, task: str, method: str = "", training: str = "") -> Need:
+def evaluation_memory(config: Config, job: JobKind, subject: Subject) -> Need:
     """Return what an evaluation on a task and on the probes needs."""
     heads = attention_heads(subject.config)
     # Of the keys and values of a token.
     cached = subject.width * 2 * heads.key_value * heads.size * subject.config["num_hidden_layers"]
     batches = []
-    for name in config.evaluated_tasks(task):
+    for name in config.evaluated_tasks(job.task):
         lengths = task_lengths(config, name)
         tokens = config.evaluation_batch_size * (
             lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
@@ -142,18 +163,13 @@ def evaluation_memory(config: Config, subject: Subject, task: str, method: str =
         logits = LOGITS * subject.width * subject.config["vocab_size"]
         batches.append(tokens * (cached if lengths.max_new_tokens else logits))
     # Before the merge every W' is kept, except under structured masks.
-    adapted = subject.width * subject.prunable_weights + 4 * subject.adapter_numbers(config, task, training)
+    adapted = subject.width * subject.prunable_weights + 4 * subject.adapter_numbers(config, job.task, job.training)
     model = {
         "weights": subject.bytes,
         "W' and adapter before the merge": adapted * _masks(config),
         "logits, or keys and values": max(batches),
     }
     return Need(model, _loading(config, subject))
-
-
-def activation_bytes(subject: Subject) -> int:
-    """Return an estimate of the bytes that one decoder layer keeps per token for its backward under LoRA."""
-    return subject.architecture.activation_bytes(subject.config, subject.width)
 
 
 def _masks(config: Config) -> bool:
@@ -171,3 +187,15 @@ def _loading(config: Config, subject: Subject, parts: int = 1) -> dict[str, int]
         return {"program": PROGRAM, "weights, until they are on the GPU": subject.bytes}
     rows = subject.width * max(map(math.prod, subject.shapes.values())) // parts
     return {"program": PROGRAM, "rows of a tensor and a mask, until they are on the GPU": rows + subject.largest_layer}
+
+
+# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
+# reads and writes a model matrix by matrix.
+NEEDS = {
+    "training": training_memory,
+    "throughput": training_memory,
+    "reconstruction": reconstruction_memory,
+    "evaluation": evaluation_memory,
+    "selection": evaluation_memory,
+    "mask": mask_memory,
+}

@@ -5,29 +5,16 @@ and tries it again with more; a training continues from its last state.
 """
 
 import math
-from dataclasses import dataclass
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.planning.lengths import TaskLengths, calibration_lengths, mask_lengths, task_lengths
-from sparseft.planning.memory import (
-    MASK_JOB,
-    PROGRAM,
-    Need,
-    evaluation_memory,
-    mask_memory,
-    reconstruction_memory,
-    training_memory,
-)
-from sparseft.planning.model_sizes import Subject, described
+from sparseft.planning.memory import MASK_JOB, NEEDS, PROGRAM, JobKind
+from sparseft.planning.sizes import Subject, TaskLengths, calibration_lengths, described, mask_lengths, task_lengths
 from sparseft.study.config import Config
-from sparseft.study.grid import training_name
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
 MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
-
-
 # The speeds of a slow machine, so that the time is enough.
 THREAD = 5e9  # FLOP per second of a CPU thread
 GPU = 40e12  # FLOP per second
@@ -38,39 +25,6 @@ READING_ON_GPU, READING_ON_CPU = 270, 5
 START = 20  # minutes for what does not grow with the model
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
-# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
-# reads and writes a model matrix by matrix.
-NEEDS = {
-    "training": training_memory,
-    "throughput": training_memory,
-    "reconstruction": reconstruction_memory,
-    "evaluation": evaluation_memory,
-    "selection": evaluation_memory,
-    "mask": mask_memory,
-}
-
-
-@dataclass(frozen=True)
-class JobKind:
-    """Name what decides the memory and the time of a job. What does not matter is empty."""
-
-    kind: str
-    model: str
-    task: str = ""
-    method: str = ""
-    training: str = ""
-
-    @classmethod
-    def of(cls, kind: str, cell: object) -> "JobKind":
-        """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
-        if kind not in NEEDS:
-            return cls(kind, cell.model)
-        if kind != "mask":
-            return cls(kind, cell.model, cell.task, training=training_name(cell.training))
-        method = get_method(cell.method)
-        if not method.uses_examples:
-            return cls("weights", cell.model)
-        return cls(kind, cell.model, cell.task if method.uses_task else "", cell.method)
 
 
 class Requests:
@@ -109,15 +63,10 @@ class Requests:
         return self._requests[job]
 
 
-def job_memory(config: Config, job: JobKind, subject: Subject) -> Need:
-    """Return the memory of a process of a job that runs the model."""
-    return NEEDS[job.kind](config, subject, job.task, job.method, job.training)
-
-
 def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the bytes of the job's own processes in the machine's memory, without a margin."""
     if job.kind in NEEDS:
-        need = job_memory(config, job, subject)
+        need = NEEDS[job.kind](config, job, subject)
         parts = need.machine if config.resources.gpus else need.model | need.machine
         return sum(parts.values()) * (config.resources.processes if job.kind == "training" else 1)
     if job.kind == "weights":

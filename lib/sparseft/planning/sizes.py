@@ -1,7 +1,11 @@
-"""Compute the sizes of a model from its config.json: the shapes of its tensors, its weights and their bytes."""
+"""Compute how large the models and the examples of a study are.
+
+The sizes of a model follow from its config.json: the shapes of its tensors, its weights and their bytes. Once a task is prepared,
+its manifest has the measured lengths. Before that, they are typical of the built-in task or of the kind.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,10 +13,14 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import MANIFEST, MODEL, PROJECTIONS
+from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, MODEL, PROJECTIONS
 from sparseft.study.sources import Model, split_mdl
+from sparseft.tasks import BY_NAME
+from sparseft.tasks.task import Lengths
+from sparseft.tasks.text import LENGTH
 
 _SIZES = (
     "hidden_size",
@@ -56,6 +64,11 @@ class Subject:
     def architecture(self) -> Architecture:
         """Return the model's architecture."""
         return find_architecture(self.config["architectures"], self.name)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Return an estimate of the bytes that one decoder layer keeps per token for its backward under LoRA."""
+        return self.architecture.activation_bytes(self.config, self.width)
 
     @cached_property
     def weights(self) -> int:
@@ -133,3 +146,53 @@ def description(name: str, model: Model) -> tuple[dict, str] | None:
 def count(shapes: Shapes) -> int:
     """Return the number of values in tensors of these shapes."""
     return sum(map(math.prod, shapes.values()))
+
+
+@dataclass(frozen=True)
+class TaskLengths(Lengths):
+    """Hold the lengths of the examples of a task in the study. `rows` are the examples that the study takes."""
+
+    few_shot: int = 0
+    max_new_tokens: int = 0
+
+
+# Guesses for tasks that are not built in, by kind.
+_OF_KIND = {
+    "lm_eval": TaskLengths(rows=(1000, 1000), bytes=600, mean=100, long=300, answer=5, choices=4),
+    "instruction": TaskLengths(rows=(1000, 1000), bytes=1200, mean=300, long=1000, answer=150, choices=0),
+    "text": TaskLengths(rows=(1000, 100), bytes=2048, mean=LENGTH, long=LENGTH, answer=LENGTH, choices=0),
+}
+
+
+def task_lengths(config: Config, name: str) -> TaskLengths:
+    """Return the lengths of a task of the study."""
+    manifest = Path(DATA.format(task=name)) / "manifest.json"
+    if manifest.exists() and (measured := read_json(manifest).get("lengths")):
+        return TaskLengths(**measured | {"rows": tuple(measured["rows"])})
+    data = config.task_data(name)
+    if name in BY_NAME:
+        task = BY_NAME[name]
+        lengths = TaskLengths(**vars(task.lengths), few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
+    else:
+        lengths = _OF_KIND[data.task_kind]
+    if data.length:
+        lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
+    numbers = zip(data.numbers.values(), lengths.rows, strict=True)
+    return replace(lengths, rows=tuple(number or typical for number, typical in numbers))
+
+
+def mask_lengths(config: Config, task: str, method: str) -> Lengths:
+    """Return the lengths of the examples on which the masks of a method are calibrated. `rows` starts with their number."""
+    text = config.masks.text_of(method)
+    examples = text.examples if text else config.masks.calibration_examples
+    return calibration_lengths(config, task, get_method(method).calibration, examples)
+
+
+def calibration_lengths(config: Config, task: str, text: str | None, examples: int) -> Lengths:
+    """Return the lengths of examples of a text, or of the task if `text` is None. `bytes` is the size of the whole text."""
+    if text is None:
+        return replace(task_lengths(config, task), rows=(examples, 0), bytes=0)
+    length = config.masks.calibration[text].length
+    places = [Path(CALIBRATION.format(text=text)), Path(config.masks.calibration[text].local or "")]
+    size = next((place.stat().st_size for place in places if place.is_file()), 0)
+    return Lengths(rows=(examples, 0), bytes=size, mean=length, long=length, answer=length, choices=0)

@@ -1,23 +1,21 @@
-"""Compare sizes computed from config.json with the files that transformers and safetensors write."""
+"""Sizes from config.json are those of the files and of the models' pages; lengths are measured, or typical."""
 
 import json
 
 import pytest
+from project import laid_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.planning.model_sizes import NAMED, described
+from sparseft.planning.sizes import NAMED, described, task_lengths
 from sparseft.study.sources import Model
+from sparseft.tasks import BY_NAME
 from tiny_models import MODELS
-
-
-def source(folder) -> Model:
-    return Model(source=f"path:{folder}")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_config_says_every_tensor_and_every_prunable_layer(tiny_models, name):
-    checkpoint, subject = Checkpoint(tiny_models[name]), described(name, source(tiny_models[name]))
+    checkpoint, subject = Checkpoint(tiny_models[name]), described(name, Model(source=f"path:{tiny_models[name]}"))
     assert subject.shapes == {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     assert list(subject.prunable.items()) == list(prunable_shapes(checkpoint).items())
     assert subject.bytes == sum(tensor.nbytes for tensor in checkpoint.tensors.values())
@@ -53,3 +51,17 @@ def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monk
     (folder / "manifest.json").write_text(json.dumps({"source": "hub:somebody/else"}))
     with pytest.raises(InputError, match=line):
         described("mine", model)
+
+
+def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = laid_over(
+        {"tasks": {"boolq": {"train_examples": 7}, "own": {"kind": "text", "hub": "a/b", "length": 100}}}
+    )
+    typical = task_lengths(config, "boolq")
+    assert (typical.rows, typical.long) == ((7, BY_NAME["boolq"].lengths.rows[1]), BY_NAME["boolq"].lengths.long)
+    assert task_lengths(config, "own").long == 100
+    manifest = tmp_path / "data/boolq/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"lengths": vars(typical) | {"rows": [3, 4], "long": 9}}))
+    assert (task_lengths(config, "boolq").rows, task_lengths(config, "boolq").long) == ((3, 4), 9)
