@@ -9,7 +9,7 @@ from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import needs
-from sparseft.study import earlier, terminal
+from sparseft.study import terminal
 
 OUTPUT = workflow.output_settings
 # A dry run that prints commands must also print their jobs.
@@ -22,7 +22,7 @@ def is_shown(record):
     event = getattr(record, "event", None)
     if event == LogEvent.RUN_INFO:
         outputs = (Path(path) for job in workflow.dag.needrun_jobs() for path in job.output)
-        if note := earlier.made_again(STUDY, [path for path in outputs if path.exists()]):
+        if note := terminal.made_again(STUDY, [path for path in outputs if path.exists()]):
             print(f"note: {note}", file=sys.stderr)
     elif event == LogEvent.JOB_ERROR:
         # The analysis has thousands of inputs.

@@ -59,7 +59,7 @@ def test_a_complete_configuration_keeps_what_the_environment_says_of_compilation
     monkeypatch.delenv("COMPILE_ONCE")
     again = read_configuration([write(text)])
     assert not again.cerebras.compile_once
-    again.check_measured("hellaswag_mini")
+    again.training_backend.check_measured(again, "hellaswag_mini")
 
 
 @pytest.mark.parametrize(

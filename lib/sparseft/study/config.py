@@ -28,7 +28,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training
 from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
 from sparseft.study.sources import Model, Perplexity, TaskData
-from sparseft.tasks import BY_NAME, file_of_kind
+from sparseft.tasks import BY_NAME
 
 
 def _known_method(name: str) -> str:
@@ -64,8 +64,7 @@ class Grid(Section):
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
     modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, examples=[["sparse_to_sparse"]])
-    """How to fine-tune. The pruned model without fine-tuning is always evaluated too, and so is the mode that another one starts
-    from."""
+    """How to fine-tune. The pruned model without it is always evaluated too, and so is a mode that another one starts from."""
     seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
     """Seeds of adapters and batches. Each is one more training."""
     trainings: dict[TrainingName, dict[str, Any]] = Field(
@@ -80,8 +79,7 @@ class Evaluation(Section):
     """Set what every merged model is evaluated on, beside its task."""
 
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
-    """Tasks that every merged model is evaluated on as well, without training on them: names under `tasks:`, or names of
-    lm-eval's tasks."""
+    """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's tasks."""
 
 
 class Analysis(Section):
@@ -94,8 +92,7 @@ class Analysis(Section):
     """What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods at each sparsity and
     mode, each pair of modes. An empty list means all of them, but methods only if the study has at most four pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
-    """A method of the study that every other method is compared with. Null means `random`, if the study has it and does not
-    compare each pair of methods."""
+    """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
 
 
 class _Keys(Section):
@@ -106,8 +103,7 @@ class _Keys(Section):
     tasks: dict[TaskName, TaskData] = Field(
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}]
     )
-    """Tasks by name, each with its data. A task that is not built in has a name that you choose (small letters, digits, `_`), and
-    `lm_eval` or `kind`."""
+    """Tasks by name. One that is not built in has a name of your own (small letters, digits, `_`), and `lm_eval` or `kind`."""
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()
@@ -139,7 +135,6 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         """Check the sections against each other."""
-        self._check_names()
         for method in self.grid.methods:
             self.masks.check(method, self.grid.sparsities)
         for name in self.tasks:
@@ -148,59 +143,46 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
         self.training_backend.check(self)
         return self
 
-    def _check_names(self) -> None:
-        """Raise ValueError if a section names what another one does not describe, or what it cannot use."""
+    def contradictions(self) -> dict[str, object]:
+        """Return what a section may name that another one does not describe or that it cannot use, and whether it does."""
+        against, text = self.analysis.against, self.reconstruction.calibration
         references = [
             ("grid.models", self.grid.models, "models", self.models),
             ("grid.tasks", self.grid.tasks, "tasks", self.tasks),
-            ("analysis.against", filter(None, [self.analysis.against]), "grid.methods", self.grid.methods),
-            (
-                "reconstruction.calibration",
-                filter(None, [self.reconstruction.calibration]),
-                "masks.calibration",
-                self.masks.calibration,
-            ),
+            ("analysis.against", [against] if against else [], "grid.methods", self.grid.methods),
+            ("reconstruction.calibration", [text] if text else [], "masks.calibration", self.masks.calibration),
         ]
         for axis in Throughput.AXES:
-            references.append(
-                (f"throughput.{axis}", getattr(self.throughput, axis), f"grid.{axis}", getattr(self.grid, axis))
-            )
-        refuse(
-            {
-                f"{key} asks for {name!r}, which {place} does not describe": name not in described
-                for key, names, place, described in references
-                for name in names
-            }
-        )
+            names, described = getattr(self.throughput, axis), getattr(self.grid, axis)
+            references.append((f"throughput.{axis}", names, f"grid.{axis}", described))
+        faults = {
+            f"{key} asks for {name!r}, which {place} does not describe": name not in described
+            for key, names, place, described in references
+            for name in names
+        }
         imported = [name for name in self.grid.methods if get_method(name).imported]
+        several = imported and len(self.grid.models) > 1
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
-        refuse(
-            {
-                f"grid.methods: {imported} prune one model: list one in grid.models": (
-                    imported and len(self.grid.models) > 1
-                ),
-                f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
-            }
-        )
+        return faults | {
+            f"grid.methods: {imported} prune one model: list one in grid.models": several,
+            f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
+        }
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
         data = self.tasks[name]
         built_in = BY_NAME.get(name)
+        is_described = any(getattr(data, key) for key in TaskData.DESCRIBING)
         has_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
-        refuse(
-            {
-                f"tasks.{name} is built in; choose another name for your own task": (
-                    built_in and any(getattr(data, key) for key in TaskData.DESCRIBING)
-                ),
-                f"tasks.{name} is not built in: set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}": (
-                    not built_in and not data.task_kind
-                ),
-                f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub": (
-                    built_in and built_in.generate and not has_numbers
-                ),
-            }
-        )
+        advice = f"set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
+        faults = {
+            "is built in; choose another name for your own task": built_in and is_described,
+            f"is not built in: {advice}": not built_in and not data.task_kind,
+            "is generated: give train_examples and validation_examples, neither local nor hub": (
+                built_in and built_in.generate and not has_numbers
+            ),
+        }
+        refuse({f"tasks.{name} {fault}": is_there for fault, is_there in faults.items()})
         for training in dict.fromkeys(["", *self.grid.trainings]):
             try:
                 self.training_of(name, training)
@@ -254,14 +236,6 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
         """Return the tasks on which a merged model of the task `name` is evaluated: its own, and the probes."""
         return [name, *(probe for probe in self.evaluation.probes if probe != name)]
 
-    def task_file(self, name: str) -> str:
-        """Return the name, without .py, of the library's file that describes a task: its own, or that of its kind."""
-        return name if name in BY_NAME else file_of_kind(self.task_data(name).task_kind)
-
-    def check_measured(self, task: str) -> None:
-        """Raise InputError if the stage `throughput` cannot measure the trainings of a task."""
-        self.training_backend.check_measured(self, task)
-
     def training_of(self, task: str, training: str = "") -> Training:
         """Return the schedule of a task in a training, which is a name in `grid.trainings`, or "".
 
@@ -280,14 +254,9 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
     def calibration_texts(self) -> list[str]:
         """Return the names of the texts that the study reads: those of its methods, and that of a reconstruction."""
         names = {get_method(name).calibration for name in self.grid.methods}
-        if self.reconstructs:
+        if any(get_mode(mode).reconstructs for mode in self.trained_modes):
             names.add(self.reconstruction.calibration)
         return sorted(names - {None})
-
-    @property
-    def reconstructs(self) -> bool:
-        """Return whether a mode of the study reconstructs decoder layers."""
-        return any(get_mode(mode).reconstructs for mode in self.trained_modes)
 
     def reconstruction_examples(self) -> dict[str, int | None]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on.

@@ -1,6 +1,5 @@
 """Read configuration files as Snakemake reads them, and write one complete file that makes the study again."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 from sparseft.study.config import Config
 from sparseft.study.section import parse_section
-from sparseft.study.sources import TaskData, split_mdl
+from sparseft.study.sources import CalibrationText, Model, TaskData, split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
 HEAD = """\
@@ -25,17 +24,17 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Return a mapping, whose keys must differ."""
+        names = [key.value for key, _ in node.value]
         for place, (key, _) in enumerate(node.value):
-            if key.value in [earlier.value for earlier, _ in node.value[:place]]:
+            if key.value in names[:place]:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int:
         """Return an integer, which must be the one that its digits say."""
         number = self.construct_yaml_int(node)
-        digits = node.value.replace("_", "")
-        is_octal = re.fullmatch(r"[-+]?0[0-7]+", digits) and int(digits) != number
-        if is_octal or ":" in digits:
+        digits = node.value.replace("_", "").lstrip("+-")
+        if ":" in digits or (digits.isdigit() and int(digits) != abs(number)):
             what = f"YAML reads {node.value} as {number}"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
         return number
@@ -56,12 +55,11 @@ def read_configuration(files: list[Path]) -> Config:
 
 def read_sections(file: Path) -> dict:
     """Return the sections of one configuration file. Raises InputError if it is not YAML, or if YAML reads it otherwise."""
+    text = read_text(file, "correct the path")
     try:
-        sections = yaml.load(read_text(file, "correct the path"), Loader=_Loader)
+        sections = yaml.load(text, Loader=_Loader)
     # A date may have a thirteenth month, which is a ValueError.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}, line {mark.line + 1}" if mark else file
         raise InputError(f"{place}: {one_line(getattr(error, 'problem', None) or error)}", "correct it") from None
@@ -106,7 +104,12 @@ def with_normal_places(config: Config, folder: Path) -> Config:
     """Return the configuration with one spelling of each path, so that another spelling of the same path reruns nothing.
 
     A path in `folder` is relative to it, and every other path is absolute."""
-    return _with_places(config, partial(_normal, folder=folder))
+
+    def spell(place: str) -> str:
+        path, root = Path(_absolute(place, folder)), folder.resolve()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+    return _with_places(config, spell)
 
 
 def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
@@ -124,23 +127,24 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
         places = {"local": data.local, "lm_eval": data.lm_eval_file}
         return data.model_copy(update={key: spell(place) for key, place in places.items() if place})
 
+    def model(data: Model) -> Model:
+        return data.model_copy(update={"source": source(data.source)})
+
+    def text(data: CalibrationText) -> CalibrationText:
+        return data.model_copy(update={"text": spell(data.local)}) if data.local else data
+
     masks, perplexity = config.masks, config.perplexity
     if perplexity and perplexity.local:
         perplexity = perplexity.model_copy(update={"local": spell(perplexity.local)})
-    texts = {
-        name: text.model_copy(update={"text": spell(text.local)}) if text.local else text
-        for name, text in masks.calibration.items()
-    }
+    calibration = {name: text(data) for name, data in masks.calibration.items()}
     imported = {
         name: {percent: source(place) for percent, place in places.items()} for name, places in masks.imported.items()
     }
     sections = {
-        "models": {
-            name: model.model_copy(update={"source": source(model.source)}) for name, model in config.models.items()
-        },
+        "models": {name: model(data) for name, data in config.models.items()},
         "tasks": {name: task(data) for name, data in config.tasks.items()},
         "perplexity": perplexity,
-        "masks": masks.model_copy(update={"calibration": texts, "imported": imported}),
+        "masks": masks.model_copy(update={"calibration": calibration, "imported": imported}),
     }
     return config.model_copy(update=sections)
 
@@ -149,10 +153,3 @@ def _absolute(place: str, folder: Path) -> str:
     """Return an absolute path. Links to its folder are resolved, but its last part stays, even if it is a link."""
     path = folder / place
     return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
-
-
-def _normal(place: str, folder: Path) -> str:
-    """Return a path relative to `folder` if it is in it, and absolute if not."""
-    path = Path(_absolute(place, folder))
-    root = folder.resolve()
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)

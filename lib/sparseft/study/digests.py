@@ -68,7 +68,9 @@ def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, 
     methods = [method] if method else []
     if not wildcards:
         tasks, methods = config.grid.tasks, config.grid.methods
-    values = used_values(*map(config.task_file, tasks), methods=methods)
+    # A task that is not built in has the file of its kind.
+    files = [name if name in BY_NAME else file_of_kind(config.task_data(name).task_kind) for name in tasks]
+    values = used_values(*files, methods=methods)
     # One digest per value, because many jobs share a value.
     parts = [_value_digest(script, lib, frozenset([value])) for value in sorted(values)]
     return hashlib.sha256("".join(parts or [_value_digest(script, lib, frozenset())]).encode()).hexdigest()

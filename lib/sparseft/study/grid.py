@@ -153,13 +153,10 @@ WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 CALIBRATION = "data/calibration_{text}.jsonl"
 CALIBRATION_SOURCE = f"{CALIBRATION}.json"
 MASKS = "masks/{model}"
-TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
 # The weights of a method that updates them.
 PRUNED_BASES = "pruned/{model}"
-TASK_PRUNED_BASES = f"{PRUNED_BASES}/{{task}}"
 PRUNED_NAME = "sparsity{sparsity}_{method}"
-EXPORTED = "sparsity{sparsity}_{method}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 # The complete configuration of the study, beside the tables.
 CONFIGURATION = "configuration.yaml"
@@ -192,8 +189,13 @@ class ResultPaths:
 
 
 def mask_folder(method: str) -> str:
-    """Return the folder of a method's masks, with wildcards. Masks that depend on a task's examples have a folder per task."""
-    return TASK_MASKS if method in TASK_METHODS else MASKS
+    """Return the folder of a method's masks, with wildcards."""
+    return MASKS + _task_folder(method)
+
+
+def _task_folder(method: str) -> str:
+    """Return the last part of a method's folders. What depends on a task's examples has a folder per task."""
+    return "/{task}" if method in TASK_METHODS else ""
 
 
 def calibration_text(method: str) -> str:
@@ -212,7 +214,7 @@ def base_folder(method: str) -> str:
     It is the model, or the pruned base of a method that updates weights."""
     if not methods.get_method(method).updates_weights:
         return MODEL
-    return f"{TASK_PRUNED_BASES if mask_folder(method) == TASK_MASKS else PRUNED_BASES}/{PRUNED_NAME}"
+    return f"{PRUNED_BASES}{_task_folder(method)}/{PRUNED_NAME}"
 
 
 def base_manifest(method: str) -> str:
@@ -221,10 +223,8 @@ def base_manifest(method: str) -> str:
 
 
 def exported(method: str) -> str:
-    """Return the folder of a method's masked ModelZoo checkpoint, with wildcards. It has a part per task if the masks do."""
-    if method in TASK_METHODS:
-        return f"modelzoo/{{model}}/{{task}}/{EXPORTED}"
-    return f"modelzoo/{{model}}/{EXPORTED}"
+    """Return the folder of a method's masked ModelZoo checkpoint, with wildcards."""
+    return f"modelzoo/{{model}}{_task_folder(method)}/{PRUNED_NAME}"
 
 
 def fill(pattern: str, cell: Cell) -> str:

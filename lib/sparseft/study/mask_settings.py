@@ -28,8 +28,7 @@ class Masks(Section):
     calibration_seed: Seed = 0
     """Seed that chooses the calibration examples."""
     calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
-    """Texts by a name that you choose: letters a to z and digits. The methods that end in `_on_NAME` calibrate on them, and not
-    on the task."""
+    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate."""
     imported: dict[Name, Annotated[dict[Percent, Checkpoint], Field(min_length=1)]] = Field(
         {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
     )
@@ -116,27 +115,20 @@ class Masks(Section):
             )
         return self.calibration[name] if name else None
 
-    def imported_sources(self, method_name: str) -> dict[int, str]:
-        """Return the sources of a method's imported checkpoints, by sparsity in percent; empty if it imports none.
-
-        Raises InputError if none are described."""
+    def imported_source(self, method_name: str, percent: int) -> str:
+        """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
         name = get_method(method_name).imported
-        if name and name not in self.imported:
+        if name not in self.imported:
             raise InputError(
                 f"{method_name} imports {name}, which masks.imported does not describe",
                 f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
             )
-        return self.imported[name] if name else {}
-
-    def imported_source(self, method_name: str, percent: int) -> str:
-        """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
-        sources = self.imported_sources(method_name)
-        if percent not in sources:
+        if percent not in self.imported[name]:
             raise InputError(
-                f"masks.imported.{get_method(method_name).imported} has no checkpoint at {percent} %",
+                f"masks.imported.{name} has no checkpoint at {percent} %",
                 "add its source there, or leave the sparsity out of grid.sparsities",
             )
-        return sources[percent]
+        return self.imported[name][percent]
 
     def check(self, method_name: str, percents: list[int]) -> None:
         """Raise InputError if the settings do not allow the masks of a method at these sparsities."""

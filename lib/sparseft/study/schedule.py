@@ -1,14 +1,14 @@
 """The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from sparseft.errors import InputError
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
-from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small, refuse
+from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small
 
 # The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
 STOP_WINDOW = 10
@@ -20,8 +20,7 @@ class Training(Section):
     A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
 
     steps: Positive = 60
-    """Optimiser steps. Warm-up and cosine decay are tied to them. With a warm-up, the first step has learning rate 0. Each mini
-    task suggests its own number."""
+    """Optimiser steps, over which warm-up and cosine decay extend. Each mini task suggests its own number."""
     batch_size: Small = 8
     """Examples per optimiser step."""
     micro_batch_size: Positive = 8
@@ -43,16 +42,13 @@ class Training(Section):
     lora_targets: list[Literal[PROJECTIONS]] = Field([], examples=[["q_proj", "v_proj"]])
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
     gradient: Literal["exact", "straight_through"] = "exact"
-    """Gradient of the modes that mask every step. `exact` includes the mask. `straight_through` leaves it out, which is faster
-    and biased."""
+    """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
     cache_weights: bool = False
-    """Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster and needs memory
-    for a second model."""
+    """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
     shard_model: bool = False
-    """Divide the weights among the processes (FSDP), for a model that is larger than one GPU's memory. Needs at least two
-    `resources.processes`, and `cache_weights: false`."""
+    """Divide the weights among the processes (FSDP). Needs at least two `resources.processes`, and `cache_weights: false`."""
     length_buckets: Positive = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
     eval_every: Count = 0
@@ -66,25 +62,22 @@ class Training(Section):
     stop_if_after_steps: Positive | None = None
     """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        refuse(
-            {
-                "stop_if_loss_above and stop_if_after_steps need each other: set both, or leave both out": (
-                    (self.stop_if_loss_above is None) != (self.stop_if_after_steps is None)
-                ),
-                f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}": (
-                    (self.stop_if_after_steps or 0) >= self.steps
-                ),
-                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}": (
-                    self.batch_size % self.micro_batch_size
-                ),
-                "shard_model keeps no masked weights: set cache_weights or shard_model to false": (
-                    self.shard_model and self.cache_weights
-                ),
-            }
-        )
-        return self
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the schedule, and whether it is."""
+        return {
+            "stop_if_loss_above and stop_if_after_steps need each other: set both, or leave both out": (
+                (self.stop_if_loss_above is None) != (self.stop_if_after_steps is None)
+            ),
+            f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}": (
+                (self.stop_if_after_steps or 0) >= self.steps
+            ),
+            f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}": (
+                self.batch_size % self.micro_batch_size
+            ),
+            "shard_model keeps no masked weights: set cache_weights or shard_model to false": (
+                self.shard_model and self.cache_weights
+            ),
+        }
 
     @property
     def steps_to_peak(self) -> int:
@@ -194,8 +187,7 @@ class Throughput(Section):
     modes: list[Literal[TASK_MODES]] = Field([])
     """Some of grid.modes that train on the task. If the list is empty, all of them."""
     trainings: list[str] = Field([])
-    """Some of the names in grid.trainings. If the list is empty, all of them. A measurement sets its own steps and batch
-    sizes."""
+    """Some of the names in grid.trainings. If the list is empty, all of them."""
     sequence_length: Length | None = None
     """Tokens per example; examples are cut or repeated to it. Null keeps their own lengths."""
     warmup_steps: Count = 2
@@ -224,8 +216,7 @@ class Resources(Section):
     threads: Positive = 1
     """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the results."""
     processes: Positive = 1
-    """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits of the
-    results."""
+    """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits."""
     memory_mb: Positive | None = None
     """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size. The second
     attempt requests twice as much, the third three times."""
@@ -234,8 +225,7 @@ class Resources(Section):
     gpus: Count = 0
     """GPUs of a training, one per process; an evaluation uses one. With several processes, one per process."""
 
-    @model_validator(mode="after")
-    def _one_each(self) -> Self:
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the GPUs, and whether it is."""
         fault = f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0"
-        refuse({fault: self.processes > 1 and self.gpus not in (0, self.processes)})
-        return self
+        return {fault: self.processes > 1 and self.gpus not in (0, self.processes)}

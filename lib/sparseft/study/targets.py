@@ -233,7 +233,7 @@ def check_settings(config: Config, target: str) -> None:
         )
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         for task in config.grid.tasks:
-            config.check_measured(task)
+            config.training_backend.check_measured(config, task)
 
 
 def check_target(config: Config, target: str) -> None:

@@ -1,19 +1,88 @@
-"""Say in the terminal what a study does: the result of each run that ends, the findings, and what is wrong with a target.
+"""Say in the terminal what a study does: what it makes again, the result of each run, the findings, and a wrong target.
 
 The workflow reports its events here. Nothing here imports Snakemake.
 """
 
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import shorten
 
+import sparseft
 from sparseft.errors import InputError
 from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.grid import FINDINGS, REPORT, RUN_ID, ResultPaths, Run, fill
+from sparseft.study.configfiles import complete, read_sections
+from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultPaths, Run, fill
 
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
+# Keys whose change makes no run again.
+_WITHOUT_RUNS = re.compile(r"results$|throughput\.|analysis\.|resources\.(memory_mb|minutes)|grid\.(?!trainings)")
+# Pattern of a changed key -> how to keep what was made with the old value. The first pattern that fits a key counts.
+_TO_KEEP_BOTH = {
+    r"models\.": "another name under models:",
+    r"masks\.|tasks\.\w+\.(?!training)": "a study in another folder, because data/ and masks/ are shared",
+    r"(tasks\.\w+\.|grid\.)?training": "grid.trainings, or a results folder of its own (results: results/NAME)",
+    "": "a results folder of its own (results: results/NAME)",
+}
+
+
+def made_again(config: Config, planned: list[Path]) -> str:
+    """Return one sentence on the runs that a plan makes again, and why; empty if there are none.
+
+    A setting was changed, or an earlier version made them. `planned` are the outputs of the plan that exist already."""
+    runs = Path(config.paths.runs)
+    folders = {runs / path.relative_to(runs).parts[0] for path in planned if path.is_relative_to(runs)}
+    if not folders:
+        return ""
+    if changed := _changed_settings(config):
+        advice = next(way for keys, way in _TO_KEEP_BOTH.items() if any(re.match(keys, key) for key in changed))
+        count = f"{len(folders)} run{'s are' if len(folders) > 1 else ' is'} made again"
+        return f"{', '.join(changed.values())}: {count}; keep both with {advice}"
+    versions = []
+    for folder in folders:
+        try:
+            versions.append(str(read_json(folder / "train.json")["versions"]["sparseft"]))
+        except (InputError, LookupError, TypeError):
+            continue
+    earlier = [version for version in versions if version != sparseft.__version__]
+    if not earlier:
+        return ""
+    count = f"{len(earlier)} run{'s' * (len(earlier) > 1)} in {runs}"
+    by = f"made by an earlier version (sparseft {', '.join(sorted(set(earlier)))}, now {sparseft.__version__})"
+    return f"{count}: {by}, and made again, because the code that makes them has changed"
+
+
+def _changed_settings(config: Config) -> dict[str, str]:
+    """Return by its key each setting that differs from the last analysis of the results folder, with both values."""
+    try:
+        earlier = _values(read_sections(Path(config.paths.analysis) / CONFIGURATION))
+    except InputError:
+        return {}
+    now = _values(complete(config, Path.cwd()).model_dump(mode="json"))
+    changed = [key for key in now if earlier.get(key, now[key]) != now[key] and not _WITHOUT_RUNS.match(key)]
+    # A complete configuration has the whole schedule in each task. The user wrote it once.
+    general = tuple(key for key in changed if key.startswith("training."))
+    repeated = [key for key in changed if key.startswith("tasks.") and key.endswith(general)]
+    return {
+        key: f"{key} is {_text(now[key])} instead of {_text(earlier[key])}" for key in changed if key not in repeated
+    }
+
+
+def _values(sections: dict, prefix: str = "") -> dict[str, object]:
+    """Return the values of a configuration by their dotted keys."""
+    values: dict[str, object] = {}
+    for name, value in sections.items():
+        values |= _values(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return values
+
+
+def _text(value: object) -> str:
+    """Return a value as the configuration writes it, at most 60 characters."""
+    return shorten(value if isinstance(value, str) else json.dumps(value), 60, placeholder="...")
 
 
 def result(
@@ -37,12 +106,9 @@ def result(
 
 def findings(folder: Path) -> str:
     """Return the findings of a study, and where its results page is."""
-    lines = []
-    if (folder / FINDINGS).exists():
-        lines.append((folder / FINDINGS).read_text(encoding="utf-8").rstrip())
-    page = folder / REPORT
-    lines.append(f"The results page: {page}" if page.exists() else f"Tables, figures and pages: {folder}/")
-    return "\n".join(lines)
+    file, page = folder / FINDINGS, folder / REPORT
+    text = file.read_text(encoding="utf-8").rstrip() + "\n" if file.exists() else ""
+    return text + (f"The results page: {page}" if page.exists() else f"Tables, figures and pages: {folder}/")
 
 
 def check_target(config: Config, target: str, is_made: bool) -> None:

@@ -46,8 +46,6 @@ class Backend:
     stage `throughput` cannot measure the trainings of a task."""
 
     name: str
-    # What trains, in words.
-    title: str
     check: Callable[[StudyConfig], None] = _accept
     check_measured: Callable[[StudyConfig, str], None] = _accept
     # The architectures that it trains. None if it trains all.
@@ -60,8 +58,6 @@ class Backend:
     compiles_first: Callable[[StudyConfig], bool] | None = None
     # Whether the GPUs and the CPU of this machine train.
     uses_this_machine: bool = True
-    # Whether the trainings start from masked checkpoints in a format of their own.
-    exports_checkpoints: bool = False
     # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's adapter.
     reconstructs: bool = False
     # Keys of `training` whose value the backend chooses.

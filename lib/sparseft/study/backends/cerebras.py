@@ -152,7 +152,6 @@ def _complete_sections(config: StudyConfig) -> dict[str, Section]:
 
 CEREBRAS = Backend(
     "cerebras",
-    "cerebras-pytorch",
     check=_check,
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),

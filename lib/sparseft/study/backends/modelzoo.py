@@ -36,11 +36,9 @@ def _check_measured(config: StudyConfig, task: str) -> None:
 MODELZOO = replace(
     CEREBRAS,
     name="modelzoo",
-    title="Cerebras ModelZoo's Trainer",
     check=_check,
     # ModelZoo's Lora skips stacked experts, so it would train only the attention of a Mixtral.
     architectures=(LLAMA, MISTRAL),
     check_measured=_check_measured,
     compiles_first=None,
-    exports_checkpoints=True,
 )

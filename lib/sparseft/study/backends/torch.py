@@ -8,4 +8,4 @@ def _check_measured(config: StudyConfig, task: str) -> None:
     config.check_trainings(task, lambda schedule: schedule.check_measured(), config.throughput.trainings)
 
 
-TORCH = Backend("torch", "Hugging Face transformers in torch", check_measured=_check_measured, reconstructs=True)
+TORCH = Backend("torch", check_measured=_check_measured, reconstructs=True)
