@@ -54,6 +54,11 @@ def layer_of(kind, W, kept, settings=SETTINGS, b=None):
     return kind.from_linear(linear_of(W, b), kept, settings, Workspace())
 
 
+def merge_into(layer, linear):
+    """Write W' into the weight of torch's layer."""
+    linear.weight.data.copy_(layer.workspace.merged(layer.weight, *layer.factors(), layer.scale))
+
+
 def naive(X, W, kept, A, B, s, b=None):
     """Return y = x ((W + s B A) * M)^T + b as it is defined, with autograd's gradients."""
     return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept, b)
@@ -120,7 +125,7 @@ def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind, has_bias
     kept = torch.tensor([True, False, True, True, False, True])[:, None] & torch.tensor([True, True, False, True])
     layer, x, linear = layer_of(kind, W, kept, b=b), torch.randn(3, 4), linear_of(W, b)
     torch.testing.assert_close(layer(x), F.linear(x, W * kept, b))
-    layer.merge_into(linear)
+    merge_into(layer, linear)
     assert torch.equal(linear.weight, W * kept)
 
 
@@ -131,7 +136,7 @@ def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_
     b = bias_of(W) if has_bias else None
     layer, linear = layer_of(MaskedLoRALinear, W, kept, b=b), linear_of(W, b)
     layer.lora_A.data, layer.lora_B.data = A, B
-    layer.merge_into(linear)
+    merge_into(layer, linear)
     assert torch.equal(layer(X), linear(X))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sparseft.backends.torch import DenseTarget, reconstruct, trained_model
+from sparseft.backends.torch import reconstruct, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
@@ -49,8 +49,7 @@ def run(
 ) -> dict:
     """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
-    target = DenseTarget(checkpoint, examples)
-    return reconstruct(job_of(checkpoint, settings), target, folder / "adapter", folder / "state.pt")
+    return reconstruct(job_of(checkpoint, settings), checkpoint, examples, folder / "adapter", folder / "state.pt")
 
 
 def digest(folder: Path) -> bytes:
@@ -131,7 +130,7 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     adapted = attach(model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
     for layer in adapted.values():
         nn.init.normal_(layer.lora_B, std=0.1)
-    parts._loss(stream, 1, [0, 1, 2], targets).backward()
+    parts._gradients(stream, 1, [0, 1, 2], targets, 1.0)
     factors = {name: [p.detach().clone().requires_grad_() for p in (layer.lora_A, layer.lora_B)]
                for name, layer in adapted.items()}  # fmt: skip
     weights = {
@@ -203,9 +202,7 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
         tensors[f"{layer}.weight"] *= 1.2 * torch.from_numpy(job.mask.kept(layer))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     base = Checkpoint(folder)
-    record = reconstruct(
-        replace(job, checkpoint=base), DenseTarget(dense, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt"
-    )
+    record = reconstruct(replace(job, checkpoint=base), dense, EXAMPLES, tmp_path / "adapter", tmp_path / "state.pt")
     models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
     first, second = record["reconstruction"]["layers"]
     assert first["error_before"] == pytest.approx(
@@ -220,7 +217,7 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
 
 def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):
     job = job_of(tiny_llama, mask=compute_masks(tiny_llama, "unstructured", [0])[0])
-    record = reconstruct(job, DenseTarget(tiny_llama, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt")
+    record = reconstruct(job, tiny_llama, EXAMPLES, tmp_path / "adapter", tmp_path / "state.pt")
     assert [layer["error_after"] for layer in record["reconstruction"]["layers"]] == [0, 0]
     merge(tiny_llama, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tiny_llama.folder))

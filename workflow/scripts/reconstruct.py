@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclopts.types import NonNegativeInt, PositiveInt
-from sparseft.backends.torch import DenseTarget, reconstruct
+from sparseft.backends.torch import reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
+from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import start
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration_text import text_examples
@@ -54,7 +55,10 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     """Read the job, reconstruct every decoder layer, and write the record."""
     start(flags.threads)
     check_outputs(flags, target.dense_path, target.text)
-    job = of_each_layer(job_of(flags, RECONSTRUCTING_MODES))
+    job = job_of(flags, RECONSTRUCTING_MODES)
+    # Each decoder layer has a schedule of its own, which train.json records.
+    own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
+    job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
     if flags.training.stop_if_loss_above is not None:
         raise InputError(
             "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
@@ -63,38 +67,30 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     adapter = flags.output_dir / "adapter"
     state = flags.output_dir / "state.pt"
     hold(adapter)
-    dense, chosen = dense_target(target, job)
-    measured = reconstruct(job, dense, adapter, state if job.settings.save_every else None)
+    dense = Checkpoint(target.dense_path) if target.dense_path else job.checkpoint
+    if dense.digest != job.mask.meta.get("original", job.checkpoint.digest):
+        raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
+    examples, chosen = examples_of(target, job, dense)
+    measured = reconstruct(job, dense, examples, adapter, state if job.settings.save_every else None)
     measured["reconstruction"] |= chosen
-    write_train_record(flags, job, measured, dense=dense.checkpoint.digest)
+    write_train_record(flags, job, measured, dense=dense.digest)
     state.unlink(missing_ok=True)
 
 
-def of_each_layer(job: TrainingJob) -> TrainingJob:
-    """Return the job with the schedule that each decoder layer has, which is also what train.json records."""
-    own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
-    return replace(job, settings=Reconstruction(**own).schedule(job.settings))
-
-
-def dense_target(flags: TargetFlags, job: TrainingJob) -> tuple[DenseTarget, dict]:
-    """Return the dense model with the examples, and how train.json describes the examples.
-
-    Raises InputError if the dense model is not the one that was pruned, or if there are too few examples."""
-    dense = Checkpoint(flags.dense_path) if flags.dense_path else job.checkpoint
-    if dense.digest != job.mask.meta.get("original", job.checkpoint.digest):
-        raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
+def examples_of(flags: TargetFlags, job: TrainingJob, dense: Checkpoint) -> tuple[list[Example], dict]:
+    """Return the examples, and how train.json describes them. Raises InputError if there are too few."""
     number, seed = flags.calibration_examples, flags.calibration_seed
     chosen = {"examples": number, "seed": seed}
     if flags.text is None:
         examples = calibration.calibration_examples(
             dense, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
-        return DenseTarget(dense, examples), chosen
+        return examples, chosen
     chosen["length"] = flags.calibration_length
     text = parse_section(CalibrationText, {"text": str(flags.text), **chosen}, "reconstruction")
     documents, digest = read_documents(flags.text)
     examples = text_examples(dense, documents, text, flags.text)
-    return DenseTarget(dense, examples), {**chosen, "text_sha256": digest}
+    return examples, {**chosen, "text_sha256": digest}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,16 +106,10 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     return record | _conditions(model, layers, device, accelerator.num_processes)
 
 
-@dataclass(frozen=True)
-class DenseTarget:
-    """Hold the dense model whose decoder layers are reconstructed, and the examples that show their outputs."""
-
-    checkpoint: Checkpoint
-    examples: list[Example]
-
-
-def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path | None) -> dict:
-    """Reconstruct every decoder layer of `dense` under the job's mask.
+def reconstruct(
+    job: TrainingJob, dense: Checkpoint, examples: list[Example], adapter: Path, state: Path | None
+) -> dict:
+    """Reconstruct the outputs of every decoder layer of `dense` on the examples, under the job's mask.
 
     Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction continues
     after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
@@ -125,24 +117,24 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
     device = choose_device()
     use_repeatable_kernels()
     torch.manual_seed(job.seed)
-    model, tokenizer = load_model(dense.checkpoint.folder, device)
+    model, tokenizer = load_model(dense.folder, device)
     unfuse_experts(model)
     validation = encode(job.rows["validation"], job.task, tokenizer, model.config.max_position_embeddings)
-    data = {"validation": validation, "reconstruction": dense.examples}
+    data = {"validation": validation, "reconstruction": examples}
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
     workspace = Workspace()
 
     def adapt(number: int) -> dict[str, LoRALinear]:
         """Prune a decoder layer of the dense model, with the weights of the job's checkpoint, and return its new LoRA layers."""
         own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
-        if dense.checkpoint.digest != job.checkpoint.digest:
+        if dense.digest != job.checkpoint.digest:
             for layer, path in own.items():
                 model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
     reconstruction = LayerReconstruction(
         model,
-        dense.examples,
+        examples,
         adapt,
         job.settings,
         job.seed,
@@ -188,17 +180,16 @@ def _conditions(model: nn.Module, layers: dict[str, LoRALinear], device: torch.d
 
 def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: torch.device, processes: int) -> None:
     """Divide a model without weights among all processes, and load and prune each one's rows."""
+
+    def carry_own_mask(name: str, weight: Tensor, rows: slice) -> None:
+        layer = name.removesuffix(".weight")
+        if layer in mask.bits:
+            carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))
+
     divide(loss, device, processes)
-    read_own_rows(loss.model, checkpoint, device, partial(_carry_mask, mask))
+    read_own_rows(loss.model, checkpoint, device, carry_own_mask)
 
 
 def new_accelerator() -> Accelerator:
     """Return the device of this process and its links to the other processes of the training."""
     return Accelerator(cpu=choose_device().type == "cpu")
-
-
-def _carry_mask(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:
-    """Make some rows of the tensor `name` carry their mask, in place. A tensor outside the mask keeps its bits."""
-    layer = name.removesuffix(".weight")
-    if layer in mask.bits:
-        carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))

@@ -9,7 +9,7 @@ Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ from sparseft.storage.record import check_adapter
 from sparseft.study.grid import PROJECTIONS, Run
 from sparseft.study.schedule import Training
 
-# The most bytes of weights that are read.
 _ADVICE = "train the run again"
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = frozenset(
@@ -83,13 +82,10 @@ class Adapter(NamedTuple):
 def read_adapter(folder: Path) -> Adapter:
     """Return an adapter. Each of its files is read once.
 
-    Raises InputError if a file is missing or damaged, if the adapter is no plain LoRA adapter, or if it is not the one that
-    the train.json beside it records."""
+    Raises InputError if a file is damaged, if the adapter is no plain LoRA adapter, or if it is not the one that the train.json
+    beside it records."""
     text = read_text(folder / ADAPTER_CONFIG, _ADVICE)
-    try:
-        weights = (folder / WEIGHTS).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{folder / WEIGHTS}: no such file", _ADVICE) from None
+    weights = (folder / WEIGHTS).read_bytes()
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
     check_adapter(folder, digest)
     config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
@@ -98,7 +94,7 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder}: not a plain LoRA adapter",
             "use one r and one alpha for all layers, a list of target_modules, no bias and no variant of LoRA",
         )
-    path, r = folder / WEIGHTS, config["r"]
+    path = folder / WEIGHTS
     try:
         tensors = load(weights)
     except SafetensorError as error:
@@ -107,11 +103,9 @@ def read_adapter(folder: Path) -> Adapter:
     if not tensors or tensors.keys() != {name for pair in names.values() for name in pair}:
         raise InputError(f"{path}: holds something else than pairs of lora_A and lora_B", _ADVICE)
     pairs = {layer: (tensors[name_A].float(), tensors[name_B].float()) for layer, (name_A, name_B) in names.items()}
-    if any(A.ndim != 2 or B.ndim != 2 or not A.shape[0] == B.shape[1] == r for A, B in pairs.values()):
-        raise InputError(f"{path}: matrices of another rank than r {r}", _ADVICE)
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
-    return Adapter(pairs, config["lora_alpha"] / r, config, digest)
+    return Adapter(pairs, config["lora_alpha"] / config["r"], config, digest)
 
 
 def check_origin(folder: Path, config: dict, run: Run) -> None:
@@ -122,29 +116,15 @@ def check_origin(folder: Path, config: dict, run: Run) -> None:
             raise InputError(f"{folder}: its {name} is {recorded[name]}, not {expected}", "give the run's own adapter")
 
 
-def check_layers(folder: Path, config: dict, adapted: Iterable[str], layers: Iterable[str]) -> None:
-    """Raise InputError unless an adapter has matrices for exactly those of a model's `layers` that its configuration names.
-
-    `adapted`: the layers that it has matrices for."""
-    # As check_target_module_exists of peft/tuners/tuners_utils.py does.
-    ends = tuple(f".{name}" for name in config["target_modules"])
-    named = {layer for layer in layers if f".{layer}".endswith(ends)}
-    faults = {
-        "no matrices for {} layers that its target_modules names (first: {})": sorted(named - set(adapted)),
-        "matrices for {} layers that its target_modules does not name (first: {})": sorted(set(adapted) - named),
-    }
-    for what, wrong in faults.items():
-        if wrong:
-            raise InputError(f"{folder}: {what.format(len(wrong), wrong[0])}", _ADVICE)
-
-
 def _is_plain(config: dict) -> bool:
     """Return whether the adapter computes y = x W^T + s (x A^T) B^T over the unchanged base, and no more."""
-    r, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
-    is_sound = type(r) is int and r > 0 and type(alpha) in (int, float) and 0 < alpha < 1e9
-    # PEFT allows a pattern in the place of the names.
-    is_sound = is_sound and isinstance(names, list) and all(isinstance(name, str) for name in names)
-    is_lora = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
-    # Others, such as pissa and olora, change the weights of the base.
-    keeps_base = config.get("init_lora_weights", True) in (True, False, "gaussian", "eva")
-    return is_lora and is_sound and keeps_base and not [key for key in config if config[key] and key not in _HARMLESS]
+    return (
+        config.get("peft_type") == "LORA"
+        and all(config.get(key) for key in ("r", "lora_alpha"))
+        # PEFT allows a pattern in the place of the names.
+        and isinstance(config.get("target_modules"), list)
+        and config.get("bias", "none") == "none"
+        # Others, such as pissa and olora, change the weights of the base.
+        and config.get("init_lora_weights", True) in (True, False, "gaussian", "eva")
+        and not any(config[key] for key in config.keys() - _HARMLESS)
+    )

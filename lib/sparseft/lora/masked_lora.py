@@ -122,10 +122,6 @@ class LoRALinear(nn.Module):
         """Return the layer for a linear's weight, which is pruned in place by `kept`, bool (out, in), and its bias."""
         return cls(_pruned(linear, kept), linear.bias, kept, settings, workspace)
 
-    def merge_into(self, linear: nn.Linear) -> None:
-        """Write W' = (W + s B A) * M into the weight of a plain linear."""
-        linear.weight.data.copy_(self.workspace.merged(self.weight, *self.factors(), self.scale))
-
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A (r, in) and B (out, r) as the layer multiplies by them and as the adapter file holds them."""
         return self.lora_A, self.lora_B

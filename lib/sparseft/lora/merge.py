@@ -16,7 +16,7 @@ from sparseft.checkpoints.rewriting import rewritten
 from sparseft.errors import InputError
 from sparseft.language_model.experts import has_fused_experts
 from sparseft.language_model.weights import read_weight
-from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adapter
+from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
@@ -36,7 +36,7 @@ def merge(
     `as_trained` says whether every adapted layer was trained with the very W' that is written, bit for bit.
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
-    adapter was trained with another mask or in another run, lacks layers that it names, or does not fit the mask."""
+    adapter was trained with another mask or in another run, or does not fit the mask."""
     factors = read_adapter(adapter) if adapter else _NO_ADAPTER
     if adapter:
         _check_fit(adapter, factors, mask, mask_sha256)
@@ -88,14 +88,13 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
 
 
 def _check_fit(adapter: Path, factors: Adapter, mask: Mask, mask_sha256: str) -> None:
-    """Raise InputError if an adapter was trained with another mask, or does not have the layers and shapes that it should."""
+    """Raise InputError if an adapter was trained with another mask, or for layers of other names or shapes."""
     trained_with = factors.config.get("sparseft", {}).get("mask_sha256", mask_sha256)
     if trained_with != mask_sha256:
         raise InputError(f"{adapter}: trained with another mask ({str(trained_with)[:12]})", "merge it with that mask")
     foreign = sorted(factors.pairs.keys() - mask.shape.keys())
     if foreign:
         raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
-    check_layers(adapter, factors.config, factors.pairs, mask.shape)
     for layer, (A, B) in factors.pairs.items():
         if (B.shape[0], A.shape[1]) != tuple(mask.shape[layer]):
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"

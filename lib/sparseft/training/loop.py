@@ -1,10 +1,9 @@
-"""Train with AdamW: a linear warm-up and a cosine decay, clipped gradients, and micro-batches.
+"""Train the adapters of a whole model, in micro-batches.
 
 The loss of a step is the mean over the answer tokens of its whole batch. A batch is divided into micro-batches, and these are
 divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
 """
 
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +12,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from sparseft.errors import InputError
@@ -23,9 +20,8 @@ from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.study.schedule import Training
-from sparseft.training.progress import Progress, check_finite, say_step, step_seed
-from sparseft.training.schedule import cosine_schedule
-from sparseft.training.state import read_state, write_state
+from sparseft.training.progress import Progress, read_state, say_step, step_seed, write_state
+from sparseft.training.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,8 @@ class Loop:
 
         Raises InputError if the loss or its gradient is not finite, or if the processes read different states."""
         settings = self.settings
-        optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
-        progress = self._resume(optimizer, schedule)
+        steps = Steps(self.parameters, settings)
+        progress = self._resume(steps)
         done = len(progress.curve)
         batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)
         bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=None)
@@ -75,11 +70,11 @@ class Loop:
             # Before the step, because a resumed training may have nothing left to do.
             if progress.early_end(settings):
                 break
-            self._step(step, batch, optimizer, schedule, progress)
+            self._step(step, batch, steps, progress)
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
-                self._save(optimizer, schedule, progress)
+                self._save(steps, progress)
         return progress
 
     def eval_loss(self) -> float:
@@ -87,25 +82,14 @@ class Loop:
         self.loss.eval()
         return mean_answer_loss(self.loss, self.data["validation"], self.evaluation_batch_size, self.accelerator.device)
 
-    def _step(
-        self, step: int, batch: list[Example], optimizer: Optimizer, schedule: LRScheduler, progress: Progress
-    ) -> None:
+    def _step(self, step: int, batch: list[Example], steps: Steps, progress: Progress) -> None:
         """Take one optimizer step and append its measurements to `progress`."""
-        start = time.perf_counter()
-        rate = schedule.get_last_lr()[0]
         torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         self.loss.train()
-        loss = self._accumulate(batch)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
-        check_finite(step, loss, norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
-        progress.seconds.append(time.perf_counter() - start)
-        progress.tokens.append(sum(len(example.ids) for example in batch))
+        tokens = sum(len(example.ids) for example in batch)
+        steps.take(step, lambda: self._accumulate(batch), tokens, progress)
         if self.accelerator.is_main_process:
-            say_step(step, self.settings.steps, loss)
+            say_step(step, self.settings.steps, progress.curve[-1]["loss"])
 
     def _accumulate(self, batch: list[Example]) -> float:
         """Compute the gradients of one step, and return its loss: the mean over the answer tokens of the whole batch."""
@@ -131,7 +115,7 @@ class Loop:
         # item() waits for the device, so the measured time includes all of the step.
         return accelerator.reduce(mean_loss, "sum").item()
 
-    def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
+    def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
         state = read_state(self.state, self.identity) if self.state else None
         self._check_same_start(len(state["progress"]["curve"]) if state else 0)
@@ -140,8 +124,8 @@ class Loop:
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["matrices"], strict=True):
                 parameter.copy_(value)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        steps.optimizer.load_state_dict(state["optimizer"])
+        steps.schedule.load_state_dict(state["schedule"])
         progress = Progress(**state["progress"])
         progress.resumed_after.append(len(progress.curve))
         return progress
@@ -155,15 +139,15 @@ class Loop:
                 "make sure that no other training writes there, and give the same command again",
             )
 
-    def _save(self, optimizer: Optimizer, schedule: LRScheduler, progress: Progress) -> None:
+    def _save(self, steps: Steps, progress: Progress) -> None:
         """Save the state of the training after the last step. Only the main process writes the file."""
         progress.peak_memory = max(progress.peak_memory, peak_memory(self.accelerator.device))
         if not self.accelerator.is_main_process:
             return
         content = {
             "matrices": [parameter.detach() for parameter in self.parameters],
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
+            "optimizer": steps.optimizer.state_dict(),
+            "schedule": steps.schedule.state_dict(),
             "progress": vars(progress),
         }
         write_state(self.state, self.identity, content)

@@ -18,25 +18,23 @@ decays linearly. Here the schedule is that of `training:`.
 
 import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.nn.utils import clip_grad_norm_
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.layered_model import Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
-from sparseft.training.progress import Progress, check_finite
-from sparseft.training.schedule import cosine_schedule
-from sparseft.training.state import read_state, write_state
+from sparseft.training.progress import Progress, read_state, write_state
+from sparseft.training.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -133,42 +131,25 @@ class LayerReconstruction:
         """Train the adapters of one decoder layer, and let its new outputs enter the next one."""
         error_before = self._error(stream, number, targets)
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
+        steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
+        progress = Progress()
         # The error is 0 if the mask prunes nothing.
         unit = error_before or 1.0
-        progress = self._train(stream, number, targets, parameters, unit)
-        return ReconstructedLayer(error_before, self._error(stream, number, targets, advance=True), progress)
-
-    def _train(
-        self, stream: Stream, number: int, targets: list[Tensor], parameters: list[nn.Parameter], unit: float
-    ) -> Progress:
-        """Take the steps of one decoder layer. Return their losses, as multiples of `unit`, and their speed."""
-        settings = self.settings
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
-        progress = Progress()
         numbers = {id(example): number for number, example in enumerate(self.examples)}
         # The batches are the same for every decoder layer.
-        batches = islice(shuffled(self.examples, settings, self.seed), settings.steps)
+        batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
         for step, examples in enumerate(batches, start=1):
             batch = [numbers[id(example)] for example in examples]
-            start = time.perf_counter()
-            rate = schedule.get_last_lr()[0]
-            loss = self._loss(stream, number, batch, targets) / unit
-            loss.backward()
-            norm = clip_grad_norm_(parameters, settings.max_grad_norm).item()
-            check_finite(step, loss.item(), norm, "reconstruction.learning_rate")
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            progress.curve.append({"step": step, "loss": loss.item(), "gradient_norm": norm, "learning_rate": rate})
-            progress.seconds.append(time.perf_counter() - start)
-            progress.tokens.append(sum(len(stream.states[example]) for example in batch))
-        return progress
+            tokens = sum(len(example.ids) for example in examples)
+            steps.take(step, partial(self._gradients, stream, number, batch, targets, unit), tokens, progress)
+        return ReconstructedLayer(error_before, self._error(stream, number, targets, advance=True), progress)
 
-    def _loss(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor]) -> Tensor:
-        """Return the error of a decoder layer on some examples, fp32 ()."""
+    def _gradients(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor], unit: float) -> float:
+        """Compute the gradients of a decoder layer's error on some examples, and return the error. Both are divided by `unit`."""
         wanted = torch.cat([targets[example] for example in batch])
-        return mse_loss(stream.outputs(number, batch).float(), wanted.float())
+        loss = mse_loss(stream.outputs(number, batch).float(), wanted.float()) / unit
+        loss.backward()
+        return loss.item()
 
     @torch.no_grad()
     def _targets(self, stream: Stream, number: int) -> list[Tensor]:

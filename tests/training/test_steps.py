@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sparseft.training.schedule import cosine_schedule
+from sparseft.training.steps import cosine_schedule
 from transformers import get_cosine_schedule_with_warmup
 
 
