@@ -6,11 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 from project import ROOT, call_script
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, TABLES
@@ -51,13 +49,6 @@ def test_a_study_is_written_twice_the_same_by_any_number_of_processes(study, tmp
     assert {Path(name).suffix for name in written if name.startswith("plots/")} == {".png", ".svg"}
     assert said.startswith(written[FINDINGS].decode())
     assert said.splitlines()[-1] == f"Tables and pages: {tmp_path}/a/"
-
-
-@pytest.mark.process
-def test_one_run_is_enough(write_run, runs_dir, tmp_path):
-    write_run(RUN.format("unstructured"))
-    code, said = analyze(runs_dir, tmp_path / "out", plot=True)
-    assert code == 0, said
 
 
 def test_a_name_from_outside_is_neither_a_formula_nor_html_in_any_output(write_run, runs_dir, tmp_path):
@@ -107,19 +98,6 @@ def test_a_study_of_faulty_runs_only_has_a_folder_without_figures(write_run, run
     assert list((tmp_path / "out/plots").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["EXPERIMENTS.md", "correctness_memo.md", REPORT, FINDINGS])
-def test_an_overlap_is_said_on_every_page(write_run, runs_dir, tmp_path, name):
-    def change(files):
-        files["evaluation"].update(overlap=0.125)
-        files["evaluation"]["probes"]["arc"]["overlap"] = 1.0
-
-    write_run(ORIGINAL, probes={"arc": 0.5}, change=change)
-    code, said = analyze(runs_dir, tmp_path / "out")
-    assert code == 0, said
-    text = " ".join((tmp_path / "out" / name).read_text().split())
-    assert "12.5 % of boolq_mini and 100 % of the probe arc (boolq_mini)" in text
-
-
 @pytest.mark.process
 def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_path):
     baseline = tmp_path / "baseline.csv"
@@ -151,20 +129,6 @@ except SystemExit as end:
     assert end.code == 0
 assert "torch" not in sys.modules and "seaborn" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-
-
-def test_a_killed_analysis_leaves_nobody_who_holds_the_folder(study, tmp_path):
-    command = [sys.executable, SCRIPT, "--results_dir", study, "--output_dir", tmp_path / "out", "--plot"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("out/.*.tmp/plots/*.png")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    children = psutil.Process(process.pid).children()
-    process.kill()
-    process.wait()
-    assert not psutil.wait_procs(children, timeout=60)[1]
-    code, said = analyze(study, tmp_path / "out")
-    assert code == 0, said
 
 
 @pytest.mark.process

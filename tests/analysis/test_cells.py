@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from conftest import end_early
 from sparseft.analysis.cells import pool
-from sparseft.analysis.statistics import Scores, interval, pooled_spread
 from sparseft.analysis.study import read_study
-from statsmodels.stats.proportion import proportion_confint
 
 RUN = "m-t-{method}-sparsity{sparsity}-{mode}{training}-seed{seed}"
 
@@ -22,35 +20,6 @@ def cells(folder, order=()):
     frames = read_study(folder)
     ranks = frames.runs["training"].map({name: rank for rank, name in enumerate(order)}).fillna(len(order))
     return pool(replace(frames, runs=frames.runs.assign(training_order=ranks)))
-
-
-def matrix(folder, ids, column="right", metric="acc"):
-    examples = read_study(folder).examples.query("metric == @metric")
-    return np.array([examples.loc[examples["run_id"] == name, column] for name in ids], float)
-
-
-def test_a_cell_is_the_mean_over_seeds_with_the_pooled_interval(write_run, runs_dir):
-    ids = {method: [run_id(method, seed=seed) for seed in (0, 1)] for method in ("unstructured", "random")}
-    for number, name in enumerate(name for names in ids.values() for name in names):
-        write_run(name, 0.5 + 0.05 * number, loss=2 + 0.1 * number)
-    table = cells(runs_dir).frame.set_index("method")
-    scores = {method: Scores(matrix(runs_dir, names), (0, 1)) for method, names in ids.items()}
-    spread = pooled_spread(scores.values())
-    for method, own in scores.items():
-        row = table.loc[method]
-        assert (row["seeds"], row["value"]) == (2, pytest.approx(own.values.mean()))
-        assert (row["value_low"], row["value_high"]) == pytest.approx(interval(own, spread))
-    losses = matrix(runs_dir, ids["random"], "loss")
-    tokens = matrix(runs_dir, ids["random"], "tokens")[0]
-    assert table.at["random", "eval_loss"] == pytest.approx(losses.sum() / (2 * tokens.sum()))
-    assert table.at["random", "eval_loss_low"] < table.at["random", "eval_loss"] < table.at["random", "eval_loss_high"]
-
-
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_one_seed_has_wilson_s_interval_also_where_all_are_right_or_wrong(write_run, runs_dir, value):
-    write_run(run_id(), value)
-    row = cells(runs_dir).frame.iloc[0]
-    assert (row["value_low"], row["value_high"]) == pytest.approx(proportion_confint(60 * value, 60, method="wilson"))
 
 
 def test_runs_of_the_same_model_count_once(write_run, runs_dir):
@@ -67,13 +36,6 @@ def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
     write_run(run_id(seed=0))
     write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
     assert cells(runs_dir).frame["status"].tolist() == ["fault"]
-
-
-def test_a_task_whose_metric_is_the_loss_has_the_interval_of_the_loss(write_run, runs_dir):
-    write_run(run_id(), loss=2.5, by_loss=True)
-    row = cells(runs_dir).frame.iloc[0]
-    assert (row["metric"], row["value"], row["eval_loss"]) == ("loss", 2.5, 2.5)
-    assert (row["value_low"], row["value_high"]) == (row["eval_loss_low"], row["eval_loss_high"])
 
 
 def test_a_probe_has_a_value_with_an_interval_if_every_run_has_it(write_run, runs_dir):
@@ -107,12 +69,6 @@ CHOICES = [
     ({"a": (0.5, 2.0), "b": (0.5, 2.0)}, "b", "order"),
     ({"a": (0.5, 2.0), "b": (None, 1.0)}, "a", None),
 ]
-
-
-def test_equal_trainings_without_an_order_are_decided_by_it(write_run, runs_dir):
-    for name in ("a", "b"):
-        write_run(run_id(training=name), selection=0.5)
-    assert cells(runs_dir).frame["decided_by"].tolist().count("order") == 1
 
 
 @pytest.mark.parametrize(("trainings", "chosen", "decided_by"), CHOICES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sparseft.analysis.results import compute
-from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
+from sparseft.analysis.statistics import holm
 from sparseft.analysis.study import read_study
 from sparseft.study.config import Analysis
 
@@ -71,22 +71,6 @@ def test_five_methods_are_not_compared_in_pairs_unless_you_ask(grid, write_run):
     assert set(results(grid).comparisons["question"]) == {"dense", "untuned", "modes", "against"}
 
 
-def test_a_comparison_is_that_of_the_examples(grid):
-    frames = read_study(grid)
-    row = compute(frames, Analysis()).comparisons.query("question == 'methods' and metric == 'acc'").iloc[0]
-    ours, theirs = (
-        frames.examples.query("run_id == @name and metric == 'acc'")
-        for name in (run_id(row["method"], mode=row["mode"]), run_id(row["against_method"], mode=row["mode"]))
-    )
-    seeds = (0,) if row["mode"] != "no_finetune" else ()
-    values = compare(*(Scores(own[["right"]].to_numpy(float).T, seeds) for own in (ours, theirs)), Spread())
-    assert row[["difference", "difference_low", "difference_high", "p_value"]].tolist() == pytest.approx(list(values))
-    tokens = ours["tokens"].to_numpy(float)
-    losses = compare(*(Scores(own[["loss"]].to_numpy(float).T, seeds, tokens) for own in (ours, theirs)), Spread())
-    names = [f"eval_loss_difference{end}" for end in ("", "_low", "_high")]
-    assert row[names].tolist() == pytest.approx(list(losses)[:3])
-
-
 def test_each_probe_is_a_metric_of_its_own_without_a_loss(grid):
     table = results(grid).comparisons.query("question == 'dense' and metric == 'probe_p'")
     assert pairs(table) == EXPECTED["dense"]
@@ -147,21 +131,6 @@ def test_a_loss_has_no_tolerance(write_run, runs_dir):
     for name, loss in (("dense-sparsity00", 2.0), ("unstructured-sparsity50", 2.001)):
         write_run(f"m-t-{name}-no_finetune-seed0", loss=loss, by_loss=True)
     assert results(runs_dir, tolerance=0.9).comparisons["verdict"].isin(["higher", "not told apart"]).all()
-
-
-def test_a_curve_has_the_comparisons_of_its_points_and_dense_once(grid):
-    table = results(grid).curves
-    assert len(table) == 2 + 9
-    assert (table["method"] == "dense").sum() == 2
-    row = table.query("method == 'structured' and mode == 'sparse_to_sparse'").iloc[0]
-    frames = read_study(grid)
-    names = [run_id("structured"), run_id("structured", mode="no_finetune"), run_id("dense", "00", "sparse_to_dense")]
-    rows = [frames.examples.query("run_id == @name and metric == 'acc'")[["right"]].to_numpy(float).T for name in names]
-    assert (row["dense_value"], row["untuned_value"]) == pytest.approx((0.95, 0.6))
-    assert row["difference"] == pytest.approx(rows[0].mean() - rows[2].mean())
-    share = recovered_share(*(Scores(own) for own in rows), Spread())
-    assert row[["recovered_share", "recovered_low", "recovered_high"]].tolist() == pytest.approx(list(share))
-    assert np.isnan(table.query("method == 'dense'")["difference"]).all()
 
 
 def test_nothing_is_recovered_where_nothing_was_lost(write_run, runs_dir):

@@ -1,18 +1,13 @@
 """The figures: what a reader must be able to tell apart, and that they show the frames."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
-import pytest
 from analysis.frames import default_study, large_study, make_cells, make_study
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from sparseft.analysis.figures import _study_figures, throughput_drawing, write_figures
+from sparseft.analysis.figures import _study_figures, throughput_drawing
 from sparseft.analysis.results import Results
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY
-
-SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
 
 
 def drawn(study: Results) -> dict[str, Figure]:
@@ -73,21 +68,6 @@ def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
     assert [name for name in loss if "vs_sparsity" in name] == ["hellaswag_mini_loss_vs_sparsity"]
 
 
-@pytest.mark.long
-def test_the_same_frames_give_the_same_bytes_in_any_number_of_processes(tmp_path):
-    written = []
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        figures = write_figures(folder, default_study(), processes)
-        assert {f"{figure.name}.{kind}" for figure in figures for kind in ("png", "svg")} == names(folder)
-        written.append({name: (folder / name).read_bytes() for name in names(folder)})
-    assert written[0] == written[1]
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.DataFrame:
     """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
     return pd.DataFrame([
@@ -96,23 +76,6 @@ def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.Data
          **{f"{unit}_per_second{end}": size for unit in ("samples", "tokens") for end in ("", "_low", "_high")}}
         for method, sparsity in cells for size in (4, 8)
     ])  # fmt: skip
-
-
-def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
-    """Return the colours of each line in all panels, by its label."""
-    by_label: dict[str, set[str]] = {}
-    for axes in throughput_drawing(batch_sizes(cells), "m, t").axes:
-        for bars in axes.containers:
-            by_label.setdefault(bars.get_label(), set()).add(to_hex(bars.lines[0].get_color()))
-    return by_label
-
-
-def test_every_sparsity_has_its_own_colour_from_dark_to_light_and_dense_is_black():
-    by_label = colours([("unstructured" if sparsity else "dense", sparsity) for sparsity in SPARSITIES])
-    assert by_label.pop("dense with LoRA") == {"#000000"}
-    lightness = [sum(bytes.fromhex(colour[1:])) for one in by_label.values() for colour in one]
-    assert len(lightness) == len(SPARSITIES) - 1
-    assert lightness == sorted(set(lightness))
 
 
 def test_a_batch_size_that_did_not_fit_is_a_cross_and_the_memory_limit_a_line():

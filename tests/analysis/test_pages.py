@@ -20,7 +20,6 @@ from sparseft.analysis.sentences import sentences
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
-RESULT = ["setting", "task", "metric", "model"]
 PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 50)]
 
 
@@ -272,10 +271,6 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
         assert f"{kind}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
     assert policy.startswith("default-src 'none'")
     assert not [name for _, values in tags for name in values if name.startswith("on") or name in ("style", "href")]
-
-
-def test_the_same_frames_give_the_same_bytes(tmp_path):
-    assert written(tmp_path, default_study()) == written(tmp_path, default_study())
 
 
 RUN = Run.parse("m-boolq-unstructured-sparsity50-sparse_to_dense-seed0")

@@ -16,30 +16,15 @@ from sparseft.study.config import Analysis
 MODES = ["sparse_to_dense", "sparse_to_sparse"]
 TRAININGS = {"low": {"learning_rate": 0.0003}, "high": {"learning_rate": 0.01}}
 PAIR = ["unstructured_wanda", "unstructured_sparsegpt"]
-# The default study, one that is tuned as docs/tuning.md shows, and one that asks which of two methods is better.
-GRIDS = {
-    "default": {},
-    "tuned": {
-        "methods": ["unstructured"],
-        "sparsities": [0, 50],
-        "modes": MODES,
-        "seeds": [0, 1],
-        "trainings": TRAININGS,
-    },
-    "pair": {"methods": PAIR, "sparsities": [0, 50, 60], "modes": MODES, "seeds": [0, 1], "tasks": ["boolq_mini"]},
-}
-SECTIONS = {
-    "default": {},
-    "tuned": TINY_STUDY | {"evaluation": {"probes": ["boolq_mini"]}},
-    "pair": TINY_STUDY | {"masks": {"calibration_examples": 16}},
-}
+# A study that is tuned as docs/tuning.md shows.
+GRID = {"methods": ["unstructured"], "sparsities": [0, 50], "modes": MODES, "seeds": [0, 1], "trainings": TRAININGS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GRIDS)
-def test_tables_of_a_study_are_what_its_records_give(name, tmp_path, tiny_models):
-    study = Study(tmp_path / name)
-    study.configure({"llama": tiny_models["llama"]}, grid={"models": ["llama"]} | GRIDS[name], **SECTIONS[name])
+def test_tables_of_a_study_are_what_its_records_give(tmp_path, tiny_models):
+    study = Study(tmp_path)
+    probes = {"evaluation": {"probes": ["boolq_mini"]}}
+    study.configure({"llama": tiny_models["llama"]}, grid={"models": ["llama"]} | GRID, **TINY_STUDY, **probes)
     study.snakemake()
     assert differences(study.folder / "results") == []
 

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from sparseft.analysis.results import compute
-from sparseft.analysis.settings import compatible
 from sparseft.analysis.study import read_study
 from sparseft.errors import InputError
 from sparseft.study.config import Analysis, Config
@@ -97,11 +96,6 @@ def test_a_cell_that_agrees_with_two_dense_cells_stands_once_without_a_differenc
     table = compute(read_study(runs_dir), Analysis()).curves.query("method != 'dense'")
     assert len(table) == 1
     assert np.isnan(table["difference"].iloc[0])
-
-
-def test_two_settings_agree_if_shared_keys_do():
-    assert compatible({("a", "x"): 1, ("a", "y"): 2}, {("a", "y"): 2, ("a", "z"): 3})
-    assert not compatible({("a", "y"): 2}, {("a", "y"): 3})
 
 
 def study_with(**sections) -> Config:

@@ -131,22 +131,6 @@ def test_seeds_widen_the_interval_of_a_trained_cell_only():
     assert (pooled_spread([*several, trained, untrained]), pooled_spread([trained, untrained])) == (spread, ONE_SEED)
 
 
-def test_degrees_of_freedom_add_up():
-    random = np.random.default_rng(8)
-    assert pooled_spread(outcomes(random, 0.5, seeds, 20) for seeds in (1, 2, 3, 5)).degrees == 1 + 2 + 4
-
-
-def test_two_seeds_are_not_wider_than_one_if_seeds_do_not_matter():
-    random = np.random.default_rng(9)
-    widths = []
-    for _ in range(200):
-        cells = [outcomes(random, 0.6, 2, 100) for _ in range(4)]
-        one = replace(cells[0], values=cells[0].values[:1], seeds=(0,))
-        widths.append([np.diff(interval(cells[0], pooled_spread(cells)))[0], np.diff(interval(one, ONE_SEED))[0]])
-    two, one = np.mean(widths, axis=0)
-    assert two < one
-
-
 def test_holm_is_statsmodels_and_a_test_that_was_not_made_does_not_count():
     p_values = [0.04, 0.01, 0.02, 0.5]
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])

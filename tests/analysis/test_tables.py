@@ -67,14 +67,6 @@ def test_tables_join_on_the_keys_of_a_cell(written):
         np.testing.assert_allclose(joined["value"], joined["value_cell"])
 
 
-def test_dense_stands_once(written):
-    for file in ("grouped_summary.csv", "sparsity_vs_performance.csv"):
-        table = written[file].query(
-            "method == 'dense' and chosen" if "chosen" in written[file] else "method == 'dense'"
-        )
-        assert sorted(table["mode"]) == ["no_finetune", "sparse_to_dense"]
-
-
 def test_types_are_read_back(written):
     table = written["grouped_summary.csv"]
     for name in ("sparsity", "seeds", "examples"):

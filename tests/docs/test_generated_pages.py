@@ -1,12 +1,10 @@
 """The generated pages are those that the code gives, and the examples in them are valid."""
 
 import json
-import runpy
 
 import pytest
 import yaml
 from pages import ROOT, generator
-from sparseft.command import command_line
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 
@@ -53,28 +51,3 @@ def test_every_section_is_on_the_page_and_every_key_has_a_description():
 def test_the_generated_files_are_what_the_code_gives():
     for name, text in GENERATE.generated().items():
         assert (ROOT / name).read_text() == text, f"{name}: run .venv/bin/python docs/generate.py"
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("script", GENERATE.SCRIPTS, ids=lambda path: path.name)
-def test_every_flag_of_a_script_is_on_the_page(script):
-    main = runpy.run_path(str(script))["main"]
-    page = (ROOT / "docs/reference/scripts.md").read_text()
-    section = page.partition(f"## {script.name}\n")[2].partition("\n## ")[0]
-    keys = {key for place, fields in SECTIONS.items() if f"keys of {place}]" in section for key in fields}
-    arguments = command_line(main).assemble_argument_collection()
-    names = {argument.name.lstrip("-").rpartition(".")[2].lower() for argument in arguments} - {"*"}
-    missing = {name for name in names - keys if f"--{name}`" not in section and f"`{name}`" not in section.lower()}
-    assert not missing
-
-
-def test_the_check_names_a_page_that_differs(monkeypatch, capsys, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("By hand.\n\n<!-- generated -->\nold\n<!-- end -->\n")
-    monkeypatch.setattr(GENERATE, "ROOT", tmp_path)
-    monkeypatch.setattr(GENERATE, "generated", lambda: {"page.md": GENERATE.with_block("page.md", "new")})
-    assert GENERATE.main(check=True) == 1
-    assert "page.md" in capsys.readouterr().err
-    assert GENERATE.main() == 0
-    assert page.read_text() == "By hand.\n\n<!-- generated -->\n\nnew\n\n<!-- end -->\n"
-    assert GENERATE.main(check=True) == 0

@@ -1,12 +1,11 @@
 """Which examples and texts occur in other data: what counts as equal, what does not, and what a comparison costs."""
 
 import random
-import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from sparseft.tasks import BY_NAME, instruction, text
+from sparseft.tasks import BY_NAME, instruction
 from sparseft.tasks.overlap import Texts, distinct_prompts, find, shares_found, texts_of
 from sparseft.tasks.rows import read_rows
 
@@ -140,29 +139,14 @@ def test_real_rows_of_two_splits_share_no_example_and_each_is_found_when_it_is_c
     assert found[::2].all() and found[1::2].mean() < 0.07
 
 
-@REAL
-def test_real_texts_share_only_the_windows_of_their_unknown_words():
-    task = text.task_of("wikitext2", {"kind": "text", "length": 128})
-    train, validation = (
-        texts_of(task, read_rows(DATA / f"wikitext2/{split}.jsonl", task)) for split in ("train", "validation")
-    )
-    (found,) = find([validation], [train])
-    assert len(found) > 80_000
-    assert found.sum() == 4
-
-
-@pytest.mark.long
-def test_a_comparison_takes_seconds_and_keeps_nothing_of_what_it_reads():
-    """100,000 rows beside 10,000, or 100 MB of text, take ten times as long."""
-    words = random.Random(0).choices([f"word{n}" for n in range(20_000)], k=1_000_000)
-    rows = [" ".join(words[start : start + 80]) for start in range(0, 800_000, 80)]
-    begin = time.process_time()
-    assert shares_found({"": Texts(rows[:500] + rows[-500:])}, [Texts(rows[:-500])]) == {"": 0.5}
-    assert shares_found({"": Texts([" ".join(words[-10_000:])], is_one_text=True)}, [Texts(rows, is_one_text=True)])
-    assert time.process_time() - begin < 20
+def test_a_comparison_keeps_nothing_of_what_it_reads():
+    words = random.Random(0).choices([f"word{n}" for n in range(200)], k=100_000)
+    rows = [" ".join(words[start : start + 80]) for start in range(0, 100_000, 80)]
+    # The first comparison imports what numpy needs.
+    shares_found({"": Texts(rows[:20])}, [Texts(rows[:40])])
     tracemalloc.start()
     try:
-        shares_found({"": Texts(rows[:500])}, [Texts((row for row in rows), is_one_text=True)])
+        shares_found({"": Texts(rows[:20])}, [Texts((row for row in rows), is_one_text=True)])
         assert tracemalloc.get_traced_memory()[1] < sum(map(len, rows))
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""The prompts of the real tasks are those of the installed lm-eval, character by character."""
+"""Every task is complete. The prompts of the real tasks are those of the installed lm-eval, character by character."""
 
 from pathlib import Path
 
@@ -73,16 +73,18 @@ def test_prompts_are_lm_evals_on_real_rows(name):
     assert_same_as_lm_eval(name, rows)
 
 
-def test_prompts_by_hand():
-    boolq, hellaswag, gsm8k = (BY_NAME[name].prompt(ROWS[name][0]) for name in ROWS)
-    assert boolq.encode() == b"Ice is cold.\n{{x}}\nQuestion: is ice cold?\nAnswer:"
-    assert hellaswag.encode() == b"Tea: A man boils  water. He then"
-    assert gsm8k.encode() == b"Question: What is 1 + 1?\nAnswer:"
-    assert BY_NAME["hellaswag"].choices(ROWS["hellaswag"][0]) == ["drinks. it.", "a b  c", "", "ends"]
-
-
 def test_no_prompt_ends_in_a_space():
     minis = [(task, row) for task in TASKS if task.generate for row in task.generate("train", 50, 0)]
     reals = [(BY_NAME[name], row) for name, rows in ROWS.items() for row in rows]
     assert len(minis) == 50 * sum(task.generate is not None for task in TASKS) > 0
     assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)
+
+
+def test_every_task_is_complete():
+    assert list(BY_NAME) == [task.name for task in TASKS]
+    for task in TASKS:
+        assert task.headline in task.metrics and task.headline.standard_error
+        assert (task.hub is None) == (task.generate is not None) == (task.lengths.rows == (0, 0))
+        assert (
+            (task.choices is None) == (task.label is None) == (task.max_new_tokens > 0) == (task.lengths.choices == 0)
+        )

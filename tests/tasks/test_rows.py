@@ -24,11 +24,6 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
     assert read_rows(tmp_path / "rows.jsonl", BY_NAME["boolq"]) == [BOOLQ, BOOLQ]
 
 
-def test_both_halves_of_an_escaped_character_are_one(tmp_path):
-    (tmp_path / "rows.jsonl").write_text(json.dumps(BOOLQ))
-    assert read_rows(tmp_path / "rows.jsonl", BY_NAME["boolq"]) == [BOOLQ]
-
-
 @pytest.mark.parametrize(("manifest", "fault"), [
     (None, None),
     ({"task": "boolq"}, None),

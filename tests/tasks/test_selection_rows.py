@@ -1,14 +1,11 @@
 """The selection rows: which rows become them, and which are left out. test_row_refusals.py has what is refused."""
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hub_cache import COMMIT, publish, write
-from project import ROOT, call_script, succeed
+from project import call_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
@@ -69,15 +66,6 @@ def test_a_mini_task_generates_more_rows_of_its_training_words_and_none_twice(na
     assert not every_row & {json.dumps(row) for row in rows}
     assert prepare(name, **numbers, selection_examples=400)[0] == rows
     assert prepare(name, **numbers, seed=1, selection_examples=400)[0] != rows
-
-
-def test_the_training_and_the_validation_rows_keep_their_bytes():
-    succeed("prepare_task.py", task="boolq", local="own", train_examples=8, output_dir=FOLDER)
-    before = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    prepare()
-    after = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert after.keys() - before.keys() == {"selection.jsonl", "selection_manifest.json"}
-    assert {name: after[name] for name in before} == before
 
 
 def test_the_rows_are_training_rows_that_the_training_does_not_use():
@@ -146,15 +134,6 @@ def test_documents_are_as_much_text_as_the_validation_documents():
     assert manifest["split"] == "train"
 
 
-def test_an_instruction_task_has_selection_rows():
-    pairs = [{"prompt": f"What is {n} + 1?", "response": f"{n + 1}"} for n in range(12)]
-    write(Path("own/train.jsonl"), pairs[:9])
-    write(Path("own/validation.jsonl"), pairs[9:])
-    rows, _ = prepare("prompts", kind="instruction", train_examples=4)
-    assert len(rows) == 3
-    assert all(row in pairs[:9] for row in rows)
-
-
 def read() -> list[dict]:
     """Read the selection rows of BoolQ as an evaluation does."""
     task = find_task(FOLDER, "boolq")
@@ -176,36 +155,3 @@ def test_rows_that_do_not_fit_their_manifest_are_refused(changes, fault):
         manifest.write_text(manifest.read_text().replace('"left_out": 0', '"left_out": 1'))
     with pytest.raises(InputError, match=fault):
         read()
-
-
-# Run a script that is killed at the n-th time that it moves a file to its place.
-KILLED = """
-import os, runpy, signal, sys
-moves = int(sys.argv[1])
-def replace(source, place, move=os.replace):
-    global moves
-    moves -= 1
-    if not moves:
-        os.kill(os.getpid(), signal.SIGKILL)
-    move(source, place)
-os.replace = replace
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("move", [2, 3])
-def test_a_kill_leaves_no_rows_that_are_read_and_the_next_command_makes_them(move):
-    flags = {"task": "boolq", "local": "own", "train_examples": 8}
-    succeed("prepare_task.py", **flags, output_dir=FOLDER)
-    script = str(ROOT / "workflow/scripts/prepare_selection.py")
-    words = [str(word) for name, value in {**flags, "data_dir": FOLDER}.items() for word in (f"--{name}", value)]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(move), script, *words], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
-    with pytest.raises(InputError, match="selection"):
-        read()
-    succeed("prepare_selection.py", **flags, data_dir=FOLDER)
-    assert len(read()) == 4
-    names = {path.name for path in FOLDER.iterdir()} - {".sparseft"}
-    assert names == {"train.jsonl", "validation.jsonl", "manifest.json", "selection.jsonl", "selection_manifest.json"}

@@ -1,0 +1,105 @@
+"""The pages name what is there: links, files, versions, and what they show of results."""
+
+import re
+import tomllib
+
+import pandas as pd
+import pytest
+import sparseft
+import yaml
+from analysis.frames import default_study
+from cffconvert import Citation
+from pages import FENCE, PAGES, ROOT, blocks
+from sparseft.analysis.results import write_tables
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+FOLDERS = ("", "docs", "lib/sparseft", "rules", "workflow/scripts")
+# The page writes capitals for a name of your own.
+NAMES = re.findall(r"\b[a-z_][a-z_0-9/]*(?:\.py|\.smk|\.yaml|\.md|/)(?=[\s`,;:)]|$)", ARCHITECTURE, re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site's builder write them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_links_of_a_page_outside_the_site_lead_somewhere(name):
+    """CONTRIBUTING.md is also a page of the site, where a path from the project's folder leads nowhere."""
+    for link in LINK.findall(FENCE.sub("", (ROOT / name).read_text())):
+        if not link.startswith(("https://", "http://")):
+            path, _, anchor = link.partition("#")
+            target = ROOT / (path or name)
+            assert target.exists() and not (path and name == "CONTRIBUTING.md"), link
+            assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_every_page_is_in_the_navigation():
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
+
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    folder = ROOT / "docs"
+    assert sorted(pages(navigation)) == sorted(
+        page.relative_to(folder).as_posix() for page in PAGES if page.is_relative_to(folder)
+    )
+
+
+def test_every_file_that_the_page_on_the_architecture_names_is_there():
+    assert len(set(NAMES)) > 30
+    assert [name for name in NAMES if not any((ROOT / folder / name).exists() for folder in FOLDERS)] == []
+
+
+def test_the_folders_are_those_of_the_import_contract_in_its_order():
+    contract = (ROOT / "pyproject.toml").read_text().partition("layers = [")[2].partition("\n]")[0]
+    layers = [re.findall(r"[a-z_]+", line) for line in contract.splitlines() if line.strip()]
+    drawing = ARCHITECTURE.partition("The folders of the library")[2].partition("```text\n")[2].partition("```")[0]
+    lines = drawing.splitlines()
+    places = []
+    for names in layers:
+        own = [next(n for n, line in enumerate(lines) if re.search(rf"\b{name}(/|\.py)", line)) for name in names]
+        places.append(min(own))
+        assert len(set(own)) == 1, names
+    assert places == sorted(places)
+    assert len(places) == len(lines)
+
+
+def test_all_places_name_the_same_version_licence_and_authors():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    text = (ROOT / "CITATION.cff").read_text()
+    Citation(text).validate()
+    citation = yaml.safe_load(text)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == citation["version"] == sparseft.__version__
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sparseft.__version__"}
+    assert citation["license"] == project["project"]["license"]
+    assert [author["name"] for author in citation["authors"]] == [
+        author["name"] for author in project["project"]["authors"]
+    ]
+
+
+def test_the_page_on_tuning_has_every_row_of_the_simulation():
+    lines = (ROOT / "docs/tuning.md").read_text().splitlines()
+    results = (ROOT / "benchmarks/results/false_choices.md").read_text().splitlines()
+    rows = [line for line in results if line.startswith("|")]
+    assert len(rows) > 4
+    begin = lines.index(rows[0])
+    assert lines[begin : begin + len(rows)] == rows
+
+
+def test_the_example_in_pandas_joins_the_tables(tmp_path, monkeypatch):
+    (tmp_path / "results/analysis").mkdir(parents=True)
+    study = default_study()
+    # Each run has a memory of its own, so that a wrong join is seen.
+    runs = study.runs.assign(peak_memory_bytes=range(len(study.runs)))
+    write_tables(default_study(runs=runs), tmp_path / "results/analysis")
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block.text for block in blocks(ROOT / "docs/reading_results.md") if block.language == "python")
+    names = {}
+    exec(example, names)
+    assert len(names["points"]) == len(study.curves)
+    pd.testing.assert_series_equal(names["points"]["peak_memory_bytes"], runs["peak_memory_bytes"], check_dtype=False)
