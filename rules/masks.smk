@@ -16,8 +16,8 @@ TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.differ
 MASKS = f"{grid.MASKS}{{task_folder}}"
 PRUNED_BASES = f"{grid.PRUNED_BASES}{{task_folder}}"
 PASS = passes.pass_files(MASKS, "{method}", TOGETHER)
-ONE = passes.pass_files(MASKS, "{method}", ["{sparsity}"])
-PRUNED = passes.pass_files(MASKS, "{method}", ["{sparsity}"], pruned=PRUNED_BASES)
+ONE = passes.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True)
+PRUNED = passes.pass_files(MASKS, "{method}", ["{sparsity}"], PRUNED_BASES)
 
 
 rule compute_masks:
@@ -41,7 +41,9 @@ rule compute_masks:
         runtime=minutes("mask", mask_job),
         gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
         # Not in params, because a mask is the same in any pass, and for any number of threads that Snakemake may give it.
-        sparsities=lambda w: " ".join(f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)),
+        sparsities=lambda w: (
+            f"0.{w.sparsity} --is_added" if w.get("sparsity") else " ".join(f"0.{percent}" for percent in TOGETHER)
+        ),
         workers=lambda w, threads: STUDY.resources.threads if uses_examples(w) else threads,
     params:
         code=mask_code,

@@ -4,15 +4,14 @@ import tempfile
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.masks.mask_writer import mask_writer
+from sparseft.masks.mask_file import Mask, mask_writer, read_mask
 from sparseft.pruning import mask_generator
-from sparseft.pruning.mask_generator import Calibration, PassFiles
 from sparseft.study.mask_settings import Masks
+from sparseft.study.passes import PassFiles
 
 
 def compute_masks(
-    checkpoint: Checkpoint, method: str, percents: list[int], calibration: Calibration | None = None, /, threads: int = 1,
+    checkpoint: Checkpoint, method: str, percents: list[int], calibration: object | None = None, /, threads: int = 1,
     **settings: object,
 ) -> dict[int, Mask]:  # fmt: skip
     """The masks of a method by sparsity, in percent; they stay mapped when their files are gone."""

@@ -11,8 +11,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, check_run, read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import ExampleCalibration, calibrate_on_text
-from sparseft.pruning.calibration_text import choose_windows, text_examples
+from sparseft.pruning.calibration import ExampleCalibration, calibrate_on_text, choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
 from sparseft.study.sources import CalibrationText

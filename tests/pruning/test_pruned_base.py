@@ -10,7 +10,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import check_mask, pack, read_mask
 from sparseft.masks.validation import validate
-from sparseft.pruning.pruned_base import pruned_writer
+from sparseft.pruning.weight_updates import pruned_writer
 from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 from tiny_models import TYPICAL, save_tiny

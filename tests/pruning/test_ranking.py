@@ -7,13 +7,11 @@ import pytest
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.masks.mask_writer import mask_writer
+from sparseft.masks.mask_file import Mask, mask_writer, read_mask
 from sparseft.patterns import PATTERNS, Pattern
 from sparseft.patterns.unstructured import UNSTRUCTURED
-from sparseft.pruning.ranking import Ranking
 from sparseft.pruning.scores import magnitude_source
-from sparseft.pruning.selection import Selection
+from sparseft.pruning.selection import Ranking, Selection
 from sparseft.study.mask_settings import Masks
 
 COLUMNS = Pattern(

@@ -96,7 +96,7 @@ PLOTTERS = {"analyze_results.py", "analyze_throughput.py", "compare.py"}
     ("file", "concerned", "untouched"),
     [
         ("lib/sparseft/masks/validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py"}),
-        ("lib/sparseft/pruning/structured.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
+        ("lib/sparseft/pruning/selection.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
         ("lib/sparseft/training/loop.py", {"train.py", "torch"}, {"compute_masks.py", "merge.py", "evaluate.py"}),
         ("lib/sparseft/analysis/figures.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
         ("lib/sparseft/errors.py", set(TRAINERS), set()),

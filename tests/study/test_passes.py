@@ -48,8 +48,11 @@ def test_the_masks_of_a_task_count_for_its_methods_and_updated_weights_for_nothi
     assert added(50, 70, methods=("unstructured_sparsegpt", "unstructured_taylor")) == [70]
 
 
-def test_a_pass_of_one_sparsity_has_it_in_the_name_of_its_report():
-    together, one = (pass_files("masks/m", "random", sparsities) for sparsities in (["50", "80"], ["50"]))
+def test_an_added_sparsity_is_in_the_name_of_its_report():
+    together, one = (
+        pass_files("masks/m", "random", ["50", "80"]),
+        pass_files("masks/m", "random", ["50"], is_added=True),
+    )
     assert [path.name for path in together.masks] == ["masks_sparsity50_random.pt", "masks_sparsity80_random.pt"]
     assert (together.report, one.report) == (
         Path("masks/m/report_random.json"),

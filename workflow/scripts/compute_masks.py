@@ -3,7 +3,6 @@
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
 Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
-A pass of one sparsity has it in the names of its report and its plots: report_{method}_sparsity{XX}.json.
 A method that looks at a task's training examples needs --task and --data_dir. A method that ends in _on_NAME looks at a text:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
@@ -18,7 +17,7 @@ A method that updates weights also writes its pruned weights, each sparsity as a
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -28,7 +27,7 @@ from sparseft.command import Flags, run
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, Method, get_method
-from sparseft.pruning.mask_generator import Calibration, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.flags import whole_percent
@@ -36,6 +35,9 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import pass_files
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
+
+if TYPE_CHECKING:
+    from sparseft.pruning.calibration import ExampleCalibration
 
 
 class MaskFlags(Masks):
@@ -74,6 +76,7 @@ def main(
     format: Literal["pt", "safetensors"] = "pt",
     threads: Annotated[int, Parameter(validator=Number(gte=1))] = os.cpu_count() or 1,
     plot: bool = False,
+    is_added: bool = False,
     masks: Flags[MaskFlags] = MaskFlags(),
 ) -> None:
     """Check everything, and then compute the masks of one method after the other.
@@ -89,6 +92,7 @@ def main(
         format: format of the mask files
         threads: any number gives the same masks, unless the scores come from examples
         plot: also draw sparsities and scores by layer
+        is_added: keep the report of an earlier pass; each sparsity gets a report of its own, report_{method}_sparsity{XX}.json
     """
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
     methods = methods_of(method, importance)
@@ -103,14 +107,13 @@ def main(
             f"{model_path}: to run the model, it must be a Hugging Face checkpoint",
             f"prepare_model.py --source mdl:{model_path}, then give that folder",
         )
-    passes = [
-        (value, group, pass_files(
-            output_dir, value.name, [f"{percent:02d}" for percent in group],
-            pruned=pruned_dir if value.updates_weights else None, ending=format, has_plots=plot,
-        ))
-        for value in methods
-        for group in ([[percent] for percent in percents] if value.updates_weights else [percents])
-    ]  # fmt: skip
+    passes = []
+    for value in methods:
+        bases = pruned_dir if value.updates_weights else None
+        for group in [[percent] for percent in percents] if bases or is_added else [percents]:
+            names = [f"{percent:02d}" for percent in group]
+            files = pass_files(output_dir, value.name, names, bases, ending=format, has_plots=plot, is_added=is_added)
+            passes.append((value, group, files))
     folders = [output_dir, *([pruned_dir] if pruned_dir else [])]
     check_apart(folders, [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text])
     check_ours(output_dir, "masks", *(file for *_, files in passes for file in (*files.masks, files.report)))
@@ -164,7 +167,7 @@ def check_method(method: Method, settings: Masks, percents: list[int], examples:
         raise InputError(f"{method.name} looks at a task's examples", advice)
 
 
-def calibration_of(method: Method, settings: Masks, examples: Examples, threads: int) -> Calibration | None:
+def calibration_of(method: Method, settings: Masks, examples: Examples, threads: int) -> "ExampleCalibration | None":
     """Return the calibration of a method; None if it looks at no examples."""
     if not method.uses_examples:
         return None

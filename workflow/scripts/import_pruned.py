@@ -36,7 +36,7 @@ def main(*, model_path: Path, source: str, name: str, sparsity: str, output_dir:
     method = get_method(f"{IMPORTED.name}_{name}").name
     percent = whole_percent(sparsity)
     settings = parse_section(Masks, {"imported": {name: {percent: source}}}, "masks")
-    files = pass_files(output_dir, method, [f"{percent:02d}"], pruned=pruned_dir)
+    files = pass_files(output_dir, method, [f"{percent:02d}"], pruned_dir)
     kind, _, place = source.partition(":")
     check_apart([output_dir, pruned_dir], [model_path, Path(place) if kind == "path" else None])
     check_ours(output_dir, "masks", *files.masks, files.report)

@@ -21,7 +21,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import start
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration_text import text_examples
+from sparseft.pruning.calibration import text_examples
 from sparseft.storage.locks import hold
 from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.mask_settings import Masks

@@ -1,7 +1,6 @@
 """Read and write mask files, and prove that a model obeys its mask.
 
-mask_file     the format, and its reader
-mask_writer   its writer
+mask_file     the format, its reader and its writer
 mask_kernels  compiled loops over the bits of scores
 validation    the proof
 """

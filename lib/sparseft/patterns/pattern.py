@@ -12,7 +12,7 @@ class Pattern:
     """Describe what is removed together."""
 
     name: str
-    # select(ranking) writes the masks of all layers of a `Ranking` (pruning/ranking.py), by one of its methods. It returns what
+    # select(ranking) writes the masks of all layers of a `Ranking` (pruning/selection.py), by one of its methods. It returns what
     # this method returns: the distribution of the scores by layer. None if the masks are another tool's.
     select: Callable[[Any], dict[str, Any]] | None
     # What is removed, in words for the results page.

@@ -34,14 +34,31 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.errors import InputError
+from sparseft.methods import Method
 from sparseft.pruning.scores import read_magnitudes
+from sparseft.study.mask_settings import Masks
+
+if TYPE_CHECKING:
+    # Only an importance that looks at examples needs the libraries of this module.
+    from sparseft.pruning.calibration import ExampleCalibration
+
+
+def allocate_by_outliers(
+    checkpoint: Checkpoint, method: Method, settings: Masks, calibration: "ExampleCalibration", percents: list[int]
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Return the results of `outlier_shares` and of `allocate` for a method with an allocation."""
+    norms = calibration.evidence(checkpoint, method.allocation.importance.statistic)
+    shares = outlier_shares(checkpoint, norms, settings.owl_m)
+    group = settings.nm_group if method.pattern.has_groups else None
+    return shares, allocate(shares, prunable_shapes(checkpoint), percents, settings.owl_lambda, group)
 
 
 def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:
@@ -77,7 +94,10 @@ def allocate(
     group: M of N:M; None if single weights are pruned
 
     Raises InputError if a layer would lose all of its weights."""
-    shifts = _shifts(shares, spread)
+    # d of each decoder layer, from 0 for the smallest share of outliers to 2 `spread` for the largest.
+    above_lowest = [Fraction(share) - Fraction(min(shares)) for share in shares]
+    unit = 2 * Fraction(spread) / (max(above_lowest) or 1)
+    shifts = [unit * share for share in above_lowest]
     sizes = {layer: math.prod(of_layer) for layer, of_layer in shape.items()}
     if group is None:
         by_layer = slots_pruned(list(sizes.values()), [shifts[decoder_layer_of(layer)] for layer in shape], percents)
@@ -111,14 +131,6 @@ def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) 
         ties = np.array([_slots_up_to(key, part, scale) for part in parts], np.int64) - below
         pruned.append(below + ties * (np.cumsum(ties) <= count - sum(below)))
     return np.array(pruned).T
-
-
-def _shifts(shares: list[float], spread: float) -> list[Fraction]:
-    """Return d of each decoder layer: from 0 for the smallest share of outliers to 2 `spread` for the largest."""
-    above_lowest = [Fraction(share) - Fraction(min(shares)) for share in shares]
-    if not any(above_lowest):
-        return above_lowest
-    return [2 * Fraction(spread) * share / max(above_lowest) for share in above_lowest]
 
 
 def _largest_key(parts: list[tuple[int, int]], count: int, scale: int) -> int:

@@ -73,99 +73,74 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
     Raises InputError if a unit is pruned only in part, or if the layers do not keep equally many."""
     groups = {group.unit: group for group in checkpoint.architecture.coupled}
     cuts: dict[str, Cut] = {}
+    # Unit -> number of kept units -> the first layer that keeps so many.
     sizes: dict[str, dict[int, str]] = {unit: {} for unit in groups}
     for parts in coupled_parts(checkpoint):
         first = parts[0]
-        units = _filled_up(_kept_together(mask, parts), groups[first.unit].multiple)
-        # By size, the first layer that has it.
+        units = _kept_units(mask, parts)
+        # The first pruned units are kept too, so that their number is a multiple.
+        units[np.flatnonzero(~units)[: -units.sum() % groups[first.unit].multiple]] = True
         sizes[first.unit].setdefault(int(units.sum()), first.layer)
         for part in parts:
             cut = Cut(part.axis, np.repeat(units, part.width))
             cuts[f"{part.layer}.weight"] = cut
             if part.axis == 0:
                 cuts[f"{part.layer}.bias"] = cut
-    return cuts, {unit: _only_size(groups[unit].title, layers) for unit, layers in sizes.items()}
+    for unit, layers in sizes.items():
+        title = groups[unit].title
+        if 0 in layers:
+            raise InputError(f"{layers[0]}: no {title} are left", "use a mask of a lower sparsity")
+        if len(layers) > 1:
+            different = " and ".join(f"{size} in {layer}" for size, layer in list(layers.items())[:2])
+            advice = "use a mask that keeps equally many in each layer"
+            raise InputError(f"the layers keep different numbers of {title}: {different}", advice)
+    return cuts, {unit: next(iter(layers)) for unit, layers in sizes.items()}
 
 
-def _kept_together(mask: Mask, parts: list[Part]) -> np.ndarray:
-    """Return the units that all parts keep, bool (units,). Raises InputError if they do not keep the same ones."""
-    units = _kept_units(mask, parts[0])
+def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:
+    """Return the units that all parts keep, bool (units,). Raises InputError if a unit is pruned only in part."""
+    units = None
     for part in parts:
-        if not np.array_equal(_kept_units(mask, part), units):
-            raise _pruned_in_part(part.layer)
+        kept = mask.kept(part.layer)
+        if units is None:
+            units = kept.all(axis=1 - part.axis).reshape(-1, part.width).all(axis=1)
+        channels = np.repeat(units, part.width)
+        if (kept != (channels[:, None] if part.axis == 0 else channels)).any():
+            raise InputError(
+                f"{part.layer}: a channel or head is pruned only in part", "use a mask of a structured method"
+            )
     return units
-
-
-def _kept_units(mask: Mask, part: Part) -> np.ndarray:
-    """Return the units that a layer keeps, bool (units,). Raises InputError if a unit is pruned only in part."""
-    kept = mask.kept(part.layer)
-    units = kept.all(axis=1 - part.axis).reshape(-1, part.width).all(axis=1)
-    expected = np.repeat(units, part.width)
-    if part.axis == 0:
-        expected = expected[:, None]
-    if (kept != expected).any():
-        raise _pruned_in_part(part.layer)
-    return units
-
-
-def _filled_up(units: np.ndarray, multiple: int) -> np.ndarray:
-    """Return the kept units, bool (units,), with the first pruned ones added, so that their number is a multiple."""
-    filled = units.copy()
-    pruned = np.flatnonzero(~units)
-    filled[pruned[: -units.sum() % multiple]] = True
-    return filled
-
-
-def _pruned_in_part(layer: str) -> InputError:
-    return InputError(f"{layer}: a channel or head is pruned only in part", "use a mask of a structured method")
-
-
-def _only_size(title: str, layers: dict[int, str]) -> int:
-    """Return the one size in `layers`, size -> layer. Raises InputError if there are several, or if it is 0.
-
-    `title`: what is counted, in words"""
-    if 0 in layers:
-        raise InputError(f"{layers[0]}: no {title} are left", "use a mask of a lower sparsity")
-    if len(layers) > 1:
-        sizes = " and ".join(f"{size} in {layer}" for size, layer in list(layers.items())[:2])
-        advice = "use a mask that keeps equally many in each layer"
-        raise InputError(f"the layers keep different numbers of {title}: {sizes}", advice)
-    (size,) = layers
-    return size
 
 
 def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], path: Path) -> None:
-    """Write the smaller tensors of one safetensors file to `path`, in the same order."""
+    """Write the smaller tensors of one safetensors file to `path`, in the same order.
+
+    Raises InputError if a weight that is left out is not zero. A bias may be anything."""
     header, tensors = read_header(file)
-    with open(file, "rb") as source, open(path, "wb") as target:
-        metadata = json.loads(header[8:]).get("__metadata__")
-        target.write(safetensors_header([_smaller(tensor, cuts) for tensor in tensors], metadata))
-        for tensor in tensors:
-            cut = cuts.get(tensor.name)
-            source.seek(tensor.start)
-            target.write(_kept_bits(checkpoint, tensor, cut) if cut else source.read(tensor.nbytes))
+    metadata = json.loads(header[8:]).get("__metadata__")
+    smaller = [_smaller(tensor, cuts[tensor.name]) if tensor.name in cuts else tensor for tensor in tensors]
+    with open(path, "wb") as target:
+        target.write(safetensors_header(smaller, metadata))
+        for name in (tensor.name for tensor in tensors):
+            if name not in cuts:
+                target.write(checkpoint.read_bytes(name))
+                continue
+            cut = cuts[name]
+            bits = checkpoint.read(name)
+            # The shift removes the sign, because -0 is zero too.
+            if name.endswith(".weight") and (np.compress(~cut.kept, bits, cut.axis) << 1).any():
+                raise InputError(
+                    f"{checkpoint.folder}: {name} is not zero where the mask prunes it",
+                    "give the merged checkpoint and the mask that it was merged with",
+                )
+            target.write(np.compress(cut.kept, bits, cut.axis).data)
 
 
-def _smaller(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
+def _smaller(tensor: Tensor, cut: Cut) -> Tensor:
     """Return a tensor with its future shape and size. Its place in the file is still the old one."""
-    cut = cuts.get(tensor.name)
-    if not cut:
-        return tensor
     shape = tuple(int(cut.kept.sum()) if axis == cut.axis else size for axis, size in enumerate(tensor.shape))
     width = tensor.nbytes // math.prod(tensor.shape)
     return replace(tensor, shape=shape, nbytes=width * math.prod(shape))
-
-
-def _kept_bits(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:
-    """Return the bits that a cut keeps. Raises InputError if a weight that it removes is not zero. A bias may be anything."""
-    bits = checkpoint.read(tensor.name)
-    # The shift removes the sign, because -0 is zero too.
-    if tensor.name.endswith(".weight") and (np.compress(~cut.kept, bits, cut.axis) << 1).any():
-        raise InputError(
-            f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
-            "give the merged checkpoint and the mask that it was merged with",
-        )
-    return np.compress(cut.kept, bits, cut.axis).data
 
 
 def _correct_index(checkpoint: Checkpoint) -> None:

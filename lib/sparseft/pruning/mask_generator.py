@@ -1,50 +1,33 @@
 """Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
 
-The method's pattern selects what is pruned, in one of the ways of ranking.py. allocation.py says how many weights of each layer,
+The method's pattern selects what is pruned, in one of the ways of selection.py. allocation.py says how many weights of each layer,
 if the method has an allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the
 importance needs it. If masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not
 nested.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.importances import Importance, Statistic
-from sparseft.masks.mask_file import mask_meta, row_bytes, unpack
-from sparseft.masks.mask_writer import MaskWriter, mask_writer
+from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, row_bytes, unpack
 from sparseft.methods import Method, get_method
-from sparseft.pruning.allocation import allocate, outlier_shares
-from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
-from sparseft.pruning.ranking import Ranking
+from sparseft.pruning.allocation import allocate_by_outliers
+from sparseft.pruning.mask_report import NO_SCORES, mask_report, write_report
 from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
-from sparseft.pruning.selection import Selection
-from sparseft.records.manifests import MaskReport
-from sparseft.records.record_file import write
+from sparseft.pruning.selection import Ranking, Scores, Selection
 from sparseft.storage.atomic import atomic_files
 from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 
-
-class Calibration(Protocol):
-    """Describe how an importance gets its evidence from examples. calibration.py has the implementation.
-
-    `meta` is added to the metadata of the masks."""
-
-    importance: Importance
-    meta: dict
-
-    def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
-        """Return a statistic of every prunable layer in the dense model, fp32."""
-
-    def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Call `prune(layer, evidence)` for each layer's mask, bool (rows, cols), in the model's order."""
+if TYPE_CHECKING:
+    # Only an importance that looks at examples needs the libraries of this module.
+    from sparseft.pruning.calibration import ExampleCalibration
 
 
 def compute_masks(
@@ -54,7 +37,7 @@ def compute_masks(
     places: PassFiles,
     settings: Masks,
     *,
-    calibration: Calibration | None = None,
+    calibration: "ExampleCalibration | None" = None,
     threads: int = 1,
 ) -> dict:
     """Compute the masks of a method for ascending sparsities in percent, write them, and return their report.
@@ -76,10 +59,7 @@ def compute_masks(
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     allocated = None
     if method.allocation:
-        norms = calibration.evidence(checkpoint, method.allocation.importance.statistic)
-        meta["outliers"] = outlier_shares(checkpoint, norms, settings.owl_m)
-        group = settings.nm_group if method.pattern.has_groups else None
-        allocated = allocate(meta["outliers"], shape, percents, settings.owl_lambda, group)
+        meta["outliers"], allocated = allocate_by_outliers(checkpoint, method, settings, calibration, percents)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
     with atomic_files(places.report.parent, places.report.name, "masks") as folder:
         with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
@@ -90,9 +70,7 @@ def compute_masks(
             # Each sparsity has its own scores. The report has those of the first one that prunes.
             meta["scores_percent"] = next((percent for percent in percents if percent), 0)
         report = mask_report(meta, percents, writer.kept, shape, scores)
-        if places.plot_name:
-            plot_report(report, folder, places.plot_name)
-        write(folder / places.report.name, MaskReport(**report))
+        write_report(report, folder, places)
     return report
 
 
@@ -106,12 +84,12 @@ class MaskPass:
     method: Method
     percents: list[int]
     settings: Masks
-    calibration: Calibration | None
+    calibration: "ExampleCalibration | None"
     allocated: dict[str, np.ndarray] | None
     writer: MaskWriter
     threads: int
 
-    def run(self) -> dict[str, ScoreDistribution]:
+    def run(self) -> Scores:
         """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
         shape = self.writer.shape
         importance = self.method.importance
@@ -128,22 +106,22 @@ class MaskPass:
         selection = Selection(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
         return self.method.pattern.select(self._ranking(selection))
 
-    def run_in_sequence(self) -> dict[str, ScoreDistribution]:
+    def run_in_sequence(self) -> Scores:
         """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned.
 
         Return the distributions of scores of the first sparsity that prunes."""
-        scores: dict[str, ScoreDistribution] = {}
+        scores: Scores = {}
         for level, percent in enumerate(self.percents):
             if not percent:
                 write = partial(self.writer.write, levels=range(level, level + 1))
                 self._ranking(Selection(None, self.writer.shape, {}, [percent], write)).keep_all()
                 continue
-            of_percent: dict[str, ScoreDistribution] = {}
+            of_percent: Scores = {}
             self.calibration.prune_in_sequence(self.checkpoint, partial(self._prune, level, of_percent))
             scores = scores or of_percent
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
 
-    def _prune(self, level: int, scores: dict[str, ScoreDistribution], layer: str, evidence: np.ndarray) -> np.ndarray:
+    def _prune(self, level: int, scores: Scores, layer: str, evidence: np.ndarray) -> np.ndarray:
         """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and return the mask, bool (rows, cols).
 
         `scores` gets the distribution of the layer's scores."""
@@ -153,18 +131,18 @@ class MaskPass:
         bits = bits_of(importance.score(weights, evidence, sums))
         shape = self.writer.shape[layer]
         allocated = {layer: self.allocated[layer][[level]]} if self.allocated else None
-        packed = np.empty((shape[0], row_bytes(shape[1])), np.uint8)
+        packed = np.empty((1, shape[0] * row_bytes(shape[1])), np.uint8)
 
         def emit(_: str, offset: int, block: np.ndarray) -> None:
-            self.writer.write(layer, offset, block, range(level, level + 1))
-            packed.reshape(-1)[offset : offset + block.shape[1]] = block[0]
+            packed[:, offset : offset + block.shape[1]] = block
 
         # The scores of the layer are one block.
         selection = Selection(
             lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated
         )
         scores |= self.method.pattern.select(self._ranking(selection))
-        return unpack(packed, shape)
+        self.writer.write(layer, 0, packed, range(level, level + 1))
+        return unpack(packed.reshape(shape[0], -1), shape)
 
     def _ranking(self, selection: Selection) -> Ranking:
         """Return what a pattern selects from."""

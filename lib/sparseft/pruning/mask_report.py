@@ -7,8 +7,11 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks.mask_kernels import LOW
+from sparseft.records.manifests import MaskReport
+from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import MASK_PLOT, MASK_PLOTS
+from sparseft.study.passes import PassFiles
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 STARVED = 0.01  # The report names a layer that keeps less than this share of its weights.
@@ -69,15 +72,30 @@ def mask_report(
 
     `kept` is int64 (sparsities,) by layer."""
     sizes = {layer: rows * cols for layer, (rows, cols) in shape.items()}
-    sparsities = [
-        _sparsity(percent, {layer: int(kept[layer][level]) for layer in shape}, sizes)
-        for level, percent in enumerate(percents)
-    ]
+    sparsities = []
+    for level, percent in enumerate(percents):
+        counts = {layer: int(kept[layer][level]) for layer in shape}
+        layers = [
+            {"layer": layer, "weights": size, "kept": counts[layer], "reached": 1 - counts[layer] / size}
+            for layer, size in sizes.items()
+        ]
+        starved = [layer for layer, size in sizes.items() if counts[layer] < STARVED * size]
+        reached = 1 - sum(counts.values()) / sum(sizes.values())
+        sparsities.append(
+            {"asked_percent": percent, "reached": reached, "layers_below_1_percent_kept": starved, "layers": layers}
+        )
     rows = [{"layer": layer, **vars(scores[layer])} for layer in shape]
     return {"format_version": 1, **meta, "sparsities": sparsities, "scores": rows}
 
 
-def plot_report(report: dict, folder: Path, name: str) -> None:
+def write_report(report: dict, folder: Path, files: PassFiles) -> None:
+    """Write a report and the plots of a pass to `folder`."""
+    if files.plot_name:
+        _plot_report(report, folder, files.plot_name)
+    write(folder / files.report.name, MaskReport(**report))
+
+
+def _plot_report(report: dict, folder: Path, name: str) -> None:
     """Write the plots `name` to `folder`/plots: the layers' sparsities as histograms and as a heat map, and their scores."""
     import matplotlib
 
@@ -89,17 +107,6 @@ def plot_report(report: dict, folder: Path, name: str) -> None:
         with atomic_file(folder / MASK_PLOT.format(plot=kind, name=name)) as temporary:
             figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
         pyplot.close(figure)
-
-
-def _sparsity(percent: int, kept: dict[str, int], sizes: dict[str, int]) -> dict:
-    """Return the report's part on one sparsity."""
-    layers = [
-        {"layer": layer, "weights": sizes[layer], "kept": kept[layer], "reached": 1 - kept[layer] / sizes[layer]}
-        for layer in sizes
-    ]
-    starved = [row["layer"] for row in layers if row["kept"] < STARVED * row["weights"]]
-    reached = 1 - sum(kept.values()) / sum(sizes.values())
-    return {"asked_percent": percent, "reached": reached, "layers_below_1_percent_kept": starved, "layers": layers}
 
 
 def _plot_histograms(report: dict, pyplot):
@@ -122,11 +129,9 @@ def _plot_layers(report: dict, pyplot):
     """Return a heat map of the sparsity reached, by layer and sparsity asked for."""
     panels = report["sparsities"]
     table = np.array([[100 * row["reached"] for row in panel["layers"]] for panel in panels]).T
-    figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
-    image = axis.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=100)
+    figure, axis = _heat_map(pyplot, table, "sparsity reached (%)", cmap="viridis", vmin=0, vmax=100)
     axis.set(xticks=range(len(panels)), xticklabels=[panel["asked_percent"] for panel in panels])
-    axis.set(xlabel="sparsity asked for (%)", ylabel="prunable layer, by decoder layer and name")
-    figure.colorbar(image, label="sparsity reached (%)")
+    axis.set(xlabel="sparsity asked for (%)")
     figure.suptitle(f"{report['method']}: sparsity by layer")
     return figure
 
@@ -136,10 +141,17 @@ def _plot_scores(report: dict, pyplot):
     octaves = [row["octaves"] for row in report["scores"]]
     columns = sorted({k for row in octaves for k in row}) or [0]
     table = np.array([[row.get(k, 0) / max(1, sum(row.values())) for k in columns] for row in octaves])
-    figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
     edges = (columns[0] - 0.5, columns[-1] + 0.5, len(octaves) - 0.5, -0.5)
-    image = axis.imshow(table, aspect="auto", interpolation="nearest", cmap="magma", extent=edges)
-    axis.set(xlabel="score, power of two", ylabel="prunable layer, by decoder layer and name")
-    figure.colorbar(image, label="share of the layer's scores")
+    figure, axis = _heat_map(pyplot, table, "share of the layer's scores", cmap="magma", extent=edges)
+    axis.set(xlabel="score, power of two")
     figure.suptitle(f"{report['method']}: scores by layer")
     return figure
+
+
+def _heat_map(pyplot, table: np.ndarray, label: str, **image: object) -> tuple:
+    """Return a figure and its axis with a row per layer. `image` are options of imshow."""
+    figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
+    drawn = axis.imshow(table, aspect="auto", interpolation="nearest", **image)
+    axis.set(ylabel="prunable layer, by decoder layer and name")
+    figure.colorbar(drawn, label=label)
+    return figure, axis

@@ -1,4 +1,4 @@
-"""Select exactly the weights to prune, and write their masks.
+"""Select exactly the weights to prune, and write their masks. A pattern chooses one of the ways of `Ranking`.
 
 A scope is what is ranked together: a layer, a row, a group of N:M, or all layers. Of the n weights of a scope, a sparsity s
 prunes round(s * n): those with the lowest scores, and among equal scores those with the lowest flat index. So the counts are
@@ -9,24 +9,33 @@ The weights of a layer or a model are not sorted. A first reading of the scores 
 threshold of every sparsity follows. A second reading writes the masks. Scores of 16 bits are one digit. Scores of 32 bits have
 a high and a low digit, and a reading of its own for the low one (masks/mask_kernels.py). Memory is a few blocks per thread, for
 any model.
+
+Structured pruning removes whole coupled channels, scored by the sum over all weights of a channel. Source: LLM-Pruner (arXiv
+2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. architectures/ says what is coupled.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from tqdm import tqdm
 
-from sparseft.checkpoints.checkpoint import infinity
+from sparseft.architectures.architecture import Part
+from sparseft.checkpoints.checkpoint import Checkpoint, infinity, to_float32
+from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack, row_bytes
 from sparseft.masks.mask_kernels import BINS, LOW, count_high, count_low, write_masks
-from sparseft.pruning.mask_report import ScoreDistribution
-from sparseft.pruning.scores import Source
+from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution
+from sparseft.pruning.scores import Source, row_blocks
+from sparseft.study.mask_settings import Masks
 
 # Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n).
 Emit = Callable[[str, int, np.ndarray], None]
+Scores = dict[str, ScoreDistribution]
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,79 @@ class Selection:
         for block in self.source(layer):
             self.emit(layer, row * row_bytes(cols), make(row, block))
             row += block.size // cols
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rank the scores of all layers of `selection`. Each way writes all masks and returns the distribution of scores by layer.
+
+    scope: what the settings rank together: layer, row, group or global"""
+
+    selection: Selection
+    checkpoint: Checkpoint
+    scope: str
+    settings: Masks
+    threads: int
+
+    @property
+    def layers(self) -> list[str]:
+        """Return the names of the layers."""
+        return list(self.selection.shape)
+
+    def by_layer(self) -> Scores:
+        """Rank the weights of each layer."""
+        return self._in_threads(lambda layer: {layer: select_together(self.selection, [layer])[0]}, self.layers)
+
+    def by_row(self) -> Scores:
+        """Rank the weights of each row."""
+        return self._in_threads(lambda layer: {layer: select_rows(self.selection, layer)}, self.layers)
+
+    def by_group(self, size: int) -> Scores:
+        """Rank every `size` consecutive weights of a row."""
+        return self._in_threads(lambda layer: {layer: select_groups(self.selection, layer, size)}, self.layers)
+
+    def by_unit(self, groups: list[list[Part]]) -> Scores:
+        """Rank the units of each group of layers by the sums of their scores. The layers of a group lose the same units."""
+        return self._in_threads(lambda parts: select_units(self.selection, parts), groups)
+
+    def coupled_parts(self) -> list[list[Part]]:
+        """Return the groups of layers whose channels are coupled. Each layer of the model is in one of them."""
+        return coupled_parts(self.checkpoint)
+
+    def together(self) -> Scores:
+        """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
+        dtypes = sorted(set(map(str, self.selection.dtypes.values())))
+        if len(dtypes) > 1:
+            raise InputError(
+                f"{self.checkpoint.folder}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
+                "set masks.scope to layer or row",
+            )
+        return dict(zip(self.layers, select_together(self.selection, self.layers), strict=True))
+
+    def keep_all(self) -> Scores:
+        """Keep every weight, without a look at the scores."""
+        for layer, (rows, cols) in self.selection.shape.items():
+            row = pack(np.ones((1, cols), bool))
+            offset = 0
+            for block in row_blocks(rows, cols):
+                packed = np.tile(row, (len(self.selection.percents), len(block)))
+                self.selection.emit(layer, offset, packed)
+                offset += packed.shape[1]
+        return dict.fromkeys(self.layers, NO_SCORES)
+
+    def _in_threads(self, select: Callable[..., Scores], items: Sequence) -> Scores:
+        """Return the results of `select` for all items, in order. One layer is read while another is counted."""
+        if len(items) == 1:
+            return select(items[0])
+        scores: Scores = {}
+        with ThreadPoolExecutor(self.threads) as pool:
+            futures = [pool.submit(select, item) for item in items]
+            try:
+                for future in tqdm(futures, desc="masks", disable=None):
+                    scores |= future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        return scores
 
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[ScoreDistribution]:
@@ -140,6 +222,21 @@ def select_groups(selection: Selection, layer: str, group: int) -> ScoreDistribu
     return selection.distribution(layer, histogram)
 
 
+def select_units(selection: Selection, parts: list[Part]) -> Scores:
+    """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
+    units = sum(_part_scores(selection, part) for part in parts)  # fp64 (units,)
+    order = np.argsort(units, kind="stable")
+    kept_by_level = [order[count:] for count in selection.counts(units.size)]
+    for part in parts:
+        offset = 0
+        for rows in row_blocks(*selection.shape[part.layer]):
+            masks = [_unit_mask(kept, part, selection.shape[part.layer], rows) for kept in kept_by_level]
+            packed = np.stack(masks)
+            selection.emit(part.layer, offset, packed)
+            offset += packed.shape[1]
+    return dict.fromkeys([part.layer for part in parts], ScoreDistribution.of_values(units))
+
+
 def check_groups(layer: str, cols: int, group: int) -> None:
     """Raise InputError if the groups of N:M do not divide a layer's rows."""
     if cols % group:
@@ -205,3 +302,27 @@ def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.
     bins = used[places]
     values_before = ends[places] - histogram[bins]
     return bins, counts - values_before
+
+
+def _unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:
+    """Return the packed mask of some rows of a part's layer, uint8 (rows * ceil(cols / 8),), from the numbers of kept units."""
+    units = np.zeros(shape[part.axis] // part.width, bool)
+    units[kept_units] = True
+    kept = np.repeat(units, part.width)
+    if part.axis == 0:
+        full_row = pack(np.ones((1, shape[1]), bool))
+        return (kept[rows.start : rows.stop, None] * full_row).reshape(-1)
+    return np.tile(pack(kept[None])[0], len(rows))
+
+
+def _part_scores(selection: Selection, part: Part) -> np.ndarray:
+    """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
+    cols = selection.shape[part.layer][1]
+    sums = []
+    for bits in selection.source(part.layer):
+        sizes = np.abs(to_float32(bits, selection.dtypes[part.layer])).reshape(-1, cols)
+        if not np.isfinite(sizes).all():
+            raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
+        sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))
+    channels = np.concatenate(sums) if part.axis == 0 else np.sum(sums, axis=0)
+    return channels.reshape(-1, part.width).sum(axis=1)

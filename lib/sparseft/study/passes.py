@@ -36,16 +36,18 @@ def pass_files(
     folder: Path | str,
     method: str,
     sparsities: list[str],
-    *,
     pruned: Path | str | None = None,
+    *,
     ending: str = "pt",
     has_plots: bool = True,
+    is_added: bool = False,
 ) -> PassFiles:
     """Return the paths of a pass whose masks are in `folder`, and whose base, if it has one, is in the folder `pruned`.
 
-    `sparsities` are in percent, as two digits each. A pass of one sparsity has it in the names of its report and its plots."""
+    `sparsities` are in percent, as two digits each. A pass that has a base or is added to another one has one sparsity, which is
+    in the names of its report and its plots."""
     names = [{"sparsity": sparsity, "method": method} for sparsity in sparsities]
-    name = f"{method}_sparsity{sparsities[0]}" if len(sparsities) == 1 else method
+    name = f"{method}_sparsity{sparsities[0]}" if pruned or is_added else method
     return PassFiles(
         masks=[Path(folder, f"{MASK_NAME.format(**parts)}.{ending}") for parts in names],
         report=Path(folder, MASK_REPORT.format(name=name)),
