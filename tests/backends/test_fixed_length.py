@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sparseft.backends.fixed_length import HIDDEN, IGNORED, FixedLengthLoss, causal_mask, fixed_batch
+from sparseft.backends.fixed_shapes import HIDDEN, IGNORED, FixedLengthLoss, causal_mask, fixed_batch
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model

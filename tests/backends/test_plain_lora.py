@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sparseft.backends.cerebras.plain_lora import plain_kind_of
+from sparseft.backends.fixed_shapes import plain_kind_of
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import kind_of

@@ -8,7 +8,7 @@ import pytest
 from runs import in_default_environment
 from tiny_models import PRUNABLE_LAYERS
 
-STOCK_EXPERTS = "import sparseft.backends.fixed_length as f; f.make_experts_dense = lambda model: None"
+STOCK_EXPERTS = "import sparseft.backends.fixed_shapes as f; f.make_experts_dense = lambda model: None"
 
 
 def lower(inputs, output: Path, run: str, **options) -> dict:

@@ -24,10 +24,10 @@ pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make tes
 import cerebras.pytorch as cstorch
 from sparseft.backends.cerebras import states, streams
 from sparseft.backends.cerebras import trainer as trainer_module
-from sparseft.backends.cerebras.optimizer import optimizer_and_schedule
+from sparseft.backends.cerebras.package import optimizer_and_schedule
 from sparseft.backends.cerebras.streams import evaluation_batches
 from sparseft.backends.cerebras.trainer import Trainer
-from sparseft.backends.dense_experts import DenseExperts, top_k_weights
+from sparseft.backends.fixed_shapes import DenseExperts, top_k_weights
 from sparseft.language_model.batches import Example
 
 

@@ -9,6 +9,8 @@ join_measurements.py joins all repeats of a cell. --steps includes the steps of 
 every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
 """
 
+from dataclasses import replace
+
 from cyclopts.types import NonNegativeInt
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
@@ -47,6 +49,8 @@ def main(
     output = flags.output_dir / ("compile.json" if compile_only else "measurement.json")
     check_record(output, output.stem)
     job = job_of(flags)
+    # A measurement evaluates nothing.
+    job = replace(job, rows={"train": job.rows["train"]})
     steps = job.settings.steps - warmup_steps
     if steps < 1:
         raise InputError(
@@ -54,12 +58,11 @@ def main(
         )
     cerebras.check_measured(Throughput(steps=steps))
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.backends.cerebras.measurement import measure, without_evaluation
-    from sparseft.backends.cerebras.training import lower
+    from sparseft.backends.cerebras.training import lower, measure
 
     hold(output)
     if compile_only:
-        program = lower(without_evaluation(job), cerebras, flags.output_dir, compile_only=True, fill=fill_sequences)
+        program = lower(job, cerebras, flags.output_dir, compile_only=True, fill=fill_sequences)
         write_record(output, {"record": output.stem, **program})
         return
     measured = measure(job, cerebras, flags.output_dir, warmup=warmup_steps, fill=fill_sequences)

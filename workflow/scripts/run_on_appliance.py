@@ -36,9 +36,7 @@ def main(
         stop: file that is written if the disk or its quota is full
         job_labels: labels of the job on the appliance; one is added
     """
-    earlier = appliance.EarlierFailures(log.with_suffix(".failed"), stop)
-    labelled = [*command, "--job_labels", *job_labels]
-    return appliance.run(labelled, name, log, earlier=earlier, lock=lock, attempt=attempt)
+    return appliance.run([*command, "--job_labels", *job_labels], name, log, stop=stop, lock=lock, attempt=attempt)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -54,39 +53,22 @@ def classify(text: str) -> Failure:
     return Failure.PERMANENT
 
 
-@dataclass(frozen=True)
-class EarlierFailures:
-    """Name the files in which failures stay that another attempt cannot help: of this job, and of any job of the study."""
-
-    of_job: Path
-    of_study: Path
-
-    def check(self, attempt: int) -> None:
-        """Raise InputError if an attempt cannot help. The first attempt forgets the job's own failure."""
-        if attempt == 1:
-            self.of_job.unlink(missing_ok=True)
-        for path in (self.of_study, self.of_job):
-            if path.exists():
-                what, _, remedy = path.read_text().rpartition("; ")
-                raise InputError(what, remedy)
-
-    def keep(self, failure: Failure, line: str) -> None:
-        """Write the error line of a failure, unless another attempt may help."""
-        if failure is Failure.RETRY:
-            return
-        path = self.of_study if failure is Failure.STOP else self.of_job
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(line)
-
-
-def run(command: list[str], name: str, log: Path, *, earlier: EarlierFailures, lock: Path | None, attempt: int) -> int:
+def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | None, attempt: int) -> int:
     """Run a trainer that prints into `log`, and hold `lock` meanwhile.
 
     Return 0 if it succeeded, 75 if another attempt may help, and 2 if not. SIGINT, SIGTERM and SIGHUP end the trainer and
-    cancel its job on the appliance."""
+    cancel its job on the appliance. The line of a failure that another attempt cannot help stays in a file: in `stop` if it
+    concerns every job of the study, else beside the log. Raises InputError with an earlier such line. The first attempt
+    forgets the job's own."""
     for number in SIGNALS:
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    earlier.check(attempt)
+        signal.signal(number, lambda number, _: sys.exit(KILLED + number))
+    failed = log.with_suffix(".failed")
+    if attempt == 1:
+        failed.unlink(missing_ok=True)
+    for path in (stop, failed):
+        if path.exists():
+            what, _, remedy = path.read_text().rpartition("; ")
+            raise InputError(what, remedy)
     label = f"{LABEL}={uuid4().hex}"
     begin = log.stat().st_size
     try:
@@ -94,7 +76,7 @@ def run(command: list[str], name: str, log: Path, *, earlier: EarlierFailures, l
             code = _attend([*command, label], label, inherited)
     except SystemExit:
         line = f"{name} was ended by a signal; start snakemake again"
-        earlier.keep(Failure.PERMANENT, line)
+        failed.write_text(line)
         print(f"interrupted: {line}", file=sys.stderr)
         raise
     if code == 0:
@@ -108,10 +90,13 @@ def run(command: list[str], name: str, log: Path, *, earlier: EarlierFailures, l
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
     line = {
         Failure.RETRY: f"{ended}: the appliance or the connection broke; another attempt continues from the last checkpoint",
-        Failure.STOP: f"the disk or its quota is full ({earlier.of_study}, of {name}); free space and start snakemake again",
+        Failure.STOP: f"the disk or its quota is full ({stop}, of {name}); free space and start snakemake again",
         Failure.PERMANENT: error_lines[-1] if error_lines else f"{ended}; see what it printed",
     }[failure]
-    earlier.keep(failure, line)
+    if failure is not Failure.RETRY:
+        path = stop if failure is Failure.STOP else failed
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(line)
     if line not in error_lines:
         print(f"error: {line}", file=sys.stderr)
     return os.EX_TEMPFAIL if failure is Failure.RETRY else 2
@@ -152,20 +137,15 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
             signal.signal(number, signal.SIG_IGN)
         is_running = process.poll() is None
         if is_running:
-            end(process)
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         # A trainer that is killed cannot cancel its own job.
         if is_running or process.returncode < 0 or process.returncode > KILLED:
             _cancel(label)
-
-
-def end(process: subprocess.Popen) -> None:
-    """End a trainer and its children, with SIGKILL if they take too long."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _cancel(label: str) -> None:

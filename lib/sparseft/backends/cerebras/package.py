@@ -1,4 +1,4 @@
-"""cerebras-pytorch itself: its release, the backend that a process opens, and the digest of a compiled program.
+"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, and a program's digest.
 
 Source: training-docs.cerebras.ai, "Writing a custom training loop". The names are those of cerebras-pytorch 2.10.0.
 """
@@ -8,14 +8,18 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.study.config import Training
 
 RELEASES = ("2.6.0", "2.10.0")
 try:
@@ -30,8 +34,6 @@ RELEASE = version("cerebras-pytorch")
 if RELEASE not in RELEASES:
     raise InputError(f"cerebras-pytorch {RELEASE}", f"install {' or '.join(RELEASES)}")
 
-# The keys of the section `cerebras` that are arguments of ClusterConfig.
-CLUSTER_KEYS = ("num_csx", "job_labels", "job_priority", "job_time_sec", "mount_dirs", "python_paths")
 # The source lines in a lowered program.
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
@@ -49,9 +51,10 @@ def open_backend(
         return cstorch.backend("CPU", artifact_dir=logs)
     # The package logs the queue, the compilation and the name of the job at this level.
     logging.getLogger().setLevel(logging.INFO)
-    add_tools_to_path()
+    # The package starts torch-cirh-opt from the folder of this python.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
-        cluster = cstorch.distributed.ClusterConfig(**{name: getattr(cerebras, name) for name in CLUSTER_KEYS})
+        cluster = cstorch.distributed.ClusterConfig(**cerebras.model_dump(include=cerebras.CLUSTER))
     except ValueError as error:
         raise InputError(f"cerebras: {error}", "correct it in the configuration") from None
     cstorch.backends.csx.performance.micro_batch_size = cerebras.csx_micro_batch_size
@@ -63,12 +66,6 @@ def open_backend(
         validate_only=validate_only,
         cluster_config=cluster,
     )
-
-
-def add_tools_to_path() -> None:
-    """Add the folder of this python to PATH, because the package starts torch-cirh-opt from there."""
-    tools = str(Path(sys.executable).parent)
-    os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def package_versions() -> dict[str, str]:
@@ -91,3 +88,65 @@ def appliance_needed() -> Iterator[None]:
             f"this machine knows no Cerebras appliance ({error})",
             "run on the appliance's user node, or set cerebras.target to CPU",
         ) from None
+
+
+def declare_sparse(model: Callable, masks: Iterable[tuple[str, Tensor]]) -> None:
+    """Declare weights of a model as sparse, with their masks and their real sparsities.
+
+    `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a pruned
+    entry stays dense. The declaration applies only to the model, because no optimizer has the base."""
+    declared = {}
+    for name, kept in masks:
+        pruned = 1 - kept.count_nonzero().item() / kept.numel()
+        if pruned:
+            declared[name] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
+    if declared:
+        model.apply(cstorch.sparse.Group(declared))
+
+
+def _init_with(kept: Tensor) -> Callable:
+    """Return an init_method that gives the mask `kept`. The package checks the names of its parameters."""
+
+    def mask_of(
+        p: nn.Parameter,
+        sparsity: torch.FloatTensor,
+        score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
+        device: torch.device | None = None,
+    ) -> torch.BoolTensor:
+        return kept.to(p.device if device is None else device)
+
+    return mask_of
+
+
+class AdamW(cstorch.optim.AdamW):
+    """Add eps where torch adds it: after the bias of the second moment is corrected. The package adds it before."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Tensor | None:
+        """Make one step with eps * sqrt(1 - beta2^t) as the package's eps."""
+        configured = [group["eps"] for group in self.param_groups]
+        for group in self.param_groups:
+            # beta2^t at step t
+            power = self.state[group["params"][0]]["beta2_power"]
+            group["eps"] = group["eps"] * torch.sqrt(1.0 - power)
+        loss = super().step(closure)
+        for group, eps in zip(self.param_groups, configured, strict=True):
+            group["eps"] = eps
+        return loss
+
+
+def optimizer_and_schedule(
+    parameters: Iterable[nn.Parameter], settings: Training
+) -> tuple[cstorch.optim.Optimizer, cstorch.optim.lr_scheduler.LRScheduler]:
+    """Return AdamW, and the schedule of transformers' get_cosine_schedule_with_warmup.
+
+    The learning rate rises in a line from 0 and then falls in a cosine to 0."""
+    rate = settings.learning_rate
+    warmup = settings.steps_to_peak
+    optimizer = AdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
+    schedulers = cstorch.optim.lr_scheduler
+    cosine = schedulers.CosineDecayLR(optimizer, rate, 0.0, settings.steps - warmup)
+    if not warmup:
+        return optimizer, cosine
+    line = schedulers.LinearLR(optimizer, 0.0, rate, warmup)
+    return optimizer, schedulers.SequentialLR(optimizer, [line, cosine], [warmup])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from sparseft.backends.cerebras.package import cstorch
-from sparseft.backends.fixed_length import fixed_batch
+from sparseft.backends.fixed_shapes import fixed_batch
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.study.schedule import Training
 

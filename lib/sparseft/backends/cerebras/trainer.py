@@ -1,8 +1,7 @@
 """Train with cerebras-pytorch: the training of the backend torch, in a form that the package can trace and lower.
 
 Model, masks, random draws, batches and schedule are those of the backend torch. Three things differ: all batches have one
-length (fixed_length.py), the layers use plain algebra (plain_lora.py), and the frozen base is declared sparse
-(static_sparsity.py).
+length and the layers use plain algebra (fixed_shapes.py), and the frozen base is declared sparse (package.py).
 
 No part of this has run on a CS-3. In the tests, the package's CPU backend trains, and the compiler's front end lowers the
 same steps.
@@ -10,7 +9,6 @@ same steps.
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -20,16 +18,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sparseft.backends.cerebras.optimizer import optimizer_and_schedule
-from sparseft.backends.cerebras.package import RELEASE, cstorch
-from sparseft.backends.cerebras.plain_lora import plain_kind_of
+from sparseft.backends.cerebras.package import RELEASE, cstorch, declare_sparse, optimizer_and_schedule
 from sparseft.backends.cerebras.states import read_last_mdl, write_mdl
 from sparseft.backends.cerebras.streams import evaluation_batches, training_batches
-from sparseft.backends.fixed_length import IGNORED, FixedLengthLoss
-from sparseft.backends.static_sparsity import declare_sparse
+from sparseft.backends.fixed_shapes import IGNORED, FixedLengthLoss, encoded_data, plain_kind_of
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode, of_length, refuse_longer, shuffled
+from sparseft.language_model.batches import shuffled
 from sparseft.language_model.experts import memory_path
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
@@ -248,22 +243,6 @@ class Trainer:
         }
         write_mdl(self.folder, len(self.progress.curve), content)
         self.begin = time.perf_counter()
-
-
-def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool) -> dict[str, list[Example]]:
-    """Return the examples by split, as tokens. With `fill`, cut or repeat each to `length` tokens.
-
-    Raises InputError if an example has more than `length` tokens."""
-    data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
-    if fill:
-        data = {split: [of_length(example, length) for example in examples] for split, examples in data.items()}
-    refuse_longer(
-        "training and validation examples",
-        [len(example.ids) for examples in data.values() for example in examples],
-        length,
-        "set cerebras.sequence_length to the longest's, or leave them out of the data",
-    )
-    return data
 
 
 def as_computed(model: nn.Module, backend: cstorch.backend) -> tuple[nn.Module, str]:

@@ -1,9 +1,10 @@
-"""The backend cerebras: train an adapter, or compile its program in advance.
+"""The backend cerebras: train an adapter, compile its program in advance, or measure its speed.
 
-The parts are in package.py (cerebras-pytorch itself), trainer.py (the training), streams.py (its batches), optimizer.py,
-plain_lora.py (its layers), states.py (its saved states) and measurement.py (its speed).
+The parts are in package.py (cerebras-pytorch itself), trainer.py (the training), streams.py (its batches) and states.py (its
+saved states).
 """
 
+import time
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from sparseft.backends.cerebras.trainer import Trainer
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.study.grid import WAFER
 from sparseft.training.job import TrainingJob
 
 
@@ -57,16 +57,38 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only
     }
 
 
+def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: int, fill: bool) -> dict:
+    """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch size.
+
+    A batch size has a program of its own, which is compiled before the first step. The clock runs from the end of the warm-up
+    to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With
+    `fill`, examples are cut or repeated to the sequence length. Raises InputError as `train` does."""
+    trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
+    begin = time.perf_counter()
+    cpu_begin = time.process_time()
+    with appliance_needed():
+        trainer.run(0, job.settings.steps, saves=False)
+    cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
+    samples = job.settings.batch_size * (job.settings.steps - warmup)
+    repeat = {
+        "seconds": sum(trainer.progress.seconds[warmup:]),
+        "samples": samples,
+        "tokens": sum(trainer.progress.tokens[warmup:]),
+        "padded_tokens": samples * cerebras.sequence_length,
+        "peak_memory_bytes": peak_memory(torch.device("cpu")),
+        "cpu_share": None if cerebras.on_csx else cpu_share,
+        "dtype": trainer.dtype,
+    }
+    # The memory that a training needs on the CS-3 is unknown.
+    memory_kind = "resident, on the user node" if cerebras.on_csx else "resident"
+    return {**device_record(trainer), "peak_memory_kind": memory_kind, "repeat": repeat}
+
+
 def device_record(trainer: Trainer) -> dict:
     """Return the part of a record that says where and with which program its numbers were made."""
-    cerebras = trainer.cerebras
-    on_csx = trainer.backend.backend_type.is_csx
     return {
         "backend": CEREBRAS.name,
-        "device": WAFER if on_csx else "CSX software backend on CPU",
-        "processes": cerebras.num_csx if on_csx else 1,
-        "micro_batch_size": cerebras.csx_micro_batch_size if on_csx else trainer.settings.batch_size,
-        "cerebras": cerebras.model_dump(include=cerebras.DECIDING),
-        "compile_hash": program_digest(trainer.graph) if on_csx and trainer.graph else None,
+        **trainer.cerebras.device_record(trainer.settings.batch_size),
+        "compile_hash": program_digest(trainer.graph) if trainer.cerebras.on_csx and trainer.graph else None,
         "versions": package_versions(),
     }

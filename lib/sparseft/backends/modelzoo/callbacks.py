@@ -19,7 +19,7 @@ from cerebras.modelzoo.trainer.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.backends.static_sparsity import declare_sparse
+from sparseft.backends.cerebras.package import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError

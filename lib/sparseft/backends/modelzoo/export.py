@@ -10,18 +10,16 @@ derives the mask from the zeros.
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from sparseft.architectures import tensor_shapes
-from sparseft.backends.modelzoo.model_section import model_section
+from sparseft.backends.modelzoo.trainer_configuration import model_section
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
-from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, interleave, places
+from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, places
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
@@ -74,29 +72,15 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
         writer.create(key, tensor.dtype, shape)
         if packed is not None:
             writer.create(f"{key}_mask", "BOOL", shape)
-    for start, rows in _blocks(checkpoint, name, place.head_dim):
+    # A block of q or k has whole heads.
+    head_size = math.prod(tensor.shape[1:]) * (place.head_dim or 1)
+    start = 0
+    for bits in checkpoint.read_blocks(name, math.ceil(BLOCK / head_size) * head_size):
+        rows = bits.reshape(-1, *tensor.shape[1:])
         block = slice(start, start + len(rows))
         selection = block if place.expert is None else (block, place.expert)
         if packed is not None:
             zero_pruned(rows, packed[block])
-            writer.write(f"{key}_mask", selection, _placed(unpack(packed[block], rows.shape), place))
-        writer.write(key, selection, _placed(rows, place))
-
-
-def _blocks(checkpoint: Checkpoint, name: str, head_dim: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the blocks of a weight: the number of the first row, and the rows. A block of q or k has whole heads."""
-    shape = checkpoint.tensors[name].shape
-    if len(shape) == 1:
-        yield 0, checkpoint.read(name)
-        return
-    head_size = shape[1] * (head_dim or 1)
-    start = 0
-    for bits in checkpoint.read_blocks(name, math.ceil(BLOCK / head_size) * head_size):
-        rows = bits.reshape(-1, shape[1])
-        yield start, rows
-        start += len(rows)
-
-
-def _placed(rows: np.ndarray, place: Place) -> np.ndarray:
-    """Return rows in the order that ModelZoo's rotary embedding needs."""
-    return interleave(rows, place.head_dim) if place.head_dim else rows
+            writer.write(f"{key}_mask", selection, place.to_modelzoo(unpack(packed[block], rows.shape)))
+        writer.write(key, selection, place.to_modelzoo(rows))
+        start = block.stop

@@ -1,20 +1,23 @@
 """A run as ModelZoo's Trainer gets it: the masked checkpoint, the batches as files, and the configuration."""
 
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import h5py
+import numpy as np
 import yaml
 
-from sparseft.backends.modelzoo.data_files import write_batches
+from sparseft.backends.fixed_shapes import IGNORED, encoded_data, fixed_batch
 from sparseft.backends.modelzoo.export import CHECKPOINT
 from sparseft.backends.modelzoo.trainer_configuration import trainer_configuration
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.mdl import MdlFile
+from sparseft.checkpoints.mdl import MdlFile, Target
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode, refuse_longer, shuffled
+from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.model import load_tokenizer
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
@@ -22,6 +25,8 @@ from sparseft.storage.reading import read_json
 from sparseft.study.backends import MODELZOO
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import TrainingJob
+
+FILE = "batches.h5"
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,35 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
         raise InputError(f"{exported}: of another model or mask", "write it again with export_modelzoo.py")
     if sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
         raise InputError(f"{exported / CHECKPOINT}: not as it was written", "write it again with export_modelzoo.py")
-    tokenizer = load_tokenizer(job.checkpoint.folder)
-    data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
-    refuse_longer(
-        "training and validation examples",
-        [len(example.ids) for examples in data.values() for example in examples],
-        min(cerebras.sequence_length, job.checkpoint.config.get("max_position_embeddings", sys.maxsize)),
-        "set cerebras.sequence_length to the longest's, or leave them out of the data",
-    )
+    length = min(cerebras.sequence_length, job.checkpoint.config.get("max_position_embeddings", sys.maxsize))
+    data = encoded_data(job, load_tokenizer(job.checkpoint.folder), length)
     return TrainerRun(job, cerebras, exported / CHECKPOINT, data, folder)
+
+
+def write_batches(folder: Path, batches: Iterable[list[Example]], length: int, size: int) -> None:
+    """Write `folder`/batches.h5, with `data`, int32 (N, 3, T), in the order in which the Trainer reads the rows.
+
+        data[:, 0]  token ids, padded on the right with 0
+        data[:, 1]  loss mask, which ModelZoo calls attention_mask: 1 if the token that follows is the answer's, else 0
+        data[:, 2]  labels: the token that follows, or 0 if the loss mask is 0
+
+    A batch has `size` rows of T = `length` tokens. No example may be longer. The rows that fill up the last batch of an
+    evaluation are only padding. Source: ModelZoo's Release_2.10.0, src/cerebras/modelzoo/,
+    data/nlp/gpt/GptHDF5MapDataProcessor.py and losses/GPTLMHeadModelLoss.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / FILE) as temporary, Target(temporary, "w+b") as target:
+        try:
+            with h5py.File(target, "w") as file:
+                options = {"chunks": (1, 3, length), "maxshape": (None, 3, length), "compression": "gzip"}
+                data = file.create_dataset("data", (0, 3, length), "int32", **options)
+                for batch in batches:
+                    data.resize(len(data) + size, axis=0)
+                    tensors = fixed_batch(batch, length, size)
+                    labels = tensors["labels"].numpy()
+                    answers = labels != IGNORED
+                    rows = np.stack([tensors["ids"].numpy(), answers, np.where(answers, labels, 0)], axis=1)
+                    data[-size:] = rows.astype(np.int32)
+                    target.check()
+                file.attrs["n_examples"] = len(data)
+        finally:
+            target.check()

@@ -32,6 +32,8 @@ class CerebrasJob(Section):
 
     # The keys that decide the numbers of a training.
     DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}
+    # The keys that are arguments of ClusterConfig.
+    CLUSTER: ClassVar = {"num_csx", "job_labels", "job_priority", "job_time_sec", "mount_dirs", "python_paths"}
     target: Literal["CSX", "CPU"] = Field("CSX", examples=["CPU"])
     """Where to train: on the CS-3 (CSX), or on the package's own CPU backend."""
     sequence_length: Length = Field(512, examples=[2048])
@@ -57,6 +59,15 @@ class CerebrasJob(Section):
     def on_csx(self) -> bool:
         """Return whether trainings run on a CS-3."""
         return self.target == WAFER
+
+    def device_record(self, batch_size: int) -> dict:
+        """Return the part of a record that says where its numbers were made. `batch_size` is that of the training."""
+        return {
+            "device": WAFER if self.on_csx else "CSX software backend on CPU",
+            "processes": self.num_csx if self.on_csx else 1,
+            "micro_batch_size": self.csx_micro_batch_size if self.on_csx else batch_size,
+            "cerebras": self.model_dump(include=self.DECIDING),
+        }
 
     def check(self, training: Section, evaluation_batch_size: int) -> None:
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
