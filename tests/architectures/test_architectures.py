@@ -27,7 +27,6 @@ from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
-from sparseft.planning.sizes import count
 from sparseft.pruning.compact import compact
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config
@@ -101,26 +100,6 @@ def test_a_configuration_that_is_not_computed_is_refused_by_its_key(tiny_models,
         tensor_shapes(Checkpoint(tiny_models[name]).config | keys, "here")
 
 
-# The keys of published models that this project reads, and their numbers of weights.
-GEMMA_1B = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 256, "hidden_size": 1152,
-            "intermediate_size": 6912, "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
-            "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262144}  # fmt: skip
-OLMO_7B = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_size": 4096, "intermediate_size": 11008,
-           "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "tie_word_embeddings": False,
-           "vocab_size": 100352}  # fmt: skip
-QWEN_30B = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "decoder_sparse_step": 1, "head_dim": 128,
-            "hidden_size": 2048, "mlp_only_layers": [], "moe_intermediate_size": 768, "num_attention_heads": 32,
-            "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
-            "sliding_window": None, "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("config", "weights"), [(GEMMA_1B, 999_885_952), (OLMO_7B, 7_298_617_344), (QWEN_30B, 30_532_122_624)]
-)
-def test_a_published_model_has_its_number_of_weights(config, weights):
-    assert count(tensor_shapes(config, "here")) == weights
-
-
 # Keys of config.json, as some models have them, that decide which decoder layers have a window.
 FOUR_LAYERS = {"num_hidden_layers": 4}
 WINDOWS = [
@@ -180,12 +159,13 @@ def test_a_file_of_transformers_4_describes_the_same_model(tmp_path, name, made_
 
 
 def test_heads_that_cannot_be_left_out_are_refused():
-    gemma = GEMMA_1B | {"hidden_size": 2560, "num_attention_heads": 8, "num_key_value_heads": 4}
+    gemma = {"head_dim": 256, "hidden_size": 2560, "num_attention_heads": 8, "num_key_value_heads": 4}
+    olmo = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
     assert GEMMA3.smaller_config(gemma, {"intermediate_size": 8, "num_key_value_heads": 2})["num_attention_heads"] == 4
     with pytest.raises(InputError, match="6 query heads.* 2560"):
         GEMMA3.smaller_config(gemma, {"intermediate_size": 8, "num_key_value_heads": 3})
     with pytest.raises(InputError, match="1 of 32 key-value heads.*OLMo 2.*; .*masked"):
-        OLMO2.smaller_config(OLMO_7B, {"intermediate_size": 8, "num_key_value_heads": 1})
+        OLMO2.smaller_config(olmo, {"intermediate_size": 8, "num_key_value_heads": 1})
 
 
 @torch.no_grad()

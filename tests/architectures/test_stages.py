@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
@@ -253,20 +253,6 @@ def test_a_smaller_model_has_the_masked_logits_in_stock_transformers(stages):
     assert record["after"]["parameters"] < record["before"]["parameters"]
     small = Checkpoint(stages.folder / "small")
     assert_close(stock_logits(small), stock_logits(trained.merged))
-
-
-def test_a_vector_that_changes_fails_the_proof(stages, tmp_path):
-    """The vectors are norms and biases. The merge of another tool might prune or train them."""
-    trained = stages.trained("unstructured", "sparse_to_sparse")
-    tensors = load_file(trained.merged.files[0])
-    vectors = [name for name, tensor in tensors.items() if tensor.ndim == 1 and ".layers.1." in name]
-    trained.merged.copy_rest(tmp_path)
-    for name in vectors:
-        altered = {**tensors, name: tensors[name].clone()}
-        altered[name][-1] += 1
-        save_file(altered, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        report = validate(Checkpoint(tmp_path), trained.mask, base=stages.base)
-        assert (report["passed"], report["tensors_outside_changed"]) == (False, [name])
 
 
 @pytest.mark.long

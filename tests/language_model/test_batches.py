@@ -55,21 +55,13 @@ def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, k
         assert (example.ids[0] == 257) == bool(bos)
 
 
-INDIVISIBLE = "boolq_mini: .*tokens of the prompt.*answer.*"
-
-
-def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
-    assert tokenizer.encode("a")[1:] == [258]
+@pytest.mark.parametrize("kind", ["ends every text with a token", "joins prompt and answer"])
+def test_a_tokenizer_that_does_not_divide_prompt_and_answer_is_refused(tmp_path, kind):
+    ending = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
+    assert ending.encode("a")[1:] == [258]
     task = BY_NAME["boolq_mini"]
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 4 of 4 rows, .*number 1"):
-        encode(task.generate("train", 4, 0), task, tokenizer, 512)
-
-
-def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
-    task = BY_NAME["boolq_mini"]
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, .*number 1"):
-        encode(task.generate("train", 3, 0), task, merging(), 512)
+    with pytest.raises(InputError, match="^boolq_mini: .*tokens of the prompt.*answer.* 4 of 4 rows, .*number 1"):
+        encode(task.generate("train", 4, 0), task, ending if kind.startswith("ends") else merging(), 512)
 
 
 def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models):

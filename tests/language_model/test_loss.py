@@ -26,17 +26,6 @@ def load(checkpoint):
 
 
 @torch.no_grad()
-def test_padding_changes_no_loss(tiny):
-    model = load(tiny)
-    alone = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
-    together = AnswerLoss(model)(collate(EXAMPLES)).sum().item()
-    assert together == pytest.approx(sum(alone), rel=1e-6)
-    for example, loss in zip(EXAMPLES, alone, strict=True):
-        pair = AnswerLoss(model)(collate([example, EXAMPLES[2]])).sum().item()
-        assert pair - alone[2] == pytest.approx(loss, rel=1e-4)
-
-
-@torch.no_grad()
 def test_each_example_has_the_sum_over_its_answer_and_the_mean_is_over_all_tokens(tiny_llama):
     model = load(tiny_llama)
     sums = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
@@ -57,12 +46,6 @@ def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
         for size in (1, 3, 32)
     ]
     assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
-
-
-def test_a_loss_by_hand(tiny_llama):
-    model = load(tiny_llama)
-    torch.nn.init.zeros_(model.lm_head.weight)  # all 260 tokens are equally likely
-    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU) == pytest.approx(torch.tensor(260.0).log().item())
 
 
 def test_a_loss_that_is_not_finite_is_refused(tiny_llama):

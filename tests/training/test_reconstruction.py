@@ -52,10 +52,6 @@ def run(
     return reconstruct(job_of(checkpoint, settings), checkpoint, examples, folder / "adapter", folder / "state.pt")
 
 
-def digest(folder: Path) -> bytes:
-    return (folder / "adapter/adapter_model.safetensors").read_bytes()
-
-
 def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:
     """Return (W + s B A) * M of the layers of one decoder layer, in plain algebra, by their names in the decoder layer."""
     factors = load_file(folder / "adapter/adapter_model.safetensors")
@@ -165,30 +161,6 @@ def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_p
         assert torch.equal(model(ids).logits, after(ids).logits)
     validation = encode(ROWS["validation"], TASK, tokenizer, 512)
     assert mean_answer_loss(AnswerLoss(model), validation, 8, CPU) == record["eval_loss"]
-
-
-@pytest.mark.long
-def test_the_same_seed_gives_the_same_bits_even_after_a_kill(tiny_models, tmp_path, monkeypatch):
-    checkpoint = Checkpoint(tiny_models["llama"])
-    whole = run(checkpoint, tmp_path / "whole")
-    reconstruct_layer = LayerReconstruction._reconstruct
-
-    def die_in_the_second(self, stream, number, targets, adapted):
-        if number:
-            raise KeyboardInterrupt
-        return reconstruct_layer(self, stream, number, targets, adapted)
-
-    monkeypatch.setattr(LayerReconstruction, "_reconstruct", die_in_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        run(checkpoint, tmp_path / "killed")
-    assert not (tmp_path / "killed/adapter").exists()
-    monkeypatch.undo()
-    resumed = run(checkpoint, tmp_path / "killed")
-    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
-    assert resumed["reconstruction"].pop("resumed_after_layers") == [1]
-    assert whole["reconstruction"].pop("resumed_after_layers") == []
-    assert resumed["loss_curve"] == whole["loss_curve"]
-    assert resumed["eval_loss"] == whole["eval_loss"]
 
 
 @pytest.mark.long

@@ -88,14 +88,6 @@ def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_i
         assert close.float().mean() > 0.99
 
 
-def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path):
-    code, said = forks.call(forks.script, "train.py", *flags(box, tmp_path / "out", micro_batch_size=8), number=2)
-    assert code == 2
-    assert "resources.processes: 2 processes cannot share 1 micro-batches" in said
-    assert "training.micro_batch_size" in said
-    assert not (tmp_path / "out/adapter").exists()
-
-
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path, processes):
     shard = int(processes > 1)
