@@ -20,9 +20,9 @@ from bench import interleaved, report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask

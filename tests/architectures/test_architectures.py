@@ -24,7 +24,7 @@ from sparseft.architectures import (
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
 from sparseft.pruning.compact import compact

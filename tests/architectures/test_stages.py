@@ -25,9 +25,9 @@ from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
-from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.model import load_model
+from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.validation import validate

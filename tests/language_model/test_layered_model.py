@@ -4,9 +4,9 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.model import load_model
+from sparseft.language_model.weights import unfuse_experts
 from tiny_models import MODELS, save_tiny
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import torch
 from sparseft.evaluation.harness import StrictLM
 from sparseft.evaluation.shared_context import may_share_contexts
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
+from sparseft.language_model.weights import unfuse_experts
 from tiny_models import MODELS, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, encode
-from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.loss import AnswerLoss, CrossEntropyFunction, answer_losses, mean_answer_loss
+from sparseft.language_model.weights import unfuse_experts
 from sparseft.tasks import BY_NAME
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -15,7 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.importances.wanda import INPUT_NORMS
-from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned

@@ -17,7 +17,7 @@ from sparseft.importances.gradient import GRADIENT_MAGNITUDES
 from sparseft.importances.stade import STADE
 from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, encode
-from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.pruning.calibration import ExampleCalibration, calibration_examples, compute_statistic
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny

@@ -15,7 +15,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.language_model.batches import Example
-from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt

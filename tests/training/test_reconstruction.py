@@ -11,10 +11,10 @@ from sparseft.backends.torch import reconstruct, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
-from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model, load_tokenizer
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training

@@ -18,8 +18,8 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.batches import collate, encode
-from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.model import load_model
+from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.masks.validation import validate

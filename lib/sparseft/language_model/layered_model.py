@@ -14,9 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
 from sparseft.language_model.batches import Example
-from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.model import empty_model
-from sparseft.language_model.weights import read_weight
+from sparseft.language_model.weights import memory_path, read_weight, unfuse_experts
 
 _LAYERS = "model.layers."
 

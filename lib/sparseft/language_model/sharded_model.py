@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.experts import memory_path
 from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.weights import memory_path
 
 
 def divide(loss: AnswerLoss, device: torch.device, processes: int) -> None:

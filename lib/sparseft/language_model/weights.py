@@ -1,10 +1,23 @@
-"""Read the weights of a checkpoint as tensors of torch."""
+"""Read the weights of a checkpoint as tensors, and turn fused experts into the linear layers that the checkpoint holds.
+
+Masks and adapters belong to the linear layers.
+
+A checkpoint holds three matrices per expert: gate and up (channels, hidden), and down (hidden, channels). transformers 5
+fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_up_proj` (experts, 2 * channels, hidden) and
+`experts.down_proj` (experts, hidden, channels). transformers 4 keeps the matrices. Their names are in `ExpertBlock`.
+"""
+
+from importlib.metadata import version
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sparseft.architectures import find_architecture
+from sparseft.architectures.architecture import Architecture, ExpertBlock
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 
+# Importing transformers would take longer than a merge of a small model.
+_IS_FUSED = int(version("transformers").split(".")[0]) >= 5
 # The dtype in a safetensors header -> torch's.
 _TORCH_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 
@@ -12,3 +25,74 @@ _TORCH_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 def read_weight(checkpoint: Checkpoint, name: str) -> Tensor:
     """Return the tensor `name` of a checkpoint in its own dtype and shape, on the CPU."""
     return torch.from_numpy(checkpoint.read(name)).view(_TORCH_DTYPES[checkpoint.tensors[name].dtype])
+
+
+class Expert(nn.Module):
+    """Compute one SwiGLU expert: down(act(gate x) * up x). Its matrices have their names on disk."""
+
+    def __init__(self, names: ExpertBlock, gate: Tensor, up: Tensor, down: Tensor, act: nn.Module) -> None:
+        super().__init__()
+        self.names = names
+        self.add_module(names.gate, _linear(gate))
+        self.add_module(names.down, _linear(down))
+        self.add_module(names.up, _linear(up))
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the expert's output (tokens, hidden) for x of the same shape."""
+        gate, up, down = (getattr(self, name) for name in (self.names.gate, self.names.up, self.names.down))
+        return down(self.act(gate(x)) * up(x))
+
+
+class Experts(nn.ModuleList):
+    """Replace the fused experts of a block, with the same inputs and output."""
+
+    def forward(self, x: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Return the weighted sum of each token's experts.
+
+        x and the result are (tokens, hidden); top_k_index and top_k_weights are (tokens, k)."""
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self):
+            token, position = torch.where(top_k_index == number)
+            # In training, an expert without a token runs too, so that it has a gradient, of zeros.
+            if token.numel() or torch.is_grad_enabled():
+                y = expert(x[token]) * top_k_weights[token, position, None]
+                out.index_add_(0, token, y.to(out.dtype))
+        return out
+
+
+def unfuse_experts(model: nn.Module) -> None:
+    """Replace every fused expert block of a model, in place. A model without experts does not change."""
+    architecture = find_architecture(model.config.architectures, model.name_or_path)
+    if not has_fused_experts(architecture):
+        return
+    names = architecture.experts
+    for layer in model.model.layers:
+        block = getattr(layer, names.in_memory)
+        fused = block.experts
+        gates_and_ups = fused.gate_up_proj.detach()
+        downs = fused.down_proj.detach()
+        block.experts = Experts(
+            Expert(names, *gate_and_up.chunk(2), down, fused.act_fn)
+            for gate_and_up, down in zip(gates_and_ups, downs, strict=True)
+        )
+
+
+def has_fused_experts(architecture: Architecture) -> bool:
+    """Return whether stock transformers computes the experts of such a model with fused parameters."""
+    return architecture.experts is not None and _IS_FUSED
+
+
+def memory_path(architecture: Architecture, layer: str) -> str:
+    """Return the module of a layer, given by its name on disk, in a model whose experts are unfused."""
+    if not has_fused_experts(architecture):
+        return layer
+    experts = architecture.experts
+    return layer.replace(f".{experts.on_disk}.", f".{experts.in_memory}.")
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    """Return a linear layer of this very weight (rows, cols), which takes no gradient."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear

@@ -14,8 +14,7 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.rewriting import rewritten
 from sparseft.errors import InputError
-from sparseft.language_model.experts import has_fused_experts
-from sparseft.language_model.weights import read_weight
+from sparseft.language_model.weights import has_fused_experts, read_weight
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace

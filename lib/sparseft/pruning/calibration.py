@@ -37,11 +37,11 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.importances import Importance, Statistic
 from sparseft.language_model.batches import Example, collate, encode
-from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
 from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model, model_config
+from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.methods import Method
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import CalibrationText

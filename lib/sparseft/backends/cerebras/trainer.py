@@ -25,10 +25,10 @@ from sparseft.backends.fixed_shapes import IGNORED, FixedLengthLoss, encoded_dat
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import shuffled
-from sparseft.language_model.experts import memory_path
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
+from sparseft.language_model.weights import memory_path
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.training.job import TrainingJob
