@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.evaluation.by_loss import evaluate_by_loss
+from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.tasks import instruction, text
@@ -60,7 +60,7 @@ def check(record: dict, model, texts: list[tuple[list[int], int]]) -> None:
 def test_only_the_tokens_of_the_response_and_the_last_one_count(loaded):
     model, tokenizer = loaded
     task = instruction.task_of("mine", {"kind": "instruction", "format": "response"})
-    record = evaluate_by_loss(model, tokenizer, task, {"train": PAIRS[:1], "validation": PAIRS}, 2)
+    record = evaluate(model, tokenizer, task, {"train": PAIRS[:1], "validation": PAIRS}, 2)
     whole = [tokenizer.encode(row["prompt"] + row["response"]) for row in PAIRS]
     starts = [len(tokenizer.encode(row["prompt"])) for row in PAIRS]
     check(record, model, [([*ids, tokenizer.eos_token_id], start) for ids, start in zip(whole, starts, strict=True)])
@@ -70,7 +70,7 @@ def test_only_the_tokens_of_the_response_and_the_last_one_count(loaded):
 def test_of_a_conversation_only_the_last_message_counts(loaded):
     model, tokenizer = loaded
     task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
-    record = evaluate_by_loss(model, tokenizer, task, {"train": CHATS[:1], "validation": CHATS}, 3)
+    record = evaluate(model, tokenizer, task, {"train": CHATS[:1], "validation": CHATS}, 3)
     texts = []
     for row in CHATS:
         options = {"tokenize": True, "return_dict": False}
@@ -83,7 +83,7 @@ def test_of_a_conversation_only_the_last_message_counts(loaded):
 def test_of_a_text_every_token_but_the_first_of_a_sequence_counts_and_it_is_its_perplexity(loaded, length):
     model, tokenizer = loaded
     task = text.task_of("wiki", {"kind": "text", "length": length})
-    record = evaluate_by_loss(model, tokenizer, task, {"train": DOCUMENTS[:2], "validation": DOCUMENTS}, 4)
+    record = evaluate(model, tokenizer, task, {"train": DOCUMENTS[:2], "validation": DOCUMENTS}, 4)
     joined = "\n\n".join(row["text"] for row in DOCUMENTS)
     ids = tokenizer.encode(joined)
     check(record, model, [(ids[start : start + length], 1) for start in range(0, len(ids) // length * length, length)])
@@ -96,13 +96,13 @@ def test_of_a_text_every_token_but_the_first_of_a_sequence_counts_and_it_is_its_
 def test_sequences_that_repeat_are_counted_once(loaded):
     task = text.task_of("wiki", {"kind": "text", "length": 4})
     documents = [{"text": "ab" * 8}]
-    record = evaluate_by_loss(*loaded, task, {"train": documents, "validation": documents}, 4)
+    record = evaluate(*loaded, task, {"train": documents, "validation": documents}, 4)
     assert (record["examples"], record["distinct_prompts"]) == (4, 1)
 
 
 def test_the_record_says_what_was_measured_and_has_no_outcomes(loaded):
     task = text.task_of("wiki", {"kind": "text", "length": 16})
-    record = evaluate_by_loss(*loaded, task, {"train": DOCUMENTS, "validation": DOCUMENTS}, 4)
+    record = evaluate(*loaded, task, {"train": DOCUMENTS, "validation": DOCUMENTS}, 4)
     assert json.loads(json.dumps(record)) == record
     assert (record["task"], record["metric"], record["dtype"]) == ("wiki", "loss", "float32")
     assert record["definition_sha256"] == task.definition_sha256
@@ -114,7 +114,7 @@ def test_the_record_says_what_was_measured_and_has_no_outcomes(loaded):
 def test_the_digest_of_the_prompts_follows_the_validation_texts(loaded):
     task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
     digests = {
-        evaluate_by_loss(*loaded, task, {"train": CHATS, "validation": rows}, 4)["prompt_sha256"]
+        evaluate(*loaded, task, {"train": CHATS, "validation": rows}, 4)["prompt_sha256"]
         for rows in (CHATS, CHATS[::-1], CHATS[:4])
     }
     assert len(digests) == 3
@@ -126,4 +126,4 @@ def test_a_loss_without_a_finite_perplexity_is_refused(tmp_path):
         model.model.norm.weight.mul_(1e6)
     task = text.task_of("wiki", {"kind": "text", "length": 16})
     with pytest.raises(InputError, match=r"loss is \S+ nats per token.* 709\b"):
-        evaluate_by_loss(model, tokenizer, task, {"train": DOCUMENTS, "validation": DOCUMENTS}, 4)
+        evaluate(model, tokenizer, task, {"train": DOCUMENTS, "validation": DOCUMENTS}, 4)

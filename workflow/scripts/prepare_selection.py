@@ -38,7 +38,7 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = DEFAULTS) -> None
     load = load_candidates
     if data.lm_eval:
         # The import takes seconds.
-        from sparseft.evaluation.lm_eval_selection import load_lm_eval_candidates as load
+        from sparseft.evaluation.lm_eval_tasks import load_lm_eval_candidates as load
     candidates = load(scored, data, prepared)
     rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
     scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)

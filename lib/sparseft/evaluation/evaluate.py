@@ -1,7 +1,13 @@
-"""Evaluate a model on a task with lm-eval, and keep the results of every row, from which all metrics follow.
+"""Evaluate a model on a task with lm-eval or by its loss, and keep the results of every row, from which all metrics follow.
 
 Before lm-eval's metrics are returned, tasks/scoring.py computes them again from the rows. If they differ, for example with a
 new version of lm-eval, the evaluation ends with an error.
+
+A task whose headline is the loss is evaluated without lm-eval, on the tokens that training reads:
+
+    loss              sum of -log p(token) / number of tokens, over the answer tokens of all examples, in nats
+    loss_stderr       its standard error over the examples
+    token_perplexity  exp(loss); for a task of text that of evaluation/perplexity.py with `length` tokens of context
 """
 
 import json
@@ -14,7 +20,6 @@ import torch
 from torch import nn
 
 from sparseft.errors import InputError
-from sparseft.evaluation.by_loss import evaluate_by_loss
 from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
@@ -50,13 +55,12 @@ def evaluate(
     `generation_config` has what the model's generation_config.json sets, which acts on every generated text.
     `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With `scored_by`, lm-eval
     scored the rows by filters or functions of the task. Then outcomes are fractions, and do not follow from the other fields.
-    A task whose headline is the loss is evaluated as evaluation/by_loss.py describes.
-    Raises InputError if the rows cannot be scored, or if lm-eval's numbers do not follow from the rows."""
-    if task.headline is LOSS:
-        task.check(rows)
-        return evaluate_by_loss(model, tokenizer, task, rows, batch_size)
-    validation = rows["validation"]
-    scores = evaluate_probe(model, tokenizer, task, rows, batch_size)
+    A task whose headline is the loss has only losses and answer_tokens, and `chance` and `harness` are None.
+    Raises InputError if the rows cannot be scored, if a loss is not finite, or if lm-eval's numbers do not follow from the
+    rows."""
+    task.check(rows)
+    validation, is_by_loss = rows["validation"], task.headline is LOSS
+    scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
     if task.choices and not task.few_shot and model.dtype == torch.float32:
         # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. lm-eval
@@ -66,10 +70,15 @@ def evaluate(
         tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     else:
         losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
+    if is_by_loss:
+        scores = _described(task, rows, scoring.loss_metrics(losses, tokens))
+        scores |= {"examples": len(examples), "chance": None, "harness": None}
+    # The examples of a text are sequences of tokens.
+    sequences = {tuple(example.ids) for example in examples}
     return {
         "task": task.name,
         **scores,
-        "distinct_prompts": distinct_prompts(task, validation),
+        "distinct_prompts": len(sequences) if task.sequence_length else distinct_prompts(task, validation),
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
         "device": device_name(model.device),
@@ -86,41 +95,7 @@ def evaluate_probe(
 
     They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate` does."""
     task.check(rows)
-    if batch_size < 1:
-        raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    metrics, by_row = _score(lm, task, rows)
-    if not task.choices:
-        settings = model.generation_config.to_diff_dict()
-        ours = ("transformers_version", "_from_model_config")
-        by_row["generation_config"] = {key: value for key, value in settings.items() if key not in ours}
-    return {
-        **({"definition_sha256": task.definition_sha256} if task.definition else {}),
-        "metric": task.metric,
-        "value": metrics[task.headline.name],
-        "standard_error": metrics[task.headline.standard_error],
-        "examples": len(rows["validation"]),
-        "chance": scoring.chance_of(by_row.get("choice_lengths")),
-        "few_shot": task.few_shot,
-        "metrics": metrics,
-        "harness": f"lm-eval {version('lm-eval')}",
-        "prompt_sha256": scoring.prompt_digest(task, rows["validation"]),
-        **by_row,
-    }
-
-
-def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:
-    """Raise InputError if a value of lm-eval differs from the one that is recomputed from the rows."""
-    for name, value in harness_values.items():
-        if name not in recomputed or not np.allclose(value, recomputed[name], rtol=0, atol=1e-9):
-            raise InputError(
-                f"{task}: {name} by lm-eval {version('lm-eval')} does not follow from its rows",
-                "install the lm-eval that pyproject.toml names, and report this line",
-            )
-
-
-def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], dict[str, object]]:
-    """Return the task's metrics and standard errors by name, and the fields of evaluation.json that have a value per row."""
     metrics, samples = run_harness(lm, task, rows)
     labels, lengths = scoring.labels_of(rows["validation"], task)
     outcomes = [float(sample[outcome_key(task)]) for sample in samples]
@@ -134,24 +109,56 @@ def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[s
         )
         by_row |= {"choice_lengths": lengths, "log_likelihoods": logs}
     else:
+        settings = model.generation_config.to_diff_dict()
+        ours = ("transformers_version", "_from_model_config")
+        by_row["generation_config"] = {key: value for key, value in settings.items() if key not in ours}
         by_row["generations"] = [sample["resps"][0][0] for sample in samples]
     if is_scored_by_lm_eval(task):
         judged, recomputed = _judged_by_lm_eval(task, samples, outcomes)
         check_metrics(task.name, {name: metrics.get(name) for name in recomputed}, recomputed)
-        return metrics, by_row | judged
-    if task.choices:
-        judged = scoring.judge_choices(labels, logs, lengths, task.metric)
-        recomputed = scoring.choice_metrics(labels, logs, lengths, task.classes)
-        if F1.name in recomputed:
-            recomputed[F1.standard_error] = scoring.f1_standard_error(labels, logs)
     else:
-        judged = scoring.judge_texts(labels, by_row["generations"])
-        recomputed = scoring.generated_metrics(labels, by_row["generations"])
-    check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": judged["outcomes"]})
-    # The task also reports metrics that lm-eval does not have.
-    reported = {column for metric in task.metrics for column in metric.columns}
-    only_ours = {name: value for name, value in recomputed.items() if name in reported and name not in metrics}
-    return metrics | only_ours, by_row | judged
+        if task.choices:
+            judged = scoring.judge_choices(labels, logs, lengths, task.metric)
+            recomputed = scoring.choice_metrics(labels, logs, lengths, task.classes)
+            if F1.name in recomputed:
+                recomputed[F1.standard_error] = scoring.f1_standard_error(labels, logs)
+        else:
+            judged = scoring.judge_texts(labels, by_row["generations"])
+            recomputed = scoring.generated_metrics(labels, by_row["generations"])
+        check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": judged["outcomes"]})
+        # The task also reports metrics that lm-eval does not have.
+        reported = {column for metric in task.metrics for column in metric.columns}
+        metrics |= {name: value for name, value in recomputed.items() if name in reported and name not in metrics}
+    return _described(task, rows, metrics) | {
+        "examples": len(rows["validation"]),
+        "chance": scoring.chance_of(lengths),
+        "harness": f"lm-eval {version('lm-eval')}",
+        **by_row,
+        **judged,
+    }
+
+
+def _described(task: Task, rows: dict[str, list[Row]], metrics: dict[str, float | None]) -> dict:
+    """Return the fields that say what was evaluated, and the metrics."""
+    return {
+        **({"definition_sha256": task.definition_sha256} if task.definition else {}),
+        "metric": task.metric,
+        "value": metrics[task.metric],
+        "standard_error": metrics[task.headline.standard_error],
+        "few_shot": task.few_shot,
+        "metrics": metrics,
+        "prompt_sha256": scoring.prompt_digest(task, rows["validation"]),
+    }
+
+
+def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:
+    """Raise InputError if a value of lm-eval differs from the one that is recomputed from the rows."""
+    for name, value in harness_values.items():
+        if name not in recomputed or not np.allclose(value, recomputed[name], rtol=0, atol=1e-9):
+            raise InputError(
+                f"{task}: {name} by lm-eval {version('lm-eval')} does not follow from its rows",
+                "install the lm-eval that pyproject.toml names, and report this line",
+            )
 
 
 def _judged_by_lm_eval(

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
+from itertools import chain
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and lm-eval's
 # bootstrap, which takes a second, starts no copies of this process.
@@ -162,9 +163,17 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of the task over `rows` (docs/task_guide.md in lm-eval's repository)."""
     if task.definition:
         return harness_definition(task, rows)
+    # A label may be a text in one row and a number in another, and a column of a table has one type. Other fields than the
+    # required ones may fit into no table.
+    fields = {
+        split: [{name: row[name] for name in task.fields} for row in examples] for split, examples in rows.items()
+    }
+    for row in chain(*fields.values()):
+        if "label" in row:
+            row["label"] = int(row["label"])
     definition = {
         "task": task.name,
-        "custom_dataset": lambda **_: {split: _dataset(task, examples) for split, examples in rows.items()},
+        "custom_dataset": lambda **_: {split: Dataset.from_list(examples) for split, examples in fields.items()},
         "training_split": "train",
         "validation_split": "validation",
         "fewshot_split": "train",
@@ -172,29 +181,22 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
         "doc_to_text": task.prompt,
         "target_delimiter": " ",
     }
-    return definition | (_choice_definition(task, rows["validation"]) if task.choices else _generation_definition(task))
-
-
-def _choice_definition(task: Task, rows: list[Row]) -> dict:
-    """Return the part of the definition of a task with choices."""
-    metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
-    # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
-    if F1 in metrics and not any(task.label(row) for row in rows):
-        metrics.remove(F1)
-    return {
-        "output_type": "multiple_choice",
-        "doc_to_choice": task.choices,
-        "doc_to_target": task.label,
-        "metric_list": [
-            {"metric": metric.name, "aggregation": _AGGREGATIONS[metric], "higher_is_better": True}
-            for metric in metrics
-        ],
-    }
-
-
-def _generation_definition(task: Task) -> dict:
-    """Return the part of the definition of a task with generated answers, as in lm-eval's gsm8k.yaml."""
-    return {
+    if task.choices:
+        metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
+        # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
+        if F1 in metrics and not any(map(task.label, rows["validation"])):
+            metrics.remove(F1)
+        return definition | {
+            "output_type": "multiple_choice",
+            "doc_to_choice": task.choices,
+            "doc_to_target": task.label,
+            "metric_list": [
+                {"metric": metric.name, "aggregation": _AGGREGATIONS[metric], "higher_is_better": True}
+                for metric in metrics
+            ],
+        }
+    # As in lm-eval's gsm8k.yaml.
+    return definition | {
         "output_type": "generate_until",
         "doc_to_target": task.answer,
         "generation_kwargs": {
@@ -207,11 +209,3 @@ def _generation_definition(task: Task) -> dict:
             {"name": name, "filter": [regex, {"function": "take_first"}]} for name, regex in _FILTERS.items()
         ],
     }
-
-
-def _dataset(task: Task, rows: list[Row]) -> Dataset:
-    """Return the required fields of rows as a table, whose columns have one type each.
-
-    A label may be a text in one row and a number in another, so all become numbers. Other fields may fit into no table."""
-    fields = [{name: row[name] for name in task.fields} for row in rows]
-    return Dataset.from_list([row | {"label": int(row["label"])} if "label" in row else row for row in fields])

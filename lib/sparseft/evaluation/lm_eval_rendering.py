@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib.metadata import version
-from itertools import chain
 
 import lm_eval.utils
 from datasets import Dataset
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_definitions import config_of
-from sparseft.language_model.templates import check_length, limited
+from sparseft.language_model.templates import limited
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
@@ -30,13 +28,12 @@ def sandboxed(name: str) -> Iterator[None]:
     """Let lm-eval render the templates of the task `name` in Jinja's sandbox within a `with` block.
 
     So no template reaches Python's internals or changes a row. A field without a value would become the word None in a prompt,
-    so it is an error. Nothing random is there, because an evaluation must give the texts that training read."""
+    so it is an error."""
     environment = lm_eval.utils.env
     sandbox = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none
     )
     sandbox.filters.update(environment.filters)
-    del sandbox.filters["random"], sandbox.globals["lipsum"]
     # lm-eval compiles a template once per row.
     sandbox.from_string = cache(sandbox.from_string)
     lm_eval.utils.env = sandbox
@@ -124,7 +121,6 @@ def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -
                 raise ValueError(f"doc_to_target gives {text!r}, which is one choice and the index of another")
     if problem := problem_of(row, task):
         raise InputError(f"{task.name}, {place}: {problem}", "correct the row, or leave it out")
-    check_length(f"{task.name}, {place}", row["prompt"], row["answer"], *chain.from_iterable(row.get("requests", [])))
     return row
 
 
@@ -153,21 +149,15 @@ def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:
     context = lm_task.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
     if lm_task.OUTPUT_TYPE == MULTIPLE_CHOICE:
         return {"doc": doc, **_choice_texts(lm_task, doc, context)}
-    question, whole = (
-        "".join(message.to_text() for message in _turn(lm_task, doc, prefix, text))
+    delimiter = lm_task.config.target_delimiter
+    turns = (
+        lm_task.build_qa_turn(q=lm_task.doc_to_text(doc), a=text, gen_prefix=prefix, tgt_delim=delimiter, few_delim="")
         for text in (None, _target(lm_task, doc, answer))
     )
+    question, whole = ("".join(message.to_text() for message in turn) for turn in turns)
     if not (context.endswith(question) and whole.startswith(question)):
         raise ValueError("the prompt is not the beginning of the whole text")
     return {"doc": doc, "prompt": context, "answer": whole.removeprefix(question)}
-
-
-def _turn(lm_task: ConfigurableTask, doc: dict, prefix: str | None, answer: str | None) -> list[Message]:
-    """Return a question as lm-eval's messages, with its answer unless that is None."""
-    delimiter = lm_task.config.target_delimiter
-    return lm_task.build_qa_turn(
-        q=lm_task.doc_to_text(doc), a=answer, gen_prefix=prefix, tgt_delim=delimiter, few_delim=""
-    )
 
 
 def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]) -> dict:

@@ -2,18 +2,28 @@
 
 lm-eval's own code renders every text (lm_eval_rendering.py). Only the source of the rows changes. In the definition that the
 manifest keeps, the splits are called `train` and `validation`, and process_docs has already run.
+
+A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices, such as the one
+among trainings (tasks/selection_rows.py). It is not taken if the worked examples come from it, because a question could then
+stand before itself.
 """
 
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
+from pathlib import Path
 
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
-from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows
-from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
+from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows, reported
+from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from sparseft.tasks.data_source import Examples, choose_rows
+from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file, local_source
 from sparseft.tasks.from_lm_eval import (
     BY_LM_EVAL,
     BY_LOG_LIKELIHOODS,
@@ -23,7 +33,17 @@ from sparseft.tasks.from_lm_eval import (
     task_of,
 )
 from sparseft.tasks.metrics import F1
-from sparseft.tasks.task import SPLITS
+from sparseft.tasks.rows import read_rows
+from sparseft.tasks.selection_rows import SELECTION, Candidates, shuffled, unused_rows
+from sparseft.tasks.task import SPLITS, Row, RowFormat, Task
+
+# Keys of a definition that say where rows come from.
+_DATA_KEYS = (
+    *("dataset_path", "dataset_name", "dataset_kwargs", "process_docs"),
+    *("training_split", "validation_split", "test_split", "fewshot_split"),
+)
+# Candidates that are rendered at once. Most are never needed, and rendering takes about a millisecond each.
+_AT_ONCE = 100
 
 
 def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
@@ -32,7 +52,7 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
     disable_progress_bars()
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
-    _check_supported(config, name)
+    _check_supported(name, config, data)
     splits = Splits(name, config, bool(data.local))
     origin = splits.origin
     datasets, source = load_datasets(name, config, data)
@@ -50,30 +70,216 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     return Examples(task, rows, source)
 
 
-def _check_supported(config: dict, name: str) -> None:
+def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list[Row]]) -> Candidates:
+    """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
+
+    Raises InputError if they cannot be loaded, or if the training takes all rows."""
+    disable_progress_bars()
+    config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval")[0]
+    datasets, source = load_datasets(task.name, config, data)
+    splits = Splits(task.name, config, bool(data.local))
+    training_split = splits.origin["train"]
+    own_file = local_file(Path(data.local), SELECTION, is_text=False) if data.local else None
+    split = splits.for_choices(datasets)
+    if own_file:
+        split, datasets, source = SELECTION, {SELECTION: rows_table(task.name, own_file)}, {"local": sha256(own_file)}
+    docs = list(enumerate(processed_rows(task.name, config, datasets, split or training_split), start=1))
+    if split is None:
+        docs = unused_rows(docs, task.name, data)
+    first_rows = prepared["train"][: max(1, task.few_shot)]
+    worked_examples = [(number, row["doc"]) for number, row in enumerate(first_rows, start=1)]
+
+    def rendered(docs: list[tuple[int, dict]]) -> Iterator[Row]:
+        for start in range(0, len(docs), _AT_ONCE):
+            # They stand in the place of the validation rows.
+            chosen = {"train": worked_examples, "validation": docs[start : start + _AT_ONCE]}
+            yield from rendered_rows(task, chosen)["validation"]
+
+    return Candidates(rendered(shuffled(docs, task.name, data.seed)), source, split or "train")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Say which splits of a data set a study takes, and change lm-eval's definition `config` for them.
+
+    The training rows are those of training_split. The validation rows are those that lm-eval evaluates: of test_split, or
+    else of validation_split. A folder of the user's (`is_local`) has one file for each."""
+
+    name: str
+    config: dict
+    is_local: bool
+
+    @property
+    def is_trainable(self) -> bool:
+        """Return whether there are training rows."""
+        return self.is_local or bool(self.config.get("training_split"))
+
+    @property
+    def few_shot(self) -> str | None:
+        """Return the split that the definition names for worked examples."""
+        return (self.config.get("fewshot_config") or {}).get("split", self.config.get("fewshot_split"))
+
+    @property
+    def evaluated(self) -> str | None:
+        """Return the split that lm-eval evaluates."""
+        return self.config.get("test_split") or self.config.get("validation_split")
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Return the name in the data set of the splits `train` and `validation`.
+
+        Without training rows, `train` is the split of the worked examples, or else the evaluated one. Raises InputError if
+        no split is evaluated."""
+        if self.is_local:
+            return {split: split for split in SPLITS}
+        if not self.evaluated:
+            raise InputError(
+                f"tasks.{self.name}: the task has neither test_split nor validation_split", "set one of them"
+            )
+        train = self.config.get("training_split") or self.few_shot or self.evaluated
+        return {"train": train, "validation": self.evaluated}
+
+    def for_choices(self, datasets: dict[str, Dataset]) -> str | None:
+        """Return the split of the data sets that is for choices; None if there is none."""
+        split, test_split = self.config.get("validation_split"), self.config.get("test_split")
+        is_free = split in datasets and split not in (test_split, self.origin["train"], self.few_shot)
+        return split if is_free and test_split and not self.is_local else None
+
+    def changes(self, rows_of: Callable[[str], list[dict]]) -> dict:
+        """Return the keys that make the definition one over the splits `train` and `validation`; None drops a key.
+
+        `rows_of` returns the rows of a split of the data set, for worked examples that are no training rows. Raises InputError
+        if a question would stand with its answer before itself."""
+        # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these keys name.
+        leaves_out = self.few_shot == self.config.get("test_split")
+        split = samples = None
+        if self.config.get("num_fewshot") and self.few_shot is not None:
+            if self.few_shot == self.evaluated and leaves_out:
+                split = "validation"
+            elif self.few_shot == self.evaluated and not self.is_trainable:
+                raise InputError(
+                    f"tasks.{self.name}: worked examples come from the evaluated split {self.evaluated}, so that a question"
+                    " may stand before itself",
+                    "set fewshot_split to another split",
+                )
+            elif (
+                self.is_local
+                or not self.is_trainable
+                or self.few_shot in (self.config.get("training_split"), self.evaluated)
+            ):
+                split = "train"
+            else:
+                samples = rows_of(self.few_shot)
+        return {
+            **dict.fromkeys(_DATA_KEYS),
+            # lm-eval compares fewshot_split with test_split, so the key decides whether it leaves out the row again.
+            "validation_split" if leaves_out == (split is None) else "test_split": "validation",
+            "training_split": "train" if self.is_trainable else None,
+            "fewshot_split": split,
+            "fewshot_config": {"split": None} | ({} if samples is None else {"samples": samples}),
+        }
+
+
+def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Dataset], dict]:
+    """Return the rows of a task by split, and their source for manifest.json.
+
+    They come from the user's folder, or from the hub. A hub's revision that is not fixed gets a warning that says how to fix
+    it. Raises InputError if they cannot be loaded."""
+    if data.local:
+        folder = Path(data.local)
+        return {split: rows_table(name, folder / f"{split}.jsonl") for split in SPLITS}, local_source(folder)
+    place = data.hub or _place_of(name, config)
+    datasets = hub_dataset(place, f"tasks.{name}.local")
+    source = hub_source(place, datasets)
+    if not re.fullmatch(COMMIT, place.partition("@")[2]):
+        print(
+            f"warning: tasks.{name}: the newest revision of {source['hub']} was loaded; to keep it, set tasks.{name}.hub to"
+            f" {source['hub']}@{source['revision'] or 'COMMIT'}",
+            file=sys.stderr,
+        )
+    return datasets, source
+
+
+def rows_table(name: str, file: Path) -> Dataset:
+    """Return the rows of a file as a table. Raises InputError if they do not all have the same fields, with one type each."""
+    rows = read_rows(file, RowFormat(name=name, fields={}))
+    for number, row in enumerate(rows, start=1):
+        if differing := row.keys() ^ rows[0].keys():
+            raise InputError(
+                f"{file}: rows 1 and {number} differ in having the field {min(differing)!r}",
+                "write the same fields in every row, null where there is no value",
+            )
+    with reported(name, f"the rows of {file}"):
+        return Dataset.from_list(rows)
+
+
+def _place_of(name: str, config: dict) -> str:
+    """Return the place on the hub that a definition names. Raises InputError if it names none, or needs more than a name."""
+    path = str(config.get("dataset_path") or "")
+    kwargs = config.get("dataset_kwargs") or {}
+    # The newest data sets have no code, so that lm-eval itself drops trust_remote_code.
+    needed = kwargs.keys() - {"trust_remote_code", "revision"}
+    if needed or path.count("/") != 1 or path.startswith((".", "/")):
+        what = f"dataset_kwargs.{min(needed)} is not supported" if needed else f"dataset_path {path!r} is not ORG/NAME"
+        raise InputError(
+            f"tasks.{name}: {what}",
+            f"set tasks.{name}.local to a folder with train.jsonl and validation.jsonl, or tasks.{name}.hub to ORG/NAME",
+        )
+    place = "/".join(filter(None, (path, config.get("dataset_name"))))
+    return f"{place}@{kwargs['revision']}" if kwargs.get("revision") else place
+
+
+def processed_rows(name: str, config: dict, datasets: dict[str, Dataset], split: str) -> list[dict]:
+    """Return the rows of a split after the task's process_docs."""
+    if split not in datasets:
+        raise InputError(f"tasks.{name}: the data set has no split {split}, only {', '.join(datasets)}", "correct hub")
+    if not config.get("process_docs"):
+        return list(datasets[split])
+    with reported(name, f"the rows of {split}"):
+        return list(config["process_docs"](datasets[split]))
+
+
+def _check_supported(name: str, config: dict, data: TaskData) -> None:
     """Raise InputError if a task needs more than a prompt and choices, or a prompt and one generated answer."""
     output_type = config.get("output_type", GENERATE_UNTIL)
-    if output_type not in (MULTIPLE_CHOICE, GENERATE_UNTIL):
-        raise InputError(
-            f"tasks.{name}: output_type {output_type} is not supported",
-            f"name a task of {MULTIPLE_CHOICE} or {GENERATE_UNTIL}",
-        )
-    if config.get("repeats", 1) != 1:
-        raise InputError(f"tasks.{name}: repeats {config['repeats']} is not supported", "set it to 1")
-    if output_type == MULTIPLE_CHOICE and config.get("filter_list"):
-        raise InputError(f"tasks.{name}: choices have no filters", "leave out filter_list")
+    has_choices = output_type == MULTIPLE_CHOICE
+    faults = {
+        (f": output_type {output_type} is not supported", f"name a task of {MULTIPLE_CHOICE} or {GENERATE_UNTIL}"): (
+            output_type not in (MULTIPLE_CHOICE, GENERATE_UNTIL)
+        ),
+        (f": repeats {config.get('repeats')} is not supported", "set it to 1"): config.get("repeats", 1) != 1,
+        (": choices have no filters", "leave out filter_list"): has_choices and config.get("filter_list"),
+        (".answer: training learns the right choice", "leave answer out"): has_choices and data.answer,
+        (": the answers are drawn at random", "set generation_kwargs.do_sample to false"): (
+            not has_choices and _generation(config)["do_sample"]
+        ),
+    }
+    for (what, remedy), is_true in faults.items():
+        if is_true:
+            raise InputError(f"tasks.{name}{what}", remedy)
+
+
+def _generation(config: dict) -> dict:
+    """Return the settings with which a definition generates answers, with lm-eval's defaults."""
+    # The import takes seconds.
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return normalize_gen_kwargs(config.get("generation_kwargs") or {})
 
 
 def _manifest_definition(name: str, definition: dict, data: TaskData, splits: Splits) -> dict:
     """Return what manifest.json keeps of a task, from the part that says how lm-eval evaluates it."""
     config = config_of(definition)
     output_type = config.get("output_type", GENERATE_UNTIL)
-    if data.answer and output_type == MULTIPLE_CHOICE:
-        raise InputError(f"tasks.{name}.answer: training learns the right choice", "leave answer out")
     filters = [entry["name"] for entry in config.get("filter_list") or []] or [NO_FILTER]
     names = [entry["metric"] for entry in reported_metrics(config)]
     names = [metric if isinstance(metric, str) else metric.__name__ for metric in names]
-    metrics = [_named(metric, filter_name, filters) for metric in names for filter_name in filters]
+    metrics = []
+    for metric, filter_name in product(names, filters):
+        # The names of the first filter have no suffix.
+        suffix = "" if filter_name == filters[0] else f"_{filter_name}"
+        named = {"name": f"{metric}{suffix}", "standard_error": f"{metric}_stderr{suffix}"}
+        metrics.append({**named, "metric": metric, "filter": filter_name})
     if len({entry["name"] for entry in metrics}) < len(metrics):
         raise InputError(f"tasks.{name}: a metric or a filter occurs twice", "give each one another name")
     is_by_log_likelihoods = output_type == MULTIPLE_CHOICE and not config.get("process_results")
@@ -90,18 +296,7 @@ def _manifest_definition(name: str, definition: dict, data: TaskData, splits: Sp
         "scored_by": BY_LOG_LIKELIHOODS if is_by_log_likelihoods else BY_LM_EVAL,
         "classes": config["doc_to_choice"] if has_f1 else [],
         "num_fewshot": config.get("num_fewshot") or 0,
-        "max_new_tokens": _max_new_tokens(name, config) if output_type == GENERATE_UNTIL else 0,
-    }
-
-
-def _named(metric: str, filter_name: str, filters: list[str]) -> dict:
-    """Return the names of a metric and of its standard error. Those of the first filter have no suffix."""
-    suffix = "" if filter_name == filters[0] else f"_{filter_name}"
-    return {
-        "name": f"{metric}{suffix}",
-        "standard_error": f"{metric}_stderr{suffix}",
-        "metric": metric,
-        "filter": filter_name,
+        "max_new_tokens": _generation(config)["max_gen_toks"] if output_type == GENERATE_UNTIL else 0,
     }
 
 
@@ -118,14 +313,3 @@ def _headline(name: str, metrics: list[str], wanted: str | None, has_f1: bool) -
             f"tasks.{name}.metric {wanted!r} is not one of the task's", f"choose one of {', '.join(possible)}"
         )
     return wanted or possible[0]
-
-
-def _max_new_tokens(name: str, config: dict) -> int:
-    """Return the largest number of tokens of a generated answer. Raises InputError if it would be drawn at random."""
-    # The import takes seconds.
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    settings = normalize_gen_kwargs(config.get("generation_kwargs") or {})
-    if settings["do_sample"]:
-        raise InputError(f"tasks.{name}: the answers are drawn at random", "set generation_kwargs.do_sample to false")
-    return settings["max_gen_toks"]

@@ -8,6 +8,7 @@ import logging
 import sys
 from contextlib import redirect_stdout
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
@@ -37,7 +38,7 @@ class RecordedAnswers(LM):
         self.answers = answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Return the log-likelihood of each choice. No metric here needs the second value (see `_without_greedy`)."""
+        """Return the log-likelihood of each choice. No metric here needs the second value."""
         return [(self.answers[each.task_name].log_likelihoods[each.doc_id][each.idx], False) for each in requests]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -63,10 +64,25 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
             RecordedAnswers(answers), tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP
         )
     samples = results.pop("samples")
+    # No record says whether a choice is the model's greedy one.
+    for sample in chain(*samples.values()):
+        if isinstance(sample["filtered_resps"][0], tuple):
+            sample["filtered_resps"] = [(log, None) for log, _ in sample["filtered_resps"]]
+            sample["resps"] = [[pair] for pair in sample["filtered_resps"]]
     # What lm-eval says of this process is not true of the evaluation.
-    results["config"] |= {"model": "hf", "device": record.device, "model_dtype": record.dtype}
+    model = {"model": "hf", "model_args": {"pretrained": run_id}}
+    results["config"] |= model | {"device": record.device, "model_dtype": record.dtype}
     results |= {"date": None, "lm_eval_version": record.harness.removeprefix("lm-eval ")}
-    _save(results, {name: _without_greedy(rows) for name, rows in samples.items()}, record.seconds, run_id, folder)
+    tracker = EvaluationTracker(output_path=str(folder / "results.json"))
+    tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": run_id}, None, None, False)
+    tracker.general_config_tracker.start_time = perf_counter() - record.seconds
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name, rows in samples.items():
+        tracker.save_results_samples(task_name=name, samples=rows)
+        written = folder / f"samples_{name}_{tracker.date_id}.jsonl"
+        # lm-eval only logs a warning if it cannot write.
+        if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
+            raise InputError(f"{written}: lm-eval could not write it", "check the free space")
 
 
 @cache
@@ -86,26 +102,3 @@ def _lm_task(folder: Path, name: str, data_sha256: str, train_sha256: str) -> Co
         )
     with redirect_stdout(sys.stderr), sandboxed(name):
         return _manager().load(task_definition(task, rows))["tasks"][name]
-
-
-def _without_greedy(samples: list[dict]) -> list[dict]:
-    """Return samples that do not say whether a choice is the model's greedy one, because no record has that."""
-    for sample in samples:
-        if isinstance(sample["filtered_resps"][0], tuple):
-            sample["filtered_resps"] = [(log, None) for log, _ in sample["filtered_resps"]]
-            sample["resps"] = [[pair] for pair in sample["filtered_resps"]]
-    return samples
-
-
-def _save(results: dict, samples: dict[str, list[dict]], seconds: float, run_id: str, folder: Path) -> None:
-    """Write the files with lm-eval's own writer. Raises InputError if one is incomplete, because lm-eval only logs a warning."""
-    tracker = EvaluationTracker(output_path=str(folder / "results.json"))
-    tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": run_id}, None, None, False)
-    tracker.general_config_tracker.start_time = perf_counter() - seconds
-    results["config"]["model_args"] = {"pretrained": run_id}
-    tracker.save_results_aggregated(results=results, samples=samples)
-    for name, rows in samples.items():
-        tracker.save_results_samples(task_name=name, samples=rows)
-        written = folder / f"samples_{name}_{tracker.date_id}.jsonl"
-        if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
-            raise InputError(f"{written}: lm-eval could not write it", "check the free space")

@@ -26,8 +26,6 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 SECONDS = 10
 # Bytes of further memory that they may need.
 _BYTES = 1 << 30
-# Characters of a text that a template gives. A model reads far fewer.
-_LONGEST = 10**6
 
 
 def written_by_template(
@@ -124,12 +122,3 @@ def limited(what: str) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
         signal.signal(signal.SIGVTALRM, handler)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def check_length(what: str, *texts: str) -> None:
-    """Raise InputError if one of the texts that `what` gives is too long."""
-    longest = max(map(len, texts))
-    if longest > _LONGEST:
-        raise InputError(
-            f"{what} gives a text of {longest} characters, and at most {_LONGEST} are taken", "write a shorter one"
-        )
