@@ -167,4 +167,4 @@ def test_a_record_of_another_version_is_said_to_be_one(study):
         key: value for key, value in json.loads(path.read_text()).items() if key not in ("losses", "record_sha256")
     }
     sign(path, content)
-    assert "lacks losses" in faults(study)[RUN][0][1]
+    assert "losses: Field required" in faults(study)[RUN][0][1]

@@ -3,15 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sparseft.errors import InputError
 from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
 from sparseft.storage.record import remake_advice, unaltered, write_record
-from sparseft.study.section import Section
+from sparseft.study.section import Section, first_fault
 
 # Relative difference of two sums of the same numbers in another order.
 ROUNDING = 1e-9
@@ -62,22 +62,7 @@ class RecordPart(BaseModel):
         return {column: getattr(self, name) for name, column in columns.items() if column}
 
 
-class CheckedPart(RecordPart):
-    """Check also that the numbers of an object do not contradict each other."""
-
-    def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the numbers taken together, and whether it is. Any of it makes the file unusable."""
-        return {}
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        """Refuse the object if its numbers contradict each other."""
-        if faults := that_hold(self.contradictions()):
-            raise ValueError(", ".join(faults))
-        return self
-
-
-class RecordFile(CheckedPart):
+class RecordFile(RecordPart):
     """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own digest."""
 
     file_name: ClassVar[str]
@@ -90,11 +75,6 @@ class RunRecord(RecordFile):
     """Check a file of a run."""
 
     run_id: str | None = provenance("The run. Null if you ran the script by hand without --run_id.", default=None)
-
-
-def that_hold(faults: dict[str, object]) -> list[str]:
-    """Return the sentences that are true, given each with whether it is."""
-    return [sentence for sentence, is_true in faults.items() if is_true]
 
 
 R = TypeVar("R", bound=RecordPart)
@@ -121,14 +101,14 @@ def write(path: Path | str, record: RecordPart) -> None:
 
 
 def read_record_file(path: Path, schema: type[R]) -> R:
-    """Return a record. Raises InputError, with the first three faults, if the file is missing, unsound or altered."""
+    """Return a record. Raises InputError, with the first fault, if the file is missing, unsound or altered."""
     try:
         content = path.read_bytes()
         record = schema.model_validate_json(content)
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None
     except ValidationError as error:
-        raise InputError(f"{path.name}: {_faults_of(error)}", remake_advice(path)) from None
+        raise InputError(f"{path.name}: {first_fault(error)}", remake_advice(path)) from None
     if issubclass(schema, RecordFile) and not unaltered(content):
         raise InputError(f"{path.name}: altered since it was written", remake_advice(path))
     return record
@@ -142,13 +122,3 @@ def files_digest(files: dict[str, str]) -> str | None:
         return next(iter(files.values()), None)
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _faults_of(error: ValidationError) -> str:
-    """Return the first three faults of a file in words. If fields are missing, the file may be from another version."""
-    faults = {" ".join(map(str, fault["loc"])): fault for fault in error.errors()}
-    missing = [place.replace(" ", ".") for place, fault in faults.items() if fault["type"] == "missing"]
-    messages = {place: fault["msg"].lower().removeprefix("value error, ") for place, fault in faults.items()}
-    words = missing or [f"{place} {message}".strip() for place, message in messages.items()]
-    listed = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
-    return f"it lacks {listed}, as if another version of SparseFT had written it" if missing else listed

@@ -6,21 +6,19 @@ limit: a batch size that does not fit there is not compiled, and no file is writ
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from sparseft.errors import InputError
 from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
-from sparseft.records.record_file import CheckedPart, RecordFile, RecordPart, kind, read_record_file, section_fields
+from sparseft.records.record_file import RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
 from sparseft.study.schedule import Throughput, Training
-
-# What may become of the batch sizes of a cell, from the smallest to the largest.
-ORDER = (MEASURED, OUT_OF_MEMORY, SKIPPED)
+from sparseft.study.section import refuse
 
 
-class RepeatRecord(CheckedPart):
+class RepeatRecord(RecordPart):
     """Hold one measurement of a batch size."""
 
     seconds: Positive = measurement("The time of the timed steps.", "s")
@@ -33,16 +31,14 @@ class RepeatRecord(CheckedPart):
     micro_batch_size: PositiveCount | Literal["auto"] | None = provenance("Set on Cerebras' backends.", default=None)
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
 
-    def contradictions(self) -> dict[str, object]:
-        """Return that padding takes tokens away."""
-        return {f"{self.tokens} tokens, {self.padded_tokens} with padding": self.tokens > self.padded_tokens}
-
 
 class BatchRecord(RecordPart):
     """Hold a batch size of a measurement. If it does not fit, it has no repeats."""
 
     batch_size: PositiveCount = measurement("Examples per step.")
-    status: Literal[ORDER] = measurement("Whether it was measured, or did not fit into memory, or was not tried.")
+    status: Literal[MEASURED, OUT_OF_MEMORY, SKIPPED] = measurement(
+        "Whether it was measured, or did not fit into memory, or was not tried."
+    )
     reason: str | None = measurement("What the system reported if it did not fit.")
     repeats: list[RepeatRecord] = measurement("The measurements.")
 
@@ -95,33 +91,16 @@ class ThroughputRecord(ConditionsRecord):
     batch_sizes: list[PositiveCount] = measurement("The batch sizes that were asked for.")
     batches: list[BatchRecord] = measurement("The result of each batch size.", min_length=1)
 
-    def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the batch sizes, the memory limit and the repeats."""
+    @model_validator(mode="after")
+    def _has_all_repeats(self) -> Self:
+        """Refuse other batch sizes than were asked for, and a wrong number of repeats of one of them."""
         sizes = [batch.batch_size for batch in self.batches]
-        statuses = [batch.status for batch in self.batches]
-        memory_ended = statuses[-1] != MEASURED
-        has_order = statuses == sorted(statuses, key=ORDER.index) and statuses.count(OUT_OF_MEMORY) == memory_ended
-        limit, of_kind = self.memory_limit_bytes, self.memory_limit_kind
-        wrong = {
-            f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes)),
-            "a memory limit without its kind, or a kind without its bytes": (limit is None) != (of_kind is None),
-            "memory ends once, and no larger batch is measured": not has_order,
-            "memory ended without a limit": memory_ended and limit is None,
-            "repeats in several dtypes": len({repeat.dtype for batch in self.batches for repeat in batch.repeats}) > 1,
-        }
+        refuse({f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes))})
         for batch in self.batches:
-            wrong |= self._batch_contradictions(batch)
-        return wrong
-
-    def _batch_contradictions(self, batch: BatchRecord) -> dict[str, object]:
-        """Return a wrong number of repeats of a batch size, and of samples in one of them."""
-        place = f"batch size {batch.batch_size}"
-        expected = self.repeats if batch.status == MEASURED else 0
-        samples = {repeat.samples for repeat in batch.repeats} - {batch.batch_size * self.steps}
-        return {
-            f"{place}: {batch.status}, with {len(batch.repeats)} repeats": len(batch.repeats) != expected,
-            f"{place}: a repeat of other than {self.steps} steps": samples,
-        }
+            expected = self.repeats if batch.status == MEASURED else 0
+            what = f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats"
+            refuse({what: len(batch.repeats) != expected})
+        return self
 
 
 def read_measurements(paths: Iterable[Path]) -> list[ThroughputRecord]:

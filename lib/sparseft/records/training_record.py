@@ -7,13 +7,14 @@ the losses of the steps are shares of the error before it.
 import math
 import statistics
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
 from sparseft.study.schedule import Training
+from sparseft.study.section import refuse
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
 # A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
@@ -139,25 +140,14 @@ class TrainingRecord(Scheduled):
         """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
         return None if self.reconstruction else self.final_loss
 
-    def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the counts, the losses, and the time that the steps took."""
-        done = self.steps_done
-        losses = [step.loss for step in self.loss_curve]
-        is_complete = len(losses) == done
+    @model_validator(mode="after")
+    def _has_the_loss_of_its_steps(self) -> Self:
+        """Refuse another number of losses than of steps, and a final loss that is not theirs."""
+        losses, done = [step.loss for step in self.loss_curve], self.steps_done
+        refuse({f"{len(losses)} losses of {done} steps": len(losses) != done})
         is_mean = math.isclose(self.final_loss, final_loss(losses), rel_tol=ROUNDING)
-        return {
-            f"ended early at step {done} of {self.steps}": self.ended_early and done >= self.steps,
-            f"{len(losses)} losses of {done} steps": not is_complete,
-            f"final_loss {self.final_loss:g} is not that of loss_curve": is_complete and not is_mean,
-            f"{self.updates} updates in {done} steps": self.updates > done,
-            **self._wrong_rate(self.batch_size * done, "samples", self.samples_per_second_overall),
-            **self._wrong_rate(self.tokens, "tokens", self.tokens_per_second_overall),
-        }
-
-    def _wrong_rate(self, count: int, name: str, rate: float) -> dict[str, object]:
-        """Return that a rate is not a count per time of the training."""
-        is_right = math.isclose(rate * self.train_seconds, count, rel_tol=ROUNDING)
-        return {f"{count} {name} in {self.train_seconds:g} s are not {rate:g} per second": not is_right}
+        refuse({f"final_loss {self.final_loss:g} is not that of loss_curve": not is_mean})
+        return self
 
 
 def final_loss(losses: Sequence[float]) -> float:

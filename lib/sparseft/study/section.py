@@ -77,7 +77,7 @@ def first_fault(error: ValidationError) -> str:
     """Return the first fault of a section: its place, what is wrong, and the value."""
     fault = error.errors()[0]
     message = "unknown key" if fault["type"] == "extra_forbidden" else re.sub(r"^Value error, ", "", fault["msg"])
-    if isinstance(fault["input"], str | int | float | None) and fault["type"] != "value_error":
+    if isinstance(fault["input"], str | int | float | None) and fault["type"] not in ("value_error", "json_invalid"):
         message += f", not {fault['input']!r:.200}"
     place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     return f"{place}: {message}" if place else message
