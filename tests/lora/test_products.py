@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from sparseft.lora import products
-from sparseft.lora.products import Way, processor, way_of
+from sparseft.language_model import hardware
+from sparseft.lora.products import Way, way_of, ways
 
 EPSILON = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 ONEDNN, COPY = Way(onednn=True), Way(copy=True)
@@ -26,11 +26,17 @@ INTEL = (
 def test_vendor_and_features_of_the_first_core_decide_the_way(tmp_path, monkeypatch, cpuinfo, fp32, bf16):
     if cpuinfo:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
-    processor.cache_clear()
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    forget()
     assert [way_of(torch.ones(1, dtype=dtype)) for dtype in EPSILON] == [fp32, bf16, Way()]
     assert way_of(torch.ones(1, device="meta")) == Way()
-    processor.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """Let the next call read the processor's description again."""
+    hardware.cpu_fields.cache_clear()
+    ways.cache_clear()
 
 
 @pytest.mark.parametrize(("dtype", "way"), WAYS)

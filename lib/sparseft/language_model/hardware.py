@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,19 +16,17 @@ import torch
 
 import sparseft
 
+CPUINFO = Path("/proc/cpuinfo")
 # Options of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def start(threads: int) -> torch.device:
-    """Set up this process to train or evaluate a model, and return its device.
-
-    It limits the threads, makes the kernels repeatable, and keeps freed memory."""
+def start(threads: int) -> None:
+    """Set up this process to train or evaluate a model: limit its threads, make its kernels repeatable, and keep freed memory."""
     limit_threads(threads)
     use_repeatable_kernels()
     keep_freed_memory()
-    return choose_device()
 
 
 def choose_device() -> torch.device:
@@ -38,15 +37,10 @@ def choose_device() -> torch.device:
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
 
-    Every program that multiplies matrices calls this. So it also calls `use_exact_products`."""
+    Every program that multiplies matrices calls this. So it also lets float32 matrices be multiplied in float32: never in TF32 on
+    a GPU, and never in bfloat16 on a CPU. The environment can ask for these too. sparseft/__init__.py removes what does, before
+    torch is loaded."""
     torch.set_num_threads(threads)
-    use_exact_products()
-
-
-def use_exact_products() -> None:
-    """Multiply float32 matrices in float32: never in TF32 on a GPU, and never in bfloat16 on a CPU.
-
-    The environment can ask for these too. sparseft/__init__.py removes what does, before torch is loaded."""
     with warnings.catch_warnings():
         # torch 2.9 warns that this switch has a successor. Older releases do not have the successor.
         warnings.simplefilter("ignore")
@@ -113,7 +107,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"GPU: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    return f"CPU: {_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    processor = cpu_fields().get("model name") or platform.processor() or platform.machine()
+    return f"CPU: {processor}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@cache
+def cpu_fields() -> dict[str, str]:
+    """Return what Linux says of the first core of this machine, such as its "model name"; empty on other systems."""
+    first_core = CPUINFO.read_text().partition("\n\n")[0] if CPUINFO.exists() else ""
+    pairs = (line.partition(":") for line in first_core.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def peak_memory(device: torch.device) -> int:
@@ -150,13 +153,3 @@ def _status_bytes(key: str) -> int | None:
         return None
     kilobytes = status.read_text().split(f"{key}:")[1].split()[0]
     return 1024 * int(kilobytes)
-
-
-def _processor() -> str:
-    """Return the name of the CPU, or its architecture if the system does not say."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

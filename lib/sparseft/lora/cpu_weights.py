@@ -214,7 +214,9 @@ def _sums_over_ranks(builder, A, A_step, B, rank):
     totals = []
     for row, total in zip(B, sums, strict=True):
         factor = builder.load(_pointer(builder, builder.add(row, builder.shl(k, _WORD(2))), _FLOAT), align=4)
-        totals.append(builder.call(multiply_add, [_everywhere(builder, factor), lanes, total]))
+        first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), factor, _LANE(0))
+        factors = builder.shuffle_vector(first, first, _all(ir.VectorType(_LANE, LANES), 0))
+        totals.append(builder.call(multiply_add, [factors, lanes, total]))
     following = builder.add(k, _WORD(1))
     k.add_incoming(_WORD(0), before)
     k.add_incoming(following, loop)
@@ -253,12 +255,6 @@ def _round(builder, floats, stored):
     # The addition would turn a NaN whose bits are all set into -0.0.
     is_number = builder.fcmp_ordered("ord", floats, floats)
     return builder.trunc(builder.select(is_number, rounded, _all(wide, 0x7FC0)), stored)
-
-
-def _everywhere(builder, number):
-    """Build a vector whose lanes are all `number`."""
-    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, _LANE(0))
-    return builder.shuffle_vector(first, first, _all(ir.VectorType(_LANE, LANES), 0))
 
 
 def _all(vector, number):

@@ -14,13 +14,12 @@ The forward pass is always F.linear. The merged model computes it so, and both m
 """
 
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-CPUINFO = Path("/proc/cpuinfo")
+from sparseft.language_model.hardware import cpu_fields
 
 
 class Way(NamedTuple):
@@ -45,32 +44,20 @@ class Way(NamedTuple):
 
 def way_of(matrix: Tensor) -> Way:
     """Return how matrices of this dtype are multiplied on this matrix's device."""
-    ways = _ways_of(*processor()) if matrix.device.type == "cpu" and torch.backends.mkldnn.is_available() else {}
-    return ways.get(matrix.dtype, Way())
+    is_on_cpu = matrix.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return ways().get(matrix.dtype, Way()) if is_on_cpu else Way()
 
 
 @cache
-def _ways_of(vendor: str, features: frozenset[str]) -> dict[torch.dtype, Way]:
-    """Return the ways of a processor that are faster than plain torch.mm, by dtype."""
+def ways() -> dict[torch.dtype, Way]:
+    """Return the ways that are faster than plain torch.mm on this machine's processor, by dtype."""
+    vendor = cpu_fields().get("vendor_id")
     # Measured on two AMD EPYCs (Zen 4, AVX-512), and assumed for all of AMD's: in fp32 oneDNN takes half of MKL's time on one,
     # and 0.95 of it on the other.
     if vendor == "AuthenticAMD":
         return {torch.float32: Way(onednn=True)}
     # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
     # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
-    if vendor == "GenuineIntel" and "amx_tile" in features:
+    if vendor == "GenuineIntel" and "amx_tile" in cpu_fields().get("flags", "").split():
         return {torch.bfloat16: Way(copy=True)}
     return {}
-
-
-@cache
-def processor() -> tuple[str, frozenset[str]]:
-    """Return the vendor and the features of this machine's processor, as /proc/cpuinfo names them.
-
-    Both are empty on other systems than Linux."""
-    if not CPUINFO.exists():
-        return "", frozenset()
-    first_core = CPUINFO.read_text().partition("\n\n")[0]
-    pairs = (line.partition(":") for line in first_core.splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in pairs}
-    return fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split())

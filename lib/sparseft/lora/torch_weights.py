@@ -31,7 +31,12 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     W and out (rows, cols) are in any float dtype. A (r, cols) and B (rows, r), which holds s B, are fp32, or fp64 with an
     fp64 W."""
     for rows in row_blocks(W):
-        total = _sum_over_ranks(A, B[rows]) + W[rows].to(A.dtype)
+        total = torch.zeros_like(W[rows], dtype=A.dtype)
+        for k in range(A.shape[0]):
+            b = B[rows, k : k + 1]
+            # torch has no dtype wider than fp64, in which its product would be exact. Only tests compute in fp64.
+            total = total + b * A[k] if A.dtype == torch.float64 else fused_multiply_add(b, A[k], total)
+        total = total + W[rows].to(A.dtype)
         mask_(total, W[rows])
         out[rows] = total
 
@@ -58,15 +63,3 @@ def fused_multiply_add(x: Tensor, y: Tensor, addend: Tensor) -> Tensor:
     is_rounded = (error != 0) & error.isfinite()
     towards_error = torch.nextafter(total, torch.copysign(torch.full_like(total, torch.inf), error))
     return torch.where(is_even & is_rounded, towards_error, total).float()
-
-
-def _sum_over_ranks(A: Tensor, B: Tensor) -> Tensor:
-    """Return B A (rows, cols), summed in the order of the ranks. A (r, cols) and B (rows, r) are fp32 or fp64."""
-    sums = torch.zeros(B.shape[0], A.shape[1], dtype=A.dtype, device=A.device)
-    for k in range(A.shape[0]):
-        if A.dtype == torch.float64:
-            # torch has no wider dtype, in which the product would be exact. Only tests compute in fp64.
-            sums += B[:, k : k + 1] * A[k]
-        else:
-            sums = fused_multiply_add(B[:, k : k + 1], A[k], sums)
-    return sums

@@ -9,6 +9,7 @@ import random
 import statistics
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,28 +110,19 @@ def write_state(path: Path, identity: str, content: dict) -> None:
 def read_state(path: Path, identity: str) -> dict | None:
     """Return the saved state, on the CPU. Return None if there is none that this training can continue.
 
-    A state that is damaged or of another training is reported on stderr. Raises OSError or InputError if the file cannot
-    be read."""
+    A state that is damaged or of another training is reported on stderr. Raises OSError if the file cannot be read."""
     if not path.exists():
         return None
-    state = _parse(path.read_bytes())
-    if state is not None and state["identity"] == identity:
-        return state
-    reason = "damaged" if state is None else "of other code, inputs or settings"
+    file = io.BytesIO(path.read_bytes())
+    reason = "damaged"
+    # A parser may raise anything for bytes that are no state.
+    with suppress(Exception):
+        # torch checks no checksums, and would take a flipped bit for a weight.
+        if zipfile.ZipFile(file).testzip() is None:
+            file.seek(0)
+            state = torch.load(file, weights_only=True, map_location="cpu")
+            if state["identity"] == identity:
+                return state
+            reason = "of other code, inputs or settings"
     print(f"{path} is {reason}: the training starts from its beginning", file=sys.stderr)
     return None
-
-
-def _parse(content: bytes) -> dict | None:
-    """Return the state in a file's content, or None if it is damaged."""
-    file = io.BytesIO(content)
-    # A parser may raise anything for bytes that are no state.
-    try:
-        # torch checks no checksums, and would take a flipped bit for a weight.
-        if zipfile.ZipFile(file).testzip() is not None:
-            return None
-        file.seek(0)
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        return state if "identity" in state else None
-    except Exception:
-        return None

@@ -19,7 +19,7 @@ decays linearly. Here the schedule is that of `training:`.
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,17 +35,6 @@ from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
 from sparseft.training.progress import Progress, read_state, write_state
 from sparseft.training.steps import Steps
-
-
-@dataclass(frozen=True)
-class ReconstructedLayer:
-    """Hold what the reconstruction of one decoder layer measured."""
-
-    # The errors over all examples.
-    error_before: float
-    error_after: float
-    # The losses and the speed of its steps.
-    progress: Progress
 
 
 @dataclass
@@ -64,9 +53,11 @@ class LayerReconstruction:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # The results: the LoRA layers by name, and the measurements of each decoder layer that is reconstructed.
+    # The results: the LoRA layers by name, and for each decoder layer that is reconstructed the errors over all examples before
+    # and after, and the losses and the speed of its steps.
     layers: dict[str, LoRALinear] = field(default_factory=dict)
-    measured: list[ReconstructedLayer] = field(default_factory=list)
+    errors: list[tuple[float, float]] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
     # The numbers of the decoder layers after which a killed reconstruction was resumed.
     resumed_after: list[int] = field(default_factory=list)
     # The peak memory of the earlier processes of this training, in bytes.
@@ -83,24 +74,24 @@ class LayerReconstruction:
             targets = self._targets(stream, number)
             adapted = self.adapt(number)
             self.layers |= adapted
-            if number < len(self.measured):
+            if number < len(self.errors):
                 load_factors(adapted, saved)
                 self._error(stream, number, targets, advance=True)
                 continue
-            self.measured.append(self._reconstruct(stream, number, targets, adapted))
-            layer = self.measured[-1]
-            print(
-                f"decoder layer {number + 1} of {number_of_layers}: error {layer.error_before:.4g} before, and"
-                f" {layer.error_after:.4g} after",
-                file=sys.stderr,
-            )
+            before = self._error(stream, number, targets)
+            # The error is 0 if the mask prunes nothing.
+            self.progress.append(self._train(stream, number, targets, adapted, before or 1.0))
+            after = self._error(stream, number, targets, advance=True)
+            self.errors.append((before, after))
+            what = f"decoder layer {number + 1} of {number_of_layers}"
+            print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
             self._save()
 
     def record(self) -> dict:
         """Return the measured part of train.json.
 
         A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their sum."""
-        layers = [layer.progress for layer in self.measured]
+        layers = self.progress
         progress = Progress(tokens=layers[0].tokens)
         progress.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
         for points in zip(*(layer.curve for layer in layers), strict=True):
@@ -115,26 +106,23 @@ class LayerReconstruction:
                 "resumed_after_layers": self.resumed_after,
                 "layers": [
                     {
-                        "error_before": layer.error_before,
-                        "error_after": layer.error_after,
-                        "losses": [point["loss"] for point in layer.progress.curve],
-                        "seconds": sum(layer.progress.seconds),
+                        "error_before": before,
+                        "error_after": after,
+                        "losses": [point["loss"] for point in layer.curve],
+                        "seconds": sum(layer.seconds),
                     }
-                    for layer in self.measured
+                    for (before, after), layer in zip(self.errors, layers, strict=True)
                 ],
             },
         }
 
-    def _reconstruct(
-        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]
-    ) -> ReconstructedLayer:
-        """Train the adapters of one decoder layer, and let its new outputs enter the next one."""
-        error_before = self._error(stream, number, targets)
+    def _train(
+        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], unit: float
+    ) -> Progress:
+        """Train the adapters of one decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress()
-        # The error is 0 if the mask prunes nothing.
-        unit = error_before or 1.0
         numbers = {id(example): number for number, example in enumerate(self.examples)}
         # The batches are the same for every decoder layer.
         batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
@@ -142,7 +130,7 @@ class LayerReconstruction:
             batch = [numbers[id(example)] for example in examples]
             tokens = sum(len(example.ids) for example in examples)
             steps.take(step, partial(self._gradients, stream, number, batch, targets, unit), tokens, progress)
-        return ReconstructedLayer(error_before, self._error(stream, number, targets, advance=True), progress)
+        return progress
 
     def _gradients(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor], unit: float) -> float:
         """Compute the gradients of a decoder layer's error on some examples, and return the error. Both are divided by `unit`."""
@@ -182,11 +170,10 @@ class LayerReconstruction:
         state = read_state(self.state, self.identity) if self.state else None
         if state is None:
             return {}
-        for layer in state["measured"]:
-            progress = Progress(**layer["progress"])
-            self.measured.append(ReconstructedLayer(layer["error_before"], layer["error_after"], progress))
+        self.errors = state["errors"]
+        self.progress = [Progress(**layer) for layer in state["progress"]]
         self.peak_memory = state["peak_memory"]
-        self.resumed_after = [*state["resumed_after"], len(self.measured)]
+        self.resumed_after = [*state["resumed_after"], len(self.errors)]
         return state["factors"]
 
     def _save(self) -> None:
@@ -195,7 +182,8 @@ class LayerReconstruction:
             return
         content = {
             "factors": {name: [layer.lora_A.detach(), layer.lora_B.detach()] for name, layer in self.layers.items()},
-            "measured": [asdict(layer) for layer in self.measured],
+            "errors": self.errors,
+            "progress": [vars(layer) for layer in self.progress],
             "peak_memory": max(self.peak_memory, peak_memory(self.device)),
             "resumed_after": self.resumed_after,
         }
