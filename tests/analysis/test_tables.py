@@ -1,10 +1,8 @@
 """The tables are tidy: one name and unit for a thing, the same keys in all, and types that pandas reads back."""
 
-import numpy as np
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.cells import KEYS
 from sparseft.analysis.results import FILES, compute, write_tables
 from sparseft.analysis.study import read_study
 from sparseft.study.config import Analysis
@@ -56,35 +54,12 @@ def test_summary_has_the_columns_that_matter(written):
     assert not [name for name in table if name.endswith("_stderr")]
 
 
-def test_tables_join_on_the_keys_of_a_cell(written):
-    cells = written["grouped_summary.csv"].set_index(KEYS)
-    assert cells.index.is_unique
-    for file in ("summary.csv", "sparsity_vs_performance.csv", "comparisons.csv"):
-        table = written[file]
-        table = table[~table["metric"].str.startswith("probe_")]
-        joined = table.join(cells[["value"]], on=KEYS, rsuffix="_cell", validate="m:1")
-        assert joined["value_cell"].notna().all(), file
-        np.testing.assert_allclose(joined["value"], joined["value_cell"])
-
-
 def test_types_are_read_back(written):
     table = written["grouped_summary.csv"]
     for name in ("sparsity", "seeds", "examples"):
         assert table[name].dtype == "int64"
     for name in ("chosen", "pareto"):
         assert table[name].dtype == "bool"
-
-
-def test_settings_have_a_row_per_run_with_settings_hashes_and_versions(written):
-    table = written["settings.csv"].set_index("run_id")
-    assert list(table.index) == list(written["summary.csv"]["run_id"])
-    row = table.loc["m-t-unstructured_wanda-sparsity50-sparse_to_dense-low-seed1"]
-    assert (row["training.low.lora_r"], row["masks.unstructured_wanda.scope"], row["version.torch"]) == (
-        8,
-        "layer",
-        "2.13.0",
-    )
-    assert len(row["sha256.adapter"]) == 64
 
 
 def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):

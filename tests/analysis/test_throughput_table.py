@@ -67,12 +67,6 @@ def test_a_row_has_the_mean_with_student_s_interval_over_the_repeats(tmp_path):
     assert (row["repeats"], row["peak_memory_bytes"], row["cpu_share"]) == (3, 1_200_000_000, 0.5)
 
 
-def test_one_repeat_has_no_interval(tmp_path):
-    row = table(write_cell(tmp_path, SPARSE, repeats=1)).iloc[0]
-    assert row["samples_per_second"] == 4
-    assert row[["samples_per_second_low", "samples_per_second_high"]].isna().all()
-
-
 def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
     rows = table(*(write_cell(tmp_path, name) for name in (SPARSE, DENSE)))
     assert list(rows) == COLUMNS

@@ -5,18 +5,11 @@ import json
 import pytest
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME, TASKS
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.prepared import find_task, read_prepared
 from sparseft.tasks.rows import read_rows, write_rows
 
 BOOLQ = {"passage": "one\u2028two\x85three \U0001f600", "question": "q", "answer": True}
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS if task.generate], ids=lambda task: task.name)
-def test_generated_rows_survive_a_round_trip(task, tmp_path):
-    rows = task.generate("validation", 20, 1)
-    write_rows(tmp_path / "rows.jsonl", rows)
-    assert read_rows(tmp_path / "rows.jsonl", task) == rows
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):

@@ -7,7 +7,6 @@ Run the same command again to bring an export up to date.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -130,15 +129,6 @@ def write_lm_eval(exported: ExportedRun, folder: Path, data: Path) -> None:
     write_lm_eval_files(exported.evaluation, exported.run.id, data, folder)
 
 
-def export(exported: ExportedRun, place: Path, kind: str, writer: Callable[[ExportedRun, Path], None]) -> None:
-    """Write the folder of a run, or replace it."""
-    with atomic_folder(place, kind) as folder:
-        writer(exported, folder)
-        # New files have other names, with the time in them. Beside older ones, every value would be there twice.
-        for older in (*place.glob("events.out.tfevents.*"), *place.glob("*_*.json*")):
-            older.unlink()
-
-
 def main(
     *,
     results_dir: Path,
@@ -167,20 +157,24 @@ def main(
         "wandb": partial(write_wandb, project=project),
         "lm-eval": partial(write_lm_eval, data=data_dir),
     }[format]
-    exported, damaged = 0, 0
+    written, damaged = 0, 0
     for folder in tqdm(folders, desc="export", disable=None):
         try:
-            run_records = read_run(folder)
+            exported = read_run(folder)
         except InputError as error:
             damaged += 1
             print(f"not exported: {folder.name}: {error}", file=sys.stderr)
             continue
         # lm-eval did not evaluate a task whose metric is the loss.
-        evaluation = run_records.evaluation
-        if evaluation.harness if evaluation and format == "lm-eval" else evaluation or run_records.training:
-            export(run_records, output_dir / folder.name, f"{format} export", writer)
-            exported += 1
-    print(f"{output_dir}: {exported} of {len(folders)} runs")
+        evaluation, place = exported.evaluation, output_dir / folder.name
+        if evaluation.harness if evaluation and format == "lm-eval" else evaluation or exported.training:
+            with atomic_folder(place, f"{format} export") as temporary:
+                writer(exported, temporary)
+                # New files have other names, with the time in them. Beside older ones, every value would be there twice.
+                for older in (*place.glob("events.out.tfevents.*"), *place.glob("*_*.json*")):
+                    older.unlink()
+            written += 1
+    print(f"{output_dir}: {written} of {len(folders)} runs")
     return 1 if damaged else 0
 
 

@@ -50,7 +50,6 @@ class Figure:
     """Describe a figure that was written: the name of its files without the ending, where it belongs, and its words."""
 
     name: str
-    kind: str
     task: str
     metric: str
     setting: str
@@ -113,7 +112,7 @@ def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
             name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind.replace('value', metric)}")
             methods = ", ".join(known["method"].unique())
             alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
-            figure = Figure(name, chart.kind, task, metric, setting, alt, chart.caption)
+            figure = Figure(name, task, metric, setting, alt, chart.caption)
             yield figure, partial(drawing, known, chart, title, looks)
 
 
