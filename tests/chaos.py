@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
-from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.record import adapter_digest
 from sparseft.study import grid
 from tiny_models import save_tiny
 

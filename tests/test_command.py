@@ -171,7 +171,7 @@ import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from concurrent.futures import ProcessPoolExecutor
 from sparseft.command import run
-from sparseft.storage.processes import end_with_parent
+from sparseft.storage.locks import end_with_parent
 
 def main():
     with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:

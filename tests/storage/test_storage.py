@@ -12,10 +12,16 @@ import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.storage import atomic
-from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.ownership import MARKER, check_apart, check_ours, check_replaceable, mark
-from sparseft.storage.record import check_adapter, check_model, check_record, read_record, write_record
+from sparseft.storage.record import (
+    adapter_digest,
+    check_adapter,
+    check_model,
+    check_record,
+    read_record,
+    write_record,
+)
 
 DEAD = 2**22 + 1
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}

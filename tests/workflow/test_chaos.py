@@ -7,7 +7,7 @@ import psutil
 import pytest
 from chaos import configure, end_all, running, scripts, start
 from project import Study
-from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.record import adapter_digest
 from sparseft.study import grid
 from sparseft.study.grid import Run
 from tiny_models import save_tiny

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from killed import is_killed_after, products
 from project import TINY_STUDY, Study, call_script, tiny_grid
-from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
+from sparseft.storage.record import adapter_digest
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"

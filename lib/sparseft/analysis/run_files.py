@@ -14,8 +14,8 @@ from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
-from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
 from sparseft.storage.hashes import sha256
+from sparseft.storage.record import ADAPTER_FILES, adapter_digest
 from sparseft.study.grid import DATA, DENSE, NO_FINETUNE, Run, fill, mask_path
 from sparseft.tasks.prepared import find_task
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.storage.atomic import atomic_file
-from sparseft.storage.processes import end_with_parent
+from sparseft.storage.locks import end_with_parent
 
 # It stands in the metadata of every figure, in the first bytes of the file, so that no other program's file is removed.
 MARK = "SparseFT analysis"

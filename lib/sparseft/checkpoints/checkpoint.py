@@ -25,9 +25,9 @@ from safetensors import SafetensorError, safe_open
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
-from sparseft.storage.adapter_files import ADAPTER_CONFIG
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
+from sparseft.storage.record import ADAPTER_CONFIG
 
 # safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}

@@ -37,7 +37,7 @@ from sparseft.language_model.hardware import (
 )
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.masks.mask_file import read_mask
-from sparseft.storage.processes import end_with_parent
+from sparseft.storage.locks import end_with_parent
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.prepared import find_task

@@ -1,6 +1,10 @@
-"""Read and write adapters as PEFT does. storage/adapter_files.py has the names of the files and tensors.
+"""Read and write adapters as PEFT does.
 
     y = x W^T + s (x A^T) B^T      A (r, in), B (out, r), fp32; s = lora_alpha / r
+
+    adapter/adapter_model.safetensors   base_model.model.{layer}.lora_A.weight  (r, in)
+                                        base_model.model.{layer}.lora_B.weight  (out, r)
+    adapter/adapter_config.json         r, alpha, and which layers have matrices
 
 The key `sparseft` of the configuration holds the mode and the sha256 of the mask. Stock PEFT ignores it: it would run and
 merge every adapter as if the mask were all ones.
@@ -19,15 +23,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.errors import InputError
-from sparseft.storage.adapter_files import ADAPTER_CONFIG, WEIGHTS, factor_names, joint_digest, layer_of
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
-from sparseft.storage.record import check_adapter
+from sparseft.storage.record import ADAPTER_CONFIG, WEIGHTS, check_adapter, joint_digest
 from sparseft.study.grid import PROJECTIONS, Run
 from sparseft.study.schedule import Training
 
 _ADVICE = "train the run again"
+_PREFIX = "base_model.model."
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = frozenset(
     (
@@ -36,6 +40,11 @@ _HARMLESS = frozenset(
         " target_modules task_type"
     ).split()
 )
+
+
+def factor_names(layer: str) -> tuple[str, str]:
+    """Return the names of a layer's two tensors, A (r, in) and B (out, r)."""
+    return f"{_PREFIX}{layer}.lora_A.weight", f"{_PREFIX}{layer}.lora_B.weight"
 
 
 def write_adapter(
@@ -99,7 +108,10 @@ def read_adapter(folder: Path) -> Adapter:
         tensors = load(weights)
     except SafetensorError as error:
         raise InputError(f"{path}: {error}", _ADVICE) from None
-    names = {layer: factor_names(layer) for layer in sorted({layer_of(name) for name in tensors})}
+    names = {
+        layer: factor_names(layer)
+        for layer in sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
+    }
     if not tensors or tensors.keys() != {name for pair in names.values() for name in pair}:
         raise InputError(f"{path}: holds something else than pairs of lora_A and lora_B", _ADVICE)
     pairs = {layer: (tensors[name_A].float(), tensors[name_B].float()) for layer, (name_A, name_B) in names.items()}

@@ -51,6 +51,7 @@ def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
     write, or files of another kind."""
     path = Path(path).resolve()
     temporary = _temporary(path)
+    older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
         check_replaceable(path, kind)
@@ -59,9 +60,20 @@ def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             _sync(file)
         check_replaceable(path, kind)
-        _check_nothing_lost(path, temporary)
-        _replace_folder(temporary, path)
+        # A user may have put a file into the older folder.
+        lost = {file.name for file in path.glob("[!.]*")} - {file.name for file in temporary.iterdir()}
+        if lost:
+            what = f"{path}: {min(lost)} is in it, and would be lost"
+            raise InputError(what, "name a new folder, or move the file away")
+        # The older folder is moved aside first, so that `path` never holds files of both.
+        if path.exists():
+            os.replace(path, older)
+        os.replace(temporary, path)
+        _sync(path.parent)
     finally:
+        if older.exists() and not path.exists():
+            os.replace(older, path)
+        shutil.rmtree(older, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -80,53 +92,24 @@ def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
         # It is written first, so that nothing is written any more when the block has ended.
         mark(temporary, kind)
         yield temporary
-        _move_files(temporary, folder, kind)
+        files = [file for file in temporary.rglob("*") if file.is_file()]
+        # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
+        files.sort(key=lambda file: file.name != MARKER)
+        places = [folder / file.relative_to(temporary) for file in files]
+        check_ours(folder, kind, *places)
+        for file, place in zip(files, places, strict=True):
+            _sync(file)
+            place.parent.mkdir(parents=True, exist_ok=True)
+        for file, place in zip(files, places, strict=True):
+            os.replace(file, place)
+        for parent in {place.parent for place in places}:
+            _sync(parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             # If the block failed, the new folder is empty and is removed. Otherwise it is not empty, and rmdir fails.
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _move_files(temporary: Path, folder: Path, kind: str) -> None:
-    """Move all files below `temporary` to the same places below `folder`."""
-    files = [file for file in temporary.rglob("*") if file.is_file()]
-    # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
-    files.sort(key=lambda file: file.name != MARKER)
-    places = [folder / file.relative_to(temporary) for file in files]
-    check_ours(folder, kind, *places)
-    for file, place in zip(files, places, strict=True):
-        _sync(file)
-        place.parent.mkdir(parents=True, exist_ok=True)
-    for file, place in zip(files, places, strict=True):
-        os.replace(file, place)
-    for parent in {place.parent for place in places}:
-        _sync(parent)
-
-
-def _check_nothing_lost(path: Path, temporary: Path) -> None:
-    """Raise InputError if `path` holds a file that the new folder does not have. A user may have put it there."""
-    names = {file.name for file in path.glob("[!.]*")} - {file.name for file in temporary.iterdir()}
-    if names:
-        raise InputError(
-            f"{path}: {min(names)} is in it, and would be lost", "name a new folder, or move the file away"
-        )
-
-
-def _replace_folder(temporary: Path, path: Path) -> None:
-    """Rename a folder to `path`. An older folder is moved aside first, so that `path` never holds files of both."""
-    older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
-    if path.exists():
-        os.replace(path, older)
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        if older.exists():
-            os.replace(older, path)
-        raise
-    _sync(path.parent)
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Let only one process write an output.
+"""Let only one process write an output, and let no child process survive its parent.
 
 Killing Snakemake leaves its jobs alive. Without a lock, the next command would write an output beside such an orphan.
 The lock is the file `.NAME.lock` beside the output NAME. The system frees it, however its process ends.
@@ -6,9 +6,12 @@ The lock is the file `.NAME.lock` beside the output NAME. The system frees it, h
 
 import atexit
 import fcntl
+import multiprocessing
 import os
+import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -56,3 +59,16 @@ def _remove(lock: Path, owner: int) -> None:
     """Remove the lock file at the end of its owner. A forked child inherits this exit handler, and must not."""
     if os.getpid() == owner:
         lock.unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """End this child of multiprocessing as soon as its parent has ended. Let Ctrl-C end it without a traceback.
+
+    A killed parent runs no exit handlers. The child would run or wait without end, and hold the parent's locks."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_wait_and_end, daemon=True).start()
+
+
+def _wait_and_end() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

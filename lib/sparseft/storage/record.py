@@ -14,13 +14,18 @@ import shutil
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.adapter_files import ADAPTER
 from sparseft.storage.atomic import atomic_file
+from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_file
 from sparseft.storage.reading import read_json
 
-# The merged model's folder in the folder of a run.
+# The folders of the adapter and of the merged model in the folder of a run.
+ADAPTER = "adapter"
 MODEL = "model_dir"
+# The files of an adapter.
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
 _END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
 # The length of what `_END` matches, in bytes.
 _END_LENGTH = 91
@@ -66,6 +71,16 @@ def read_record(path: Path) -> dict:
 def remake_advice(path: Path | str) -> str:
     """Return the advice for a damaged output of the workflow."""
     return f"make it again: rm -r {path} && snakemake"
+
+
+def adapter_digest(folder: Path) -> str:
+    """Return the digest of an adapter folder as it is now."""
+    return joint_digest(sha256(folder / WEIGHTS), sha256(folder / ADAPTER_CONFIG))
+
+
+def joint_digest(weights: str, configuration: str) -> str:
+    """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r and alpha."""
+    return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()
 
 
 def check_adapter(folder: Path, digest: str) -> None:

@@ -23,10 +23,9 @@ from sparseft.lora.adapter import Adapter, read_adapter
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingRecord
-from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_replaceable
-from sparseft.storage.record import check_record, write_record_of
+from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write_record_of
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.study.schedule import Training
