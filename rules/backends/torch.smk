@@ -93,7 +93,8 @@ rule reconstruct_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        text=lambda w, input: flags(text=input.text, **STUDY.reconstruction_examples()),
+        # A param that reads `input` would rerun nothing.
+        text=flags(text=targets.reconstruction_text(STUDY), **STUDY.reconstruction_examples()),
         settings=lambda w: training_flags(w.mode, w.task, w.training),
     message:
         "reconstruct {params.run_id}"
