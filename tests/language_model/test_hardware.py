@@ -9,7 +9,6 @@ import sys
 
 import pytest
 from project import ROOT
-from sparseft.language_model.hardware import instructions
 from sparseft.study.digests import imported_modules
 
 BLOCK = 300_000_000
@@ -96,11 +95,3 @@ def test_a_script_that_multiplies_sets_the_precision():
     assert [
         script.name for script in multiplying if not re.search(r"\b(limit_threads|start|begin)\(", script.read_text())
     ] == []
-
-
-@pytest.mark.parametrize("name", ["MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
-def test_a_limit_of_the_processor_s_instructions_is_part_of_what_decides_the_bits(name, monkeypatch):
-    monkeypatch.delenv(name, raising=False)
-    free = instructions()
-    monkeypatch.setenv(name, "AVX2")
-    assert instructions() != free
