@@ -6,23 +6,12 @@ import torch
 from sparseft.importances import IMPORTANCES, Importance
 from sparseft.importances.fisher import FISHER
 from sparseft.importances.ria import RIA
-from sparseft.importances.sparsegpt import HESSIAN
 from sparseft.importances.stade import STADE
-from sparseft.importances.wanda import WANDA
-from sparseft.study.mask_settings import Masks
 from torch import Tensor
 
 WEIGHTS = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
 INPUTS = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
 NORMS = np.random.default_rng(1).uniform(0.1, 3, size=32).astype(np.float32)
-
-
-def test_ria_by_hand():
-    weights = np.array([[3, -1], [1, 1]], np.float32)
-    norms = np.array([4, 9], np.float32)
-    column_sums = np.array([4, 2], np.float32)
-    expected = [[(3 / 4 + 3 / 4) * 2, (1 / 2 + 1 / 4) * 3], [(1 / 4 + 1 / 2) * 2, (1 / 2 + 1 / 2) * 3]]
-    np.testing.assert_allclose(RIA.score(weights, norms, column_sums), expected, rtol=1e-6)
 
 
 def test_ria_scores_as_the_published_code_does():
@@ -47,10 +36,6 @@ def test_a_row_or_column_of_zeros_scores_zero_in_ria():
     assert np.isfinite(scores).all()
 
 
-def test_wanda_is_the_product_of_magnitude_and_norm():
-    np.testing.assert_array_equal(WANDA.score(WEIGHTS, NORMS, None), np.abs(WEIGHTS) * NORMS)
-
-
 def evidence(importance: Importance, examples: list[Tensor]) -> np.ndarray | None:
     """Return what an importance looks at after some examples, which are gradients or inputs; None if it looks at none."""
     statistic = importance.statistic
@@ -65,14 +50,6 @@ def evidence(importance: Importance, examples: list[Tensor]) -> np.ndarray | Non
 
 
 SCORING = [importance for importance in IMPORTANCES if not importance.updates_weights]
-
-
-def test_only_an_importance_that_updates_weights_scores_nothing_by_itself():
-    updating = [importance for importance in IMPORTANCES if importance not in SCORING]
-    assert [importance.name for importance in updating] == ["sparsegpt"]
-    for importance in updating:
-        assert (importance.score, importance.statistic, importance.has_fixed_scope) == (None, HESSIAN, True)
-        assert importance.accumulated and set(importance.settings) <= Masks.model_fields.keys()
 
 
 @pytest.mark.parametrize("importance", SCORING, ids=lambda importance: importance.name)

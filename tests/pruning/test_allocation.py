@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
-from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
-from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
+from sparseft.pruning.calibration import calibrate, calibration_examples
 from sparseft.pruning.weight_updates import prune_weights
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
@@ -189,29 +188,6 @@ def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, trai
     assert 0.15 < few - many < 0.4  # 2 lambda is 0.3
 
 
-def test_a_layer_loses_its_lowest_scores_and_its_rows_almost_equally_many(uneven, train):
-    norms = compute_statistic(uneven, calibration_examples(uneven, TASK, ROWS, NUMBER, 0), INPUT_NORMS)
-    masks = computed(uneven, "unstructured_wanda_owl", train, [30, 70], sequential=False)
-    whole = computed(uneven, "unstructured_wanda_owl", train, [30, 70], sequential=False, scope="layer")
-    for percent, mask in masks.items():
-        counts = pruned_counts(mask)
-        assert counts == pruned_counts(whole[percent])
-        assert any(count % mask.shape[layer][0] for layer, count in counts.items())
-        for layer, count in counts.items():
-            scores = np.abs(uneven.read_float32(f"{layer}.weight")) * norms[layer]
-            by_row = [count // len(scores) + (row < count % len(scores)) for row in range(len(scores))]
-            expected = np.stack([lowest_pruned(row, number) for row, number in zip(scores, by_row, strict=True)])
-            np.testing.assert_array_equal(mask.kept(layer), expected)
-            np.testing.assert_array_equal(whole[percent].kept(layer), lowest_pruned(scores, count))
-
-
-def lowest_pruned(scores: np.ndarray, count: int) -> np.ndarray:
-    """The mask by numpy's stable sort, bool in the shape of `scores`."""
-    kept = np.ones(scores.size, bool)
-    kept[np.argsort(scores, axis=None, kind="stable")[:count]] = False
-    return kept.reshape(scores.shape)
-
-
 @pytest.mark.parametrize(("method", "group"), [("unstructured_wanda_owl", None), ("semistructured_wanda_owl", 20)])
 def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train, method, group):
     changes = {"nm_group": group} if group else {}
@@ -245,19 +221,3 @@ def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, m
     assert mask.meta["outliers"] == expected.meta["outliers"]
     assert (mask.meta["owl_lambda"], mask.meta["reached"]) == (0.15, 0.5)
     assert pruned_counts(mask) == pruned_counts(expected)
-
-
-@pytest.mark.parametrize("settings", [{"owl_lambda": 0.125, "nm_group": 4}, {"scope": "global", "sequential": False}])
-def test_settings_with_which_the_outliers_would_decide_nothing_are_refused(settings):
-    shape = {f"model.layers.{number}.mlp.up_proj": (8, 8) for number in range(4)}
-    method = "semistructured_owl" if "nm_group" in settings else "unstructured_owl"
-    with pytest.raises(
-        InputError, match="owl_lambda 0.125 is too small for N:4.* set it to 0.126 or|masks.scope global"
-    ):
-        Masks(**settings).scope_of(method, [50])
-    # With this lambda, N follows the order of the layers.
-    forward, backward = (
-        list(allocate(shares, shape, [50], 0.125, group=4).values())
-        for shares in ([1.0, 0.6, 0.5, 0.0], [0.0, 0.5, 0.6, 1.0])
-    )
-    assert forward != backward[::-1]

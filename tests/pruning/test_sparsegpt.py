@@ -95,18 +95,6 @@ def test_equal_scores_are_pruned_from_the_lowest_index():
     assert pruned.kept.tolist() == [[False, False, False, True], [True, True, True, True]]
 
 
-@pytest.mark.parametrize("percent", [30, 50, 70])
-def test_the_output_error_is_below_that_of_wanda(percent):
-    for seed in range(5):
-        weights, hessian = layer(seed)
-        count = round(percent * weights.numel() / 100)
-        pruned = prune_layer("layer", weights, hessian, count, block=8, damping=DAMPING)
-        scores = weights.abs() * hessian.diagonal().sqrt()
-        kept = torch.ones_like(pruned.kept)
-        kept.view(-1)[scores.flatten().argsort()[:count]] = False
-        assert output_error(weights, pruned.weights, hessian) < output_error(weights, weights * kept, hessian)
-
-
 def test_the_output_error_is_that_of_the_outputs():
     weights, _ = layer()
     inputs = torch.randn(TOKENS, COLS, dtype=torch.float64)

@@ -1,10 +1,9 @@
-"""The pass of an importance that updates weights: block after block, each from the outputs of the pruned blocks before it."""
+"""Compare pruned weights with their definition, decoder layer by decoder layer, and check the files that appear together."""
 
 import json
 from collections import defaultdict
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +15,14 @@ from sparseft.errors import InputError
 from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path, unfuse_experts
-from sparseft.masks.mask_file import read_mask
+from sparseft.masks.mask_file import check_mask, pack, read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.sparsegpt import output_error, prune_layer
-from sparseft.pruning.weight_updates import prune_weights
+from sparseft.pruning.weight_updates import prune_weights, pruned_writer
 from sparseft.study.mask_settings import Masks
+from sparseft.study.passes import PassFiles
 from tiny_models import TYPICAL, save_tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -126,23 +126,63 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     assert capsys.readouterr().err.count(f"{second}: its Hessian is not positive definite") == 2
 
 
-def test_two_passes_write_the_same_bits(tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    digests = []
-    for _ in range(2):
-        prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
-        digests.append((Checkpoint(places.base).digest, Path(places.masks[0]).read_bytes()))
-    assert digests[0] == digests[1]
+def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return a mask of each layer that keeps half of its weights, and the negative weights as bits."""
+    generator = np.random.default_rng(seed)
+    result = {}
+    for layer, (rows, cols) in prunable_shapes(checkpoint).items():
+        kept = generator.permuted(np.arange(rows * cols) % 2 == 0).reshape(rows, cols)
+        bits = checkpoint.read(f"{layer}.weight")
+        result[layer] = kept, bits ^ bits.dtype.type(1 << (8 * bits.itemsize - 1))
+    return result
 
 
-def test_inputs_that_are_not_finite_are_one_line(tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    file = checkpoint.folder / "model.safetensors"
-    tensor = checkpoint.tensors["model.layers.1.input_layernorm.weight"]
-    content = bytearray(file.read_bytes())
-    # The largest bfloat16, squared, is infinite in fp32.
-    content[tensor.start : tensor.start + tensor.nbytes] = np.full(tensor.nbytes // 2, 0x7F7F, np.uint16).tobytes()
-    file.write_bytes(content)
-    with pytest.raises(InputError, match="an input is not finite"):
-        prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
-    assert not places.base.exists() and not places.masks[0].exists()
+def prune(checkpoint: Checkpoint, places: PassFiles, changed: dict) -> None:
+    with pruned_writer(checkpoint, "unstructured", 50, Masks(), places, {"task": "boolq"}) as writer:
+        for layer, (kept, bits) in reversed(changed.items()):
+            writer.write(layer, kept, bits, damping=float(len(layer)))
+        writer.meta["natural_zeros"] = 7
+
+
+@pytest.mark.parametrize("name", TYPICAL)
+def test_the_pruned_base_has_the_new_weights_under_the_mask_and_every_other_byte(name, tmp_path, places):
+    original = Checkpoint(save_tiny(name, tmp_path / "model", max_shard_size="40KB"))
+    assert len(original.files) > 1
+    changed = halves(original)
+    prune(original, places, changed)
+    base, mask = Checkpoint(places.base), read_mask(places.masks[0])
+    assert base.prepared and base.digest != original.digest
+    assert [file.stat().st_size for file in base.files] == [file.stat().st_size for file in original.files]
+    for tensor in original.tensors.values():
+        expected = original.read(tensor.name)
+        if (layer := tensor.name.removesuffix(".weight")) in changed:
+            kept, bits = changed[layer]
+            expected = np.where(kept, bits, 0)
+            np.testing.assert_array_equal(mask.bits[layer], pack(kept))
+        np.testing.assert_array_equal(base.read(tensor.name), expected)
+    AutoModelForCausalLM.from_pretrained(places.base)
+    check_mask(mask, places.masks[0], prunable_shapes(base), base.digest)
+    with pytest.raises(InputError, match="computed from other weights"):
+        check_mask(mask, places.masks[0], prunable_shapes(original), original.digest)
+    assert validate(base, mask, base=base)["passed"]
+    assert (mask.meta["original"], mask.meta["natural_zeros"], mask.meta["task"]) == (original.digest, 7, "boolq")
+    manifest, report = (json.loads(file.read_text()) for file in (places.base / "manifest.json", places.report))
+    assert (manifest["original"], manifest["method"], manifest["sparsity"]) == (original.digest, "unstructured", 0.5)
+    assert report["natural_zeros"] == 7 and report["base"] == base.digest
+    assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [len(layer) for layer in changed]
+
+
+@pytest.mark.parametrize("fault", ["infinity", "interrupted", "one layer less"])
+def test_a_pruned_base_that_fails_leaves_nothing(fault, tmp_path, places):
+    original = Checkpoint(save_tiny("llama", tmp_path / "model"))
+    changed = halves(original)
+    layer, (kept, bits) = next(iter(changed.items()))
+    if fault == "infinity":
+        changed[layer] = np.ones_like(kept), np.full_like(bits, 0x7F80)
+    elif fault == "interrupted":
+        changed[layer] = kept[:, :1], bits[:, :1]
+    else:
+        del changed[layer]
+    with pytest.raises((InputError, ValueError)):
+        prune(original, places, changed)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "model" not in path.parts]

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.masks.mask_file import Mask, mask_writer, read_mask
 from sparseft.patterns import PATTERNS, Pattern
-from sparseft.patterns.unstructured import UNSTRUCTURED
 from sparseft.pruning.scores import magnitude_source
 from sparseft.pruning.selection import Ranking, Selection
 from sparseft.study.mask_settings import Masks
@@ -20,13 +18,13 @@ COLUMNS = Pattern(
 )
 
 
-def selected(checkpoint: Checkpoint, pattern: Pattern, folder: Path, scope: str = "layer") -> Mask:
+def selected(checkpoint: Checkpoint, pattern: Pattern, folder: Path) -> Mask:
     """Return the mask that a pattern selects by magnitude at 50 %."""
     shape = prunable_shapes(checkpoint)
     dtypes = {layer: checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
     with mask_writer([folder / "mask.pt"], [{"sparsity": 0.5, "pattern": "structured"}], shape) as writer:
         selection = Selection(magnitude_source(checkpoint), shape, dtypes, [50], writer.write)
-        scores = pattern.select(Ranking(selection, checkpoint, scope, Masks(), threads=1))
+        scores = pattern.select(Ranking(selection, checkpoint, "layer", Masks(), threads=1))
     assert scores.keys() == shape.keys()
     return read_mask(folder / "mask.pt")
 
@@ -52,8 +50,3 @@ def test_no_two_patterns_have_the_same_mask(tiny_llama, tmp_path):
         ["semistructured"],
         ["structured"],
     ]
-
-
-def test_a_scope_that_a_pattern_does_not_know_selects_nothing(tiny_llama, tmp_path):
-    with pytest.raises(KeyError, match="column"):
-        selected(tiny_llama, UNSTRUCTURED, tmp_path, scope="column")
