@@ -1,4 +1,4 @@
-"""The evaluation by loss equals stock transformers' losses, with the labels masked by hand."""
+"""The loss and the perplexity equal stock transformers' losses, with the labels masked by hand."""
 
 import json
 import math
@@ -13,7 +13,6 @@ from sparseft.language_model.model import load_model
 from sparseft.tasks import instruction, text
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
-CPU = torch.device("cpu")
 IGNORED = -100
 PAIRS = [{"prompt": f"Question {n}: what is {n} + 1?\n", "response": f"It is {n + 1}." * (n + 1)} for n in range(5)]
 CHATS = [
@@ -21,6 +20,8 @@ CHATS = [
     for row in PAIRS
 ]
 DOCUMENTS = [{"text": f"Document {n} says that {n} is less than {n + 1}. " * 4} for n in range(3)]
+# 414 tokens.
+TEXT = "The cat sat on the mat, and then it ran away. " * 9
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +29,22 @@ def loaded(tmp_path_factory):
     """Return a tiny model in float32 and its tokenizer, which has a chat template."""
     folder = save_tiny("llama", tmp_path_factory.mktemp("by_loss") / "m", torch.float32)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    return load_model(folder, CPU)
+    return load_model(folder, torch.device("cpu"))
 
 
-def stock_losses(model, texts: list[tuple[list[int], int]]) -> tuple[list[float], list[int]]:
+def evaluated(loaded, task, rows: list[dict], batch_size: int = 4) -> dict:
+    return evaluate(*loaded, task, {"train": rows, "validation": rows}, batch_size)
+
+
+@torch.no_grad()
+def stock_losses(model, texts: list[tuple[list[int], int]]) -> tuple[np.ndarray, list[int]]:
     """Return transformers' loss of each text (ids, length of the prompt), summed over its tokens, and their number."""
-    sums, counts = [], []
-    for ids, start in texts:
-        labels = torch.tensor([[IGNORED] * start + ids[start:]])
-        with torch.no_grad():
-            loss = model(torch.tensor([ids]), labels=labels).loss
-        sums.append(loss.item() * (len(ids) - start))
-        counts.append(len(ids) - start)
-    return sums, counts
+    counts = [len(ids) - start for ids, start in texts]
+    labels = [torch.tensor([[IGNORED] * start + ids[start:]]) for ids, start in texts]
+    losses = [
+        model(torch.tensor([ids]), labels=label).loss.item() for (ids, _), label in zip(texts, labels, strict=True)
+    ]
+    return np.array(losses) * counts, counts
 
 
 def check(record: dict, model, texts: list[tuple[list[int], int]]) -> None:
@@ -52,15 +56,13 @@ def check(record: dict, model, texts: list[tuple[list[int], int]]) -> None:
     assert record["value"] == record["eval_loss"] == record["metrics"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert record["metrics"]["token_perplexity"] == math.exp(record["value"])
     # Cochran's linearised error of a ratio of means.
-    ratio, tokens = np.array(sums) - loss * np.array(counts), np.array(counts)
-    error = math.sqrt(ratio.var(ddof=1) / len(sums)) / tokens.mean()
+    error = math.sqrt((sums - loss * np.array(counts)).var(ddof=1) / len(sums)) / np.mean(counts)
     assert record["standard_error"] == record["metrics"]["loss_stderr"] == pytest.approx(error, rel=1e-4)
 
 
 def test_only_the_tokens_of_the_response_and_the_last_one_count(loaded):
     model, tokenizer = loaded
-    task = instruction.task_of("mine", {"kind": "instruction", "format": "response"})
-    record = evaluate(model, tokenizer, task, {"train": PAIRS[:1], "validation": PAIRS}, 2)
+    record = evaluated(loaded, instruction.task_of("mine", {"kind": "instruction", "format": "response"}), PAIRS, 2)
     whole = [tokenizer.encode(row["prompt"] + row["response"]) for row in PAIRS]
     starts = [len(tokenizer.encode(row["prompt"])) for row in PAIRS]
     check(record, model, [([*ids, tokenizer.eos_token_id], start) for ids, start in zip(whole, starts, strict=True)])
@@ -70,20 +72,21 @@ def test_only_the_tokens_of_the_response_and_the_last_one_count(loaded):
 def test_of_a_conversation_only_the_last_message_counts(loaded):
     model, tokenizer = loaded
     task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
-    record = evaluate(model, tokenizer, task, {"train": CHATS[:1], "validation": CHATS}, 3)
+    record = evaluated(loaded, task, CHATS, 3)
     texts = []
     for row in CHATS:
         options = {"tokenize": True, "return_dict": False}
         prompt = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, **options)
         texts.append((tokenizer.apply_chat_template(row["messages"], **options), len(prompt)))
     check(record, model, texts)
+    assert evaluated(loaded, task, CHATS[::-1])["prompt_sha256"] != record["prompt_sha256"]
 
 
 @pytest.mark.parametrize("length", [32, 100])
 def test_of_a_text_every_token_but_the_first_of_a_sequence_counts_and_it_is_its_perplexity(loaded, length):
     model, tokenizer = loaded
     task = text.task_of("wiki", {"kind": "text", "length": length})
-    record = evaluate(model, tokenizer, task, {"train": DOCUMENTS[:2], "validation": DOCUMENTS}, 4)
+    record = evaluated(loaded, task, DOCUMENTS)
     joined = "\n\n".join(row["text"] for row in DOCUMENTS)
     ids = tokenizer.encode(joined)
     check(record, model, [(ids[start : start + length], 1) for start in range(0, len(ids) // length * length, length)])
@@ -91,39 +94,44 @@ def test_of_a_text_every_token_but_the_first_of_a_sequence_counts_and_it_is_its_
     perplexity = token_perplexity(model, tokenizer, joined, length)
     assert record["metrics"]["token_perplexity"] == pytest.approx(perplexity, rel=1e-6)
     assert record["examples"] == record["distinct_prompts"] == len(ids) // length
-
-
-def test_sequences_that_repeat_are_counted_once(loaded):
-    task = text.task_of("wiki", {"kind": "text", "length": 4})
-    documents = [{"text": "ab" * 8}]
-    record = evaluate(*loaded, task, {"train": documents, "validation": documents}, 4)
-    assert (record["examples"], record["distinct_prompts"]) == (4, 1)
-
-
-def test_the_record_says_what_was_measured_and_has_no_outcomes(loaded):
-    task = text.task_of("wiki", {"kind": "text", "length": 16})
-    record = evaluate(*loaded, task, {"train": DOCUMENTS, "validation": DOCUMENTS}, 4)
     assert json.loads(json.dumps(record)) == record
-    assert (record["task"], record["metric"], record["dtype"]) == ("wiki", "loss", "float32")
     assert record["definition_sha256"] == task.definition_sha256
-    assert (record["few_shot"], record["loss_few_shot"]) == (0, 0)
     assert record["chance"] is record["harness"] is None
     assert not record.keys() & {"outcomes", "predictions", "labels", "log_likelihoods", "generations", "ties"}
 
 
-def test_the_digest_of_the_prompts_follows_the_validation_texts(loaded):
-    task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
-    digests = {
-        evaluate(*loaded, task, {"train": CHATS, "validation": rows}, 4)["prompt_sha256"]
-        for rows in (CHATS, CHATS[::-1], CHATS[:4])
-    }
-    assert len(digests) == 3
+def test_sequences_that_repeat_are_counted_once(loaded):
+    record = evaluated(loaded, text.task_of("wiki", {"kind": "text", "length": 4}), [{"text": "ab" * 8}])
+    assert (record["examples"], record["distinct_prompts"]) == (4, 1)
+
+
+@pytest.mark.parametrize(("context", "windows", "used"), [(100, None, 4), (100, 2, 2), (414, None, 1)])
+def test_perplexity_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(loaded, context, windows, used):
+    model, tokenizer = loaded
+    ids = tokenizer.encode(TEXT)
+    sums, counts = stock_losses(
+        model, [(ids[start : start + context], 1) for start in range(0, used * context, context)]
+    )
+    expected = math.exp(sums.sum() / sum(counts))
+    assert token_perplexity(model, tokenizer, TEXT, context, windows) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("context", "windows", "fault"), [
+    (415, None, "0 windows of 415 in 414 tokens"),
+    (100, 5, "4 windows of 100 in 414 tokens"),
+    (513, None, "513 tokens.* 512"),
+])  # fmt: skip
+def test_a_text_or_context_without_a_perplexity_is_refused(loaded, context, windows, fault):
+    with pytest.raises(InputError, match=fault):
+        token_perplexity(*loaded, TEXT, context, windows)
 
 
 def test_a_loss_without_a_finite_perplexity_is_refused(tmp_path):
-    model, tokenizer = load_model(save_tiny("llama", tmp_path / "m", torch.float32), CPU)
+    model, tokenizer = load_model(save_tiny("llama", tmp_path / "m", torch.float32), torch.device("cpu"))
     with torch.no_grad():
         model.model.norm.weight.mul_(1e6)
-    task = text.task_of("wiki", {"kind": "text", "length": 16})
-    with pytest.raises(InputError, match=r"loss is \S+ nats per token.* 709\b"):
-        evaluate(model, tokenizer, task, {"train": DOCUMENTS, "validation": DOCUMENTS}, 4)
+    fault = r"loss is \S+ nats per token.* 709\b"
+    with pytest.raises(InputError, match=fault):
+        evaluated((model, tokenizer), text.task_of("wiki", {"kind": "text", "length": 16}), DOCUMENTS)
+    with pytest.raises(InputError, match=fault):
+        token_perplexity(model, tokenizer, TEXT, 100)

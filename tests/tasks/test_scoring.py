@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from lm_eval.api.metrics import bootstrap_stderr, exact_match_hf_evaluate, f1_score, mean_stderr
 from lm_eval.filters.extraction import RegexFilter
+from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.metrics import (
     FLEXIBLE_EXTRACT,
     IGNORED,
@@ -16,7 +17,15 @@ from sparseft.tasks.metrics import (
     perplexity_name,
     strict_match,
 )
-from sparseft.tasks.scoring import BOOTSTRAP, chance_of, choice_metrics, f1_standard_error, likeliest, ties
+from sparseft.tasks.scoring import (
+    BOOTSTRAP,
+    chance_of,
+    choice_metrics,
+    f1_standard_error,
+    likeliest,
+    prompt_digest,
+    ties,
+)
 
 PIECES = ["####", " ", "7", "1,000", "$", "-", ".", "\n", "So it is", "-3.5", "#### 12", "", "A"]
 
@@ -58,6 +67,21 @@ def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():
     logs = [[-1.0, -1.0], [-3.0, -2.0, -2.0], [-1.0, -2.0]]
     assert (likeliest(logs).tolist(), ties(logs)) == ([0, 1, 0], 2)
     assert (likeliest(logs, [[1, 2], [3, 1, 2], [1, 2]]).tolist()) == [1, 0, 0]
+
+
+def test_a_class_that_is_never_right_has_no_recall_and_no_f1():
+    logs = [[-1.0, -2.0], [-2.0, -1.0], [-1.0, -2.0]]
+    metrics = choice_metrics([0, 0, 0], logs, [[2, 3]] * 3, ("no", "yes"))
+    assert metrics["recall_no"] == pytest.approx(2 / 3)
+    assert metrics["recall_yes"] is metrics["recall_yes_stderr"] is None
+    assert "f1" not in metrics
+
+
+def test_the_digest_of_the_prompts_follows_every_text_and_their_order():
+    rows = BOOLQ_MINI.generate("validation", 3, 0)
+    another_answer = [*rows[:2], rows[2] | {"answer": not rows[2]["answer"]}]
+    assert len({prompt_digest(BOOLQ_MINI, part) for part in (rows, rows[::-1], rows[:2], another_answer)}) == 4
+    assert prompt_digest(BOOLQ_MINI, [dict(row) for row in rows]) == prompt_digest(BOOLQ_MINI, rows)
 
 
 def test_chance_is_that_of_the_choices_of_each_row():

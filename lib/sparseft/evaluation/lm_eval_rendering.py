@@ -163,8 +163,8 @@ def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:
 def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]) -> dict:
     """Return the texts of a document with choices. Raises ValueError if the right one is not clear."""
     choices = lm_task.doc_to_choice(doc)
-    if not isinstance(choices, list | tuple):
-        raise ValueError(f"doc_to_choice gives {one_line(repr(choices))[:100]}, and a list is needed")
+    if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(f"doc_to_choice gives {one_line(repr(choices))[:100]}, and a list of texts is needed")
     choices = list(choices)
     instances = lm_task.construct_requests(doc=doc, ctx=context, metadata=(lm_task.config.task, 0, 1))
     requests = [list(instance.args) for instance in instances]
