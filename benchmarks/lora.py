@@ -73,7 +73,7 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
     rows = kept[:, :1].expand_as(kept)
 
     def ours(kind: type[LoRALinear], mask: Tensor, settings: Training = SETTINGS) -> LoRALinear:
-        return kind.from_linear(linear_of(weight), mask, settings, Workspace())
+        return kind(linear_of(weight), mask, settings, Workspace())
 
     return {
         PEFT: peft_layer(weight * kept),

@@ -92,7 +92,7 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
     """Return the layers to compare on one weight. Half of the weight is pruned."""
 
     def ours(kind: type[LoRALinear], settings=SETTINGS) -> LoRALinear:
-        return kind.from_linear(linear_of(weight), kept, settings, Workspace())
+        return kind(linear_of(weight), kept, settings, Workspace())
 
     return {
         PEFT: peft_layer(weight * kept, True),
@@ -158,7 +158,7 @@ def kernel_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch
 
     One micro-batch builds W' in the forward and again in the backward."""
     weight, kept, x, dy = problem(shape, tokens, device)
-    layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
+    layer = MaskedLoRALinear(linear_of(weight), kept, SETTINGS, Workspace())
     nn.init.normal_(layer.lora_B, std=0.01)
     kernels = kernels_of(layer, x.detach(), dy)
     times = interleaved({name: kernel.call for name, kernel in kernels.items()}, repeats, device)
@@ -214,7 +214,7 @@ def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kern
 def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> Iterator[list[str]]:
     """Yield the rows of one size in the table of blocks: a step of the exact layer by the size of G's blocks."""
     weight, kept, x, dy = problem(shape, tokens, device)
-    layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
+    layer = MaskedLoRALinear(linear_of(weight), kept, SETTINGS, Workspace())
     run = step(layer, x, dy)
 
     def with_block(power: int) -> Callable[[], None]:

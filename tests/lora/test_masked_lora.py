@@ -51,7 +51,7 @@ def linear_of(W, b=None):
 
 def layer_of(kind, W, kept, settings=SETTINGS, b=None):
     """Return the layer of a kind over W, pruned by `kept`."""
-    return kind.from_linear(linear_of(W, b), kept, settings, Workspace())
+    return kind(linear_of(W, b), kept, settings, Workspace())
 
 
 def merge_into(layer, linear):

@@ -100,27 +100,20 @@ class LoRALinear(nn.Module):
     A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model. Both
     are fp32. Products are in x's dtype."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
-    ) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of
-        `kept`.
+    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+        """The layer has the linear's bias, and its weight, which is pruned in place by `kept`, bool (out, in).
 
-        `bias` is (out,), or None if the linear layer has none."""
+        A weight on "meta" is pruned when it is read. A and B are on the device of `kept`."""
         super().__init__()
+        weight = _pruned(linear, kept)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         self.scale = settings.lora_scale
         self.gradient = settings.gradient
         self.workspace = workspace
         self.dropout = nn.Dropout(settings.lora_dropout)
         self.lora_A = nn.Parameter(initial_factor(settings.lora_r, weight.shape[1], kept.device))
         self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], settings.lora_r, device=kept.device))
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> "LoRALinear":
-        """Return the layer for a linear's weight, which is pruned in place by `kept`, bool (out, in), and its bias."""
-        return cls(_pruned(linear, kept), linear.bias, kept, settings, workspace)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A (r, in) and B (out, r) as the layer multiplies by them and as the adapter file holds them."""
@@ -141,11 +134,9 @@ class LoRALinear(nn.Module):
 class StructuredLoRALinear(LoRALinear):
     """Compute a LoRA layer whose mask is rows x columns: y = x W^T + b + s (x (A * columns)^T) (B * rows)^T = x W'^T + b."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
-    ) -> None:
+    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
         """Do as LoRALinear, and keep the rows and the columns of the mask."""
-        super().__init__(weight, bias, kept, settings, workspace)
+        super().__init__(linear, kept, settings, workspace)
         rows, columns = rows_and_columns(kept)
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
         self.register_buffer("columns", columns.float(), persistent=False)
@@ -204,7 +195,7 @@ def attach(
         if settings.lora_targets and projections[layer] not in settings.lora_targets:
             _pruned(linear, kept)
             continue
-        attached[layer] = kind(mode, kept).from_linear(linear, kept, settings, workspace)
+        attached[layer] = kind(mode, kept)(linear, kept, settings, workspace)
         setattr(model.get_submodule(parent), name, attached[layer])
     return attached
 

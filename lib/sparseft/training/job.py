@@ -7,7 +7,6 @@ measured = ...                             train the job, and write OUTPUT_DIR/a
 write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from sparseft.lora.adapter import Adapter, read_adapter
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingRecord
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write_record_of
 from sparseft.study.digests import code_digest
@@ -88,20 +87,13 @@ class TrainingJob:
         data: the examples by split, as tokens
         backend: the file of this library whose code trains
         machine: what else decides the bits, such as the number of threads"""
-        inputs = [
-            self.settings.model_dump(),
-            self.evaluation_batch_size,
-            self.mode,
-            self.seed,
-            self.provenance,
-            self.checkpoint.config,
-        ]
+        settings = [self.settings.model_dump(), self.evaluation_batch_size, self.mode, self.seed]
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
         # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of tasks
         # and importances need not count.
         code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
-        parts = [code, machine, inputs, tokens]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        parts = [code, machine, settings, self.provenance, self.checkpoint.config, tokens]
+        return sha256_of_text(json.dumps(parts, sort_keys=True))
 
 
 def check_outputs(flags: JobFlags, *inputs: Path | None) -> None:
@@ -161,12 +153,11 @@ def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance
     Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA
     settings."""
     starts_from = get_mode(run.mode).starts_from
-    if (path is None) != (starts_from is None):
-        what = "starts from a new adapter" if path else f"starts from the adapter of {starts_from}"
-        raise InputError(
-            f"{run.id} {what}", "leave --initial_adapter out" if path else "give it with --initial_adapter"
-        )
-    if path is None:
+    if path and not starts_from:
+        raise InputError(f"{run.id} starts from a new adapter", "leave --initial_adapter out")
+    if starts_from and not path:
+        raise InputError(f"{run.id} starts from the adapter of {starts_from}", "give it with --initial_adapter")
+    if not path:
         return None
     adapter = read_adapter(path)
     expected = {
