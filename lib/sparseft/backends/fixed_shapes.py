@@ -188,10 +188,8 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
 
     The straight-through gradient of A and B ignores M."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
-    ) -> None:
-        super().__init__(weight, bias, kept, settings, workspace)
+    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+        super().__init__(linear, kept, settings, workspace)
         self.register_buffer("M", kept.to(torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
