@@ -13,7 +13,6 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
-from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.methods import get_method
 from sparseft.pruning import scores as importance
 from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
@@ -21,37 +20,48 @@ from sparseft.pruning.scores import random_source
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import PRUNABLE_LAYERS, SIZES, save_tiny
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from masks import compute_masks
 
 SPARSITIES = [0, 10, 30, 50, 70, 90]
 METHODS = ["unstructured", "structured", "random"]
-
-
 TASK = BY_NAME["boolq_mini"]
 ROWS = TASK.generate("train", 8, 0)
 NUMBER, PERCENTS = 3, [0, 30, 50]
 
 
-def reference(weight: torch.Tensor | np.ndarray, percent: int) -> np.ndarray:
-    """Return the mask by torch's own stable sort of magnitudes in fp32."""
-    weight = torch.as_tensor(weight)
-    order = torch.sort(weight.float().abs().flatten(), stable=True).indices.numpy()
-    kept = np.ones(weight.numel(), bool)
-    kept[order[: round(Fraction(percent * weight.numel(), 100))]] = False
-    return kept.reshape(weight.shape)
+def reference(scopes: Tensor | np.ndarray, percent: int) -> np.ndarray:
+    """Return the mask by torch's own stable sort of magnitudes in fp32. Each row of `scopes` is ranked by itself."""
+    order = torch.as_tensor(scopes).float().abs().sort(dim=1, stable=True).indices
+    lowest = order[:, : round(Fraction(percent * order.shape[1], 100))]
+    return torch.ones_like(order, dtype=torch.bool).scatter(1, lowest, False).numpy()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_unstructured_masks_equal_a_stable_sort_by_magnitude(tmp_path, dtype):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "m", dtype))
+@pytest.mark.parametrize(
+    ("scope", "percents"),
+    [("layer", SPARSITIES), ("row", SPARSITIES), ("global", SPARSITIES), (4, [0, 25, 50, 75]), (8, [50]), (16, [75])],
+)
+def test_masks_equal_a_stable_sort_by_magnitude(tmp_path, dtype, scope, percents):
+    """An integer is the size of the groups of N:M."""
+    checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "m", dtype))
     weights = load_file(tmp_path / "m/model.safetensors")
-    masks = compute_masks(checkpoint, "unstructured", SPARSITIES, seed=0)
-    for percent, mask in masks.items():
-        assert len(mask.shape) == PRUNABLE_LAYERS["llama"]
-        for layer in mask.shape:
-            np.testing.assert_array_equal(mask.kept(layer), reference(weights[f"{layer}.weight"], percent))
+    method, settings = (
+        ("unstructured", {"scope": scope}) if isinstance(scope, str) else ("semistructured", {"nm_group": scope})
+    )
+    for percent, mask in compute_masks(checkpoint, method, percents, **settings).items():
+        assert len(mask.shape) == PRUNABLE_LAYERS["mixtral"]
+        if scope == "global":
+            whole = torch.cat([weights[f"{layer}.weight"].reshape(1, -1) for layer in mask.shape], dim=1)
+            kept = np.concatenate([mask.kept(layer).reshape(1, -1) for layer in mask.shape], axis=1)
+            np.testing.assert_array_equal(kept, reference(whole, percent))
+            continue
+        for layer, (_, cols) in mask.shape.items():
+            size = {"layer": -1, "row": cols}.get(scope, scope)
+            scopes = weights[f"{layer}.weight"].reshape((1, -1) if size == -1 else (-1, size))
+            np.testing.assert_array_equal(mask.kept(layer).reshape(scopes.shape), reference(scopes, percent))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -80,35 +90,6 @@ def test_random_masks_are_the_same_on_every_machine(tiny_llama):
     assert block[:4].tolist() == [1986921081, 3479913712, 1880959405, 1762501512]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("scope", ["row", "global"])
-def test_the_other_scopes_equal_a_stable_sort_too(tmp_path, dtype, scope):
-    checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "m", dtype))
-    weights = load_file(tmp_path / "m/model.safetensors")
-    masks = compute_masks(checkpoint, "unstructured", SPARSITIES, scope=scope)
-    layers = list(masks[50].shape)
-    assert len(layers) == PRUNABLE_LAYERS["mixtral"]
-    for percent, mask in masks.items():
-        if scope == "global":
-            whole = reference(torch.cat([weights[f"{layer}.weight"].flatten() for layer in layers]), percent)
-            np.testing.assert_array_equal(np.concatenate([mask.kept(layer).ravel() for layer in layers]), whole)
-        else:
-            for layer in layers:
-                rows = [reference(row, percent) for row in weights[f"{layer}.weight"]]
-                np.testing.assert_array_equal(mask.kept(layer), np.stack(rows))
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("nm_group, percents", [(4, [0, 25, 50, 75]), (8, [50]), (16, [75])])
-def test_n_of_m_are_pruned_in_every_group(tiny, nm_group, percents):
-    weights = load_file(tiny.folder / "model.safetensors")
-    for percent, mask in compute_masks(tiny, "semistructured", percents, nm_group=nm_group).items():
-        for layer in mask.shape:
-            groups = weights[f"{layer}.weight"].reshape(-1, nm_group)
-            expected = np.stack([reference(group, percent) for group in groups])
-            np.testing.assert_array_equal(mask.kept(layer).reshape(-1, nm_group), expected)
-
-
 @pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random"])
 def test_any_number_of_threads_gives_the_same_bits(tiny, method):
     alone, together = (compute_masks(tiny, method, [50], threads=threads)[50] for threads in (1, 4))
@@ -119,17 +100,10 @@ def test_any_number_of_threads_gives_the_same_bits(tiny, method):
 def odd(tmp_path_factory) -> Checkpoint:
     """A LLaMA with rows of an odd number of weights."""
     folder = tmp_path_factory.mktemp("odd") / "m"
-    config = LlamaConfig(
-        **SIZES
-        | {
-            "hidden_size": 21,
-            "intermediate_size": 33,
-            "head_dim": 6,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 3,
-        }
+    heads = {"head_dim": 6, "num_attention_heads": 3, "num_key_value_heads": 3}
+    LlamaForCausalLM(LlamaConfig(**SIZES | heads | {"hidden_size": 21, "intermediate_size": 33})).save_pretrained(
+        folder
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
     return Checkpoint(folder)
 
 
@@ -220,42 +194,27 @@ def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[in
 
 
 @pytest.mark.parametrize(
-    ("importance", "score"),
+    ("importance", "scope", "score"),
     [
-        ("gradient", lambda weights, evidence: evidence),
-        ("taylor", lambda weights, evidence: np.abs(weights) * evidence),
-        ("fisher", lambda weights, evidence: weights**2 * evidence),
+        ("gradient", "layer", lambda weights, evidence, sums: evidence),
+        ("taylor", "layer", lambda weights, evidence, sums: np.abs(weights) * evidence),
+        ("fisher", "layer", lambda weights, evidence, sums: weights**2 * evidence),
+        ("ria", "layer", RIA.score),
+        ("wanda", "row", lambda weights, evidence, sums: np.abs(weights) * evidence),
+        ("stade", "row", lambda weights, evidence, sums: np.abs(weights) * evidence),
     ],
 )
-def test_masks_follow_the_scores_of_their_importance(tiny, train, importance, score):
-    method = get_method(f"unstructured_{importance}")
-    examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
-    evidence = compute_statistic(tiny, examples, method.importance.statistic)
-    for percent, mask in computed(tiny, method.name, train).items():
-        for layer in mask.shape:
-            scores = score(tiny.read_float32(f"{layer}.weight"), evidence[layer])
-            np.testing.assert_array_equal(mask.kept(layer), reference(scores, percent))
-
-
-@pytest.mark.parametrize("importance", ["wanda", "stade"])
-def test_one_pass_ranks_every_row_by_weight_times_evidence(tiny, train, importance):
+def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, train, importance, scope, score):
     method = get_method(f"unstructured_{importance}")
     examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
     evidence = compute_statistic(tiny, examples, method.importance.statistic)
     for percent, mask in computed(tiny, method.name, train, sequential=False).items():
         for layer in mask.shape:
-            scores = np.abs(tiny.read_float32(f"{layer}.weight")) * evidence[layer]
-            np.testing.assert_array_equal(mask.kept(layer), np.stack([reference(row, percent) for row in scores]))
-
-
-def test_one_pass_ria_ranks_a_whole_layer_by_the_published_score(tiny, train):
-    norms = compute_statistic(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0), INPUT_NORMS)
-    for percent, mask in computed(tiny, "unstructured_ria", train, sequential=False).items():
-        for layer in mask.shape:
             weights = tiny.read_float32(f"{layer}.weight")
-            column_sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
-            scores = RIA.score(weights, norms[layer], column_sums)
-            np.testing.assert_array_equal(mask.kept(layer), reference(scores, percent))
+            sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
+            scores = score(weights, evidence[layer], sums)
+            scopes = scores if scope == "row" else scores.reshape(1, -1)
+            np.testing.assert_array_equal(mask.kept(layer).reshape(scopes.shape), reference(scopes, percent))
 
 
 @pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda", "unstructured_stade"])

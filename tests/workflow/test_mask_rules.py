@@ -208,11 +208,8 @@ def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path, s
     ("script", "changed", "damage"),
     [
         ("import_pruned.py", "source", "cut"),
-        ("import_pruned.py", "source", "not a number"),
         ("import_pruned.py", "model_path", "cut"),
-        ("merge.py", "model_path", "cut"),
         ("merge.py", "model_path", "another"),
-        ("validate_sparsity.py", "base", "cut"),
         ("validate_sparsity.py", "base", "flipped"),
     ],
 )
@@ -229,11 +226,7 @@ def test_damaged_weights_are_refused_in_one_line(study, tmp_path, script, change
     folder = Path(shutil.copytree(flags[changed], tmp_path / "damaged"))
     file = folder / "model.safetensors"
     content = bytearray(file.read_bytes())
-    if damage == "not a number":
-        weights = load_file(file)
-        weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
-        save_file(weights, file, metadata={"format": "pt"})
-    elif damage == "another":
+    if damage == "another":
         shutil.copytree(study.folder / "models/llama", folder, dirs_exist_ok=True)
     elif damage == "flipped":
         content[len(content) // 2] ^= 4

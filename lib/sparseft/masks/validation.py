@@ -92,7 +92,9 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
             "violations": pruned_sizes >= limit,
         }
         counts = {name: counts[name] + int(np.count_nonzero(is_found)) for name, is_found in found.items()}
-    max_abs_pruned = _finite(to_float32(np.array([largest], BITS[tensor.dtype]), tensor.dtype)[0])
+    # JSON has no infinity and no NaN. The largest float stands for both.
+    value = to_float32(np.array([largest], BITS[tensor.dtype]), tensor.dtype)[0]
+    max_abs_pruned = float(np.nan_to_num(np.float64(value), nan=np.finfo(np.float64).max))
     pruned_zeros = counts["zeros"] - counts["kept_zeros"]
     return {
         "layer": layer,
@@ -118,11 +120,6 @@ def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
         else:
             low = middle + 1
     return word(low)
-
-
-def _finite(value: np.floating) -> float:
-    """Return the value for JSON, which has no infinity and no NaN. The largest float stands for both."""
-    return float(np.nan_to_num(np.float64(value), nan=np.finfo(np.float64).max))
 
 
 def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask) -> tuple[list[str], list[str]]:

@@ -229,12 +229,17 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
     # Experts that transformers fused are single layers again.
     unfuse_experts(model)
     model.requires_grad_(False)
+    cpu = torch.device("cpu")
     totals = {}
+
+    def add_and_free(layer: str, weight: Tensor) -> None:
+        statistic.add(totals[layer], weight.grad.to(cpu))
+        weight.grad = None
+
     for layer in prunable_layers(checkpoint):
         weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
-        totals[layer] = _zeros(statistic, weight, torch.device("cpu"))
-        hook = partial(_add_and_free, statistic, totals[layer])
-        weight.requires_grad_(True).register_post_accumulate_grad_hook(hook)
+        totals[layer] = _zeros(statistic, weight, cpu)
+        weight.requires_grad_(True).register_post_accumulate_grad_hook(partial(add_and_free, layer))
     # The longest example comes first, so that the heap does not grow later.
     longest_first = sorted(examples, key=lambda example: -len(example.ids))
     for example in tqdm(longest_first, desc="gradients"):
@@ -264,15 +269,22 @@ def _in_sequence(
     layered = LayeredModel(checkpoint, choose_device())
     prunable = prunable_layers(checkpoint)
     stream = Stream(layered.model, examples, layered.device)
+    totals: dict[str, Tensor] = {}
+    tokens: Counter[str] = Counter()
+
+    def add_inputs(layer: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
+        x = inputs[0].flatten(0, -2)
+        statistic.add(totals[layer], x)
+        tokens[layer] += len(x)
+
     for number in tqdm(range(len(layered)), desc="decoder layers"):
         with layered.layer(number):
             linears = layered.linears(number, prunable)
-            totals = {layer: _zeros(statistic, linear.weight, layered.device) for layer, linear in linears.items()}
-            tokens: Counter[str] = Counter()
-            hooks = [
-                linear.register_forward_pre_hook(partial(_add_inputs, statistic, totals, tokens, layer))
-                for layer, linear in linears.items()
-            ]
+            hooks = []
+            for layer, linear in linears.items():
+                totals[layer] = _zeros(statistic, linear.weight, layered.device)
+                hooks.append(linear.register_forward_pre_hook(partial(add_inputs, layer)))
             _run_layer(stream, number, advance=not changes_weights)
             for hook in hooks:
                 hook.remove()
@@ -293,27 +305,6 @@ def _run_layer(stream: Stream, number: int, *, advance: bool) -> None:
 def _zeros(statistic: Statistic, weight: Tensor, device: torch.device) -> Tensor:
     """Return the total of a layer's statistic before the first example."""
     return torch.zeros(statistic.shape(*weight.shape), dtype=getattr(torch, statistic.dtype), device=device)
-
-
-def _add_and_free(statistic: Statistic, total: Tensor, weight: Tensor) -> None:
-    """Add a weight's gradient to the total of a statistic, and free the gradient."""
-    statistic.add(total, weight.grad.to(total.device))
-    weight.grad = None
-
-
-def _add_inputs(
-    statistic: Statistic,
-    totals: dict[str, Tensor],
-    tokens: Counter[str],
-    layer: str,
-    _: nn.Module,
-    inputs: tuple[Tensor, ...],
-) -> None:
-    """Add a layer's inputs to the total of a statistic, and their number to `tokens`."""
-    # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
-    x = inputs[0].flatten(0, -2)
-    statistic.add(totals[layer], x)
-    tokens[layer] += len(x)
 
 
 def _finished(layer: str, statistic: Statistic, total: Tensor, count: int) -> Tensor:
