@@ -23,6 +23,7 @@ from sparseft.analysis import baseline, tables, throughput
 from sparseft.analysis.results import FILES
 from sparseft.architectures import ARCHITECTURES
 from sparseft.command import run
+from sparseft.errors import one_line
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
 from sparseft.study.backends import BACKENDS, backend_sections
@@ -57,16 +58,17 @@ LIMITS = {
 }
 # The page states these limits once, at its top.
 UNSAID = {LARGEST, SEEDS}
+# What a row of each table of the analysis is.
+ROWS = {
+    "summary.csv": "run",
+    "grouped_summary.csv": "cell: the runs that differ only in the seed",
+    "comparisons.csv": "pair of cells that is compared",
+    "sparsity_vs_performance.csv": "point of a curve, which is a reported cell; dense stands once",
+    "missing.csv": "run that lacks something, or that cannot be read",
+}
 # What a row of each table is, and the table's columns.
 TABLES = {
-    "summary.csv": ("run", FILES["summary.csv"][1]),
-    "grouped_summary.csv": ("cell: the runs that differ only in the seed", FILES["grouped_summary.csv"][1]),
-    "comparisons.csv": ("pair of cells that is compared", FILES["comparisons.csv"][1]),
-    "sparsity_vs_performance.csv": (
-        "point of a curve, which is a reported cell; dense stands once",
-        FILES["sparsity_vs_performance.csv"][1],
-    ),
-    "missing.csv": ("run that lacks something, or that cannot be read", FILES["missing.csv"][1]),
+    **{file: (row, FILES[file][1]) for file, row in ROWS.items()},
     "baseline_comparison.csv": ("number of the baseline and cell of yours", baseline.TABLE),
     "throughput_vs_batch_size.csv": ("cell and batch size", throughput.COLUMNS),
 }
@@ -89,15 +91,10 @@ def key_list(properties: dict[str, dict]) -> str:
     lines = []
     for name, field in properties.items():
         key = f"{name}: {as_yaml(field['default'])}" if "default" in field else name
-        example = f" Example: {example_of(name, field)}" if "examples" in field else ""
+        example = f" Example: `{name}: {as_yaml(field['examples'][0])}`" if "examples" in field else ""
         required = "" if "default" in field else ", required"
         lines.append(f"- `{key}` ({type_in_words(field)}{required}). {one_line(field['description'])}{example}")
     return "\n".join(lines)
-
-
-def example_of(name: str, field: dict) -> str:
-    """Return the example of a key as you would write it in YAML."""
-    return f"`{name}: {as_yaml(field['examples'][0])}`"
 
 
 def as_yaml(value: object) -> str:
@@ -156,8 +153,10 @@ def scripts() -> str:
         names = runpy.run_path(str(script))
         first, example, *_ = [*names["__doc__"].strip().split("\n\n"), ""]
         sentence = re.split(r"(?<=[.:]) ", one_line(first))[0].rstrip(":.") + "."
+        # In Markdown, stars and angle brackets would mean something.
+        sentence = sentence.replace("*", "\\*").replace("<", "&lt;")
         block = f"```text\n{textwrap.dedent(example).strip()}\n```" if example.startswith("    ") else ""
-        parts += [f"## {script.name}", escaped(sentence), block, " ".join(flags_of(names["main"]))]
+        parts += [f"## {script.name}", sentence, block, " ".join(flags_of(names["main"]))]
     return joined(*parts)
 
 
@@ -214,16 +213,6 @@ def joined(*parts: str) -> str:
     return "\n\n".join(part.strip() for part in parts if part)
 
 
-def one_line(text: str) -> str:
-    """Return a text on one line."""
-    return " ".join(text.split())
-
-
-def escaped(text: str) -> str:
-    """Return a text whose stars and angle brackets are plain characters in Markdown."""
-    return text.replace("*", "\\*").replace("<", "&lt;")
-
-
 def with_block(name: str, block: str) -> str:
     """Return a page with another generated block. What stands around the block is written by hand."""
     start, end = "<!-- generated -->", "<!-- end -->"
@@ -244,19 +233,16 @@ BLOCKS = {
 def conda_environment() -> str:
     """Return envs/sparseft.yaml, which `snakemake --sdm conda` reads: the dependencies of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [
-        "# `snakemake --sdm conda`: generated from pyproject.toml by docs/generate.py. The package itself comes from lib/.",
-        *(
-            "channels:",
-            "  - conda-forge",
-            "dependencies:",
-            f"  - python {project['requires-python']}",
-            "  - pip",
-            "  - pip:",
-        ),
-        *(f"      - {dependency}" for dependency in project["dependencies"]),
-    ]
-    return "\n".join(lines) + "\n"
+    dependencies = "".join(f"      - {dependency}\n" for dependency in project["dependencies"])
+    return f"""\
+# `snakemake --sdm conda`: generated from pyproject.toml by docs/generate.py. The package itself comes from lib/.
+channels:
+  - conda-forge
+dependencies:
+  - python {project["requires-python"]}
+  - pip
+  - pip:
+{dependencies}"""
 
 
 def generated() -> dict[str, str]:

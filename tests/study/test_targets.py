@@ -1,13 +1,144 @@
-"""The targets of a command: what no rule makes is refused with the place of the fault."""
+"""The runs and the files of a study, the programs that it compiles, and the targets that a user may name."""
 
+import re
 from pathlib import Path
 
 import pytest
 from project import laid_over
 from sparseft.errors import InputError
-from sparseft.study import targets
+from sparseft.study import grid, targets
 from sparseft.study.config import Config
-from sparseft.study.configfiles import read_configuration
+from sparseft.study.grid import NO_FINETUNE, Run
+
+GRID = {
+    "models": ["a", "b"],
+    "tasks": ["boolq", "gsm8k"],
+    "methods": ["unstructured", "random"],
+    "sparsities": [0, 50, 90],
+    "modes": ["sparse_to_dense", "sparse_to_sparse"],
+    "seeds": [0, 7],
+}
+STUDY = {
+    "models": {"a": {"source": "path:x"}, "b": {"source": "path:y"}},
+    "tasks": {"boolq": {}, "gsm8k": {}},
+    "grid": GRID,
+}
+
+
+def study_of(**sections) -> Config:
+    """Return a study of two models, two tasks, two methods, two modes and two seeds."""
+    return laid_over({**STUDY, **sections})
+
+
+def runs_of(trainings: dict) -> set[Run]:
+    return set(targets.runs(study_of(grid=GRID | {"modes": ["reconstruct_to_sparse"], "trainings": trainings})))
+
+
+def test_a_grid_has_one_dense_run_per_model_task_and_seed():
+    found = targets.runs(study_of())
+    cells = 2 * 2  # models x tasks
+    pruned = 2 * 2  # methods x sparsities above 0
+    assert len(set(found)) == len(found) == cells * (2 + 1) + cells * pruned * (2 * 2 + 1)
+    dense = [run for run in found if run.sparsity == 0]
+    assert {run.method for run in dense} == {"dense"}
+    assert len([run for run in dense if run.mode == "sparse_to_dense"]) == cells * 2
+    assert len([run for run in dense if run.mode == NO_FINETUNE]) == cells
+
+
+def test_every_trained_run_has_every_training_and_another_training_adds_its_own_runs_only():
+    few, more = runs_of({"short": {}}), runs_of({"short": {}, "long": {}})
+    assert {run.training for run in more if run.mode == NO_FINETUNE} == {""}
+    for mode in ("reconstruct", "reconstruct_to_sparse"):
+        found = {(run.training, run.seed) for run in more if run.mode == mode}
+        assert found == {(name, seed) for name in ("short", "long") for seed in GRID["seeds"]}
+    assert few < more
+    assert {run.training for run in more - few} == {"long"}
+    # A study without names has the same runs under names without a training.
+    assert runs_of({}) == {Run.parse(run.id.replace("-short-seed", "-seed")) for run in few}
+
+
+@pytest.mark.parametrize(
+    ("throughput", "cells"),
+    [
+        ({}, {"dense-sparsity00-sparse_to_dense-{t}"} | {
+            f"{method}-sparsity{percent}-{mode}-{{t}}"
+            for method in GRID["methods"] for percent in (50, 90) for mode in GRID["modes"]}),
+        ({"methods": ["random"], "sparsities": [0, 90], "modes": ["sparse_to_sparse"], "trainings": ["short"]},
+         {"dense-sparsity00-sparse_to_dense-short", "random-sparsity90-sparse_to_sparse-short"}),
+    ],
+)  # fmt: skip
+def test_throughput_is_measured_once_per_trained_cell_or_for_what_you_choose(throughput, cells):
+    study = study_of(grid=GRID | {"trainings": {"short": {}, "long": {}}}, throughput=throughput)
+    names = {cell.format(t=training) for cell in cells for training in ("short", "long")}
+    places = {f"{model}-{task}" for model in GRID["models"] for task in GRID["tasks"]}
+    expected = {f"results/throughput/{place}-{name}.json" for place in places for name in names}
+    assert targets.throughput_targets(study) == sorted(expected)
+
+
+def programs(needed=targets.programs, **sections) -> dict[str, targets.Program]:
+    return needed(study_of(**{"backend": "cerebras", **sections}))
+
+
+def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a_program():
+    found, study = programs(), study_of(backend="cerebras")
+    assert len(found) == 2 * (1 + 2 * 2)  # models x (dense + sparsities x modes)
+    assert {name.rpartition("-")[0] for name in found if name.startswith("a-")} == {
+        "a-dense-sparsity00-sparse_to_dense",
+        *(f"a-layer-sparsity{s}-{mode}" for s in (50, 90) for mode in ("sparse_to_dense", "sparse_to_sparse")),
+    }
+    assert all(re.fullmatch(grid.WILDCARDS["program"], name) for name in found)
+    trained = [run for run in targets.runs(study) if run.mode != NO_FINETUNE]
+    names = {run: targets.program_name(study, targets.training_program(study, run)) for run in trained}
+    assert {name: min(run for run in trained if names[run] == name) for name in set(names.values())} == {
+        name: program.run for name, program in found.items()
+    }
+
+
+def test_what_changes_the_program_makes_another():
+    before = programs()
+    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"batch_size": 64}}})) == 2 * len(before)
+    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"eval_every": 5}}})) == len(before)
+    assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
+    divided = programs(grid={**GRID, "methods": ["unstructured", "unstructured_owl"]})
+    assert len(divided) == 2 * (1 + 2 * 2 + 2 * 2 * 2)  # models x (dense + what is uniform + owl's counts of each task)
+    for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
+        assert not before.keys() & programs(cerebras=changed).keys()
+    assert before.keys() == programs(cerebras={"job_time_sec": 3600, "job_labels": ["name=x"]}).keys()
+
+
+def test_every_batch_size_is_measured_with_a_program_of_its_own():
+    chosen = {"batch_sizes": [64, 32], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "steps": 100}
+    found = programs(targets.measured_programs, throughput=chosen | {"warmup_steps": 9})
+    assert len(found) == 2 * 2 * 2  # models x (dense, 50 %) x batch sizes; tasks and methods share
+    for program in found.values():
+        settings = program.settings
+        assert (settings.steps, settings.eval_every, settings.save_every) == (109, 0, 0)
+        assert settings.batch_size == settings.micro_batch_size
+        assert (program.sequence_length, program.measured) == (512, True)
+    assert sorted(program.settings.batch_size for program in found.values()) == [32] * 4 + [64] * 4
+    longer = programs(targets.measured_programs, throughput={**chosen, "sequence_length": 1024})
+    assert {program.sequence_length for program in longer.values()} == {1024}
+    assert not found.keys() & {*programs(), *longer}
+    assert programs(targets.measured_programs, throughput=chosen, cerebras={"target": "CPU"}) == {}
+
+
+@pytest.mark.parametrize(("key", "environment", "compiles"), [
+    (True, None, True), (False, None, False), (False, "1", True), (True, "0", False), (True, "", True),
+])  # fmt: skip
+def test_compile_once_of_the_environment_goes_first(monkeypatch, key, environment, compiles):
+    monkeypatch.delenv("COMPILE_ONCE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("COMPILE_ONCE", environment)
+    assert bool(programs(cerebras={"compile_once": key})) == compiles
+    assert programs(cerebras={"compile_once": key, "target": "CPU"}) == {}
+    assert programs(cerebras={"compile_once": key}, backend="torch") == {}
+
+
+def test_another_word_in_compile_once_is_refused(monkeypatch):
+    monkeypatch.setenv("COMPILE_ONCE", "true")
+    with pytest.raises(InputError, match="COMPILE_ONCE=true in the environment; set it to 1 or 0"):
+        programs()
+
 
 RUN = "results/runs/{model}-{task}-{method}-sparsity{sparsity}-{mode}-seed{seed}/evaluation.json"
 MASK = "masks/{model}/masks_sparsity{sparsity}_{method}.pt"
@@ -18,87 +149,101 @@ NAMES = {
     "task": "boolq_mini",
     "method": "random",
     "sparsity": "50",
-    "mode": "no_finetune",
+    "mode": NO_FINETUNE,
     "seed": "0",
 }
+TRAININGS = {"short": {}, "long": {}}
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> Config:
-    """Return a study of sparsities 0, 5 and 50, in an empty folder."""
+def folder(tmp_path, monkeypatch) -> Path:
+    """Return an empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
-    return laid_over({"grid": {"methods": ["random"], "sparsities": [0, 5, 50]}})
+    return tmp_path
+
+
+def check(target: str, trainings: dict) -> None:
+    """Check a target of a study of the sparsities 0, 5 and 50."""
+    shape = {"methods": ["random"], "sparsities": [0, 5, 50], "trainings": trainings}
+    targets.check_target(laid_over({"grid": shape}), target)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "changes", "line"),
+    ("pattern", "changes", "trainings", "line"),
     [
-        (RUN, {"sparsity": "45"}, "no sparsity 45; choose among 00, 05, 50"),
-        (CELL, {"sparsity": "45"}, "no sparsity 45; choose among 00, 05, 50"),
-        (MASK, {"sparsity": "5"}, "no sparsity 5; choose among 00, 05, 50"),
-        (MASK, {"method": "dense"}, "no sparsity 50; choose among 00"),
-        (MASK, {"model": "llama"}, "no model llama; choose among smollm2"),
-        (RUN, {"task": "trivia"}, "no task trivia; choose among hellaswag_mini"),
-        (RUN, {"mode": "sparse"}, "no mode sparse; choose among no_finetune"),
-        (RUN, {"method": "best"}, "method 'best' is unknown.*unstructured_wanda"),
-        (RUN, {"method": "unstructured_wanda_on_c4"}, "masks.calibration does not describe"),
-        (RUN, {"method": "imported_a"}, "masks.imported does not describe"),
-        (RUN, {"method": "semistructured"}, "5 % is no N:4|N:4"),
-        (RUN, {"mode": "no_finetune-long"}, "no training long; choose among none"),
-        (RUN, {"mode": "sparse_to_dense-long"}, "no training long; choose among none"),
+        (RUN, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
+        (CELL, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
+        (MASK, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
+        (MASK, {"method": "dense"}, {}, "no sparsity 50; choose among 00"),
+        (MASK, {"method": "unstructured_taylor"}, {}, "are in another place; write masks/smollm2/TASK/masks_"),
+        (MASK, {"model": "llama"}, {}, "no model llama; choose among smollm2"),
+        (RUN, {"task": "trivia"}, {}, "no task trivia; choose among hellaswag_mini"),
+        (RUN, {"mode": "sparse"}, {}, "no mode sparse; choose among no_finetune"),
+        (RUN, {"method": "best"}, {}, "method 'best' is unknown.*unstructured_wanda"),
+        (RUN, {"method": "unstructured_wanda_on_c4"}, {}, "masks.calibration does not describe"),
+        (RUN, {"method": "imported_a"}, {}, "masks.imported does not describe"),
+        (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % is no N:4"),
+        (RUN, {"mode": "no_finetune-long"}, TRAININGS, "no training long; choose among none"),
+        (RUN, {"mode": "sparse_to_dense-long"}, {}, "no training long; choose among none"),
+        (RUN, {"mode": "sparse_to_dense-best"}, TRAININGS, "no training best; choose among short, long"),
+        (RUN, {"mode": "sparse_to_dense"}, TRAININGS, "no training ; choose among short, long"),
     ],
 )
-def test_what_the_study_lacks_is_named_with_what_it_has(study, pattern, changes, line):
-    names = NAMES | changes
-    if names["method"] == "semistructured":
-        names["sparsity"] = "05"
-    target = pattern.format(**names)
-    with pytest.raises(InputError, match=line) as caught:
-        targets.check_target(study, target)
-    assert str(caught.value).startswith(f"{target}: ")
+def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes, trainings, line):
+    target = pattern.format(**NAMES | changes)
+    with pytest.raises(InputError, match=f"^{re.escape(target)}: .*{line}"):
+        check(target, trainings)
 
 
-def test_a_training_of_the_grid_is_named_before_the_seed(study):
-    named = laid_over({"grid": {"trainings": {"short": {}, "long": {}}}})
-    for mode, training in (("sparse_to_dense-best", "best"), ("sparse_to_dense", "")):
-        with pytest.raises(InputError, match=f"no training {training}; choose among short, long"):
-            targets.check_target(named, RUN.format(**NAMES | {"mode": mode, "sparsity": "10"}))
-    for mode in ("sparse_to_dense-long", "no_finetune"):
-        targets.check_target(named, RUN.format(**NAMES | {"mode": mode, "sparsity": "10"}))
+@pytest.mark.parametrize(
+    ("patterns", "changes", "trainings"),
+    [
+        *(((RUN, MASK, CELL), changes, {}) for changes in (
+            {}, {"seed": "7"}, {"method": "structured"}, {"task": "gsm8k_mini"}, {"sparsity": "05"},
+            {"method": "dense", "sparsity": "00"})),
+        ((TASK_MASK,), {"method": "structured_taylor"}, {}),
+        ((RUN,), {"mode": "sparse_to_dense-long"}, TRAININGS),
+        ((RUN,), {"mode": NO_FINETUNE}, TRAININGS),
+    ],
+)  # fmt: skip
+def test_what_a_rule_makes_is_a_target_in_the_grid_or_not(folder, patterns, changes, trainings):
+    for pattern in patterns:
+        check(pattern.format(**NAMES | changes), trainings)
 
 
-@pytest.mark.parametrize("changes", [{}, {"seed": "7"}, {"method": "structured"}, {"task": "gsm8k_mini"},
-                                     {"sparsity": "05"}, {"method": "dense", "sparsity": "00"}])  # fmt: skip
-def test_what_a_rule_makes_is_a_target_in_the_grid_or_not(study, changes):
-    for pattern in (RUN, MASK, CELL):
-        targets.check_target(study, pattern.format(**NAMES | changes))
-    targets.check_target(study, TASK_MASK.format(**NAMES | changes | {"method": "structured_taylor", "sparsity": "50"}))
-
-
-def test_a_run_on_a_mask_that_is_there_is_a_target(study):
+def test_a_run_on_a_mask_that_is_there_is_a_target(folder):
     mask = Path(MASK.format(**NAMES | {"sparsity": "45"}))
     mask.parent.mkdir(parents=True)
     mask.touch()
-    targets.check_target(study, RUN.format(**NAMES | {"sparsity": "45"}))
+    check(RUN.format(**NAMES | {"sparsity": "45"}), {})
 
 
-@pytest.mark.parametrize("trainings", [{}, {"short": {}, "long": {}}])
-def test_what_every_plan_asks_for_is_a_target(study, trainings):
+@pytest.mark.parametrize("trainings", [{}, TRAININGS])
+def test_what_every_plan_makes_is_a_target(folder, trainings):
     study = laid_over({"grid": {"methods": ["random", "structured_taylor"], "trainings": trainings}})
-    asked = [*targets.final_targets(study), *targets.mask_targets(study), *targets.throughput_targets(study)]
-    assert len(asked) > 30
-    for target in asked:
+    files = [*targets.final_targets(study), *targets.mask_targets(study), *targets.throughput_targets(study)]
+    assert len(files) > 30
+    for target in files:
         targets.check_target(study, target)
         targets.check_settings(study, target)
 
 
-def test_a_file_of_another_study_and_a_measurement_that_is_impossible_are_refused(study):
-    with pytest.raises(InputError, match="results/other/runs/x/train.json: not in results, where"):
-        targets.check_settings(study, "results/other/runs/x/train.json")
-    modelzoo = laid_over({"backend": "modelzoo", "training": {"micro_batch_size": 4, "batch_size": 4}})
-    for target in ("throughput", "results/throughput/x.json"):
-        with pytest.raises(InputError, match="the backend modelzoo does not measure it"):
-            targets.check_settings(modelzoo, target)
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("results/other/runs/x/train.json", "results/other/runs/x/train.json: not in results, where"),
+        ("throughput", "the backend modelzoo does not measure it"),
+        (CELL.format(**NAMES), "the backend modelzoo does not measure it"),
+        ("results/analysis/throughput_vs_batch_size.csv", "the backend modelzoo does not measure it"),
+        ("results/analysis/summary.csv", None),
+    ],
+)
+def test_a_file_of_another_study_and_a_measurement_that_is_impossible_are_refused(target, line):
+    study = laid_over({"backend": "modelzoo"})
+    if line is None:
+        return targets.check_settings(study, target)
+    with pytest.raises(InputError, match=line):
+        targets.check_settings(study, target)
 
 
 @pytest.mark.parametrize(("mode", "method", "names"), [
@@ -108,9 +253,7 @@ def test_a_file_of_another_study_and_a_measurement_that_is_impossible_are_refuse
     ("reconstruct_to_sparse", "unstructured_wanda_on_web", ["web", "pile"]),
     ("reconstruct_to_sparse", "unstructured_wanda_on_pile", ["pile"]),
 ])  # fmt: skip
-def test_a_run_has_seen_the_texts_of_its_mask_and_of_its_reconstruction(tmp_path, mode, method, names):
-    texts = "{web: {text: web.jsonl}, pile: {text: pile.jsonl}}"
-    file = tmp_path / "study.yaml"
-    file.write_text(f"masks: {{calibration: {texts}}}\nreconstruction: {{calibration: pile}}\n")
-    expected = [f"data/calibration_{name}.jsonl" for name in names]
-    assert targets.seen_texts(read_configuration([file]), mode, method) == expected
+def test_a_run_has_seen_the_texts_of_its_mask_and_of_its_reconstruction(mode, method, names):
+    texts = {name: {"text": f"{name}.jsonl"} for name in ("web", "pile")}
+    study = laid_over({"masks": {"calibration": texts}, "reconstruction": {"calibration": "pile"}})
+    assert targets.seen_texts(study, mode, method) == [f"data/calibration_{name}.jsonl" for name in names]
