@@ -19,7 +19,7 @@ from sparseft.language_model.model import FIXED_ROPE, attention_windows
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 
 IGNORED = -100

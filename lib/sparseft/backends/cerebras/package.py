@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.config import Training
+from sparseft.study.schedule import Training
 
 RELEASES = ("2.6.0", "2.10.0")
 try:
