@@ -30,7 +30,6 @@ from tiny_models import change_json, save_tiny
 
 # lm-eval starts git and tools that describe the machine.
 pytestmark = pytest.mark.process
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "validation")
 # One row of each task in the fields that the hub has, with {n} for its number.
 ROWS = {
@@ -114,23 +113,9 @@ def model32(tmp_path_factory):
 
 
 def rows_of(name: str) -> dict[str, list[dict]]:
-    """Return 6 training rows and 4 validation rows of a task in its original fields; real ones if they are here."""
+    """Return 6 training rows and 4 validation rows of a task in its original fields."""
     splits = {"train": range(10, 16), "validation": range(4)}
-    if name in ("boolq", "hellaswag", "gsm8k") and (DATA / name).exists():
-        lines = {
-            split: (DATA / name / f"{split}.jsonl").read_text().split("\n")[: len(splits[split])] for split in SPLITS
-        }
-        return {split: [in_original_fields(name, json.loads(line)) for line in part] for split, part in lines.items()}
     return {split: [(ROWS | OWN_ROWS)[name](number) for number in numbers] for split, numbers in splits.items()}
-
-
-def in_original_fields(name: str, row: dict) -> dict:
-    """Return a row of ../shared/data in the fields of the hub."""
-    if name == "boolq":
-        return {key: row[key] for key in ("question", "passage")} | {"label": int(row["answer"])}
-    if name == "hellaswag":
-        return {key: row[key] for key in ("activity_label", "ctx_a", "ctx_b", "endings")} | {"label": str(row["label"])}
-    return row
 
 
 def prepared(folder: Path, definition: str | dict, rows: dict[str, list[dict]], name: str = "mine", **keys: object):
@@ -147,15 +132,13 @@ def prepared(folder: Path, definition: str | dict, rows: dict[str, list[dict]], 
 def stock_file(folder: Path, definition: str | dict, rows: dict[str, list[dict]]) -> Path:
     """Write a YAML file for stock lm-eval: a task file of its own or `definition`, over rows that its loader reads."""
     if isinstance(definition, str):
-        content = {"include": str(FOLDER / FILES[definition]), "task": "stock", "dataset_name": None}
-        if definition == "gsm8k":
-            content |= {"test_split": "validation"}
-        else:
-            content |= {"test_split": None}
+        test_split = "validation" if definition == "gsm8k" else None
+        content = {"include": str(FOLDER / FILES[definition]), "dataset_name": None, "test_split": test_split}
     else:
-        content = {**definition, "task": "stock"}
+        content = definition
     files = {split: str(write(folder / f"stock/{split}.jsonl", part)) for split, part in rows.items()}
-    content |= {"dataset_path": "json", "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")}}
+    content = content | {"task": "stock", "dataset_path": "json"}
+    content |= {"dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")}}
     path = folder / "stock.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -210,6 +193,11 @@ def test_an_evaluation_is_stock_lm_eval_s_row_by_row(model32, tmp_path, name):
     assert record["examples"] == 4
     assert record["few_shot"] == {"gsm8k": 5, "colours": 2, "sums": 1}.get(name, 0)
     # Tiny random models generate letters, so the first of two filters leaves something of every answer.
+    if name == "winogrande":
+        row = prepared(tmp_path, name, rows_of(name)).rows["validation"][1]
+        assert row["prompt"] == "The 1 cups did not fit, so the very large box"
+        assert (row["answer"], row["label"]) == (" stayed out.", 1)
+        assert row["choices"] == [request[0] for request in row["requests"]]
     if name == "sums":
         assert all(len(prediction) == 1 for prediction in record["predictions"])
         assert {"exact_match", "exact_match_whole", "exact_match_stderr_whole"} <= record["metrics"].keys()
@@ -239,13 +227,6 @@ def test_training_reads_what_the_evaluation_scores(model32, tmp_path, name):
             context = lm.tok_encode(sample["arguments"][0][0])
             continuation = [*lm.tok_encode(row["answer"]), tokenizer.eos_token_id]
         assert (example.ids[: example.answer_start], example.ids[example.answer_start :]) == (context, continuation)
-
-
-def test_the_right_context_of_winogrande_is_the_prompt(tmp_path):
-    row = prepared(tmp_path, "winogrande", rows_of("winogrande")).rows["validation"][1]
-    assert row["prompt"] == "The 1 cups did not fit, so the very large box"
-    assert (row["answer"], row["label"]) == (" stayed out.", 1)
-    assert row["choices"] == [request[0] for request in row["requests"]]
 
 
 def test_the_answer_of_the_configuration_is_learned(tmp_path):
@@ -352,28 +333,19 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
         source = {"lm_eval": tmp_path / f"{name}.yaml", "local": tmp_path / f"rows/{name}"}
         succeed("prepare_task.py", task=name, **source, output_dir=tmp_path / f"data/{name}")
     place = {"checkpoint": folder, "task": "colours", "data_dir": tmp_path / "data/colours"}
-    output = tmp_path / "evaluation.json"
-    succeed("evaluate.py", **place, probes=[f"sums:{tmp_path / 'data/sums'}"], output=output)
-    record = json.loads(output.read_text())
-    manifest = json.loads((tmp_path / "data/sums/manifest.json").read_text())
+    succeed("evaluate.py", **place, probes=[f"sums:{tmp_path / 'data/sums'}"], output=tmp_path / "with.json")
+    succeed("evaluate.py", **place, output=tmp_path / "without.json")
+    record, without = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("with", "without"))
     probe = record["probes"].pop("sums")
-    assert record["probes"] == {}
-    assert (probe["data_sha256"], probe["train_sha256"]) == (
-        manifest["sha256"]["validation"],
-        manifest["sha256"]["train"],
-    )
+    # A probe changes nothing in the evaluation of the task.
+    changing = ("seconds", "peak_memory_bytes", "record_sha256")
+    assert record | {name: without[name] for name in changing} == without
+    digests = json.loads((tmp_path / "data/sums/manifest.json").read_text())["sha256"]
+    assert (probe["data_sha256"], probe["train_sha256"]) == (digests["validation"], digests["train"])
     task = find_task(tmp_path / "data/sums", "sums")
-    assert probe["definition_sha256"] == task.definition_sha256
     loaded = load_model(folder, torch.device("cpu"))
     expected = evaluate_probe(*loaded, task, read_splits(tmp_path / "data/sums", task)[0], 32)
     assert {key: probe[key] for key in expected} == expected
     # Only lm-eval has the filters of the sums.
-    checked = read_record_file(output, EvaluationRecord)
+    checked = read_record_file(tmp_path / "with.json", EvaluationRecord)
     assert (checked.scored_by, checked.probes["sums"].scored_by) == (None, "lm-eval")
-    # A probe changes nothing in the evaluation of the task.
-    succeed("evaluate.py", **place, output=output)
-    alone = json.loads(output.read_text())
-    changing = {"seconds", "peak_memory_bytes", "probes", "record_sha256"}
-    assert {k: v for k, v in alone.items() if k not in changing} == {
-        k: v for k, v in record.items() if k not in changing
-    }

@@ -63,15 +63,10 @@ def inside(page, monkeypatch) -> None:
     monkeypatch.chdir(page.folder)
 
 
-def test_the_page_shows_every_file_that_its_study_reads(page):
-    assert list(page.tasks) == TASKS
-    for data in page.tasks.values():
-        assert {file.stem for file in Path(data["local"]).iterdir()} == {"train", "validation"}
-
-
 @pytest.mark.process
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_of_one_s_own_is_trained_merged_proved_and_evaluated(page, task):
+    assert list(page.tasks) == TASKS
     code, printed = page.prepare(task)
     assert (code, printed) == (0, "")
     manifest = json.loads(Path(f"data/{task}/manifest.json").read_text())
@@ -98,35 +93,26 @@ def test_a_task_of_one_s_own_is_trained_merged_proved_and_evaluated(page, task):
     assert len(after["losses"]) == len(after["answer_tokens"]) == after["examples"]
     assert after["inputs"]["data"] == manifest["sha256"]["validation"]
 
-
-@pytest.mark.process
-@pytest.mark.parametrize("task", TASKS)
-def test_the_masks_of_an_importance_calibrate_on_such_a_task(page, task):
-    assert page.prepare(task)[0] == 0
-    folder = Path("masks", task)
-    flags = {"model_path": "models/m", "sparsity": "0.5", "method": "unstructured_wanda", "calibration_examples": 3}
-    succeed("compute_masks.py", **flags, output_dir=folder, task=task, data_dir=f"data/{task}")
-    assert (folder / "masks_sparsity50_unstructured_wanda.pt").exists()
+    # The masks of an importance calibrate on such a task too.
+    calibration = {"task": task, **data, "calibration_examples": 3}
+    masks = {"model_path": "models/m", "sparsity": "0.5", "method": "unstructured_wanda", "output_dir": run / "masks"}
+    succeed("compute_masks.py", **masks, **calibration)
+    assert (run / "masks/masks_sparsity50_unstructured_wanda.pt").exists()
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("task", ["chats", "notes"])
-def test_the_speed_of_a_training_on_such_a_task_is_measured(page, task, tmp_path):
-    assert page.prepare(task)[0] == 0
-    flags = {"model_path": "models/m", "mask_path": MASK, "data_dir": f"data/{task}", "output": tmp_path / "cell.json"}
+def test_the_speed_of_a_training_on_a_text_is_measured(page, tmp_path):
+    assert page.prepare("notes")[0] == 0
+    flags = {"model_path": "models/m", "mask_path": MASK, "data_dir": "data/notes", "output": tmp_path / "cell.json"}
     steps = {"batch_sizes": 2, "warmup_steps": 0, "steps": 2, "repeats": 1, "lora_r": 4}
-    succeed("measure_throughput.py", cell=f"m-{task}-unstructured-sparsity50-sparse_to_sparse", **flags, **steps)
-    (batch,) = json.loads((tmp_path / "cell.json").read_text())["batches"]
-    (repeat,) = batch["repeats"]
-    assert batch["status"] == "measured"
-    if task == "notes":
-        # Two steps of two sequences of 32 tokens.
-        assert repeat["tokens"] == repeat["padded_tokens"] == 2 * 2 * 32
+    succeed("measure_throughput.py", cell="m-notes-unstructured-sparsity50-sparse_to_sparse", **flags, **steps)
+    ((repeat,),) = (batch["repeats"] for batch in json.loads((tmp_path / "cell.json").read_text())["batches"])
+    # Two steps of two sequences of 32 tokens.
+    assert repeat["tokens"] == repeat["padded_tokens"] == 2 * 2 * 32
 
 
-@pytest.fixture
-def study(page, tmp_path) -> Study:
-    """Return the study of the page on the tiny model, with one method, one sparsity and one mode."""
+@pytest.mark.slow
+def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
     study = Study(tmp_path / "study")
     shutil.copytree(page.folder / "source", study.folder / "m")
     for folder in page.folder.glob("my_*"):
@@ -139,18 +125,6 @@ def study(page, tmp_path) -> Study:
         "modes": ["sparse_to_sparse"],
     }
     study.configure({"m": study.folder / "m"}, tasks=page.tasks, grid=grid, training=SETTINGS)
-    return study
-
-
-def test_snakemake_plans_the_study_of_the_page(study):
-    planned = study.planned("results/analysis/summary.csv")
-    assert planned["prepare_task"] == len(TASKS)
-    assert planned["train_adapter"] == len(TASKS)
-    assert planned["evaluate_run"] == 2 * len(TASKS)
-
-
-@pytest.mark.slow
-def test_the_study_of_the_page_ends_in_tables_without_a_fault(study):
     study.snakemake("results/analysis/summary.csv", "--cores", "2", "--quiet", "all")
     with open(study.folder / "results/analysis/summary.csv", newline="") as file:
         table = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""A task of lm-eval is trained and evaluated from its YAML file, and every merged model is evaluated on the probes."""
+"""A task of lm-eval is trained and evaluated from its YAML file; every merged model is evaluated on the probes and on a text."""
 
 import csv
 import json
@@ -8,11 +8,16 @@ import pytest
 import yaml
 from hub_cache import write
 from project import ROOT, TINY_STUDY, Study, tiny_grid
+from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.language_model.model import load_model
+from sparseft.storage.hashes import sha256
+from torch import device
 
 PAGE = (ROOT / "docs/tasks.md").read_text()
 FILE = re.compile(
     r'^```\w+ title="(my_task\.yaml|my_questions/[^"]+|questions\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL
 )
+DOCUMENTS = ["The cat sat on the mat, and then it ran away. ", "", "It came back."]
 RUN = "results/runs/llama-questions-dense-sparsity00-no_finetune-seed0"
 
 
@@ -23,7 +28,7 @@ def arc_row(number: int) -> dict:
 
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
-    """Return the study of docs/tasks.md with a task from a YAML file, and with lm-eval's arc_easy as a probe on local rows."""
+    """Return the study of docs/tasks.md with a task from a YAML file, lm-eval's arc_easy as a probe on local rows, and a text."""
     study = Study(tmp_path / "study")
     for name, content in FILE.findall(PAGE):
         (study.folder / name).parent.mkdir(exist_ok=True)
@@ -36,7 +41,9 @@ def study(tmp_path, tiny_models) -> Study:
     grid = {**tiny_grid("llama", "questions", ["random"]), "sparsities": [0], "modes": ["sparse_to_dense"]}
     training = {**TINY_STUDY["training"], "steps": 3}
     probes = {"probes": ["arc_easy", "questions"]}
-    study.configure(tiny_models, grid=grid, tasks=tasks, training=training, evaluation=probes)
+    write(study.folder / "wiki.jsonl", [{"text": text} for text in DOCUMENTS])
+    text = {"local": "wiki.jsonl", "context": 20}
+    study.configure(tiny_models, grid=grid, tasks=tasks, training=training, evaluation=probes, perplexity=text)
     return study
 
 
@@ -53,7 +60,7 @@ def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_
 
 
 @pytest.mark.slow
-def test_results_of_a_probe_stand_in_the_evaluation_and_in_the_summary(study):
+def test_results_of_a_probe_and_the_perplexity_stand_in_the_evaluation_and_in_the_summary(study):
     study.snakemake()
     record = study.json(f"{RUN}/evaluation.json")
     probe = record["probes"]["arc_easy"]
@@ -66,6 +73,15 @@ def test_results_of_a_probe_stand_in_the_evaluation_and_in_the_summary(study):
         rows = {row["run_id"]: row for row in csv.DictReader(file)}
     row = rows[RUN.rpartition("/")[2]]
     assert float(row["probe_arc_easy"]) == pytest.approx(probe["value"], rel=1e-9)
+    text = study.folder / "data/wikitext2.txt"
+    assert text.read_text() == "\n\n".join(DOCUMENTS)
+    assert record["inputs"]["wikitext2"] == sha256(text)
+    # The run at sparsity 00 without training is the original model. Only WikiText-2's perplexity has its name.
+    loaded = load_model(study.folder / "models/llama", device("cpu"))
+    expected = token_perplexity(*loaded, text.read_text(), 20)
+    assert record["metrics"]["local_text_ppl_20"] == expected
+    assert float(row["local_text_ppl_20"]) == float(f"{expected:.10g}")
+    assert record["perplexity_source"] == {"local": sha256(study.folder / "wiki.jsonl")}
     # A change of how rows are scored evaluates and trains again, although the rows stay the same.
     assert "evaluate_run" not in study.planned()
     file = study.folder / "my_task.yaml"

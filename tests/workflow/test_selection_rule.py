@@ -56,30 +56,22 @@ def test_a_run_without_a_name_for_its_training_has_no_such_target(study):
     assert study.planned("data/hellaswag_mini/selection.jsonl")["prepare_selection"] == 1
 
 
-def test_the_flags_of_the_selection_rows_do_not_prepare_the_other_rows_again(study):
-    tasks = {"hellaswag_mini": TINY_STUDY["tasks"]["hellaswag_mini"]}
-    configure(study, {}, tasks=tasks)
-    study.snakemake("data/hellaswag_mini/train.jsonl")
-    configure(study, SHORT, tasks={"hellaswag_mini": tasks["hellaswag_mini"] | {"selection_examples": 7}})
-    planned = study.planned("data/hellaswag_mini/selection.jsonl")
-    assert planned == {"prepare_selection": 1}
-
-
-def test_a_new_file_of_selection_rows_chooses_them_again(study):
+def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags_and_file(study):
     for split, word in (("train", "Ice"), ("validation", "Snow")):
         rows = [{"passage": f"{word} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
         write(study.folder / f"own/{split}.jsonl", rows)
-    configure(study, SHORT, tasks={"boolq": {"local": "own", "train_examples": 4}}, grid={"tasks": ["boolq"]})
-    rows = "data/boolq/selection.jsonl"
-    study.snakemake(rows)
-    assert study.planned(rows) == {}
+    task, chosen = {"local": "own", "train_examples": 4}, "data/boolq/selection.jsonl"
+    configure(study, SHORT, tasks={"boolq": task}, grid={"tasks": ["boolq"]})
+    study.snakemake(chosen)
+    assert study.planned(chosen) == {}
+    configure(study, SHORT, tasks={"boolq": task | {"selection_examples": 2}}, grid={"tasks": ["boolq"]})
+    assert study.planned(chosen) == {"prepare_selection": 1}
+    configure(study, SHORT, tasks={"boolq": task}, grid={"tasks": ["boolq"]})
     write(
         study.folder / "own/selection.jsonl",
         [{"passage": f"Rain {n}.", "question": "is it", "answer": True} for n in range(3)],
     )
-    assert study.planned(rows) == {"prepare_selection": 1}
-    study.snakemake(rows)
-    assert "Rain" in (study.folder / rows).read_text()
+    assert study.planned(chosen) == {"prepare_selection": 1}
 
 
 @pytest.mark.slow
