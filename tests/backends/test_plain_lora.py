@@ -3,7 +3,6 @@
 import pytest
 import torch
 from sparseft.backends.fixed_shapes import plain_kind_of
-from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import kind_of
 from sparseft.study.schedule import Training
@@ -19,10 +18,8 @@ MASKS = {
 def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype, *, has_bias: bool) -> list[torch.Tensor]:
     """Return y, and the gradients of x, A and B, of a layer drawn from one seed whose B is no longer 0."""
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(SHAPE, generator=generator).to(dtype)
     torch.manual_seed(0)
-    bias = torch.randn(SHAPE[0]).to(dtype) if has_bias else None
-    layer = kind(carry_mask_(weight, mask), bias, mask, settings, Workspace())
+    layer = kind(torch.nn.Linear(8, 6, bias=has_bias, dtype=dtype), mask, settings, Workspace())
     layer.lora_B.data.normal_(generator=generator)
     x = torch.randn(2, 5, 8, generator=generator).to(dtype).requires_grad_()
     y = layer(x)
@@ -47,8 +44,7 @@ def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, gradient,
 
 def test_the_effective_weight_is_exactly_zero_where_the_mask_is(mask=MASKS["unstructured"]):
     for gradient in ("exact", "straight_through"):
-        layer = plain_kind_of("sparse_to_sparse", mask)(
-            carry_mask_(torch.randn(SHAPE), mask), None, mask, Training(lora_r=3, gradient=gradient), Workspace()
-        )
+        settings = Training(lora_r=3, gradient=gradient)
+        layer = plain_kind_of("sparse_to_sparse", mask)(torch.nn.Linear(8, 6, bias=False), mask, settings, Workspace())
         layer.lora_B.data.normal_()
         assert torch.equal((layer(torch.eye(8)).T != 0), mask)
