@@ -5,14 +5,14 @@ from dataclasses import replace
 import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
-from sparseft.analysis.figures import _study_figures, throughput_drawing
+from sparseft.analysis.figures import study_figures, throughput_drawing
 from sparseft.analysis.results import Results
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY
 
 
 def drawn(study: Results) -> dict[str, Figure]:
     """Return the figures of a study by name."""
-    return {figure.name: build() for figure, build in _study_figures(study)}
+    return {figure.name: build() for figure, build in study_figures(study)}
 
 
 def bars(figure: Figure) -> set[tuple[float, float]]:

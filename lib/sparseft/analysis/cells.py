@@ -8,7 +8,8 @@ validation rows took no part in the choice, so a test on them needs no correctio
 be chosen if a run of it is missing, has a fault, ended early, or has no result on the selection rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ CELL = [*PLACE, "method", "sparsity", "mode", "setting"]
 KEYS = [*CELL, "training"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
+# What a cell has in common with its runs, whatever their training.
+_OF_RUN = ["study", "model", "task", "method", "sparsity", "mode"]
 _FIRST = ("examples", "chance", "settings", "device", "selection_examples")
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
 
@@ -87,7 +90,7 @@ def pool(frames: Frames) -> Cells:
     run_ids = {key: list(part["run_id"]) for key, part in models}
     keys = [tuple(key) for key in table[KEYS].itertuples(index=False, name=None)]
     table["trainings_tried"] = table.groupby(CELL, dropna=False)["training"].transform("nunique")
-    table = table.assign(**_choice(table, [seeds[key] for key in keys], _missing(frames.faults)))
+    table = table.join(_choice(table, [seeds[key] for key in keys], _missing_seeds(frames.faults)))
     parts = dict(iter(frames.examples.groupby(["study", "run_id", "metric"], sort=False)))
     scores = {}
     for index, key in enumerate(keys):
@@ -164,44 +167,35 @@ def is_fraction(metric: str) -> bool:
     return metric != LOSS.name
 
 
-def _missing(faults: pd.DataFrame) -> set[tuple[str, Run]]:
-    """Return the wanted runs of each study that are in no table, or were made with other settings."""
+def _missing_seeds(faults: pd.DataFrame) -> defaultdict[tuple, set[int]]:
+    """Return the seeds of the wanted runs that are in no table, or were made with other settings, by their _OF_RUN."""
     lacking = faults[faults["kind"].isin(["missing", "outside"]) & faults["is_wanted"].astype(bool)]
-    runs = set()
+    seeds = defaultdict(set)
     for study, run_id in lacking[["study", "run_id"]].itertuples(index=False):
         # The name of a folder may be no run's.
         with suppress(InputError):
-            runs.add((study, Run.parse(run_id)))
-    return runs
+            run = Run.parse(run_id)
+            seeds[study, *(getattr(run, name) for name in _OF_RUN[1:])].add(run.seed)
+    return seeds
 
 
 def _choice(
-    table: pd.DataFrame, seeds: Sequence[tuple[int, ...]], missing: Iterable[tuple[str, Run]]
-) -> dict[str, pd.Series]:
+    table: pd.DataFrame, seeds: Sequence[tuple[int, ...]], missing: defaultdict[tuple, set[int]]
+) -> pd.DataFrame:
     """Return the columns `chosen`, `decided_by` and `obstacle` of the cells. `seeds` has the seeds of each cell."""
-    columns = {"chosen": pd.Series(True, table.index), "decided_by": None, "obstacle": None}
-    columns = {name: pd.Series(value, table.index, dtype=object) for name, value in columns.items()}
+    rows = {index: {"chosen": True, "decided_by": None, "obstacle": None} for index in table.index}
     for _, group in table[table["mode"] != NO_FINETUNE].groupby(CELL, dropna=False):
         if len(group) == 1:
             continue
         wanted = {seed for index in group.index for seed in seeds[index]}
-        wanted |= {run.seed for study, run in missing if _is_of(study, run, group.iloc[0])}
-        obstacles = {index: _obstacle(row, wanted - set(seeds[index])) for index, row in group.iterrows()}
-        columns["chosen"][group.index] = False
-        columns["obstacle"].update(pd.Series({index: text for index, text in obstacles.items() if text}, dtype=object))
-        able = group[[not obstacles[index] for index in group.index]]
+        wanted |= missing[tuple(group.iloc[0][_OF_RUN])]
+        for index, row in group.iterrows():
+            rows[index] |= {"chosen": False, "obstacle": _obstacle(row, wanted - set(seeds[index]))}
+        able = group[[not rows[index]["obstacle"] for index in group.index]]
         if len(able):
             best, decided_by = _best(able)
-            columns["chosen"][best] = True
-            columns["decided_by"][best] = decided_by
-    return columns | {"chosen": columns["chosen"].astype(bool)}
-
-
-def _is_of(study: str, run: Run, row: pd.Series) -> bool:
-    """Return whether a run of a study is of the cell of a row, whatever its training."""
-    return study == row["study"] and all(
-        getattr(run, name) == row[name] for name in ("model", "task", "method", "sparsity", "mode")
-    )
+            rows[best] |= {"chosen": True, "decided_by": decided_by}
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=object).astype({"chosen": bool})
 
 
 def _obstacle(row: pd.Series, missing_seeds: set[int]) -> str | None:

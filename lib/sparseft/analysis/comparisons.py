@@ -143,7 +143,10 @@ def _row(
     row |= {"reached_sparsity": ours.reached_sparsity, "against_reached_sparsity": theirs.reached_sparsity}
     row |= {"seeds": ours.seeds, "examples": scores.headline.values.shape[1]}
     row |= {"value": scores.headline.value, "against_value": other.headline.value}
-    row |= {"lacks_seeds": question in ABOUT_SEEDS and _has_one_seed(cells, ours, theirs, metric)}
+    is_trained = NO_FINETUNE not in (ours.mode, theirs.mode)
+    # No cell of their studies shows how much seeds vary.
+    has_one_seed = not any(_spread(cells, ours, theirs, metric, of).degrees for of in ("values", "losses"))
+    row |= {"lacks_seeds": question in ABOUT_SEEDS and is_trained and has_one_seed}
     row |= {"is_guess": question == "dense" and metric == theirs.metric and _is_guess(theirs)}
     results = {"": (scores.headline, other.headline, "values" if scores.values else "losses")}
     if scores.losses and other.losses:
@@ -153,12 +156,6 @@ def _row(
         row |= {f"{name}difference": result.difference, f"{name}difference_low": result.low}
         row |= {f"{name}difference_high": result.high} | ({} if name else {"p_value": result.p_value})
     return row
-
-
-def _has_one_seed(cells: Cells, ours: tuple, theirs: tuple, metric: str) -> bool:
-    """Return whether two cells are trained, and no cell of their studies shows how much seeds vary."""
-    is_trained = NO_FINETUNE not in (ours.mode, theirs.mode)
-    return is_trained and not any(_spread(cells, ours, theirs, metric, of).degrees for of in ("values", "losses"))
 
 
 def _spread(cells: Cells, ours: tuple, theirs: tuple, metric: str, of: str) -> Spread:

@@ -81,7 +81,7 @@ class Chart:
 
 def write_figures(folder: Path, study, processes: int) -> list[Figure]:
     """Write every figure of a study into `folder`, `processes` at a time, and return their descriptions."""
-    figures = dict(_study_figures(study))
+    figures = dict(study_figures(study))
     write_all({figure.name: build for figure, build in figures.items()}, folder, processes)
     return list(figures)
 
@@ -95,7 +95,7 @@ def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
     write_all(drawings, folder, processes=1)
 
 
-def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
+def study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
     points = lines_of(study)
     members = study.runs[study.runs["status"] != OUTSIDE]

@@ -71,7 +71,12 @@ def _of_batch(batch: BatchRecord) -> dict[str, object]:
     if repeats.empty:
         return row
     for name in ("samples", "tokens"):
-        row |= _rate(f"{name}_per_second", repeats[name] / repeats["seconds"])
+        rates = repeats[name] / repeats["seconds"]
+        low = high = None
+        if len(rates) > 1:
+            low, high = stats.t.interval(LEVEL, len(rates) - 1, rates.mean(), rates.sem() or 1e-300)
+        ends = {f"{name}_per_second_low": low, f"{name}_per_second_high": high}
+        row |= {f"{name}_per_second": rates.mean()} | ends
     samples = repeats["samples"].sum()
     return row | {
         "tokens_per_sample": repeats["tokens"].sum() / samples,
@@ -80,11 +85,3 @@ def _of_batch(batch: BatchRecord) -> dict[str, object]:
         "cpu_share": repeats["cpu_share"].astype(float).min(),
         "dtype": repeats["dtype"].iloc[0],
     }
-
-
-def _rate(name: str, values: pd.Series) -> dict[str, float]:
-    """Return the mean of a rate over the repeats, and the ends of its interval."""
-    low = high = None
-    if len(values) > 1:
-        low, high = stats.t.interval(LEVEL, len(values) - 1, values.mean(), values.sem() or 1e-300)
-    return {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
