@@ -35,9 +35,17 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     outside, changed = _compare(checkpoint, base, mask) if base else ([], [])
     mask_of_base = mask.meta.get("base") == base.digest if base else None
     is_complete = bool(rows) and not unmatched
+    not_checked = []
+    if base is None:
+        not_checked.append("The tensors outside the mask were compared with nothing, because no base was given.")
+        not_checked.append("The mask may belong to another base, because no base was given.")
+    if total["within_tolerance"]:
+        not_checked.append(
+            f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {total['within_tolerance']} are not exactly zero."
+        )
     return {
         "passed": is_complete and mask_of_base is not False and not total["violations"] and not changed,
-        "not_checked": _not_checked(base, tolerance, total["within_tolerance"]),
+        "not_checked": not_checked,
         "layers_checked": len(checked),
         "layers_expected": len(shapes),
         "layers_not_checked": unmatched,
@@ -54,21 +62,6 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
         "tensors_outside_changed": changed,
         "layers": rows,
     }
-
-
-def _not_checked(base: Checkpoint | None, tolerance: float, within_tolerance: int) -> list[str]:
-    """Return a sentence for everything that the report does not prove.
-
-    `within_tolerance` is the number of pruned weights that are not zero and passed."""
-    sentences = []
-    if base is None:
-        sentences.append("The tensors outside the mask were compared with nothing, because no base was given.")
-        sentences.append("The mask may belong to another base, because no base was given.")
-    if within_tolerance:
-        sentences.append(
-            f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {within_tolerance} are not exactly zero."
-        )
-    return sentences
 
 
 def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: float) -> dict:
