@@ -206,34 +206,31 @@ def test_an_expert_that_no_token_reaches_scores_zero(tiny_models, name):
         assert not any(evidence[layer].any() for layer in idle)
 
 
-def test_examples_are_drawn_by_the_seed(tiny_llama):
-    rows = TASK.generate("train", 40, 0)
-    draw, again, other = (calibration_examples(tiny_llama, TASK, rows, 8, seed) for seed in (0, 0, 1))
-    assert draw == again != other
-    everything = encode(rows, TASK, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
-    assert len({everything.index(example) for example in draw}) == 8
-    assert len(calibration_examples(tiny_llama, TASK, rows, 40, 0)) == 40
-
-
-def test_of_a_text_sequences_are_drawn_and_not_documents(tiny_llama):
-    task = text.task_of("wiki", {"kind": "text", "length": 8})
-    rows = [{"text": "The river rises in the hills behind the village."}, {"text": "In spring it carries much water."}]
-    sequences = encode(rows, task, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
-    draw, again, other = (calibration_examples(tiny_llama, task, rows, 6, seed) for seed in (0, 0, 1))
-    assert draw == again != other
-    assert len({sequences.index(example) for example in draw}) == 6
-    fault = f"calibration_examples {len(sequences) + 1}: wiki has only {len(sequences)} training sequences"
-    with pytest.raises(InputError, match=fault):
-        calibration_examples(tiny_llama, task, rows, len(sequences) + 1, 0)
+SENTENCES = ["The river rises in the hills behind the village.", "In spring it carries much water."]
 
 
 @pytest.mark.parametrize(
-    ("rows", "number", "message"),
-    [(0, 8, "hellaswag_mini: no calibration examples"), (8, 9, "calibration_examples 9: hellaswag_mini .* 8 ")],
+    ("task", "rows", "words"),
+    [
+        (TASK, TASK.generate("train", 40, 0), "hellaswag_mini has only 40 training rows"),
+        # Of a text, sequences are drawn and not documents.
+        (
+            text.task_of("wiki", {"kind": "text", "length": 8}),
+            [{"text": line} for line in SENTENCES],
+            "training sequences",
+        ),
+    ],
 )
-def test_too_few_rows_are_refused(tiny_llama, rows, number, message):
-    with pytest.raises(InputError, match=message):
-        calibration_examples(tiny_llama, TASK, TASK.generate("train", 8, 0)[:rows], number, 0)
+def test_examples_are_drawn_by_the_seed(tiny_llama, task, rows, words):
+    everything = encode(rows, task, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
+    draw, again, other = (calibration_examples(tiny_llama, task, rows, 6, seed) for seed in (0, 0, 1))
+    assert draw == again != other
+    assert len({everything.index(example) for example in draw}) == 6
+    assert len(calibration_examples(tiny_llama, task, rows, len(everything), 0)) == len(everything)
+    with pytest.raises(InputError, match=f"calibration_examples {len(everything) + 1}: .*{words}"):
+        calibration_examples(tiny_llama, task, rows, len(everything) + 1, 0)
+    with pytest.raises(InputError, match=f"{task.name}: no calibration examples"):
+        calibration_examples(tiny_llama, task, [], 6, 0)
 
 
 def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
@@ -300,16 +297,13 @@ def test_a_text_with_fewer_tokens_than_its_windows_is_refused(documents, tokens)
 
 
 def test_a_window_is_an_example_whose_loss_leaves_out_the_first_token(tiny_llama):
-    documents = ["The cat sat on the mat. " * 20] * 6
+    documents = ["The cat sat on the mat. " * 20] * 6 + ["a" * 10_000]
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama.folder)
-    examples = text_examples(tiny_llama, documents, settings(), PLACE)
-    assert examples == [Example(ids, 1) for ids in choose_windows(documents, tokenizer.encode, settings(), PLACE)]
-
-
-def test_a_window_longer_than_the_context_is_refused(tiny_llama):
+    examples = text_examples(tiny_llama, documents, settings(length=512), PLACE)
+    windows = choose_windows(documents, tokenizer.encode, settings(length=512), PLACE)
+    assert examples == [Example(ids, 1) for ids in windows]
     with pytest.raises(InputError, match=r"text.jsonl: windows of 513 tokens, .* 512; .*--calibration_length"):
-        text_examples(tiny_llama, ["a" * 10_000], settings(length=513), PLACE)
-    assert len(text_examples(tiny_llama, ["a" * 10_000], settings(length=512), PLACE)) == 4
+        text_examples(tiny_llama, documents, settings(length=513), PLACE)
 
 
 @pytest.fixture

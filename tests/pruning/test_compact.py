@@ -25,8 +25,6 @@ from masks import write_mask
 IDS = torch.arange(3, 51).reshape(2, 24)
 # The difference that another order of sums may make, relative to the largest logit. Seen: 1.1e-6 in fp32, 0 in bf16.
 BOUNDS = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
-# Changes the mask of a base.
-Change = Callable[[Mask, Checkpoint], object]
 # (first layer of a group, its number of units) -> the units that are kept.
 Choose = Callable[[str, int], np.ndarray]
 
@@ -181,57 +179,43 @@ def test_channels_are_filled_up_with_zeros_since_mixtral_s_experts_run_on_multip
     assert w2.any(0).tolist() == [False] * 6 + [True] * 34
 
 
-Q, OUT, V = (f"model.layers.1.self_attn.{name}_proj" for name in "qov")
-UP, GATE, DOWN = (f"model.layers.1.mlp.{name}_proj" for name in ("up", "gate", "down"))
-FIRST = "model.layers.0"
-
-
-def keeping(layer: str, number: int) -> Change:
-    """Return a change that keeps the first units of the group of layers that starts with `layer`."""
-
-    def change(mask: Mask, base: Checkpoint) -> None:
-        other = structured(
-            base, lambda first, units: np.arange(units)[:number] if first == layer else half(first, units)
-        )
-        mask.bits.update(other.bits)
-
-    return change
-
-
-def flipped(layer: str) -> Change:
-    """Return a change that prunes one more weight of a layer."""
-
-    def change(mask: Mask, base: Checkpoint) -> None:
-        kept = mask.kept(layer)
-        kept[tuple(np.argwhere(kept)[0])] = False
-        mask.bits[layer] = pack(kept)
-
-    return change
-
-
-def whole(layer: str) -> Change:
-    """Return a change that keeps every weight of a layer."""
-    return lambda mask, base: mask.bits.update({layer: pack(np.ones(mask.shape[layer], bool))})
+def refuse(checkpoint: Checkpoint, mask: Mask, folder: Path, line: str) -> None:
+    before = {path.name for path in folder.iterdir()} | {"mask.pt"}
+    with pytest.raises(InputError, match=line):
+        compacted(checkpoint, mask, folder / "small")
+    assert {path.name for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("layer", "keeps"),
     [
-        *((flipped(layer), f"{layer}: .*channel or head .*in part") for layer in (Q, OUT, GATE, DOWN)),
-        *((whole(layer), f"{layer}: .*channel or head .*in part") for layer in (V, UP)),
-        (keeping(GATE, 9), f"channels: 24 in {FIRST}.mlp.gate_proj .*16 in {GATE}"),
-        (keeping(Q, 2), f"key-value heads: 1 in {FIRST}.self_attn.q_proj .*2 in {Q}"),
-        (keeping(GATE, 0), f"{GATE}: no channels"),
-        (keeping(f"{FIRST}.self_attn.q_proj", 0), f"{FIRST}.self_attn.q_proj: no key-value heads"),
-        (lambda mask, base: mask.shape.pop(DOWN) and mask.bits.pop(DOWN), "another model: 1 layers"),
+        *((layer, False) for layer in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")),
+        *((layer, True) for layer in ("self_attn.v_proj", "mlp.up_proj")),
     ],
 )
-def test_a_mask_that_is_not_structured_or_not_the_model_s_is_refused(tmp_path, tiny_llama, change, line):
-    mask = structured(tiny_llama)
-    change(mask, tiny_llama)
-    with pytest.raises(InputError, match=line):
-        compacted(tiny_llama, mask, tmp_path / "small")
-    assert [path.name for path in tmp_path.iterdir()] == ["mask.pt"]
+def test_a_unit_pruned_only_in_part_is_refused(tmp_path, tiny_llama, layer, keeps):
+    """The layer prunes one more weight, or it keeps what the other layers of its group prune."""
+    mask, layer = structured(tiny_llama), f"model.layers.1.{layer}"
+    kept = mask.kept(layer)
+    kept[tuple(np.argwhere(kept)[0])] = False
+    mask.bits[layer] = pack(kept | keeps)
+    refuse(tiny_llama, mask, tmp_path, f"{layer}: .*channel or head .*in part")
+
+
+@pytest.mark.parametrize(
+    ("first", "kept", "line"),
+    [
+        ("model.layers.1.mlp.gate_proj", 9, "channels: 24 in model.layers.0.mlp.gate_proj .*16 in {first}"),
+        ("model.layers.1.self_attn.q_proj", 2, "key-value heads: 1 in model.layers.0.self_attn.q_proj .*2 in {first}"),
+        ("model.layers.1.mlp.gate_proj", 0, "{first}: no channels"),
+        ("model.layers.0.self_attn.q_proj", 0, "{first}: no key-value heads"),
+    ],
+)
+def test_layers_of_different_sizes_or_with_nothing_left_are_refused(tmp_path, tiny_llama, first, kept, line):
+    mask = structured(
+        tiny_llama, lambda layer, units: np.arange(units)[:kept] if layer == first else half(layer, units)
+    )
+    refuse(tiny_llama, mask, tmp_path, line.format(first=first))
 
 
 @pytest.mark.parametrize("layer", ["self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
@@ -242,9 +226,11 @@ def test_a_checkpoint_that_is_not_the_masked_one_is_refused(tmp_path, tiny_llama
     pruned = (~torch.from_numpy(mask.kept(name.removesuffix(".weight")))).nonzero()[-1]
     weights[name][tuple(pruned)] = 1e-30
     save_file(weights, merged.files[0], metadata={"format": "pt"})
-    with pytest.raises(InputError, match=f"{name} is not zero"):
-        compacted(Checkpoint(merged.folder), mask, tmp_path / "small")
-    assert {path.name for path in tmp_path.iterdir()} == {"masked", "mask.pt"}
+    refuse(Checkpoint(merged.folder), mask, tmp_path, f"{name} is not zero")
+
+
+def test_a_mask_of_another_model_is_refused(tmp_path, tiny_llama, tiny_models):
+    refuse(tiny_llama, structured(Checkpoint(tiny_models["mixtral"])), tmp_path, "another model: 6 layers")
 
 
 def test_the_script_writes_the_model_and_its_record(tmp_path, tiny_llama):
