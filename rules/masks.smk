@@ -3,7 +3,7 @@
 
 # The jobs of this command on other machines start when some masks exist already. They make what this command planned.
 if workflow.is_main_process:
-    os.environ["SPARSEFT_ADDED"] = " ".join(f"{percent:02d}" for percent in passes.added_sparsities(STUDY))
+    os.environ["SPARSEFT_ADDED"] = " ".join(f"{percent:02d}" for percent in targets.added_sparsities(STUDY))
 
 
 envvars:

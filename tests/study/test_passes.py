@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from project import laid_over
-from sparseft.study.passes import added_sparsities, pass_files
+from sparseft.study.passes import pass_files
+from sparseft.study.targets import added_sparsities
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,9 @@
-"""Say where the files of a pass over a model lie, and which masks have a pass of their own.
-
-One pass makes the masks of all sparsities of a method. If it had to make one more mask, it would make all of them again, and
-Snakemake would train on them again, although no bit has changed. So a sparsity that you add to a study later has its own pass.
-"""
+"""Say where the files of a pass over a model lie. One pass makes the masks of all sparsities of a method."""
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
-from sparseft.methods import get_method
-from sparseft.study.config import Config
-from sparseft.study.grid import MASK_NAME, MASK_PLOT, MASK_PLOTS, MASK_REPORT, PRUNED_NAME, mask_path
+from sparseft.study.grid import MASK_NAME, MASK_PLOT, MASK_PLOTS, MASK_REPORT, PRUNED_NAME
 
 
 @dataclass(frozen=True)
@@ -54,22 +47,3 @@ def pass_files(
         plot_name=name if has_plots else None,
         base=Path(pruned, PRUNED_NAME.format(**names[0])) if pruned else None,
     )
-
-
-def added_sparsities(config: Config) -> list[int]:
-    """Return the sparsities of the grid, in percent, whose masks are made one by one.
-
-    They are those that a model and a method lack although they have other masks of the grid. A method that updates weights has
-    a job per sparsity in any case, so it decides nothing."""
-    grid = config.grid
-    added: set[int] = set()
-    in_passes = [method for method in grid.methods if not get_method(method).updates_weights]
-    for model, method, task in product(grid.models, in_passes, grid.tasks):
-        paths = {
-            percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
-            for percent in grid.sparsities
-        }
-        missing = {percent for percent, path in paths.items() if not Path(path).exists()}
-        if len(missing) < len(paths):
-            added |= missing
-    return sorted(added)

@@ -69,6 +69,26 @@ def mask_targets(config: Config) -> list[str]:
     return sorted({fill(mask_path(run.method), run) for run in runs(config)})
 
 
+def added_sparsities(config: Config) -> list[int]:
+    """Return the sparsities of the grid, in percent, whose masks are made one by one.
+
+    They are those that a model and a method lack although they have other masks of the grid. One pass makes the masks of all
+    sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them again, although
+    no bit has changed. A method that updates weights has a job per sparsity in any case, so it decides nothing."""
+    grid = config.grid
+    added: set[int] = set()
+    in_passes = [method for method in grid.methods if not get_method(method).updates_weights]
+    for model, method, task in product(grid.models, in_passes, grid.tasks):
+        paths = {
+            percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
+            for percent in grid.sparsities
+        }
+        missing = {percent for percent, path in paths.items() if not Path(path).exists()}
+        if len(missing) < len(paths):
+            added |= missing
+    return sorted(added)
+
+
 def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
     """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
