@@ -184,8 +184,7 @@ def program_name(config: Config, program: Program) -> str:
 
 def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
     """Return the first program of each name; empty if nothing is compiled in advance."""
-    compiles_first = config.training_backend.compiles_first
-    if compiles_first is None or not compiles_first(config):
+    if not config.training_backend.compiles_first(config):
         return {}
     by_name: dict[str, Program] = {}
     for program in needed:

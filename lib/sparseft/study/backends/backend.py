@@ -54,8 +54,8 @@ class Backend:
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
     # The sections with everything that the environment decides spelled out, by name.
     complete_sections: Callable[[StudyConfig], dict[str, Section]] = lambda config: {}
-    # Whether a job of its own compiles each program before the trainings that share it. None if nothing is compiled.
-    compiles_first: Callable[[StudyConfig], bool] | None = None
+    # Whether a job of its own compiles each program before the trainings that share it.
+    compiles_first: Callable[[StudyConfig], bool] = lambda config: False
     # Whether the GPUs and the CPU of this machine train.
     uses_this_machine: bool = True
     # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's adapter.

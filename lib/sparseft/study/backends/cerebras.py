@@ -1,6 +1,7 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
 import os
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -118,8 +119,8 @@ class Cerebras(CerebrasJob):
         return self.on_csx and choices[word]
 
 
-def check_processes_and_methods(config: StudyConfig) -> None:
-    """Raise InputError if a study asks for several processes or for pruned bases."""
+def check_study(config: StudyConfig, check: Callable[[CerebrasJob, Section, int], None] = CerebrasJob.check) -> None:
+    """Raise InputError if a study has pruned bases or several processes, or if `check` refuses a schedule."""
     for method in config.grid.methods:
         if get_method(method).updates_weights:
             raise InputError(
@@ -131,14 +132,10 @@ def check_processes_and_methods(config: StudyConfig) -> None:
             f"resources.processes {config.resources.processes}: Cerebras' backends train in one process",
             "set it to 1; cerebras.num_csx is the number of systems",
         )
-
-
-def _check(config: StudyConfig) -> None:
-    """Raise InputError if this backend cannot train a study, or if the environment says something else than 1 or 0."""
-    check_processes_and_methods(config)
+    # It also raises if the environment says something else than 1 or 0.
     _ = config.cerebras.compiles_first
     for task in config.grid.tasks:
-        config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
+        config.check_trainings(task, lambda schedule: check(config.cerebras, schedule, config.evaluation_batch_size))
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:
@@ -163,7 +160,7 @@ def _complete_sections(config: StudyConfig) -> dict[str, Section]:
 
 CEREBRAS = Backend(
     "cerebras",
-    check=_check,
+    check=check_study,
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,

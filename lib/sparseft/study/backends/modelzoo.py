@@ -5,7 +5,7 @@ from dataclasses import replace
 from sparseft.architectures import LLAMA, MISTRAL
 from sparseft.errors import InputError
 from sparseft.study.backends.backend import StudyConfig
-from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob, check_processes_and_methods
+from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob, check_study
 from sparseft.study.section import Section
 
 
@@ -19,15 +19,6 @@ def check_schedule(cerebras: CerebrasJob, training: Section, evaluation_batch_si
         )
 
 
-def _check(config: StudyConfig) -> None:
-    """Raise InputError if ModelZoo's Trainer cannot train a study."""
-    check_processes_and_methods(config)
-    for task in config.grid.tasks:
-        config.check_trainings(
-            task, lambda schedule: check_schedule(config.cerebras, schedule, config.evaluation_batch_size)
-        )
-
-
 def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError, because this backend measures no throughput."""
     raise InputError("throughput: the backend modelzoo does not measure it", "set backend: cerebras, or torch")
@@ -36,9 +27,9 @@ def _check_measured(config: StudyConfig, task: str) -> None:
 MODELZOO = replace(
     CEREBRAS,
     name="modelzoo",
-    check=_check,
+    check=lambda config: check_study(config, check_schedule),
     # ModelZoo's Lora skips stacked experts, so it would train only the attention of a Mixtral.
     architectures=(LLAMA, MISTRAL),
     check_measured=_check_measured,
-    compiles_first=None,
+    compiles_first=lambda config: False,
 )
