@@ -43,7 +43,14 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
 
     `place` is the key of the configuration, for errors. Raises InputError if there is none, or if it would run a user's code."""
     if not source.endswith((".yaml", ".yml")):
-        file = _file_of(source, place)
+        entry = _index().get(source)
+        if entry is None:
+            raise InputError(
+                f"{place}: lm-eval has no task {source!r}", "give a name of `lm_eval ls tasks`, or a .yaml file"
+            )
+        if entry.kind != Kind.TASK:
+            raise InputError(f"{place}: lm-eval's {source} is no single task in YAML", "name one of its tasks")
+        file = entry.yaml_path.relative_to(FOLDER).as_posix()
         return _own_config(file), file
     try:
         config = _plain(Path(source))
@@ -141,16 +148,6 @@ def _own_config(file: str) -> dict:
         if plain.get(key):
             raise InputError(f"lm-eval's {file}: {key} is not supported", "name a task that runs no code")
     return {key: value for key, value in load_yaml(path).items() if key not in _UNUSED}
-
-
-def _file_of(name: str, place: str) -> str:
-    """Return the file that defines one of lm-eval's tasks. Raises InputError if the name is that of several tasks or of none."""
-    entry = _index().get(name)
-    if entry is None:
-        raise InputError(f"{place}: lm-eval has no task {name!r}", "give a name of `lm_eval ls tasks`, or a .yaml file")
-    if entry.kind != Kind.TASK:
-        raise InputError(f"{place}: lm-eval's {name} is no single task in YAML", "name one of its tasks")
-    return entry.yaml_path.relative_to(FOLDER).as_posix()
 
 
 @cache
