@@ -7,7 +7,7 @@ model.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from bench import interleaved, report
@@ -54,11 +54,13 @@ class NaiveMaskedLoRA(nn.Module):
         return F.linear(x, (self.weight + update) * self.kept)
 
 
-def peft_layer(weight: Tensor) -> nn.Module:
-    """Return PEFT's layer for `weight`, with fp32 adapters, as get_peft_model makes it."""
-    linear = linear_of(weight)
+def peft_layer(weight: Tensor, autocast_adapter_dtype: bool = True) -> nn.Module:
+    """Return PEFT's layer for `weight`, as get_peft_model makes it.
+
+    By default PEFT keeps adapters in fp32, and casts its inputs to fp32."""
     config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=["0"])
-    return get_peft_model(nn.Sequential(linear), config).base_model.model[0]
+    model = get_peft_model(nn.Sequential(linear_of(weight)), config, autocast_adapter_dtype=autocast_adapter_dtype)
+    return model.base_model.model[0]
 
 
 def linear_of(weight: Tensor) -> nn.Linear:
@@ -112,11 +114,11 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
 
 
-def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
-    """Stop if, for the same A and B, the masked layers disagree with autograd, or the dense one with PEFT."""
+def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor, pairs: Iterable[tuple[str, str]]) -> None:
+    """Stop if, for the same A and B, two layers of a pair, which have the same formula, have different gradients."""
     bound = 2e-2 if x.dtype == torch.bfloat16 else 1e-4
-    A = torch.randn(SETTINGS.lora_r, x.shape[1]) / x.shape[1] ** 0.5
-    B = torch.randn(dy.shape[1], SETTINGS.lora_r) / 10
+    A = torch.randn(SETTINGS.lora_r, x.shape[1], device=x.device) / x.shape[1] ** 0.5
+    B = torch.randn(dy.shape[1], SETTINGS.lora_r, device=x.device) / 10
     gradients = {}
     for name, layer in by_name.items():
         factors = [value for key, value in layer.named_parameters() if "lora_" in key]
@@ -124,7 +126,7 @@ def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor) -> Non
             value.data.copy_(new)
         step(layer, x, dy, name == CACHED)()
         gradients[name] = [value.grad.float() for value in (*factors, x)]
-    for one, other in ((PEFT, DENSE), (NAIVE, MASKED), (NAIVE, CACHED)):
+    for one, other in pairs:
         for ours, theirs in zip(gradients[one], gradients[other], strict=True):
             if not (ours - theirs).norm() < bound * theirs.norm():
                 raise SystemExit(f"{one} and {other} have different gradients")
@@ -153,7 +155,7 @@ def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> list[lis
     x = torch.randn(tokens, shape[1]).to(dtype).requires_grad_()
     dy = torch.randn(tokens, shape[0]).to(dtype)
     by_name = layers(weight, kept)
-    check_gradients(by_name, x, dy)
+    check_gradients(by_name, x, dy, ((PEFT, DENSE), (NAIVE, MASKED), (NAIVE, CACHED)))
     cases = {name: step(layer, x, dy, name == CACHED) for name, layer in by_name.items()}
     times = interleaved(cases | products_alone(x.detach(), dy, weight), REPEATS)
     times[FLOOR] = times.pop(FORWARD) + sum(min(times.pop(way) for way in ways) for ways in BACKWARD)

@@ -90,6 +90,15 @@ MODELS = {
 }
 # Most tests run on these. tests/architectures/test_stages.py takes every model through every stage.
 TYPICAL = ("llama", "mistral", "mixtral")
+# The scaled rotary angles of LLaMA 3.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 # It writes each message as <s>ROLE, a line break, its content and </s>.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message.role + '\\n' + message.content + '</s>\\n' }}{% endfor %}"

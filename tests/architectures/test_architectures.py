@@ -61,14 +61,6 @@ def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny
         assert tensor_shapes(model.config.to_dict(), name)[f"{layer}.weight"] == weight.shape
 
 
-def test_every_coupled_unit_divides_the_channels_of_its_layers(tiny):
-    shapes = tensor_shapes(tiny.config, tiny.folder)
-    layers = tiny.architecture.prunable(name.removesuffix(".weight") for name in shapes)
-    for parts in tiny.architecture.coupled_parts(tiny.config, layers):
-        for part in parts:
-            assert shapes[f"{part.layer}.weight"][part.axis] == part.width * tiny.config[part.unit]
-
-
 @pytest.mark.parametrize("classes", [["Gemma3ForConditionalGeneration"], [], None])
 def test_an_unknown_class_is_refused_with_the_known_ones_and_the_place(classes):
     known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)

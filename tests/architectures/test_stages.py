@@ -42,7 +42,7 @@ from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
-from tiny_models import MODELS, PRUNABLE_LAYERS, save_tiny
+from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, save_tiny
 from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
@@ -74,14 +74,6 @@ SETTINGS = Training(steps=2, batch_size=4, micro_batch_size=2, learning_rate=0.0
 IDS = torch.arange(3, 243).reshape(2, 120)  # longer than the windows of 64 tokens
 # The difference that another order of sums may make in fp32, relative to the largest logit.
 ROUNDING = 1e-5
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 # The name of a variant -> architecture, dtype, keys of config.json that differ, options of save_pretrained.
 VARIANTS = {
     "LLaMA 3.2": ("llama", torch.bfloat16, {"rope_parameters": LLAMA3}, {}),

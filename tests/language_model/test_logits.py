@@ -15,12 +15,10 @@ from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
-from tiny_models import MODELS, save_tiny
+from tiny_models import LLAMA3, MODELS, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0}
 ROTARY = {"gemma3": {"full_attention": LINEAR, "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}}
 # The first is longer than the windows of 64 tokens.
