@@ -150,26 +150,25 @@ class Splits:
 
         `rows_of` returns the rows of a split of the data set, for worked examples that are no training rows. Raises InputError
         if a question would stand with its answer before itself."""
+        few_shot, is_evaluated = self.few_shot, self.few_shot == self.evaluated
         # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these keys name.
-        leaves_out = self.few_shot == self.config.get("test_split")
+        leaves_out = few_shot == self.config.get("test_split")
         split = samples = None
-        if self.config.get("num_fewshot") and self.few_shot is not None:
-            if self.few_shot == self.evaluated and leaves_out:
+        if self.config.get("num_fewshot") and few_shot is not None:
+            if is_evaluated and leaves_out:
                 split = "validation"
-            elif self.few_shot == self.evaluated and not self.is_trainable:
+            elif is_evaluated and not self.is_trainable:
                 raise InputError(
-                    f"tasks.{self.name}: worked examples come from the evaluated split {self.evaluated}, so that a question"
-                    " may stand before itself",
+                    f"tasks.{self.name}: worked examples come from the evaluated split {few_shot}, so that a question may stand"
+                    " before itself",
                     "set fewshot_split to another split",
                 )
             elif (
-                self.is_local
-                or not self.is_trainable
-                or self.few_shot in (self.config.get("training_split"), self.evaluated)
+                self.is_local or is_evaluated or few_shot == self.config.get("training_split") or not self.is_trainable
             ):
                 split = "train"
             else:
-                samples = rows_of(self.few_shot)
+                samples = rows_of(few_shot)
         return {
             **dict.fromkeys(_DATA_KEYS),
             # lm-eval compares fewshot_split with test_split, so the key decides whether it leaves out the row again.
