@@ -88,8 +88,8 @@ def count_kept(packed: np.ndarray) -> int:
 def read_mask(path: Path | str) -> Mask:
     """Return the mask of a file. Its bits stay memory-mapped.
 
-    Raises InputError if the file is missing, damaged, of another version, inconsistent, or in other coordinates than
-    Hugging Face's. Raises it too if the file has a name of the workflow and holds another mask."""
+    Raises InputError if the file is missing, damaged, of another version or inconsistent, or if it has a name of the workflow
+    and holds another mask."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
@@ -107,11 +107,6 @@ def read_mask(path: Path | str) -> Mask:
         raise InputError(f"{path}: not a mask file ({one_line(error)})", remake_advice(path)) from error
     if not is_sound:
         raise InputError(f"{path}: mask file of another version, or damaged", remake_advice(path))
-    coordinates = mask.meta.get("coordinates", "hf")
-    if coordinates != "hf":
-        raise InputError(
-            f"{path}: a mask in {coordinates} coordinates, not in Hugging Face's", "compute it with compute_masks.py"
-        )
     name = _WORKFLOW_NAME.fullmatch(path.name)
     method = mask.meta.get("method")
     sparsity = mask.meta.get("sparsity")

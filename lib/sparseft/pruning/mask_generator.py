@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
-from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, row_bytes, unpack
 from sparseft.methods import Method, get_method
 from sparseft.pruning.allocation import allocate_by_outliers
@@ -46,12 +45,7 @@ def compute_masks(
     settings do not allow the method, if the architecture is unknown, if tensors do not fit config.json, or if a weight is not
     finite."""
     method = get_method(method_name)
-    # This raises the error of an impossible scope before anything is read.
-    settings.scope_of(method_name, percents)
     shape = prunable_shapes(checkpoint)
-    for layer in shape:
-        if checkpoint.tensors[f"{layer}.weight"].dtype not in BITS:
-            raise InputError(f"{layer}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
     check_tensors(checkpoint, checkpoint.folder)
     if not method.importance and not checkpoint.prepared:
         # Without scores, the selection would not notice a weight that is not finite.
