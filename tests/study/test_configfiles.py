@@ -65,37 +65,31 @@ def test_a_complete_configuration_keeps_what_the_environment_says_of_compilation
 @pytest.mark.parametrize(
     ("place", "normal"),
     [
-        ("source/x", "source/x"),
-        ("./source/../source/x/", "source/x"),
-        ("{folder}/link/x", "source/x"),
-        ("{folder}", "."),
-        ("..", "{parent}"),
-        ("/elsewhere/x", "/elsewhere/x"),
+        ("path:source/x", "path:source/x"),
+        ("path:./source/../source/x/", "path:source/x"),
+        ("path:{folder}/link/x", "path:source/x"),
+        ("path:{folder}", "path:."),
+        ("path:..", "path:{parent}"),
+        ("path:/elsewhere/x", "path:/elsewhere/x"),
+        ("mdl:{folder}/a/b.mdl", "mdl:a/b.mdl"),
+        ("mdl:a/b.mdl@./a", "mdl:a/b.mdl"),
+        ("mdl:a/b.mdl@{folder}/hf", "mdl:a/b.mdl@hf"),
+        ("hub:a/b@main", "hub:a/b@main"),
     ],
 )
-def test_a_place_has_one_normal_form(write, tmp_path, place, normal):
+def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, normal):
     (tmp_path / "source").mkdir()
     (tmp_path / "link").symlink_to("source")
     names = {"folder": tmp_path.resolve(), "parent": tmp_path.resolve().parent}
     place, normal = place.format(**names), normal.format(**names)
-    text = f"models: {{mine: {{source: 'path:{place}'}}}}\ntasks: {{boolq: {{local: '{place}'}}}}"
-    text += f"\nmasks: {{imported: {{a: {{50: 'path:{place}'}}}}}}"
+    text = f"models: {{mine: {{source: '{place}'}}}}"
+    kind, _, path = place.partition(":")
+    if kind == "path":
+        text += f"\ntasks: {{boolq: {{local: '{path}'}}}}\nmasks: {{imported: {{a: {{50: '{place}'}}}}}}"
     study = with_normal_places(read_configuration([write(text)]), tmp_path)
-    assert study.models["mine"].source == study.masks.imported["a"][50] == f"path:{normal}"
-    assert study.tasks["boolq"].local == normal
-
-
-@pytest.mark.parametrize(
-    ("source", "normal"),
-    [
-        ("mdl:{folder}/a/b.mdl", "mdl:a/b.mdl"),
-        ("mdl:a/b.mdl@./a", "mdl:a/b.mdl"),
-        ("mdl:a/b.mdl@{folder}/hf", "mdl:a/b.mdl@hf"),
-    ],
-)
-def test_both_places_of_a_modelzoo_checkpoint_have_a_normal_form(write, tmp_path, source, normal):
-    text = f"models: {{mine: {{source: '{source.format(folder=tmp_path.resolve())}'}}}}"
-    assert with_normal_places(read_configuration([write(text)]), tmp_path).models["mine"].source == normal
+    assert study.models["mine"].source == normal
+    if kind == "path":
+        assert study.masks.imported["a"][50] == f"path:{study.tasks['boolq'].local}" == normal
 
 
 @pytest.mark.parametrize(
@@ -119,8 +113,7 @@ def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
 
 
 def test_two_digits_of_a_sparsity_are_what_they_say(write):
-    text = "grid: {sparsities: [00, 05, 08, 50]}"
-    assert read_configuration([write(text)]).grid.sparsities == [0, 5, 8, 50]
+    assert read_configuration([write("grid: {sparsities: [00, 05, 08, 50]}")]).grid.sparsities == [0, 5, 8, 50]
 
 
 @pytest.mark.parametrize(
