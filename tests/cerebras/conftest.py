@@ -21,5 +21,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Inputs:
     folder = tmp_path_factory.mktemp("inputs")
-    in_default_environment("make", folder)
+    in_default_environment(HERE / "reference.py", "make", folder)
     return Inputs(folder)

@@ -1,54 +1,96 @@
 """The Cerebras backend against the torch backend, with the real cerebras-pytorch: `make test-cerebras`.
 
-These tests run in its environment and start each training in a process of its own, for a process has one backend. What the
-default environment does (inputs, the torch backend, merge, validation) its python does: SPARSEFT_PYTHON, or .venv's.
+These tests run in its environment. Each training has a process of its own, because a process has one backend. What the
+default environment does (inputs, the torch backend, merge, validation) is done by its python: SPARSEFT_PYTHON, or .venv's.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+SCRIPTS = ROOT / "workflow/scripts"
 DEFAULT_PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"))
-SETTINGS = ["--steps", "20", "--batch_size", "4", "--micro_batch_size", "4", "--learning_rate", "0.01", "--lora_r", "4",
-            "--evaluation_batch_size", "8", "--eval_every", "8", "--save_every", "5"]  # fmt: skip
+CPU = "CSX software backend on CPU"
+SETTINGS = {
+    "steps": 20, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.01, "lora_r": 4, "evaluation_batch_size": 8,
+    "eval_every": 8, "save_every": 5, "sequence_length": 256,
+}  # fmt: skip
+AFTER = "\nimport runpy, sys\nsys.argv[0] = {script!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A folder with tiny models, masks and data."""
+    """Hold a folder with tiny models, masks and data."""
 
     folder: Path
 
-    def train(
-        self, output: Path, run: str, *flags: str, patch: str = "", python: str = sys.executable, **changed: object
-    ) -> subprocess.CompletedProcess:
-        """train_cerebras.py as a user runs it, `run` being MODEL-METHOD-SPARSITY-MODE; `patch` is run before it."""
-        command = [python, HERE / "patched.py", "train_cerebras.py", patch, *self.flags(output, run), *flags]
-        command += [part for name, value in changed.items() for part in (f"--{name}", value)]
-        return subprocess.run(
-            [str(part) for part in command], cwd=self.folder, capture_output=True, text=True, check=False
-        )  # an operation that is not supported leaves its graph in the folder
-
-    def flags(self, output: Path, run: str) -> list[object]:
+    def flags(self, output: Path, run: str, **changed: object) -> list[str]:
+        """Return the flags of a training; `run` is MODEL-METHOD-SPARSITY-MODE. A flag that is None is left out."""
         model, method, sparsity, mode = run.split("-")
-        name = f"{model}-boolq_mini-{method}-sparsity{sparsity}-{mode}-seed0"
-        return ["--run_id", name, "--model_path", self.folder / model, "--mask_path", self.folder / f"{model}_{method}.pt",
-                "--data_dir", self.folder / "data", "--output_dir", output, *SETTINGS, "--sequence_length", 256]  # fmt: skip
+        given = {
+            "run_id": f"{model}-boolq_mini-{method}-sparsity{sparsity}-{mode}-seed0",
+            "model_path": self.folder / model,
+            "mask_path": self.folder / f"{model}_{method}.pt",
+            "data_dir": self.folder / "data",
+            "output_dir": output,
+            **SETTINGS,
+            **changed,
+        }
+        words = {name: [f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in given.items()}
+        return [word for name, value in given.items() if value is not None for word in words[name]]
+
+    def command(
+        self, output: Path, run: str, *, script: str = "train_cerebras.py", patch: str = "", python: str = sys.executable,
+        **changed: object,
+    ) -> list[str]:  # fmt: skip
+        """Return the command of a script, with `patch`, a piece of code, before it."""
+        code = patch + AFTER.format(script=str(SCRIPTS / script))
+        return [python, "-c", code, *self.flags(output, run, **changed)]
+
+    def train(self, output: Path, run: str, **options: object) -> subprocess.CompletedProcess:
+        """Run a script. An operation that is not supported leaves its graph in the working folder."""
+        command = self.command(output, run, **options)
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def kill_after(self, output: Path, run: str, state: str, **changed: object) -> None:
+        """Start a training on the CPU, and kill it after `state` is complete."""
+        with subprocess.Popen(self.command(output, run, target="CPU", **changed), stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not complete(output / state):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
 
 
-def in_default_environment(*arguments: object) -> dict:
-    """What reference.py prints, run by the default environment's python."""
-    command = [DEFAULT_PYTHON, HERE / "reference.py", *arguments]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+def complete(path: Path) -> bool:
+    """Return whether a saved state is whole."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("__SUCCESS__", False))
+    except OSError:
+        return False
+
+
+def in_default_environment(script: Path, *arguments: object) -> dict:
+    """Run a script with the default environment's python, and return what it prints last, if that is JSON."""
+    command = [str(part) for part in (DEFAULT_PYTHON, script, *arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+
+
+def written(done: subprocess.CompletedProcess, record: Path) -> dict:
+    """Return the record of a process that succeeded."""
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(record.read_text())
 
 
 def trained(done: subprocess.CompletedProcess, output: Path) -> dict:
-    """train.json of a run that succeeded."""
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((output / "train.json").read_text())
+    """Return train.json of a run that succeeded."""
+    return written(done, output / "train.json")

@@ -1,25 +1,31 @@
 """The training step through the front end of the wafer's compiler, which needs no appliance and runs no step."""
 
 import json
-import resource
-from pathlib import Path
 
 import pytest
-from runs import in_default_environment
+from project import TINY_STUDY, run_script, tiny_grid
+from runs import HERE, in_default_environment, written
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.study.config import Config
+from sparseft.study.grid import Run
+from sparseft.study.section import parse_section
+from sparseft.study.targets import program_name, training_program
+from sparseft.tasks import BY_NAME
 from tiny_models import PRUNABLE_LAYERS
+
+from masks import compute_masks, write_mask
 
 STOCK_EXPERTS = "import sparseft.backends.fixed_shapes as f; f.make_experts_dense = lambda model: None"
 
 
-def lower(inputs, output: Path, run: str, **options) -> dict:
-    """compile.json, after a lowering that passed, and the sparse parameters of training and evaluation."""
-    done = inputs.train(output, run, "--validate_only", **options)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stderr.count("Compile validated locally") == 2  # a training step, an evaluation step
+def lower(inputs, output, run: str) -> list[int]:
+    """Lower a training, and return the numbers of sparse parameters in its step and in its evaluation's."""
+    done = inputs.train(output, run, validate_only=True)
+    assert written(done, output / "compile.json")["compile_hash"]
+    assert done.stderr.count("Compile validated locally") == 2
     assert {path.name for path in output.iterdir()} == {"cerebras_logs", "compile.json"}
     graphs = sorted(output.glob("cerebras_logs/executors/0*/cirh.mlir"))
-    sparse = [graph.read_text().count("cs.sparsity = 5.0") for graph in graphs]
-    return json.loads((output / "compile.json").read_text()) | {"sparse": sparse}
+    return [graph.read_text().count("cs.sparsity = 5.0") for graph in graphs]
 
 
 @pytest.mark.parametrize(
@@ -28,33 +34,48 @@ def lower(inputs, output: Path, run: str, **options) -> dict:
      "mixtral-unstructured-50-sparse_to_sparse", "llama-structured-50-sparse_to_sparse"],
 )  # fmt: skip
 def test_a_sparse_training_lowers_with_every_prunable_layer_declared(inputs, tmp_path, run):
-    assert lower(inputs, tmp_path, run)["sparse"] == [PRUNABLE_LAYERS[run.split("-")[0]]] * 2
+    assert lower(inputs, tmp_path, run) == [PRUNABLE_LAYERS[run.split("-")[0]]] * 2
+
+
+@pytest.mark.parametrize("model", ["llama7b", "mistral7b"])
+def test_real_shapes_lower(inputs, tmp_path, model):
+    """Two of the 32 layers, random weights of the published shapes: half a minute and 5.7 GB, on 2 cores."""
+    in_default_environment(HERE / "reference.py", "make_real", inputs.folder, model)
+    assert lower(inputs, tmp_path, f"{model}-random-50-sparse_to_sparse") == [14, 14]
 
 
 def test_the_same_check_refuses_an_operation_that_is_not_supported(inputs, tmp_path):
-    done = inputs.train(tmp_path, "mixtral-dense-00-sparse_to_dense", "--validate_only", patch=STOCK_EXPERTS)
+    done = inputs.train(tmp_path, "mixtral-dense-00-sparse_to_dense", patch=STOCK_EXPERTS, validate_only=True)
     assert done.returncode == 2
     assert "Compile validated locally" not in done.stderr
     assert "aten::" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "compile.json").exists()
 
 
-def test_a_program_is_the_same_for_another_seed_and_another_for_another_mode(inputs, tmp_path):
-    run = "llama-unstructured-50-sparse_to_sparse"
-    flags = {"run_id": f"llama-boolq_mini-{run[6:].replace('-50-', '-sparsity50-')}-seed7"}
-    hashes = [
-        lower(inputs, tmp_path / "a", run)["compile_hash"],
-        lower(inputs, tmp_path / "b", run, **flags)["compile_hash"],
-        lower(inputs, tmp_path / "c", run.replace("to_sparse", "to_dense"))["compile_hash"],
-    ]
-    assert hashes[0] == hashes[1] != hashes[2]
-
-
-@pytest.mark.parametrize("model", ["llama7b", "mistral7b"])
-def test_real_shapes_lower(inputs, tmp_path, model):
-    """Two of the 32 layers, random weights of the published shapes: half a minute, 5.5 GB and 5.7 GB, on 2 cores."""
-    in_default_environment("make_real", inputs.folder, model)
-    found = lower(inputs, tmp_path, f"{model}-random-50-sparse_to_sparse")
-    assert found["sparse"] == [14, 14]  # 2 x 7, in the training step and in the evaluation's
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
-    print(f"{model}: peak {peak:.1f} GB")
+def test_runs_that_share_a_program_lower_to_one_graph_and_others_do_not(tmp_path, tiny_models):
+    """The name of a program, by which the rules compile it once, is the same for the same graph."""
+    model = tiny_models["llama"]
+    base = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0)
+    others = [Run("llama", "gsm8k_mini", "unstructured", 50, "sparse_to_sparse", 0),
+              Run("llama", "boolq_mini", "random", 50, "sparse_to_sparse", 1),
+              Run("llama", "boolq_mini", "unstructured", 80, "sparse_to_sparse", 0),
+              Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_dense", 0)]  # fmt: skip
+    cells = tiny_grid("llama", "boolq_mini", ["unstructured", "random"])
+    cells |= {"tasks": ["boolq_mini", "gsm8k_mini"], "sparsities": [0, 50, 80], "seeds": [0, 1]}
+    raw = {"models": {"llama": {"source": "path:x"}}, "backend": "cerebras", **TINY_STUDY, "grid": cells}
+    study, graphs, names = parse_section(Config, raw, "configuration"), [], []
+    for run in (base, *others):
+        data, output = tmp_path / run.task, tmp_path / run.id
+        data.mkdir(exist_ok=True)
+        for split, number in (("train", 16), ("validation", 4)):
+            rows = BY_NAME[run.task].generate(split, number, 0)
+            (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_mask(tmp_path / "mask.pt", compute_masks(Checkpoint(model), run.method, [run.sparsity])[run.sparsity])
+        given = {"run_id": run.id, "model_path": model, "mask_path": tmp_path / "mask.pt", "data_dir": data,
+                 "output_dir": output, "sequence_length": 128, "steps": 3, "batch_size": 4, "micro_batch_size": 4}  # fmt: skip
+        flags = [word for name, value in given.items() for word in (f"--{name}", value)]
+        done = run_script("train_cerebras.py", *flags, "--validate_only")
+        graphs.append(written(done, output / "compile.json")["compile_hash"])
+        names.append(program_name(study, training_program(study, run)))
+    assert [name == names[0] for name in names] == [True, True, True, False, False]
+    assert [graph == graphs[0] for graph in graphs] == [True, True, True, False, False]

@@ -1,4 +1,4 @@
-"""Bad input: one line, exit code 2, no adapter."""
+"""Bad input: one line, exit code 2, no adapter and no measurement."""
 
 import re
 
@@ -10,10 +10,7 @@ OTHER_RELEASE = (
     "import importlib.metadata as m; real = m.version;"
     " m.version = lambda name: '2.5.0' if name == 'cerebras-pytorch' else real(name)"
 )
-CHANGES_THE_BASE = (
-    "import sparseft.backends.cerebras.trainer as c; real = c.Trainer.check_base;"
-    " c.Trainer.check_base = lambda self, step: (self.module.model.lm_head.weight.data.neg_(), real(self, step))"
-)
+MEASURED = {"script": "measure_cerebras.py", "batch_size": 6, "micro_batch_size": 6, "steps": 6, "warmup_steps": 2}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +24,10 @@ CHANGES_THE_BASE = (
         ({"sequence_length": 513}, "error: cerebras.sequence_length 513: .*512 tokens"),
         ({"cache_weights": True}, "error: training.cache_weights: .*Cerebras"),
         ({"compile_only": True, "target": "CPU"}, "error: cerebras.target CPU "),
-        ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed .*model.model.embed_tokens.weight"),
+        (MEASURED, "error: throughput.steps 4: .* 100 steps"),
+        (MEASURED | {"target": "CPU", "warmup_steps": 6}, "error: --steps 6: .*6 of warm-up"),
+        (MEASURED | {"target": "CPU", "sequence_length": 40}, "more than 40 tokens"),
+        (MEASURED | {"steps": 102}, "knows no Cerebras appliance"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):

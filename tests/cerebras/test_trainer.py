@@ -1,12 +1,8 @@
 """The parts of the Cerebras backend in this process, which opens the package's CPU backend."""
 
 import copy
-import pickle
 import time
-from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -172,50 +168,6 @@ def test_of_equal_experts_the_first_are_taken():
     torch.testing.assert_close(weights[0], torch.tensor([0.0, 0.5, 0.5, 0.0]))
     expected = torch.softmax(torch.tensor([2.0, 5.0]), 0)
     torch.testing.assert_close(weights[1], torch.tensor([expected[0], 0.0, 0.0, expected[1]]))
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
-
-
-def bytes_of_a_tensor(file: h5py.File, touch: str) -> None:
-    file["w"].attrs.update({"__BYTES__": np.void(bytes.fromhex(touch)), "__TYPE__": "ObjectSerializer"})
-
-
-def older_format(file: h5py.File, touch: str) -> None:
-    file.attrs["__version__"] = 0.4
-    file.attrs["__spec__"] = touch
-
-
-def another_file(file: h5py.File, touch: str) -> None:
-    other = f"{file.filename}.other"
-    cstorch.save({"w": torch.ones(2)}, other)
-    with h5py.File(other, "a") as there:
-        bytes_of_a_tensor(there, touch)
-    del file["w"]
-    file["w"] = h5py.ExternalLink(other, "w")
-
-
-@pytest.mark.parametrize(
-    ("change", "is_read"), [(older_format, False), (bytes_of_a_tensor, True), (another_file, False)]
-)
-def test_nothing_of_a_state_is_unpickled(tmp_path, capsys, change, is_read):
-    """Our reader does not look at what the package would unpickle."""
-    state, made = tmp_path / "state_3.mdl", tmp_path / "made"
-    cstorch.save({"identity": "i", "w": torch.ones(2)}, str(state))
-    assert states.read_last_mdl(tmp_path, "i")["w"].tolist() == [1, 1]
-    with h5py.File(state, "a") as file:
-        change(file, pickle.dumps(Touch(made)).hex())
-    found = states.read_last_mdl(tmp_path, "i")
-    assert (found is not None) == is_read
-    assert not made.exists()
-    assert (str(state) in capsys.readouterr().err) != is_read
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path):

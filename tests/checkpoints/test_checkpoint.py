@@ -1,7 +1,6 @@
 """Compare checkpoints read as raw bits with the safetensors library, torch and transformers."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, read_header, to_float32
+from sparseft.checkpoints.checkpoint import Checkpoint, read_header, to_float32
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.study.sources import Model
@@ -77,31 +76,20 @@ def test_the_digest_of_a_prepared_model_takes_the_hashes_of_its_weights_from_the
         _ = Checkpoint(prepared).digest
 
 
-# Each edit keeps the size of the file.
-@pytest.mark.parametrize(("name", "old", "new"), [
-    ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'), ("tokenizer.json", '"<pad>"', '"<PAD>"'),
+def replace(old: str, new: str):
+    return lambda file: file.write_text(file.read_text().replace(old, new))
+
+
+# The first two edits keep the size of the file.
+@pytest.mark.parametrize(("name", "change"), [
+    ("config.json", replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05')),
+    ("tokenizer.json", replace('"<pad>"', '"<PAD>"')),
+    ("added_tokens.json", lambda file: file.write_text("{}")),
+    ("generation_config.json", Path.unlink),
 ])  # fmt: skip
-def test_an_edited_configuration_or_tokenizer_of_a_prepared_model_is_refused(prepared, name, old, new):
-    text = (prepared / name).read_text()
-    (prepared / name).write_text(text.replace(old, new))
+def test_a_prepared_model_whose_small_files_changed_is_refused(prepared, name, change):
+    change(prepared / name)
     with pytest.raises(InputError, match=rf"llama/{name}: .*manifest\.json records"):
-        _ = Checkpoint(prepared).digest
-
-
-def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
-    for change, name in (
-        (lambda file: file.write_text("{}"), "added_tokens.json"),
-        (Path.unlink, "generation_config.json"),
-    ):
-        folder = shutil.copytree(prepared, prepared.with_name(name))
-        change(folder / name)
-        with pytest.raises(InputError, match=rf"/{name}: .*manifest\.json records"):
-            _ = Checkpoint(folder).digest
-
-
-def test_a_manifest_of_another_version_is_refused(prepared):
-    change_json(prepared / "manifest.json", format_version=1)
-    with pytest.raises(InputError, match=r"manifest\.json: not a manifest of format 2"):
         _ = Checkpoint(prepared).digest
 
 
@@ -137,14 +125,6 @@ def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
             read("i")
 
 
-@pytest.mark.parametrize("dtype", BITS)
-def test_infinity_is_the_first_magnitude_that_is_no_number(dtype):
-    bits = np.array([infinity(dtype) - 1, infinity(dtype), infinity(dtype) + 1], BITS[dtype])
-    largest, infinite, nothing = to_float32(bits, dtype).tolist()
-    assert math.isfinite(largest)
-    assert (infinite, math.isnan(nothing)) == (math.inf, True)
-
-
 @pytest.mark.parametrize("block", [1, 40, 10**6])
 def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
     name = "model.embed_tokens.weight"
@@ -153,10 +133,9 @@ def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
     np.testing.assert_array_equal(np.concatenate(blocks), tiny.read(name).ravel())
 
 
-@pytest.mark.parametrize("rows", [slice(0, 1), slice(3, 20), slice(31, 32), slice(0, 32), slice(32, 32)])
-def test_rows_are_those_of_the_matrix_or_vector(tiny, rows):
-    for name, tensor in tiny.tensors.items():
-        if tensor.shape[0] == 32:
+def test_rows_are_those_of_the_matrix_or_vector(tiny):
+    for name in ("model.layers.1.self_attn.q_proj.weight", "model.norm.weight"):
+        for rows in (slice(0, 1), slice(3, 20), slice(31, 32)):
             assert np.array_equal(tiny.read_rows(name, rows), tiny.read(name)[rows])
 
 

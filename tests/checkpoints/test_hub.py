@@ -91,37 +91,29 @@ def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
     server.shutdown()
 
 
+def online(folder: Path, endpoint: str, *command: object, **environment: str) -> subprocess.CompletedProcess:
+    """Run a python program in `folder` that reaches a hub, with an empty cache."""
+    own = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1",
+           "PYTHONPATH": str(ROOT / "lib")}  # fmt: skip
+    words = [sys.executable, *map(str, command)]
+    return subprocess.run(
+        words, cwd=folder, env={**os.environ, **own, **environment}, capture_output=True, text=True, check=False
+    )
+
+
 def prepare(folder: Path, endpoint: str, source: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run prepare_model.py into folder/models/m, with an empty cache."""
-    command = [
-        sys.executable,
-        ROOT / "workflow/scripts/prepare_model.py",
-        "--source",
-        source,
-        "--output_dir",
-        folder / "models/m",
-    ]
-    own = online(folder, endpoint) | environment
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=own)
-
-
-def online(folder: Path, endpoint: str) -> dict[str, str]:
-    """Return the environment of a process that reaches a hub. Its cache is in `folder`."""
-    own = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    return {**os.environ, **own}
+    """Run prepare_model.py into folder/models/m."""
+    script = ROOT / "workflow/scripts/prepare_model.py"
+    return online(folder, endpoint, script, "--source", source, "--output_dir", folder / "models/m", **environment)
 
 
 def dry_run(folder: Path, endpoint: str, source: str) -> subprocess.CompletedProcess:
     """Run snakemake --dry-run for a study of one model."""
-    grid = tiny_grid("m", "boolq_mini")
     models = {"m": {"source": source, "sha256": None}}
-    (folder / "study.yaml").write_text(yaml.safe_dump({"models": models, "grid": grid, **TINY_STUDY}))
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
-    environment = online(folder, endpoint) | {"PYTHONPATH": str(ROOT / "lib")}
-    options = ["--configfile", "study.yaml", "--quiet", "all"]
-    return subprocess.run(
-        [*command, *options], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    study = {"models": models, "grid": tiny_grid("m", "boolq_mini"), **TINY_STUDY}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    options = ["--dry-run", "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml", "--quiet", "all"]
+    return online(folder, endpoint, "-m", "snakemake", *options)
 
 
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
@@ -146,21 +138,16 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
         ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
         ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
         ("somebody/pickled", {}, r"\*\.safetensors.*pickles \(\*\.bin\).*save_pretrained.*path:DIR"),
+        ("somebody/a_text", {}, "it has no config.json; "),
     ],
 )  # fmt: skip
 def test_a_model_that_cannot_be_fetched_is_one_line_that_says_how_to_get_it(tmp_path, hub, source, environment, line):
     done = prepare(tmp_path, hub, f"hub:{source}", **environment)
     assert done.returncode == 2, done.stderr
-    assert re.fullmatch(f"error: hub:{source.partition('@')[0]}: .*{line.format(hub=hub)}.*\n", done.stderr)
+    # The client of the hub may say before it that no file matched.
+    assert re.match(f"error: hub:{source.partition('@')[0]}: .*{line.format(hub=hub)}", done.stderr.splitlines()[-1])
     assert done.stdout == ""
     assert list((tmp_path / "models").iterdir()) == []
-
-
-def test_a_repository_without_a_model_is_refused_by_name(tmp_path, hub):
-    done = prepare(tmp_path, hub, "hub:somebody/a_text")
-    assert done.returncode == 2, done.stderr
-    # The client of the hub says before it that no file matched.
-    assert done.stderr.splitlines()[-1].startswith("error: hub:somebody/a_text: it has no config.json; ")
 
 
 def fetched_files(start: int) -> set[str]:

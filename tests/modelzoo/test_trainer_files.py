@@ -9,10 +9,11 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from project import TINY_STUDY, Study, call_script, succeed, tiny_grid
+from project import TINY_STUDY, Study, call_script, refused, succeed, tiny_grid
 from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.backends.modelzoo.trainer_results import check_frozen, read_logs
 from sparseft.backends.modelzoo.trainer_run import FILE, TrainerRun, trainer_run, write_batches
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
@@ -98,26 +99,13 @@ def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     assert Path(fit["ckpt_path"]) == (inputs.folder / "cs" / CHECKPOINT).resolve()
 
 
-def test_the_modes_are_told_apart(inputs, tmp_path):
+def test_the_configurations_of_two_modes_differ_only_in_the_mode(inputs, tmp_path):
     """An earlier pipeline wrote the same bytes for both modes."""
     for mode in ("sparse_to_dense", "sparse_to_sparse"):
         run_of(inputs, tmp_path / "run", mode).write(tmp_path / f"{mode}.yaml")
     dense, sparse = ((tmp_path / f"{mode}.yaml").read_text() for mode in ("sparse_to_dense", "sparse_to_sparse"))
     assert sparse != dense
     assert sparse.replace("mode: sparse_to_sparse", "mode: sparse_to_dense") == dense
-
-
-def test_the_batches_are_the_torch_backends(inputs, tmp_path):
-    run = run_of(inputs, tmp_path)
-    run.write_batches()
-    for split, batches in run.batches().items():
-        with h5py.File(tmp_path / "modelzoo/data" / split / FILE) as file:
-            data = file["data"][:]
-        rows = [example for batch in batches for example in batch]
-        assert len(data) == {"train": 40, "validation": 16}[split]
-        for example, (ids, mask, labels) in zip(rows, data, strict=False):
-            assert ids[: len(example.ids)].tolist() == example.ids
-            assert labels[mask == 1].tolist() == example.ids[example.answer_start :]
 
 
 def test_a_log_is_read_with_a_rate_below_one_and_the_last_batch_by_its_mean(tmp_path):
@@ -145,39 +133,40 @@ def test_a_base_that_moved_is_found(inputs, tmp_path):
             check_frozen(before, MdlFile(path))
 
 
-def refused(flags: list[object], *changed: object) -> str:
-    """Return the one line of train_modelzoo.py that refuses its input."""
-    code, said = call_script("train_modelzoo.py", *flags, *changed)
-    assert (code, said.count("\n")) == (2, 1), said
-    return said
+def unlike(inputs: Inputs, folder: Path) -> Path:
+    """Return an export without the mask."""
+    export_modelzoo(Checkpoint(inputs.folder / inputs.model), None, folder / "dense")
+    return folder / "dense"
+
+
+def altered(inputs: Inputs, folder: Path) -> Path:
+    """Return an export with one changed bit."""
+    copy = Path(shutil.copytree(inputs.folder / "cs", folder / "altered"))
+    content = bytearray((copy / CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / CHECKPOINT).write_bytes(content)
+    return copy
 
 
 @pytest.mark.parametrize(("changed", "line"), [
-    (("--eval_every", "2"), "training.eval_every 2: .*0"),
-    (("--lora_dropout", "0.1"), "training.lora_dropout 0.1: in sparse_to_sparse"),
-    (("--lora_alpha", "0"), "--lora_alpha: .*greater than 0"),
-    ((), "MODELZOO_HOME=: .*git clone https://github.com/Cerebras/modelzoo"),
+    ({"eval_every": "2"}, "training.eval_every 2: .*0"),
+    ({"lora_dropout": "0.1"}, "training.lora_dropout 0.1: in sparse_to_sparse"),
+    ({"lora_alpha": "0"}, "--lora_alpha: .*greater than 0"),
+    ({}, "MODELZOO_HOME=: .*git clone https://github.com/Cerebras/modelzoo"),
+    ({"exported": unlike}, ".*another model or mask"),
+    ({"exported": altered}, ".*not as it was written"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatch, changed, line):
     monkeypatch.delenv("MODELZOO_HOME", raising=False)
-    assert re.match(f"error: {line}", refused(inputs.modelzoo_flags("sparse_to_sparse", tmp_path / "run"), *changed))
-
-
-def test_an_export_that_is_altered_or_anothers_is_refused(inputs, tmp_path):
-    export_modelzoo(run_of(inputs, tmp_path).job.checkpoint, None, tmp_path / "dense")
-    flags = inputs.modelzoo_flags("sparse_to_sparse", tmp_path / "run")
-    flags[flags.index("--exported") + 1] = tmp_path / "dense"
-    assert "another model or mask" in refused(flags)
-    flags[flags.index("--exported") + 1] = altered = Path(shutil.copytree(inputs.folder / "cs", tmp_path / "altered"))
-    content = bytearray((altered / CHECKPOINT).read_bytes())
-    content[len(content) // 2] ^= 1
-    (altered / CHECKPOINT).write_bytes(content)
-    assert "not as it was written" in refused(flags)
+    changed = {name: value(inputs, tmp_path) if callable(value) else value for name, value in changed.items()}
+    flags = inputs.modelzoo_flags("sparse_to_sparse", tmp_path / "run") | changed
+    assert re.match(f"error: {line}", refused(tmp_path, "train_modelzoo.py", **flags))
 
 
 def test_mixtral_is_refused(tmp_path):
     """ModelZoo's Lora ignores stacked experts, so a run would silently train only the attention."""
-    line = refused(make(tmp_path, "mixtral").modelzoo_flags("sparse_to_dense", tmp_path / "run"))
+    flags = make(tmp_path, "mixtral").modelzoo_flags("sparse_to_dense", tmp_path / "run")
+    line = refused(tmp_path, "train_modelzoo.py", **flags)
     assert "does not train MixtralForCausalLM; use one of LlamaForCausalLM, MistralForCausalLM" in line
 
 

@@ -15,9 +15,11 @@ from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask
 
-SETTINGS = ["--steps", "20", "--batch_size", "4", "--micro_batch_size", "4", "--learning_rate", "0.01", "--lora_r", "4",
-            "--evaluation_batch_size", "8", "--save_every", "5"]  # fmt: skip
-CEREBRAS = ["--sequence_length", "256", "--target", "CPU"]
+SETTINGS = {
+    "steps": 20, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.01, "lora_r": 4, "evaluation_batch_size": 8,
+    "save_every": 5,
+}  # fmt: skip
+CEREBRAS = {"sequence_length": 256, "target": "CPU"}
 ROTARY = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}  # not what a reader assumes
 
 
@@ -28,19 +30,24 @@ class Inputs:
     folder: Path
     model: str
 
-    def flags(self, mode: str, output: Path) -> list[object]:
-        """What train.py and train_modelzoo.py are both given."""
+    def flags(self, mode: str, output: Path) -> dict[str, object]:
+        """Return the flags of both train.py and train_modelzoo.py."""
         run = f"{self.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0"
-        return ["--run_id", run, "--model_path", self.folder / self.model, "--mask_path", self.folder / "mask.pt",
-                "--data_dir", self.folder / "data", "--output_dir", output, *SETTINGS]  # fmt: skip
+        places = {"model_path": self.folder / self.model, "mask_path": self.folder / "mask.pt"}
+        return {"run_id": run, **places, "data_dir": self.folder / "data", "output_dir": output, **SETTINGS}
 
-    def modelzoo_flags(self, mode: str, output: Path) -> list[object]:
-        return [*self.flags(mode, output), "--exported", self.folder / "cs", *CEREBRAS]
+    def modelzoo_flags(self, mode: str, output: Path) -> dict[str, object]:
+        return {**self.flags(mode, output), "exported": self.folder / "cs", **CEREBRAS}
 
     def start(self, mode: str, output: Path) -> subprocess.Popen:
-        """train_modelzoo.py in the background."""
-        command = [sys.executable, ROOT / "workflow/scripts/train_modelzoo.py", *self.modelzoo_flags(mode, output)]
-        return subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+        """Start train_modelzoo.py in the background."""
+        words = as_words(self.modelzoo_flags(mode, output))
+        command = [sys.executable, ROOT / "workflow/scripts/train_modelzoo.py", *words]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def as_words(flags: dict[str, object]) -> list[str]:
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def make(folder: Path, model: str) -> Inputs:
@@ -56,8 +63,8 @@ def make(folder: Path, model: str) -> Inputs:
     return Inputs(folder, model)
 
 
-def trained(name: str, flags: list[object]) -> dict:
-    """train.json of a script that succeeds."""
-    done = run_script(name, *flags)
+def trained(name: str, flags: dict[str, object]) -> dict:
+    """Return train.json of a script that succeeds."""
+    done = run_script(name, *as_words(flags))
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((flags[flags.index("--output_dir") + 1] / "train.json").read_text())
+    return json.loads((flags["output_dir"] / "train.json").read_text())

@@ -1,6 +1,7 @@
 """ModelZoo's checkpoints through the scripts and the workflow: .mdl in, .mdl out, and bad ones in one line."""
 
 import json
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -68,40 +69,38 @@ def widen(file: Path) -> None:
     change_json(file.parent / "config.json", intermediate_size=64)
 
 
-BAD = {
-    truncate: "truncated",
-    unmark: "__SUCCESS__",
-    widen: "transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight",
-}
-
-
-@pytest.mark.parametrize("damage", BAD)
-def test_a_bad_file_is_one_line_wherever_it_is_read(box, damage):
-    file = box / "cs" / CHECKPOINT
-    damage(file)
-    out = ("--output_dir", box / "out")
-    for call in (
-        ("compute_masks.py", "--model_path", file, *out, "--sparsity", 0.5, "--method", "unstructured"),
-        ("validate_sparsity.py", "--checkpoint", file, "--mask_path", box / MASK, "--output", box / "report.json"),
-        ("prepare_model.py", "--source", f"mdl:{file}", *out),
-    ):
-        line = refused(box, *call)
-        assert line.startswith(f"error: {file}: ")
-        assert BAD[damage] in line
-
-
-def test_a_file_without_a_tokenizer_beside_it_is_not_prepared(box):
-    for tokenizer in (box / "cs").glob("tokenizer*"):
+def forget_tokenizer(file: Path) -> None:
+    for tokenizer in file.parent.glob("tokenizer*"):
         tokenizer.unlink()
-    line = refused(box, "prepare_model.py", "--source", f"mdl:{box}/cs/{CHECKPOINT}", "--output_dir", box / "out")
-    assert line.startswith(f"error: {box}/cs: no tokenizer; ")
 
 
-def test_methods_that_run_the_model_ask_for_a_prepared_one(box):
+MASKS = (
+    "compute_masks.py",
+    {"model_path": "{file}", "output_dir": "{box}/out", "sparsity": 0.5, "method": "unstructured"},
+)
+PROOF = (
+    "validate_sparsity.py",
+    {"checkpoint": "{file}", "mask_path": f"{{box}}/{MASK}", "output": "{box}/report.json"},
+)
+SOURCE = ("prepare_model.py", {"source": "mdl:{file}", "output_dir": "{box}/out"})
+WANDA = (MASKS[0], MASKS[1] | {"method": "unstructured_wanda", "task": "boolq_mini", "data_dir": "{box}"})
+OTHER_SHAPE = "{file}: .*transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"
+
+
+@pytest.mark.parametrize(("damage", "call", "line"), [
+    (truncate, MASKS, "{file}: truncated"), (truncate, PROOF, "{file}: truncated"), (truncate, SOURCE, "{file}: truncated"),
+    (unmark, SOURCE, "{file}: .*__SUCCESS__"), (widen, PROOF, OTHER_SHAPE), (widen, SOURCE, OTHER_SHAPE),
+    (forget_tokenizer, SOURCE, "{box}/cs: no tokenizer; "),
+    # Methods that run the model need a prepared one.
+    (None, WANDA, ".*prepare_model.py --source mdl:{file}"),
+])  # fmt: skip
+def test_a_bad_file_is_one_line_wherever_it_is_read(box, damage, call, line):
     file = box / "cs" / CHECKPOINT
-    call = ("compute_masks.py", "--model_path", file, "--output_dir", box / "out", "--sparsity", 0.5, "--method",
-            "unstructured_wanda", "--task", "boolq_mini", "--data_dir", box)  # fmt: skip
-    assert f"prepare_model.py --source mdl:{file}" in refused(box, *call)
+    if damage:
+        damage(file)
+    script, flags = call
+    filled = {name: str(value).format(file=file, box=box) for name, value in flags.items()}
+    assert re.match(f"error: {line.format(file=file, box=box)}", refused(box, script, **filled))
 
 
 def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):
@@ -114,16 +113,6 @@ def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):
     assert (code, said.count("\n")) == (2, 1), said
     assert said.startswith("error: File too large; ")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_mdl_source_is_the_model_of_its_original(tmp_path, made, tiny_models):
-    """The .mdl file holds the pruned model."""
-    file = made / "cs" / CHECKPOINT
-    merging = {"mask_path": made / MASK, "output_dir": tmp_path / "merged", "report": tmp_path / "merge.json"}
-    succeed("merge.py", model_path=tiny_models["llama"], **merging)
-    for name, source in (("original", f"path:{tmp_path}/merged"), ("mdl", f"mdl:{file}")):
-        succeed("prepare_model.py", source=source, output_dir=tmp_path / name, dtype="bfloat16")
-    assert Checkpoint(tmp_path / "mdl").digest == Checkpoint(tmp_path / "original").digest
 
 
 def test_the_sweep_is_planned_with_an_export_a_mask(tmp_path):
