@@ -28,7 +28,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_examples
-from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents
+from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]

@@ -11,7 +11,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.pruning.imported import check_origin, infer_mask
-from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents
+from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

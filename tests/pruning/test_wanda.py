@@ -13,7 +13,7 @@ from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate_on_text
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents
+from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,15 +1,21 @@
-"""Rows are read as they were written, and prepared rows only with a manifest that fits. test_row_refusals.py has bad rows."""
+"""Rows and documents are read as they were written, with what records their source. test_row_refusals.py has bad ones."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+from hub_cache import COMMIT, publish
+from project import call_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.prepared import find_task, read_prepared
-from sparseft.tasks.rows import read_rows, write_rows
+from sparseft.tasks.rows import read_documents, read_rows, recorded_source, write_rows
 
 BOOLQ = {"passage": "one\u2028two\x85three \U0001f600", "question": "q", "answer": True}
+ROWS = [{"text": "one\u2028 line"}, {"text": "", "page": 2}, {"text": "dr\u00ef \U0001f600"}]
+DOCUMENTS = [row["text"] for row in ROWS]
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
@@ -42,3 +48,60 @@ def test_a_task_without_a_definition_is_unknown(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"task": "boolq"}))
     with pytest.raises(InputError, match="does not define the task 'bolq'"):
         find_task(tmp_path, "bolq")
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS))
+    return path
+
+
+def test_the_documents_of_a_file_are_its_rows_and_their_digest_is_the_file_s(tmp_path, rows):
+    assert read_documents(rows) == (DOCUMENTS, sha256(rows))
+    (tmp_path / "whole.txt").write_text("one\n\ntwo\n")
+    assert read_documents(tmp_path / "whole.txt") == (["one\n\ntwo\n"], sha256(tmp_path / "whole.txt"))
+
+
+def test_a_prepared_text_is_read_back_with_its_source(tmp_path, rows):
+    prepared = tmp_path / "data/calibration_c4.jsonl"
+    succeed("prepare_text.py", text=rows, output=prepared)
+    documents, digest = read_documents(prepared)
+    assert documents == DOCUMENTS
+    assert recorded_source(prepared, digest) == {"local": sha256(rows)}
+    prepared.write_text('{"text": "another"}\n')
+    with pytest.raises(InputError, match=r"calibration_c4.jsonl: not the text that .*json describes; prepare it again"):
+        recorded_source(prepared, read_documents(prepared)[1])
+
+
+def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
+    publish(hub, "org/pile", {split: [{"text": f"{split} text"}] for split in ("train", "test")})
+    succeed("prepare_text.py", text=f"hub:org/pile@{COMMIT}", output=hub / "data/calibration_pile.jsonl")
+    documents, digest = read_documents(hub / "data/calibration_pile.jsonl")
+    assert documents == ["train text"]
+    source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
+    assert source == {"hub": "org/pile", "revision": COMMIT}
+
+
+@pytest.mark.parametrize(
+    ("text", "output", "fault"),
+    [
+        ("blank.jsonl", "c4.jsonl", "blank.jsonl: the text is empty; give another text"),
+        ("t.jsonl", "c4.txt", "--output .*c4.txt: not a .jsonl file"),
+        ("t.jsonl", "t.jsonl", ".*t.jsonl: a file that would be lost"),
+        (
+            "hub:org/no/part.json.gz",
+            "c4.jsonl",
+            "org/no/part.json.gz cannot be loaded .*; go online, or set masks.calib",
+        ),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_and_changes_no_file(tmp_path, monkeypatch, text, output, fault):
+    monkeypatch.chdir(tmp_path)
+    contents = {"blank.jsonl": '{"text": " \\n"}\n{"text": ""}\n', "t.jsonl": '{"text": "a"}\n'}
+    for name, content in contents.items():
+        Path(name).write_text(content)
+    code, said = call_script("prepare_text.py", text=text, output=tmp_path / output)
+    assert (code, said.count("\n")) == (2, 1)
+    assert re.match(f"error: {fault}", said), said
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == contents

@@ -22,10 +22,10 @@ from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import read_text
 from sparseft.study.sources import Perplexity
-from sparseft.tasks.documents import recorded_source
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.overlap import Texts, texts_of
 from sparseft.tasks.prepared import find_task, read_splits
+from sparseft.tasks.rows import recorded_source
 
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"

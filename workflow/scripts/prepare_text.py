@@ -6,6 +6,7 @@ It writes one document per row, for compute_masks.py --text. FILE.jsonl.json bes
 comes from.
 """
 
+import json
 from pathlib import Path
 
 from sparseft.command import run
@@ -15,7 +16,7 @@ from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.data_source import load_documents
-from sparseft.tasks.documents import documents_lines, source_file, write_source_text
+from sparseft.tasks.rows import source_file, write_source_text
 
 
 def main(*, text: str, output: Path) -> None:
@@ -35,7 +36,8 @@ def main(*, text: str, output: Path) -> None:
     documents, source = load_documents(local, section.hub, "train", "masks.calibration.NAME.text")
     if not any(document.strip() for document in documents):
         raise InputError(f"{text}: the text is empty", "give another text")
-    write_source_text(output, documents_lines(documents), source)
+    lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents)
+    write_source_text(output, lines, source)
 
 
 if __name__ == "__main__":

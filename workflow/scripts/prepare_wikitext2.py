@@ -13,7 +13,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import Perplexity
 from sparseft.tasks.data_source import WIKITEXT2_PLACE, load_documents
-from sparseft.tasks.documents import DOCUMENT_BREAK, source_file, write_source_text
+from sparseft.tasks.rows import DOCUMENT_BREAK, source_file, write_source_text
 
 DEFAULTS = Perplexity()
 

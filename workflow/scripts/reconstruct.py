@@ -28,7 +28,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.documents import read_documents
+from sparseft.tasks.rows import read_documents
 from sparseft.training.job import JobFlags, TrainingJob, check_outputs, job_of, write_train_record
 
 

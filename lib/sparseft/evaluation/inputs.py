@@ -16,8 +16,8 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_model, check_record
 from sparseft.study.grid import Run
-from sparseft.tasks.documents import each_document
 from sparseft.tasks.overlap import Texts, shares_found
+from sparseft.tasks.rows import each_document
 
 
 @dataclass(frozen=True)

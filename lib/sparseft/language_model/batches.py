@@ -16,7 +16,7 @@ from torch import Tensor
 from sparseft.errors import InputError
 from sparseft.language_model.templates import written_by_template
 from sparseft.study.schedule import Training
-from sparseft.tasks.documents import DOCUMENT_BREAK
+from sparseft.tasks.rows import DOCUMENT_BREAK
 from sparseft.tasks.task import Row, Task
 
 

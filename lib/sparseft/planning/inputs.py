@@ -22,7 +22,7 @@ from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
-from sparseft.tasks.documents import source_file
+from sparseft.tasks.rows import source_file
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
 
 

@@ -45,8 +45,8 @@ from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.methods import Method
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.documents import DOCUMENT_BREAK, read_documents, recorded_source
 from sparseft.tasks.prepared import find_task, read_prepared
+from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, recorded_source
 from sparseft.tasks.task import Row, Task
 
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).

@@ -16,8 +16,7 @@ import numpy as np
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.documents import DOCUMENT, read_documents
-from sparseft.tasks.rows import problem_of, read_rows
+from sparseft.tasks.rows import DOCUMENT, problem_of, read_documents, read_rows
 from sparseft.tasks.task import SPLITS, Data, Row, RowFormat, Task
 
 # The place of the perplexity's text, which is its split `test`.

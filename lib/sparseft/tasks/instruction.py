@@ -19,13 +19,8 @@ from sparseft.tasks.task import Data, Row, RowFormat, Task
 
 def own_task(name: str, data: Data) -> Task:
     """Return the task that the configuration describes. The first training row decides the format of all rows."""
-    return task_of(name, {"kind": "instruction", "format": format_of(name, Path(data.local, "train.jsonl"))})
-
-
-def format_of(name: str, path: Path) -> str:
-    """Return the format of the first row of a task's file."""
-    first_row = next(each_row(path, RowFormat(name=name, fields={})), {})
-    return "messages" if "messages" in first_row else "response"
+    first_row = next(each_row(Path(data.local, "train.jsonl"), RowFormat(name=name, fields={})), {})
+    return task_of(name, {"kind": "instruction", "format": "messages" if "messages" in first_row else "response"})
 
 
 def task_of(name: str, definition: dict) -> Task:

@@ -4,8 +4,8 @@ The documents of a split are joined by blank lines, and the text is tokenised on
 tokens that do not overlap, and the tokens after the last whole sequence are left out (language_model/batches.py).
 """
 
-from sparseft.tasks.documents import DOCUMENT
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
+from sparseft.tasks.rows import DOCUMENT
 from sparseft.tasks.task import Data, Task
 
 # Tokens per sequence, if the configuration does not say.
