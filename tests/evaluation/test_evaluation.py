@@ -5,18 +5,17 @@ import math
 import statistics
 from pathlib import Path
 
-import lm_eval
 import pytest
 import torch
 from hub_cache import write
-from lm_eval.tasks._yaml_loader import load_yaml
 from project import succeed
 from sklearn.metrics import f1_score, recall_score
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import check_metrics, evaluate
-from sparseft.evaluation.harness import StrictLM, run_harness, task_definition
+from sparseft.evaluation.harness import StrictLM, run_harness
+from sparseft.evaluation.lm_eval_definitions import own_config
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -26,7 +25,7 @@ from sparseft.storage.record import read_record
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.metrics import strict_match
+from sparseft.tasks.metrics import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH, strict_match
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
@@ -114,14 +113,12 @@ def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recor
     assert "generation_config" not in records["boolq_mini"]
 
 
-def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
-    theirs = load_yaml(Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml")
-    ours = task_definition(BY_NAME["gsm8k"], {})
-    assert ours["metric_list"] == theirs["metric_list"]
-    assert ours["filter_list"] == theirs["filter_list"]
-    assert ours["num_fewshot"] == theirs["num_fewshot"]
-    assert ours["generation_kwargs"]["until"] == theirs["generation_kwargs"]["until"]
-    assert ours["generation_kwargs"]["do_sample"] is theirs["generation_kwargs"]["do_sample"] is False
+def test_gsm8k_has_the_worked_examples_filters_and_metric_of_lm_eval_s_own():
+    theirs, ours = own_config("gsm8k/gsm8k.yaml"), BY_NAME["gsm8k"]
+    assert ours.few_shot == theirs["num_fewshot"]
+    patterns = [entry["filter"][0]["regex_pattern"] for entry in theirs["filter_list"]]
+    assert patterns == [STRICT_MATCH, FLEXIBLE_EXTRACT]
+    assert theirs["metric_list"][0]["regexes_to_ignore"] == IGNORED
 
 
 def without_cache(folder: Path) -> tuple:

@@ -24,11 +24,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+from sparseft.evaluation.lm_eval_definitions import own_config
 from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.from_lm_eval import NO_FILTER
-from sparseft.tasks.metrics import ACC, ACC_NORM, F1, FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH
+from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.scoring import BOOTSTRAP
 from sparseft.tasks.task import Row, Task
 
@@ -37,20 +38,8 @@ evaluator.add_env_info = lambda results: None
 
 # How lm-eval aggregates the metrics of a task with choices. It knows no recall and no majority_floor.
 _AGGREGATIONS = {ACC: "mean", ACC_NORM: "mean", F1: "f1"}
-_EXACT_MATCH = {
-    "metric": "exact_match",
-    "aggregation": "mean",
-    "higher_is_better": True,
-    "ignore_case": True,
-    "ignore_punctuation": False,
-    "regexes_to_ignore": IGNORED,
-}
 # The filter that the headline metric of a generated answer takes.
 _STRICT = "strict-match"
-_FILTERS = {
-    _STRICT: {"function": "regex", "regex_pattern": STRICT_MATCH},
-    "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE_EXTRACT},
-}
 
 
 class StrictLM(HFLM):
@@ -195,17 +184,13 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
                 for metric in metrics
             ],
         }
-    # As in lm-eval's gsm8k.yaml.
+    # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (tasks/scoring.py).
+    stock = own_config("gsm8k/gsm8k.yaml")
+    generation = {name: stock["generation_kwargs"][name] for name in ("until", "do_sample")}
     return definition | {
         "output_type": "generate_until",
         "doc_to_target": task.answer,
-        "generation_kwargs": {
-            "until": ["Question:", "</s>", "<|im_end|>"],
-            "do_sample": False,
-            "max_gen_toks": task.max_new_tokens,
-        },
-        "metric_list": [_EXACT_MATCH],
-        "filter_list": [
-            {"name": name, "filter": [regex, {"function": "take_first"}]} for name, regex in _FILTERS.items()
-        ],
+        "generation_kwargs": generation | {"max_gen_toks": task.max_new_tokens},
+        "metric_list": stock["metric_list"],
+        "filter_list": stock["filter_list"],
     }

@@ -51,7 +51,7 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
         if entry.kind != Kind.TASK:
             raise InputError(f"{place}: lm-eval's {source} is no single task in YAML", "name one of its tasks")
         file = entry.yaml_path.relative_to(FOLDER).as_posix()
-        return _own_config(file), file
+        return own_config(file), file
     try:
         config = _plain(Path(source))
     except FileNotFoundError as error:
@@ -76,7 +76,7 @@ def config_of(definition: dict) -> dict:
 
     It has only metrics that an evaluation reports, so that lm-eval loads none as code from a file or from the hub. Raises
     InputError if the manifest names a file outside lm-eval's folder, or a key that could load code."""
-    config = changed(_own_config(definition["file"]) if definition["file"] else {}, definition["yaml"])
+    config = changed(own_config(definition["file"]) if definition["file"] else {}, definition["yaml"])
     unknown = (config.get("generation_kwargs") or {}).keys() - _GENERATION_KEYS
     if unknown:
         raise InputError(
@@ -137,7 +137,7 @@ def _plain(path: Path) -> dict:
     return merged | config
 
 
-def _own_config(file: str) -> dict:
+def own_config(file: str) -> dict:
     """Return the content of a file in lm-eval's folder, with functions. Raises InputError for another file, or for unsafe code."""
     path = (FOLDER / file).resolve()
     if not path.is_relative_to(FOLDER):
