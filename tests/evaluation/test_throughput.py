@@ -81,6 +81,7 @@ def test_a_process_that_somebody_ends_is_no_end_of_memory(job):
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(measure, replace(job, throughput=Throughput(batch_sizes=[2])))
         while not multiprocessing.active_children():
+            assert not found.done()
             time.sleep(0.01)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         with pytest.raises(InputError, match=r"batch size 2: .*SIGKILL"):
@@ -110,7 +111,8 @@ def test_an_end_is_one_of_memory_where_signal_and_words_fit(code, words, killed,
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), 10**12, True),
     (ImportError("_superlu.so: undefined symbol: x"), 10**8, False),
     (RuntimeError(ONEDNN), 10**8, True),
-    (RuntimeError(ONEDNN), 10**12, False),  # a terabyte: memory is not what it lacks
+    # Of a terabyte, memory is not what it lacks.
+    (RuntimeError(ONEDNN), 10**12, False),
     (SystemError("<function _find_and_load> returned NULL without setting an exception"), 10**8, True),
     (ValueError("shapes differ"), 10**8, False),
 ])  # fmt: skip
