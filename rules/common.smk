@@ -25,8 +25,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 
 from sparseft.errors import InputError
 from sparseft.planning.inputs import KnownHashes, check_inputs
-from sparseft.planning.memory import JobKind
-from sparseft.planning.requests import Requests
+from sparseft.planning.requests import JobKind, Requests
 from sparseft.study import grid, passes, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places

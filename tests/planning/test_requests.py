@@ -1,15 +1,23 @@
-"""What jobs request: by the model's size, the attempt and the settings."""
+"""What jobs need and request: beside what autograd keeps, and by the model's size, the attempt and the settings."""
 
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
-from project import DEFAULT, ROOT
-from sparseft.planning.memory import NEEDS, JobKind
-from sparseft.planning.requests import UNKNOWN, Requests
+from project import DEFAULT, ROOT, laid_over
+from sparseft.backends.torch import adapted_model
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.lora.masked_lora import LoRALinear
+from sparseft.planning.requests import PROGRAM, RUN_THE_MODEL, UNKNOWN, JobKind, Requests, process_memory
 from sparseft.planning.sizes import described
 from sparseft.study.config import Config
+from sparseft.study.schedule import Training
 from sparseft.study.section import parse_section
+from sparseft.study.sources import Model
+from tiny_models import MODELS
+
+from masks import compute_masks
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 
@@ -24,7 +32,7 @@ def request(kind: str, attempt: int = 1, method: str = "", model: str = "llama",
     return requests.memory_mb(job, attempt), requests.minutes(job, attempt)
 
 
-@pytest.mark.parametrize("kind", ["prepare", "weights", "files", *NEEDS])
+@pytest.mark.parametrize("kind", ["prepare", "weights", "files", *RUN_THE_MODEL])
 def test_memory_and_time_grow_with_the_model_and_the_attempt(kind):
     method = "unstructured_taylor" if kind == "mask" else ""
     llama, mixtral = (request(kind, model=name, method=method) for name in ("llama", "mixtral"))
@@ -43,14 +51,11 @@ def test_a_training_requests_its_weights_where_they_are():
     assert four - 400 == pytest.approx(4 * (on_gpu - 400), rel=1e-3)
 
 
-@pytest.mark.parametrize("processes", [2, 8])
-def test_the_processes_of_a_divided_training_on_gpus_need_no_copy_of_the_model_in_the_machine(processes):
-    rows = 32000 * 4096 * 2 / 1e6  # of the embedding, divided among the processes
-    mask = 4096 * 11008 / 1e6  # of an MLP's matrix, a byte per weight
+def test_the_processes_of_a_divided_training_on_gpus_need_no_copy_of_the_model_in_the_machine():
     settings = {**SWEEP["training"], "micro_batch_size": 4, "shard_model": True}
-    divided = request("training", training=settings, resources={"gpus": processes, "processes": processes})[0]
-    # 400 MB for Snakemake's processes, and 30 % more than the estimate.
-    assert divided == pytest.approx(400 + 1.3 * (rows + processes * (600 + mask)), abs=1)
+    divided = request("training", training=settings, resources={"gpus": 4, "processes": 4})[0]
+    # 400 MB for Snakemake's processes, and 30 % more than the estimate: the program and the embedding in each process.
+    assert divided == pytest.approx(400 + 1.3 * 4 * (600 + 32000 * 4096 * 2 / 1e6), abs=1)
 
 
 def test_the_configuration_decides_for_jobs_that_run_the_model_and_grows_too():
@@ -99,3 +104,82 @@ def test_a_kind_names_only_what_decides_its_requests():
     assert JobKind.of("mask", wildcards) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
     assert JobKind.of("mask", of_text) == JobKind("mask", "llama", "", "unstructured_wanda_on_c4")
     assert JobKind.of("mask", by_magnitude) == JobKind.of("weights", wildcards) == JobKind("weights", "llama")
+
+
+# SmolLM2's weights: a decoder layer's attention, MLP and norms, and outside of them the embedding and a norm.
+DECODER_LAYER = 2 * 576 * (576 + 192) + 3 * 576 * 1536 + 2 * 576
+OUTER = 49152 * 576 + 576
+WIDEST = 576 * 1536
+
+
+def need(kind: str, method: str = "", **sections: object) -> tuple[int, int]:
+    """Return the bytes of a job with SmolLM2 on the device that computes, and in the machine."""
+    config = laid_over({"tasks": {"boolq": {"train_examples": 200}}, "grid": {"tasks": ["boolq"]}, **sections})
+    job = JobKind(kind, "smollm2", "boolq", method)
+    device, machine = process_memory(config, job, described("smollm2", config.models["smollm2"]))
+    return sum(device.values()), sum(machine.values())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_activations_are_what_autograd_keeps(tiny_models, name, mode):
+    checkpoint = Checkpoint(tiny_models[name])
+    mask = compute_masks(checkpoint, "unstructured", [50])[50]
+    model, _, layers = adapted_model(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
+    ids = torch.randint(0, 250, (2, 60))  # 60: within Mistral's window
+    a_layer = described(name, Model(source=f"path:{checkpoint.folder}")).activation_bytes * ids.numel()
+    assert bytes_kept_for_backward(model, layers, ids) == pytest.approx(2 * a_layer, rel=0.2)
+
+
+def bytes_kept_for_backward(model: torch.nn.Module, layers: dict[str, LoRALinear], ids: torch.Tensor) -> int:
+    """Return the bytes of every storage that the decoder's forward saves, but the model's own."""
+    own = [*model.parameters(), *model.buffers(), *(layer.weight for layer in layers.values())]
+    known, found = {tensor.untyped_storage().data_ptr() for tensor in own}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.get_decoder()(input_ids=ids, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in known)
+
+
+def test_masks_need_a_decoder_layer_and_the_hidden_states_of_examples_of_mean_length():
+    # fp32; 128 examples of 140 tokens in the mean.
+    states = 4 * 128 * 140 * 576
+    device = 4 * (OUTER + DECODER_LAYER) + states
+    assert need("mask", method="unstructured_wanda") == (device, PROGRAM + 3 * 4 * WIDEST)
+    # The Hessian of the widest layer, its factors and the others.
+    assert need("mask", method="unstructured_sparsegpt")[0] == device + 8 * 4 * 1536**2
+    scores = 4 * 30 * (2 * 576**2 + 2 * 192 * 576 + 3 * WIDEST)
+    assert need("mask", method="unstructured_fisher")[1] == PROGRAM + scores
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_divided_model_has_a_decoder_layer_and_the_embedding_twice_beside_its_part(processes):
+    whole, divided = (
+        need("training", training={"batch_size": 32, "micro_batch_size": 4, "shard_model": shard},
+             resources={"processes": processes})[0] for shard in (False, True)
+    )  # fmt: skip
+    weights = OUTER + 30 * DECODER_LAYER
+    assert whole - divided == 4 * (weights - weights // processes - 2 * (DECODER_LAYER + OUTER))
+
+
+def test_checkpointing_and_cached_weights_change_the_memory_of_a_training_by_what_they_keep():
+    plain, less, more = (
+        need("training", training={"batch_size": 64, "micro_batch_size": 32, **settings})[0]
+        for settings in ({}, {"gradient_checkpointing": True}, {"cache_weights": True})
+    )
+    prunable = 30 * (DECODER_LAYER - 2 * 576)
+    assert less < plain
+    assert more - plain == 4 * prunable
+
+
+def test_on_a_gpu_the_weights_are_in_the_machine_s_memory_too_until_they_are_moved():
+    weights = 4 * (OUTER + 30 * DECODER_LAYER)
+    for kind in ("training", "evaluation"):
+        on_cpu, on_gpu = need(kind), need(kind, resources={"gpus": 1})
+        assert (on_cpu[0], on_cpu[1]) == (on_gpu[0], PROGRAM)
+        assert on_gpu[1] == PROGRAM + weights

@@ -1,17 +1,17 @@
-"""The estimate beside what it speaks of: Snakemake's plan, the files of a finished study, and its benchmarks."""
+"""The estimate beside what it speaks of: the files of a finished study, and its benchmarks."""
 
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, Study, call_script, laid_over, succeed, tiny_grid
+from project import ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
-from sparseft.planning.estimate import disk, hours, study_jobs
+from sparseft.planning.estimate import disk, hours
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
+from sparseft.study.targets import runs
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 MIXED = {
@@ -20,16 +20,6 @@ MIXED = {
              "tasks": ["boolq_mini", "gsm8k_mini"], "trainings": {"short": {"steps": 10}, "long": {"steps": 20}}},
 }  # fmt: skip
 RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
-
-
-@pytest.mark.parametrize("sections", [{}, MIXED], ids=["default", "mixed"])
-def test_the_jobs_of_the_estimate_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
-    study = Study(tmp_path)
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
-    planned = study.planned()
-    estimated = Counter(rule for rule, _ in study_jobs(laid_over(sections)))
-    assert estimated.pop("compute_masks") == sum(planned.get(f"compute_{made}", 0) for made in ("masks", "one_mask"))
-    assert {rule: planned[rule] for rule in estimated} == estimated
 
 
 def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
@@ -59,10 +49,7 @@ def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
     kept, _ = disk(laid_over(MIXED | {"keep_merged": True}))
     # SparseGPT on two tasks at two sparsities.
     assert kept["pruned bases"] == 2 * 2 * kept["models"]
-    assert (
-        kept["merged models"]
-        == sum(rule == "merge_adapter" for rule, _ in study_jobs(laid_over(MIXED))) * kept["models"]
-    )
+    assert kept["merged models"] == len(runs(laid_over(MIXED))) * kept["models"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and its hours.
+"""Estimate what a study needs before anything runs: its disk space, and the memory of its jobs.
 
     estimate.py --configfile config/sweep.yaml
 

@@ -1,11 +1,11 @@
-"""Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and its hours.
+"""Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and the hours of a plan.
 
 The bytes of models, masks and adapters are exact but for the headers of their files. The rest depends on the data and the
 machine. Of a model only config.json is read, and torch is not imported.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import mean
@@ -14,8 +14,7 @@ from types import SimpleNamespace
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.memory import ADAM, NEEDS, JobKind
-from sparseft.planning.requests import Requests, job_seconds
+from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_seconds, process_memory
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
@@ -51,19 +50,18 @@ GB = 1e9
 
 
 def report(config: Config) -> str:
-    """Return the whole estimate as text. Raises InputError for a model whose sizes are not known yet."""
+    """Return the estimate as text. Raises InputError for a model whose sizes are not known yet."""
     runs = targets.runs(config)
-    kept, _ = disk(config)
+    kept, running = disk(config)
     programs = len(targets.programs(config))
     lines = [
-        "ESTIMATE, from the configuration and the times of earlier jobs: nothing was run. GB: 1,000,000,000 bytes.",
+        "ESTIMATE, from the configuration: nothing was run. GB: 1,000,000,000 bytes. The hours are those of snakemake --dry-run.",
         f"runs: {len(runs):,}, of which {sum(run.mode != NO_FINETUNE for run in runs):,} are trained",
         *([f"compilations for the CS-3: {programs}, before the trainings that share them"] if programs else []),
         "disk, GB",
-        *[f"  {name:16} {size / GB:>10,.2f}" for name, size in kept.items()],
+        *[f"  {name:16} {size / GB:>10,.2f}" for name, size in (kept | {"a running job": running}).items()],
         "memory of a job, GB",
         *memory(config),
-        needs(config, study_jobs(config)),
     ]
     return "\n".join(lines)
 
@@ -107,41 +105,30 @@ def disk(config: Config) -> tuple[dict[str, int], int]:
 def memory(config: Config) -> list[str]:
     """Return a line per model and kind of job, in GB: of the task, method and training that need most, with the parts."""
     requests = Requests(config)
-    needs: dict[tuple[str, str], tuple[int, str]] = {}
-    for rule, wildcards in study_jobs(config):
-        job = kind_of(rule, wildcards)
-        if job is None or job.kind not in NEEDS:
-            continue
-        need = NEEDS[job.kind](config, job, requests.subject(job.model))
-        device, machine = sum(need.model.values()), sum(need.machine.values())
-        where = f"{device / GB:.2f} on the GPU, {machine / GB:.2f} in the machine"
-        size = where if config.resources.gpus else f"{(device + machine) / GB:.2f}"
-        parts = ", ".join(f"{part} {size / GB:.2f}" for part, size in {**need.model, **need.machine}.items() if size)
+    largest: dict[tuple[str, str], tuple[int, str]] = {}
+    for job in _kinds(config):
+        device, machine = process_memory(config, job, requests.subject(job.model))
+        on_device, in_machine = sum(device.values()), sum(machine.values())
+        total = f"{(on_device + in_machine) / GB:.2f}"
+        if config.resources.gpus:
+            total = f"{on_device / GB:.2f} on the GPU, {in_machine / GB:.2f} in the machine"
+        parts = ", ".join(f"{part} {size / GB:.2f}" for part, size in (device | machine).items() if size)
         cell = " ".join(filter(None, (job.task, job.method, job.training)))
-        text = f"{size}: {parts} ({cell})"
-        needs[job.model, job.kind] = max(needs.get((job.model, job.kind), (0, "")), (device + machine, text))
-    return [f"  {model} {kind} {text}" for (model, kind), (_, text) in needs.items()]
+        line = f"  {job.model} {job.kind} {total}: {parts} ({cell})"
+        largest[job.model, job.kind] = max(largest.get((job.model, job.kind), (0, "")), (on_device + in_machine, line))
+    return [line for _, line in largest.values()]
 
 
-def study_jobs(config: Config) -> Iterator[Job]:
-    """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
-    runs = targets.runs(config)
-    yield from (("prepare_model", {"model": model}) for model in config.grid.models)
-    # One job makes the masks of a method for all sparsities in one pass, or for one if it updates weights.
-    masks = {}
-    for run in runs:
-        method = get_method(run.method)
-        rule = "import_pruned" if method.imported else "prune" if method.updates_weights else "compute_masks"
-        folder_of = base_folder if method.updates_weights else mask_folder
-        masks[fill(folder_of(run.method), run), run.method] = rule, vars(run)
-    yield from masks.values()
-    for run in runs:
-        rules = ["merge_adapter", "validate_sparsity", "evaluate_run"]
+def _kinds(config: Config) -> list[JobKind]:
+    """Return the kinds of the jobs of a study that run a model, each once."""
+    jobs = []
+    for run in targets.runs(config):
+        kinds = ["evaluation", *["selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:
-            rules += ["reconstruct_adapter" if get_mode(run.mode).reconstructs else "train_adapter", "evaluate_adapter"]
-        rules += ["evaluate_selection"] * bool(run.training)
-        training = run.training and f"-{run.training}"
-        yield from ((rule, vars(run) | {"training": training}) for rule in rules)
+            kinds.append("reconstruction" if get_mode(run.mode).reconstructs else "training")
+        jobs += [JobKind(kind, run.model, run.task, training=run.training) for kind in kinds]
+        jobs.append(JobKind.of("mask", run))
+    return [job for job in dict.fromkeys(jobs) if job.kind in RUN_THE_MODEL]
 
 
 def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:

