@@ -116,5 +116,5 @@ def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, mode):
     model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"))
     examples = encode(ROWS["validation"], TASK, tokenizer, 512)
     assert mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu")) == record["eval_loss"]
-    with pytest.raises(InputError, match="not trained with this mask"):
+    with pytest.raises(InputError, match="its mask_sha256 is m, not another"):
         trained_model(tiny, mask, "another", tmp_path / "adapter", torch.device("cpu"))

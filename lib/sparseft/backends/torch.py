@@ -23,7 +23,7 @@ from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH
-from sparseft.study.grid import TRAINED_MODES, Run
+from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
@@ -63,13 +63,9 @@ def trained_model(
     Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run than
     `run`, or if it does not fit the model."""
     pairs, _, config, digest = read_adapter(adapter)
-    provenance = config.get("sparseft", {})
-    if provenance.get("mask_sha256") != mask_sha256 or provenance.get("mode") not in TRAINED_MODES:
-        raise InputError(f"{adapter}: not trained with this mask", "give the mask and the adapter of one run")
-    if run:
-        check_origin(adapter, config, run)
+    check_origin(adapter, config, mask_sha256, run)
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
-    model, tokenizer, layers = adapted_model(checkpoint, mask, provenance["mode"], settings, device)
+    model, tokenizer, layers = adapted_model(checkpoint, mask, config["sparseft"]["mode"], settings, device)
     _check_layers(layers, pairs, adapter)
     load_factors(layers, pairs)
     for layer in layers.values():

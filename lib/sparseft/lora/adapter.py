@@ -120,12 +120,15 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(pairs, config["lora_alpha"] / config["r"], config, digest)
 
 
-def check_origin(folder: Path, config: dict, run: Run) -> None:
-    """Raise InputError if an adapter's configuration names another run or mode than `run`. Stock PEFT names none."""
-    recorded = config.get("sparseft", {})
-    for name, expected in (("run_id", run.id), ("mode", run.mode)):
-        if recorded.get(name, expected) != expected:
-            raise InputError(f"{folder}: its {name} is {recorded[name]}, not {expected}", "give the run's own adapter")
+def check_origin(folder: Path, config: dict, mask_sha256: str, run: Run | None, **settings: object) -> None:
+    """Raise InputError if an adapter's configuration has another mask, run, mode or setting than the arguments."""
+    expected = {"mask_sha256": mask_sha256, **({"run_id": run.id, "mode": run.mode} if run else {}), **settings}
+    recorded = config | config.get("sparseft", {})
+    for name, value in expected.items():
+        if recorded.get(name) != value:
+            raise InputError(
+                f"{folder}: its {name} is {recorded.get(name)}, not {value}", "give the adapter and the mask of one run"
+            )
 
 
 def _is_plain(config: dict) -> bool:

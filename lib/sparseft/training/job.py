@@ -18,7 +18,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
-from sparseft.lora.adapter import Adapter, read_adapter
+from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingRecord
@@ -160,19 +160,15 @@ def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance
     if not path:
         return None
     adapter = read_adapter(path)
-    expected = {
-        "run_id": replace(run, mode=starts_from).id,
-        "mask_sha256": provenance["mask_sha256"],
-        "base": provenance["base"],
-        "r": settings.lora_r,
-        "lora_alpha": settings.lora_alpha,
-    }
-    found = adapter.config | adapter.config.get("sparseft", {})
-    for name, value in expected.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{path}: its {name} is {found.get(name)}, not {value}", "give the adapter of the same cell"
-            )
+    check_origin(
+        path,
+        adapter.config,
+        provenance["mask_sha256"],
+        replace(run, mode=starts_from),
+        base=provenance["base"],
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+    )
     return adapter
 
 
