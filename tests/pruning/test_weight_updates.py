@@ -19,8 +19,9 @@ from sparseft.masks.mask_file import check_mask, pack, read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import output_error, prune_layer
-from sparseft.pruning.weight_updates import prune_weights, pruned_writer
+from sparseft.pruning.weight_updates import prune_weights
 from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 from tiny_models import TYPICAL, save_tiny

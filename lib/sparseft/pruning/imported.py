@@ -22,7 +22,7 @@ from sparseft.checkpoints.model_source import open_source
 from sparseft.checkpoints.rewriting import read_exactly
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
-from sparseft.pruning.weight_updates import pruned_writer
+from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 

@@ -1,18 +1,10 @@
-"""Write the mask of a method that updates weights, and its pruned weights W' * M as a checkpoint of their own.
+"""Prune a model with an importance that updates weights, decoder layer by decoder layer, and stream its pruned base to disk.
 
-The runs of the method start from this pruned base, as those of other methods start from the model. It has the files, the
-dtypes and the byte layout of the original model. Only the prunable weights differ. The mask has the digests of both: `base`
-is the pruned base, and `original` is the model from which it was made.
-
-`prune_weights` prunes decoder layer by decoder layer, and streams the base to disk. Every layer is pruned in fp32 and rounded
-once to the dtype of the model. The next decoder layer sees the rounded weights, because the file holds these. Memory is one
-decoder layer, a Hessian for each of its layers, fp32 (cols, cols), the weights outside the decoder layers, and the hidden states
-of the examples.
+Every layer is pruned in fp32 and rounded once to the dtype of the model. The next decoder layer sees the rounded weights,
+because the file holds these. Memory is one decoder layer, a Hessian for each of its layers, fp32 (cols, cols), the weights
+outside the decoder layers, and the hidden states of the examples.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -20,20 +12,17 @@ import torch
 from torch import Tensor
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, to_float32
-from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_finite, prunable_shapes
-from sparseft.checkpoints.rewriting import WriteTensor, converted, rewritten, write_manifest
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack, zero_pruned
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.rewriting import converted
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, write_report
+from sparseft.pruning.mask_report import ScoreDistribution
+from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.scores import bits_of
 from sparseft.pruning.selection import check_groups
 from sparseft.pruning.sparsegpt import output_error, prune_layer
-from sparseft.records.manifests import PrunedManifest
-from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.mask_settings import Masks
 from sparseft.study.passes import PassFiles
 
@@ -88,71 +77,3 @@ def prune_weights(
     with pruned_writer(checkpoint, method, percent, settings, files, meta) as writer:
         calibration.update_in_sequence(checkpoint, update)
         writer.meta["more_damping"] = more_damping
-
-
-@dataclass
-class PrunedWriter:
-    """Take the mask and the new weights of each prunable layer, in any order.
-
-    meta: further entries of the mask's metadata and of the report, which may be added until the end
-    rows: layer -> further entries of its row in the report
-    scores: layer -> the distribution of its scores"""
-
-    original: Checkpoint
-    masks: MaskWriter
-    write_tensor: WriteTensor
-    meta: dict = field(default_factory=dict)
-    rows: dict[str, dict] = field(default_factory=dict)
-    scores: dict[str, ScoreDistribution] = field(default_factory=dict)
-
-    def write(
-        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: ScoreDistribution = NO_SCORES, **row: object
-    ) -> None:
-        """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
-
-        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is
-        not finite."""
-        tensor = self.original.tensors[f"{layer}.weight"]
-        packed = pack(kept)
-        content = np.ascontiguousarray(bits)
-        zero_pruned(content, packed)
-        if not is_finite(content, tensor.dtype):
-            raise InputError(
-                f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
-            )
-        self.masks.write(layer, 0, packed.reshape(1, -1))
-        self.write_tensor(tensor.name, content.tobytes())
-        self.rows[layer] = row
-        self.scores[layer] = scores
-
-
-@contextmanager
-def pruned_writer(
-    original: Checkpoint, method: str, percent: int, settings: Masks, files: PassFiles, meta: dict
-) -> Iterator[PrunedWriter]:
-    """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
-
-    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with its
-    report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError if the tensors of the
-    original do not fit its config.json, or if one of its weights is not finite."""
-    shape = prunable_shapes(original)
-    check_tensors(original, original.folder)
-    if not original.prepared:
-        check_finite_weights(original, original.folder)
-    origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
-    meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
-    # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
-    with (
-        atomic_files(files.report.parent, files.report.name, "masks") as folder,
-        atomic_folder(files.base, "pruned model") as base,
-    ):
-        with mask_writer([folder / files.masks[0].name], [meta], shape) as masks:
-            with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
-                writer = PrunedWriter(original, masks, write_tensor)
-                yield writer
-            meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **origin)["digest"]}
-            masks.record(**meta)
-        report = mask_report(meta, [percent], masks.kept, shape, writer.scores)
-        for row in report["sparsities"][0]["layers"]:
-            row.update(writer.rows[row["layer"]])
-        write_report(report, folder, files)
