@@ -27,7 +27,6 @@ from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selecti
 from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
-from sparseft.records.training_record import ReconstructionPart
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
 from sparseft.study.targets import runs as configured_runs
@@ -208,20 +207,16 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     if train:
         row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss
-        row |= {"reconstruction_error": _remaining_error(train.reconstruction)} if train.reconstruction else {}
+    if train and train.reconstruction:
+        # No layer has an error if the mask prunes nothing.
+        layers = [layer for layer in train.reconstruction.layers if layer.error_before]
+        shares = [layer.error_after / layer.error_before for layer in layers]
+        row["reconstruction_error"] = fmean(shares) if shares else nan
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
     return row
-
-
-def _remaining_error(reconstruction: ReconstructionPart) -> float:
-    """Return the mean over the decoder layers of the error after the reconstruction as a share of that before.
-
-    It is NaN if no layer had an error, because its mask prunes nothing."""
-    layers = [layer for layer in reconstruction.layers if layer.error_before]
-    return fmean(layer.error_after / layer.error_before for layer in layers) if layers else nan
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:
