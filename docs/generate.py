@@ -91,10 +91,15 @@ def key_list(properties: dict[str, dict]) -> str:
     lines = []
     for name, field in properties.items():
         key = f"{name}: {as_yaml(field['default'])}" if "default" in field else name
-        example = f" Example: `{name}: {as_yaml(field['examples'][0])}`" if "examples" in field else ""
+        example = f" Example: {example_of(name, field)}" if "examples" in field else ""
         required = "" if "default" in field else ", required"
         lines.append(f"- `{key}` ({type_in_words(field)}{required}). {one_line(field['description'])}{example}")
     return "\n".join(lines)
+
+
+def example_of(name: str, field: dict) -> str:
+    """Return the example of a key as you would write it in YAML."""
+    return f"`{name}: {as_yaml(field['examples'][0])}`"
 
 
 def as_yaml(value: object) -> str:
