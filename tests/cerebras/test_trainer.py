@@ -45,7 +45,11 @@ def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, backend, tmp_path, model, mode):
     found = trainer(inputs, backend, tmp_path, model, mode)
+    before = {name: p.detach().clone() for name, p in found.module.named_parameters() if not p.requires_grad}
     found.fit()
+    for name, weight in before.items():
+        after = found.module.get_parameter(name).detach()
+        assert torch.equal(after.view(torch.uint8), weight.view(torch.uint8)), name
     masks = {
         name: mask for name, mask in found.module.named_buffers() if name.endswith("_mask") and "causal" not in name
     }
@@ -100,15 +104,6 @@ def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, m
     monkeypatch.setattr(trainer_module, "write_mdl", slowly)
     found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse", save_every=1)
     assert max(found.fit().seconds[1:]) < 3
-
-
-def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
-    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
-    found.check_base(1)
-    zero = next(iter(found.layers.values())).weight.data.view(-1)
-    zero[zero == 0] *= -1  # -0.0 and 0.0 are equal as numbers
-    with pytest.raises(InputError, match="step 1 changed .*model.model.layers.0.mlp.down_proj.weight"):
-        found.check_base(1)
 
 
 def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monkeypatch):

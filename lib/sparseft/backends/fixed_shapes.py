@@ -18,7 +18,7 @@ from sparseft.language_model.loss import logits
 from sparseft.language_model.model import FIXED_ROPE, attention_windows
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of, rows_and_columns
 from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 
@@ -211,3 +211,11 @@ _PLAIN = {
 def plain_kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
     """Return the plain form of the layer class that `kind_of` chooses for a mode and a mask (out, in)."""
     return _PLAIN[kind_of(mode, kept)]
+
+
+def as_they_act(A: Tensor, B: Tensor, mode: str, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A (r, in) and B (out, r) as the layer of a mode and a mask (out, in) multiplies by them."""
+    if kind_of(mode, kept) is StructuredLoRALinear:
+        rows, columns = rows_and_columns(kept)
+        return A * columns, B * rows[:, None]
+    return A, B

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sparseft.backends.cerebras.package import RELEASE, cstorch, declare_sparse, optimizer_and_schedule
 from sparseft.backends.cerebras.states import read_last_mdl, write_mdl
 from sparseft.backends.cerebras.streams import evaluation_batches, training_batches
-from sparseft.backends.fixed_shapes import IGNORED, FixedLengthLoss, encoded_data, plain_kind_of
+from sparseft.backends.fixed_shapes import IGNORED, FixedLengthLoss, as_they_act, encoded_data, plain_kind_of
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import shuffled
@@ -29,7 +29,7 @@ from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path
-from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
+from sparseft.lora.masked_lora import attach
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.training.job import TrainingJob
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
@@ -67,9 +67,6 @@ class Trainer:
         state = read_last_mdl(folder, self.identity)
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
-        # The frozen weights before the training. Those on a CS-3 cannot be read during a training.
-        parameters = {} if backend.backend_type.is_csx else dict(self.module.named_parameters())
-        self.base = {name: p.detach().clone() for name, p in parameters.items() if not p.requires_grad}
         self.compiled = cstorch.compile(self.module, backend)
         masks = ((f"model.{path}.weight", torch.from_numpy(job.mask.kept(layer))) for layer, path in paths.items())
         declare_sparse(self.compiled, masks)
@@ -142,24 +139,12 @@ class Trainer:
                 "train again, which continues from the last state",
             )
         factors = {}
-        for name, layer in self.layers.items():
+        for name in self.layers:
             path = memory_path(self.job.checkpoint.architecture, name)
-            A = state["adapter"][f"model.{path}.lora_A"]
-            B = state["adapter"][f"model.{path}.lora_B"]
-            # The layer's `rows` and `columns` are on the device, so they are computed again from the mask.
-            if isinstance(layer, StructuredLoRALinear):
-                rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
-                A = A * columns
-                B = B * rows[:, None]
-            factors[name] = (A, B)
+            A, B = (state["adapter"][f"model.{path}.{factor}"] for factor in ("lora_A", "lora_B"))
+            # The layer itself is on the device, so its mask is read again.
+            factors[name] = as_they_act(A, B, self.job.mode, torch.from_numpy(self.job.mask.kept(name)))
         return factors
-
-    def check_base(self, step: int) -> None:
-        """Raise InputError if a step changed a bit of the frozen base, for example a zero."""
-        for name, before in self.base.items():
-            after = self.module.get_parameter(name).detach()
-            if not torch.equal(after.view(torch.uint8), before.view(torch.uint8)):
-                raise InputError(f"step {step} changed the frozen {name}", "report this line; no adapter was written")
 
     def run(self, done: int, stop: int, *, saves: bool = True) -> None:
         """Run the steps `done` + 1 to `stop` in one execution. With `saves`, save at least the state of the last step."""
@@ -218,9 +203,7 @@ class Trainer:
                 {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
             )
             say_step(step, self.settings.steps, loss)
-            self.check_base(step)
-            # The check belongs to no step. Only the CPU backend makes it.
-            self.begin = time.perf_counter() if self.base else now
+            self.begin = now
 
         return note
 

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparseft.backends.fixed_shapes import as_they_act
 from sparseft.backends.modelzoo.trainer_run import TrainerRun
-from sparseft.checkpoints.checkpoint import BITS, BLOCK
+from sparseft.checkpoints.checkpoint import BITS, BLOCK, to_float32
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
-from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.language_model.loss import check_finite_evaluation
-from sparseft.lora.masked_lora import StructuredLoRALinear, kind_of, rows_and_columns
 from sparseft.storage.reading import read_json
 from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.study.grid import WAFER
@@ -161,13 +160,21 @@ def _speed(run: TrainerRun, progress: Progress, log_of_step: dict[int, TrainerLo
 
 
 def check_frozen(before: MdlFile, after: MdlFile) -> None:
-    """Raise InputError if the Trainer's checkpoint has another base or other masks than the one that it started from."""
+    """Raise InputError if the Trainer's checkpoint has another base or other masks than the one that it started from.
+
+    The dtypes may differ. A block of rows is in memory at a time."""
     for key, tensor in before.tensors.items():
         other = after.tensors.get(key)
         # A layer without a zero is not declared sparse, so the Trainer saves no mask of it.
         if other is None and key.endswith("_mask") and before.read(tensor).all():
             continue
-        if other is None or not _equal(before, tensor, after, other):
+        step = max(1, BLOCK // math.prod(tensor.shape[1:]))
+        blocks = [slice(start, start + step) for start in range(0, tensor.shape[0], step)]
+        if (
+            other is None
+            or other.shape != tensor.shape
+            or any(_values(before, tensor, rows).tobytes() != _values(after, other, rows).tobytes() for rows in blocks)
+        ):
             raise InputError(
                 f"{after.path}: {key} is not as it was before the training", "report this line; no adapter was written"
             )
@@ -182,35 +189,13 @@ def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor
         path = f"model.model.{place.key.removesuffix('.weight')}"
         if f"{path}.lora_A" not in trained.tensors:
             continue
-        A = torch.from_numpy(_fp32(trained, f"{path}.lora_A"))
-        B = torch.from_numpy(place.to_hugging_face(_fp32(trained, f"{path}.lora_B")))
-        kept = torch.from_numpy(run.job.mask.kept(layer))
-        if kind_of(run.job.mode, kept) is StructuredLoRALinear:
-            kept_rows, columns = rows_and_columns(kept)
-            A, B = A * columns, B * kept_rows[:, None]
-        factors[layer] = (A, B)
+        A = torch.from_numpy(_values(trained, trained.tensors[f"{path}.lora_A"]))
+        B = torch.from_numpy(place.to_hugging_face(_values(trained, trained.tensors[f"{path}.lora_B"])))
+        factors[layer] = as_they_act(A, B, run.job.mode, torch.from_numpy(run.job.mask.kept(layer)))
     return factors
 
 
-def _fp32(file: MdlFile, key: str) -> np.ndarray:
-    """Return a tensor of a file in fp32."""
-    tensor = file.tensors[key]
-    bits = file.read(tensor)
-    return converted(bits.reshape(-1), tensor.dtype, "F32").view(np.float32).reshape(tensor.shape)
-
-
-def _equal(before: MdlFile, tensor: MdlTensor, after: MdlFile, other: MdlTensor) -> bool:
-    """Return whether two tensors have the same values, in whatever dtypes. A block of rows is in memory at a time."""
-    if tensor.shape != other.shape:
-        return False
-    step = max(1, BLOCK // math.prod(tensor.shape[1:]))
-    for start in range(0, tensor.shape[0], step):
-        rows = slice(start, start + step)
-        ours = before.read(tensor, rows)
-        theirs = after.read(other, rows)
-        if tensor.dtype in BITS and other.dtype in BITS:
-            ours = converted(ours.reshape(-1), tensor.dtype, "F32")
-            theirs = converted(theirs.reshape(-1), other.dtype, "F32")
-        if not np.array_equal(ours, theirs):
-            return False
-    return True
+def _values(file: MdlFile, tensor: MdlTensor, selection: object = ()) -> np.ndarray:
+    """Return what `selection` selects of a tensor. Floats come in fp32."""
+    values = file.read(tensor, selection)
+    return to_float32(values, tensor.dtype) if tensor.dtype in BITS else values
