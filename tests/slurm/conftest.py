@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 SERVERS = ("munged", "slurmctld", "slurmd")
+MUNGE_FILES = ("key-file", "socket", "pid-file", "seed-file")
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sshare")
 CONFIGURATION = """
 ClusterName=sparseft
@@ -58,19 +59,15 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def _free_ports(number: int) -> list[int]:
-    with ExitStack() as sockets:
-        found = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [each.getsockname()[1] for each in found]
-
-
 def _configure(folder: Path) -> None:
+    """Write the configuration of the servers, and commands that find it whatever the environment says.
+
+    The executor plugin takes SLURM_* out of the environment."""
     host = socket.gethostname().partition(".")[0]
-    hardware = subprocess.run([_program("slurmd"), "-C"], capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )[0]
-    node = hardware.partition(" ")[2]
-    controller, daemon = _free_ports(2)
+    hardware = subprocess.run([_program("slurmd"), "-C"], capture_output=True, text=True, check=True).stdout
+    node = hardware.split("\n")[0].partition(" ")[2]
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        controller, daemon = one.getsockname()[1], two.getsockname()[1]
     text = CONFIGURATION.format(folder=folder, host=host, controller=controller, daemon=daemon, node=node)
     (folder / "slurm.conf").write_text(text)
     (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
@@ -79,25 +76,10 @@ def _configure(folder: Path) -> None:
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
-
-
-def _wrap(folder: Path) -> None:
-    """Commands that find this Slurm whatever the environment says: the executor plugin takes SLURM_* out of it."""
     for name in COMMANDS:
         wrapper = folder / "bin" / name
         wrapper.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program(name)} "$@"\n')
         wrapper.chmod(0o755)
-
-
-def _servers(folder: Path) -> list[list[str]]:
-    munge = [
-        f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in ("key-file", "socket", "pid-file", "seed-file")
-    ]
-    return [
-        ["munged", "--foreground", "--force", *munge],
-        ["slurmctld", "-D", "-f", f"{folder}/slurm.conf"],
-        ["slurmd", "-D", "-f", f"{folder}/slurm.conf"],
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -108,12 +90,17 @@ def slurm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     _configure(folder)
-    _wrap(folder)
+    munge = [f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in MUNGE_FILES]
+    servers = [
+        ["munged", "--foreground", "--force", *munge],
+        ["slurmctld", "-D", "-f", f"{folder}/slurm.conf"],
+        ["slurmd", "-D", "-f", f"{folder}/slurm.conf"],
+    ]
     path = os.environ["PATH"]
     with ExitStack() as stack:
         stack.callback(os.environ.__setitem__, "PATH", path)
         os.environ["PATH"] = f"{folder}/bin:{path}"
-        for name, *arguments in _servers(folder):
+        for name, *arguments in servers:
             output = stack.enter_context(open(folder / f"{name}.output", "w"))
             process = subprocess.Popen([_program(name), *arguments], stdout=output, stderr=output)
             stack.callback(_end, process)

@@ -4,9 +4,11 @@ The bytes of models, masks and adapters are exact but for the headers of their f
 machine. Of a model only config.json is read, and torch is not imported.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
@@ -46,6 +48,8 @@ Job = tuple[str, Mapping[str, str]]
 USUAL_CPU, USUAL_GPU = 6, 3
 # Seconds on a usual machine for what does not grow with the model.
 IMPORTS = 10
+# The seconds in a benchmark of Snakemake.
+SECONDS = re.compile(r"\n([\d.]+)(?:\s|$)")
 GB = 1e9
 
 
@@ -147,34 +151,28 @@ def hours(config: Config, jobs: Iterable[Job]) -> str:
     with suppress(InputError):  # The study has no earlier configuration yet.
         sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
         earlier = Requests(parse_section(Config, sections, "configuration"))
-    known: dict[tuple, tuple[float | None, str]] = {}
+    benchmarks = Path(config.paths.benchmarks)
+
+    @cache
+    def seconds_of(job: JobKind | None, equal: str) -> tuple[float | None, str]:
+        """Return the seconds of a job, and where they come from. `equal` is the pattern of the benchmarks of equal jobs."""
+        now, then = _usual_seconds(requests, job), _usual_seconds(earlier, job)
+        # A file that Snakemake has not written to its end has no number in its second line.
+        measured = [float(line[1]) for file in benchmarks.glob(equal) if (line := SECONDS.search(file.read_text()))]
+        if measured and (now is None or then):
+            return mean(measured) * (now / then if now else 1), "measured here before"
+        return now, "of unknown time" if now is None else "estimated"
+
     times = []
     for rule, wildcards in jobs:
         job = kind_of(rule, wildcards)
-        equal = f"{rule}/{job and job.model}-{wildcards.get('task')}-*-{wildcards.get('mode')}{wildcards.get('training')}-seed*.tsv"
-        if (job, equal) not in known:
-            known[job, equal] = _seconds(requests, earlier, job, Path(config.paths.benchmarks).glob(equal))
-        times.append(known[job, equal])
+        run = f"{wildcards.get('task')}-*-{wildcards.get('mode')}{wildcards.get('training')}-seed*.tsv"
+        times.append(seconds_of(job, f"{rule}/{job and job.model}-{run}"))
     counts = Counter(source for _, source in times)
     sources = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(counts.items()))
     number = sum(seconds or 0 for seconds, _ in times) / 3600
     time = f"{60 * number:.0f} minutes" if number < 2 else f"{number:,.1f} hours"
     return f"about {time} on one machine, one job at a time ({sources})"
-
-
-def _seconds(
-    requests: Requests, earlier: Requests, job: JobKind | None, benchmarks: Iterable[Path]
-) -> tuple[float | None, str]:
-    """Return the seconds of a job, and where they come from. `benchmarks` are the files of equal jobs."""
-    now = _usual_seconds(requests, job)
-    measured = []
-    for file in benchmarks:
-        with suppress(ValueError, IndexError):  # A file that Snakemake has not written to its end.
-            measured.append(float(file.read_text().splitlines()[-1].split()[0]))
-    then = _usual_seconds(earlier, job)
-    if measured and (now is None or then):
-        return mean(measured) * (now / then if now else 1), "measured here before"
-    return now, "of unknown time" if now is None else "estimated"
 
 
 def _usual_seconds(requests: Requests, job: JobKind | None) -> float | None:
