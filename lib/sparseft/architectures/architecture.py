@@ -151,8 +151,7 @@ class Architecture:
 
         Raises InputError, naming `place`, if model_type or a size is missing, if a size is not a positive integer, or if a key
         of `fixed` has another value."""
-        self._check_sizes(config, place)
-        self._check_fixed(config, place)
+        self._check(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
             del words[_HEAD]
@@ -163,8 +162,8 @@ class Architecture:
         sizes = {word: size_of(word, config) for shape in words.values() for word in shape}
         return {name: tuple(sizes[word] for word in shape) for name, shape in words.items()}
 
-    def _check_sizes(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if model_type or a size is missing, or if a size is not a positive integer."""
+    def _check(self, config: dict, place: Path | str) -> None:
+        """Raise InputError as `tensor_shapes` does. For a key of `fixed`, null, false and [] are the same."""
         if not isinstance(config.get("model_type"), str):
             raise InputError(
                 f"{place}: config.json lacks model_type, by which transformers finds the code of a {self.class_name}",
@@ -176,9 +175,6 @@ class Architecture:
             if type(size) is not int or size < 1:
                 what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
-
-    def _check_fixed(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if a key has another value than the one that is computed here. null, false and [] are the same."""
         for name, value in self.fixed.items():
             if (config.get(name, value) or None) != (value or None):
                 raise InputError(

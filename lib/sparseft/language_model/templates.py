@@ -36,7 +36,18 @@ def written_by_template(
     The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the number of the
     row if there is no template, or if it refuses a conversation. It does so too if a whole text does not start with its
     prompt, or lacks a message."""
-    write = partial(tokenizer.apply_chat_template, chat_template=_template_of(task, tokenizer), tokenize=False)
+    try:
+        template = tokenizer.get_chat_template()
+    # transformers says so if there is none, or if there are several without a default.
+    except ValueError:
+        raise InputError(
+            f"{task}: its rows are conversations, and {tokenizer.name_or_path} has no chat template",
+            "put chat_template.jinja into the folder that the model's `source: path:` names (not into models/NAME) and prepare"
+            " the model again, or use a model for chats, or write rows of prompt and response",
+        ) from None
+    if "strftime_now" in template:
+        template = FIXED_DATE + template
+    write = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False)
     texts = []
     for number, messages in enumerate(conversations, start=1):
         row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
@@ -78,20 +89,6 @@ def _has_every_message(messages: list[dict[str, str]], prompt: str, response: st
     return last in response and any(
         re.search(".*?".join(map(re.escape, order)), prompt, re.DOTALL) is not None for order in orders
     )
-
-
-def _template_of(task: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return the tokenizer's chat template, with a fixed date. Raises InputError if there is none."""
-    try:
-        template = tokenizer.get_chat_template()
-    # transformers says so if there is none, or if there are several without a default.
-    except ValueError:
-        raise InputError(
-            f"{task}: its rows are conversations, and {tokenizer.name_or_path} has no chat template",
-            "put chat_template.jinja into the folder that the model's `source: path:` names (not into models/NAME) and prepare"
-            " the model again, or use a model for chats, or write rows of prompt and response",
-        ) from None
-    return FIXED_DATE + template if "strftime_now" in template else template
 
 
 @contextmanager
