@@ -5,7 +5,7 @@ its manifest has the measured lengths. Before that, they are typical of the buil
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -158,9 +158,9 @@ class TaskLengths(Lengths):
 
 # Guesses for tasks that are not built in, by kind.
 _OF_KIND = {
-    "lm_eval": TaskLengths(rows=(1000, 1000), bytes=600, mean=100, long=300, answer=5, choices=4),
-    "instruction": TaskLengths(rows=(1000, 1000), bytes=1200, mean=300, long=1000, answer=150, choices=0),
-    "text": TaskLengths(rows=(1000, 100), bytes=2048, mean=LENGTH, long=LENGTH, answer=LENGTH, choices=0),
+    "lm_eval": TaskLengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
+    "instruction": TaskLengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
+    "text": TaskLengths(rows=(1000, 100), mean=LENGTH, long=LENGTH, answer=LENGTH, choices=0),
 }
 
 
@@ -168,7 +168,8 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
     """Return the lengths of a task of the study."""
     manifest = Path(DATA.format(task=name)) / "manifest.json"
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
-        return TaskLengths(**measured | {"rows": tuple(measured["rows"])})
+        lengths = {key.name: measured[key.name] for key in fields(TaskLengths)}
+        return TaskLengths(**lengths | {"rows": tuple(lengths["rows"])})
     data = config.task_data(name)
     if name in BY_NAME:
         task = BY_NAME[name]
@@ -193,4 +194,4 @@ def calibration_lengths(config: Config, task: str, text: str | None, examples: i
     if text is None:
         return replace(task_lengths(config, task), rows=(examples, 0))
     length = config.masks.calibration[text].length
-    return Lengths(rows=(examples, 0), bytes=0, mean=length, long=length, answer=length, choices=0)
+    return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)

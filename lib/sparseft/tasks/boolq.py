@@ -40,6 +40,6 @@ BOOLQ = Task(
     classes=CHOICES,
     headline=ACC,
     metrics=(ACC, F1, *map(recall, CHOICES), MAJORITY_FLOOR),
-    lengths=Lengths(rows=(9427, 3270), bytes=700, mean=140, long=450, answer=1, choices=2),
+    lengths=Lengths(rows=(9427, 3270), mean=140, long=450, answer=1, choices=2),
     hub="aps/super_glue/boolq@3de24cf8022e94f4ee4b9d55a6f539891524d646",
 )

@@ -48,7 +48,7 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
 BOOLQ_MINI = replace(
     BOOLQ,
     name=NAME,
-    lengths=Lengths(rows=(0, 0), bytes=90, mean=25, long=25, answer=1, choices=2),
+    lengths=Lengths(rows=(0, 0), mean=25, long=25, answer=1, choices=2),
     hub=None,
     generate=generate,
     suggested_training={"steps": 24, "learning_rate": 0.001},

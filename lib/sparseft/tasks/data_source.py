@@ -4,7 +4,6 @@ The rows of a mini task are generated. All others come from a folder of the user
 hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
 """
 
-import json
 import math
 import random
 import re
@@ -179,10 +178,8 @@ def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | 
         answers = [len(task.answer(row)) for row in every_row]
         wholes = [len(task.prompt(row)) + length for row, length in zip(every_row, answers, strict=True)]
         mean, long, answer = _tokens(np.mean(wholes)), _tokens(np.quantile(wholes, 0.99)), _tokens(np.mean(answers))
-    size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in every_row)
     return {
         "rows": numbers,
-        "bytes": math.ceil(size / sum(numbers)),
         "mean": mean,
         "long": long,
         "answer": answer,

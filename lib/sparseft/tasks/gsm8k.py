@@ -29,7 +29,7 @@ GSM8K = Task(
     answer=lambda row: row["answer"],
     headline=EXACT_MATCH,
     metrics=(EXACT_MATCH, EXACT_MATCH_FLEXIBLE),
-    lengths=Lengths(rows=(7473, 1319), bytes=560, mean=130, long=310, answer=190, choices=0),
+    lengths=Lengths(rows=(7473, 1319), mean=130, long=310, answer=190, choices=0),
     hub="openai/gsm8k/main@e53f048856ff4f594e959d75785d2c2d37b678ee",
     # The data set has no validation split. Papers report its test split.
     validation_split="test",

@@ -38,7 +38,7 @@ def _row(name: str, thing: str, pair: tuple[int, int], adds: bool) -> Row:
 GSM8K_MINI = replace(
     GSM8K,
     name=NAME,
-    lengths=Lengths(rows=(0, 0), bytes=120, mean=40, long=40, answer=12, choices=0),
+    lengths=Lengths(rows=(0, 0), mean=40, long=40, answer=12, choices=0),
     hub=None,
     generate=generate,
     max_new_tokens=24,

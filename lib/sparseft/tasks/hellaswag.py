@@ -56,6 +56,6 @@ HELLASWAG = Task(
     label=label,
     headline=ACC_NORM,
     metrics=(ACC, ACC_NORM),
-    lengths=Lengths(rows=(39905, 10042), bytes=1200, mean=90, long=160, answer=75, choices=4),
+    lengths=Lengths(rows=(39905, 10042), mean=90, long=160, answer=75, choices=4),
     hub="Rowan/hellaswag@218ec52e09a7e7462a5400043bb9a69a41d06b76",
 )

@@ -32,8 +32,6 @@ class Lengths:
 
     # The numbers of training and of validation rows. Of a built-in task those on the hub, or 0 if the project generates them.
     rows: tuple[int, int]
-    # Bytes per row of the .jsonl file.
-    bytes: int
     # Tokens of prompt and answer together: the mean, and the 99th percentile.
     mean: int
     long: int
