@@ -122,7 +122,9 @@ def read_code(source: bytes) -> Code:
             # `from a import b` may name a module a.b.
             imports |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Call):
-            _leave_words_out(node)
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in WORDS.get(name, ())]
+            node.args = [] if name in FIELDS else node.args
         elif isinstance(body := getattr(node, "body", None), list):
             # A text by itself is a docstring.
             node.body = [
@@ -132,14 +134,6 @@ def read_code(source: bytes) -> Code:
             ]
     names = frozenset(name for name in imports if name.partition(".")[0] == PACKAGE)
     return Code(ast.unparse(tree).encode(), names)
-
-
-def _leave_words_out(call: ast.Call) -> None:
-    """Take the texts that only a reader sees out of a call."""
-    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-    call.keywords = [keyword for keyword in call.keywords if keyword.arg not in WORDS.get(name, ())]
-    if name in FIELDS:
-        call.args = []
 
 
 # Most modules import the same names.
