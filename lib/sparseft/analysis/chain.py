@@ -14,6 +14,7 @@ its prompts per task, one set of selection rows per task. Every run must have it
 is at fault; without a minority all of them are. So a run that was copied from another study is noticed.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -83,9 +84,15 @@ def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dic
     for row in table[~agrees & ~(usual.notna() & has_usual)].itertuples():
         text = f"{row.what} of {row.place}: {short(row.digest)} in {row.same} of {row.runs} runs"
         sentences.setdefault(row.run, []).append(f"conflicts with other runs, {text}")
-    for run, others in _copied_adapters(links).items():
-        text = f"adapter: also that of {', '.join(other.id for other in others)}"
-        sentences.setdefault(run, []).append(f"conflicts with other runs, {text}")
+    runs_of = defaultdict(list)
+    for run, own in links.items():
+        runs_of[_digests(own)["adapter"]].append(run)
+    # A run without training has no adapter.
+    runs_of.pop(None, None)
+    for runs in runs_of.values():
+        for run in runs:
+            if others := ", ".join(other.id for other in runs if other != run):
+                sentences.setdefault(run, []).append(f"conflicts with other runs, adapter: also that of {others}")
     return sentences
 
 
@@ -142,14 +149,3 @@ def _shared(files, digests: Mapping[str, str | None]) -> Iterator[tuple[str, str
     yield "adapter", run.id, "", digests["adapter"]
     if start := start_of(run):
         yield "adapter", start.id, "", digests["start"] or "none"
-
-
-def _copied_adapters(links: Mapping[Run, Links]) -> dict[Run, list[Run]]:
-    """Return the runs that have the adapter of another run, each with the other runs."""
-    runs_of: dict[str, list[Run]] = {}
-    for run, own in links.items():
-        if digest := _digests(own)["adapter"]:
-            runs_of.setdefault(digest, []).append(run)
-    return {
-        run: [other for other in runs if other != run] for runs in runs_of.values() if len(runs) > 1 for run in runs
-    }

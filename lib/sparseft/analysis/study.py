@@ -82,7 +82,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     faults += _faults(files_of, members, links, probes)
     runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    wanted = {run.id for run in configured_runs(config)} if config else set(table["run_id"])
+    wanted = {run.id for run in grid} if config else set(table["run_id"])
     table["is_wanted"] = table["run_id"].isin(wanted)
     order = list(config.grid.trainings) if config else []
     runs["training_order"] = [order.index(name) if name in order else len(order) for name in runs["training"]]
