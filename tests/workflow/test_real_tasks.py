@@ -1,12 +1,11 @@
-"""The three real tasks on the three architectures, from the model's source to the evaluated merge.
+"""The three real tasks on three architectures, from the model's source to the evaluated merge.
 
-Nine cells for 3 architectures x 3 tasks x 3 dtypes x sharded or not x tied or not x key-value heads: every pair of choices
-meets in one of them. Mistral has a sliding window that is shorter than the prompts.
+tests/architectures/test_stages.py has every architecture, sharded, tied and in each dtype, on a mini task.
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
+from sparseft.tasks.task import Task
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 
@@ -35,29 +35,8 @@ CPU = torch.device("cpu")
 CONTEXT = 2048  # bytes are tokens here, and gsm8k asks after five worked examples
 SETTINGS = Training(steps=2, batch_size=4, micro_batch_size=2, learning_rate=0.02, lora_r=4, save_every=0)
 NUMBER = {"train": 6, "validation": 4}
-
-
-@dataclass(frozen=True)
-class Cell:
-    model: str
-    task: str
-    dtype: str
-    sharded: bool
-    tied: bool
-    kv_heads: int  # of 4 heads: 2 are grouped queries
-
-
-CELLS = [
-    Cell("llama", "boolq", "bfloat16", False, False, 2),
-    Cell("llama", "hellaswag", "float16", True, True, 2),
-    Cell("llama", "gsm8k", "float32", False, True, 4),
-    Cell("mistral", "boolq", "float16", False, True, 4),
-    Cell("mistral", "hellaswag", "float32", True, False, 2),
-    Cell("mistral", "gsm8k", "bfloat16", True, False, 4),
-    Cell("mixtral", "boolq", "float32", True, False, 4),
-    Cell("mixtral", "hellaswag", "bfloat16", False, True, 4),
-    Cell("mixtral", "gsm8k", "float16", False, False, 2),
-]
+# Architecture, task and dtype. Mistral has a sliding window that is shorter than the prompts.
+CELLS = [("llama", "boolq", "bfloat16"), ("mistral", "hellaswag", "float32"), ("mixtral", "gsm8k", "float16")]
 
 
 def row(task: str, n: int) -> dict:
@@ -83,47 +62,35 @@ def row(task: str, n: int) -> dict:
     }[task]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Hold a cell's base model, mask and rows."""
+class Prepared(NamedTuple):
+    """Hold the name of a model, a task with its rows, the base model, and a mask with its file."""
 
-    cell: Cell
-    folder: Path
+    model: str
+    task: Task
+    rows: dict[str, list[dict]]
     base: Checkpoint
     mask: Mask
-    rows: dict[str, list[dict]]
-
-    @property
-    def mask_path(self) -> Path:
-        return self.folder / "mask.pt"
+    mask_path: Path
 
 
-@pytest.fixture(scope="module", params=CELLS, ids=lambda cell: f"{cell.model}-{cell.task}-{cell.dtype}")
+@pytest.fixture(scope="module", params=CELLS, ids="-".join)
 def prepared(request, tmp_path_factory) -> Prepared:
-    cell, folder = request.param, tmp_path_factory.mktemp("cell")
-    changes = {
-        "num_key_value_heads": cell.kv_heads,
-        "tie_word_embeddings": cell.tied,
-        "max_position_embeddings": CONTEXT,
-    }
-    options = {"max_shard_size": "40KB"} if cell.sharded else {}
-    save_tiny(cell.model, folder / "source", getattr(torch, cell.dtype), changes, **options)
-    prepare_model(Model(source=f"path:{folder / 'source'}", dtype=cell.dtype), folder / "base")
+    (model, task, dtype), folder = request.param, tmp_path_factory.mktemp("cell")
+    save_tiny(model, folder / "source", getattr(torch, dtype), {"max_position_embeddings": CONTEXT})
+    prepare_model(Model(source=f"path:{folder / 'source'}", dtype=dtype), folder / "base")
     starts = {"train": 0, "validation": 50}
-    rows = {split: [row(cell.task, start + n) for n in range(NUMBER[split])] for split, start in starts.items()}
-    base = Checkpoint(folder / "base")
-    write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
-    return Prepared(cell, folder, base, read_mask(folder / "mask.pt"), rows)
+    rows = {split: [row(task, start + n) for n in range(NUMBER[split])] for split, start in starts.items()}
+    base, mask_path = Checkpoint(folder / "base"), folder / "mask.pt"
+    write_mask(mask_path, compute_masks(base, "unstructured", [50])[50])
+    return Prepared(model, BY_NAME[task], rows, base, read_mask(mask_path), mask_path)
 
 
 def finished(prepared: Prepared, mode: str) -> tuple[dict, Checkpoint]:
     """Return the content of a run's train.json, and its merged model."""
-    folder, digest = prepared.folder / mode, sha256(prepared.mask_path)
+    folder, digest = prepared.mask_path.parent / mode, sha256(prepared.mask_path)
     check_mask(prepared.mask, prepared.mask_path, prunable_shapes(prepared.base), prepared.base.digest)
     provenance = {"run_id": "r", "mode": mode, "mask_sha256": digest}
-    job = TrainingJob(
-        prepared.base, prepared.mask, mode, 0, SETTINGS, BY_NAME[prepared.cell.task], prepared.rows, 4, provenance
-    )
+    job = TrainingJob(prepared.base, prepared.mask, mode, 0, SETTINGS, prepared.task, prepared.rows, 4, provenance)
     record = train(job, folder / "adapter", folder / "state.pt", Accelerator(cpu=True))
     merge(prepared.base, prepared.mask, digest, folder / "adapter", folder / "merged")
     return record, Checkpoint(folder / "merged")
@@ -131,18 +98,18 @@ def finished(prepared: Prepared, mode: str) -> tuple[dict, Checkpoint]:
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_a_run_trains_merges_validates_and_evaluates(prepared, mode):
-    task = BY_NAME[prepared.cell.task]
+    task = prepared.task
     record, merged = finished(prepared, mode)
     assert [point["step"] for point in record["loss_curve"]] == [1, 2]
     assert record["loss_curve"][0]["gradient_norm"] > 0
 
     report = validate(merged, prepared.mask, base=prepared.base)
     assert (report["passed"], report["violations"]) == (True, 0)
-    assert report["layers_checked"] == report["layers_expected"] == PRUNABLE_LAYERS[prepared.cell.model]
+    assert report["layers_checked"] == report["layers_expected"] == PRUNABLE_LAYERS[prepared.model]
     assert report["actual_sparsity"] == pytest.approx(0.5, abs=0.001)
     assert report["tensors_outside_checked"] > 0
 
-    adapter = prepared.folder / mode / "adapter"
+    adapter = prepared.mask_path.parent / mode / "adapter"
     before, tokenizer, _ = trained_model(prepared.base, prepared.mask, sha256(prepared.mask_path), adapter, CPU)
     after, _ = load_model(merged.folder, CPU)
     unfuse_experts(after)  # transformers' fused experts sum in another order
