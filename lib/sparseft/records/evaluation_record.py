@@ -6,17 +6,16 @@ Losses are in nats. The lists with a value per example have the order of the row
 import math
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
 from sparseft.records import Count, Fraction, Loss, NonNegative, PositiveCount, measurement, provenance, setting
 from sparseft.records.merge_record import MergeInputs
-from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind
-from sparseft.study.section import refuse
+from sparseft.records.record_file import ROUNDING, CheckedPart, RecordPart, RunRecord, kind
 
 LogLikelihood = Annotated[float, Field(le=0)]
 
 
-class AnswersPart(RecordPart):
+class AnswersPart(CheckedPart):
     """Hold the answers that a model gave to the examples of a task.
 
     A generated answer has no choices. A task whose metric is the loss has neither outcomes nor answers."""
@@ -52,18 +51,16 @@ class AnswersPart(RecordPart):
         probes = {name: probe.without_answers() for name, probe in getattr(self, "probes", {}).items()}
         return self.model_copy(update=dict.fromkeys(self.ANSWERS) | ({"probes": probes} if probes else {}))
 
-    @model_validator(mode="after")
-    def _have_the_value_as_mean(self) -> Self:
-        """Refuse lists of another length than `examples`, and a value that is not the mean of the outcomes."""
+    def contradictions(self) -> dict[str, object]:
+        """Return the lists of another length than `examples`, and that the value is not the mean of the outcomes."""
         rows = {name: getattr(self, name) for name in self.ROWS}
         counts = {name: len(values) for name, values in rows.items() if values is not None}
+        wrong = {
+            f"{count} {name} of {self.examples} examples": count != self.examples for name, count in counts.items()
+        }
         total = sum(self.outcomes or [])
         is_mean = self.outcomes is None or math.isclose(total, self.value * self.examples, rel_tol=ROUNDING)
-        refuse(
-            {f"{count} {name} of {self.examples} examples": count != self.examples for name, count in counts.items()}
-        )
-        refuse({f"value {self.value:g} is not the mean of the outcomes": not is_mean})
-        return self
+        return wrong | {f"value {self.value:g} is not the mean of the outcomes": not is_mean}
 
 
 class ScoredRecord(AnswersPart, RunRecord):
@@ -83,18 +80,14 @@ class ScoredRecord(AnswersPart, RunRecord):
     seconds: NonNegative = measurement("The time of the evaluation.", "s")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")
 
-    @model_validator(mode="after")
-    def _have_the_loss_of_the_examples(self) -> Self:
-        """Refuse a loss that is not that of the examples."""
+    def contradictions(self) -> dict[str, object]:
+        """Return also that the loss is not that of the examples."""
         is_mean = math.isclose(sum(self.losses), self.eval_loss * sum(self.answer_tokens), rel_tol=ROUNDING)
         is_loss = self.outcomes is None
-        refuse(
-            {
-                f"eval_loss {self.eval_loss:g} is not the losses divided by the answer tokens": not is_mean,
-                f"value {self.value:g} is not eval_loss, {self.eval_loss:g}": is_loss and self.value != self.eval_loss,
-            }
-        )
-        return self
+        return super().contradictions() | {
+            f"eval_loss {self.eval_loss:g} is not the losses divided by the answer tokens": not is_mean,
+            f"value {self.value:g} is not eval_loss, {self.eval_loss:g}": is_loss and self.value != self.eval_loss,
+        }
 
 
 class ProbePart(AnswersPart):

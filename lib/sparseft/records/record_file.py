@@ -3,15 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sparseft.errors import InputError
 from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
 from sparseft.storage.record import remake_advice, unaltered, write_record
-from sparseft.study.section import Section, first_fault
+from sparseft.study.section import Section, first_fault, refuse
 
 # Relative difference of two sums of the same numbers in another order.
 ROUNDING = 1e-9
@@ -62,7 +62,21 @@ class RecordPart(BaseModel):
         return {column: getattr(self, name) for name, column in columns.items() if column}
 
 
-class RecordFile(RecordPart):
+class CheckedPart(RecordPart):
+    """Check also that the values of an object do not contradict each other."""
+
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the values taken together, and whether it is."""
+        return {}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse values that contradict each other."""
+        refuse(self.contradictions())
+        return self
+
+
+class RecordFile(CheckedPart):
     """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own digest."""
 
     file_name: ClassVar[str]

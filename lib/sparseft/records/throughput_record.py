@@ -6,16 +6,15 @@ limit: a batch size that does not fit there is not compiled, and no file is writ
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import create_model, model_validator
+from pydantic import create_model
 
 from sparseft.errors import InputError
 from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
 from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import refuse
 
 
 class RepeatRecord(RecordPart):
@@ -91,16 +90,15 @@ class ThroughputRecord(ConditionsRecord):
     batch_sizes: list[PositiveCount] = measurement("The batch sizes that were asked for.")
     batches: list[BatchRecord] = measurement("The result of each batch size.", min_length=1)
 
-    @model_validator(mode="after")
-    def _has_all_repeats(self) -> Self:
-        """Refuse other batch sizes than were asked for, and a wrong number of repeats of one of them."""
+    def contradictions(self) -> dict[str, object]:
+        """Return other batch sizes than were asked for, and a wrong number of repeats of one of them."""
         sizes = [batch.batch_size for batch in self.batches]
-        refuse({f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes))})
+        wrong = {f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes))}
         for batch in self.batches:
             expected = self.repeats if batch.status == MEASURED else 0
             what = f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats"
-            refuse({what: len(batch.repeats) != expected})
-        return self
+            wrong[what] = len(batch.repeats) != expected
+        return wrong
 
 
 def read_measurements(paths: Iterable[Path]) -> list[ThroughputRecord]:

@@ -7,14 +7,13 @@ the losses of the steps are shares of the error before it.
 import math
 import statistics
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import create_model, model_validator
+from pydantic import create_model
 
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
 from sparseft.study.schedule import Training
-from sparseft.study.section import refuse
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
 # A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
@@ -140,14 +139,14 @@ class TrainingRecord(Scheduled):
         """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
         return None if self.reconstruction else self.final_loss
 
-    @model_validator(mode="after")
-    def _has_the_loss_of_its_steps(self) -> Self:
-        """Refuse another number of losses than of steps, and a final loss that is not theirs."""
+    def contradictions(self) -> dict[str, object]:
+        """Return another number of losses than of steps, and a final loss that is not theirs."""
         losses, done = [step.loss for step in self.loss_curve], self.steps_done
-        refuse({f"{len(losses)} losses of {done} steps": len(losses) != done})
-        is_mean = math.isclose(self.final_loss, final_loss(losses), rel_tol=ROUNDING)
-        refuse({f"final_loss {self.final_loss:g} is not that of loss_curve": not is_mean})
-        return self
+        is_mean = not losses or math.isclose(self.final_loss, final_loss(losses), rel_tol=ROUNDING)
+        return {
+            f"{len(losses)} losses of {done} steps": len(losses) != done,
+            f"final_loss {self.final_loss:g} is not that of loss_curve": not is_mean,
+        }
 
 
 def final_loss(losses: Sequence[float]) -> float:
