@@ -1,7 +1,6 @@
 """Test why q and k are permuted, and that weights, masks and adapters are permuted in the same way."""
 
 import numpy as np
-import pytest
 import torch
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.modelzoo_checkpoint import Place, deinterleave, interleave, places
@@ -55,13 +54,7 @@ def test_every_kind_of_tensor_has_the_place_that_modelzoo_gives_it():
 def test_two_heads_by_hand():
     rows = np.array([[0], [1], [2], [3], [10], [11], [12], [13]])
     assert interleave(rows, 4).ravel().tolist() == [0, 2, 1, 3, 10, 12, 11, 13]
-
-
-@pytest.mark.parametrize("shape", [(24, 10), (24, 2), (24,), (0, 4)])
-def test_deinterleave_is_the_inverse(shape):
-    rows = RNG.random(shape)
-    np.testing.assert_array_equal(deinterleave(interleave(rows, HEAD_DIM), HEAD_DIM), rows)
-    np.testing.assert_array_equal(interleave(deinterleave(rows, HEAD_DIM), HEAD_DIM), rows)
+    assert np.array_equal(deinterleave(interleave(rows, 4), 4), rows)
 
 
 def rotated_pairs(rows: torch.Tensor) -> torch.Tensor:

@@ -76,21 +76,22 @@ class MaskedLora(Callback):
     def pre_setup(self, trainer) -> None:
         """Replace the layers when the Trainer builds the model, which is later."""
         build = trainer.callbacks["model"].model
-        trainer.callbacks["model"].model = lambda: self._replaced(build())
 
-    def _replaced(self, model: nn.Module) -> nn.Module:
-        """Return the model with its layers replaced."""
-        for layer, path, kept in layer_masks(self.checkpoint):
-            parent, _, name = path.rpartition(".")
-            module = model.get_submodule(path)
-            if self.targets and layer.rpartition(".")[2] not in self.targets:
-                setattr(model.get_submodule(parent), name, FrozenLinear(module))
-            elif get_mode(self.mode).masks_every_step and not kept.all():
-                # The backend torch has the exact gradient for a structured mask.
-                is_structured = torch.equal(kept, kept.any(1)[:, None] & kept.any(0))
-                gradient = "exact" if is_structured else self.gradient
-                setattr(model.get_submodule(parent), name, MaskedLinear(module, kept, gradient))
-        return model
+        def build_replaced() -> nn.Module:
+            model = build()
+            for layer, path, kept in layer_masks(self.checkpoint):
+                parent, _, name = path.rpartition(".")
+                module = model.get_submodule(path)
+                if self.targets and layer.rpartition(".")[2] not in self.targets:
+                    setattr(model.get_submodule(parent), name, FrozenLinear(module))
+                elif get_mode(self.mode).masks_every_step and not kept.all():
+                    # The backend torch has the exact gradient for a structured mask.
+                    is_structured = torch.equal(kept, kept.any(1)[:, None] & kept.any(0))
+                    gradient = "exact" if is_structured else self.gradient
+                    setattr(model.get_submodule(parent), name, MaskedLinear(module, kept, gradient))
+            return model
+
+        trainer.callbacks["model"].model = build_replaced
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
         """Add the initial adapters to a checkpoint that has none. They are drawn in the order of the backend torch."""
