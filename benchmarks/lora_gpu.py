@@ -30,7 +30,7 @@ from lora import (
     step,
 )
 from sparseft.language_model.hardware import limit_threads
-from sparseft.lora import torch_weights
+from sparseft.lora import carried_mask
 from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
@@ -179,7 +179,7 @@ def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kern
     A, B = (factor.detach() for factor in (layer.lora_A, layer.lora_B))
     workspace = layer.workspace
     G = dy.T @ x
-    blocks = list(torch_weights.row_blocks(W))
+    blocks = list(carried_mask.row_blocks(W))
 
     def mask() -> None:
         for rows in blocks:
@@ -207,14 +207,14 @@ def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.
 
     def with_block(power: int) -> Callable[[], None]:
         def call() -> None:
-            torch_weights.BLOCK[device.type] = 1 << power
+            carried_mask.BLOCK[device.type] = 1 << power
             run()
 
         return call
 
-    usual = torch_weights.BLOCK[device.type]
+    usual = carried_mask.BLOCK[device.type]
     times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, repeats, device)
-    torch_weights.BLOCK[device.type] = usual
+    carried_mask.BLOCK[device.type] = usual
     best = min(times.values())
     for name, ms in times.items():
         mark = " (used)" if usual == 1 << int(name[2:]) else ""

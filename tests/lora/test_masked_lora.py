@@ -3,8 +3,8 @@
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.lora import torch_weights
-from sparseft.lora.carried_mask import carried_mask, carry_mask_
+from sparseft.lora import carried_mask
+from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
 from sparseft.study.schedule import Training
@@ -20,7 +20,7 @@ KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
 @pytest.fixture(params=[1 << 20, 8], ids=["whole", "blocks"])
 def blocks(request, monkeypatch):
     """Compute in one block, and in blocks of a few rows."""
-    monkeypatch.setitem(torch_weights.BLOCK, "cpu", request.param)
+    monkeypatch.setitem(carried_mask.BLOCK, "cpu", request.param)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
@@ -187,7 +187,7 @@ def test_a_layer_that_is_no_target_is_pruned_and_gets_no_adapter():
     layers = attach(model, lambda _: kept, {"q_proj": "q_proj", "up_proj": "up_proj"}, "sparse_to_sparse", settings)
     assert list(layers) == ["q_proj"]
     assert type(model.up_proj) is nn.Linear
-    assert torch.equal(carried_mask(model.up_proj.weight), kept)
+    assert torch.equal(carried_mask.carried_mask(model.up_proj.weight), kept)
 
 
 def test_dropout_is_the_adapter_s_alone_and_refused_where_the_adapter_has_no_input():

@@ -27,7 +27,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from sparseft.lora.torch_weights import row_blocks
+from sparseft.lora.carried_mask import row_blocks
 from sparseft.storage.compiled import compiled
 
 # Columns and rows of the weights whose sums are computed at a time. A's values are loaded once for all rows. Four rows are

@@ -2,7 +2,7 @@
 
     W' = (W + s B A) * M
 
-    W, W'   (out, in)   bfloat16, float16, float32 or float64; in W a pruned entry is stored as -0.0, which is how W carries
+    W, W'   (out, in)   bfloat16, float16 or float32, and float64 in tests; in W a pruned entry is stored as -0.0, which is how W carries
                         its mask (carried_mask.py)
     A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
 
@@ -14,12 +14,11 @@ For the entry (i, j), all in fp32:
     total = total + W[i, j]                       last, because every term would be rounded to the precision of W otherwise
     W'[i, j] = total if kept, else +0.0           rounded once to W's dtype, to nearest even
 
-The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Three
+The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Two
 modules compute it, with the same bits (only those of a NaN may differ):
 
     cpu_weights       compiled loops, on a CPU
     triton_weights    Triton kernels, on a GPU
-    torch_weights     torch's operations, on a GPU without Triton, and in fp64, where product and sum are rounded separately
 
 The fp32 sum has rounding errors, so an entry may differ from the exact value rounded once. This was measured with SmolLM2's
 weights and the adapter of a default run (r 8, 30 layers):
@@ -30,17 +29,16 @@ weights and the adapter of a default run (r 8, 30 layers):
 The larger differences lie where W is 0 or W + s B A nearly cancels.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from sparseft.lora import cpu_weights, torch_weights
+from sparseft.errors import InputError
+from sparseft.lora import cpu_weights
+from sparseft.lora.carried_mask import carried_mask
 
 
 class Workspace:
@@ -98,7 +96,11 @@ def mask_(values: Tensor, W: Tensor) -> Tensor:
     """Compute values * M in place, with the M that W carries. Both are (rows, in) and of one dtype.
 
     A pruned value becomes +0.0, even if it was negative or not finite."""
-    _kernels(W).mask_(values, W)
+    # Only tests compute in fp64.
+    if W.dtype == torch.float64:
+        values.masked_fill_(~carried_mask(W), 0)
+    else:
+        _kernels(W.device).mask_(values, W)
     return values
 
 
@@ -114,30 +116,20 @@ def _placed_like(W: Tensor) -> Tensor:
 
 def _build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     """Write W' to `out` and return it."""
-    _kernels(W).build(out, W, A, scale * B)
+    if W.dtype == torch.float64:
+        # The product and the sum are rounded separately.
+        return out.copy_(W + scale * B @ A).masked_fill_(~carried_mask(W), 0)
+    _kernels(W.device).build(out, W, A, scale * B)
     return out
 
 
-def _kernels(W: Tensor) -> ModuleType:
-    """Return the module that computes with a weight of this device and dtype."""
-    if W.dtype == torch.float64:
-        return torch_weights
-    if W.device.type == "cpu":
+def _kernels(device: torch.device) -> ModuleType:
+    """Return the module that computes with weights on this device. Raises InputError for a GPU without Triton."""
+    if device.type == "cpu":
         return cpu_weights
-    return _gpu_kernels()
-
-
-@cache
-def _gpu_kernels() -> ModuleType:
-    """Return the module for a GPU. Say once if it is the slow one."""
-    if importlib.util.find_spec("triton") is None:
-        print(
-            "note: the package triton is not installed, so that the effective weights are built many times slower;"
-            " install triton",
-            file=sys.stderr,
-        )
-        return torch_weights
     # Triton is large, and only a GPU needs it.
-    from sparseft.lora import triton_weights
-
+    try:
+        from sparseft.lora import triton_weights
+    except ModuleNotFoundError:
+        raise InputError("a GPU needs the package triton, which is not installed", "install triton") from None
     return triton_weights
