@@ -4,13 +4,8 @@ The bytes of models, masks and adapters are exact but for the headers of their f
 machine. Of a model only config.json is read, and torch is not imported.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
-from statistics import mean
 from types import SimpleNamespace
 
 from sparseft.errors import InputError
@@ -19,9 +14,7 @@ from sparseft.modes import get_mode
 from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_seconds, process_memory
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.configfiles import read_sections
-from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, base_folder, fill, mask_folder
-from sparseft.study.section import parse_section
+from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder
 
 # A rule of the runs -> the kind of its jobs.
 KIND_OF = {
@@ -48,8 +41,6 @@ Job = tuple[str, Mapping[str, str]]
 USUAL_CPU, USUAL_GPU = 6, 3
 # Seconds on a usual machine for what does not grow with the model.
 IMPORTS = 10
-# The seconds in a benchmark of Snakemake.
-SECONDS = re.compile(r"\n([\d.]+)(?:\s|$)")
 GB = 1e9
 
 
@@ -143,39 +134,18 @@ def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
 
 
 def hours(config: Config, jobs: Iterable[Job]) -> str:
-    """Return a sentence on how long jobs take on one machine, one at a time.
-
-    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the estimates
-    if the settings have changed since. Without a measurement, its time is the estimate."""
-    requests = earlier = Requests(config)
-    with suppress(InputError):  # The study has no earlier configuration yet.
-        sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
-        earlier = Requests(parse_section(Config, sections, "configuration"))
-    benchmarks = Path(config.paths.benchmarks)
-
-    @cache
-    def seconds_of(job: JobKind | None, equal: str) -> tuple[float | None, str]:
-        """Return the seconds of a job, and where they come from. `equal` is the pattern of the benchmarks of equal jobs."""
-        now, then = _usual_seconds(requests, job), _usual_seconds(earlier, job)
-        # A file that Snakemake has not written to its end has no number in its second line.
-        measured = [float(line[1]) for file in benchmarks.glob(equal) if (line := SECONDS.search(file.read_text()))]
-        if measured and (now is None or then):
-            return mean(measured) * (now / then if now else 1), "measured here before"
-        return now, "of unknown time" if now is None else "estimated"
-
-    times = []
-    for rule, wildcards in jobs:
-        job = kind_of(rule, wildcards)
-        run = f"{wildcards.get('task')}-*-{wildcards.get('mode')}{wildcards.get('training')}-seed*.tsv"
-        times.append(seconds_of(job, f"{rule}/{job and job.model}-{run}"))
-    counts = Counter(source for _, source in times)
-    sources = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(counts.items()))
-    number = sum(seconds or 0 for seconds, _ in times) / 3600
-    time = f"{60 * number:.0f} minutes" if number < 2 else f"{number:,.1f} hours"
-    return f"about {time} on one machine, one job at a time ({sources})"
+    """Return a sentence on how long jobs take on a usual machine, one at a time."""
+    requests = Requests(config)
+    kinds = Counter(kind_of(rule, wildcards) for rule, wildcards in jobs)
+    seconds = {job: _seconds(requests, job) for job in kinds}
+    total = sum(number * (seconds[job] or 0) for job, number in kinds.items()) / 3600
+    time = f"{60 * total:.0f} minutes" if total < 2 else f"{total:,.1f} hours"
+    unknown = sum(number for job, number in kinds.items() if seconds[job] is None)
+    others = f", and {unknown:,} jobs of unknown time" if unknown else ""
+    return f"about {time} on one machine, one job at a time{others}; estimated"
 
 
-def _usual_seconds(requests: Requests, job: JobKind | None) -> float | None:
+def _seconds(requests: Requests, job: JobKind | None) -> float | None:
     """Return the estimate of a job on a usual machine; None if its model or the speed of an appliance is not known."""
     if job is None:
         return IMPORTS
@@ -183,6 +153,6 @@ def _usual_seconds(requests: Requests, job: JobKind | None) -> float | None:
         return None
     try:
         seconds = job_seconds(requests.config, job, requests.subject(job.model))
-    except (InputError, KeyError):
-        return None  # The earlier configuration does not describe the model or the training.
+    except InputError:
+        return None
     return IMPORTS + seconds / (USUAL_GPU if requests.config.resources.gpus else USUAL_CPU)
