@@ -183,9 +183,8 @@ class Checkpoint:
         recorded = self._manifest()
         hashes = {file.name: sha256(file) for file in small_files(self.folder)}
         for file in self.files:
-            if recorded.get(file.name, {}).get("bytes") != file.stat().st_size:
-                raise self._not_recorded(file.name)
-            hashes[file.name] = recorded[file.name]["sha256"]
+            entry = recorded.get(file.name, {})
+            hashes[file.name] = entry["sha256"] if entry.get("bytes") == file.stat().st_size else "of another size"
         self.check_manifest(hashes)
         return self.digest_of(hashes)
 
@@ -196,7 +195,8 @@ class Checkpoint:
         recorded = {name: entry["sha256"] for name, entry in self._manifest().items()}
         altered = [name for name in hashes | recorded if hashes.get(name) != recorded.get(name)]
         if altered:
-            raise self._not_recorded(min(altered))
+            what = f"{self.folder / min(altered)}: it is not the file that manifest.json records"
+            raise InputError(what, _REPLACE_FILE)
 
     def digest_of(self, hashes: dict[str, str]) -> str:
         """Return the sha256 over sorted lines of `name sha256`, from the hashes of this checkpoint's files.
@@ -217,10 +217,6 @@ class Checkpoint:
         if recorded.get("format_version") != MANIFEST_VERSION:
             raise InputError(f"{manifest}: not a manifest of format {MANIFEST_VERSION}", "prepare the model again")
         return recorded["files"]
-
-    def _not_recorded(self, name: str) -> InputError:
-        """Return the error for a file that manifest.json does not record as it is."""
-        return InputError(f"{self.folder / name}: it is not the file that manifest.json records", _REPLACE_FILE)
 
 
 def small_files(folder: Path) -> list[Path]:
