@@ -61,8 +61,9 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch size.
 
     A batch size has a program of its own, which is compiled before the first step. The clock runs from the end of the warm-up
-    to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With
-    `fill`, examples are cut or repeated to the sequence length. Raises InputError as `train` does."""
+    to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in bytes. `tokens`
+    counts those of the examples, `padded_tokens` also the padding. With `fill`, examples are cut or repeated to the sequence
+    length. Raises InputError as `train` does."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
     begin = time.perf_counter()
     cpu_begin = time.process_time()
