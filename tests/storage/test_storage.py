@@ -1,6 +1,5 @@
 """What this program writes is whole or absent, marked as its own, held by one process, and found if it is altered."""
 
-import json
 import os
 import select
 import signal
@@ -204,12 +203,6 @@ def test_the_second_writer_waits_for_the_first_and_says_so(tmp_path, is_killed):
         waiting.communicate("go\n", timeout=60)
         assert waiting.returncode == 0
     assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_a_record_is_json_with_the_digest_last(tmp_path):
-    write_record(tmp_path / "x.json", CONTENT)
-    assert list(json.loads((tmp_path / "x.json").read_text()))[-1] == "record_sha256"
-    assert read_record(tmp_path / "x.json") == CONTENT
 
 
 def test_a_record_is_replaced_by_its_own_kind_only(tmp_path):
