@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparseft.architectures.config_sizes import Words, size_of, stated
+from sparseft.architectures.config_sizes import Words, attention_heads, size_of, stated
 from sparseft.errors import InputError
 
 # The name of a tensor -> its shape.
@@ -87,7 +87,6 @@ class Architecture:
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
     coupled           all prunable matrices, in groups whose channels are removed together
     windows           config -> by decoder layer, how many tokens back a token sees, itself included; None if all
-    activation_bytes  (config, bytes of a weight) -> bytes that a decoder layer keeps per token for its backward
     smaller_config    (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
     is_tied           whether the output head is the embeddings where config.json does not say
     fixed             keys of config.json -> the one value that is computed here; a missing key has it
@@ -102,7 +101,6 @@ class Architecture:
     layer_tensors: dict[str, Words]
     coupled: tuple[Coupled, ...]
     windows: Callable[[dict], list[int | None]]
-    activation_bytes: Callable[[dict, int], int]
     smaller_config: Callable[[dict, dict[str, int]], dict]
     is_tied: bool = False
     fixed: dict[str, object] = field(default_factory=dict)
@@ -145,6 +143,24 @@ class Architecture:
                         parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
                 groups.append(parts)
         return groups
+
+    def activation_bytes(self, config: dict, width: int) -> int:
+        """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate.
+
+        A weight has `width` bytes. Attention keeps the inputs of its projections, q, k, v and its output. An MLP keeps the
+        outputs of gate and up, the activation, and their product. Each expert of a token also keeps its own copy of the token,
+        and its output before the router's weight. Norms keep their inputs in fp32."""
+        hidden = config["hidden_size"]
+        heads = attention_heads(config)
+        attention = 2 * hidden + (3 * heads.query + 2 * heads.key_value) * heads.size
+        # The last group is that of the MLP, or of an expert.
+        mlp = 4 * size_of(self.coupled[-1].unit, config)
+        if self.experts:
+            mlp = config["num_experts_per_tok"] * (mlp + 2 * hidden)
+        norms = hidden * sum(shape == ("hidden_size",) for shape in self.layer_tensors.values())
+        if "self_attn.q_norm.weight" in self.layer_tensors:
+            norms += (heads.query + heads.key_value) * heads.size
+        return width * (attention + mlp) + 4 * norms
 
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.

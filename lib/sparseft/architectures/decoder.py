@@ -97,44 +97,6 @@ def windows_by_layer(config: dict) -> list[int | None]:
     return [window if types[number] == SLIDING else None for number in layers]
 
 
-def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    return layer_bytes(config, width, mlp_activations(config))
-
-
-def activation_bytes_with_head_norms(config: dict, width: int) -> int:
-    """Do as `activation_bytes` for a decoder with norms of the queries and keys."""
-    return activation_bytes(config, width) + head_norm_bytes(config)
-
-
-def mlp_activations(config: dict) -> int:
-    """Return how many numbers an MLP keeps per token: the outputs of gate and up, the activation, and their product."""
-    return 4 * config["intermediate_size"]
-
-
-def expert_activations(config: dict, channels: int) -> int:
-    """Return how many numbers the experts keep per token, each with `channels`.
-
-    Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
-    return config["num_experts_per_tok"] * (4 * channels + 2 * config["hidden_size"])
-
-
-def head_norm_bytes(config: dict) -> int:
-    """Return the bytes that the norms of the queries and keys keep per token: their inputs in fp32."""
-    heads = attention_heads(config)
-    return 4 * (heads.query + heads.key_value) * heads.size
-
-
-def layer_bytes(config: dict, width: int, mlp: int) -> int:
-    """Return the bytes that a decoder layer keeps per token, if its MLP keeps `mlp` numbers. It is an estimate.
-
-    Attention keeps the inputs of its projections, q, k, v and its output. Both norms keep their inputs in fp32."""
-    hidden = config["hidden_size"]
-    heads = attention_heads(config)
-    attention = (3 * heads.query + 2 * heads.key_value) * heads.size
-    return width * (2 * hidden + attention + mlp) + 2 * 4 * hidden
-
-
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
     """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
     return {"intermediate_size": units["intermediate_size"], **smaller_heads(config, units)}
@@ -162,6 +124,5 @@ DECODER = Architecture(
     layer_tensors=NORMS | ATTENTION | MLP,
     coupled=(HEADS, CHANNELS),
     windows=no_windows,
-    activation_bytes=activation_bytes,
     smaller_config=smaller_config,
 )

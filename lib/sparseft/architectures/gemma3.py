@@ -27,12 +27,6 @@ def windows(config: dict) -> list[int | None]:
     return [config["sliding_window"] if types[number] == decoder.SLIDING else None for number in layers]
 
 
-def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    two_more_norms = 2 * 4 * config["hidden_size"]
-    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config) + two_more_norms
-
-
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
     """Return the keys of config.json that change. Raises InputError if the heads do not divide hidden_size.
 
@@ -56,7 +50,6 @@ GEMMA3 = replace(
     sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
     layer_tensors=NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
     windows=windows,
-    activation_bytes=activation_bytes,
     smaller_config=smaller_config,
     is_tied=True,
     # Every token sees only earlier ones.

@@ -17,11 +17,6 @@ EXPERTS = {
 CHANNELS = replace(decoder.CHANNELS, block="block_sparse_moe.experts.{expert}", rows=("w1", "w3"), columns=("w2",))
 
 
-def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    return decoder.layer_bytes(config, width, decoder.expert_activations(config, config["intermediate_size"]))
-
-
 MIXTRAL = replace(
     decoder.DECODER,
     class_name="MixtralForCausalLM",
@@ -31,7 +26,6 @@ MIXTRAL = replace(
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     windows=decoder.same_windows,
-    activation_bytes=activation_bytes,
     experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
     modelzoo_names=modelzoo.NAMES,
 )

@@ -38,6 +38,5 @@ OLMO2 = replace(
     models="OLMo 2",
     differences="norms after the blocks instead of before them, norms over all heads",
     layer_tensors=NORMS | decoder.ATTENTION | NORMS_OF_ALL_HEADS | decoder.MLP,
-    activation_bytes=decoder.activation_bytes_with_head_norms,
     smaller_config=smaller_config,
 )

@@ -13,5 +13,4 @@ QWEN3 = replace(
     sizes=(*decoder.SIZES, "head_dim"),
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
     windows=decoder.windows_by_layer,
-    activation_bytes=decoder.activation_bytes_with_head_norms,
 )

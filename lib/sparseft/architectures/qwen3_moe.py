@@ -22,12 +22,6 @@ def windows(config: dict) -> list[int | None]:
     return decoder.same_windows(config) if config.get("use_sliding_window") else decoder.no_windows(config)
 
 
-def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    experts = decoder.expert_activations(config, config["moe_intermediate_size"])
-    return decoder.layer_bytes(config, width, experts) + decoder.head_norm_bytes(config)
-
-
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
     """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
     return {"moe_intermediate_size": units["moe_intermediate_size"], **decoder.smaller_heads(config, units)}
@@ -52,7 +46,6 @@ QWEN3_MOE = replace(
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     windows=windows,
-    activation_bytes=activation_bytes,
     smaller_config=smaller_config,
     experts=ExpertBlock(on_disk="mlp", in_memory="mlp", gate="gate_proj", up="up_proj", down="down_proj"),
     # Every layer has experts.
