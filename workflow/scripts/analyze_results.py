@@ -68,13 +68,6 @@ class Inputs:
     configuration: Path | None = None
     throughput_dir: Path | None = None
 
-    def check_places(self) -> None:
-        """Raise InputError if an output would replace an input or another file."""
-        places = [self.output_dir / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
-        check_apart([self.output_dir], [self.results_dir])
-        check_apart(places, [self.baseline, self.configuration])
-        check_ours(self.output_dir, "analysis", *places)
-
 
 def write(folder: Path, inputs: Inputs, options: Analysis, results: Results) -> None:
     """Write every table, figure and page into a folder."""
@@ -93,14 +86,17 @@ def write(folder: Path, inputs: Inputs, options: Analysis, results: Results) -> 
 
 def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> None:
     """Analyse the runs, and print the verdicts."""
-    inputs.check_places()
+    output = inputs.output_dir
+    places = [output / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
+    check_apart([output], [inputs.results_dir])
+    check_apart(places, [inputs.baseline, inputs.configuration])
+    check_ours(output, "analysis", *places)
     if inputs.baseline:
         # A damaged file is refused before anything is computed.
         baseline.read_baseline(inputs.baseline)
     study = read_configuration([inputs.configuration]) if inputs.configuration else None
     files = sorted(inputs.throughput_dir.glob("*.json")) if inputs.throughput_dir else []
     measurements = read_measurements(files)
-    output = inputs.output_dir
     hold(output)
     frames = read_study(inputs.results_dir, study)
     words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
