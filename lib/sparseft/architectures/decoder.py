@@ -98,20 +98,12 @@ def windows_by_layer(config: dict) -> list[int | None]:
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
-    """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
-    return {"intermediate_size": units["intermediate_size"], **smaller_heads(config, units)}
-
-
-def smaller_heads(config: dict, units: dict[str, int]) -> dict:
-    """Return the keys of config.json that change if each layer keeps only some heads, and their new values.
+    """Return the keys of config.json that change if each layer keeps only `units`, and their new values.
 
     head_dim becomes explicit, because it is no longer hidden_size / num_attention_heads."""
     heads = attention_heads(config)
-    return {
-        "num_attention_heads": heads.query // heads.key_value * units["num_key_value_heads"],
-        "num_key_value_heads": units["num_key_value_heads"],
-        "head_dim": heads.size,
-    }
+    queries = heads.query // heads.key_value * units["num_key_value_heads"]
+    return {**units, "num_attention_heads": queries, "head_dim": heads.size}
 
 
 # LLaMA's decoder. An architecture that is similar replaces what differs.

@@ -22,11 +22,6 @@ def windows(config: dict) -> list[int | None]:
     return decoder.same_windows(config) if config.get("use_sliding_window") else decoder.no_windows(config)
 
 
-def smaller_config(config: dict, units: dict[str, int]) -> dict:
-    """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
-    return {"moe_intermediate_size": units["moe_intermediate_size"], **decoder.smaller_heads(config, units)}
-
-
 QWEN3_MOE = replace(
     decoder.DECODER,
     class_name="Qwen3MoeForCausalLM",
@@ -46,7 +41,6 @@ QWEN3_MOE = replace(
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     windows=windows,
-    smaller_config=smaller_config,
     experts=ExpertBlock(on_disk="mlp", in_memory="mlp", gate="gate_proj", up="up_proj", down="down_proj"),
     # Every layer has experts.
     fixed={"decoder_sparse_step": 1, "mlp_only_layers": []},
