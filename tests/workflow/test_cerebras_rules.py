@@ -66,7 +66,7 @@ def test_the_sweep_is_planned_with_its_compilations(tmp_path):
     assert (planned["compile_program"], planned["train_adapter"]) == (74, 330)
 
 
-def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_turns(study):
+def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_turns(study, tiny_models):
     study.snakemake("train", *CS3, "--cores", "4")
     seen = calls(study)
     assert [call[3] for call in seen] == ["begin", "end"] * 6  # cores are free, the appliance is not
@@ -77,21 +77,16 @@ def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_
         assert order.index(("compile", run)) < order.index(("train", run))  # each program has one run here
     assert study.planned("train", *CS3) == {}
 
+    def planned(**changed: object) -> dict[str, int]:
+        configure(study, tiny_models["llama"], python=str(study.folder.parent / "trainer"), **changed)
+        return study.planned("train", *CS3)
 
-@pytest.mark.slow
-def test_what_decides_no_number_trains_nothing_again(study, tiny_models):
-    study.snakemake("train")
-    trainer = str(study.folder.parent / "trainer")
-    configure(study, tiny_models["llama"], python=trainer, job_priority="p3", job_time_sec=60, mount_dirs=["/a b"])
-    assert study.planned("train") == {}
-    configure(study, tiny_models["llama"], python=trainer, seeds=(0, 1))
-    assert study.planned("train") == {"train_adapter": 3, "train": 1}  # a program has no seed
-    configure(study, tiny_models["llama"], python=trainer, methods=("random", "unstructured"))
-    assert study.planned("train").keys() == {"compute_masks", "compile_program", "train_adapter", "train"}
-    study.snakemake("train")  # the first run of the programs is another one now
-    assert [call[1] for call in calls(study)].count(PRUNED) == 4
-    configure(study, tiny_models["llama"], python=trainer, sequence_length=256)
-    assert study.planned("train")["train_adapter"] == 3
+    # What decides no number trains nothing again.
+    assert planned(job_priority="p3", job_time_sec=60, mount_dirs=["/a b"]) == {}
+    assert planned(seeds=(0, 1)) == {"train_adapter": 3, "train": 1}  # a program has no seed
+    # The first run of two programs is another one now. That trains no run of the other method again.
+    assert planned(methods=("random", "unstructured"))["train_adapter"] == 2
+    assert planned(sequence_length=256)["train_adapter"] == 3
 
 
 @pytest.mark.slow
