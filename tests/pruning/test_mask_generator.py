@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sparseft.architectures.config_sizes import attention_heads
+from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.importances.ria import RIA

@@ -12,16 +12,28 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from sparseft.architectures.config_sizes import Words, attention_heads, size_of, stated
 from sparseft.errors import InputError
 
+# A tensor's shape, in words: "queries", "keys", or the key of config.json that holds the number.
+Words = tuple[str, ...]
 # The name of a tensor -> its shape.
 Shapes = dict[str, tuple[int, ...]]
 
 # A model with tied embeddings stores no output head.
 _HEAD = "lm_head.weight"
+# A key of config.json -> the name that it has in files of other releases of transformers.
+_OTHER_NAMES = {"num_local_experts": "num_experts"}
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+
+
+class AttentionHeads(NamedTuple):
+    """Count the query heads and the key-value heads of a layer. `size` is the number of rows of one head."""
+
+    query: int
+    key_value: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,29 @@ class Architecture:
                     f"{place}: {name} is {config[name]!r} in config.json, which is not supported",
                     f"use a {self.class_name} with {name} {value!r}",
                 )
+
+
+def attention_heads(config: dict) -> AttentionHeads:
+    """Return the attention heads that a config.json describes. It may leave out their size and the key-value heads."""
+    query = config["num_attention_heads"]
+    key_value = config.get("num_key_value_heads") or query
+    return AttentionHeads(query, key_value, config.get("head_dim") or config["hidden_size"] // query)
+
+
+def size_of(word: str, config: dict) -> int:
+    """Return the number that a word of a shape stands for, in the model that `config` describes."""
+    heads = attention_heads(config)
+    derived = {
+        "queries": heads.query * heads.size,
+        "keys": heads.key_value * heads.size,
+        "num_key_value_heads": heads.key_value,
+    }
+    return derived[word] if word in derived else stated(word, config)
+
+
+def stated(key: str, config: dict) -> object:
+    """Return the value of a key of config.json, which may have another name there; None if it is missing."""
+    return config.get(key, config.get(_OTHER_NAMES.get(key)))
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern:

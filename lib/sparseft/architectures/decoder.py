@@ -10,8 +10,7 @@ A removed unit meets zero columns of o or down. So whatever its rows compute add
 q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
-from sparseft.architectures.architecture import Architecture, Coupled
-from sparseft.architectures.config_sizes import attention_heads
+from sparseft.architectures.architecture import Architecture, Coupled, attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -22,7 +21,7 @@ OUTER = {
     "lm_head.weight": ("vocab_size", "hidden_size"),
 }
 
-# Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (config_sizes.py).
+# Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (architecture.py).
 NORMS = {
     "input_layernorm.weight": ("hidden_size",),
     "post_attention_layernorm.weight": ("hidden_size",),

@@ -7,7 +7,7 @@ key heads. So the other heads would change if a head were left out.
 from dataclasses import replace
 
 from sparseft.architectures import decoder
-from sparseft.architectures.config_sizes import attention_heads
+from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 
 NORMS = {

@@ -21,8 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from sparseft.architectures import find_architecture, tensor_shapes
-from sparseft.architectures.architecture import Shapes
-from sparseft.architectures.config_sizes import attention_heads
+from sparseft.architectures.architecture import Shapes, attention_heads
 from sparseft.architectures.modelzoo import ROTATED
 from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay_out, small_files
 from sparseft.checkpoints.layers import differences

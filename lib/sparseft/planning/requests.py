@@ -7,7 +7,7 @@ scheduler ends the job and tries it again with more; a training continues from i
 import math
 from dataclasses import dataclass
 
-from sparseft.architectures.config_sizes import attention_heads
+from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
