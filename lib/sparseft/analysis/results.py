@@ -28,7 +28,9 @@ FILES = {
 
 @dataclass(frozen=True)
 class Results:
-    """Hold the tables of a study. `faults` has every fault of a run, and `checks` what was checked in numbers."""
+    """Hold the tables of a study. `faults` has every fault of a run, and `checks` what was checked in numbers.
+
+    `tolerance` is the loss of a fraction that the user accepts."""
 
     runs: pd.DataFrame
     cells: pd.DataFrame
@@ -38,13 +40,8 @@ class Results:
     missing: pd.DataFrame
     faults: pd.DataFrame
     configuration: Config | None
-    options: Analysis
+    tolerance: float
     checks: dict[str, object]
-
-    @property
-    def tolerance(self) -> float:
-        """Return the loss of a fraction that the user accepts."""
-        return self.options.tolerance
 
 
 def compute(
@@ -79,7 +76,7 @@ def compute(
         missing=tables.missing_table(frames.faults),
         faults=frames.faults,
         configuration=configuration,
-        options=options,
+        tolerance=options.tolerance,
         checks={
             "date": members["date"].max(),
             "runs": len(members),
