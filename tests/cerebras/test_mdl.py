@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint
 
 cstorch = pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures"
@@ -67,24 +64,3 @@ def test_what_we_write_the_package_loads_and_saves_to_what_we_read(tmp_path, dty
     cstorch.save({"model": {"w": values}}, str(tmp_path / "theirs.mdl"))
     file = MdlFile(tmp_path / "theirs.mdl")
     np.testing.assert_array_equal(file.read(file.tensors["model.w"]), words)
-
-
-def test_a_file_that_is_not_finished_the_package_refuses_too(tmp_path):
-    with mdl_writer(tmp_path / "x.mdl", "model") as writer:
-        writer.create("w", "F32", (2, 2))
-        writer.write("w", (), np.zeros((2, 2), np.uint32))
-    with h5py.File(tmp_path / "x.mdl", "a") as file:
-        del file.attrs["__SUCCESS__"]
-    with pytest.raises(RuntimeError, match="partially written"):
-        cstorch.load(str(tmp_path / "x.mdl"))
-
-
-@needs_fixtures
-def test_modelzoo_s_own_conversion_is_its_original():
-    folder = FIXTURES / "modelzoo/llama_gqa"
-    original, converted = (
-        Checkpoint(folder / "hf"),
-        ModelZooCheckpoint(folder / "hf", folder / "cs/model_to_cs-2.5.mdl"),
-    )
-    assert all((original.read(name) == converted.read(name)).all() for name in original.tensors)
-    assert len(original.tensors) == 21

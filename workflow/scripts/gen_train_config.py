@@ -65,23 +65,17 @@ def main(
         training=settings,
     )
     exported = Path(fill(grid.exported(method), named))
-    check_made(
-        [flags.model_path / "manifest.json", flags.data_dir / "train.jsonl", flags.mask_path, exported], configfile
-    )
+    inputs = [flags.model_path / "manifest.json", flags.data_dir / "train.jsonl", flags.mask_path, exported]
+    missing = [path for path in inputs if not path.exists()]
+    if missing:
+        command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
+        command += ["--config", "backend=modelzoo"]
+        raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
     trainer = trainer_run(job_of(flags), cerebras, exported, flags.output_dir)
     trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
     driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration), "--mode", "train"])
     print(f"PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python {driver}")
-
-
-def check_made(inputs: list[Path], files: tuple[Path, ...]) -> None:
-    """Raise InputError, with the command that makes all `inputs` from the configuration `files`, if one is missing."""
-    missing = [path for path in inputs if not path.exists()]
-    if missing:
-        command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, files)] if files else [])]
-        command += ["--config", "backend=modelzoo"]
-        raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class MdlFile:
 
     @cached_property
     def tensors(self) -> dict[str, MdlTensor]:
-        """Return the tensors by dotted key. Raises InputError if one is not as its metadata says, or is incomplete."""
+        """Return the tensors by dotted key. Raises InputError if one is not as its metadata says."""
         tensors = {key: self._tensor(key) for key in self.leaves}
         return {key: tensor for key, tensor in tensors.items() if tensor}
 
@@ -148,14 +148,6 @@ class MdlFile:
             # The appliance may have compressed it, in its own format.
             if meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
                 raise ValueError("it is not stored as its metadata says")
-            # HDF5 would read missing chunks as zeros.
-            if dataset.chunks is None:
-                is_whole = dataset.id.get_storage_size() == dataset.nbytes
-            else:
-                counts = map(math.ceil, np.divide(dataset.shape, dataset.chunks))
-                is_whole = dataset.id.get_num_chunks() == math.prod(counts)
-            if not is_whole:
-                raise ValueError("parts of it are missing")
         return tensor
 
     @contextmanager
