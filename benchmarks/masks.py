@@ -29,8 +29,8 @@ from sparseft.masks.mask_file import unpack, zero_pruned
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.scores import row_blocks
 from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 from torch.nn.utils.prune import L1Unstructured
 
 SIDE = 4096  # rows and columns of the matrix in memory

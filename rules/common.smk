@@ -26,7 +26,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 from sparseft.errors import InputError
 from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.requests import JobKind, Requests
-from sparseft.study import grid, passes, targets
+from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
 from sparseft.study.digests import job_digest

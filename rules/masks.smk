@@ -15,9 +15,9 @@ TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.differ
 # Masks that depend on a task's examples have a folder per task. For others, this wildcard is empty.
 MASKS = f"{grid.MASKS}{{task_folder}}"
 PRUNED_BASES = f"{grid.PRUNED_BASES}{{task_folder}}"
-PASS = passes.pass_files(MASKS, "{method}", TOGETHER)
-ONE = passes.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True)
-PRUNED = passes.pass_files(MASKS, "{method}", ["{sparsity}"], PRUNED_BASES)
+PASS = grid.pass_files(MASKS, "{method}", TOGETHER)
+ONE = grid.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True)
+PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], PRUNED_BASES)
 
 
 rule compute_masks:

@@ -6,8 +6,8 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import Mask, mask_writer, read_mask
 from sparseft.pruning import mask_generator
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 
 
 def compute_masks(

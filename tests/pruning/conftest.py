@@ -1,7 +1,7 @@
 """Provide the places of the files that a method that updates weights writes."""
 
 import pytest
-from sparseft.study.passes import PassFiles
+from sparseft.study.grid import PassFiles
 
 
 @pytest.fixture

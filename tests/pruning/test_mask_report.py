@@ -9,9 +9,8 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_report import QUANTILES, ScoreDistribution
-from sparseft.study.grid import MASK_PLOTS
+from sparseft.study.grid import MASK_PLOTS, PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 
 
 def distribution_of(bits: np.ndarray, dtype: str) -> ScoreDistribution:

@@ -22,8 +22,8 @@ from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import output_error, prune_layer
 from sparseft.pruning.weight_updates import prune_weights
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 from tiny_models import TYPICAL, save_tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM

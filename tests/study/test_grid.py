@@ -1,5 +1,7 @@
 """The names of the study: those of runs and cells, and where their files are."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,16 @@ def test_masks_and_pruned_bases_lie_in_a_folder_of_the_task_if_they_depend_on_it
         base = f"pruned/llama/{task}sparsity50_{name}" if method.updates_weights else "models/llama"
         assert grid.fill(grid.base_manifest(name), run) == f"{base}/manifest.json"
         assert grid.fill(grid.exported(name), run) == f"modelzoo/llama/{task}sparsity50_{name}"
+
+
+def test_an_added_sparsity_is_in_the_name_of_its_report():
+    together, one = (
+        grid.pass_files("masks/m", "random", ["50", "80"]),
+        grid.pass_files("masks/m", "random", ["50"], is_added=True),
+    )
+    assert [path.name for path in together.masks] == ["masks_sparsity50_random.pt", "masks_sparsity80_random.pt"]
+    assert (together.report, one.report) == (
+        Path("masks/m/report_random.json"),
+        Path("masks/m/report_random_sparsity50.json"),
+    )
+    assert Path("masks/m/plots/layers_random_sparsity50.png") in one.outputs()["plots"]

@@ -257,3 +257,41 @@ def test_a_run_has_seen_the_texts_of_its_mask_and_of_its_reconstruction(mode, me
     texts = {name: {"text": f"{name}.jsonl"} for name in ("web", "pile")}
     study = laid_over({"masks": {"calibration": texts}, "reconstruction": {"calibration": "pile"}})
     assert targets.seen_texts(study, mode, method) == [f"data/calibration_{name}.jsonl" for name in names]
+
+
+def added(*sparsities: int, models: tuple[str, ...] = ("m",), methods: tuple[str, ...] = ("random",)) -> list[int]:
+    """Return the sparsities of the grid whose masks are made one by one."""
+    grid = {"models": list(models), "methods": list(methods), "tasks": ["boolq_mini"], "sparsities": list(sparsities)}
+    return targets.added_sparsities(
+        laid_over({"models": {name: {"source": "path:x"} for name in models}, "grid": grid})
+    )
+
+
+def make(*sparsities: int, folder: str = "masks/m", method: str = "random") -> None:
+    """Leave the masks of a pass."""
+    for file in grid.pass_files(folder, method, [f"{percent:02d}" for percent in sparsities]).masks:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_what_a_model_and_a_method_lack_is_made_alone(folder):
+    assert added(0, 50, 80) == []
+    make(0, 50)
+    assert added(0, 50, 80, 90) == [80, 90]
+    make(80)
+    assert added(0, 50, 80) == added(0, 80) == []
+    assert added(10, 20) == []
+
+
+def test_models_and_methods_count_for_themselves(folder):
+    make(0, 50)
+    assert added(0, 50, 80, models=("other",)) == added(0, 50, 80, methods=("structured",)) == []
+    make(0, 50, 80, folder="masks/other")
+    assert added(0, 50, 80, models=("m", "other")) == [80]
+
+
+def test_the_masks_of_a_task_count_for_its_methods_and_updated_weights_for_nothing(folder):
+    make(50, folder="masks/m/boolq_mini", method="unstructured_sparsegpt")
+    assert added(50, 70, methods=("unstructured_sparsegpt", "unstructured_taylor")) == []
+    make(50, folder="masks/m/boolq_mini", method="unstructured_taylor")
+    assert added(50, 70, methods=("unstructured_sparsegpt", "unstructured_taylor")) == [70]

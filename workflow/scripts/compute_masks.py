@@ -31,8 +31,8 @@ from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.flags import whole_percent
+from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import pass_files
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 

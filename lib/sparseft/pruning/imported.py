@@ -23,8 +23,8 @@ from sparseft.checkpoints.rewriting import read_exactly
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
 from sparseft.pruning.pruned_base import pruned_writer
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 
 # How far the share of pruned weights may be from the configured sparsity. Tools round per row or block.
 TOLERANCE = 0.01

@@ -21,8 +21,8 @@ from sparseft.pruning.mask_report import NO_SCORES, mask_report, write_report
 from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
 from sparseft.pruning.selection import Ranking, Scores, Selection
 from sparseft.storage.atomic import atomic_files
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 
 if TYPE_CHECKING:
     # Only an importance that looks at examples needs the libraries of this module.

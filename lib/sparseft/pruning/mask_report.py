@@ -10,8 +10,7 @@ from sparseft.masks.mask_kernels import LOW
 from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_file
-from sparseft.study.grid import MASK_PLOT, MASK_PLOTS
-from sparseft.study.passes import PassFiles
+from sparseft.study.grid import MASK_PLOT, MASK_PLOTS, PassFiles
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 STARVED = 0.01  # The report names a layer that keeps less than this share of its weights.

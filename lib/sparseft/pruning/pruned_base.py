@@ -19,8 +19,8 @@ from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack, z
 from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, write_report
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 
 
 @dataclass

@@ -23,8 +23,8 @@ from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.scores import bits_of
 from sparseft.pruning.selection import check_groups
 from sparseft.pruning.sparsegpt import output_error, prune_layer
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.study.passes import PassFiles
 
 
 def prune_weights(
