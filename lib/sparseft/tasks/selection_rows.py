@@ -113,27 +113,24 @@ def choose_selection(
     at_once = None if counts_characters or wanted == math.inf else max(_AT_ONCE, wanted)
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
-    taken = known = repeated = 0
+    taken = known = looked_at = 0
     for row, is_known in _with_known(task, candidates.rows, prepared, at_once):
         if taken >= wanted:
             break
+        looked_at += 1
+        known += is_known
         form = normal_form(task.prompt(row))
-        if is_known:
-            known += 1
-        elif form in rows:
-            repeated += 1
-        else:
+        if not is_known and form not in rows:
             rows[form] = row
             taken += size(row)
     if not rows:
-        raise nothing_left(task.name, f"all {known + repeated} candidates repeat a prompt")
+        raise nothing_left(task.name, f"all {looked_at} candidates repeat a prompt")
     chosen = list(rows.values())
     overlap = 0.0
     # No chosen example occurs in the prepared rows, but windows of a text may.
     if task.sequence_length:
         others = [texts_of(task, split) for split in prepared.values()]
         overlap = shares_found({SELECTION: texts_of(task, chosen)}, others)[SELECTION]
-    looked_at = known + repeated + len(rows)
     if overlap > MOST or (has_own_split and known > MOST * looked_at):
         known_rows = f"{known} of {looked_at} rows of the split {SELECTION}"
         what = in_words(overlap, task, SELECTION) if overlap > MOST else known_rows
@@ -145,7 +142,7 @@ def choose_selection(
             f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION}, {number} are asked for",
             f"lower tasks.{task.name}.selection_examples or train_examples",
         )
-    return chosen, known + repeated, overlap
+    return chosen, looked_at - len(rows), overlap
 
 
 def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[list[Row], str]:
