@@ -46,11 +46,9 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        repeated = {
-            f"{name} lists a value twice": isinstance(values, list) and len(set(values)) < len(values)
-            for name, values in self
-        }
-        refuse(repeated)
+        for name, values in self:
+            if isinstance(values, list) and len(set(values)) < len(values):
+                raise ValueError(f"{name} lists a value twice")
         refuse(self.contradictions())
         return self
 
