@@ -25,11 +25,9 @@ from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.study.grid import WAFER
 from sparseft.training.progress import Progress, check_finite
 
-# Steps until a smoothed rate of the log no longer holds the first one, which is the rate of no step.
-SMOOTHED = 12
 COMPLETED = "Training completed successfully!"
 _TRAIN = re.compile(
-    r"\| Train Device=([^,]+), Step=(\d+), Loss=([^,]+), Rate=(\S+) samples/sec, GlobalRate=(\S+) samples/sec"
+    r"\| Train Device=([^,]+), Step=(\d+), Loss=([^,]+), Rate=\S+ samples/sec, GlobalRate=(\S+) samples/sec"
 )
 _EVAL = re.compile(r"\| Eval Device=[^,]+, GlobalStep=\d+, Batch=(\d+), Loss=([^,\s]+)")
 _AVERAGE = re.compile(r"Avg Eval Loss: (\S+)")
@@ -37,7 +35,7 @@ _AVERAGE = re.compile(r"Avg Eval Loss: (\S+)")
 
 @dataclass
 class TrainerLog:
-    """Hold the log of one start of the Trainer: losses by step, samples per second by step, evaluation losses by batch.
+    """Hold the log of one start of the Trainer: losses by step, and evaluation losses by batch.
 
     The lines are those of release 2.10.0 and earlier (src/cerebras/modelzoo/trainer/loggers/progress.py):
 
@@ -45,15 +43,13 @@ class TrainerLog:
         | Eval Device=CSX, GlobalStep=50, Batch=3, Loss=9.31245, ...
         Avg Eval Loss: 9.30123456789
 
-    A loss has five decimals, and a rate has three digits or two decimals. Rate is smoothed: the last step has weight 0.6, and
-    the first line is the rate of no step. The last line of an evaluation has the mean over the batches instead of its own
-    batch's loss. That loss follows from the mean.
+    A loss has five decimals, and a rate has three digits or two decimals. The last line of an evaluation has the mean over the
+    batches instead of its own batch's loss. That loss follows from the mean.
 
     `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its end.
     `device` is cpu or CSX."""
 
     losses: dict[int, float] = field(default_factory=dict)
-    rates: dict[int, float] = field(default_factory=dict)
     evaluation: list[float] = field(default_factory=list)
     overall_rate: float | None = None
     device: str | None = None
@@ -65,10 +61,9 @@ def read_logs(model_dir: Path) -> list[TrainerLog]:
     for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log")):
         text = path.read_text(errors="replace")
         log = TrainerLog()
-        for device, step, loss, rate, overall_rate in _TRAIN.findall(text):
+        for device, step, loss, overall_rate in _TRAIN.findall(text):
             log.device = device
             log.losses[int(step)] = float(loss)
-            log.rates[int(step)] = float(rate)
             log.overall_rate = float(overall_rate)
         losses = [float(loss) for _, loss in _EVAL.findall(text)]
         means = _AVERAGE.findall(text)
@@ -98,13 +93,18 @@ def train_record(run: TrainerRun, factors: dict[str, tuple[Tensor, Tensor]], com
     if sorted(log_of_step) != list(range(1, settings.steps + 1)) or {log.device for log in train_logs} != {device}:
         what = f"{run.model_dir}: its logs have {len(log_of_step)} of {settings.steps} steps, and not all on {device}"
         raise InputError(what, "remove it, and train again")
+    rates = [log.overall_rate for log in log_of_step.values() if log.overall_rate]
+    if not rates:
+        what = f"{run.model_dir}: no start of the Trainer made two steps, which a rate needs"
+        raise InputError(what, "train more steps at once")
     batches = run.batches()
     progress = Progress()
     for step, examples in enumerate(batches["train"], start=1):
         log = log_of_step[step]
         check_finite(step, log.losses[step], 0.0)
         progress.curve.append({"step": step, "loss": log.losses[step]})
-        progress.seconds.append(settings.batch_size / log.rates[step])
+        # The log has no times of steps. A start of one step has no rate.
+        progress.seconds.append(settings.batch_size / (log.overall_rate or statistics.harmonic_mean(rates)))
         progress.tokens.append(sum(len(example.ids) for example in examples))
     progress.resumed_after = [min(log.losses) - 1 for log in train_logs if min(log.losses) > 1]
     # ru_maxrss is in KiB.
@@ -116,8 +116,7 @@ def train_record(run: TrainerRun, factors: dict[str, tuple[Tensor, Tensor]], com
     # The Trainer's own mean ignores how many answer tokens a batch has.
     eval_loss = sum(loss * number for loss, number in zip(losses, tokens, strict=True)) / sum(tokens)
     check_finite_evaluation(eval_loss)
-    record = progress.record(settings.batch_size, peak_bytes) | _speed(run, progress, log_of_step)
-    return record | {
+    return progress.record(settings.batch_size, peak_bytes) | {
         # The logs have no learning rates, so the schedule tells: the first step of a warm-up has rate 0.
         "updates": settings.steps - min(1, settings.steps_to_peak),
         "eval_loss": eval_loss,
@@ -128,35 +127,6 @@ def train_record(run: TrainerRun, factors: dict[str, tuple[Tensor, Tensor]], com
         "versions": read_json(run.model_dir / "versions.json")
         | {"sparseft": versions()["sparseft"], "modelzoo": commit},
     }
-
-
-def _speed(run: TrainerRun, progress: Progress, log_of_step: dict[int, TrainerLog]) -> dict:
-    """Return the speeds: medians over the steady steps, or the overall rates if there are few, and the overall rates.
-
-    Raises InputError if no log has an overall rate."""
-    size = run.job.settings.batch_size
-    step_seconds = [size / log.overall_rate for log in log_of_step.values() if log.overall_rate]
-    if not step_seconds:
-        what = f"{run.model_dir}: no start of the Trainer made two steps, which a rate needs"
-        raise InputError(what, "train more steps at once")
-    total_seconds = len(log_of_step) * statistics.fmean(step_seconds)
-    overall = {
-        "samples_per_second": size * len(log_of_step) / total_seconds,
-        "tokens_per_second": sum(progress.tokens) / total_seconds,
-    }
-    # Those whose smoothed rate no longer holds the first one of their log.
-    steady = [
-        (tokens, seconds)
-        for (step, log), tokens, seconds in zip(
-            sorted(log_of_step.items()), progress.tokens, progress.seconds, strict=True
-        )
-        if step - min(log.losses) >= SMOOTHED
-    ]
-    speed = dict(overall)
-    if len(steady) > SMOOTHED:
-        speed["samples_per_second"] = size / statistics.median(seconds for _, seconds in steady)
-        speed["tokens_per_second"] = statistics.median(tokens / seconds for tokens, seconds in steady)
-    return speed | {f"{name}_overall": rate for name, rate in overall.items()} | {"train_seconds": total_seconds}
 
 
 def check_frozen(before: MdlFile, after: MdlFile) -> None:
