@@ -129,21 +129,15 @@ class Training(Section):
 
 # Neither a reconstruction nor a measurement is evaluated or ends early. The loss of a reconstruction is not in nats.
 UNINTERRUPTED = {"eval_every": 0, "stop_if_loss_above": None, "stop_if_after_steps": None}
+# One decoder layer needs no saving of memory.
+ONE_LAYER = UNINTERRUPTED | {"cache_weights": False, "gradient_checkpointing": False}
 
 
 class Reconstruction(Section):
     """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of `training:`."""
 
     # The keys of `training` that `schedule` sets.
-    DECIDED: ClassVar = {
-        "steps",
-        "batch_size",
-        "micro_batch_size",
-        "learning_rate",
-        "cache_weights",
-        "gradient_checkpointing",
-        *UNINTERRUPTED,
-    }
+    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "learning_rate", *ONE_LAYER}
 
     calibration: str | None = Field(None, pattern=f"^{TEXT_NAME}$", examples=["c4"])
     """Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and the seed of
@@ -158,16 +152,10 @@ class Reconstruction(Section):
     """Peak learning rate of AdamW."""
 
     def schedule(self, training: Training) -> Training:
-        """Return the schedule of each decoder layer. One layer needs no saving of memory."""
-        decided = {
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "micro_batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-            "cache_weights": False,
-            "gradient_checkpointing": False,
-        }
-        return training.model_copy(update=decided | UNINTERRUPTED)
+        """Return the schedule of each decoder layer."""
+        sizes = {"batch_size": self.batch_size, "micro_batch_size": self.batch_size}
+        decided = {"steps": self.steps, "learning_rate": self.learning_rate, **sizes}
+        return training.model_copy(update=decided | ONE_LAYER)
 
 
 class Throughput(Section):
@@ -201,12 +189,8 @@ class Throughput(Section):
 
     def schedule(self, training: Training, batch_size: int) -> Training:
         """Return the schedule of a measurement of `batch_size`, without saved states."""
-        decided = {
-            "batch_size": batch_size,
-            "micro_batch_size": batch_size,
-            "steps": self.warmup_steps + self.steps,
-            "save_every": 0,
-        }
+        sizes = {"batch_size": batch_size, "micro_batch_size": batch_size}
+        decided = {"steps": self.warmup_steps + self.steps, "save_every": 0, **sizes}
         return training.model_copy(update=decided | UNINTERRUPTED)
 
 
