@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from bench import interleaved, report
+from bench import CPU, interleaved, report
 from lora import NaiveMaskedLoRA
 from peft import LoraConfig, get_peft_model
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ def masks(case: str, shape: tuple[int, int]) -> Tensor:
 
 def model_of(case: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     """Return the model with the adapters of a case. PEFT's weights are not pruned, which costs the same."""
-    model = load_model(folder, torch.device("cpu"))[0].to(dtype)
+    model = load_model(folder, CPU)[0].to(dtype)
     if case == PEFT:
         targets = [name for name in PROJECTIONS if name.endswith("proj")]
         config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=targets)
@@ -70,17 +70,18 @@ def model_of(case: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def stepper(case: str, model: nn.Module) -> Callable[[], None]:
-    """Return a function that makes one step of AdamW on BATCH x TOKENS random tokens, all of them answers.
-
-    PEFT and plain autograd use the loss of transformers."""
-    ids = torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
-    batch = collate([Example(row, 1) for row in ids.tolist()])
+def stepper(
+    model: nn.Module, size: tuple[int, int], uses_transformers_loss: bool, device: torch.device = CPU
+) -> Callable[[], None]:
+    """Return a function that makes one step of AdamW on random tokens (batch, length), all of them answers."""
+    ids = torch.randint(model.config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    batch = collate([Example(row, 1) for row in ids.tolist()]).to(device)
+    ids = ids.to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     model.train()
 
     def step() -> None:
-        if case in (PEFT, NAIVE):
+        if uses_transformers_loss:
             loss = model(ids, labels=ids, use_cache=False).loss
         else:
             loss = AnswerLoss(model)(batch).mean()
@@ -89,6 +90,11 @@ def stepper(case: str, model: nn.Module) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
+
+
+def step_of(case: str, folder: Path, dtype: torch.dtype) -> Callable[[], None]:
+    """Return the step of a case. PEFT and plain autograd use the loss of transformers."""
+    return stepper(model_of(case, folder, dtype), (BATCH, TOKENS), case in (PEFT, NAIVE))
 
 
 def own_peak(case: str, folder: Path, kind: str) -> float:
@@ -100,7 +106,7 @@ def own_peak(case: str, folder: Path, kind: str) -> float:
 def measured(folder: Path) -> Iterator[list[str]]:
     """Yield the rows of the table."""
     for kind, dtype in DTYPES.items():
-        steps = {case: stepper(case, model_of(case, folder, dtype)) for case in CASES}
+        steps = {case: step_of(case, folder, dtype) for case in CASES}
         times = interleaved(steps, REPEATS)
         peaks = {case: own_peak(case, folder, kind) for case in CASES}
         for case, ms in times.items():
@@ -119,10 +125,10 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     if args.case:
-        step = stepper(args.case, model_of(args.case, args.model_path, DTYPES[args.dtype]))
+        step = step_of(args.case, args.model_path, DTYPES[args.dtype])
         for _ in range(3):
             step()
-        print(peak_memory(torch.device("cpu")))
+        print(peak_memory(CPU))
         return
     rows = list(measured(args.model_path))
     conditions = [

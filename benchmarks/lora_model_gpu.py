@@ -14,14 +14,12 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 
 import torch
 from bench import add_device, clock, machine_of, publish
+from lora_model import stepper
 from peft import LoraConfig, get_peft_model
-from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
-from sparseft.language_model.loss import AnswerLoss
 from sparseft.lora.masked_lora import attach
 from sparseft.study.schedule import Training
 from torch import Tensor, nn
@@ -87,36 +85,14 @@ def model_of(case: str, args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def stepper(case: str, model: nn.Module, args: argparse.Namespace) -> Callable[[], None]:
-    """Return a function that makes one step of AdamW on random tokens, all of them answers.
-
-    PEFT uses the loss of transformers."""
-    size = (args.batch, args.tokens)
-    ids = torch.randint(model.config.vocab_size, size, generator=torch.Generator().manual_seed(0))
-    batch = collate([Example(row, 1) for row in ids.tolist()]).to(args.device)
-    ids = ids.to(args.device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    model.train()
-
-    def step() -> None:
-        if case in (PEFT, PEFT_BF16):
-            loss = model(ids, labels=ids, use_cache=False).loss
-        else:
-            loss = AnswerLoss(model)(batch).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 def measure(case: str, args: argparse.Namespace) -> dict[str, float]:
     """Return the median milliseconds of a step and the peak memory in bytes of a case, in this process."""
     limit_threads(1)
-    if case not in (PEFT, PEFT_BF16):
+    is_peft = case in (PEFT, PEFT_BF16)
+    if not is_peft:
         # As train.py does: torch's attention then has a backward that gives the same bits every time.
         use_repeatable_kernels()
-    step = stepper(case, model_of(case, args), args)
+    step = stepper(model_of(case, args), (args.batch, args.tokens), is_peft, args.device)
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
     times = []
