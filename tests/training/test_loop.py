@@ -72,8 +72,8 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("steps", "fraction", "updates"), [
-    (20, 0.1, 19), (4, 0.5, 3), (1, 0.9, 0),  # the first warm-up step has learning rate 0
-    (5, 0.0, 5), (4, 0.1, 4),  # no warm-up step: the first step has the peak
+    (4, 0.5, 3), (1, 0.9, 0),  # the first warm-up step has learning rate 0
+    (4, 0.1, 4),  # no warm-up step: the first step has the peak
 ])  # fmt: skip
 def test_updates_are_the_steps_with_a_learning_rate_above_zero(tiny_llama, steps, fraction, updates):
     settings = Training(steps=steps, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_fraction=fraction)
