@@ -1,10 +1,6 @@
 # Training and measurement with cerebras-pytorch: one job per compiled program, per run, and per repeat of a measurement.
 import re
 
-
-include: "appliance.smk"
-
-
 # A program of both kinds is compiled with its evaluation.
 PROGRAMS = targets.measured_programs(STUDY) | targets.programs(STUDY)
 MEASURING = flags(warmup_steps=STUDY.throughput.warmup_steps)
@@ -16,11 +12,6 @@ os.environ["CEREBRAS_PYTHON"] = str(ROOT / STUDY.cerebras.python)
 def run_of(w):
     """Return the run of a job; for a compilation the first run that needs the program."""
     return PROGRAMS[w.program].run if "program" in w.keys() else grid.Run.parse(grid.RUN_ID.format(**w))
-
-
-def trained_program(w):
-    """Return the program of a training."""
-    return targets.training_program(STUDY, run_of(w))
 
 
 def measured_program(w):
@@ -39,44 +30,26 @@ def deciding(program):
     return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
 
 
-# Train one run.
-rule train_adapter:
-    input:
-        manifest=grid.MANIFEST,
-        mask=mask_of,
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        definition=definition_of,
-        compiled=lambda w: compiled(trained_program(w)),
-    output:
-        adapter=directory(f"{PATHS.run}/adapter"),
-        record=f"{PATHS.run}/train.json",
-    log:
-        f"<logs>/train_adapter/{grid.RUN_ID}.log",
-    benchmark:
-        f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
-    wildcard_constraints:
-        mode="|".join(grid.NEW_ADAPTER_MODES),
-    # First, so that the appliance does not wait.
-    priority: 4
-    # run_on_appliance.py fails at once if another attempt cannot help.
-    retries: 2
-    conda:
-        "../../envs/sparseft.yaml"
-    threads: STUDY.resources.threads
-    resources:
-        **APPLIANCE,
-        mem_mb=memory("training", run_of),
-        runtime=minutes("training", run_of),
-    params:
-        **JOB,
-        script="train_cerebras.py",
-        code=code("train_cerebras.py"),
-        settings=lambda w: deciding(trained_program(w)),
-    message:
-        "train {params.run_id}"
-    shell:
-        RUN_ON_APPLIANCE + '"$CEREBRAS_PYTHON" "$SCRIPTS"/{params.script}' + JOB_FLAGS
+def before_training(w):
+    """Return the record of the compilation that a training needs."""
+    return compiled(targets.training_program(STUDY, run_of(w)))
+
+
+def training_settings(w):
+    """Return the flags of a training's settings."""
+    return deciding(targets.training_program(STUDY, run_of(w)))
+
+
+def cerebras_program(script):
+    """Return the command of a script, in the environment that has cerebras-pytorch."""
+    return f'"$CEREBRAS_PYTHON" "$SCRIPTS"/{script}'
+
+
+TRAINER = cerebras_program("train_cerebras.py")
+TRAINING_CODE = code("train_cerebras.py")
+
+
+include: "appliance.smk"
 
 
 # Compile a program once for all runs that share it.
@@ -95,9 +68,8 @@ use rule train_adapter as compile_program with:
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
-        **JOB | {"run_id": lambda w: run_of(w).id},
-        script=lambda w: "measure_cerebras.py" if PROGRAMS[w.program].measured else "train_cerebras.py",
-        code=code("train_cerebras.py"),
+        run_id=lambda w: run_of(w).id,
+        script=lambda w: cerebras_program("measure_cerebras.py") if PROGRAMS[w.program].measured else TRAINER,
         settings=lambda w: f"{deciding(PROGRAMS[w.program])} --compile_only {MEASURING if PROGRAMS[w.program].measured else ''}",
     message:
         "compile {wildcards.program}"
@@ -106,10 +78,8 @@ use rule train_adapter as compile_program with:
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
 use rule train_adapter as measure_batch with:
     input:
+        **RUN_INPUT,
         manifest=grid.MANIFEST,
-        mask=mask_of,
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
         compiled=lambda w: compiled(measured_program(w)),
     output:
         record=f"{PATHS.batch}/measurement.json",
@@ -119,8 +89,7 @@ use rule train_adapter as measure_batch with:
         f"<benchmarks>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
-        **JOB,
-        script="measure_cerebras.py",
+        script=cerebras_program("measure_cerebras.py"),
         code=code("measure_cerebras.py"),
         settings=lambda w: f"{deciding(measured_program(w))} {MEASURING}",
     message:

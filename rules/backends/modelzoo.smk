@@ -1,6 +1,26 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
 
 
+def run_of(w):
+    """Return the wildcards of a training, which name its model and its task."""
+    return w
+
+
+def before_training(w):
+    """Return the masked checkpoint from which a training starts."""
+    return grid.exported(w.method)
+
+
+def training_settings(w):
+    """Return the flags of a training's settings."""
+    exported = flags(exported=grid.exported(w.method).format(**w))
+    return f"{exported} {training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}"
+
+
+TRAINING_CODE = code("train_modelzoo.py", "run_modelzoo.py")
+TRAINER = 'python "$SCRIPTS/train_modelzoo.py"'
+
+
 include: "appliance.smk"
 
 
@@ -46,42 +66,3 @@ use rule export_checkpoint as export_task_checkpoint with:
         "<benchmarks>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.tsv"
     wildcard_constraints:
         method="|".join(grid.TASK_METHODS),
-
-
-# Train one run.
-rule train_adapter:
-    input:
-        manifest=grid.MANIFEST,
-        mask=mask_of,
-        exported=lambda w: grid.exported(w.method),
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        definition=definition_of,
-    output:
-        adapter=directory(f"{PATHS.run}/adapter"),
-        record=f"{PATHS.run}/train.json",
-    log:
-        f"<logs>/train_adapter/{grid.RUN_ID}.log",
-    benchmark:
-        f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
-    wildcard_constraints:
-        mode="|".join(grid.NEW_ADAPTER_MODES),
-    # First, so that the appliance does not wait.
-    priority: 4
-    # run_on_appliance.py fails at once if another attempt cannot help.
-    retries: 2
-    conda:
-        "../../envs/sparseft.yaml"
-    threads: STUDY.resources.threads
-    resources:
-        **APPLIANCE,
-        mem_mb=memory("training"),
-        runtime=minutes("training"),
-    params:
-        **JOB,
-        code=code("train_modelzoo.py", "run_modelzoo.py"),
-        settings=lambda w: f"{training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}",
-    message:
-        "train {params.run_id}"
-    shell:
-        RUN_ON_APPLIANCE + 'python "$SCRIPTS/train_modelzoo.py" --exported {input.exported:q}' + JOB_FLAGS

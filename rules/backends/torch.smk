@@ -2,18 +2,17 @@
 from sparseft.study.flags import launch
 
 
+include: "training.smk"
+
+
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
 rule train_adapter:
     input:
+        **RUN_INPUT,
         manifest=base_of,
-        mask=mask_of,
         initial=with_signature(lambda w: PATHS.initial_adapter(w.mode) or []),
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        definition=definition_of,
     output:
-        adapter=directory(f"{PATHS.run}/adapter"),
-        record=f"{PATHS.run}/train.json",
+        **RUN_OUTPUT,
     log:
         f"<logs>/train_adapter/{grid.RUN_ID}.log",
     benchmark:
@@ -28,55 +27,31 @@ rule train_adapter:
         runtime=minutes("training"),
         gpu=STUDY.resources.gpus,
     params:
+        **RUN_PARAMS,
         code=code("train.py"),
-        run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
+        script="train.py",
         launch=launch(STUDY.resources.processes),
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
-        initial=with_signature(lambda w, input: flags(initial_adapter=input.initial or None)),
+        inputs=with_signature(lambda w, input: flags(initial_adapter=input.initial or None)),
         settings=with_signature(lambda w: training_flags(w.mode, w.task, w.training)),
     message:
         "train {params.run_id}"
     shell:
-        "on_gpus {resources.gpu} "
-        'python {params.launch:q} "$SCRIPTS/train.py"'
-        " --run_id {params.run_id:q}"
-        " --model_path {params.model:q}"
-        " --mask_path {input.mask:q}"
-        " --data_dir {params.data:q}"
-        " --threads {params.cores}"
-        " --evaluation_batch_size {params.batch_size}"
-        " {params.initial}"
-        " {params.settings}"
-        " --output_dir {params.folder:q}"
-        " 2> {log:q}"
+        'on_gpus {resources.gpu} python {params.launch:q} "$SCRIPTS/"{params.script} {params.inputs}' + RUN_FLAGS
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
-rule reconstruct_adapter:
+use rule train_adapter as reconstruct_adapter with:
     input:
+        **RUN_INPUT,
         manifest=base_of,
         dense=grid.MANIFEST,
-        mask=mask_of,
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        definition=definition_of,
         text=targets.reconstruction_text(STUDY),
-    output:
-        adapter=directory(f"{PATHS.run}/adapter"),
-        record=f"{PATHS.run}/train.json",
     log:
         f"<logs>/reconstruct_adapter/{grid.RUN_ID}.log",
     benchmark:
         f"<benchmarks>/reconstruct_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.RECONSTRUCTING_MODES),
-    conda:
-        "../../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
         # The weights, the inputs and the outputs of one decoder layer for all examples, and the training of that layer.
@@ -85,33 +60,16 @@ rule reconstruct_adapter:
         gpu=ONE_GPU,
     params:
         code=code("reconstruct.py"),
-        run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        dense=subpath(input.dense, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
+        script="reconstruct.py",
+        launch=[],
         # A param that reads `input` would rerun nothing.
-        text=flags(text=targets.reconstruction_text(STUDY), **STUDY.reconstruction_examples()),
-        settings=lambda w: training_flags(w.mode, w.task, w.training),
+        inputs=lambda w: flags(
+            dense_path=Path(grid.MANIFEST.format(model=w.model)).parent,
+            text=targets.reconstruction_text(STUDY),
+            **STUDY.reconstruction_examples(),
+        ),
     message:
         "reconstruct {params.run_id}"
-    shell:
-        "on_gpus {resources.gpu} "
-        'python "$SCRIPTS/reconstruct.py"'
-        " --run_id {params.run_id:q}"
-        " --model_path {params.model:q}"
-        " --dense_path {params.dense:q}"
-        " --mask_path {input.mask:q}"
-        " --data_dir {params.data:q}"
-        " {params.text}"
-        " --threads {params.cores}"
-        " --evaluation_batch_size {params.batch_size}"
-        " {params.settings}"
-        " --output_dir {params.folder:q}"
-        " 2> {log:q}"
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
