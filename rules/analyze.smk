@@ -4,24 +4,19 @@ from sparseft.study.configfiles import complete_text
 
 # Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
 # analysis depends on this file and runs again.
-rule write_configuration:
+use rule run_script as write_configuration with:
     output:
         # `update` keeps the file until it is replaced, because it may be the --configfile of this very command.
         file=update(f"{PATHS.analysis}/{grid.CONFIGURATION}"),
-    log:
-        "<logs>/write_configuration.log",
-    benchmark:
-        "<benchmarks>/write_configuration.tsv"
+    pathvars:
+        job="write_configuration",
     localrule: True
-    conda:
-        "../envs/sparseft.yaml"
     params:
-        code=code("write_configuration.py"),
-        text=complete_text(STUDY, Path.cwd()),
+        **running("write_configuration.py"),
+        settings=flags(text=complete_text(STUDY, Path.cwd())),
+        places=lambda w, output: flags(output=output.file),
     message:
         "write the configuration"
-    shell:
-        'python "$SCRIPTS/write_configuration.py" --text {params.text:q} --output {output.file:q} 2> {log:q}'
 
 
 # Turn all runs of the grid into tables, plots, two pages in Markdown and the results page.

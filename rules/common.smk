@@ -124,3 +124,27 @@ def memory(kind, cell=lambda w: w):
 def minutes(kind, cell=lambda w: w):
     """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
     return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
+
+
+def running(name):
+    """Return the params of a job that runs a script."""
+    return {"script": name, "code": code(name)}
+
+
+# Rules that need no GPU are this one with their own files. `job` is the name of the log. A change of `settings` reruns a job.
+# Snakemake compares no param that is a function of input or output, as `places` is. So `places` must not decide a number.
+rule run_script:
+    log:
+        "<logs>/<job>.log",
+    benchmark:
+        "<benchmarks>/<job>.tsv"
+    pathvars:
+        job="run_script",
+    conda:
+        ROOT / "envs/sparseft.yaml"
+    params:
+        script="",
+        settings="",
+        places="",
+    shell:
+        'python "$SCRIPTS"/{params.script} {params.settings} {params.places} 2> {log:q}'
