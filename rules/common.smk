@@ -126,13 +126,30 @@ def minutes(kind, cell=lambda w: w):
     return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
 
 
-def running(name):
-    """Return the params of a job that runs a script."""
-    return {"script": name, "code": code(name)}
+def running(name, **options):
+    """Return the params of a job that runs a script. `options` are those of `code`."""
+    return {"script": name, "code": code(name, **options)}
 
 
-# Rules that need no GPU are this one with their own files. `job` is the name of the log. A change of `settings` reruns a job.
-# Snakemake compares no param that is a function of input or output, as `places` is. So `places` must not decide a number.
+def job_flags(run_id):
+    """Return the flags that every training has. Another number of threads changes the last bits."""
+    batch_size = STUDY.evaluation_batch_size
+    return flags(run_id=run_id, threads=STUDY.resources.threads, evaluation_batch_size=batch_size)
+
+
+@with_signature
+def job_places(w, input, output):
+    """Return the flags with the files of a training."""
+    return flags(
+        model_path=Path(input.manifest).parent,
+        mask_path=input.mask,
+        data_dir=Path(input.train).parent,
+        output_dir=Path(output.record).parent,
+    )
+
+
+# Most rules are one of these two with their own files. `job` is the name of their log. A change of `settings` reruns a job.
+# Snakemake compares no param that is a function of input, output or threads, as `places` is. So `places` decides no number.
 rule run_script:
     log:
         "<logs>/<job>.log",
@@ -148,3 +165,24 @@ rule run_script:
         places="",
     shell:
         'python "$SCRIPTS"/{params.script} {params.settings} {params.places} 2> {log:q}'
+
+
+rule run_on_gpus:
+    log:
+        "<logs>/<job>.log",
+    benchmark:
+        "<benchmarks>/<job>.tsv"
+    pathvars:
+        job="run_on_gpus",
+    conda:
+        ROOT / "envs/sparseft.yaml"
+    resources:
+        gpu=0,
+    params:
+        launch=[],
+        script="",
+        settings="",
+        places="",
+    shell:
+        "on_gpus {resources.gpu} "
+        'python {params.launch:q} "$SCRIPTS"/{params.script} {params.settings} {params.places} 2> {log:q}'

@@ -1,14 +1,27 @@
+# Another number of threads changes the last bits.
+def scoring(w, **besides):
+    """Return the flags of an evaluation, with what it evaluates and reads `besides` the task."""
+    common = {"batch_size": STUDY.evaluation_batch_size, "threads": STUDY.resources.threads}
+    return flags(run_id=grid.RUN_ID.format(**w), task=w.task, **common, **besides)
+
+
 @with_signature
 def scored_besides(w):
-    """Return the flags of what a merged model is evaluated on beside its task, and of the texts that its run has seen."""
+    """Return the flags of the evaluation of a merged model on its task, on the probes and on the perplexity's text."""
     text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
     probes, seen = targets.probe_places(STUDY, w.task), targets.seen_texts(STUDY, w.mode, w.method)
-    return flags(probes=probes, calibration=seen, **text)
+    return scoring(w, probes=probes, calibration=seen, **text)
+
+
+@with_signature
+def scored_model(w, input, output):
+    """Return the flags with the files of the evaluation of a merged model."""
+    return flags(checkpoint=input.model, data_dir=Path(input.train).parent, output=output.record)
 
 
 # Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity. In the
 # same job it is evaluated on the probes.
-rule evaluate_run:
+use rule run_on_gpus as evaluate_run with:
     input:
         model=f"{PATHS.run}/model_dir",
         proof=f"{PATHS.run}/validation_report.json",
@@ -22,14 +35,10 @@ rule evaluate_run:
         calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
         record=f"{PATHS.run}/evaluation.json",
-    log:
-        f"<logs>/evaluate_run/{grid.RUN_ID}.log",
-    benchmark:
-        f"<benchmarks>/evaluate_run/{grid.RUN_ID}.tsv"
+    pathvars:
+        job=f"evaluate_run/{grid.RUN_ID}",
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
-    conda:
-        "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
         # Mostly the weights, and the logits of a batch in float32.
@@ -37,29 +46,12 @@ rule evaluate_run:
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
-        script="evaluate.py",
-        code=code("evaluate.py", probes=True),
+        **running("evaluate.py", probes=True),
         run_id=grid.RUN_ID,
-        # Another number of threads changes the last bits.
-        cores=STUDY.resources.threads,
-        data=subpath(input.train, parent=True),
-        batch_size=STUDY.evaluation_batch_size,
-        model=with_signature(lambda w, input: flags(checkpoint=input.model)),
-        others=scored_besides,
+        settings=scored_besides,
+        places=scored_model,
     message:
         "evaluate {params.run_id}"
-    shell:
-        "on_gpus {resources.gpu} "
-        'python "$SCRIPTS"/{params.script}'
-        " {params.model}"
-        " --run_id {params.run_id:q}"
-        " --task {wildcards.task:q}"
-        " --data_dir {params.data:q}"
-        " --batch_size {params.batch_size}"
-        " --threads {params.cores}"
-        " {params.others}"
-        " --output {output.record:q}"
-        " 2> {log:q}"
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings.
@@ -76,10 +68,8 @@ use rule evaluate_run as evaluate_selection with:
         calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
         record=f"{PATHS.run}/selection.json",
-    log:
-        f"<logs>/evaluate_selection/{grid.RUN_ID}.log",
-    benchmark:
-        f"<benchmarks>/evaluate_selection/{grid.RUN_ID}.tsv"
+    pathvars:
+        job=f"evaluate_selection/{grid.RUN_ID}",
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
@@ -88,9 +78,8 @@ use rule evaluate_run as evaluate_selection with:
         runtime=minutes("selection"),
         gpu=ONE_GPU,
     params:
-        script="evaluate_selection.py",
-        code=code("evaluate_selection.py"),
-        others=with_signature(lambda w: flags(calibration=targets.seen_texts(STUDY, w.mode, w.method))),
+        **running("evaluate_selection.py"),
+        settings=with_signature(lambda w: scoring(w, calibration=targets.seen_texts(STUDY, w.mode, w.method))),
     message:
         "evaluate {params.run_id} on the selection examples"
 
@@ -106,19 +95,22 @@ use rule evaluate_run as evaluate_adapter with:
         definition=definition_of,
     output:
         record=f"{PATHS.run}/before_merge.json",
-    log:
-        f"<logs>/evaluate_adapter/{grid.RUN_ID}.log",
-    benchmark:
-        f"<benchmarks>/evaluate_adapter/{grid.RUN_ID}.tsv"
+    pathvars:
+        job=f"evaluate_adapter/{grid.RUN_ID}",
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
     priority: 0
     params:
-        script="evaluate_adapter.py",
-        code=code("evaluate_adapter.py"),
-        model=with_signature(
-            lambda w, input: flags(model_path=Path(input.manifest).parent, mask_path=input.mask, adapter=input.adapter)
+        **running("evaluate_adapter.py"),
+        settings=with_signature(lambda w: scoring(w)),
+        places=with_signature(
+            lambda w, input, output: flags(
+                model_path=Path(input.manifest).parent,
+                mask_path=input.mask,
+                adapter=input.adapter,
+                data_dir=Path(input.train).parent,
+                output=output.record,
+            )
         ),
-        others="",
     message:
         "evaluate {params.run_id} before the merge"

@@ -51,7 +51,7 @@ def mask_flags(w):
     if method.calibration:
         examples = {"text": grid.calibration_text(w.method)}
     base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.updates_weights else None
-    return flags(**examples, pruned_dir=base, **STUDY.masks.used_by(w.method))
+    return flags(method=w.method, **examples, pruned_dir=base, **STUDY.masks.used_by(w.method))
 
 
 @with_signature

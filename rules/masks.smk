@@ -20,61 +20,53 @@ ONE = grid.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True)
 PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], PRUNED_BASES)
 
 
-rule compute_masks:
+@with_signature
+def pass_places(w, input, output, threads):
+    """Return the flags of a pass that decide no bit of a mask, which is the same in any pass and for any number of threads."""
+    return flags(
+        model_path=Path(input.manifest).parent,
+        output_dir=Path(output.report).parent,
+        sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
+        is_added=bool(w.get("sparsity")),
+        # Scores from examples are made with the threads in `cores`, whatever Snakemake gives.
+        threads=STUDY.resources.threads if uses_examples(w) else threads,
+        plot=True,
+    )
+
+
+use rule run_on_gpus as compute_masks with:
     input:
         manifest=grid.MANIFEST,
         examples=mask_examples,
     output:
         **PASS.outputs(),
-    log:
-        "<logs>/compute_masks/{model}{task_folder}/{method}.log",
-    benchmark:
-        "<benchmarks>/compute_masks/{model}{task_folder}/{method}.tsv"
+    pathvars:
+        job="compute_masks/{model}{task_folder}/{method}",
     wildcard_constraints:
         method=grid.MASKING_METHOD,
-    conda:
-        "../envs/sparseft.yaml"
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
         mem_mb=memory("mask", mask_job),
         runtime=minutes("mask", mask_job),
         gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
-        # Not in params, because a mask is the same in any pass, and for any number of threads that Snakemake may give it.
-        sparsities=lambda w: (
-            f"0.{w.sparsity} --is_added" if w.get("sparsity") else " ".join(f"0.{percent}" for percent in TOGETHER)
-        ),
-        workers=lambda w, threads: STUDY.resources.threads if uses_examples(w) else threads,
     params:
+        script="compute_masks.py",
         code=mask_code,
         # Another number of threads changes the last bits of the scores from examples.
         cores=lambda w: STUDY.resources.threads if uses_examples(w) else None,
-        model=subpath(input.manifest, parent=True),
-        folder=subpath(output.report, parent=True),
         settings=mask_flags,
+        places=pass_places,
     message:
         "compute the {wildcards.method} masks of {wildcards.model}"
-    shell:
-        "on_gpus {resources.gpu} "
-        'python "$SCRIPTS/compute_masks.py"'
-        " --model_path {params.model:q}"
-        " --output_dir {params.folder:q}"
-        " --sparsity {resources.sparsities}"
-        " --method {wildcards.method:q}"
-        " {params.settings}"
-        " --threads {resources.workers}"
-        " --plot"
-        " 2> {log:q}"
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
 use rule compute_masks as compute_one_mask with:
     output:
         **ONE.outputs(),
-    log:
-        "<logs>/compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}.tsv"
+    pathvars:
+        job="compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
         sparsity="|".join(["00", *ADDED]),
@@ -88,10 +80,8 @@ ruleorder: compute_masks > compute_one_mask
 use rule compute_masks as prune with:
     output:
         **PRUNED.outputs(),
-    log:
-        "<logs>/prune/{model}{task_folder}/{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/prune/{model}{task_folder}/{method}_sparsity{sparsity}.tsv"
+    pathvars:
+        job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.UPDATING_METHOD,
     message:
@@ -99,39 +89,31 @@ use rule compute_masks as prune with:
 
 
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
-rule import_pruned:
+use rule run_script as import_pruned with:
     input:
         manifest=grid.MANIFEST,
         source=imported_sources,
     output:
         **PRUNED.outputs(),
-    log:
-        "<logs>/import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}.log",
-    benchmark:
-        "<benchmarks>/import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}.tsv"
+    pathvars:
+        job="import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
-    conda:
-        "../envs/sparseft.yaml"
     resources:
         mem_mb=memory("files"),
         runtime=minutes("files"),
     params:
-        code=code("import_pruned.py"),
+        **running("import_pruned.py"),
         content=content(imported_sources),
-        model=subpath(input.manifest, parent=True),
-        folder=subpath(output.report, parent=True),
-        pruned=lambda w: grid.PRUNED_BASES.format(model=w.model),
-        name=lambda w: get_method(w.method).imported,
-        source=lambda w: STUDY.masks.imported_source(w.method, int(w.sparsity)),
+        settings=lambda w: flags(
+            source=STUDY.masks.imported_source(w.method, int(w.sparsity)),
+            name=get_method(w.method).imported,
+            sparsity=f"0.{w.sparsity}",
+        ),
+        places=lambda w, input, output: flags(
+            model_path=Path(input.manifest).parent,
+            output_dir=Path(output.report).parent,
+            pruned_dir=grid.PRUNED_BASES.format(model=w.model),
+        ),
     message:
         "import the {wildcards.method} mask and weights of {wildcards.model} at {wildcards.sparsity} %"
-    shell:
-        'python "$SCRIPTS/import_pruned.py"'
-        " --model_path {params.model:q}"
-        " --source {params.source:q}"
-        " --name {params.name:q}"
-        " --sparsity 0.{wildcards.sparsity}"
-        " --output_dir {params.folder:q}"
-        " --pruned_dir {params.pruned:q}"
-        " 2> {log:q}"

@@ -25,9 +25,10 @@ def compiled(program):
     return [ancient(f"{PATHS.program.format(program=name)}/compile.json")] if PROGRAMS else []
 
 
-def deciding(program):
+def settings_of(w, program):
     """Return the flags that decide a program and its numbers."""
-    return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
+    deciding = DECIDING | {"sequence_length": program.sequence_length}
+    return f"{job_flags(run_of(w).id)} {flags(**program.settings.model_dump(), **deciding)}"
 
 
 def before_training(w):
@@ -61,10 +62,8 @@ use rule train_adapter as compile_program with:
         validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
     output:
         record=f"{PATHS.program}/compile.json",
-    log:
-        "<logs>/compile_program/{program}.log",
-    benchmark:
-        "<benchmarks>/compile_program/{program}.tsv"
+    pathvars:
+        job="compile_program/{program}",
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
@@ -83,10 +82,8 @@ use rule train_adapter as measure_batch with:
         compiled=lambda w: compiled(measured_program(w)),
     output:
         record=f"{PATHS.batch}/measurement.json",
-    log:
-        f"<logs>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
-    benchmark:
-        f"<benchmarks>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
+    pathvars:
+        job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
         script=cerebras_program("measure_cerebras.py"),
@@ -97,7 +94,7 @@ use rule train_adapter as measure_batch with:
 
 
 # Join the repeats of a cell into the file that the analysis reads.
-rule join_measurements:
+use rule run_script as join_measurements with:
     input:
         records=expand(
             f"{PATHS.batch}/measurement.json",
@@ -107,18 +104,12 @@ rule join_measurements:
         ),
     output:
         record=PATHS.throughput,
-    log:
-        f"<logs>/join_measurements/{grid.CELL_ID}.log",
+    pathvars:
+        job=f"join_measurements/{grid.CELL_ID}",
     wildcard_constraints:
         mode="|".join(grid.NEW_ADAPTER_MODES),
-    conda:
-        "../../envs/sparseft.yaml"
     params:
-        code=code("join_measurements.py"),
+        **running("join_measurements.py"),
+        places=lambda w, input, output: flags(records=input.records, output=output.record),
     message:
         "join the measurements of {wildcards.model}, {wildcards.task}, {wildcards.method}, {wildcards.sparsity} %"
-    shell:
-        'python "$SCRIPTS/join_measurements.py"'
-        " --records {input.records:q}"
-        " --output {output.record:q}"
-        " 2> {log:q}"

@@ -6,7 +6,7 @@ include: "training.smk"
 
 
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
-rule train_adapter:
+use rule run_on_gpus as train_adapter with:
     input:
         **RUN_INPUT,
         manifest=base_of,
@@ -19,8 +19,6 @@ rule train_adapter:
         f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
-    conda:
-        "../../envs/sparseft.yaml"
     threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
         mem_mb=memory("training"),
@@ -73,21 +71,17 @@ use rule train_adapter as reconstruct_adapter with:
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
-rule measure_throughput:
+use rule run_on_gpus as measure_throughput with:
     input:
         manifest=base_of,
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:
         record=PATHS.throughput,
-    log:
-        f"<logs>/measure_throughput/{grid.CELL_ID}.log",
-    benchmark:
-        f"<benchmarks>/measure_throughput/{grid.CELL_ID}.tsv"
+    pathvars:
+        job=f"measure_throughput/{grid.CELL_ID}",
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
-    conda:
-        "../../envs/sparseft.yaml"
     # A measurement takes all cores of this machine, so that no other job runs at the same time.
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
@@ -97,24 +91,19 @@ rule measure_throughput:
         slurm_extra="--exclusive",
         gpu=ONE_GPU,
     params:
-        code=code("measure_throughput.py"),
+        **running("measure_throughput.py"),
         cell=grid.CELL_ID,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
         settings=lambda w: flags(
+            cell=grid.CELL_ID.format(**w),
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
             **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),
             threads=STUDY.resources.threads,
         ),
+        places=lambda w, input, output: flags(
+            model_path=Path(input.manifest).parent,
+            mask_path=input.mask,
+            data_dir=Path(input.train).parent,
+            output=output.record,
+        ),
     message:
         "measure the throughput of {params.cell}"
-    shell:
-        "on_gpus {resources.gpu} "
-        'python "$SCRIPTS/measure_throughput.py"'
-        " --cell {params.cell:q}"
-        " --model_path {params.model:q}"
-        " --mask_path {input.mask:q}"
-        " --data_dir {params.data:q}"
-        " {params.settings}"
-        " --output {output.record:q}"
-        " 2> {log:q}"
