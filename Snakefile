@@ -18,6 +18,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/jobs.smk"
 include: "rules/start.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"

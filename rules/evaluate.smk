@@ -1,24 +1,3 @@
-# Another number of threads changes the last bits.
-def scoring(w, **besides):
-    """Return the flags of an evaluation, with what it evaluates and reads `besides` the task."""
-    common = {"batch_size": STUDY.evaluation_batch_size, "threads": STUDY.resources.threads}
-    return flags(run_id=grid.RUN_ID.format(**w), task=w.task, **common, **besides)
-
-
-@with_signature
-def scored_besides(w):
-    """Return the flags of the evaluation of a merged model on its task, on the probes and on the perplexity's text."""
-    text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
-    probes, seen = targets.probe_places(STUDY, w.task), targets.seen_texts(STUDY, w.mode, w.method)
-    return scoring(w, probes=probes, calibration=seen, **text)
-
-
-@with_signature
-def scored_model(w, input, output):
-    """Return the flags with the files of the evaluation of a merged model."""
-    return flags(checkpoint=input.model, data_dir=Path(input.train).parent, output=output.record)
-
-
 # Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity. In the
 # same job it is evaluated on the probes.
 use rule run_on_gpus as evaluate_run with:

@@ -1,4 +1,4 @@
-# The input functions. A path may have wildcards, which Snakemake fills in.
+# The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from types import SimpleNamespace
 
 from sparseft.methods import get_method
@@ -63,3 +63,61 @@ def mask_code(w):
 def uses_examples(w):
     """Return whether the masks of a method depend on examples, on which the model runs."""
     return get_method(w.method).uses_examples
+
+
+@with_signature
+def pass_places(w, input, output, threads):
+    """Return the flags of a pass that decide no bit of a mask, which is the same in any pass and for any number of threads."""
+    return flags(
+        model_path=Path(input.manifest).parent,
+        output_dir=Path(output.report).parent,
+        sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
+        is_added=bool(w.get("sparsity")),
+        # Scores from examples are made with the threads in `cores`, whatever Snakemake gives.
+        threads=STUDY.resources.threads if uses_examples(w) else threads,
+        plot=True,
+    )
+
+
+def job_flags(run_id):
+    """Return the flags that every training has. Another number of threads changes the last bits."""
+    batch_size = STUDY.evaluation_batch_size
+    return flags(run_id=run_id, threads=STUDY.resources.threads, evaluation_batch_size=batch_size)
+
+
+@with_signature
+def job_places(w, input, output):
+    """Return the flags with the files of a training."""
+    return flags(
+        model_path=Path(input.manifest).parent,
+        mask_path=input.mask,
+        data_dir=Path(input.train).parent,
+        output_dir=Path(output.record).parent,
+    )
+
+
+@with_signature
+def run_settings(w):
+    """Return the flags of a run's training."""
+    return f"{job_flags(grid.RUN_ID.format(**w))} {training_flags(w.mode, w.task, w.training)}"
+
+
+# Another number of threads changes the last bits.
+def scoring(w, **besides):
+    """Return the flags of an evaluation, with what it evaluates and reads `besides` the task."""
+    common = {"batch_size": STUDY.evaluation_batch_size, "threads": STUDY.resources.threads}
+    return flags(run_id=grid.RUN_ID.format(**w), task=w.task, **common, **besides)
+
+
+@with_signature
+def scored_besides(w):
+    """Return the flags of the evaluation of a merged model on its task, on the probes and on the perplexity's text."""
+    text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
+    probes, seen = targets.probe_places(STUDY, w.task), targets.seen_texts(STUDY, w.mode, w.method)
+    return scoring(w, probes=probes, calibration=seen, **text)
+
+
+@with_signature
+def scored_model(w, input, output):
+    """Return the flags with the files of the evaluation of a merged model."""
+    return flags(checkpoint=input.model, data_dir=Path(input.train).parent, output=output.record)

@@ -20,20 +20,6 @@ ONE = grid.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True)
 PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], PRUNED_BASES)
 
 
-@with_signature
-def pass_places(w, input, output, threads):
-    """Return the flags of a pass that decide no bit of a mask, which is the same in any pass and for any number of threads."""
-    return flags(
-        model_path=Path(input.manifest).parent,
-        output_dir=Path(output.report).parent,
-        sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
-        is_added=bool(w.get("sparsity")),
-        # Scores from examples are made with the threads in `cores`, whatever Snakemake gives.
-        threads=STUDY.resources.threads if uses_examples(w) else threads,
-        plot=True,
-    )
-
-
 use rule run_on_gpus as compute_masks with:
     input:
         manifest=grid.MANIFEST,
