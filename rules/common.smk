@@ -114,16 +114,14 @@ def training_flags(mode, task, training):
     return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
 
 
-def memory(kind, cell=lambda w: w):
-    """Return a function that gives the memory that a job of this kind requests, in MB.
+def needs(kind, cell=lambda w: w):
+    """Return the memory in MB and the time limit in minutes that a job of this kind requests.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
-    return with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt))
-
-
-def minutes(kind, cell=lambda w: w):
-    """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
-    return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
+    return {
+        "mem_mb": with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt)),
+        "runtime": with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)),
+    }
 
 
 def running(name, **options):

@@ -2,12 +2,9 @@
 # same job it is evaluated on the probes.
 use rule run_on_gpus as evaluate_run with:
     input:
+        **TASK_FILES,
         model=f"{PATHS.run}/model_dir",
         proof=f"{PATHS.run}/validation_report.json",
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        # How the prepared rows are scored.
-        definition=definition_of,
         probes=with_signature(lambda w: targets.probe_files(STUDY, w.task)),
         wikitext2=[grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
         # They are searched for the evaluated examples.
@@ -21,8 +18,7 @@ use rule run_on_gpus as evaluate_run with:
     threads: STUDY.resources.threads
     resources:
         # Mostly the weights, and the logits of a batch in float32.
-        mem_mb=memory("evaluation"),
-        runtime=minutes("evaluation"),
+        **needs("evaluation"),
         gpu=ONE_GPU,
     params:
         **running("evaluate.py", probes=True),
@@ -37,13 +33,11 @@ use rule run_on_gpus as evaluate_run with:
 # This is a rule of its own, so that a new training reruns no evaluation of a run without one.
 use rule evaluate_run as evaluate_selection with:
     input:
+        **TASK_FILES,
         model=f"{PATHS.run}/model_dir",
         proof=f"{PATHS.run}/validation_report.json",
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
         selection=f"{grid.DATA}/selection.jsonl",
         manifest=f"{grid.DATA}/selection_manifest.json",
-        definition=definition_of,
         calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
         record=f"{PATHS.run}/selection.json",
@@ -53,8 +47,7 @@ use rule evaluate_run as evaluate_selection with:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
     resources:
-        mem_mb=memory("selection"),
-        runtime=minutes("selection"),
+        **needs("selection"),
         gpu=ONE_GPU,
     params:
         **running("evaluate_selection.py"),
@@ -66,12 +59,10 @@ use rule evaluate_run as evaluate_selection with:
 # Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap.
 use rule evaluate_run as evaluate_adapter with:
     input:
+        **TASK_FILES,
         manifest=base_of,
         mask=mask_of,
         adapter=f"{PATHS.run}/adapter",
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        definition=definition_of,
     output:
         record=f"{PATHS.run}/before_merge.json",
     pathvars:

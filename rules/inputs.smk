@@ -8,6 +8,12 @@ from sparseft.planning.inputs import model_files, selection_files, task_files
 base_of = with_signature(lambda w: grid.base_manifest(w.method))
 mask_of = with_signature(lambda w: grid.mask_path(w.method))
 definition_of = with_signature(lambda w: targets.definition_files(STUDY, w.task))
+# The prepared rows of a run's task, and how they are scored.
+TASK_FILES = {
+    "train": f"{grid.DATA}/train.jsonl",
+    "validation": f"{grid.DATA}/validation.jsonl",
+    "definition": definition_of,
+}
 
 
 def own_files(files):

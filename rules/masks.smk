@@ -33,8 +33,7 @@ use rule run_on_gpus as compute_masks with:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        mem_mb=memory("mask", mask_job),
-        runtime=minutes("mask", mask_job),
+        **needs("mask", mask_job),
         gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
     params:
         script="compute_masks.py",
@@ -86,8 +85,7 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     resources:
-        mem_mb=memory("files"),
-        runtime=minutes("files"),
+        **needs("files"),
     params:
         **running("import_pruned.py"),
         content=content(imported_sources),

@@ -8,8 +8,7 @@ use rule run_script as prepare_model with:
         job="prepare_model/{model}",
     resources:
         # A GGUF file's whole model is in float32 while it is dequantised.
-        mem_mb=memory("prepare"),
-        runtime=minutes("prepare"),
+        **needs("prepare"),
     params:
         **running("prepare_model.py"),
         content=content(model_sources),

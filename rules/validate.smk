@@ -16,8 +16,7 @@ rule validate_sparsity:
         "../envs/sparseft.yaml"
     resources:
         # A block of a matrix and its mask.
-        mem_mb=memory("files"),
-        runtime=minutes("files"),
+        **needs("files"),
     params:
         code=code("validate_sparsity.py"),
         run_id=grid.RUN_ID,

@@ -21,8 +21,7 @@ use rule run_on_gpus as train_adapter with:
         mode="|".join(grid.TASK_MODES),
     threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
-        mem_mb=memory("training"),
-        runtime=minutes("training"),
+        **needs("training"),
         gpu=STUDY.resources.gpus,
     params:
         **RUN_PARAMS,
@@ -53,8 +52,7 @@ use rule train_adapter as reconstruct_adapter with:
     threads: STUDY.resources.threads
     resources:
         # The weights, the inputs and the outputs of one decoder layer for all examples, and the training of that layer.
-        mem_mb=memory("reconstruction"),
-        runtime=minutes("reconstruction"),
+        **needs("reconstruction"),
         gpu=ONE_GPU,
     params:
         code=code("reconstruct.py"),
@@ -86,8 +84,7 @@ use rule run_on_gpus as measure_throughput with:
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
         # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
-        mem_mb=memory("throughput") if STUDY.resources.gpus else STUDY.throughput.memory_mb + 1000,
-        runtime=minutes("throughput"),
+        **needs("throughput") | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
         gpu=ONE_GPU,
     params:
