@@ -114,7 +114,7 @@ def training_flags(mode, task, training):
     return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
 
 
-def needs(kind, cell=lambda w: w):
+def requested(kind, cell=lambda w: w):
     """Return the memory in MB and the time limit in minutes that a job of this kind requests.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""

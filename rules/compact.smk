@@ -17,7 +17,7 @@ use rule run_script as compact_run with:
         method=f"(?:{STRUCTURED})(?:{ON}{TEXT_NAME})?",
     resources:
         # One tensor, and what is kept of it.
-        **needs("files"),
+        **requested("files"),
     params:
         **running("compact.py"),
         run_id=grid.RUN_ID,

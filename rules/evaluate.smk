@@ -18,7 +18,7 @@ use rule run_on_gpus as evaluate_run with:
     threads: STUDY.resources.threads
     resources:
         # Mostly the weights, and the logits of a batch in float32.
-        **needs("evaluation"),
+        **requested("evaluation"),
         gpu=ONE_GPU,
     params:
         **running("evaluate.py", probes=True),
@@ -47,7 +47,7 @@ use rule evaluate_run as evaluate_selection with:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
     resources:
-        **needs("selection"),
+        **requested("selection"),
         gpu=ONE_GPU,
     params:
         **running("evaluate_selection.py"),

@@ -33,7 +33,7 @@ use rule run_on_gpus as compute_masks with:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        **needs("mask", mask_job),
+        **requested("mask", mask_job),
         gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
     params:
         script="compute_masks.py",
@@ -85,7 +85,7 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     resources:
-        **needs("files"),
+        **requested("files"),
     params:
         **running("import_pruned.py"),
         content=content(imported_sources),

@@ -16,7 +16,7 @@ use rule run_script as merge_adapter with:
     threads: STUDY.resources.threads
     resources:
         # One weight matrix in fp32.
-        **needs("files"),
+        **requested("files"),
         # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
         gpu=ONE_GPU,
     params:

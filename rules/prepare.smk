@@ -8,7 +8,7 @@ use rule run_script as prepare_model with:
         job="prepare_model/{model}",
     resources:
         # A GGUF file's whole model is in float32 while it is dequantised.
-        **needs("prepare"),
+        **requested("prepare"),
     params:
         **running("prepare_model.py"),
         content=content(model_sources),

@@ -16,7 +16,7 @@ rule validate_sparsity:
         "../envs/sparseft.yaml"
     resources:
         # A block of a matrix and its mask.
-        **needs("files"),
+        **requested("files"),
     params:
         code=code("validate_sparsity.py"),
         run_id=grid.RUN_ID,

@@ -37,7 +37,7 @@ use rule run_script as export_checkpoint with:
         method="|".join((grid.DENSE, *grid.WEIGHT_METHODS, grid.TEXT_METHOD)),
     resources:
         # Measured. One block of rows is in memory, so it does not depend on the model's size.
-        **needs("files") | {"mem_mb": lambda w, attempt: 1000 * attempt},
+        **requested("files") | {"mem_mb": lambda w, attempt: 1000 * attempt},
     params:
         **running("export_modelzoo.py"),
         places=lambda w, input, output: flags(

@@ -21,7 +21,7 @@ use rule run_on_gpus as train_adapter with:
         mode="|".join(grid.TASK_MODES),
     threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
-        **needs("training"),
+        **requested("training"),
         gpu=STUDY.resources.gpus,
     params:
         **RUN_PARAMS,
@@ -52,7 +52,7 @@ use rule train_adapter as reconstruct_adapter with:
     threads: STUDY.resources.threads
     resources:
         # The weights, the inputs and the outputs of one decoder layer for all examples, and the training of that layer.
-        **needs("reconstruction"),
+        **requested("reconstruction"),
         gpu=ONE_GPU,
     params:
         code=code("reconstruct.py"),
@@ -84,7 +84,7 @@ use rule run_on_gpus as measure_throughput with:
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
         # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
-        **needs("throughput") | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
+        **requested("throughput") | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
         gpu=ONE_GPU,
     params:
