@@ -114,14 +114,21 @@ def training_flags(mode, task, training):
     return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
 
 
-def requested(kind, cell=lambda w: w):
-    """Return the memory in MB and the time limit in minutes that a job of this kind requests.
+def memory(kind, cell=lambda w: w):
+    """Return a function that gives the memory that a job of this kind requests, in MB.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
-    return {
-        "mem_mb": with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt)),
-        "runtime": with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)),
-    }
+    return with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt))
+
+
+def minutes(kind, cell=lambda w: w):
+    """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
+    return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
+
+
+def requested(kind, cell=lambda w: w):
+    """Return both requests of a job of this kind."""
+    return {"mem_mb": memory(kind, cell), "runtime": minutes(kind, cell)}
 
 
 def running(name, **options):

@@ -25,10 +25,9 @@ def compiled(program):
     return [ancient(f"{PATHS.program.format(program=name)}/compile.json")] if PROGRAMS else []
 
 
-def settings_of(w, program):
+def deciding(program):
     """Return the flags that decide a program and its numbers."""
-    deciding = DECIDING | {"sequence_length": program.sequence_length}
-    return f"{job_flags(run_of(w).id)} {flags(**program.settings.model_dump(), **deciding)}"
+    return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
 
 
 def before_training(w):
@@ -62,8 +61,10 @@ use rule train_adapter as compile_program with:
         validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
     output:
         record=f"{PATHS.program}/compile.json",
-    pathvars:
-        job="compile_program/{program}",
+    log:
+        "<logs>/compile_program/{program}.log",
+    benchmark:
+        "<benchmarks>/compile_program/{program}.tsv"
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
@@ -82,8 +83,10 @@ use rule train_adapter as measure_batch with:
         compiled=lambda w: compiled(measured_program(w)),
     output:
         record=f"{PATHS.batch}/measurement.json",
-    pathvars:
-        job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
+    log:
+        f"<logs>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
+    benchmark:
+        f"<benchmarks>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
         script=cerebras_program("measure_cerebras.py"),
@@ -94,7 +97,7 @@ use rule train_adapter as measure_batch with:
 
 
 # Join the repeats of a cell into the file that the analysis reads.
-use rule run_script as join_measurements with:
+rule join_measurements:
     input:
         records=expand(
             f"{PATHS.batch}/measurement.json",
@@ -104,12 +107,18 @@ use rule run_script as join_measurements with:
         ),
     output:
         record=PATHS.throughput,
-    pathvars:
-        job=f"join_measurements/{grid.CELL_ID}",
+    log:
+        f"<logs>/join_measurements/{grid.CELL_ID}.log",
     wildcard_constraints:
         mode="|".join(grid.NEW_ADAPTER_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
     params:
-        **running("join_measurements.py"),
-        places=lambda w, input, output: flags(records=input.records, output=output.record),
+        code=code("join_measurements.py"),
     message:
         "join the measurements of {wildcards.model}, {wildcards.task}, {wildcards.method}, {wildcards.sparsity} %"
+    shell:
+        'python "$SCRIPTS/join_measurements.py"'
+        " --records {input.records:q}"
+        " --output {output.record:q}"
+        " 2> {log:q}"

@@ -25,35 +25,44 @@ include: "appliance.smk"
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.
-use rule run_script as export_checkpoint with:
+rule export_checkpoint:
     input:
         manifest=grid.MANIFEST,
         mask=mask_of,
     output:
         folder=temp(directory(grid.exported(grid.DENSE))),
-    pathvars:
-        job="export_checkpoint/{model}_sparsity{sparsity}_{method}",
+    log:
+        "<logs>/export_checkpoint/{model}_sparsity{sparsity}_{method}.log",
+    benchmark:
+        "<benchmarks>/export_checkpoint/{model}_sparsity{sparsity}_{method}.tsv"
     wildcard_constraints:
         method="|".join((grid.DENSE, *grid.WEIGHT_METHODS, grid.TEXT_METHOD)),
+    conda:
+        "../../envs/sparseft.yaml"
     resources:
         # Measured. One block of rows is in memory, so it does not depend on the model's size.
-        **requested("files") | {"mem_mb": lambda w, attempt: 1000 * attempt},
+        mem_mb=lambda w, attempt: 1000 * attempt,
+        runtime=minutes("files"),
     params:
-        **running("export_modelzoo.py"),
-        places=lambda w, input, output: flags(
-            model_path=Path(input.manifest).parent,
-            mask_path=input.mask,
-            output_dir=output.folder,
-        ),
+        code=code("export_modelzoo.py"),
+        model=subpath(input.manifest, parent=True),
     message:
         "export {wildcards.model}, {wildcards.method}, {wildcards.sparsity} %"
+    shell:
+        'python "$SCRIPTS/export_modelzoo.py"'
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --output_dir {output.folder:q}"
+        " 2> {log:q}"
 
 
 # The same for the masks that look at a task's examples.
 use rule export_checkpoint as export_task_checkpoint with:
     output:
         folder=temp(directory(grid.exported(grid.TASK_METHODS[0]))),
-    pathvars:
-        job="export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}",
+    log:
+        "<logs>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.log",
+    benchmark:
+        "<benchmarks>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.tsv"
     wildcard_constraints:
         method="|".join(grid.TASK_METHODS),

@@ -6,7 +6,7 @@ include: "training.smk"
 
 
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
-use rule run_on_gpus as train_adapter with:
+rule train_adapter:
     input:
         **RUN_INPUT,
         manifest=base_of,
@@ -19,9 +19,12 @@ use rule run_on_gpus as train_adapter with:
         f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
     threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
-        **requested("training"),
+        mem_mb=memory("training"),
+        runtime=minutes("training"),
         gpu=STUDY.resources.gpus,
     params:
         **RUN_PARAMS,
@@ -52,7 +55,8 @@ use rule train_adapter as reconstruct_adapter with:
     threads: STUDY.resources.threads
     resources:
         # The weights, the inputs and the outputs of one decoder layer for all examples, and the training of that layer.
-        **requested("reconstruction"),
+        mem_mb=memory("reconstruction"),
+        runtime=minutes("reconstruction"),
         gpu=ONE_GPU,
     params:
         code=code("reconstruct.py"),
@@ -69,38 +73,48 @@ use rule train_adapter as reconstruct_adapter with:
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
-use rule run_on_gpus as measure_throughput with:
+rule measure_throughput:
     input:
         manifest=base_of,
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:
         record=PATHS.throughput,
-    pathvars:
-        job=f"measure_throughput/{grid.CELL_ID}",
+    log:
+        f"<logs>/measure_throughput/{grid.CELL_ID}.log",
+    benchmark:
+        f"<benchmarks>/measure_throughput/{grid.CELL_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
     # A measurement takes all cores of this machine, so that no other job runs at the same time.
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
         # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
-        **requested("throughput") | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
+        mem_mb=memory("throughput") if STUDY.resources.gpus else STUDY.throughput.memory_mb + 1000,
+        runtime=minutes("throughput"),
         slurm_extra="--exclusive",
         gpu=ONE_GPU,
     params:
-        **running("measure_throughput.py"),
+        code=code("measure_throughput.py"),
         cell=grid.CELL_ID,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
         settings=lambda w: flags(
-            cell=grid.CELL_ID.format(**w),
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
             **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),
             threads=STUDY.resources.threads,
         ),
-        places=lambda w, input, output: flags(
-            model_path=Path(input.manifest).parent,
-            mask_path=input.mask,
-            data_dir=Path(input.train).parent,
-            output=output.record,
-        ),
     message:
         "measure the throughput of {params.cell}"
+    shell:
+        "on_gpus {resources.gpu} "
+        'python "$SCRIPTS/measure_throughput.py"'
+        " --cell {params.cell:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " {params.settings}"
+        " --output {output.record:q}"
+        " 2> {log:q}"
