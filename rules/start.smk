@@ -11,7 +11,9 @@ if workflow.is_main_process:
         if "gpu" not in workflow.global_resources:
             workflow.register_resource("gpu", max(gpus, STUDY.resources.gpus))
         if gpus and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
-            notes.append(f"GPUs of this machine: {gpus}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'")
+            notes.append(
+                f"GPUs of this machine: {gpus}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
+            )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
