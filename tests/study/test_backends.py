@@ -13,11 +13,11 @@ NAMES = [backend.name for backend in BACKENDS]
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=NAMES)
-def test_each_backend_is_a_choice_with_a_rules_file_that_trains_and_code_of_its_own(backend):
+def test_each_backend_is_a_choice_with_a_rules_file_and_code_of_its_own(backend):
     study = laid_over({"backend": backend.name})
     assert study.training_backend is backend
     assert all(type(getattr(study, name)) is section for name, section in backend.sections.items())
-    assert re.search(r"rule (\w+ as )?train_adapter\b", (ROOT / backend.rules).read_text())
+    assert (ROOT / backend.rules).is_file()
     code = ROOT / "lib/sparseft/backends" / backend.name
     assert code.is_dir() or code.with_suffix(".py").exists()
     assert backend.chosen_keys <= Training.model_fields.keys()
