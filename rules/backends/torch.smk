@@ -93,7 +93,9 @@ rule reconstruct_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        text=lambda w, input: flags(text=input.text, **STUDY.reconstruction_examples()),
+        text=lambda w, input: flags(text=input.text),
+        # Not with the text, because Snakemake does not compare a param that is computed from `input`.
+        examples=flags(**STUDY.reconstruction_examples()),
         settings=lambda w: training_flags(w.mode, w.task, w.training),
     message:
         "reconstruct {params.run_id}"
@@ -106,6 +108,7 @@ rule reconstruct_adapter:
         " --mask_path {input.mask:q}"
         " --data_dir {params.data:q}"
         " {params.text}"
+        " {params.examples}"
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
         " {params.settings}"
