@@ -13,7 +13,9 @@ from sparseft.study import earlier, terminal
 
 OUTPUT = workflow.output_settings
 # A dry run that prints commands must also print their jobs.
-IS_SHORT = Quietness.REASON in (OUTPUT.quiet or ()) and not OUTPUT.verbose and not (OUTPUT.dryrun and OUTPUT.printshellcmds)
+IS_SHORT = (
+    Quietness.REASON in (OUTPUT.quiet or ()) and not OUTPUT.verbose and not (OUTPUT.dryrun and OUTPUT.printshellcmds)
+)
 HIDDEN = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 
 
