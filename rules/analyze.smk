@@ -48,15 +48,18 @@ rule analyze_results:
         code=code("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],
         measured=lambda w: targets.throughput_digests(STUDY),
+        runs=lambda w: PATHS.runs,
+        folder=subpath(output.plots, parent=True),
+        throughput=lambda w: str(Path(PATHS.throughput).parent),
         settings=flags(**STUDY.analysis.model_dump()),
     message:
-        "analyse {PATHS.runs}"
+        "analyse {params.runs}"
     shell:
         'python "$SCRIPTS/analyze_results.py"'
-        " --results_dir {PATHS.runs:q}"
-        " --output_dir {PATHS.analysis:q}"
+        " --results_dir {params.runs:q}"
+        " --output_dir {params.folder:q}"
         " --configuration {input.configuration:q}"
-        " --throughput_dir {PATHS.folder:q}/throughput"
+        " --throughput_dir {params.throughput:q}"
         " {params.settings}"
         " --plot --processes {threads}"
         " > {log:q} 2>&1"

@@ -111,7 +111,9 @@ def row(**values: object) -> dict:
 @pytest.mark.parametrize(("change", "fifth", "what"), [
     ({"class": "os.system"}, None, "class is not supported"),
     ({"unsafe_code": True}, None, "unsafe_code is not supported"),
+    ({"custom_dataset": "x"}, None, "custom_dataset is not supported"),
     ({"process_docs": "utils.text"}, None, "process_docs is not supported"),
+    ({"process_results": "utils.text"}, None, "process_results is not supported"),
     ({"include": "missing.yaml"}, None, "missing.yaml: no such file"),
     ({"include": "task.yaml"}, None, "not a plain YAML file"),
     ({"doc_to_txt": "a"}, None, "doc_to_txt"),

@@ -50,7 +50,7 @@ def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str,
 def command(values: dict[str, object], processes: int = 0) -> list[str]:
     """Return the command line of train.py, started by torchrun if `processes` is not 0."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
-    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    words = [f"--{name}={value}" for name, value in values.items()]
     return [sys.executable, *launch, str(TRAIN), *words]
 
 
@@ -106,7 +106,7 @@ def test_all_gpus_together_train_the_adapter_of_one_with_whole_models_or_a_divid
     changes = {"steps": 4, "batch_size": 4 * processes, "micro_batch_size": 2}
     one = train(flags(inputs, tmp_path / "one", mode, **changes))
     several = train(flags(inputs, tmp_path / "several", mode, **changes), processes)
-    divided = train(flags(inputs, tmp_path / "divided", mode, shard_model=1, **changes), processes)
+    divided = train(flags(inputs, tmp_path / "divided", mode, shard_model=True, **changes), processes)
     assert several["processes"] == processes
     # The sums of bfloat16 lose more.
     is_half = inputs.name.startswith("bf")

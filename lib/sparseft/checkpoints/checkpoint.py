@@ -65,7 +65,7 @@ class Tensor:
 class Checkpoint:
     """Read a checkpoint folder: its tensors by name in file order, its configuration and its digest.
 
-    Raises InputError if there is no such folder, or if it contains an adapter."""
+    Raises InputError if the folder is missing, or if it contains an adapter."""
 
     folder: Path
 

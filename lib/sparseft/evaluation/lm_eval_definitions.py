@@ -95,7 +95,7 @@ def changed(config: dict, changes: dict) -> dict:
 
 
 def reported_metrics(config: dict) -> list[dict]:
-    """Return the metrics of a definition that an evaluation reports: means over the rows of fractions, of which more is better.
+    """Return the metrics of a definition that an evaluation reports: means of fractions over the rows, where more is better.
 
     Of other metrics only the f1 of two answers is reported. Metrics of the library `evaluate` would be downloaded code."""
     output_type = config.get("output_type", GENERATE_UNTIL)
