@@ -36,7 +36,7 @@ rule train_adapter:
     message:
         "train {params.run_id}"
     shell:
-        'on_gpus {resources.gpu} python {params.launch:q} "$SCRIPTS/"{params.script}' " {params.inputs}" + RUN_FLAGS
+        f'on_gpus {{resources.gpu}} python {{params.launch:q}} "$SCRIPTS/"{{params.script}} {{params.inputs}}{RUN_FLAGS}'
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
