@@ -35,17 +35,26 @@ def merge(
     `as_trained` says whether every adapted layer was trained with the very W' that is written, bit for bit.
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
-    adapter was trained with another mask or in another run, or does not fit the mask."""
+    adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
+    other layers than its target_modules name."""
     factors = read_adapter(adapter) if adapter else _NO_ADAPTER
     if "sparseft" in factors.config:
         check_origin(adapter, factors.config, mask_sha256, run)
     for layer, (A, B) in factors.pairs.items():
-        if (B.shape[0], A.shape[1]) != tuple(mask.shape.get(layer, ())):
+        if B.shape[:1] + A.shape[1:] != tuple(mask.shape.get(layer, ())):
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
             raise InputError(
                 f"{adapter}: {layer} has {matrices}, but the mask has {mask.shape.get(layer, 'no such layer')}",
                 "use the base it was trained on",
             )
+    # A target names the end of a layer's path, as in PEFT.
+    ends = tuple(f".{target}" for target in factors.config.get("target_modules", ()))
+    targets = {layer for layer in mask.shape if f".{layer}".endswith(ends)}
+    if wrong := sorted(targets ^ factors.pairs.keys()):
+        raise InputError(
+            f"{adapter}: its target_modules do not name the layers of its matrices (first: {wrong[0]})",
+            "train the run again",
+        )
     workspace = Workspace()
 
     def merged(tensor: Tensor) -> bytes:
