@@ -93,7 +93,7 @@ class MdlFile:
 
     @cached_property
     def tensors(self) -> dict[str, MdlTensor]:
-        """Return the tensors by dotted key. Raises InputError if one is not as its metadata says."""
+        """Return the tensors by dotted key. Raises InputError if one is not as its metadata says, or is incomplete."""
         tensors = {key: self._tensor(key) for key in self.leaves}
         return {key: tensor for key, tensor in tensors.items() if tensor}
 
@@ -148,6 +148,8 @@ class MdlFile:
             # The appliance may have compressed it, in its own format.
             if meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
                 raise ValueError("it is not stored as its metadata says")
+            if not _is_whole(dataset):
+                raise ValueError("parts of it are missing")
         return tensor
 
     @contextmanager
@@ -256,6 +258,13 @@ class Target(io.FileIO):
         """Raise the OSError of the first write that failed."""
         if self.error:
             raise self.error
+
+
+def _is_whole(dataset: h5py.Dataset) -> bool:
+    """Return whether all parts of a dataset are stored. HDF5 would read missing ones as zeros."""
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() == dataset.nbytes
+    return dataset.id.get_num_chunks() == np.ceil(np.divide(dataset.shape, dataset.chunks)).prod()
 
 
 def _spec(tree: dict) -> list:
