@@ -75,9 +75,9 @@ def test_a_date_and_all_that_only_a_reader_sees_change_no_digest_and_discard_no_
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("training/progress.py", "BURN_IN = 3", "BURN_IN = 4"),  # a constant
-        ("training/progress.py", 'point["learning_rate"] > 0', 'point["learning_rate"] >= 0'),  # an operator
-        ("training/progress.py", '"lower {key}"', '"decrease {key}"'),  # an error message
+        ("training/steps.py", "BURN_IN = 3", "BURN_IN = 4"),  # a constant
+        ("training/steps.py", 'point["learning_rate"] > 0', 'point["learning_rate"] >= 0'),  # an operator
+        ("training/steps.py", '"lower {key}"', '"decrease {key}"'),  # an error message
         ("study/schedule.py", "lora_r: Small = 8", "lora_r: Small = 9"),  # a default
         ("study/schedule.py", "lora_r: Small = 8", "lora_r: int = 8"),
     ],

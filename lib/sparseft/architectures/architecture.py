@@ -103,7 +103,7 @@ class Architecture:
     is_tied           whether the output head is the embeddings where config.json does not say
     fixed             keys of config.json -> the one value that is computed here; a missing key has it
     experts           the module of the experts; None without experts
-    modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
+    modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (decoder.py); None if ModelZoo has no such model"""
 
     class_name: str
     models: str

@@ -22,7 +22,7 @@ import numpy as np
 
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Shapes, attention_heads
-from sparseft.architectures.modelzoo import ROTATED
+from sparseft.architectures.decoder import ROTATED
 from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay_out, small_files
 from sparseft.checkpoints.layers import differences
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor

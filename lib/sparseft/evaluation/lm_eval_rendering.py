@@ -16,7 +16,6 @@ from lm_eval.api.task import ConfigurableTask
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_definitions import config_of
-from sparseft.language_model.templates import limited
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
@@ -52,10 +51,9 @@ def _refuse_none(value: object) -> object:
 
 @contextmanager
 def reported(name: str, what: str) -> Iterator[None]:
-    """Raise any error of lm-eval within a `with` block as an InputError of one line. The block has limits of time and memory."""
+    """Raise any error of lm-eval within a `with` block as an InputError of one line."""
     try:
-        with limited(f"tasks.{name}: {what}"):
-            yield
+        yield
     except InputError:
         raise
     # The templates and functions of a task may raise anything.

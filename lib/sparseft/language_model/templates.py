@@ -1,19 +1,13 @@
-"""Write conversations as text with a model's chat template, and limit the time, the memory and the text that a template needs.
+"""Write conversations as text with a model's chat template.
 
-A template is a program that anybody may have written: a tokenizer's, in chat_template.jinja, or that of one of lm-eval's tasks.
-transformers runs a chat template in a sandbox, where it reads only the messages.
+A template is a program that anybody may have written. transformers runs it in a sandbox, where it reads only the messages.
 """
 
 import re
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError, one_line
-from sparseft.language_model.hardware import private_memory
 
 if TYPE_CHECKING:
     # At run time, this import would come before evaluation/harness.py sets the environment variables of transformers.
@@ -22,10 +16,6 @@ if TYPE_CHECKING:
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints by
 # default.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
-# Seconds of the CPU that the templates of a row may need.
-SECONDS = 10
-# Bytes of further memory that they may need.
-_BYTES = 1 << 30
 
 
 def written_by_template(
@@ -52,11 +42,8 @@ def written_by_template(
     for number, messages in enumerate(conversations, start=1):
         row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
         try:
-            with limited(row):
-                prompt = write(messages[:-1], add_generation_prompt=True)
-                whole = write(messages)
-        except InputError:
-            raise
+            prompt = write(messages[:-1], add_generation_prompt=True)
+            whole = write(messages)
         # The template is a program of the model's author, and may raise anything.
         except Exception as error:
             raise InputError(
@@ -89,33 +76,3 @@ def _has_every_message(messages: list[dict[str, str]], prompt: str, response: st
     return last in response and any(
         re.search(".*?".join(map(re.escape, order)), prompt, re.DOTALL) is not None for order in orders
     )
-
-
-@contextmanager
-def limited(what: str) -> Iterator[None]:
-    """Raise InputError if a `with` block computes for more than SECONDS, or needs more than 1 GB of further memory.
-
-    The seconds are those of the CPU, so that a busy machine refuses nothing. Python's regular expressions are interrupted too.
-    Only Linux limits the memory."""
-
-    def stop(*_: object) -> None:
-        raise InputError(
-            f"{what} computes for more than {SECONDS} s",
-            "write one that ends; a regular expression must not have a repetition in a repetition",
-        )
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    handler = signal.signal(signal.SIGVTALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS)
-    try:
-        if used := private_memory():
-            needed = used + _BYTES
-            limit = needed if soft == resource.RLIM_INFINITY else min(needed, soft)
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-        yield
-    except MemoryError:
-        raise InputError(f"{what} needs more than 1 GB of memory", "write one that makes shorter texts") from None
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
-        signal.signal(signal.SIGVTALRM, handler)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

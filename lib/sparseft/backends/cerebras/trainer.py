@@ -32,7 +32,7 @@ from sparseft.language_model.weights import memory_path
 from sparseft.lora.masked_lora import attach
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.training.job import TrainingJob
-from sparseft.training.progress import Progress, check_finite, say_step, step_seed
+from sparseft.training.steps import Progress, check_finite, say_step, step_seed
 
 
 class Trainer:

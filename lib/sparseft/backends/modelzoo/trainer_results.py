@@ -23,7 +23,7 @@ from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.storage.reading import read_json
 from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.study.grid import WAFER
-from sparseft.training.progress import Progress, check_finite
+from sparseft.training.steps import Progress, check_finite
 
 COMPLETED = "Training completed successfully!"
 _TRAIN = re.compile(
