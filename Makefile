@@ -81,13 +81,12 @@ bench: .venv/installed-tests ## the benchmarks that need no data set, beside oth
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/lora.py
-	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2
 
-bench-gpu: .venv/installed-tests ## a LoRA layer, its kernels and a whole 8B model on a GPU of 80 GB, beside PEFT; fails without a GPU
+bench-gpu: .venv/installed-tests ## a LoRA layer and a whole 8B model on a GPU of 80 GB, beside PEFT; fails without a GPU
 	$(BIN)/python benchmarks/lora_gpu.py
 	$(BIN)/python benchmarks/lora_model_gpu.py
 

@@ -6,7 +6,6 @@ This takes about three minutes. The table is printed and written to benchmarks/r
 model.
 """
 
-import argparse
 from collections.abc import Callable, Iterable
 
 import torch
@@ -169,8 +168,6 @@ def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> list[lis
 
 def main() -> None:
     """Measure, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)

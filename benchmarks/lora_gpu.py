@@ -2,16 +2,13 @@
 
     python benchmarks/lora_gpu.py
 
-The first table has the layers, the second the kernels of the masked layer with the bytes that they move, the third the size
-of the blocks of G. All are printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
+The table is printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
 
 Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32 --repeats 1` shows that the program
 works.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from bench import add_device, interleaved, machine_of, publish
@@ -30,8 +27,7 @@ from lora import (
     step,
 )
 from sparseft.language_model.hardware import limit_threads
-from sparseft.lora import carried_mask
-from sparseft.lora.effective_weight import Workspace, mask_
+from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -39,8 +35,6 @@ from torch.autograd.function import once_differentiable
 # (out, in): a square layer and gate_proj of LLaMA-7B.
 SHAPES = ((4096, 4096), (11008, 4096))
 TOKENS = (2048, 8192)
-# Weights per block of G, as powers of 2. 2^24 is all of the first shape.
-BLOCKS = (20, 21, 22, 23, 24)
 PEFT = "PEFT: defaults (fp32 adapters)"
 PEFT_BF16 = "PEFT: bf16 adapters"
 LEAN = "lean dense LoRA (unsloth's form)"
@@ -141,86 +135,6 @@ def size_of(shape: tuple[int, int], tokens: int) -> str:
     return f"{shape[0]} x {shape[1]}, {tokens}"
 
 
-def kernel_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> list[list[str]]:
-    """Return the rows of one size in the table of kernels: counted bytes, time and bandwidth.
-
-    One micro-batch builds W' in the forward and again in the backward."""
-    weight, kept, x, dy = problem(shape, tokens, device)
-    layer = MaskedLoRALinear(linear_of(weight), kept, SETTINGS, Workspace())
-    nn.init.normal_(layer.lora_B, std=0.01)
-    kernels = kernels_of(layer, x.detach(), dy)
-    times = interleaved({name: kernel.call for name, kernel in kernels.items()}, repeats, device)
-    size = size_of(shape, tokens)
-    rows = []
-    for name, kernel in kernels.items():
-        bytes_once = kernel.accesses * weight.element_size()
-        rate = bytes_once * weight.numel() / (times[name] / 1000) / 1e9
-        rows.append(
-            [size, name, f"{kernel.times}", f"{kernel.times * bytes_once}", f"{times[name]:.3f}", f"{rate:.0f}"]
-        )
-    total_bytes = sum(int(row[3]) for row in rows)
-    total_time = sum(times[name] * kernel.times for name, kernel in kernels.items())
-    return [*rows, [size, "together", "", f"{total_bytes}", f"{total_time:.3f}", ""]]
-
-
-class Kernel(NamedTuple):
-    """Hold one part of the work on a weight."""
-
-    # How often a micro-batch does it.
-    times: int
-    # How many values of W's size it reads or writes per weight.
-    accesses: int
-    call: Callable[[], object]
-
-
-def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kernel]:
-    """Return by name what a micro-batch does with every weight of the exact layer, without the product dY W'."""
-    W = layer.weight.detach()
-    A, B = (factor.detach() for factor in (layer.lora_A, layer.lora_B))
-    workspace = layer.workspace
-    G = dy.T @ x
-    blocks = list(carried_mask.row_blocks(W))
-
-    def mask() -> None:
-        for rows in blocks:
-            mask_(G[rows], W[rows])
-
-    def read_twice() -> None:
-        a = A.to(x.dtype)
-        b = B.to(x.dtype)
-        for rows in blocks:
-            (a @ G[rows].T, b[rows].T @ G[rows])
-
-    return {
-        "W': W read, W' written": Kernel(2, 2, lambda: workspace.merged(W, A, B, layer.scale)),
-        "G = dY^T X: written": Kernel(1, 1, lambda: torch.mm(dy.T, x, out=G)),
-        "G * M: W read, G written": Kernel(1, 2, mask),
-        "G A^T and B^T G: G read twice": Kernel(1, 2, read_twice),
-    }
-
-
-def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> Iterator[list[str]]:
-    """Yield the rows of one size in the table of blocks: a step of the exact layer by the size of G's blocks."""
-    weight, kept, x, dy = problem(shape, tokens, device)
-    layer = MaskedLoRALinear(linear_of(weight), kept, SETTINGS, Workspace())
-    run = step(layer, x, dy)
-
-    def with_block(power: int) -> Callable[[], None]:
-        def call() -> None:
-            carried_mask.BLOCK[device.type] = 1 << power
-            run()
-
-        return call
-
-    usual = carried_mask.BLOCK[device.type]
-    times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, repeats, device)
-    carried_mask.BLOCK[device.type] = usual
-    best = min(times.values())
-    for name, ms in times.items():
-        mark = " (used)" if usual == 1 << int(name[2:]) else ""
-        yield [size_of(shape, tokens), f"{name}{mark}", f"{ms:.3f}", f"{ms / best:.2f}"]
-
-
 def shape_of(text: str) -> tuple[int, int]:
     """Return "64x48" as (64, 48)."""
     out, inside = text.split("x")
@@ -239,46 +153,22 @@ def main() -> None:
     limit_threads(1)
     torch.manual_seed(0)
     sizes = [(shape, tokens, args.repeats, device) for shape in args.shapes for tokens in args.tokens]
+    size_names = "; ".join(size_of(shape, tokens) for shape, tokens, *_ in sizes)
     conditions = [
         f"bf16, half of the weight pruned, r = {SETTINGS.lora_r}",
         f"median of {args.repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
+        "forward and backward, the gradient of the input too; gradients checked to agree",
+        "MB kept for the backward, beyond the layer's own tensors and its input",
     ]
     publish(
         "lora_gpu",
         "One step of a LoRA layer on a GPU",
-        [
-            *conditions,
-            "forward and backward, the gradient of the input too; gradients checked to agree",
-            "MB kept for the backward, beyond the layer's own tensors and its input",
-        ],
+        conditions,
         ["weight, tokens", "", "ms", "x PEFT", "x lean", "x three products", "MB kept"],
         [row for size in sizes for row in layer_rows(*size)],
         device,
     )
-    publish(
-        "lora_gpu_kernels",
-        "What the exact masked layer does with every weight",
-        [
-            *conditions,
-            "times: how often per micro-batch, because the backward builds W' again; ms: once; together: all times",
-            "bytes per weight and micro-batch, counted from the kernels, as if no cache held anything; a store that writes only pruned weights counts as a whole one",
-            "GB/s: bytes / time; the smaller weight fits into the L2 cache of an H100",
-            "G = dY^T X is limited by arithmetic, not by memory",
-        ],
-        ["weight, tokens", "", "times", "bytes per weight", "ms", "GB/s"],
-        [row for size in sizes for row in kernel_rows(*size)],
-        device,
-    )
-    publish(
-        "lora_gpu_blocks",
-        "A step of the exact masked layer by the block of G",
-        conditions,
-        ["weight, tokens", "weights per block", "ms", "x best"],
-        [row for size in sizes for row in block_rows(*size)],
-        device,
-    )
-    measured = "; ".join(size_of(shape, tokens) for shape, tokens, *_ in sizes)
-    print(f"measured: a LoRA layer, its kernels and its blocks ({measured}) on {machine_of(device)}")
+    print(f"measured: a LoRA layer ({size_names}) on {machine_of(device)}")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ VARIANTS = {
     "sparse_to_sparse, straight-through": ("sparse_to_sparse", "straight_through"),
 }
 METRICS = ("loss", "gap", "accuracy")
+# Trainings at a time.
+PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def measure_all(args: argparse.Namespace, masks: dict[int, Path]) -> dict[Cell, 
         for seed in range(args.seeds if variant else 1)
     ]
     results = {}
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as pool:
         for cell, result in zip(cells, pool.imap(measure, cells, chunksize=1), strict=True):
             results[cell] = result
             print(cell.task, cell.percent, cell.variant, cell.seed, result, flush=True)
@@ -174,7 +176,6 @@ def main() -> None:
     parser.add_argument("model_path", type=Path, help="a prepared model folder")
     parser.add_argument("--hellaswag", type=Path, required=True, help="folder of HellaSwag")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--processes", type=int, default=2, help="number of trainings at a time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         masks = {percent: Path(folder, f"{percent}.pt") for percent in PERCENTS}

@@ -2,8 +2,7 @@
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.language_model.batches import encode
-from sparseft.language_model.templates import written_by_template
+from sparseft.language_model.batches import encode, written_by_template
 from sparseft.tasks.instruction import task_of
 from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny
 from transformers import AutoTokenizer

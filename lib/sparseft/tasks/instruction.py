@@ -5,7 +5,7 @@ All rows of a task have one format:
     response   {"prompt": TEXT, "response": TEXT}
     messages   {"messages": [{"role": "system" or "user" or "assistant", "content": TEXT}, ...]}
 
-The text of a conversation depends on the model, whose chat template writes it (language_model/templates.py). Its response is the
+The text of a conversation depends on the model, whose chat template writes it (language_model/batches.py). Its response is the
 last message.
 """
 
