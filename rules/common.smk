@@ -118,12 +118,12 @@ def memory(kind, cell=lambda w: w):
     """Return a function that gives the memory that a job of this kind requests, in MB.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
-    return with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt))
+    return with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0])
 
 
 def minutes(kind, cell=lambda w: w):
     """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
-    return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
+    return with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1])
 
 
 def requested(kind, cell=lambda w: w):

@@ -6,6 +6,7 @@ scheduler ends the job and tries it again with more; a training continues from i
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
@@ -71,35 +72,28 @@ class Requests:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._subjects: dict[str, Subject] = {}
-        self._requests: dict[JobKind, tuple[int, int]] = {}
+        # What raises InputError, because a model is not known yet, is computed again the next time.
+        self.subject = cache(lambda model: described(model, config.models[model]))
+        self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(job.model)))
 
-    def memory_mb(self, job: JobKind, attempt: int) -> int:
-        """Return the memory to request, in MB of 10^6 bytes. It grows with each attempt."""
-        configured = self.config.resources.memory_mb if job.kind in RUN_THE_MODEL else None
-        return attempt * (configured or self._request(job)[0])
+    def of(self, job: JobKind, attempt: int) -> tuple[int, int]:
+        """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
 
-    def minutes(self, job: JobKind, attempt: int) -> int:
-        """Return the minutes after which the scheduler may end the job. They grow with each attempt."""
-        configured = self.config.resources.minutes if job.kind in RUN_THE_MODEL else None
-        return attempt * (configured or self._request(job)[1])
+        Both grow with each attempt."""
+        try:
+            megabytes, minutes = self._estimate(job)
+        except InputError:
+            megabytes, minutes = UNKNOWN
+        if job.kind in RUN_THE_MODEL:
+            resources = self.config.resources
+            megabytes, minutes = resources.memory_mb or megabytes, resources.minutes or minutes
+        return attempt * megabytes, attempt * minutes
 
-    def subject(self, model: str) -> Subject:
-        """Return the sizes of a model. Raises InputError if they are not known yet."""
-        if model not in self._subjects:
-            self._subjects[model] = described(model, self.config.models[model])
-        return self._subjects[model]
 
-    def _request(self, job: JobKind) -> tuple[int, int]:
-        """Return MB and minutes of a first attempt."""
-        if job not in self._requests:
-            try:
-                subject = self.subject(job.model)
-            except InputError:
-                return UNKNOWN
-            megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(self.config, job, subject)) / 1e6)
-            self._requests[job] = megabytes, START + math.ceil(job_seconds(self.config, job, subject) / 60)
-        return self._requests[job]
+def _estimated_request(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
+    """Return the memory, in MB, and the minutes that a job is estimated to need, with a margin."""
+    megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(config, job, subject)) / 1e6)
+    return megabytes, START + math.ceil(job_seconds(config, job, subject) / 60)
 
 
 def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
@@ -120,7 +114,7 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
     """Return the bytes of a process that runs the model, by part: on the device that computes, and always in the machine."""
     host = config.training_backend.host_memory
     if host and job.kind in ("training", "throughput"):
-        return {}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes}
+        return {}, host(subject.weights)
     weights, device = _held_weights(config, job, subject)
     machine = {"program": PROGRAM}
     if config.resources.gpus:

@@ -9,7 +9,6 @@ without that key. So one altered bit is noticed.
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -26,18 +25,15 @@ MODEL = "model_dir"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
-_END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
-# The length of what `_END` matches, in bytes.
-_END_LENGTH = 91
+# What stands before the digest of a record.
+_DIGEST = b',\n  "record_sha256": "'
 
 
 def write_record(path: Path | str, content: dict) -> None:
     """Write `content` as `write_json` does, and its digest as the last key."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    without_end = text.removesuffix("\n}")
+    head = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}").encode()
     with atomic_file(path) as temporary:
-        temporary.write_text(f'{without_end},\n  "record_sha256": "{digest}"\n}}\n')
+        temporary.write_bytes(head + _DIGEST + _end(head))
 
 
 def check_record(path: Path, kind: str) -> None:
@@ -56,8 +52,13 @@ def write_record_of(folder: Path, path: Path, content: dict) -> None:
 
 def unaltered(content: bytes) -> bool:
     """Return whether a record's bytes are those that were written."""
-    end = _END.search(content, max(0, len(content) - _END_LENGTH))
-    return end is not None and hashlib.sha256(content[: end.start()] + b"\n}").hexdigest() == end[1].decode()
+    head, _, end = content.rpartition(_DIGEST)
+    return end == _end(head)
+
+
+def _end(head: bytes) -> bytes:
+    """Return the digest of a record that begins with `head`, and the end of its text."""
+    return hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n'
 
 
 def read_record(path: Path) -> dict:

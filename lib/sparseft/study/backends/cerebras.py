@@ -9,7 +9,7 @@ from pydantic import Field
 from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.study.backends.backend import Backend, HostMemory, StudyConfig
+from sparseft.study.backends.backend import Backend, StudyConfig
 from sparseft.study.grid import WAFER
 from sparseft.study.section import Length, Positive, Section
 
@@ -20,10 +20,6 @@ JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
 LEAST_TIMED_STEPS = 100
 # Keys of `training` that save memory on a GPU and do not exist here.
 UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing")
-# Measured on LLaMA shapes with 83 and 185 million weights.
-TRACING = HostMemory(
-    "tracing on this machine: fp32 weights, masks, graph", bytes_per_weight=9, program_bytes=1_200_000_000
-)
 
 
 class CerebrasJob(Section):
@@ -150,6 +146,11 @@ def _check_measured(config: StudyConfig, task: str) -> None:
     config.check_trainings(task, check, throughput.trainings)
 
 
+def _host_memory(weights: int) -> dict[str, int]:
+    """Return the bytes that tracing takes on this machine. They were measured on LLaMA shapes of 83 and 185 million weights."""
+    return {"tracing on this machine: fp32 weights, masks, graph": 9 * weights, "program": 1_200_000_000}
+
+
 def _complete_sections(config: StudyConfig) -> dict[str, Section]:
     """Return the section with the value of `compile_once` that holds in this environment."""
     cerebras = config.cerebras
@@ -169,7 +170,7 @@ CEREBRAS = Backend(
     compiles_first=lambda config: config.cerebras.compiles_first,
     uses_this_machine=False,
     chosen_keys=frozenset({"micro_batch_size"}),
-    host_memory=TRACING,
+    host_memory=_host_memory,
     # The wait in the appliance's own queue counts.
     queue_minutes=24 * 60,
 )
