@@ -183,7 +183,7 @@ def weight(name: str, value: float) -> Callable[[Path], None]:
 REFUSED = [
     ({"sparsity": 0.6}, None, r"pruned: 49\.\d\d % of the prunable weights are pruned, not 60 %; correct the sparsity or"),
     ({"sparsity": 0}, None, "imported.tool.0: .*greater than 0"),
-    ({"name": "Wanda"}, None, "'Wanda' is not the name of imported checkpoints"),
+    ({"name": "Wanda"}, None, "method 'imported_Wanda' is unknown; .* or imported_NAME"),
     ({"source": "pypi:llama==1"}, None, "masks: imported.tool.50: .*pattern"),
     ({"pruned_dir": "pruned"}, None, "is an input, or lies in one"),
     ({"output_dir": "base/masks"}, None, "is an input, or lies in one"),

@@ -76,7 +76,7 @@ def changed(path: str, value: object) -> dict:
         ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; .*unstructured, "),
         ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
         ("grid.methods", ["unstructured_wanda_on_c4"], "unstructured_wanda_on_c4 .*masks.calibration .*c4: {text: "),
-        ("grid.methods", ["imported_a"], "imported_a imports a, .*masks.imported .*{a: {50: path:DIR}}"),
+        ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 10 %; .*{a: {10: path:DIR}}"),
         ("grid.methods", ["semistructured"], "semistructured: 10 % .*N:4.* 0, 25, 50, 75\\b"),
         # references
         ("grid.models", ["llama"], "grid.models asks for 'llama', which models does not describe"),

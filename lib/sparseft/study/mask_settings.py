@@ -118,17 +118,13 @@ class Masks(Section):
     def imported_source(self, method_name: str, percent: int) -> str:
         """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
         name = get_method(method_name).imported
-        if name not in self.imported:
-            raise InputError(
-                f"{method_name} imports {name}, which masks.imported does not describe",
-                f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
-            )
-        if percent not in self.imported[name]:
+        sources = self.imported.get(name, {})
+        if percent not in sources:
             raise InputError(
                 f"masks.imported.{name} has no checkpoint at {percent} %",
-                "add its source there, or leave the sparsity out of grid.sparsities",
+                f"write masks: {{imported: {{{name}: {{{percent}: path:DIR}}}}}}, or leave the sparsity out of grid.sparsities",
             )
-        return self.imported[name][percent]
+        return sources[percent]
 
     def check(self, method_name: str, percents: list[int]) -> None:
         """Raise InputError if the settings do not allow the masks of a method at these sparsities."""

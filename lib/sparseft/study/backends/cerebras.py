@@ -87,11 +87,6 @@ class CerebrasJob(Section):
                 f"throughput.steps {throughput.steps}: a measurement on the CS-3 needs at least {LEAST_TIMED_STEPS} steps",
                 f"set throughput.steps to {LEAST_TIMED_STEPS} or more, and throughput.warmup_steps to 10",
             )
-        # Compare with the default, because a complete configuration sets every key.
-        if throughput.memory_mb != type(throughput).model_fields["memory_mb"].default:
-            raise InputError(
-                f"throughput.memory_mb {throughput.memory_mb}: Cerebras' backends set no limit", "leave it out"
-            )
 
 
 class Cerebras(CerebrasJob):
