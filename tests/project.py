@@ -72,8 +72,8 @@ def succeed(name: str, /, **flags: object) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file below a folder, by its path."""
-    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
+    """Return the sha256 of every file below a folder, hidden ones too, by its path in the folder."""
+    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def refused(folder: Path, name: str, /, *arguments: object, **flags: object) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from box import RUNS, flags, make, mask_of
-from project import ROOT, call_script
+from box import RUNS, flags, mask_of
+from project import ROOT, call_script, succeed, tree
 from sparseft.storage.hashes import sha256
 from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction
@@ -76,12 +76,11 @@ def artefact(box: Path, name: str, run: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory, finished_runs) -> Path:
     """Two finished runs, and the state in which a kill left each of them."""
-    box = make(tmp_path_factory.mktemp("whole"))
+    box = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("whole") / "box"))
     for run in RUNS:
-        code, said = call_script("reconstruct.py", **flags(box, run, "reconstruct.py", box / "reconstructed" / run))
-        assert code == 0, said
+        succeed("reconstruct.py", **flags(box, run, "reconstruct.py", box / "reconstructed" / run))
         for name in STATES:
             _interrupt(box, name, run)
     return box
@@ -116,10 +115,6 @@ def damage(box: Path, name: str, kind: str) -> Path:
     path.write_bytes(DAMAGES[kind](content, other))
     assert path.read_bytes() != content
     return path
-
-
-def tree(folder: Path) -> dict[str, str]:
-    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 REFUSED = [(name, kind, script) for name in READERS for kind in DAMAGES for script in READERS[name]

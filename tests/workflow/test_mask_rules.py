@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killed import is_killed_after, products
-from project import TINY_STUDY, Study, call_script, succeed, tiny_grid
+from killed import is_killed_after
+from project import TINY_STUDY, Study, call_script, succeed, tiny_grid, tree
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
@@ -196,9 +196,9 @@ def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path, s
         if not is_killed:
             break
         succeed(script, **flags_of(study, script, out))
-        assert products(out) == products(tmp_path / "0")
+        assert tree(out) == tree(tmp_path / "0")
     assert {(False, False), (True, False), (True, True)} == set(states)
-    assert products(out) == products(tmp_path / "0")
+    assert tree(out) == tree(tmp_path / "0")
 
 
 @pytest.mark.parametrize(
@@ -235,4 +235,4 @@ def test_damaged_weights_are_refused_in_one_line(study, tmp_path, script, change
         flags["source"] = f"path:{flags['source']}"
     code, said = call_script(script, **flags)
     assert (code, said.count("error: "), said.count("\n")) == (2, 1, 1), said
-    assert not products(out)
+    assert not tree(out)

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from project import ROOT, Study, call_script, refused, succeed
+from project import ROOT, TINY_STUDY, Study, call_script, refused, succeed, tiny_grid
 from sparseft.backends.modelzoo.export import CHECKPOINT, CONFIGURATION
 from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import change_json
@@ -115,11 +115,14 @@ def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_sweep_is_planned_with_an_export_a_mask(tmp_path):
+def test_a_study_is_planned_with_an_export_per_mask(tmp_path, tiny_models):
+    settings = yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())
+    settings["cerebras"]["sequence_length"] = 256
+    training = TINY_STUDY["training"] | settings.pop("training")
     study = Study(tmp_path)
-    merged = {}
-    for name in ("sweep", "modelzoo"):
-        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(merged))
+    study.configure(
+        tiny_models, grid=tiny_grid("llama", "boolq_mini"), tasks=TINY_STUDY["tasks"], training=training, **settings
+    )
     planned = study.planned()
-    assert (planned["export_checkpoint"], planned["train_adapter"]) == (56, 330)
+    # Three methods at two sparsities, and the dense model.
+    assert (planned["export_checkpoint"], planned["train_adapter"]) == (7, 13)

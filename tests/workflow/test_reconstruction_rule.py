@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from killed import is_killed_after, products
-from project import TINY_STUDY, Study, call_script, tiny_grid
+from killed import is_killed_after
+from project import TINY_STUDY, Study, call_script, tiny_grid, tree
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import adapter_digest
 
@@ -86,8 +86,8 @@ def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
         code, said = call_script("reconstruct.py", **reconstruct_flags(study, out))
         assert code == 0, said
         resumed.append(json.loads((out / "train.json").read_text())["reconstruction"]["resumed_after_layers"])
-        files = {name: digest for name, digest in products(out).items() if name != "train.json"}
-        assert files == {name: digest for name, digest in products(tmp_path / "0").items() if name != "train.json"}
+        files = {name: digest for name, digest in tree(out).items() if name != "train.json"}
+        assert files == {name: digest for name, digest in tree(tmp_path / "0").items() if name != "train.json"}
     # The state is renamed after each of two layers. The adapter is renamed with all its files, and train.json after it.
     assert states == [(False,) * 3, *[(True, False, False)] * 3, (True, True, False), (False, True, True)]
     assert resumed == [[], [1], [2], [2], [2]]

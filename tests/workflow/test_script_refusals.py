@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from box import RUNS, flags, make
+from box import RUNS, flags
 from project import call_script, refused
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
@@ -210,15 +210,14 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """Return a folder with two finished runs."""
-    return make(tmp_path_factory.mktemp("whole"))
+@pytest.fixture
+def box(tmp_path, finished_runs) -> Path:
+    """Return a folder with two finished runs, which a test may change."""
+    return Path(shutil.copytree(finished_runs, tmp_path / "box"))
 
 
 @pytest.mark.parametrize(("script", "changed_flags", "change", "named"), ROWS)
-def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(tmp_path, whole, script, changed_flags, change, named):
-    box = shutil.copytree(whole, tmp_path / "box")
+def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(box, script, changed_flags, change, named):
     if change:
         change(box)
     given = {} if script in ("prepare_task.py", "prepare_model.py") else flags(box, RUN, script, box / "out")
@@ -230,8 +229,7 @@ def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(tmp_path, whole, 
     assert all(word in line for word in named), line
 
 
-def test_one_altered_weight_fails_the_proof_with_code_1(tmp_path, whole):
-    box = shutil.copytree(whole, tmp_path / "box")
+def test_one_altered_weight_fails_the_proof_with_code_1(box):
     file = box / FOLDER / "model_dir/model.safetensors"
     tensors = load_file(file)
     place = int((tensors[UP].view(-1) == 0).nonzero()[0])

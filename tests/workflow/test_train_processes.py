@@ -119,11 +119,14 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
         orphan.suspend()
     launcher.kill()
     launcher.wait()
-    following = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    line = next(line for line in following.stderr if "is being written by process" in line)
+    said = tmp_path / "said"
+    said.touch()
+    following = forks.start(said, forks.script, "train.py", *flags(box, tmp_path / "killed", steps=32), number=2)
+    while "is being written by process" not in said.read_text():
+        assert all(process.is_alive() for process in following), said.read_text()
+        time.sleep(0.01)
     for orphan in orphans:
         orphan.resume()
-    rest = following.stderr.read()
-    assert following.wait() == 0, line + rest
+    assert forks.wait(following) == 0, said.read_text()
     psutil.wait_procs(orphans)
     assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))
