@@ -19,7 +19,6 @@ LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
 # Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have their own
 # sizes, which take little time with a tiny model.
 TINY = {
-    "analysis": {"STUDY": {"models": 1, "tasks": ["hellaswag"], "sparsities": [50], "seeds": 1, "examples": 40}},
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
     "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
@@ -35,7 +34,8 @@ TINY = {
     "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
     "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}}
     | {"VARIANTS": lambda module: {name: module.VARIANTS[name] for name in ("sparse_to_dense", module.EXACT)}},
-    "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}},
+    "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
+    | {"PLANS": lambda module: {"one mask": module.PLANS["one mask"]}},
     "products": LAYER,
     "sharded_memory": {
         "LAYERS": 2,
@@ -53,7 +53,6 @@ ARGUMENTS = {
     "lora_model": ["{0}/model"],
     "lora_model_gpu": "--device cpu --layers 1 --size tiny --tokens 16 --turns 1".split(),
     "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],
-    "planning": ["--plans", "one mask"],
 }
 
 
