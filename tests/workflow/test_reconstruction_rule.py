@@ -46,6 +46,13 @@ def test_every_mode_is_in_the_tables_without_a_fault(study):
     assert rows["unstructured", "reconstruct_to_sparse"]["train_loss"] != ""
 
 
+def test_only_the_files_of_a_run_are_kept_and_no_merged_model(study):
+    for folder in (study.folder / "results/runs").iterdir():
+        trained = {"train.json", "adapter", "before_merge.json"} if "no_finetune" not in folder.name else set()
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"merge.json", "validation_report.json", "evaluation.json"} | trained
+
+
 def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
     record, second = (study.json(f"{RUN.format(mode)}/train.json") for mode in MODES[3:])
     part = record["reconstruction"]

@@ -24,24 +24,18 @@ def test_a_finished_study_has_nothing_to_do(small_study):
     assert small_study.planned() == {}
 
 
-@pytest.mark.slow
 def test_a_deleted_evaluation_is_all_that_is_made_again(own_study):
+    # test_terminal_output.py makes it again.
     (own_study.folder / RUN / "evaluation.json").unlink()
     assert own_study.planned() == {"evaluate_run": 1, "analyze_results": 1, "analyze": 1}
-    own_study.snakemake()
-    assert own_study.planned() == {}
 
 
 def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
     assert study.planned("masks/llama/masks_sparsity50_random.pt") == {"prepare_model": 1, "compute_masks": 1}
-    assert study.planned(f"{RUN}/adapter") == {
-        "prepare_model": 1,
-        "prepare_task": 1,
-        "compute_masks": 1,
-        "train_adapter": 1,
-    }
+    jobs = dict.fromkeys(("prepare_model", "prepare_task", "compute_masks", "train_adapter"), 1)
+    assert study.planned(f"{RUN}/adapter") == jobs
     study.snakemake("masks/llama/masks_sparsity50_random.pt")
     made = sorted(path.name for path in (study.folder / "masks/llama").glob("*.pt"))
     assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "80")]
@@ -56,30 +50,26 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "jobs"),
+    ("stage", "later", "jobs"),
     [
-        ("masks", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
-        ("train", {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1}),
-        ("validate", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
-        ("evaluate", {"evaluate_run": 20, "validate_sparsity": 20}),
-        ("analyze", {"analyze_results": 1, "evaluate_run": 20}),
-        ("throughput", {"measure_throughput": 13, "compute_masks": 3, "analyze_throughput": 1}),
+        ("masks", "train_adapter", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
+        (
+            "train",
+            "merge_adapter",
+            {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1},
+        ),
+        ("validate", "evaluate_run", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
+        ("evaluate", "analyze_results", {"evaluate_run": 20, "validate_sparsity": 20}),
+        ("analyze", "measure_throughput", {"analyze_results": 1, "evaluate_run": 20}),
+        ("throughput", "train_adapter", {"measure_throughput": 13, "compute_masks": 3, "analyze_throughput": 1}),
     ],
 )
-def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs):
+def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, later, jobs):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
     planned = study.planned(stage)
     assert planned.items() >= jobs.items()
-    later = {
-        "masks": "train_adapter",
-        "train": "merge_adapter",
-        "validate": "evaluate_run",
-        "evaluate": "analyze_results",
-        "analyze": "measure_throughput",
-        "throughput": "train_adapter",
-    }
-    assert later.get(stage) not in planned
+    assert later not in planned
 
 
 def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(tmp_path, tiny_models):
@@ -402,15 +392,8 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anythin
 
 
 def test_a_plan_of_one_library_and_jobs_of_another_are_refused(copied_study):
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        copied_study.root / "Snakefile",
-        "--configfile",
-        "study.yaml",
-    ]
+    words = "-m snakemake --configfile study.yaml --snakefile".split()
+    command = [sys.executable, *words, copied_study.root / "Snakefile"]
     (copied_study.folder / RUN / "evaluation.json").unlink()
     done = subprocess.run(command, cwd=copied_study.folder, env={**os.environ, "PYTHONPATH": str(ROOT / "lib")},
                           capture_output=True, text=True, check=False)  # fmt: skip

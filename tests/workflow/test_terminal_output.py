@@ -21,6 +21,7 @@ def test_a_run_says_its_result_and_the_study_ends_in_its_findings(own_study):
     findings = (own_study.folder / "results/analysis/findings.txt").read_text().strip()
     assert findings in said
     assert max(map(len, said.replace(findings, "").splitlines())) < 200
+    assert own_study.planned() == {}
     assert findings in own_study.snakemake()
 
 
