@@ -134,15 +134,8 @@ def test_compile_once_of_the_environment_goes_first(monkeypatch, key, environmen
     assert programs(cerebras={"compile_once": key}, backend="torch") == {}
 
 
-def test_another_word_in_compile_once_is_refused(monkeypatch):
-    monkeypatch.setenv("COMPILE_ONCE", "true")
-    with pytest.raises(InputError, match="COMPILE_ONCE=true in the environment; set it to 1 or 0"):
-        programs()
-
-
 RUN = "results/runs/{model}-{task}-{method}-sparsity{sparsity}-{mode}-seed{seed}/evaluation.json"
 MASK = "masks/{model}/masks_sparsity{sparsity}_{method}.pt"
-TASK_MASK = "masks/{model}/{task}/masks_sparsity{sparsity}_{method}.pt"
 CELL = "results/throughput/{model}-{task}-{method}-sparsity{sparsity}-sparse_to_dense.json"
 NAMES = {
     "model": "smollm2",
@@ -172,7 +165,7 @@ def check(target: str, trainings: dict) -> None:
     ("pattern", "changes", "trainings", "line"),
     [
         (RUN, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
-        (CELL, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
+        (CELL, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
         (MASK, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
         (MASK, {"method": "dense"}, {}, "no sparsity 50; choose among 00"),
         (MASK, {"method": "unstructured_taylor"}, {}, "are in another place; write masks/smollm2/TASK/masks_"),
@@ -195,20 +188,9 @@ def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes
         check(target, trainings)
 
 
-@pytest.mark.parametrize(
-    ("patterns", "changes", "trainings"),
-    [
-        *(((RUN, MASK, CELL), changes, {}) for changes in (
-            {}, {"seed": "7"}, {"method": "structured"}, {"task": "gsm8k_mini"}, {"sparsity": "05"},
-            {"method": "dense", "sparsity": "00"})),
-        ((TASK_MASK,), {"method": "structured_taylor"}, {}),
-        ((RUN,), {"mode": "sparse_to_dense-long"}, TRAININGS),
-        ((RUN,), {"mode": NO_FINETUNE}, TRAININGS),
-    ],
-)  # fmt: skip
-def test_what_a_rule_makes_is_a_target_in_the_grid_or_not(folder, patterns, changes, trainings):
-    for pattern in patterns:
-        check(pattern.format(**NAMES | changes), trainings)
+def test_what_a_rule_makes_is_a_target_outside_the_grid_too(folder):
+    for pattern in (RUN, MASK, CELL):
+        check(pattern.format(**NAMES | {"seed": "7", "method": "structured", "task": "gsm8k_mini"}), {})
 
 
 def test_a_run_on_a_mask_that_is_there_is_a_target(folder):

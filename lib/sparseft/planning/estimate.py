@@ -18,7 +18,7 @@ from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, j
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
-from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, base_folder, fill, mask_folder
+from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, Run, base_folder, fill, mask_folder
 from sparseft.study.section import parse_section
 
 # A rule of the runs -> the kind of its jobs.
@@ -83,18 +83,16 @@ def disk(config: Config) -> tuple[dict[str, int], int]:
     models = {name: requests.subject(name) for name in config.grid.models}
     trained = [run for run in runs if run.mode != NO_FINETUNE]
     adapters = [models[run.model].adapter_numbers(config, run.task, run.training) for run in trained]
-    masks = {}
-    for run in runs:
-        # A pass makes the masks of all sparsities.
-        one = run.method == DENSE or get_method(run.method).updates_weights
-        for percent in [run.sparsity] if one else config.grid.sparsities:
-            masks[fill(mask_folder(run.method), run), run.method, percent] = models[run.model].prunable_weights // 8
-    updated = [run for run in runs if get_method(run.method).updates_weights]
-    bases = {fill(base_folder(run.method), run): models[run.model].bytes for run in updated}
+    masks, bases = 0, 0
+    for run in _passes(config):
+        updates_weights = get_method(run.method).updates_weights
+        number = 1 if run.method == DENSE or updates_weights else len(config.grid.sparsities)
+        masks += number * (models[run.model].prunable_weights // 8)
+        bases += models[run.model].bytes if updates_weights else 0
     kept = {
         "models": sum(model.bytes for model in models.values()),
-        "masks": sum(masks.values()),
-        "pruned bases": sum(bases.values()),
+        "masks": masks,
+        "pruned bases": bases,
         "adapters": 4 * sum(adapters),
         "merged models": config.keep_merged * sum(models[run.model].bytes for run in runs),
     }
@@ -121,17 +119,20 @@ def memory(config: Config) -> list[str]:
     return [line for _, line in largest.values()]
 
 
+def _passes(config: Config) -> list[Run]:
+    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it updates weights."""
+    passes = {}
+    for run in targets.runs(config):
+        folder_of = base_folder if get_method(run.method).updates_weights else mask_folder
+        passes[fill(folder_of(run.method), run), run.method] = run
+    return list(passes.values())
+
+
 def study_jobs(config: Config) -> Iterator[Job]:
     """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
-    runs = targets.runs(config)
     yield from (("prepare_model", {"model": model}) for model in config.grid.models)
-    # A job makes the masks of a method for all sparsities, or for one if it updates weights.
-    masks = {}
-    for run in runs:
-        folder_of = base_folder if get_method(run.method).updates_weights else mask_folder
-        masks[fill(folder_of(run.method), run), run.method] = run
-    yield from (("compute_masks", vars(run)) for run in masks.values())
-    for run in runs:
+    yield from (("compute_masks", vars(run)) for run in _passes(config))
+    for run in targets.runs(config):
         rules = ["merge_adapter", "validate_sparsity", "evaluate_run", *["evaluate_selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:
             rules += ["evaluate_adapter", "reconstruct_adapter" if get_mode(run.mode).reconstructs else "train_adapter"]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
@@ -44,10 +45,8 @@ def made_again(config: Config, planned: list[Path]) -> str:
         return f"{', '.join(changed.values())}: {count}; keep both with {advice}"
     versions = []
     for folder in folders:
-        try:
+        with suppress(InputError, LookupError, TypeError):
             versions.append(str(read_json(folder / "train.json")["versions"]["sparseft"]))
-        except (InputError, LookupError, TypeError):
-            continue
     earlier = [version for version in versions if version != sparseft.__version__]
     if not earlier:
         return ""
