@@ -108,27 +108,15 @@ def code(*names, probes=False):
     return with_signature(lambda w: "".join(job_digest(path, ROOT / "lib", STUDY, w, probes) for path in scripts))
 
 
-@cache
-def training_flags(mode, task, training):
-    """Return the flags of a mode's schedule on a task in a training. They are cached, because many runs need them."""
-    return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
-
-
-def memory(kind, cell=lambda w: w):
-    """Return a function that gives the memory that a job of this kind requests, in MB.
+def requested(kind, cell=lambda w: w, gpu=0):
+    """Return the resources that a job of this kind requests: its memory in MB, its time limit in minutes, and GPUs.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
-    return with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0])
-
-
-def minutes(kind, cell=lambda w: w):
-    """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
-    return with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1])
-
-
-def requested(kind, cell=lambda w: w):
-    """Return both requests of a job of this kind."""
-    return {"mem_mb": memory(kind, cell), "runtime": minutes(kind, cell)}
+    return {
+        "mem_mb": with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0]),
+        "runtime": with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1]),
+        "gpu": gpu,
+    }
 
 
 def running(name, **options):

@@ -7,10 +7,10 @@ STRUCTURED = "|".join(name for name, method in METHODS.items() if method.pattern
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/compact
 use rule run_script as compact_run with:
     input:
-        mask=mask_of,
-        model=f"{PATHS.run}/model_dir",
+        mask_path=mask_of,
+        checkpoint=f"{PATHS.run}/model_dir",
     output:
-        model=directory(f"{PATHS.run}/compact"),
+        output_dir=directory(f"{PATHS.run}/compact"),
     pathvars:
         job=f"compact_run/{grid.RUN_ID}",
     wildcard_constraints:
@@ -21,6 +21,5 @@ use rule run_script as compact_run with:
     params:
         **running("compact.py"),
         run_id=grid.RUN_ID,
-        places=lambda w, input, output: flags(checkpoint=input.model, mask_path=input.mask, output_dir=output.model),
     message:
         "compact {params.run_id}"

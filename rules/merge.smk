@@ -1,12 +1,15 @@
+MERGED = directory(f"{PATHS.run}/model_dir")
+
+
 # Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M. Without fine-tuning: W' = W * M.
 # The merged model is deleted after its last reader, unless keep_merged is true.
 use rule run_script as merge_adapter with:
     input:
-        manifest=base_of,
-        mask=mask_of,
+        model_path=base_of,
+        mask_path=mask_of,
         adapter=with_signature(lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter"),
     output:
-        model=directory(f"{PATHS.run}/model_dir") if STUDY.keep_merged else temp(directory(f"{PATHS.run}/model_dir")),
+        output_dir=MERGED if STUDY.keep_merged else temp(MERGED),
         report=f"{PATHS.run}/merge.json",
     pathvars:
         job=f"merge_adapter/{grid.RUN_ID}",
@@ -15,22 +18,11 @@ use rule run_script as merge_adapter with:
     # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
     threads: STUDY.resources.threads
     resources:
-        # One weight matrix in fp32.
-        **requested("files"),
-        # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
-        gpu=ONE_GPU,
+        # One weight matrix in fp32. A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
+        **requested("files", gpu=ONE_GPU),
     params:
         **running("merge.py"),
         run_id=grid.RUN_ID,
         settings=flags(run_id=grid.RUN_ID),
-        places=with_signature(
-            lambda w, input, output: flags(
-                model_path=Path(input.manifest).parent,
-                mask_path=input.mask,
-                adapter=input.adapter or None,
-                output_dir=output.model,
-                report=output.report,
-            )
-        ),
     message:
         "merge {params.run_id}"

@@ -3,7 +3,7 @@ use rule run_script as prepare_model with:
     input:
         model_sources,
     output:
-        manifest=grid.MANIFEST,
+        output_dir=grid.MANIFEST,
     pathvars:
         job="prepare_model/{model}",
     resources:
@@ -13,7 +13,6 @@ use rule run_script as prepare_model with:
         **running("prepare_model.py"),
         content=content(model_sources),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
-        places=lambda w, output: flags(output_dir=Path(output.manifest).parent),
     message:
         "prepare the model {wildcards.model}"
 
@@ -23,9 +22,9 @@ use rule run_script as prepare_task with:
     input:
         task_sources,
     output:
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        manifest=f"{grid.DATA}/manifest.json",
+        output_dir=expand(
+            f"{grid.DATA}/{{file}}", file=("train.jsonl", "validation.jsonl", "manifest.json"), allow_missing=True
+        ),
     pathvars:
         job="prepare_task/{task}",
     params:
@@ -37,7 +36,6 @@ use rule run_script as prepare_task with:
             only_probe=w.task not in STUDY.grid.tasks,
             **STUDY.task_data(w.task).model_dump(exclude={"training", "selection_examples"}),
         ),
-        places=lambda w, output: flags(output_dir=Path(output.train).parent),
     message:
         "prepare the examples of {wildcards.task}"
 
@@ -49,15 +47,13 @@ use rule run_script as prepare_selection with:
         selection_sources,
         rules.prepare_task.output,
     output:
-        rows=f"{grid.DATA}/selection.jsonl",
-        manifest=f"{grid.DATA}/selection_manifest.json",
+        data_dir=[f"{grid.DATA}/selection.jsonl", f"{grid.DATA}/selection_manifest.json"],
     pathvars:
         job="prepare_selection/{task}",
     params:
         **running("prepare_selection.py"),
         content=content(selection_sources),
         settings=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
-        places=lambda w, output: flags(data_dir=Path(output.rows).parent),
     message:
         "choose the selection examples of {wildcards.task}"
 
@@ -67,15 +63,14 @@ use rule run_script as prepare_wikitext2 with:
     input:
         perplexity_sources,
     output:
-        text=grid.WIKITEXT2,
-        source=grid.WIKITEXT2_SOURCE,
+        grid.WIKITEXT2_SOURCE,
+        output=grid.WIKITEXT2,
     pathvars:
         job="prepare_wikitext2",
     params:
         **running("prepare_wikitext2.py"),
         content=content(perplexity_sources),
         settings=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
-        places=flags(output=grid.WIKITEXT2),
     message:
         "prepare WikiText-2"
 
@@ -85,19 +80,19 @@ use rule run_script as prepare_calibration with:
     input:
         calibration_sources,
     output:
-        text=grid.CALIBRATION,
-        source=grid.CALIBRATION_SOURCE,
+        grid.CALIBRATION_SOURCE,
+        output=grid.CALIBRATION,
     pathvars:
         job="prepare_calibration/{text}",
     wildcard_constraints:
         text="|".join(STUDY.masks.calibration) or "none",
     resources:
+        gpu=0,
         # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         **running("prepare_text.py"),
         content=content(calibration_sources),
         settings=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
-        places=lambda w, output: flags(output=output.text),
     message:
         "prepare the calibration text {wildcards.text}"

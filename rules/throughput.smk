@@ -9,6 +9,5 @@ use rule run_script as analyze_throughput with:
         job="analyze_throughput",
     params:
         **running("analyze_throughput.py"),
-        places=lambda w, input, output: flags(records=input.records, table=output.table, plots=output.plots),
     message:
         "analyse the throughput"

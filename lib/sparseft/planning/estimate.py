@@ -37,7 +37,6 @@ KIND_OF = {
     "prune": "mask",
     "import_pruned": "files",
     "export_checkpoint": "files",
-    "export_task_checkpoint": "files",
     "prepare_model": "prepare",
 }
 # A job's rule and its wildcards.

@@ -158,6 +158,8 @@ MASK_NAME = "masks_sparsity{sparsity}_{method}"
 # The weights of a method that updates them.
 PRUNED_BASES = "pruned/{model}"
 PRUNED_NAME = "sparsity{sparsity}_{method}"
+# The masked checkpoints of ModelZoo.
+EXPORTED = "modelzoo/{model}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 # The complete configuration of the study, beside the tables.
 CONFIGURATION = "configuration.yaml"
@@ -220,12 +222,10 @@ class PassFiles:
     plot_name: str | None = None
     base: Path | None = None
 
-    def outputs(self) -> dict[str, Path | list[Path]]:
-        """Return the outputs of a rule. A manifest is written last, so it stands for the whole base."""
-        folder = self.report.parent
-        plots = [folder / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
-        base = {"base": self.base / "manifest.json"} if self.base else {}
-        return {"masks": self.masks, "report": self.report, "plots": plots, **base}
+    def outputs(self) -> list[Path]:
+        """Return the outputs of a rule, the report first. A manifest is written last, so it stands for the whole base."""
+        plots = [self.report.parent / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
+        return [self.report, *self.masks, *plots, *([self.base / "manifest.json"] if self.base else [])]
 
 
 def pass_files(
@@ -268,7 +268,7 @@ def base_manifest(method: str) -> str:
 
 def exported(method: str) -> str:
     """Return the folder of a method's masked ModelZoo checkpoint, with wildcards."""
-    return f"modelzoo/{{model}}{_task_folder(method)}/{PRUNED_NAME}"
+    return f"{EXPORTED}{_task_folder(method)}/{PRUNED_NAME}"
 
 
 def fill(pattern: str, cell: Cell) -> str:
