@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from box import RUNS, flags, mask_of
-from project import ROOT, call_script, succeed, tree
+from project import ROOT, call_script, refused, succeed
 from sparseft.storage.hashes import sha256
 from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction
@@ -118,21 +118,17 @@ def damage(box: Path, name: str, kind: str) -> Path:
 
 
 REFUSED = [(name, kind, script) for name in READERS for kind in DAMAGES for script in READERS[name]
-           if script not in ("analyze_results.py",) and name not in STATES]  # fmt: skip
+           if script != "analyze_results.py" and name not in STATES]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "script"), REFUSED)
 def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, kind, script):
-    path, out = damage(box, name, kind), box / "out"
-    before = tree(box)
-    code, said = call_script(script, **flags(box, RUN, script, out))
-    assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("error: ")
+    path = damage(box, name, kind)
+    said = refused(box, script, **flags(box, RUN, script, box / "out"))
     named = path if name == "mask" or name == "merged model" else path.parent
     assert str(named) in said
     assert "snakemake" in said or "run's own mask" in said, "no command that rebuilds it"
-    assert tree(box) == before
 
 
 @pytest.mark.slow
@@ -140,8 +136,7 @@ def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, name, kind):
     path, (script,) = damage(box, name, kind), READERS[name]
-    code, said = call_script(script, **flags(box, RUN, script, path.parent))
-    assert code == 0
+    said = succeed(script, **flags(box, RUN, script, path.parent))
     reason = "of other code, inputs or settings" if kind == "another run's file" else "damaged"
     assert f"{path} is {reason}: the training starts from its beginning" in said
     assert adapter_sha256(box, name) == adapter_sha256(whole, name)
@@ -155,8 +150,7 @@ def adapter_sha256(box: Path, name: str) -> str:
 @pytest.mark.parametrize(("name", "resumed"), [("training state", 2), ("reconstruction state", 1)])
 def test_an_undamaged_state_is_gone_on_from(box, whole, name, resumed):
     folder, (script,) = folder_of(box, name, RUN), READERS[name]
-    code, said = call_script(script, **flags(box, RUN, script, folder))
-    assert (code, "from its beginning" in said) == (0, False)
+    assert "from its beginning" not in succeed(script, **flags(box, RUN, script, folder))
     record = json.loads((folder / "train.json").read_text())
     assert (record.get("resumed_after_steps") or record["reconstruction"]["resumed_after_layers"]) == [resumed]
     assert adapter_sha256(box, name) == adapter_sha256(whole, name)
@@ -167,10 +161,7 @@ def test_an_undamaged_state_is_gone_on_from(box, whole, name, resumed):
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):
     damage(box, name, kind)
-    code, said = call_script(
-        "analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out") | {"plot": True}
-    )
-    assert code == 0, said
+    said = succeed("analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out"))
     with open(box / "out/analysis/summary.csv") as file:
         assert [row["run_id"] for row in csv.DictReader(file)] == [OTHER]
     with open(box / "out/analysis/missing.csv") as file:
@@ -184,10 +175,7 @@ def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_run_with_a_damaged_selection_record_has_no_result_to_choose_by(box, kind):
     damage(box, "selection.json", kind)
-    code, said = call_script(
-        "analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out") | {"plot": True}
-    )
-    assert code == 0, said
+    succeed("analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out"))
     with open(box / "out/analysis/summary.csv") as file:
         values = {row["run_id"]: row["selection_value"] for row in csv.DictReader(file)}
     is_left_out = kind == "another run's file"
