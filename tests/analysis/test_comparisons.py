@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from sparseft.analysis.results import compute
 from sparseft.analysis.statistics import holm
 from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import compute
 from sparseft.study.config import Analysis
 
 METHODS = ("unstructured", "structured", "random")

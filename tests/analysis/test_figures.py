@@ -6,7 +6,7 @@ import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
 from sparseft.analysis.figures import study_figures, throughput_drawing
-from sparseft.analysis.results import Results
+from sparseft.analysis.tables import Results
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY
 
 

@@ -15,8 +15,8 @@ from analysis.frames import CELLS, default_study, large_study, make_cells, make_
 from markdown_it import MarkdownIt
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, Reproduction
-from sparseft.analysis.results import Results
 from sparseft.analysis.sentences import sentences
+from sparseft.analysis.tables import Results
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from project import TINY_STUDY, Study
 from recompute import differences
-from sparseft.analysis.results import compute, write_tables
 from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import compute, write_tables
 from sparseft.study.config import Analysis
 
 MODES = ["sparse_to_dense", "sparse_to_sparse"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sparseft.analysis.results import compute
 from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import compute
 from sparseft.errors import InputError
 from sparseft.study.config import Analysis, Config
 

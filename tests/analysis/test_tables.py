@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.results import FILES, compute, write_tables
 from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import FILES, compute, write_tables
 from sparseft.study.config import Analysis
 
 RUNS = [

@@ -13,8 +13,7 @@ Everything else is computed from the two. A run that cannot be read, or that con
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
 from itertools import product
 from math import nan
 from pathlib import Path
@@ -44,11 +43,14 @@ SOUND = ("sound", "not fully checked")
 
 @dataclass(frozen=True)
 class Frames:
-    """Hold a study. The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes."""
+    """Hold a study: `wanted` has the runs that it should have.
+
+    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes."""
 
     runs: pd.DataFrame
     examples: pd.DataFrame
     faults: pd.DataFrame
+    wanted: pd.DataFrame
 
 
 def read_study(results_dir: Path, config: Config | None = None) -> Frames:
@@ -80,25 +82,20 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     links = {run: links_of(files) for run, files in files_of.items()}
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
     faults += _faults(files_of, members, links, probes)
-    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    wanted = {run.id for run in grid} if config else set(table["run_id"])
-    table["is_wanted"] = table["run_id"].isin(wanted)
-    order = list(config.grid.trainings) if config else []
-    runs["training_order"] = [order.index(name) if name in order else len(order) for name in runs["training"]]
-    written = [(results_dir / run.id / "evaluation.json").stat().st_mtime for run in files_of]
-    runs["date"] = [datetime.fromtimestamp(time, tz=UTC).date().isoformat() for time in written]
-    kinds = table.groupby("run_id")["kind"].agg(set).to_dict()
+    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
+    trainings = [*(config.grid.trainings if config else ()), *sorted(runs["training"].unique())]
+    runs["training_order"] = runs["training"].map(trainings.index)
     # A run has the status of its worst fault.
-    runs["status"] = [
-        next((words for kind, words in STATUSES.items() if kind in kinds.get(run_id, ())), "sound")
-        for run_id in runs["run_id"]
-    ]
+    statuses = pd.Categorical(table["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
+    runs["status"] = runs["run_id"].map(pd.Series(statuses, table["run_id"]).groupby(level=0).min())
+    runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
     runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
+    wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
-    return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table)))
+    return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted)))
 
 
 def study_folder(results_dir: Path) -> Path:
@@ -191,26 +188,33 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
 
     `start` has the records of the run that this one starts from, whose tokens count too."""
     run, evaluation, train = files.run, files.evaluation, files.train
-    row = {"run_id": run.id, **vars(run), "settings": settings_of(files, start), "links": links}
-    row |= evaluation.columns | (train.columns if train else {})
-    row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
     share = files.validation.expected_sparsity
-    row |= {"reached_sparsity": nan if share is None else 100 * share}
-    row |= {name: getattr(files.validation, name) for name in ("passed", "weights", "violations")}
-    row |= {"layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}"}
-    row |= {"merged_sha256": files.validation.digests["merged"]}
-    row |= {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
+    row = {
+        "run_id": run.id,
+        **vars(run),
+        "date": files.date,
+        "settings": settings_of(files, start),
+        "links": links,
+        **evaluation.columns,
+        **(train.columns if train else {}),
+        "train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None,
+        "reached_sparsity": nan if share is None else 100 * share,
+        **{name: getattr(files.validation, name) for name in ("passed", "weights", "violations")},
+        "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",
+        "merged_sha256": files.validation.digests["merged"],
+        **{name: value for name, value in evaluation.metrics.items() if "_stderr" not in name},
+        "versions": train.versions if train else {},
+        "inputs": train.inputs.model_dump() if train else {},
+        "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
+    }
     for name, probe in evaluation.probes.items():
         row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
-    row |= {"versions": train.versions if train else {}, "inputs": train.inputs.model_dump() if train else {}}
-    row |= {"repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples}
     if train:
         row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss
     if train and train.reconstruction:
         # No layer has an error if the mask prunes nothing.
-        layers = [layer for layer in train.reconstruction.layers if layer.error_before]
-        shares = [layer.error_after / layer.error_before for layer in layers]
+        shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]
         row["reconstruction_error"] = fmean(shares) if shares else nan
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
@@ -232,10 +236,11 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
 
 def side_by_side(studies: list[Frames]) -> Frames:
     """Return the frames of all studies as one. `differs` says in what a run differs from those of any study."""
-    parts = ([getattr(study, name) for study in studies] for name in ("runs", "examples", "faults"))
-    runs, examples, faults = (pd.concat(part, ignore_index=True) for part in parts)
+    names = [field.name for field in fields(Frames)]
+    frames = {name: pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names}
+    runs = frames["runs"]
     differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
-    return Frames(runs.assign(differs=differs), examples, faults)
+    return Frames(**frames | {"runs": runs.assign(differs=differs)})
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
