@@ -48,10 +48,15 @@ class Loop:
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
-        """Train until settings.steps steps are done. Continue from the saved state if there is one.
+        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if it did."""
+        progress = self.run()
+        record = progress.record(self.settings.batch_size, peak_memory(self.accelerator.device))
+        return record | {"updates": progress.updates, "ended_early": progress.early_end(self.settings)}
 
-        The training ends before its next step if settings.stop_if_loss_above says so. Return the losses, the number of updates,
-        the measured speed, and how the training ended early if it did.
+    def run(self) -> Progress:
+        """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is one.
+
+        The training ends before its next step if settings.stop_if_loss_above says so.
 
         Raises InputError if the loss or its gradient is not finite, or if the processes read different states."""
         settings = self.settings
@@ -69,8 +74,7 @@ class Loop:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
                 self._save(steps, progress)
-        record = progress.record(settings.batch_size, peak_memory(self.accelerator.device))
-        return record | {"updates": progress.updates, "ended_early": progress.early_end(settings)}
+        return progress
 
     def eval_loss(self) -> float:
         """Return the evaluation loss of the model as it is, in nats per answer token."""
