@@ -23,8 +23,8 @@ rule run_on_appliance:
         job="run_on_appliance",
     # First, so that the appliance does not wait.
     priority: 4
-    # run_on_appliance.py fails at once if another attempt cannot help.
-    retries: 2
+    # run_on_appliance.py itself tries again what another attempt can help.
+    retries: 0
     conda:
         ROOT / "envs/sparseft.yaml"
     threads: STUDY.resources.threads
@@ -33,7 +33,6 @@ rule run_on_appliance:
         csx=int(STUDY.cerebras.on_csx),
         # Under Slurm the licence also counts the jobs of other users.
         slurm_extra="--licenses=csx:1" if STUDY.cerebras.on_csx else "",
-        attempt=lambda w, attempt: attempt,
     params:
         run_id=grid.RUN_ID,
         script="",
@@ -41,5 +40,5 @@ rule run_on_appliance:
         turn=lambda w, input: TURN,
         places=lambda w, input, output: f"{places(w, input, output)} {OTHER_FLAGS}",
     shell:
-        'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} --attempt {resources.attempt} {params.turn}'
+        'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} {params.turn}'
         " -- {params.script} {params.settings} {params.places} 2> {log:q}"

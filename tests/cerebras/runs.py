@@ -21,7 +21,7 @@ DEFAULT_PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"
 CPU = "CSX software backend on CPU"
 SETTINGS = {
     "steps": 20, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.01, "lora_r": 4, "evaluation_batch_size": 8,
-    "eval_every": 8, "save_every": 5, "sequence_length": 256,
+    "save_every": 5, "sequence_length": 256,
 }  # fmt: skip
 AFTER = "\nimport runpy, sys\nsys.argv[0] = {script!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
 

@@ -68,7 +68,7 @@ def test_without_an_appliance_nothing_is_compiled_trained_or_tried_again(tmp_pat
     printed = study.snakemake("train", expect=1)
     assert "error: this machine knows no Cerebras appliance (" in printed
     assert "mgmt_address has no default value" in printed
-    assert printed.count("Trying to restart") == 2  # and at once refused: the trainer itself ran once
+    assert "Trying to restart" not in printed
     [log] = study.folder.glob("results/logs/compile_program/*.log")
-    assert len(log.read_text().splitlines()) == 1
+    assert log.read_text().count("error: ") == 1
     assert list(study.folder.rglob("compile.json")) == list(study.folder.rglob("train.json")) == []

@@ -156,7 +156,7 @@ def test_sections_that_do_not_fit_each_other_are_refused(sections, line):
         ({"micro_batch_size": 4}, {"resources": {"processes": 2}, "training": {"batch_size": 4, "micro_batch_size": 2}},
          "resources.processes: 2 processes cannot share 1 micro-batches"),
         (STOP | {"steps": 5}, {}, "stop_if_after_steps 5 is not below steps 5"),
-        *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights: Cerebras") for name in BACKENDS),
+        *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights True: Cerebras") for name in BACKENDS),
         *((STOP, {"backend": name}, r"training\.stop_if_loss_above 8\.0: Cerebras") for name in BACKENDS),
     ],
 )  # fmt: skip

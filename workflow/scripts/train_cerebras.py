@@ -40,7 +40,7 @@ def main(
         raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
     job = job_of(flags)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.backends.cerebras.states import remove_states
+    from sparseft.backends.cerebras.package import saved_mdl
     from sparseft.backends.cerebras.training import lower, train
 
     program = flags.output_dir / "compile.json"
@@ -52,7 +52,8 @@ def main(
     else:
         record = train(job, cerebras, flags.output_dir)
         write_train_record(flags, job, record)
-        remove_states(flags.output_dir)
+        for state in saved_mdl(flags.output_dir):
+            state.unlink()
 
 
 if __name__ == "__main__":

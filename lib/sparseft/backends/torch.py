@@ -127,16 +127,8 @@ def reconstruct(
                 model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
-    reconstruction = LayerReconstruction(
-        model,
-        examples,
-        adapt,
-        job.settings,
-        job.seed,
-        device,
-        state,
-        job.identity(data, Path(__file__), _machine(device, 1)),
-    )
+    identity = job.identity(data, Path(__file__), _machine(device, 1))
+    reconstruction = LayerReconstruction(model, examples, adapt, job.settings, job.seed, device, state, identity)
     reconstruction.run()
     layers = reconstruction.layers
     loss = mean_answer_loss(AnswerLoss(model), validation, job.evaluation_batch_size, device)

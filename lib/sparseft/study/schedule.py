@@ -52,7 +52,7 @@ class Training(Section):
     length_buckets: Positive = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
     eval_every: Count = 0
-    """Steps between two evaluation losses. If it is 0, only the end is evaluated."""
+    """Steps between two evaluation losses, with the backend torch. If it is 0, only the end is evaluated."""
     save_every: Count = 50
     """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
     stop_if_loss_above: Annotated[float, Field(gt=0)] | None = None

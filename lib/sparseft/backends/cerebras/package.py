@@ -1,4 +1,7 @@
-"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, and a program's digest.
+"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, saved states, and digests.
+
+A saved state is a .mdl file with the adapters and the optimizer, without the base. The package writes it. Our own reader
+(checkpoints/mdl.py) reads it, because the package would unpickle objects.
 
 Source: training-docs.cerebras.ai, "Writing a custom training loop". The names are those of cerebras-pytorch 2.10.0.
 """
@@ -9,13 +12,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from sparseft.checkpoints.checkpoint import DTYPES
+from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.study.backends.cerebras import CerebrasJob
@@ -34,6 +41,8 @@ RELEASE = version("cerebras-pytorch")
 if RELEASE not in RELEASES:
     raise InputError(f"cerebras-pytorch {RELEASE}", f"install {' or '.join(RELEASES)}")
 
+# safetensors' name of a dtype -> torch's.
+_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 # The source lines in a lowered program.
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
@@ -80,7 +89,7 @@ def program_digest(program: Path) -> str:
 
 @contextmanager
 def appliance_needed() -> Iterator[None]:
-    """Raise InputError if the block finds no appliance."""
+    """Raise InputError if the block, or the decorated function, finds no appliance."""
     try:
         yield
     except ClusterConfigError as error:
@@ -150,3 +159,52 @@ def optimizer_and_schedule(
         return optimizer, cosine
     line = schedulers.LinearLR(optimizer, 0.0, rate, warmup)
     return optimizer, schedulers.SequentialLR(optimizer, [line, cosine], [warmup])
+
+
+def write_mdl(folder: Path, step: int, content: dict) -> None:
+    """Write the state after `step`, and remove the older ones. `content` has nested tensors, numbers and texts."""
+    path = folder / f"state_{step}.mdl"
+    # A training with other settings may have left it.
+    path.unlink(missing_ok=True)
+    try:
+        cstorch.save(content, str(path))
+    finally:
+        remove_unfinished(folder)
+    for older in saved_mdl(folder):
+        if older != path:
+            older.unlink()
+
+
+def read_last_mdl(folder: Path, identity: str) -> dict | None:
+    """Return the newest complete state of the training with this identity, on the CPU; None if there is none.
+
+    A state that cannot be used is named on stderr. A file that a killed process left half-written is removed."""
+    remove_unfinished(folder)
+    for path in saved_mdl(folder):
+        file = MdlFile(path)
+        reason = f"{path}: of other code, inputs or settings"
+        try:
+            with closing(file.file):
+                content = file.content()
+                if content.get("identity") == identity:
+                    return tree_map_only(MdlTensor, partial(_read_tensor, file), content)
+        except InputError as error:
+            reason = error.args[0]
+        print(f"{reason}: it is not used", file=sys.stderr)
+    return None
+
+
+def _read_tensor(file: MdlFile, tensor: MdlTensor) -> Tensor:
+    values = torch.from_numpy(file.read(tensor))
+    return values.view(_DTYPES[tensor.dtype]) if tensor.dtype in _DTYPES else values
+
+
+def saved_mdl(folder: Path) -> list[Path]:
+    """Return the states in a folder, newest first."""
+    return sorted(folder.glob("state_*.mdl"), key=lambda path: -int(path.stem.removeprefix("state_")))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files of interrupted saves. The package writes beside the final place, and then renames."""
+    for path in folder.glob("state_*.mdl.*.tmp"):
+        path.unlink()

@@ -1,7 +1,6 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
 import os
-from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -18,8 +17,8 @@ _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
 LEAST_TIMED_STEPS = 100
-# Keys of `training` that save memory on a GPU and do not exist here.
-UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing")
+# Keys of `training` that only the backend torch has. They save memory on a GPU, or interrupt the program on the appliance.
+UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing", "eval_every", "stop_if_loss_above")
 
 
 class CerebrasJob(Section):
@@ -70,12 +69,8 @@ class CerebrasJob(Section):
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
         for name in UNSUPPORTED:
             if getattr(training, name):
-                raise InputError(f"training.{name}: Cerebras' backends do not support it", "set it to false")
-        if training.stop_if_loss_above is not None:
-            raise InputError(
-                f"training.stop_if_loss_above {training.stop_if_loss_above}: Cerebras' backends take every step",
-                "set it and stop_if_after_steps to null, or set backend: torch",
-            )
+                what = f"training.{name} {getattr(training, name)}: Cerebras' backends do not support it"
+                raise InputError(what, "leave it out, or set backend: torch")
         for name, size in (("batch_size", training.batch_size), ("evaluation_batch_size", evaluation_batch_size)):
             if size % self.num_csx:
                 raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
@@ -110,8 +105,8 @@ class Cerebras(CerebrasJob):
         return self.on_csx and choices[word]
 
 
-def check_study(config: StudyConfig, check: Callable[[CerebrasJob, Section, int], None] = CerebrasJob.check) -> None:
-    """Raise InputError if a study has pruned bases or several processes, or if `check` refuses a schedule."""
+def _check(config: StudyConfig) -> None:
+    """Raise InputError if a study has pruned bases or several processes, or if a schedule is impossible."""
     for method in config.grid.methods:
         if get_method(method).updates_weights:
             raise InputError(
@@ -126,7 +121,7 @@ def check_study(config: StudyConfig, check: Callable[[CerebrasJob, Section, int]
     # It also raises if the environment says something else than 1 or 0.
     _ = config.cerebras.compiles_first
     for task in config.grid.tasks:
-        config.check_trainings(task, lambda schedule: check(config.cerebras, schedule, config.evaluation_batch_size))
+        config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:
@@ -156,7 +151,7 @@ def _complete_sections(config: StudyConfig) -> dict[str, Section]:
 
 CEREBRAS = Backend(
     "cerebras",
-    check=check_study,
+    check=_check,
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
