@@ -156,18 +156,22 @@ def test_an_undamaged_state_is_gone_on_from(box, whole, name, resumed):
     assert adapter_sha256(box, name) == adapter_sha256(whole, name)
 
 
+def analyzed(box: Path) -> tuple[str, list[dict], list[dict]]:
+    """Analyze the runs. Return what was printed, and the rows of summary.csv and of missing.csv."""
+    said = succeed("analyze_results.py", results_dir=box / "results/runs", output_dir=box / "out")
+    tables = [(box / f"out/{name}.csv").read_text().splitlines() for name in ("summary", "missing")]
+    return said, *(list(csv.DictReader(table)) for table in tables)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluation.json", "validation_report.json"])
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):
     damage(box, name, kind)
-    said = succeed("analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out"))
-    with open(box / "out/analysis/summary.csv") as file:
-        assert [row["run_id"] for row in csv.DictReader(file)] == [OTHER]
-    with open(box / "out/analysis/missing.csv") as file:
-        (row,) = csv.DictReader(file)
-    assert (row["run_id"], row["left_out"]) == (RUN, "True")
-    assert name in row["reason"]
+    said, summary, (missing,) = analyzed(box)
+    assert [row["run_id"] for row in summary] == [OTHER]
+    assert (missing["run_id"], missing["left_out"]) == (RUN, "True")
+    assert name in missing["reason"]
     assert f"left out: {RUN}: " in said
 
 
@@ -175,17 +179,14 @@ def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_run_with_a_damaged_selection_record_has_no_result_to_choose_by(box, kind):
     damage(box, "selection.json", kind)
-    succeed("analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out"))
-    with open(box / "out/analysis/summary.csv") as file:
-        values = {row["run_id"]: row["selection_value"] for row in csv.DictReader(file)}
+    _, summary, (missing,) = analyzed(box)
+    values = {row["run_id"]: row["selection_value"] for row in summary}
     is_left_out = kind == "another run's file"
     assert values.keys() == {OTHER} | (set() if is_left_out else {RUN})
     assert values[OTHER] != ""
     assert values.get(RUN, "") == ""
-    with open(box / "out/analysis/missing.csv") as file:
-        (row,) = csv.DictReader(file)
-    assert (row["run_id"], row["left_out"]) == (RUN, str(is_left_out))
-    assert "selection.json" in row["reason"]
+    assert (missing["run_id"], missing["left_out"]) == (RUN, str(is_left_out))
+    assert "selection.json" in missing["reason"]
 
 
 def test_the_docs_list_these_cases():

@@ -107,9 +107,8 @@ def test_a_study_is_planned_with_an_export_per_mask(tmp_path, tiny_models):
     settings["cerebras"]["sequence_length"] = 256
     training = TINY_STUDY["training"] | settings.pop("training")
     study = Study(tmp_path)
-    study.configure(
-        tiny_models, grid=tiny_grid("llama", "boolq_mini"), tasks=TINY_STUDY["tasks"], training=training, **settings
-    )
+    sections = {"grid": tiny_grid("llama", "boolq_mini"), "tasks": TINY_STUDY["tasks"], "training": training}
+    study.configure({"llama": tiny_models["llama"]}, **sections, **settings)
     planned = study.planned()
     # Three methods at two sparsities, and the dense model.
     assert (planned["export_checkpoint"], planned["train_adapter"]) == (7, 13)
