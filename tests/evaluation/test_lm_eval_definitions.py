@@ -130,7 +130,7 @@ def row(**values: object) -> dict:
     ({}, row(question=None), "no value"),
     ({}, row(question=" "), "row 5: field 'prompt' is empty"),
     ({}, row(question=1), "the rows of"),
-    ({}, row(extra=1), "rows 1 and 5 differ in having the field 'extra'"),
+    ({"doc_to_text": "{{hint}}"}, row(hint="h"), "a field of the template has no value"),
 ])  # fmt: skip
 def test_what_cannot_be_learned_and_compared_is_refused(tmp_path, change, fifth, what):
     definition = change if "generation_kwargs" in change else CHOICE | change

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from hub_cache import write
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
@@ -29,7 +28,6 @@ from transformers import AutoTokenizer
 from masks import compute_masks, write_mask
 
 pytestmark = pytest.mark.process
-CPU = torch.device("cpu")
 ONEDNN = "could not create a primitive"
 # Examples, with 8 GB of activations and more.
 TOO_LARGE = 8192
@@ -117,7 +115,7 @@ def test_an_end_is_one_of_memory_where_signal_and_words_fit(code, words, killed,
     (ValueError("shapes differ"), 10**8, False),
 ])  # fmt: skip
 def test_what_torch_says_is_out_of_memory_where_the_limit_can_be_the_cause(error, limit, memory):
-    assert out_of_memory(error, CPU, limit) == memory
+    assert out_of_memory(error, limit) == memory
 
 
 @pytest.mark.long

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
@@ -128,13 +127,11 @@ def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
         return
     with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, "the worked examples"):
         lm_task = ConfigurableTask(config=harness_definition(task, rows))
-        copies = Counter(json.dumps(doc, sort_keys=True, default=str) for doc in lm_task.sampler.fewshot_docs())
-    # If worked examples come from the evaluated rows, lm-eval leaves out the question itself and all of its copies.
-    left_out = max(copies.values(), default=0) if lm_task.fewshot_cfg.split == lm_task.config.test_split else 0
-    if copies.total() - left_out < task.few_shot:
+        # If worked examples come from the evaluated rows, lm-eval draws one more, and leaves out the question itself.
+        others = len(lm_task.sampler.fewshot_docs()) - (lm_task.fewshot_cfg.split == lm_task.config.test_split)
+    if others < task.few_shot:
         raise InputError(
-            f"{task.name}: num_fewshot is {task.few_shot}, but lm-eval finds only {copies.total() - left_out} other rows to"
-            " put before a question",
+            f"{task.name}: num_fewshot is {task.few_shot}, but lm-eval finds only {others} other rows to put before a question",
             "give more rows, or lower num_fewshot in the YAML file",
         )
 

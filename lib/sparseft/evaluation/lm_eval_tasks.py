@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
@@ -23,7 +23,7 @@ from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_def
 from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows, reported
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file, local_source
+from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.tasks.from_lm_eval import (
     BY_LM_EVAL,
     BY_LOG_LIKELIHOODS,
@@ -163,9 +163,7 @@ class Splits:
                     " before itself",
                     "set fewshot_split to another split",
                 )
-            elif (
-                self.is_local or is_evaluated or few_shot == self.config.get("training_split") or not self.is_trainable
-            ):
+            elif self.is_local or is_evaluated or few_shot == self.origin["train"]:
                 split = "train"
             else:
                 samples = rows_of(few_shot)
@@ -185,8 +183,9 @@ def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Da
     They come from the user's folder, or from the hub. A hub's revision that is not fixed gets a warning that says how to fix
     it. Raises InputError if they cannot be loaded."""
     if data.local:
-        folder = Path(data.local)
-        return {split: rows_table(name, folder / f"{split}.jsonl") for split in SPLITS}, local_source(folder)
+        files = {split: Path(data.local, f"{split}.jsonl") for split in SPLITS}
+        rows = {split: rows_table(name, file) for split, file in files.items()}
+        return rows, {"local": {split: sha256(file) for split, file in files.items()}}
     place = data.hub or _place_of(name, config)
     datasets = hub_dataset(place, f"tasks.{name}.local")
     source = hub_source(place, datasets)
@@ -200,16 +199,12 @@ def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Da
 
 
 def rows_table(name: str, file: Path) -> Dataset:
-    """Return the rows of a file as a table. Raises InputError if they do not all have the same fields, with one type each."""
+    """Return the rows of a file as a table. A missing field is None. Raises InputError if a field has several types."""
     rows = read_rows(file, RowFormat(name=name, fields={}))
-    for number, row in enumerate(rows, start=1):
-        if differing := row.keys() ^ rows[0].keys():
-            raise InputError(
-                f"{file}: rows 1 and {number} differ in having the field {min(differing)!r}",
-                "write the same fields in every row, null where there is no value",
-            )
+    # `from_list` would drop the fields that the first row does not have.
+    fields = dict.fromkeys(chain(*rows))
     with reported(name, f"the rows of {file}"):
-        return Dataset.from_list(rows)
+        return Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
 
 
 def _place_of(name: str, config: dict) -> str:

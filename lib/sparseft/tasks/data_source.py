@@ -90,11 +90,6 @@ def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
     return files[0] if files else None
 
 
-def local_source(folder: Path) -> dict:
-    """Return the source of the rows in a folder: the sha256 of its two files."""
-    return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
-
-
 def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
     """Return the documents of a text, and where they come from: with the file's sha256, or the revision on the hub.
 
