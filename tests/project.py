@@ -126,20 +126,6 @@ class Study:
         sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
 
-    def script(self, name: str, *arguments: object) -> subprocess.CompletedProcess:
-        """Run a script in the folder."""
-        command = [
-            self.python,
-            "-I",
-            "-S",
-            JOBS,
-            job_server(self.python),
-            self.root / "workflow/scripts" / name,
-            *arguments,
-        ]
-        return subprocess.run([str(part) for part in command], cwd=self.folder, env=self.environment(),
-                              capture_output=True, text=True, check=False)  # fmt: skip
-
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
         address = job_server(self.python)
