@@ -30,8 +30,7 @@ from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
-from sparseft.study.flags import flags
-from sparseft.study.section import parse_section
+from sparseft.study.section import flags, parse_section
 
 
 def refuse(error):

@@ -1,5 +1,8 @@
 # Training and measurement with torch, on the CPU or the GPUs of this machine.
-from sparseft.study.flags import launch
+
+# How python starts a training of one or several processes.
+PROCESSES = STUDY.resources.processes
+LAUNCH = [] if PROCESSES == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={PROCESSES}"]
 
 
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
@@ -16,13 +19,13 @@ use rule run_script as train_adapter with:
         job=f"train_adapter/{grid.RUN_ID}",
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
-    threads: STUDY.resources.threads * STUDY.resources.processes
+    threads: STUDY.resources.threads * PROCESSES
     resources:
         **requested("training", gpu=STUDY.resources.gpus),
     params:
         **running("train.py"),
         run_id=grid.RUN_ID,
-        launch=launch(STUDY.resources.processes),
+        launch=LAUNCH,
         settings=run_settings,
     message:
         "train {params.run_id}"

@@ -40,8 +40,8 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.section import flags
 
 COMPARED = "baseline_comparison.csv"
 

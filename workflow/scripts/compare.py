@@ -23,8 +23,8 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS
+from sparseft.study.section import flags
 
 
 def read(folder: Path) -> Frames:

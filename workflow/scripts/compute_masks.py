@@ -30,9 +30,8 @@ from sparseft.methods import ON, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.flags import whole_percent
 from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks
+from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 

@@ -1,5 +1,6 @@
 """The section that says how masks are computed."""
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -155,3 +156,14 @@ class Masks(Section):
                 " the same N",
                 f"set it to {(500 // self.nm_group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
             )
+
+
+def whole_percent(text: str) -> int:
+    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is not a sparsity."""
+    try:
+        value = Fraction(text) * 100
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(-1)
+    if value.denominator != 1 or not 0 <= value < 100:
+        raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
+    return int(value)
