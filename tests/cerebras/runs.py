@@ -6,10 +6,8 @@ default environment does (inputs, the torch backend, merge, validation) is done 
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +57,6 @@ class Inputs:
         """Run a script. An operation that is not supported leaves its graph in the working folder."""
         command = self.command(output, run, **options)
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-
-    def kill_after(self, output: Path, run: str, state: str, **changed: object) -> None:
-        """Start a training on the CPU, and kill it after `state` is complete."""
-        with subprocess.Popen(self.command(output, run, target="CPU", **changed), stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not complete(output / state):
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
 
 
 def complete(path: Path) -> bool:

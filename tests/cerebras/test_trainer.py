@@ -160,6 +160,7 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
         for name, tensor in tensors.items():
             assert torch.equal(found["state"][number][name], tensor)
             assert found["state"][number][name].dtype == tensor.dtype
+    assert read_last_mdl(tmp_path, "of another training") is None
 
 
 def test_a_state_with_a_pickled_object_is_not_read(tmp_path, capsys):

@@ -59,16 +59,3 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
         assert float(row["tokens_per_sample"]) < float(row["tokens_per_sample_padded"]) == 128
     assert list(study.folder.rglob("*.mdl")) == []
     assert study.planned("results/analysis/summary.csv", "throughput") == {}
-
-
-def test_without_an_appliance_nothing_is_compiled_trained_or_tried_again(tmp_path, tiny_models):
-    study = Study(tmp_path / "study", python=DEFAULT_PYTHON)
-    study.configure({"llama": tiny_models["llama"]}, grid=CELLS | {"sparsities": [0]}, backend="cerebras",
-                    cerebras=SETTINGS | {"lock": str(tmp_path / "lock")}, **TINY_STUDY)  # fmt: skip
-    printed = study.snakemake("train", expect=1)
-    assert "error: this machine knows no Cerebras appliance (" in printed
-    assert "mgmt_address has no default value" in printed
-    assert "Trying to restart" not in printed
-    [log] = study.folder.glob("results/logs/compile_program/*.log")
-    assert log.read_text().count("error: ") == 1
-    assert list(study.folder.rglob("compile.json")) == list(study.folder.rglob("train.json")) == []

@@ -151,16 +151,13 @@ def top_k_weights(logits: Tensor, k: int) -> Tensor:
     """Return the weights of the experts (..., E), in fp32, from the router's logits (..., E).
 
     It is softmax, set to 0 outside the k most probable experts, and divided by its sum. An expert's rank is the number of
-    experts before it. Of equally probable experts, the first comes first."""
+    experts up to it. Of equally probable experts, the first comes first."""
     p = torch.softmax(logits.float(), dim=-1)
     ranks = []
     for e in range(p.shape[-1]):
         own = p[..., e : e + 1]
-        more_probable = (p > own).float().sum(-1)
-        # The device has no sum over an empty axis.
-        equal_before = (p[..., :e] == own).float().sum(-1) if e else torch.zeros_like(more_probable)
-        ranks.append(more_probable + equal_before)
-    kept = p * (torch.stack(ranks, dim=-1) < k).float()
+        ranks.append((p > own).float().sum(-1) + (p[..., : e + 1] == own).float().sum(-1))
+    kept = p * (torch.stack(ranks, dim=-1) <= k).float()
     return kept / kept.sum(-1, keepdim=True)
 
 

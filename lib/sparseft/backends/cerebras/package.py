@@ -52,7 +52,7 @@ def open_backend(
 ) -> cstorch.backend:
     """Return the backend of this process, which can have only one. Its logs go to `folder`/cerebras_logs.
 
-    `validate_only` lowers the program without an appliance. Raises InputError for a setting that the package refuses."""
+    `validate_only` lowers the program without an appliance."""
     logs = str(folder / "cerebras_logs")
     if not cerebras.on_csx:
         if compile_only or validate_only:
@@ -62,10 +62,6 @@ def open_backend(
     logging.getLogger().setLevel(logging.INFO)
     # The package starts torch-cirh-opt from the folder of this python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    try:
-        cluster = cstorch.distributed.ClusterConfig(**cerebras.model_dump(include=cerebras.CLUSTER))
-    except ValueError as error:
-        raise InputError(f"cerebras: {error}", "correct it in the configuration") from None
     cstorch.backends.csx.performance.micro_batch_size = cerebras.csx_micro_batch_size
     return cstorch.backend(
         "CSX",
@@ -73,7 +69,7 @@ def open_backend(
         compile_dir=cerebras.compile_dir,
         compile_only=compile_only,
         validate_only=validate_only,
-        cluster_config=cluster,
+        cluster_config=cstorch.distributed.ClusterConfig(**cerebras.model_dump(include=cerebras.CLUSTER)),
     )
 
 

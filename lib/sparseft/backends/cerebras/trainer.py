@@ -240,36 +240,36 @@ def answer_tokens(batch: dict[str, Tensor]) -> Tensor:
 
 
 class _Stream(IterableDataset):
-    """Make each batch when it is read. Its tensors are (rows, length)."""
+    """Make each batch when it is read."""
 
-    def __init__(self, batches: Callable[[], Iterator[list[Example]]], length: int, rows: int) -> None:
+    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]]) -> None:
         self.batches = batches
-        self.length = length
-        self.rows = rows
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (fixed_batch(batch, self.length, self.rows) for batch in self.batches())
+        return self.batches()
 
 
 def training_batches(examples: list[Example], settings: Training, seed: int, length: int, done: int) -> DataLoader:
     """Return the batches of the backend torch after the first `done`, without end; on a worker, its rows of each."""
     rows, rank = share_of(settings.batch_size)
 
-    def own_rows() -> Iterator[list[Example]]:
+    def own_rows() -> Iterator[dict[str, Tensor]]:
         for batch in islice(shuffled(examples, settings, seed), done, None):
-            yield batch[rank * rows : (rank + 1) * rows]
+            yield fixed_batch(batch[rank * rows : (rank + 1) * rows], length, rows)
 
-    return DataLoader(_Stream(own_rows, length, rows), batch_size=None)
+    return DataLoader(_Stream(own_rows), batch_size=None)
 
 
 def evaluation_batches(examples: list[Example], size: int, length: int) -> DataLoader:
     """Return all examples once, in batches of `size`. The last batch is filled up with padding."""
     rows, rank = share_of(size)
-    # Every worker must stream as many batches as the others, so all count to the end of the last whole batch.
-    starts = range(rank * rows, math.ceil(len(examples) / size) * size, size)
-    return DataLoader(
-        _Stream(lambda: (examples[start : start + rows] for start in starts), length, rows), batch_size=None
-    )
+
+    def own_rows() -> Iterator[dict[str, Tensor]]:
+        # Every worker must stream as many batches as the others, so all count to the end of the last whole batch.
+        for start in range(rank * rows, math.ceil(len(examples) / size) * size, size):
+            yield fixed_batch(examples[start : start + rows], length, rows)
+
+    return DataLoader(_Stream(own_rows), batch_size=None)
 
 
 def share_of(batch_size: int) -> tuple[int, int]:

@@ -40,7 +40,6 @@ from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.study.digests import code_digest
 from sparseft.training.steps import Progress, check_finite
 
-URL = "https://github.com/Cerebras/modelzoo"
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
 COMPLETED = "Training completed successfully!"
@@ -67,7 +66,8 @@ class ModelZoo:
         if not (home / "src/cerebras/modelzoo/trainer").is_dir() or not python.is_file():
             raise InputError(
                 f"MODELZOO_HOME={named}: no checkout of ModelZoo, or no program {python}",
-                f"git clone {URL}, install its requirements.txt into a .venv in it, and set MODELZOO_HOME to it",
+                "git clone https://github.com/Cerebras/modelzoo, install its requirements.txt into a .venv in it, and set"
+                " MODELZOO_HOME to it",
             )
         return cls(home, python)
 
