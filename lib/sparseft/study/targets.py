@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
@@ -239,17 +239,8 @@ def final_targets(config: Config) -> list[str]:
     return files + selection_targets(config)
 
 
-def check_settings(config: Config, target: str) -> None:
-    """Raise InputError if the target lies in another study's results, or if a measurement that it needs is impossible.
-
-    `target` is a file or a stage."""
-    folder = PurePath(target).parts[:2]
-    own = [PurePath(path).parts[:2] for path in vars(config.paths).values()]
-    if folder[:1] == ("results",) and len(PurePath(target).parts) > 2 and folder not in own:
-        raise InputError(
-            f"{target}: not in {config.results}, where your configuration has its results",
-            "correct the path, or results: in the configuration",
-        )
+def check_measured(config: Config, target: str) -> None:
+    """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible."""
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         for task in config.grid.tasks:
             config.training_backend.check_measured(config, task)

@@ -111,10 +111,10 @@ def findings(folder: Path) -> str:
 
 
 def check_target(config: Config, target: str, is_made: bool) -> None:
-    """Raise InputError if the settings do not allow a target, or if it does not exist and is not made by any rule."""
+    """Raise InputError if the settings do not allow a target, or if it does not exist and no rule makes it."""
     path = target if os.path.isabs(target) else os.path.relpath(target)
     # Existing files too, because a job deletes its outputs before it reads its input.
-    targets.check_settings(config, path)
+    targets.check_measured(config, path)
     if os.path.exists(path) or target in STAGES:
         return
     targets.check_target(config, path)
