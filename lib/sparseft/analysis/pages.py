@@ -85,20 +85,19 @@ class Table:
     def text(self) -> str:
         """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
         frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
-        names, modes = list(frame.pop("method")), list(frame.pop("mode"))
-        widths = [frame[name].str.len().max() for name in frame]
-        room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
+        names, modes = frame.pop("method"), frame.pop("mode")
+        values = frame.apply(lambda texts: texts.str.ljust(texts.str.len().max())).agg("  ".join, axis=1)
+        room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(values[0])))
         printed = []
-        for place, (name, values) in enumerate(zip(names, frame.itertuples(index=False), strict=True)):
-            if place > 1 and names[place] in DENSE_NAMES:
+        for name, mode, before, texts in zip(names, modes, modes.shift(fill_value="mode"), values, strict=True):
+            if name in DENSE_NAMES and len(printed) > 1:
                 printed.append("")
-            if place and names[place] not in DENSE_NAMES and modes[place] != modes[place - 1]:
-                printed.append(modes[place])
-            if len(name) > room:
-                printed.append(f"  {name}")
-                name = ""
-            texts = [text.ljust(width) for text, width in zip(values, widths, strict=True)]
-            printed.append("  ".join([f"  {name:{room}}", *texts]).rstrip())
+            if name not in DENSE_NAMES and mode != before:
+                printed.append(mode)
+            # A long name has a line of its own.
+            shown = name if len(name) <= room else ""
+            printed += [] if shown else [f"  {name}"]
+            printed.append(f"  {shown:{room}}  {texts}".rstrip())
         return "\n".join(printed)
 
 
@@ -197,21 +196,20 @@ def _located(table: pd.DataFrame) -> pd.DataFrame:
 def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, object]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
     pairs = _located(study.comparisons)
-    rest = list(figures)
+    figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
-        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
-        found = sentences(part, here[here["question"] == "methods"], study.tolerance)
-        figure = next((one for one in rest if (one.setting, one.task, one.metric) == place[:3]), None)
-        rest = [one for one in rest if (one.setting, one.task, one.metric) != place[:3]]
+        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)].set_index("question")
+        methods, dense, modes = (here[here.index == question] for question in ("methods", "dense", "modes"))
+        found, coverage = sentences(part, methods, study.tolerance), seeds(part)
         yield {
             "title": f"{model}, {task}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
             "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),
             "sentences": found,
-            "coverage": "" if seeds(part) in found else seeds(part),
-            "judged": here[here["question"] == "dense"]["comparisons"].max(),
-            "modes": mode_verdicts(here[here["question"] == "modes"]),
-            "figure": figure,
+            "coverage": "" if coverage in found else coverage,
+            "judged": dense["comparisons"].max(),
+            "modes": mode_verdicts(modes),
+            "figure": figure_of.pop((setting, task, metric), None),
         }
 
 
@@ -326,14 +324,14 @@ def _tables(study, rows: pd.DataFrame) -> Iterator[Table]:
 
 def _settings(settings: pd.DataFrame) -> Table:
     """Return each setting with its values. The digests are only in settings.csv."""
-    rows = []
-    for name in settings.columns.difference(RUN, sort=False):
-        values = [
-            f"{value:g}" if isinstance(value, float) else str(value) for value in settings[name].dropna().unique()
-        ]
-        if values and not all(re.fullmatch("[0-9a-f]{64}", value) for value in values):
-            rows.append([name, "; ".join(values)])
+    values = settings.drop(columns=RUN).agg(lambda column: "; ".join(map(_plain, column.dropna().unique())))
+    rows = [[name, text] for name, text in values.items() if not re.fullmatch("[0-9a-f; ]{64,}", text)]
     return Table("Settings", ["setting", "values"], rows)
+
+
+def _plain(value: object) -> str:
+    """Return a setting as text."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:
@@ -362,25 +360,19 @@ def _studies(members: pd.DataFrame) -> list[str]:
 
 def _task(row: tuple) -> str:
     """Return a task in words."""
+    words = f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
+    if not pd.isna(row.chance):
+        words += f", chance {row.chance:.2f}"
     is_generated = row.task in BY_NAME and BY_NAME[row.task].generate
-    chance = "" if pd.isna(row.chance) else f", chance {row.chance:.2f}"
-    return (
-        f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
-        + chance
-        + (", generated by SparseFT" if is_generated else "")
-    )
+    return words + (", generated by SparseFT" if is_generated else "")
 
 
 def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
     """Yield a line on validation examples that the models have seen, and one on faults."""
-    names = {"validation_overlap": "{task}", "perplexity_overlap": "the perplexity's text ({task})"}
-    names |= {
-        name: f"the probe {name.removeprefix('overlap_')} ({{task}})" for name in members if name.startswith("overlap_")
-    }
-    seen = members.groupby("task", sort=False)[[name for name in names if name in members]].max()
+    overlaps = members.set_index("task").filter(regex="^overlap_|_overlap$")
     shares = [
-        f"{100 * share:.3g} % of {names[name].format(task=task)}"
-        for (task, name), share in seen.stack().items()
+        f"{100 * share:.3g} % of {task}" + ("" if name == "validation_overlap" else f" ({name})")
+        for (task, name), share in overlaps.groupby("task", sort=False).max().stack().items()
         if share > 0
     ]
     if shares:
