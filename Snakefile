@@ -33,20 +33,9 @@ include: "rules/terminal.smk"
 
 # The stages by name. Each one is the whole grid up to that stage, except throughput, which only measures. A function gives the
 # files of a stage, because the plan of another target needs none of them. The first rule is the default target.
-localrules:
-    analyze,
-    masks,
-    train,
-    validate,
-    evaluate,
-    throughput,
-
-
 rule analyze:
     input:
         lambda w: targets.final_targets(STUDY),
-    message:
-        "the whole study"
 
 
 rule masks:

@@ -14,20 +14,12 @@ use rule run_script as write_configuration with:
     params:
         **running("write_configuration.py"),
         settings=flags(text=complete_text(STUDY, Path.cwd())),
-    message:
-        "write the configuration"
 
 
 # Turn all runs of the grid into tables, plots, two pages in Markdown and the results page.
 use rule run_script as analyze_results with:
     input:
-        # These are functions, because a plan without the analysis needs no lists, and Snakemake hashes a list once per file in it.
-        lambda w: targets.run_targets(STUDY, "evaluation.json"),
-        lambda w: targets.selection_targets(STUDY),
-        lambda w: targets.run_targets(STUDY, "validation_report.json"),
-        lambda w: targets.run_targets(STUDY, "merge.json"),
-        lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
-        lambda w: targets.run_targets(STUDY, "before_merge.json", trained_only=True),
+        lambda w: targets.record_targets(STUDY),
         configuration=rules.write_configuration.output,
     output:
         directory(f"{PATHS.analysis}/plots"),
@@ -46,5 +38,3 @@ use rule run_script as analyze_results with:
             plot=True,
             **STUDY.analysis.model_dump(),
         ),
-    message:
-        f"analyse {PATHS.runs}"

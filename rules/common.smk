@@ -1,16 +1,16 @@
 # The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
 import gc
-import inspect
 import os
 import sys
 from functools import cache
 from pathlib import Path
 from shlex import quote
+from types import SimpleNamespace
 
 import sparseft
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
-# would take a fifth of its time. It begins with the first job (start.smk).
+# would take a fifth of its time. It begins with the first job (terminal.smk).
 gc.disable()
 
 ROOT = Path(workflow.basedir)
@@ -88,32 +88,33 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
-def with_signature(function):
-    """Store a function's signature in it. Otherwise Snakemake computes it up to three times per job."""
-    function.__signature__ = inspect.signature(function)
-    return function
+def cell_of(w):
+    """Return the wildcards of a job by name. The folder of its masks says its task."""
+    folder = w.get("task_folder", "")
+    return SimpleNamespace(**{"task": folder.removeprefix("/"), **w})
 
 
 def content(files):
     """Return a function that gives the digest of a job's source files, whose content reruns it, whatever their dates.
 
     `files` maps the job's wildcards to their paths."""
-    return with_signature(lambda wildcards: HASHES.joint(files(wildcards)))
+    return lambda wildcards: HASHES.joint(files(wildcards))
 
 
 def code(*names, probes=False):
     """Return a function that gives the digests of a job's scripts, whose edits rerun it. With `probes`, it reads the probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
-    return with_signature(lambda w: "".join(job_digest(path, ROOT / "lib", STUDY, w, probes) for path in scripts))
+    lib = ROOT / "lib"
+    return lambda w: "".join(job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes) for path in scripts)
 
 
-def requested(kind, cell=lambda w: w, gpu=0):
+def requested(kind, cell=cell_of, gpu=0):
     """Return the resources that a job of this kind requests: its memory in MB, its time limit in minutes, and GPUs.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
     return {
-        "mem_mb": with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0]),
-        "runtime": with_signature(lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1]),
+        "mem_mb": lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0],
+        "runtime": lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1],
         "gpu": gpu,
     }
 

@@ -20,6 +20,3 @@ use rule run_script as compact_run with:
         **requested("files"),
     params:
         **running("compact.py"),
-        run_id=grid.RUN_ID,
-    message:
-        "compact {params.run_id}"

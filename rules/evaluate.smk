@@ -3,7 +3,7 @@
 use rule run_script as evaluate_run with:
     input:
         f"{PATHS.run}/validation_report.json",
-        with_signature(lambda w: targets.probe_files(STUDY, w.task)),
+        lambda w: targets.probe_files(STUDY, w.task),
         [grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
         data_dir=rows_of,
         checkpoint=f"{PATHS.run}/model_dir",
@@ -21,10 +21,7 @@ use rule run_script as evaluate_run with:
         **requested("evaluation", gpu=ONE_GPU),
     params:
         **running("evaluate.py", probes=True),
-        run_id=grid.RUN_ID,
         settings=scored_besides,
-    message:
-        "evaluate {params.run_id}"
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings.
@@ -49,8 +46,6 @@ use rule evaluate_run as evaluate_selection with:
     params:
         **running("evaluate_selection.py"),
         settings=scoring,
-    message:
-        "evaluate {params.run_id} on the selection examples"
 
 
 # Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap.
@@ -70,5 +65,3 @@ use rule evaluate_run as evaluate_adapter with:
     params:
         **running("evaluate_adapter.py"),
         settings=scoring,
-    message:
-        "evaluate {params.run_id} before the merge"

@@ -30,16 +30,11 @@ use rule run_script as compute_masks with:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        **requested("mask", mask_job, gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
+        **requested("mask", gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
     params:
-        script="compute_masks.py",
-        code=mask_code,
-        # Another number of threads changes the last bits of the scores from examples.
-        cores=lambda w: STUDY.resources.threads if uses_examples(w) else None,
+        **running("compute_masks.py"),
         settings=mask_flags,
         places=pass_places,
-    message:
-        "compute the {wildcards.method} masks of {wildcards.model}"
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
@@ -65,8 +60,6 @@ use rule compute_masks as prune with:
         job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.UPDATING_METHOD,
-    message:
-        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
 
 
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
@@ -91,5 +84,3 @@ use rule run_script as import_pruned with:
             sparsity=f"0.{w.sparsity}",
             pruned_dir=grid.PRUNED_BASES.format(model=w.model),
         ),
-    message:
-        "import the {wildcards.method} mask and weights of {wildcards.model} at {wildcards.sparsity} %"

@@ -7,7 +7,7 @@ use rule run_script as merge_adapter with:
     input:
         model_path=base_of,
         mask_path=mask_of,
-        adapter=with_signature(lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter"),
+        adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter",
     output:
         output_dir=MERGED if STUDY.keep_merged else temp(MERGED),
         report=f"{PATHS.run}/merge.json",
@@ -22,7 +22,4 @@ use rule run_script as merge_adapter with:
         **requested("files", gpu=ONE_GPU),
     params:
         **running("merge.py"),
-        run_id=grid.RUN_ID,
         settings=flags(run_id=grid.RUN_ID),
-    message:
-        "merge {params.run_id}"

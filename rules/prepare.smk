@@ -13,8 +13,6 @@ use rule run_script as prepare_model with:
         **running("prepare_model.py"),
         content=content(model_sources),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
-    message:
-        "prepare the model {wildcards.model}"
 
 
 # Prepare the examples of a task, in the fields of the original data set.
@@ -36,8 +34,6 @@ use rule run_script as prepare_task with:
             only_probe=w.task not in STUDY.grid.tasks,
             **STUDY.task_data(w.task).model_dump(exclude={"training", "selection_examples"}),
         ),
-    message:
-        "prepare the examples of {wildcards.task}"
 
 
 # Choose the rows on which the trainings of a study are compared. They are neither training rows nor
@@ -54,8 +50,6 @@ use rule run_script as prepare_selection with:
         **running("prepare_selection.py"),
         content=content(selection_sources),
         settings=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
-    message:
-        "choose the selection examples of {wildcards.task}"
 
 
 # Prepare the text of the perplexity, which is WikiText-2's test split or the user's own, and record where it comes from.
@@ -71,8 +65,6 @@ use rule run_script as prepare_wikitext2 with:
         **running("prepare_wikitext2.py"),
         content=content(perplexity_sources),
         settings=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
-    message:
-        "prepare WikiText-2"
 
 
 # Prepare a text on which importances calibrate, and record where it comes from.
@@ -94,5 +86,3 @@ use rule run_script as prepare_calibration with:
         **running("prepare_text.py"),
         content=content(calibration_sources),
         settings=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
-    message:
-        "prepare the calibration text {wildcards.text}"

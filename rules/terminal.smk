@@ -52,7 +52,9 @@ class Terminal(logging.Handler):
                 # Quiet about both, Snakemake ends a dry run here.
                 OUTPUT.quiet = {Quietness.RULES, Quietness.PROGRESS}
         elif event == LogEvent.JOB_INFO and IS_SHORT:
-            logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
+            # A job has the name of its log; a stage has none.
+            name = Path(record.log[0]).relative_to(PATHS.logs).with_suffix("") if record.log else record.rule_name
+            logger.info(f"{time.strftime('%H:%M:%S')} {name}")
             if record.rule_name == "evaluate_run":
                 self.evaluations[record.jobid] = record.wildcards
         elif event == LogEvent.JOB_FINISHED and record.job_id in self.evaluations:

@@ -9,5 +9,3 @@ use rule run_script as analyze_throughput with:
         job="analyze_throughput",
     params:
         **running("analyze_throughput.py"),
-    message:
-        "analyse the throughput"

@@ -15,8 +15,5 @@ use rule run_script as validate_sparsity with:
         **requested("files"),
     params:
         **running("validate_sparsity.py"),
-        run_id=grid.RUN_ID,
         settings=flags(run_id=grid.RUN_ID),
         otherwise="|| [ $? -eq 1 ]",
-    message:
-        "validate {params.run_id}"

@@ -63,8 +63,6 @@ use rule run_on_appliance as train_adapter with:
         code=code("train_cerebras.py"),
         script=program_script,
         settings=program_settings,
-    message:
-        "train {params.run_id}"
 
 
 # Compile a program once for all runs that share it.
@@ -81,8 +79,6 @@ use rule train_adapter as compile_program with:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
         run_id=lambda w: run_of(w).id,
-    message:
-        "compile {wildcards.program}"
 
 
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
@@ -94,8 +90,6 @@ use rule train_adapter as measure_batch with:
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
         code=code("measure_cerebras.py"),
-    message:
-        "measure {params.run_id}, batch size {wildcards.batch_size}"
 
 
 # Join the repeats of a cell into the file that the analysis reads.
@@ -115,5 +109,3 @@ use rule run_script as join_measurements with:
         mode="|".join(grid.NEW_ADAPTER_MODES),
     params:
         **running("join_measurements.py"),
-    message:
-        "join the measurements of {wildcards.model}, {wildcards.task}, {wildcards.method}, {wildcards.sparsity} %"

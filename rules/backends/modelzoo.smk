@@ -1,9 +1,5 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
-
-
-def run_of(w):
-    """Return the wildcards of a training, which name its model and its task."""
-    return w
+run_of = cell_of
 
 
 include: "appliance.smk"
@@ -26,8 +22,6 @@ use rule run_on_appliance as train_adapter with:
         code=code("train_modelzoo.py", "run_modelzoo.py"),
         script='python "$SCRIPTS/train_modelzoo.py"',
         settings=lambda w: f"{run_settings(w)} {flags(**DECIDING)}",
-    message:
-        "train {params.run_id}"
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.
@@ -46,5 +40,3 @@ use rule run_script as export_checkpoint with:
         **requested("files") | {"mem_mb": lambda w, attempt: 1000 * attempt},
     params:
         **running("export_modelzoo.py"),
-    message:
-        "export {wildcards.model}, {wildcards.method}, {wildcards.sparsity} %"

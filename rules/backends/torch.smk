@@ -11,7 +11,7 @@ use rule run_script as train_adapter with:
         data_dir=rows_of,
         model_path=base_of,
         mask_path=mask_of,
-        initial_adapter=with_signature(lambda w: PATHS.initial_adapter(w.mode) or []),
+        initial_adapter=lambda w: PATHS.initial_adapter(w.mode) or [],
     output:
         directory(f"{PATHS.run}/adapter"),
         output_dir=f"{PATHS.run}/train.json",
@@ -24,11 +24,8 @@ use rule run_script as train_adapter with:
         **requested("training", gpu=STUDY.resources.gpus),
     params:
         **running("train.py"),
-        run_id=grid.RUN_ID,
         launch=LAUNCH,
         settings=run_settings,
-    message:
-        "train {params.run_id}"
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
@@ -51,8 +48,6 @@ use rule train_adapter as reconstruct_adapter with:
         **running("reconstruct.py"),
         launch=[],
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
-    message:
-        "reconstruct {params.run_id}"
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
@@ -76,12 +71,9 @@ use rule run_script as measure_throughput with:
         slurm_extra="--exclusive",
     params:
         **running("measure_throughput.py"),
-        cell=grid.CELL_ID,
         settings=lambda w: flags(
             cell=grid.CELL_ID.format(**w),
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
             **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),
             threads=STUDY.resources.threads,
         ),
-    message:
-        "measure the throughput of {params.cell}"

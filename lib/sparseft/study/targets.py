@@ -229,14 +229,20 @@ def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def final_targets(config: Config) -> list[str]:
-    """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
-    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
-    for name in ("train.json", "adapter", "before_merge.json"):
+def record_targets(config: Config) -> list[str]:
+    """Return the records of all runs, which the analysis reads."""
+    files = selection_targets(config)
+    for name in ("train.json", "before_merge.json"):
         files += run_targets(config, name, trained_only=True)
     for name in ("merge.json", "validation_report.json", "evaluation.json"):
         files += run_targets(config, name)
-    return files + selection_targets(config)
+    return files
+
+
+def final_targets(config: Config) -> list[str]:
+    """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
+    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
+    return files + run_targets(config, "adapter", trained_only=True) + record_targets(config)
 
 
 def check_measured(config: Config, target: str) -> None:
