@@ -8,10 +8,10 @@ Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --t
 works.
 """
 
-import argparse
+from itertools import product
 
 import torch
-from bench import add_device, interleaved, machine_of, publish
+from bench import device_of, interleaved, machine_of, publish
 from lora import (
     CACHED,
     FLOOR,
@@ -26,14 +26,15 @@ from lora import (
     saved_bytes,
     step,
 )
+from sparseft.command import run
 from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# (out, in): a square layer and gate_proj of LLaMA-7B.
-SHAPES = ((4096, 4096), (11008, 4096))
+# OUTxIN: a square layer and gate_proj of LLaMA-7B.
+SHAPES = ("4096x4096", "11008x4096")
 TOKENS = (2048, 8192)
 PEFT = "PEFT: defaults (fp32 adapters)"
 PEFT_BF16 = "PEFT: bf16 adapters"
@@ -141,22 +142,25 @@ def shape_of(text: str) -> tuple[int, int]:
     return int(out), int(inside)
 
 
-def main() -> None:
-    """Measure, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_device(parser)
-    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="OUTxIN", help="sizes of W")
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="tokens per micro-batch")
-    parser.add_argument("--repeats", type=int, default=9, help="turns after the warm-up")
-    args = parser.parse_args()
-    device = args.device
+def main(
+    *, device: str = "cuda", shapes: tuple[str, ...] = SHAPES, tokens: tuple[int, ...] = TOKENS, repeats: int = 9
+) -> None:
+    """Measure, and report.
+
+    Args:
+        device: cuda; cpu only shows that the program works
+        shapes: sizes of W, OUTxIN
+        tokens: tokens per micro-batch
+        repeats: turns after the warm-up
+    """
+    used = device_of(device)
     limit_threads(1)
     torch.manual_seed(0)
-    sizes = [(shape, tokens, args.repeats, device) for shape in args.shapes for tokens in args.tokens]
-    size_names = "; ".join(size_of(shape, tokens) for shape, tokens, *_ in sizes)
+    sizes = list(product(map(shape_of, shapes), tokens))
+    size_names = "; ".join(size_of(*size) for size in sizes)
     conditions = [
         f"bf16, half of the weight pruned, r = {SETTINGS.lora_r}",
-        f"median of {args.repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
+        f"median of {repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
         "forward and backward, the gradient of the input too; gradients checked to agree",
         "MB kept for the backward, beyond the layer's own tensors and its input",
     ]
@@ -165,11 +169,11 @@ def main() -> None:
         "One step of a LoRA layer on a GPU",
         conditions,
         ["weight, tokens", "", "ms", "x PEFT", "x lean", "x three products", "MB kept"],
-        [row for size in sizes for row in layer_rows(*size)],
-        device,
+        [row for size in sizes for row in layer_rows(*size, repeats, used)],
+        used,
     )
-    print(f"measured: a LoRA layer ({size_names}) on {machine_of(device)}")
+    print(f"measured: a LoRA layer ({size_names}) on {machine_of(used)}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,6 @@ This takes about three minutes, and 4 GB of disk in FOLDER or in a temporary fol
 benchmarks/results/masks.md and masks_streaming.md. Times in memory are CPU times of one thread.
 """
 
-import argparse
 import json
 import math
 import multiprocessing
@@ -24,6 +23,7 @@ import torch
 from bench import interleaved, report
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.command import run
 from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import unpack, zero_pruned
 from sparseft.pruning.mask_generator import compute_masks
@@ -307,16 +307,17 @@ def stream_once(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[flo
     return (*measured, seconds)
 
 
-def main() -> None:
-    """Measure in memory and on the disk."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="folder on the disk to measure")
+def main(*, folder: Path | None = None) -> None:
+    """Measure in memory and on the disk.
+
+    Args:
+        folder: folder on the disk to measure
+    """
     torch.set_num_threads(1)
-    folder = parser.parse_args().folder
     in_memory()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         streaming(Path(temporary))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
