@@ -48,14 +48,7 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
     assert "Nothing here has run on a Cerebras CS-3" in (study.folder / "results/analysis/EXPERIMENTS.md").read_text()
 
     speeds = table(study.folder / grid.ResultPaths().throughput_table)
-    cells = {(row["method"], row["mode"]) for row in speeds}
-    assert len(speeds) == 2 * len(cells)
-    for row in speeds:
-        assert (row["status"], row["n"], row["device"]) == (grid.MEASURED, "2", CPU)
-        assert (row["warmup_steps"], row["steps"], row["sequence_length"]) == ("1", "3", "")
-        assert (row["memory_limit_bytes"], row["memory_limit_kind"]) == ("", "")
-        low, mean, high = (float(row[f"samples_per_second_{end}"]) for end in ("low", "mean", "high"))
-        assert low < mean < high
-        assert float(row["tokens_per_sample"]) < float(row["tokens_per_sample_padded"]) == 128
+    assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
+    assert {(row["status"], row["n"], row["device"]) for row in speeds} == {(grid.MEASURED, "2", CPU)}
     assert list(study.folder.rglob("*.mdl")) == []
     assert study.planned("results/analysis/summary.csv", "throughput") == {}

@@ -30,8 +30,7 @@ HIDDEN = -1e4
 class FixedLengthLoss(nn.Module):
     """Compute a language model's answer loss on batches of `length` tokens. It changes the model in place.
 
-    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed,
-    or whose decoder layers have different windows."""
+    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed."""
 
     def __init__(self, model: nn.Module, length: int) -> None:
         super().__init__()
@@ -44,10 +43,8 @@ class FixedLengthLoss(nn.Module):
         model.set_attn_implementation("eager")
         model.model.rotary_emb = _FixedRotary(model.model.rotary_emb, length)
         make_experts_dense(model)
-        windows = set(attention_windows(config))
-        if len(windows) > 1:
-            raise InputError("the decoder layers have different windows", "set backend: torch")
-        mask = causal_mask(length, *windows).to(model.dtype)
+        # All decoder layers of LLaMA, Mistral and Mixtral have the same window.
+        mask = causal_mask(length, attention_windows(config)[0]).to(model.dtype)
         self.register_buffer("causal_mask", mask, persistent=False)
         self.model = model
 
