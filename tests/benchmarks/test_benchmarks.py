@@ -8,6 +8,7 @@ from pathlib import Path
 import forks
 import pytest
 from project import ROOT
+from sparseft.command import parse
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
@@ -72,7 +73,7 @@ def run(name: str, folder: Path) -> None:
     assert vars(module).keys() >= TINY[name].keys()
     vars(module).update({key: value(module) if callable(value) else value for key, value in TINY[name].items()})
     sys.argv = [str(FOLDER / f"{name}.py"), *(word.format(folder) for word in ARGUMENTS.get(name, []))]
-    module.main()
+    parse(module.main, sys.argv[1:])()
 
 
 @pytest.mark.slow
