@@ -121,7 +121,7 @@ def main(
         calibration = calibration_of(value, settings, examples, threads)
         if files.base:
             # Only a method that updates weights needs the libraries of this module.
-            from sparseft.pruning.weight_updates import prune_weights
+            from sparseft.pruning.sparsegpt import prune_weights
 
             hold(files.base)
             prune_weights(checkpoint, value.name, group[0], files, settings, calibration)

@@ -60,6 +60,10 @@ class Tensor:
     start: int
     nbytes: int
 
+    def changed(self, dtype: str, shape: tuple[int, ...]) -> "Tensor":
+        """Return the tensor in BF16, F16 or F32 and in another shape. Its place is still the old one."""
+        return replace(self, dtype=dtype, shape=shape, nbytes=BITS[dtype].itemsize * math.prod(shape))
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -151,8 +155,8 @@ class Checkpoint:
         tensor = self.tensors[name]
         count = math.prod(tensor.shape)
         columns = max(1, math.prod(tensor.shape[1:]))
-        buffer = np.empty(min(count, max(1, block // columns) * columns), _word(tensor))
-        for start in range(0, count, max(1, len(buffer))):
+        buffer = np.empty(max(1, block // columns) * columns, _word(tensor))
+        for start in range(0, count, len(buffer)):
             bits = buffer[: count - start]
             _fill(bits, tensor, tensor.start + start * bits.itemsize)
             yield bits
@@ -222,10 +226,8 @@ class Checkpoint:
 def small_files(folder: Path) -> list[Path]:
     """Return the files beside the weights that decide what a model computes, sorted by name."""
     files = {file for pattern in SMALL_FILES for file in folder.glob(pattern) if file.is_file()}
-    hidden = {file for file in files if file.name.startswith(".")}
-    weights = {file for file in files if file.suffix == ".safetensors"}
-    records = {folder / name for name in _RECORDS}
-    return sorted(files - hidden - weights - records)
+    others = {file for file in files if file.name.startswith(".") or file.suffix == ".safetensors"}
+    return sorted(files - others - {folder / name for name in _RECORDS})
 
 
 def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
@@ -248,17 +250,6 @@ def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Te
             begin, end = entry["data_offsets"]
             tensors.append(Tensor(name, file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin))
     return head + body, sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes))
-
-
-def lay_out(file: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Return the places of `tensors`, name -> (dtype, shape), in a safetensors file that is not written yet."""
-    places: dict[str, Tensor] = {}
-    end = 0
-    for name, (dtype, shape) in tensors.items():
-        places[name] = Tensor(name, file, dtype, shape, end, BITS[dtype].itemsize * math.prod(shape))
-        end += places[name].nbytes
-    header_size = len(safetensors_header(places.values()))
-    return {name: replace(tensor, start=header_size + tensor.start) for name, tensor in places.items()}
 
 
 def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -294,9 +285,8 @@ def infinity(dtype: str) -> int:
 def _word(tensor: Tensor) -> np.dtype:
     """Return the unsigned word that holds a value's bits. Raises InputError for a dtype without one."""
     if tensor.dtype not in BITS:
-        raise InputError(
-            f"{tensor.file}: {tensor.name} is in {tensor.dtype}", f"convert it to one of {', '.join(BITS)}"
-        )
+        what = f"{tensor.file}: {tensor.name} is in {tensor.dtype}"
+        raise InputError(what, f"convert it to one of {', '.join(BITS)}")
     return BITS[tensor.dtype]
 
 

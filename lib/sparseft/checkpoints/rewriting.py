@@ -12,7 +12,6 @@ from sparseft.checkpoints.checkpoint import (
     DTYPES,
     MANIFEST_VERSION,
     Checkpoint,
-    lay_out,
     read_header,
     safetensors_header,
 )
@@ -29,8 +28,8 @@ def safetensors_stream(checkpoint: Checkpoint, names: Iterable[str], dtype: str 
 
     Every tensor is rounded to `dtype` (BF16, F16, F32). Without `dtype` each keeps its own."""
     tensors = [checkpoint.tensors[name] for name in names]
-    layout = lay_out(checkpoint.folder, {tensor.name: (dtype or tensor.dtype, tensor.shape) for tensor in tensors})
-    yield np.frombuffer(safetensors_header(layout.values()), np.uint8)
+    layout = [tensor.changed(dtype or tensor.dtype, tensor.shape) for tensor in tensors]
+    yield np.frombuffer(safetensors_header(layout), np.uint8)
     for tensor in tensors:
         for bits in checkpoint.read_blocks(tensor.name, BLOCK):
             yield converted(bits, tensor.dtype, dtype or tensor.dtype)

@@ -45,7 +45,7 @@ class Importance:
     - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
     If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance that updates
-    weights has no `score` either, because its scores change while a layer is pruned (pruning/weight_updates.py)."""
+    weights has no `score` either, because its scores change while a layer is pruned (pruning/sparsegpt.py)."""
 
     name: str
     formula: str

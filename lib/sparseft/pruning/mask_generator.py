@@ -25,7 +25,9 @@ from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
 if TYPE_CHECKING:
-    # Only an importance that looks at examples needs the libraries of this module.
+    # Only an importance that looks at examples needs these libraries.
+    from torch import Tensor
+
     from sparseft.pruning.calibration import ExampleCalibration
 
 
@@ -115,14 +117,16 @@ class MaskPass:
             scores = scores or of_percent
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
 
-    def _prune(self, level: int, scores: Scores, layer: str, evidence: np.ndarray) -> np.ndarray:
-        """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and return the mask, bool (rows, cols).
+    def _prune(self, level: int, scores: Scores, layer: str, weight: "Tensor", evidence: "Tensor") -> None:
+        """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and set its pruned weights to 0.
 
         `scores` gets the distribution of the layer's scores."""
+        import torch
+
         importance = self.method.importance
         weights = self.checkpoint.read_float32(f"{layer}.weight")
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
-        bits = bits_of(importance.score(weights, evidence, sums))
+        bits = bits_of(importance.score(weights, evidence.cpu().numpy(), sums))
         shape = self.writer.shape[layer]
         allocated = {layer: self.allocated[layer][[level]]} if self.allocated else None
         packed = np.empty((1, shape[0] * row_bytes(shape[1])), np.uint8)
@@ -131,12 +135,12 @@ class MaskPass:
             packed[:, offset : offset + block.shape[1]] = block
 
         # The scores of the layer are one block.
-        selection = Selection(
-            lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated
-        )
+        source = lambda _: iter([bits])  # noqa: E731
+        selection = Selection(source, {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated)
         scores |= self.method.pattern.select(self._ranking(selection))
         self.writer.write(layer, 0, packed, range(level, level + 1))
-        return unpack(packed.reshape(shape[0], -1), shape)
+        kept = unpack(packed.reshape(shape[0], -1), shape)
+        weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)
 
     def _ranking(self, selection: Selection) -> Ranking:
         """Return what a pattern selects from."""

@@ -16,7 +16,7 @@ from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack, zero_pruned
-from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, write_report
+from sparseft.pruning.mask_report import NO_SCORES, Distribution, mask_report, write_report
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.grid import PassFiles
@@ -36,10 +36,10 @@ class PrunedWriter:
     write_tensor: WriteTensor
     meta: dict = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
-    scores: dict[str, ScoreDistribution] = field(default_factory=dict)
+    scores: dict[str, Distribution] = field(default_factory=dict)
 
     def write(
-        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: ScoreDistribution = NO_SCORES, **row: object
+        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: Distribution = NO_SCORES, **row: object
     ) -> None:
         """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
 

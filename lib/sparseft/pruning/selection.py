@@ -29,13 +29,13 @@ from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack, row_bytes
 from sparseft.masks.mask_kernels import BINS, LOW, count_high, count_low, write_masks
-from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution
+from sparseft.pruning.mask_report import NO_SCORES, Distribution, distribution_of_histogram, distribution_of_values
 from sparseft.pruning.scores import Source, row_blocks
 from sparseft.study.mask_settings import Masks
 
 # Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n).
 Emit = Callable[[str, int, np.ndarray], None]
-Scores = dict[str, ScoreDistribution]
+Scores = dict[str, Distribution]
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,16 @@ class Selection:
             return self.allocated[layer]
         return math.prod(self.shape[layer]) // scope * self.counts(scope)
 
-    def distribution(self, layer: str, histogram: np.ndarray) -> ScoreDistribution:
+    def distribution(self, layer: str, histogram: np.ndarray) -> Distribution:
         """Return the distribution of a layer's scores. Raises InputError if one is NaN or infinity."""
         dtype = self.dtypes[layer]
+        if not dtype:
+            return NO_SCORES
         # The histogram of 32-bit scores counts only the high digit.
         divisor = LOW if dtype == "F32" else 1
-        if dtype and histogram[infinity(dtype) // divisor :].any():
+        if histogram[infinity(dtype) // divisor :].any():
             raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
-        return ScoreDistribution.of_histogram(histogram, dtype)
+        return distribution_of_histogram(histogram, dtype)
 
     def write(self, layer: str, make: Callable[[int, np.ndarray], np.ndarray]) -> None:
         """Write the masks of a layer. `make(row, block)` returns those of a block, uint8 (levels, n). Its first row is `row`."""
@@ -135,11 +137,7 @@ class Ranking:
         """Keep every weight, without a look at the scores."""
         for layer, (rows, cols) in self.selection.shape.items():
             row = pack(np.ones((1, cols), bool))
-            offset = 0
-            for block in row_blocks(rows, cols):
-                packed = np.tile(row, (len(self.selection.percents), len(block)))
-                self.selection.emit(layer, offset, packed)
-                offset += packed.shape[1]
+            self.selection.emit(layer, 0, np.tile(row, (len(self.selection.percents), rows)))
         return dict.fromkeys(self.layers, NO_SCORES)
 
     def _in_threads(self, select: Callable[..., Scores], items: Sequence) -> Scores:
@@ -157,7 +155,7 @@ class Ranking:
         return scores
 
 
-def select_together(selection: Selection, layers: Sequence[str]) -> list[ScoreDistribution]:
+def select_together(selection: Selection, layers: Sequence[str]) -> list[Distribution]:
     """Rank all weights of `layers` together, write their masks, and return the distribution of each layer's scores.
 
     This reads the scores twice, and 32-bit scores three times."""
@@ -182,7 +180,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[ScoreDi
     return scores
 
 
-def select_rows(selection: Selection, layer: str) -> ScoreDistribution:
+def select_rows(selection: Selection, layer: str) -> Distribution:
     """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores.
 
     If the layer's count is not a multiple of its rows, the first rows prune one more weight than the others."""
@@ -204,7 +202,7 @@ def select_rows(selection: Selection, layer: str) -> ScoreDistribution:
     return selection.distribution(layer, histogram)
 
 
-def select_groups(selection: Selection, layer: str, group: int) -> ScoreDistribution:
+def select_groups(selection: Selection, layer: str, group: int) -> Distribution:
     """Rank every `group` consecutive weights of a row by themselves (N:M), write the masks, and return the distribution.
 
     Raises InputError if the groups do not divide a row."""
@@ -225,16 +223,19 @@ def select_groups(selection: Selection, layer: str, group: int) -> ScoreDistribu
 def select_units(selection: Selection, parts: list[Part]) -> Scores:
     """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
     units = sum(_part_scores(selection, part) for part in parts)  # fp64 (units,)
-    order = np.argsort(units, kind="stable")
-    kept_by_level = [order[count:] for count in selection.counts(units.size)]
+    ranks = np.argsort(np.argsort(units, kind="stable"))
+    kept_units = ranks >= selection.counts(units.size)[:, None]  # (levels, units)
     for part in parts:
-        offset = 0
-        for rows in row_blocks(*selection.shape[part.layer]):
-            masks = [_unit_mask(kept, part, selection.shape[part.layer], rows) for kept in kept_by_level]
-            packed = np.stack(masks)
-            selection.emit(part.layer, offset, packed)
-            offset += packed.shape[1]
-    return dict.fromkeys([part.layer for part in parts], ScoreDistribution.of_values(units))
+        rows, cols = selection.shape[part.layer]
+        kept = np.repeat(kept_units, part.width, axis=1)  # (levels, rows) or (levels, cols)
+        row = pack(np.ones((1, cols), bool))
+        for block in row_blocks(rows, cols):
+            if part.axis == 0:
+                packed = kept[:, block.start : block.stop, None] * row
+            else:
+                packed = np.repeat(pack(kept)[:, None], len(block), axis=1)
+            selection.emit(part.layer, block.start * row_bytes(cols), packed.reshape(len(kept), -1))
+    return dict.fromkeys([part.layer for part in parts], distribution_of_values(*np.unique(units, return_counts=True)))
 
 
 def check_groups(layer: str, cols: int, group: int) -> None:
@@ -302,17 +303,6 @@ def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.
     bins = used[places]
     values_before = ends[places] - histogram[bins]
     return bins, counts - values_before
-
-
-def _unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:
-    """Return the packed mask of some rows of a part's layer, uint8 (rows * ceil(cols / 8),), from the numbers of kept units."""
-    units = np.zeros(shape[part.axis] // part.width, bool)
-    units[kept_units] = True
-    kept = np.repeat(units, part.width)
-    if part.axis == 0:
-        full_row = pack(np.ones((1, shape[1]), bool))
-        return (kept[rows.start : rows.stop, None] * full_row).reshape(-1)
-    return np.tile(pack(kept[None])[0], len(rows))
 
 
 def _part_scores(selection: Selection, part: Part) -> np.ndarray:
