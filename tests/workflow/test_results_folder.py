@@ -1,8 +1,5 @@
 """A results folder of a study's own."""
 
-import pytest
-from project import Study, tiny_grid
-
 CONFIGURATION = "analysis/configuration.yaml"
 ADAPTER = "runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0/adapter"
 
@@ -25,15 +22,3 @@ def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_mask
     name = f"{ADAPTER}/adapter_model.safetensors"
     results = own_study.folder / "results"
     assert (results / name).read_bytes() == (results / "other" / name).read_bytes()
-
-
-@pytest.mark.parametrize("own", ["results", "results/own"])
-def test_a_file_of_another_results_folder_is_refused_in_one_line_even_if_it_exists(tmp_path, tiny_models, own):
-    study = Study(tmp_path)
-    study.configure({"llama": tiny_models["llama"]}, grid=tiny_grid("llama", "boolq_mini"), results=own)
-    other = "results/other" if own == "results" else "results"
-    for name in (f"{other}/{CONFIGURATION}", f"{other}/runs/x/train.json"):
-        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (study.folder / name).touch()
-        (line,) = [line for line in study.snakemake(name, "--dry-run", expect=2).splitlines() if "error" in line]
-        assert f"{name}: not in {own}, " in line

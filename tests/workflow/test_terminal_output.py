@@ -46,6 +46,7 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     ("sections", "target", "fault"),
     [
         ({}, "evalute", "evaluate"),
+        ({"results": "results/own"}, "results/analysis/configuration.yaml", "no stage and no rule makes it"),
         ({"grdi": {}}, "analyze", "configuration: grdi: unknown key"),
         ({"grid": {"sparsities": [100]}}, "analyze", "grid.sparsities.0: Input should be less than 100"),
         ({"grid": {**tiny_grid("a", "boolq_mini"), "models": ["a", "b"]}}, "analyze", "models.b"),
