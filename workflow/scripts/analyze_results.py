@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.analysis import baseline, tables
-from sparseft.analysis.figures import write_figures
+from sparseft.analysis.figures import remove_leftovers, write_figures
 from sparseft.analysis.pages import write_pages
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import read_study
-from sparseft.analysis.style import remove_leftovers
 from sparseft.analysis.tables import Results, compute, write_tables
 from sparseft.command import Flags, Threads, run
 from sparseft.records.throughput_record import read_measurements

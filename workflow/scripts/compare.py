@@ -10,11 +10,10 @@ import os
 import shlex
 from pathlib import Path
 
-from sparseft.analysis.figures import write_figures
+from sparseft.analysis.figures import remove_leftovers, write_figures
 from sparseft.analysis.pages import write_pages
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import Frames, read_study, side_by_side
-from sparseft.analysis.style import remove_leftovers
 from sparseft.analysis.tables import compute, write_tables
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
