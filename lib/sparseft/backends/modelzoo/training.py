@@ -104,20 +104,19 @@ def train(run: TrainerRun) -> dict:
     modelzoo = ModelZoo.from_environment()
     _remove_other_training(run, modelzoo)
     run.write_batches()
-    last = run.last_checkpoint()
-    if last is None:
+    job = run.job
+    step, last = run.last_checkpoint() or (0, run.checkpoint)
+    if not step:
         # Logs without a checkpoint are those of an earlier training whose adapter was written.
         shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
-        modelzoo.run(run.write(run.folder / "trainer.yaml"), "train")
-    elif last[0] < run.job.settings.steps:
-        modelzoo.run(run.write(run.model_dir / "resumed.yaml", last[1]), "train")
-    step, finished = run.last_checkpoint() or (0, None)
-    if step != run.job.settings.steps:
+    if step < job.settings.steps:
+        modelzoo.run(run.write(run.folder / "trainer.yaml", last), "train")
+        step, last = run.last_checkpoint() or (0, run.checkpoint)
+    if step != job.settings.steps:
         raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
-    modelzoo.run(run.write(run.model_dir / "evaluation.yaml", finished), "eval")
-    check_frozen(MdlFile(run.checkpoint), MdlFile(finished))
-    factors = trained_factors(run, MdlFile(finished))
-    job = run.job
+    modelzoo.run(run.write(run.model_dir / "evaluation.yaml", last), "eval")
+    check_frozen(MdlFile(run.checkpoint), MdlFile(last))
+    factors = trained_factors(run, MdlFile(last))
     write_adapter(
         run.folder / "adapter", factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance
     )
