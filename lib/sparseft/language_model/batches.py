@@ -1,5 +1,7 @@
 """Encode examples as token ids, and divide them into batches. The loss is only on the answers.
 
+The model's chat template writes a conversation as text.
+
 Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py, _encode_pair).
 So training sees exactly the tokens that evaluation scores. In a sequence of general text, every token but the first counts as
 the answer.
