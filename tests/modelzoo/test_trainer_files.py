@@ -92,6 +92,7 @@ def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     callbacks = {name: value for callback in init["callbacks"] for name, value in callback.items()}
     assert callbacks["Lora"]["lora_params"]["target_modules"] == ["TransformerDecoderLayer", "Linear"]  # not lm_head
     assert callbacks["MaskedLora"]["targets"] == ["q_proj"]
+    assert callbacks["KeepNCheckpoints"] == {"n": 1}
     assert "sparsity" not in init  # ModelZoo's own would mask lora_B
     assert init["precision"]["enabled"] == (target == "CSX")
     for loader in (fit["train_dataloader"], validate["val_dataloader"]):
