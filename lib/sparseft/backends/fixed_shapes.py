@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.architectures import find_architecture
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode, of_length, refuse_longer
 from sparseft.language_model.loss import logits
@@ -136,12 +135,10 @@ class DenseExperts(nn.Module):
 
 
 def make_experts_dense(model: nn.Module) -> None:
-    """Replace every expert block of a model of transformers 4 by `DenseExperts`, in place."""
-    experts = find_architecture(model.config.architectures, model.name_or_path).experts
-    if experts is None:
-        return
+    """Replace every expert block of a Mixtral of transformers 4 by `DenseExperts`, in place."""
     for layer in model.model.layers:
-        setattr(layer, experts.on_disk, DenseExperts(getattr(layer, experts.on_disk)))
+        if hasattr(layer, "block_sparse_moe"):
+            layer.block_sparse_moe = DenseExperts(layer.block_sparse_moe)
 
 
 def top_k_weights(logits: Tensor, k: int) -> Tensor:
