@@ -110,13 +110,6 @@ def test_without_compilations_the_runs_stand_alone(study, monkeypatch):
     assert planned["train_adapter"] == 3 and "compile_program" not in planned
 
 
-def test_what_is_no_measurement_of_the_appliance_is_refused_before_any_job(study, tiny_models):
-    configure(study, tiny_models["llama"], num_csx=2, throughput={"steps": 100, "batch_sizes": [4, 3]})
-    assert "train_adapter" in study.planned("train")
-    line = "error: cerebras.num_csx 2 does not divide batch_size 3"
-    assert line in study.snakemake("throughput", "--dry-run", expect=2)
-
-
 def test_each_batch_size_is_compiled_once_before_its_repeats_and_measured_in_turns(study, tiny_models):
     asked = {"batch_sizes": [4, 2], "steps": 100, "warmup_steps": 10, "repeats": 2, "sparsities": [50]}
     trainer = str(study.folder.parent / "trainer")

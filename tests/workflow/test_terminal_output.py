@@ -42,6 +42,10 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
 
+DIVIDED = {"training": {**TINY_STUDY["training"], "shard_model": True}, "resources": {"processes": 2}}
+WAFERS = {"backend": "cerebras", "cerebras": {"num_csx": 2, "job_labels": ["name=x"]}}
+
+
 @pytest.mark.parametrize(
     ("sections", "target", "fault"),
     [
@@ -50,6 +54,12 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
         ({"grdi": {}}, "analyze", "configuration: grdi: unknown key"),
         ({"grid": {"sparsities": [100]}}, "analyze", "grid.sparsities.0: Input should be less than 100"),
         ({"grid": {**tiny_grid("a", "boolq_mini"), "models": ["a", "b"]}}, "analyze", "models.b"),
+        (DIVIDED, "throughput", "training.shard_model needs "),
+        (
+            WAFERS | {"throughput": {"steps": 100, "batch_sizes": [4, 3]}},
+            "throughput",
+            "num_csx 2 does not divide batch_size 3",
+        ),
     ],
 )
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, fault):

@@ -33,15 +33,3 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
     plots = {path.name for path in (study.folder / grid.ResultPaths().throughput_plots).iterdir()}
     assert plots >= {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
     assert study.planned("throughput") == {}
-
-
-def test_a_divided_model_is_refused_before_any_job(tmp_path, tiny_models):
-    study = Study(tmp_path)
-    training = {**TINY_STUDY["training"], "shard_model": True}
-    cells = tiny_grid("llama", "boolq_mini", ["unstructured"])
-    study.configure({"llama": tiny_models["llama"]}, grid=cells, **{**TINY_STUDY, "training": training},
-                    resources={"processes": 2})  # fmt: skip
-    assert "train_adapter" in study.planned()
-    printed = study.snakemake("throughput", expect=2)
-    assert "error: training.shard_model needs " in printed
-    assert not (tmp_path / "models").exists()
