@@ -1,12 +1,12 @@
 """Every benchmark ends with its tables at a tiny size, so that a change of the library cannot break one unseen."""
 
-import json
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import forks
 import pytest
+from hub_cache import write
 from project import ROOT
 from sparseft.command import parse
 from sparseft.study.schedule import Training
@@ -82,8 +82,7 @@ def test_a_benchmark_writes_its_tables(tmp_path, name):
     save_tiny("llama", tmp_path / "model")
     for split, number in (("train", 128), ("validation", 8)):
         rows = BY_NAME["hellaswag_mini"].generate(split, number, 0)
-        lines = [json.dumps(row | {"text": "A page of words. " * 20}) + "\n" for row in rows]
-        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+        write(tmp_path / f"{split}.jsonl", [row | {"text": "A page of words. " * 20} for row in rows])
     code, said = forks.call(run, name, tmp_path)
     assert code == 0, said
     tables = [path.read_text() for path in (tmp_path / "results").glob("*")]

@@ -1,11 +1,11 @@
 """Every kind of mask through the workflow: its place, its proof, what makes it again, and what is refused before any job."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_cache import write
 from killed import is_killed_after
 from project import TINY_STUDY, Study, refused, succeed, tiny_grid, tree
 from safetensors.torch import load_file, save_file
@@ -44,8 +44,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
     """Return a study with the masks of every kind, and some of their runs."""
     study = Study(tmp_path_factory.mktemp("masks"))
     prune_by_magnitude(tiny_models["llama"], study.folder / "sparse")
-    documents = [f"Page {number} has {number * 17} words." for number in range(40)]
-    (study.folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    write(study.folder / "web.jsonl", [{"text": f"Page {number} has {number * 17} words."} for number in range(40)])
     masks = {
         "calibration_examples": 4,
         "owl_m": 2.0,

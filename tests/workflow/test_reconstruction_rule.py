@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hub_cache import write
 from killed import is_killed_after
 from project import TINY_STUDY, Study, call_script, tiny_grid, tree
 from sparseft.storage.hashes import sha256
@@ -21,8 +22,7 @@ RECONSTRUCTION = {"calibration": "web", "examples": 6, "steps": 12, "batch_size"
 def study(tmp_path_factory, tiny_models) -> Study:
     """Return a finished study in all modes. The mode reconstruct is in it because another one starts from it."""
     study = Study(tmp_path_factory.mktemp("reconstruction"))
-    documents = [f"Page {number} has {number * 17} words." for number in range(40)]
-    (study.folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    write(study.folder / "web.jsonl", [{"text": f"Page {number} has {number * 17} words."} for number in range(40)])
     grid = {**tiny_grid("llama", "hellaswag_mini", ["unstructured"]), "sparsities": [0, 50], "modes": [NEW, SECOND]}
     models = {"llama": tiny_models["llama"]}
     study.configure(models, grid=grid, **TINY_STUDY, masks=MASKS, reconstruction=RECONSTRUCTION)

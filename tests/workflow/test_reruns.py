@@ -1,6 +1,5 @@
 """What runs again, and what does not."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hub_cache import write
 from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from reword import reword_all
 
@@ -154,8 +154,7 @@ def sources(tmp_path_factory, tiny_models) -> Study:
         "other_text.jsonl": [{"text": "Another text."}],
     }
     for name, rows in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(folder / name, rows)
     (folder / "quiz.yaml").write_text("include: included.yaml\ntraining_split: train\nvalidation_split: validation\n")
     (folder / "included.yaml").write_text(
         "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: right\n"

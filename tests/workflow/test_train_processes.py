@@ -12,6 +12,7 @@ import forks
 import psutil
 import pytest
 import torch
+from hub_cache import write
 from project import ROOT
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -35,8 +36,7 @@ def box(tmp_path_factory) -> Path:
     model = Checkpoint(save_tiny("llama", folder / "model", torch.float32))
     compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
     for split, number in (("train", 32), ("validation", 4)):
-        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder
 
 
