@@ -115,7 +115,7 @@ def check_target(config: Config, target: str, is_made: bool) -> None:
     path = target if os.path.isabs(target) else os.path.relpath(target)
     # Existing files too, because a job deletes its outputs before it reads its input.
     targets.check_measured(config, path)
-    if os.path.exists(path) or target in STAGES:
+    if os.path.exists(path):
         return
     targets.check_target(config, path)
     if not is_made:
