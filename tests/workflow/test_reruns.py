@@ -268,27 +268,34 @@ ANALYSIS = {"analyze_results": 1, "analyze": 1}
 RECONFIGURED = ANALYSIS | {"write_configuration": 1}
 
 
-def test_a_change_of_the_learning_rate_retrains_and_makes_no_mask(copied_study):
-    planned = edited(copied_study, "learning_rate: 0.02", "learning_rate: 0.01")
-    assert planned["train_adapter"] == 3
-    assert "compute_masks" not in planned
+def of_runs(trained: int, runs: int) -> dict[str, int]:
+    """The jobs of so many runs, some of them trained."""
+    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
+        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
+    )
+
+
+KEPT = "keep_merged: true"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "jobs"),
+    [
+        ("learning_rate: 0.02", "learning_rate: 0.01", of_runs(3, 3)),
+        ("seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
+        (KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
+        # What only the tables judge by.
+        (KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
+    ],
+)
+def test_a_setting_makes_only_that_again_that_depends_on_it(copied_study, old, new, jobs):
+    assert edited(copied_study, old, new) == RECONFIGURED | jobs
 
 
 def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
     with open(copied_study.root / "lib/sparseft/analysis/figures.py", "a") as file:
         file.write("\nCOLOUR = 'red'\n")
     assert copied_study.planned() == ANALYSIS
-
-
-def test_a_change_of_what_the_tables_judge_by_makes_them_and_nothing_else(copied_study):
-    assert edited(copied_study, "keep_merged: true", "keep_merged: true\nanalysis: {tolerance: 0.1}") == RECONFIGURED
-
-
-def test_a_seed_that_is_added_makes_its_own_runs(copied_study):
-    planned = edited(copied_study, "seeds:\n  - 0", "seeds:\n  - 0\n  - 1")
-    assert planned == RECONFIGURED | dict.fromkeys(
-        ("train_adapter", "evaluate_adapter", "merge_adapter", "validate_sparsity", "evaluate_run"), 3
-    )
 
 
 def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
@@ -299,13 +306,6 @@ def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
     assert edited(copied_study, one, two) == RECONFIGURED | of_runs(6, 6) | of_selection(6)
     # The study was made without a training's name.
     assert edited(copied_study, two, seeds) == {}
-
-
-def of_runs(trained: int, runs: int) -> dict[str, int]:
-    """The jobs of so many runs, some of them trained."""
-    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
-        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
-    )
 
 
 def of_selection(trained: int) -> dict[str, int]:
@@ -340,11 +340,6 @@ def test_a_new_importance_with_a_statistic_of_its_own_a_new_pattern_and_a_new_ta
     planned = copied_study.planned()
     assert planned["compute_masks"] == 2
     assert "prepare_task" not in planned
-
-
-def test_masks_of_another_scope_retrain_and_merge_again(copied_study):
-    planned = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
-    assert planned == RECONFIGURED | {"compute_masks": 1} | of_runs(2, 3)
 
 
 @pytest.mark.slow
