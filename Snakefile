@@ -23,10 +23,7 @@ include: "rules/prepare.smk"
 include: "rules/masks.smk"
 include: STUDY.training_backend.rules
 include: "rules/merge.smk"
-include: "rules/compact.smk"
-include: "rules/validate.smk"
 include: "rules/evaluate.smk"
-include: "rules/throughput.smk"
 include: "rules/analyze.smk"
 include: "rules/terminal.smk"
 

@@ -16,7 +16,6 @@ use rule run_script as write_configuration with:
         settings=flags(text=complete_text(STUDY, Path.cwd())),
 
 
-# Turn all runs of the grid into tables, plots, two pages in Markdown and the results page.
 use rule run_script as analyze_results with:
     input:
         lambda w: targets.record_targets(STUDY),
@@ -38,3 +37,16 @@ use rule run_script as analyze_results with:
             plot=True,
             **STUDY.analysis.model_dump(),
         ),
+
+
+# Turn the measurements into one table and its plots. The backend's own rules make the measurements.
+use rule run_script as analyze_throughput with:
+    input:
+        records=targets.throughput_targets(STUDY),
+    output:
+        table=PATHS.throughput_table,
+        plots=directory(PATHS.throughput_plots),
+    pathvars:
+        job="analyze_throughput",
+    params:
+        **running("analyze_throughput.py"),

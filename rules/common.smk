@@ -94,13 +94,6 @@ def cell_of(w):
     return SimpleNamespace(**{"task": folder.removeprefix("/"), **w})
 
 
-def content(files):
-    """Return a function that gives the digest of a job's source files, whose content reruns it, whatever their dates.
-
-    `files` maps the job's wildcards to their paths."""
-    return lambda wildcards: HASHES.joint(files(wildcards))
-
-
 def code(*names, probes=False):
     """Return a function that gives the digests of a job's scripts, whose edits rerun it. With `probes`, it reads the probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
@@ -119,6 +112,8 @@ def requested(kind, cell=cell_of, gpu=0):
     }
 
 
-def running(name, **options):
-    """Return the params of a job that runs a script. `options` are those of `code`."""
-    return {"script": name, "code": code(name, **options)}
+def running(name, sources=None, **options):
+    """Return the params of a job that runs a script and reads the user's own files. `options` are those of `code`."""
+    # The content of such a file reruns the job, whatever its date.
+    content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
+    return {"script": name, "code": code(name, **options), **content}

@@ -17,7 +17,6 @@ use rule run_script as evaluate_run with:
     priority: 2
     threads: STUDY.resources.threads
     resources:
-        # Mostly the weights, and the logits of a batch in float32.
         **requested("evaluation", gpu=ONE_GPU),
     params:
         **running("evaluate.py", probes=True),

@@ -13,7 +13,7 @@ seen_texts = lambda w: targets.seen_texts(STUDY, w.mode, w.method)
 
 
 def own_files(files):
-    """Return an input function for the user's own files. Their dates decide nothing: `content` compares what is in them."""
+    """Return an input function for the user's own files. Their dates decide nothing: `running` compares what is in them."""
     return lambda w: ancient(files(w))
 
 

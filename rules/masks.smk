@@ -76,8 +76,7 @@ use rule run_script as import_pruned with:
     resources:
         **requested("files"),
     params:
-        **running("import_pruned.py"),
-        content=content(imported_sources),
+        **running("import_pruned.py", imported_sources),
         settings=lambda w: flags(
             source=STUDY.masks.imported_source(w.method, int(w.sparsity)),
             name=get_method(w.method).imported,

@@ -1,3 +1,6 @@
+from sparseft.methods import METHODS, ON, TEXT_NAME
+
+STRUCTURED = "|".join(name for name, method in METHODS.items() if method.pattern.removes_channels)
 MERGED = directory(f"{PATHS.run}/model_dir")
 
 
@@ -23,3 +26,41 @@ use rule run_script as merge_adapter with:
     params:
         **running("merge.py"),
         settings=flags(run_id=grid.RUN_ID),
+
+
+# Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins with it.
+use rule run_script as validate_sparsity with:
+    input:
+        base=base_of,
+        mask_path=mask_of,
+        checkpoint=f"{PATHS.run}/model_dir",
+    output:
+        output=f"{PATHS.run}/validation_report.json",
+    pathvars:
+        job=f"validate_sparsity/{grid.RUN_ID}",
+    # This runs first, because a merged model is large and stays on the disk until it is validated.
+    priority: 3
+    resources:
+        **requested("files"),
+    params:
+        **running("validate_sparsity.py"),
+        settings=flags(run_id=grid.RUN_ID),
+        otherwise="|| [ $? -eq 1 ]",
+
+
+# Write the model of a structured run without its pruned channels and heads. No study needs it; ask for it by name:
+#   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/compact
+use rule run_script as compact_run with:
+    input:
+        mask_path=mask_of,
+        checkpoint=f"{PATHS.run}/model_dir",
+    output:
+        output_dir=directory(f"{PATHS.run}/compact"),
+    pathvars:
+        job=f"compact_run/{grid.RUN_ID}",
+    wildcard_constraints:
+        method=f"(?:{STRUCTURED})(?:{ON}{TEXT_NAME})?",
+    resources:
+        **requested("files"),
+    params:
+        **running("compact.py"),

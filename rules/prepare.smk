@@ -7,15 +7,12 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     resources:
-        # A GGUF file's whole model is in float32 while it is dequantised.
         **requested("prepare"),
     params:
-        **running("prepare_model.py"),
-        content=content(model_sources),
+        **running("prepare_model.py", model_sources),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
 
 
-# Prepare the examples of a task, in the fields of the original data set.
 use rule run_script as prepare_task with:
     input:
         task_sources,
@@ -26,8 +23,7 @@ use rule run_script as prepare_task with:
     pathvars:
         job="prepare_task/{task}",
     params:
-        **running("prepare_task.py"),
-        content=content(task_sources),
+        **running("prepare_task.py", task_sources),
         # A probe may lack training rows.
         settings=lambda w: flags(
             task=w.task,
@@ -36,8 +32,7 @@ use rule run_script as prepare_task with:
         ),
 
 
-# Choose the rows on which the trainings of a study are compared. They are neither training rows nor
-# validation rows. This is a rule of its own, so that it leaves those files as they are.
+# The rows on which the trainings of a study are compared. This is a rule of its own, so that it leaves the others as they are.
 use rule run_script as prepare_selection with:
     input:
         selection_sources,
@@ -47,12 +42,11 @@ use rule run_script as prepare_selection with:
     pathvars:
         job="prepare_selection/{task}",
     params:
-        **running("prepare_selection.py"),
-        content=content(selection_sources),
+        **running("prepare_selection.py", selection_sources),
         settings=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
 
 
-# Prepare the text of the perplexity, which is WikiText-2's test split or the user's own, and record where it comes from.
+# The text of the perplexity: WikiText-2's test split, or the user's own.
 use rule run_script as prepare_wikitext2 with:
     input:
         perplexity_sources,
@@ -62,12 +56,11 @@ use rule run_script as prepare_wikitext2 with:
     pathvars:
         job="prepare_wikitext2",
     params:
-        **running("prepare_wikitext2.py"),
-        content=content(perplexity_sources),
+        **running("prepare_wikitext2.py", perplexity_sources),
         settings=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
 
 
-# Prepare a text on which importances calibrate, and record where it comes from.
+# A text on which importances calibrate.
 use rule run_script as prepare_calibration with:
     input:
         calibration_sources,
@@ -83,6 +76,5 @@ use rule run_script as prepare_calibration with:
         # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
-        **running("prepare_text.py"),
-        content=content(calibration_sources),
+        **running("prepare_text.py", calibration_sources),
         settings=lambda w: flags(text=STUDY.masks.calibration[w.text].text),

@@ -5,7 +5,6 @@ PROCESSES = STUDY.resources.processes
 LAUNCH = [] if PROCESSES == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={PROCESSES}"]
 
 
-# Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
 use rule run_script as train_adapter with:
     input:
         data_dir=rows_of,
@@ -42,7 +41,6 @@ use rule train_adapter as reconstruct_adapter with:
         mode="|".join(grid.RECONSTRUCTING_MODES),
     threads: STUDY.resources.threads
     resources:
-        # The weights, the inputs and the outputs of one decoder layer for all examples, and the training of that layer.
         **requested("reconstruction", gpu=ONE_GPU),
     params:
         **running("reconstruct.py"),
