@@ -54,7 +54,7 @@ BY_WANDA = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
 
 def sums(checkpoint: Checkpoint, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The sum over the examples of a function of whole gradients of transformers' own loss, one example at a time."""
-    model = load(checkpoint)
+    model = load(checkpoint).requires_grad_(True)
     layers = prunable_layers(checkpoint)
     weights = [model.get_submodule(memory_path(checkpoint.architecture, layer)).weight for layer in layers]
     total = dict.fromkeys(layers, 0)
