@@ -23,7 +23,7 @@ from lora import (
     check_gradients,
     linear_of,
     peft_layer,
-    saved_bytes,
+    rows_of,
     step,
 )
 from sparseft.command import run
@@ -123,12 +123,7 @@ def layer_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.
     plain = x.detach()
     cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
     times = interleaved(cases, repeats, device)
-    rows = []
-    for name, ms in times.items():
-        saved = f"{saved_bytes(by_name[name], x) / 1e6:.2f}" if name in by_name else ""
-        ratios = [f"{ms / times[other]:.2f}" for other in (PEFT, LEAN, FLOOR)]
-        rows.append([size_of(shape, tokens), name, f"{ms:.3f}", *ratios, saved])
-    return rows
+    return rows_of(size_of(shape, tokens), by_name, x, times, (PEFT, LEAN, FLOOR))
 
 
 def size_of(shape: tuple[int, int], tokens: int) -> str:
