@@ -125,7 +125,7 @@ def study_with(**sections) -> Config:
         (examples(481, 60), "480 training examples instead of 481"),
         ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
         ({"masks": {"scope": "row"}}, "scope layer instead of row"),
-        ({"perplexity": {"context": 64}}, "perplexity over no tokens instead of 64"),
+        ({"perplexity": {"context": 64}}, "perplexity over no tokens instead of \\[64\\]"),
     ],
 )
 def test_a_run_that_the_configuration_does_not_make_is_outside_the_study(write_run, runs_dir, sections, reason):
@@ -145,4 +145,5 @@ def test_a_run_outside_the_study_is_only_in_summary(write_run, runs_dir):
         [5, "outside the study", False],
     ]
     assert results.cells[["seeds", "value"]].values.tolist() == [[1, 0.25]]
+    assert set(results.missing["reason"]) == {"no such folder, though the configuration asks for it"}
     assert len(results.missing) == 3

@@ -7,13 +7,12 @@ from sparseft.analysis.study import read_study
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 RUN = "m-t-unstructured-sparsity50-sparse_to_sparse-seed0"
-UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
 OTHER = "m-t-random-sparsity50-sparse_to_sparse-seed0"
 
 
 @pytest.fixture
 def study(write_run, runs_dir):
-    """Write three sound runs, whose grid lacks none, and return their folder."""
+    """Write three sound runs, and return their folder."""
     for run_id in (DENSE, RUN, OTHER):
         write_run(run_id)
     return runs_dir
@@ -52,12 +51,6 @@ def test_a_run_without_another_record_has_blanks(study, name, column):
     row = read_study(study).runs.set_index("run_id").loc[RUN]
     assert row["value"] == 0.5
     assert not column or np.isnan(row[column])
-
-
-def test_a_missing_run_of_the_grid_is_named(study, write_run):
-    write_run(UNTUNED)
-    ((kind, text),) = faults(study)["m-t-random-sparsity50-no_finetune-seed0"]
-    assert (kind, text) == ("missing", "no such folder, though the grid of the other runs has it")
 
 
 @pytest.mark.parametrize("name", ["notes", "m-t-dense-sparsity50-no_finetune-seed0"])

@@ -14,7 +14,6 @@ Everything else is computed from the two. A run that cannot be read, or that con
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from itertools import product
 from math import nan
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +26,7 @@ from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
+from sparseft.study.grid import MODES, Run
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
@@ -56,18 +55,15 @@ class Frames:
 def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     """Read every run folder of a study. Raises InputError if no run is complete.
 
-    With a configuration, its grid says which runs are missing and which do not belong to the study. Without one, the grid is
-    every combination of the values that the runs have."""
+    A configuration says which runs are missing, and which do not belong to the study."""
     if not results_dir.is_dir():
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
-    grid = configured_runs(config) if config else _grid_of(list(files_of))
-    source = "the configuration asks for it" if config else "the grid of the other runs has it"
-    faults += [
-        (run.id, "missing", f"no such folder, though {source}") for run in grid if not (results_dir / run.id).is_dir()
-    ]
+    grid = configured_runs(config) if config else list(files_of)
+    absent = [run.id for run in grid if not (results_dir / run.id).is_dir()]
+    faults += [(run_id, "missing", "no such folder, though the configuration asks for it") for run_id in absent]
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
@@ -128,23 +124,6 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _grid_of(runs: list[Run]) -> list[Run]:
-    """Return the grid that runs make up: per model and task, methods x sparsities x modes x trainings x seeds.
-
-    Dense and pruned runs have separate grids. Untrained runs need one seed, whatever seeds the trained ones have."""
-    if not runs:
-        return []
-    frame = pd.DataFrame(map(vars, runs))
-    grid = set()
-    for (model, task, _), members in frame.groupby(["model", "task", frame["method"] == DENSE]):
-        for _, part in members.groupby(members["mode"] == NO_FINETUNE):
-            axes = [members[name].unique() for name in ("method", "sparsity")]
-            axes += [part[name].unique() for name in ("mode", "seed", "training")]
-            for *cell, training in product(*axes):
-                grid.add(Run(model, task, *cell, training=training))
-    return sorted(grid)
-
-
 def _faults(
     files_of: Mapping[Run, RunFiles], members: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]
 ) -> list[tuple]:
@@ -170,17 +149,16 @@ def _faults(
 
 def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     """Return what could not be checked about a run, in words."""
-    reasons = list(files.validation.not_checked)
-    if "mask" not in files.on_disk:
-        reasons.append("the mask's file is not there, its hash was not compared")
-    if files.train and "adapter" not in files.on_disk:
-        reasons.append("the adapter's files are not there, their hash was not compared")
-    if files.evaluation.definition_sha256 and "definition" not in files.on_disk:
-        reasons.append("the task's manifest is not there, its definition was not compared")
     start = start_of(files.run)
-    if start and start not in known:
-        reasons.append(f"{start.id}, from which it starts, could not be read")
-    return reasons
+    reasons = {
+        "the mask's file is not there, its hash was not compared": "mask" not in files.on_disk,
+        "the adapter's files are not there, their hash was not compared": files.train
+        and "adapter" not in files.on_disk,
+        "the task's manifest is not there, its definition was not compared": files.evaluation.definition_sha256
+        and "definition" not in files.on_disk,
+        f"{start and start.id}, from which it starts, could not be read": start and start not in known,
+    }
+    return [*files.validation.not_checked, *(text for text, is_true in reasons.items() if is_true)]
 
 
 def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, object]:
