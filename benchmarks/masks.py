@@ -28,7 +28,7 @@ from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import unpack, zero_pruned
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.scores import row_blocks
-from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
+from sparseft.pruning.selection import Ranking, select_groups, select_rows, select_together
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from torch.nn.utils.prune import L1Unstructured
@@ -64,7 +64,7 @@ class Ours:
         self.keep = False
         self.packed = np.zeros((len(LEVELS), bits.size // 8), np.uint8)
         dtype = "BF16" if bits.itemsize == 2 else "F32"
-        self.selection = Selection(self.blocks, {"w": bits.shape}, {"w": dtype}, LEVELS, self.emit)
+        self.ranking = Ranking(self.blocks, {"w": bits.shape}, {"w": dtype}, LEVELS, self.emit)
 
     def blocks(self, _: str) -> Iterator[np.ndarray]:
         """Return the matrix in the blocks in which a file is read."""
@@ -77,15 +77,15 @@ class Ours:
 
     def layer(self) -> None:
         """Select with scope layer, block by block as a file is read, with the quantiles for the report."""
-        select_together(self.selection, ["w"])
+        select_together(self.ranking, ["w"])
 
     def row(self) -> None:
         """Select with scope row."""
-        select_rows(self.selection, "w")
+        select_rows(self.ranking, "w")
 
     def group(self) -> None:
         """Select with the pattern 2:4."""
-        select_groups(replace(self.selection, percents=[50]), "w", 4)
+        select_groups(replace(self.ranking, percents=[50]), "w", 4)
 
     def masks(self) -> np.ndarray:
         """Return the masks of scope layer, bool (levels, SIDE, SIDE)."""
