@@ -15,8 +15,7 @@ import torch
 from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.evaluation.evaluate import evaluate
-from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.evaluation.evaluate import evaluate, token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask

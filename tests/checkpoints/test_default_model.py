@@ -7,7 +7,7 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
 

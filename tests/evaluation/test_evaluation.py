@@ -3,14 +3,12 @@
 import json
 import math
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
 from hub_cache import write
 from project import succeed
 from sklearn.metrics import f1_score, recall_score
-from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import check_metrics, evaluate
@@ -22,7 +20,6 @@ from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.metrics import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH, strict_match
@@ -31,8 +28,6 @@ from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from masks import compute_masks
 
 CPU = torch.device("cpu")
 
@@ -121,26 +116,11 @@ def test_gsm8k_has_the_worked_examples_filters_and_metric_of_lm_eval_s_own():
     assert theirs["metric_list"][0]["regexes_to_ignore"] == IGNORED
 
 
-def without_cache(folder: Path) -> tuple:
-    """Return a model whose config.json switches the cache off, and its tokenizer."""
-    change_json(folder / "config.json", use_cache=False)
-    return load_model(folder, CPU)
-
-
-def before_the_merge(folder: Path) -> tuple:
-    """Return the pruned model with adapters, as for a training that saves memory, and its tokenizer."""
-    checkpoint = Checkpoint(folder)
-    mask = compute_masks(checkpoint, "unstructured", [50])[50]
-    model, tokenizer, _ = adapted_model(
-        checkpoint, mask, "sparse_to_sparse", Training(gradient_checkpointing=True), CPU
-    )
-    return model.eval(), tokenizer
-
-
 @pytest.mark.process
-@pytest.mark.parametrize("loaded", [without_cache, before_the_merge])
-def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path, loaded):
-    model, tokenizer = loaded(save_tiny("llama", tmp_path, torch.float32))
+def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path):
+    folder = save_tiny("llama", tmp_path, torch.float32)
+    change_json(folder / "config.json", use_cache=False)
+    model, tokenizer = load_model(folder, CPU)
     task = BY_NAME["gsm8k_mini"]
     rows = rows_of(task)
     widths = []

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 from sparseft.tasks import BY_NAME, TASKS
-from sparseft.tasks.rows import read_rows
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval, the peer, is not installed")
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
 from lm_eval.utils import apply_template  # noqa: E402
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
-DATA = Path(__file__).parents[3] / "shared" / "data"
 YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
 ROWS = {
     "boolq": [{"passage": "Ice is cold.\n{{x}}", "question": "is ice cold", "answer": True}],
@@ -23,13 +21,6 @@ ROWS = {
     ],
     "gsm8k": [{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}],
 }  # fmt: skip
-
-
-def real_rows(name: str) -> list[dict]:
-    path = DATA / name / "validation.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
-    return read_rows(path, BY_NAME[name])
 
 
 def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
@@ -64,20 +55,6 @@ def assert_same_as_lm_eval(name: str, rows: list[dict]) -> None:
 @pytest.mark.parametrize("name", YAMLS)
 def test_prompts_are_lm_evals_on_awkward_rows(name):
     assert_same_as_lm_eval(name, ROWS[name])
-
-
-@pytest.mark.parametrize("name", YAMLS)
-def test_prompts_are_lm_evals_on_real_rows(name):
-    rows = real_rows(name)
-    assert len(rows) >= 700
-    assert_same_as_lm_eval(name, rows)
-
-
-def test_no_prompt_ends_in_a_space():
-    minis = [(task, row) for task in TASKS if task.generate for row in task.generate("train", 50, 0)]
-    reals = [(BY_NAME[name], row) for name, rows in ROWS.items() for row in rows]
-    assert len(minis) == 50 * sum(task.generate is not None for task in TASKS) > 0
-    assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)
 
 
 def test_every_task_is_complete():

@@ -7,7 +7,7 @@ A task whose headline is the loss is evaluated without lm-eval, on the tokens th
 
     loss              sum of -log p(token) / number of tokens, over the answer tokens of all examples, in nats
     loss_stderr       its standard error over the examples
-    token_perplexity  exp(loss); for a task of text that of evaluation/perplexity.py with `length` tokens of context
+    token_perplexity  exp(loss); for a task of text that of `token_perplexity` with `length` tokens of context
 """
 
 import json
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sparseft.errors import InputError
 from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
@@ -149,6 +150,34 @@ def _described(task: Task, rows: dict[str, list[Row]], metrics: dict[str, float 
         "metrics": metrics,
         "prompt_sha256": scoring.prompt_digest(task, rows["validation"]),
     }
+
+
+@torch.no_grad()
+def token_perplexity(
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", text: str, context: int, windows: int | None = None
+) -> float:
+    """Return the token perplexity of a text, over its first `windows` windows, or over all.
+
+    The text is tokenised once and cut into windows of `context` tokens that do not overlap. The tokens after the last whole
+    window are left out, as in github.com/locuslab/wanda, lib/eval.py. On WikiText-2 it is the number that pruning papers print.
+    Perplexities with another context or tokenizer cannot be compared. lm-eval's `wikitext` is a perplexity per word.
+
+    Raises InputError if the text is too short, the context is too long, or the perplexity is not a finite number."""
+    limit = model.config.max_position_embeddings
+    if not 2 <= context <= limit:
+        raise InputError(
+            f"perplexity.context is {context} tokens, but the model takes {limit}", f"set it to 2 to {limit}"
+        )
+    ids = torch.tensor(tokenizer.encode(text, verbose=False))
+    available = len(ids) // context
+    if available < (windows or 1):
+        raise InputError(f"perplexity: {available} windows of {context} in {len(ids)} tokens", "give more text")
+    used = windows or available
+    losses = []
+    for window in ids[: used * context].reshape(used, context).to(model.device):
+        logits = model(window[None], use_cache=False).logits[0, :-1]  # (context - 1, V)
+        losses.append(F.cross_entropy(logits.float(), window[1:]).item())
+    return scoring.perplexity_of(sum(losses) / len(losses))
 
 
 def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:

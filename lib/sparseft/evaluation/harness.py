@@ -4,11 +4,11 @@ lm-eval gets the functions of a built-in task as they are, and the definition of
 the filters, and computes the metrics and the standard errors.
 """
 
-import logging
 import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
+from functools import cache
 from itertools import chain
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and lm-eval's
@@ -17,9 +17,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
@@ -112,18 +114,11 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
 
     Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows.
     Raises InputError if lm-eval renders other texts than training read."""
-    disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    # Reading lm-eval's own 14,000 task files would take 8 s.
-    tasks = TaskManager(include_defaults=False)
-    # The bootstrap prints that it runs.
-    with redirect_stdout(sys.stderr), sandboxed(task.name):
-        lm_task = tasks.load(task_definition(task, rows))["tasks"][task.name]
+    lm_task = load_task(task, rows)
+    with sandboxed(task.name):
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
-        result = evaluator.simple_evaluate(
-            lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP
-        )
+        result = simple_evaluate(lm, [lm_task])
     entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
     first_filter = next(iter(entries.values()), NO_FILTER if task.choices else _STRICT)
     samples = [
@@ -139,6 +134,24 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
         if isinstance(value, int | float) and name in reported:
             metrics[name] = float(value)
     return metrics, samples
+
+
+@cache
+def _manager() -> TaskManager:
+    """Return lm-eval's manager of tasks. Reading lm-eval's own 14,000 task files would take 8 s."""
+    return TaskManager(include_defaults=False)
+
+
+def load_task(task: Task, rows: dict[str, list[Row]]) -> ConfigurableTask:
+    """Return lm-eval's task over `rows`."""
+    with redirect_stdout(sys.stderr), sandboxed(task.name):
+        return _manager().load(task_definition(task, rows))["tasks"][task.name]
+
+
+def simple_evaluate(lm: LM, tasks: list[ConfigurableTask]) -> dict:
+    """Return lm-eval's results and samples. The bootstrap prints on stderr that it runs."""
+    with redirect_stdout(sys.stderr):
+        return evaluator.simple_evaluate(lm, tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP)
 
 
 def outcome_key(task: Task) -> str:

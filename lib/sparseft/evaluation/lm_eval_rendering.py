@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 
 import lm_eval.utils
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
@@ -19,6 +19,8 @@ from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
+
+disable_progress_bars()
 
 
 @contextmanager

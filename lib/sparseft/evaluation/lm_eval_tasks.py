@@ -16,7 +16,7 @@ from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
 
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
@@ -50,7 +50,6 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     """Return a task of lm-eval under the name `name`, its examples, and where they come from.
 
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
-    disable_progress_bars()
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
     _check_supported(name, config, data)
     splits = Splits(name, config, bool(data.local))
@@ -74,7 +73,6 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
     """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
-    disable_progress_bars()
     config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval")[0]
     datasets, source = load_datasets(task.name, config, data)
     splits = Splits(task.name, config, bool(data.local))

@@ -4,10 +4,6 @@ lm-eval evaluates the tasks again. A recorded answer takes the place of each ans
 files are lm-eval's own.
 """
 
-import logging
-import sys
-from contextlib import redirect_stdout
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -15,16 +11,13 @@ from time import perf_counter
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.loggers import EvaluationTracker
-from lm_eval.tasks import TaskManager
 
 from sparseft.errors import InputError
-from sparseft.evaluation.harness import task_definition
+from sparseft.evaluation.harness import load_task, simple_evaluate
 from sparseft.evaluation.lm_eval_rendering import sandboxed
 from sparseft.records.evaluation_record import EvaluationRecord, ProbePart
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.scoring import BOOTSTRAP
 
 # lm-eval would start git to find the version of this project, and no record has it.
 evaluator.get_git_commit_hash = lambda: None
@@ -58,11 +51,18 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
     answers = {record.task: record, **record.probes}
     digests = {name: (probe.data_sha256, probe.train_sha256) for name, probe in record.probes.items()}
     digests[record.task] = (record.inputs.data, record.inputs.train)
-    tasks = [_lm_task(data / name, name, *digests[name]) for name in answers]
-    with redirect_stdout(sys.stderr), sandboxed(record.task):
-        results = evaluator.simple_evaluate(
-            RecordedAnswers(answers), tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP
-        )
+    tasks = []
+    for name in answers:
+        task = find_task(data / name, name)
+        rows, prepared = read_splits(data / name, task)
+        if (prepared["validation"], prepared["train"]) != digests[name]:
+            raise InputError(
+                f"{data / name}: not the rows that were evaluated",
+                "name the folder of the study's data with --data_dir",
+            )
+        tasks.append(load_task(task, rows))
+    with sandboxed(record.task):
+        results = simple_evaluate(RecordedAnswers(answers), tasks)
     samples = results.pop("samples")
     # No record says whether a choice is the model's greedy one.
     for sample in chain(*samples.values()):
@@ -83,22 +83,3 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
         # lm-eval only logs a warning if it cannot write.
         if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
             raise InputError(f"{written}: lm-eval could not write it", "check the free space")
-
-
-@cache
-def _manager() -> TaskManager:
-    """Return lm-eval's manager of tasks, without lm-eval's own 14,000 files."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return TaskManager(include_defaults=False)
-
-
-def _lm_task(folder: Path, name: str, data_sha256: str, train_sha256: str) -> ConfigurableTask:
-    """Return lm-eval's task. Raises InputError if the rows in the folder are not those that were evaluated."""
-    task = find_task(folder, name)
-    rows, digests = read_splits(folder, task)
-    if (digests["validation"], digests["train"]) != (data_sha256, train_sha256):
-        raise InputError(
-            f"{folder}: not the rows that were evaluated", "name the folder of the study's data with --data_dir"
-        )
-    with redirect_stdout(sys.stderr), sandboxed(name):
-        return _manager().load(task_definition(task, rows))["tasks"][name]

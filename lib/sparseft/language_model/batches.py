@@ -154,7 +154,7 @@ def _has_every_message(messages: list[dict[str, str]], prompt: str, response: st
 def _sequences(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Return documents as sequences of task.sequence_length tokens.
 
-    The text is tokenised once, as for a perplexity (evaluation/perplexity.py). So a token that the tokenizer puts before every
+    The text is tokenised once, as for a perplexity (evaluation/evaluate.py). So a token that the tokenizer puts before every
     text is only in the first sequence. Raises InputError if the model takes no such sequence, or for fewer than two, because
     one has no standard error."""
     length = task.sequence_length

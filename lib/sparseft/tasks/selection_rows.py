@@ -33,8 +33,8 @@ from sparseft.tasks.task import Data, Row, Task
 SELECTION = "selection"
 ROWS_FILE = f"{SELECTION}.jsonl"
 MANIFEST_FILE = f"{SELECTION}_manifest.json"
-# Candidates that are compared together, at least. Each comparison reads all rows of the other splits.
-_AT_ONCE = 1000
+# Candidates that are compared together. Each comparison reads all rows of the other splits.
+_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,10 @@ def choose_selection(
         return len(row["text"]) if counts_characters else 1
 
     wanted = number or (math.inf if has_own_split else sum(map(size, prepared["validation"])))
-    at_once = None if counts_characters or wanted == math.inf else max(_AT_ONCE, wanted)
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
     taken = known = looked_at = 0
-    for row, is_known in _with_known(task, candidates.rows, prepared, at_once):
+    for row, is_known in _with_known(task, candidates.rows, prepared):
         if taken >= wanted:
             break
         looked_at += 1
@@ -160,15 +159,11 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
     return read_rows(path, task), manifest["sha256"]
 
 
-def _with_known(
-    task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]], at_once: int | None
-) -> Iterator[tuple[Row, bool]]:
-    """Yield candidates, each with whether it occurs in the prepared rows. `at_once` of them are compared together.
-
-    Each document of a text is compared by itself."""
+def _with_known(task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]]) -> Iterator[tuple[Row, bool]]:
+    """Yield candidates, each with whether it occurs in the prepared rows. Each document of a text is compared by itself."""
     others = [texts_of(task, rows) for rows in prepared.values()]
     remaining = iter(candidates)
-    while rows := list(islice(remaining, at_once)):
+    while rows := list(islice(remaining, _AT_ONCE)):
         # Without a template, the result for a row does not depend on the other rows.
         texts = Texts(texts_of(task, rows).parts, has_template=False)
         yield from zip(rows, find([texts], others)[0].tolist(), strict=True)
