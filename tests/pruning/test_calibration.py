@@ -111,11 +111,6 @@ def captured(model: nn.Module, layers: list[str], examples: list[Example]) -> di
     return {layer: torch.cat(found).double() for layer, found in inputs.items()}
 
 
-def captured_norms(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, np.ndarray]:
-    """||X_j|| of everything that whole forward passes send through `layers`."""
-    return {layer: x.norm(dim=0).float().numpy() for layer, x in captured(model, layers, examples).items()}
-
-
 @pytest.mark.parametrize(
     ("statistic", "of"),
     [(INPUT_NORMS, lambda x: x.norm(dim=0)), (STADE.statistic, lambda x: x.std(dim=0, unbiased=False))],
@@ -147,9 +142,9 @@ def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny)
     model, prune = load(tiny), wanda(expected)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
-        for layer, norm in captured_norms(model, own, EXAMPLES).items():
+        for layer, x in captured(model, own, EXAMPLES).items():
             weight = model.get_submodule(memory_path(tiny.architecture, layer)).weight
-            prune(layer, weight.data, torch.from_numpy(norm))
+            prune(layer, weight.data, x.norm(dim=0).float())
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)

@@ -15,7 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_finite, prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack, zero_pruned
+from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack
 from sparseft.pruning.mask_report import NO_SCORES, Distribution, mask_report, write_report
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
@@ -46,14 +46,12 @@ class PrunedWriter:
         What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is
         not finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
-        packed = pack(kept)
-        content = np.ascontiguousarray(bits)
-        zero_pruned(content, packed)
+        content = np.where(kept, bits, 0)
         if not is_finite(content, tensor.dtype):
             raise InputError(
                 f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
             )
-        self.masks.write(layer, 0, packed.reshape(1, -1))
+        self.masks.write(layer, 0, pack(kept).reshape(1, -1))
         self.write_tensor(tensor.name, content.tobytes())
         self.rows[layer] = row
         self.scores[layer] = scores
