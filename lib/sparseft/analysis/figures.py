@@ -133,9 +133,9 @@ def study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     points = lines_of(study)
     members = study.runs[study.runs["status"] != OUTSIDE]
     looks = styles(points["method"].unique())
-    settings = {"": "", **{text: f"setting{n}_" for n, text in enumerate(filter(None, points["setting"].unique()), 1)}}
+    settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
-        prefix = f"{settings[setting]}{task}"
+        prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
         devices = members[members["task"] == task]["device"].nunique()
         for chart in _charts(part, metric, devices):
             known = part[part[chart.y].notna() & part[chart.x].notna()]
@@ -178,19 +178,17 @@ def lines_of(study) -> pd.DataFrame:
 
 def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:
     """Return the figure of a chart, with a row of panels per model and study, and a column per mode."""
-    rows = list(points.groupby(["study", "model"], sort=False).groups)
-    modes = sorted(points["mode"].unique(), key=MODES.index)
-    size = (max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows))
-    figure = Drawing(figsize=size, layout="constrained")
+    models = points["model"] if points["study"].nunique() == 1 else points["study"] + ": " + points["model"]
+    rows, modes = models.unique(), sorted(points["mode"].unique(), key=MODES.index)
+    figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
-    for (study, model), line in zip(rows, panels, strict=True):
-        heading = model if points["study"].nunique() == 1 else f"{study}: {model}"
+    for model, line in zip(rows, panels, strict=True):
         for mode, axes in zip(modes, line, strict=True):
-            part = points[(points["study"] == study) & (points["model"] == model) & (points["mode"] == mode)]
-            _draw_panel(axes, part, chart, looks)
-            axes.set_xlabel(chart.x_label if (study, model) == rows[-1] else "", fontsize="small")
-            axes.set_title(mode if len(rows) == 1 else f"{heading}\n{mode}", fontsize="small")
-    add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0][1]})"])
+            _draw_panel(axes, points[(models == model) & (points["mode"] == mode)], chart, looks)
+            axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
+    for axes in panels[-1]:
+        axes.set_xlabel(chart.x_label, fontsize="small")
+    add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0]})"])
     figure.supylabel(chart.label, fontsize="medium")
     add_legend(figure, panels.flat)
     return figure
@@ -210,9 +208,8 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
             mark = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
             axes.annotate(f"{point.sparsity} %", (point.samples_per_second, point.value), **mark)
     if chart.y == "value" and len(points):
-        levels = [(points["chance"].iloc[0], "guessing", ":")]
-        levels += [(value, "dense", "--") for value in points[points["sparsity"] == 0]["value"].head(1)]
-        for level, label, style in levels:
+        dense = points["value"][points["sparsity"] == 0].max()
+        for level, label, style in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
                 axes.axhline(level, color="0.25", linestyle=style, linewidth=1.2, label=label, zorder=1)
 

@@ -352,10 +352,10 @@ def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, 
 
 def _studies(members: pd.DataFrame) -> list[str]:
     """Return each study in a line, with the settings in which its runs differ from those of another study."""
-    differing = members.groupby("study", sort=False)["differs"].agg(
-        lambda texts: "; ".join(dict.fromkeys(filter(None, texts)))
-    )
-    return [f"{study}: {text or 'no setting of its own'}" for study, text in differing.items()]
+    differing = members.groupby("study", sort=False)["differs"].unique()
+    return [
+        f"{study}: {'; '.join(filter(None, texts)) or 'no setting of its own'}" for study, texts in differing.items()
+    ]
 
 
 def _task(row: tuple) -> str:
