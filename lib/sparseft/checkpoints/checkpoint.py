@@ -33,7 +33,7 @@ from sparseft.storage.record import ADAPTER_CONFIG
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 # torch's name of a dtype -> safetensors' name.
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-# The number of weights that are read at once, in whole rows.
+# The number of weights that are read at once, in whole rows. A block and its masks stay in the second-level cache.
 BLOCK = 1 << 20
 # In a folder with a manifest of this version, every weight is finite. Its digest covers the configuration and the tokenizer.
 MANIFEST_VERSION = 2

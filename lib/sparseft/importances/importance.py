@@ -1,6 +1,5 @@
 """Describe what an importance is: what it looks at, and how it scores the weights of a layer."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +26,6 @@ class Statistic:
     add: Callable[[Any, Any], object]
     finish: Callable[[Any, int], Any]
     dtype: str = "float32"
-
-    def total_bytes(self, rows: int, cols: int) -> int:
-        """Return the size of the total of a layer, in bytes."""
-        return np.dtype(self.dtype).itemsize * math.prod(self.shape(rows, cols))
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,11 @@ from bisect import bisect_right
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
+from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, infinity, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, unpack
 
-# Weights that are compared at a time.
-BLOCK = 1 << 20
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 
 

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, to_float32
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.importances import Importance
 
 Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
-BLOCK = 1 << 20  # weights per block: a block and its masks stay in the second-level cache
 
 
 def magnitude_source(checkpoint: Checkpoint) -> Source:
