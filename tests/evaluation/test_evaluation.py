@@ -11,7 +11,7 @@ from project import succeed
 from sklearn.metrics import f1_score, recall_score
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import check_metrics, evaluate
+from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.evaluation.lm_eval_definitions import own_config
 from sparseft.language_model.batches import collate, encode
@@ -22,7 +22,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.metrics import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH, strict_match
+from sparseft.tasks.metrics import IGNORED, STRICT_MATCH, strict_match
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
@@ -111,8 +111,7 @@ def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recor
 def test_gsm8k_has_the_worked_examples_filters_and_metric_of_lm_eval_s_own():
     theirs, ours = own_config("gsm8k/gsm8k.yaml"), BY_NAME["gsm8k"]
     assert ours.few_shot == theirs["num_fewshot"]
-    patterns = [entry["filter"][0]["regex_pattern"] for entry in theirs["filter_list"]]
-    assert patterns == [STRICT_MATCH, FLEXIBLE_EXTRACT]
+    assert theirs["filter_list"][0]["filter"][0]["regex_pattern"] == STRICT_MATCH
     assert theirs["metric_list"][0]["regexes_to_ignore"] == IGNORED
 
 
@@ -235,13 +234,6 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
     texts = records["gsm8k_mini"]["generations"]
     assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]
     assert max(map(len, texts)) > 10
-
-
-def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
-    check_metrics("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
-    for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
-        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* does not follow from its rows; install"):
-            check_metrics("boolq", theirs, {"acc": 0.5})
 
 
 @pytest.mark.process

@@ -57,11 +57,6 @@ def task_of(name: str, definition: dict) -> Task:
     )
 
 
-def is_scored_by_lm_eval(task: Task) -> bool:
-    """Return whether only lm-eval can score the rows, by filters or functions of the task."""
-    return bool(task.definition) and task.definition["scored_by"] == BY_LM_EVAL
-
-
 def _choice_problem(row: Row) -> str | None:
     """Return what is wrong with a row that has choices, or None."""
     choices = row["choices"]

@@ -1,15 +1,14 @@
-"""Describe the metrics that the tasks report, and extract the answers of which exact_match is the share.
+"""Describe the metrics that the tasks report, and extract an answer of gsm8k.
 
-tasks/scoring.py computes them by lm-eval's rules. The tables, figures and pages of the analysis read their names and words
-from here. Every metric but the loss and its perplexity is a fraction from 0 to 1, and the analysis gives it the interval of a
-proportion. The patterns of the answers are those of lm-eval's gsm8k.yaml, version 3. lm-eval gets them from here.
+The tables, figures and pages of the analysis read their names and words from here. Every metric but the loss and its perplexity
+is a fraction from 0 to 1, and the analysis gives it the interval of a proportion. The patterns of an answer are those of
+lm-eval's gsm8k.yaml, version 3. They check the rows, and lm-eval has its own.
 """
 
 import re
 from dataclasses import dataclass
 
 STRICT_MATCH = r"#### (\-?[0-9\.\,]+)"
-FLEXIBLE_EXTRACT = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 # Removed from both sides of an exact match, in this order.
 IGNORED = [",", "\\$", "(?s).*#### ", "\\.$"]
 # What lm-eval extracts if a pattern does not match.
@@ -112,19 +111,8 @@ def strict_match(text: str) -> str:
     return match[1].strip() if match else NO_ANSWER
 
 
-def flexible_extract(text: str) -> str:
-    """Return the last number of a text, as lm-eval's filter flexible-extract does; NO_ANSWER if there is none."""
-    matches = re.findall(FLEXIBLE_EXTRACT, text)
-    return next(group for group in matches[-1] if group).strip() if matches else NO_ANSWER
-
-
 def exact_match(answer: str, target: str) -> bool:
     """Return whether an extracted answer is the target's, by lm-eval's metric exact_match."""
-    return _normalised(answer) == _normalised(target)
-
-
-def _normalised(text: str) -> str:
-    """Return a text in lower case, without the parts that lm-eval ignores."""
     for pattern in IGNORED:
-        text = re.sub(pattern, "", text)
-    return text.lower()
+        answer, target = re.sub(pattern, "", answer), re.sub(pattern, "", target)
+    return answer.lower() == target.lower()
