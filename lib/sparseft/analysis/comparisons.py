@@ -15,13 +15,14 @@ have is a metric of its own. Cells of other settings, of other examples, with a 
 """
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
 
 from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain
 from sparseft.analysis.settings import compatible
-from sparseft.analysis.statistics import compare, holm, recovered_share
+from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE
@@ -71,7 +72,7 @@ def compare_cells(
     for question in [*asked, "against"] if against else asked:
         for pair in _of_question(pairs, question, against, first).to_dict("records"):
             rows += _compare(cells, question, pair)
-    table = pd.DataFrame(rows, columns=[*COMPARISONS, "is_guess"]).astype({"p_value": float})
+    table = pd.DataFrame(rows, columns=[*COMPARISONS, "against_guesses"]).astype({"p_value": float})
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"] = families.transform("count")
     table["p_holm"] = families.transform(holm)
@@ -120,8 +121,9 @@ def _pairs(cells: Cells) -> pd.DataFrame:
     side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
     side["is_pruned"] = side["method"] != DENSE
     side["method_rank"] = side["method"].map(sort_key)
-    side["dense_mode"] = side["mode"].map(lambda mode: get_mode(mode).dense_mode)
-    side["compared_with"] = side["mode"].map(lambda mode: get_mode(mode).compared_with)
+    modes = side["mode"].map(get_mode)
+    for name in ("is_trained", "dense_mode", "compared_with"):
+        side[name] = modes.map(attrgetter(name))
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].max(axis=1)
     same = ["model", "task", "metric"]
@@ -143,34 +145,29 @@ def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None,
 
 def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:
     """Yield the comparisons of two cells: on their task, and on each probe that both have, if they saw the same examples."""
+    is_about_seeds = question in ABOUT_SEEDS and pair["is_trained"] and pair["against_is_trained"]
     for column in ("value", *cells.probes):
-        sides = [cells.scores.get((pair[name], column)) for name in ("cell", "against_cell")]
-        if None not in sides and sides[0].seen == sides[1].seen:
-            yield _row(cells, question, pair, column)
+        ours, theirs, spread = _sides(cells, pair, column)
+        if not ours or not theirs or ours.seen != theirs.seen:
+            continue
+        row = pair | {"question": question, "examples": ours.values.shape[1]} | compare(ours, theirs, spread)._asdict()
+        row |= {"value": ours.value, "against_value": theirs.value}
+        # No cell of their studies shows how much seeds vary.
+        row["lacks_seeds"] = is_about_seeds and not spread.degrees
+        if column == "value":
+            losses = _sides(cells, pair, "eval_loss")
+            found = compare(*losses)._asdict() if losses[0] and losses[1] else {}
+            row |= {f"eval_loss_{name}": value for name, value in found.items()}
+        else:
+            row |= {"metric": column, "against_guesses": False}
+        yield row
 
 
-def _row(cells: Cells, question: str, pair: dict, column: str) -> dict[str, object]:
-    """Return the row of one comparison, without the correction for their number."""
-    is_trained = get_mode(pair["mode"]).is_trained and get_mode(pair["against_mode"]).is_trained
-    is_task = column == "value"
-    row = pair | {
-        "question": question,
-        "metric": pair["metric"] if is_task else column,
-        "is_guess": question == "dense" and is_task and pair["against_guesses"],
-    }
-    degrees = 0
-    for name, prefix in ((column, ""), *([("eval_loss", "eval_loss_")] if is_task else [])):
-        ours, theirs = (cells.scores.get((pair[side], name)) for side in ("cell", "against_cell"))
-        if ours and theirs:
-            # The variation between seeds that is known better: that in the study of either cell.
-            spreads = [cells.spread(pair[side], name) for side in ("cell", "against_cell")]
-            spread = max(spreads, key=lambda spread: spread.degrees)
-            degrees = max(degrees, spread.degrees)
-            row |= {f"{prefix}{key}": value for key, value in compare(ours, theirs, spread)._asdict().items()}
-            if not prefix:
-                row |= {"value": ours.value, "against_value": theirs.value, "examples": ours.values.shape[1]}
-    # No cell of their studies shows how much seeds vary.
-    return row | {"lacks_seeds": question in ABOUT_SEEDS and is_trained and not degrees}
+def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores | None, Spread]:
+    """Return what is behind a column of two cells, and the variation between seeds: that in the study that shows it better."""
+    indices = (pair["cell"], pair["against_cell"])
+    spreads = [cells.spread(index, column) for index in indices]
+    return *(cells.scores.get((index, column)) for index in indices), max(spreads, key=lambda spread: spread.degrees)
 
 
 def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
@@ -180,7 +177,7 @@ def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
     is_told_apart = (table["p_holm"] < SIGNIFICANT) & ~table["lacks_seeds"].astype(bool)
     of_dense = (table["question"] == "dense") & (table["metric"] != LOSS.name)
     cases = {
-        None: table["is_guess"].astype(bool),
+        None: (table["question"] == "dense") & table["against_guesses"].astype(bool),
         HIGHER: is_told_apart & (table["difference"] > 0),
         WITHIN: of_dense & (table["difference_low"] > -tolerance),
         LOWER: is_told_apart,
