@@ -25,7 +25,7 @@ PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 5
 
 def written(folder: Path, study: Results, configuration: Path | None = None) -> dict[str, str]:
     """Return the pages of a study by name."""
-    write_pages(folder, study, [], Reproduction(Path("results/runs"), ("--plot",), configuration))
+    write_pages(folder, study, [], Reproduction(Path("results/runs"), configuration=configuration))
     return {name: (folder / name).read_text() for name in (REPORT, FINDINGS, *PAGES)}
 
 

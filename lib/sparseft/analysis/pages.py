@@ -8,7 +8,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -24,6 +24,7 @@ from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
 from sparseft.analysis.comparisons import sections
+from sparseft.analysis.figures import remove_leftovers, write_figures
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.sentences import (
     NONE,
@@ -38,11 +39,11 @@ from sparseft.analysis.sentences import (
     with_interval,
 )
 from sparseft.analysis.study import OUTSIDE
-from sparseft.analysis.tables import RUN
+from sparseft.analysis.tables import RUN, Results, write_tables
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.storage.atomic import atomic_file
+from sparseft.storage.atomic import atomic_file, atomic_files
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
 
@@ -104,6 +105,25 @@ class Table:
 def escape_markdown(text: object) -> str:
     """Return a text for one line of Markdown, in which nothing is read as markup."""
     return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
+
+
+def write_analysis(
+    output: Path, results: Results, again: Reproduction, *, processes: int, others: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """Replace all tables, pages and figures in a folder together, or none, and print the verdicts.
+
+    The figures are drawn if the commands `again` draw them. `others` has what else to write, by name."""
+    with atomic_files(output, FINDINGS, "analysis") as folder:
+        write_tables(results, folder)
+        figures = write_figures(folder / "plots", results, processes) if again.plot else []
+        write_pages(folder, results, figures, again)
+        for name, write in others.items():
+            write(folder / name)
+    if again.plot:
+        # The rule promises the folder. It has no figure if every run has a fault.
+        (output / "plots").mkdir(exist_ok=True)
+    remove_leftovers(output / "plots", [f"{figure.name}.{kind}" for figure in figures for kind in ("png", "svg")])
+    print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
 
 
 def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None:
