@@ -97,7 +97,7 @@ def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a
 def test_what_changes_the_program_makes_another():
     before = programs()
     assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"batch_size": 64}}})) == 2 * len(before)
-    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"eval_every": 5}}})) == len(before)
+    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"save_every": 5}}})) == len(before)
     assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
     divided = programs(grid={**GRID, "methods": ["unstructured", "unstructured_owl"]})
     assert len(divided) == 2 * (1 + 2 * 2 + 2 * 2 * 2)  # models x (dense + what is uniform + owl's counts of each task)
