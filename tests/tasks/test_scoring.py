@@ -19,7 +19,6 @@ from sparseft.tasks.scoring import (
     class_metrics,
     likeliest,
     prompt_digest,
-    ties,
 )
 
 PIECES = ["####", " ", "7", "1,000", "$", "-", ".", "\n", "So it is", "-3.5", "#### 12", "", "A"]
@@ -46,8 +45,10 @@ def test_answers_match_as_lm_eval_matches_them():
 
 def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():
     logs = [[-1.0, -1.0], [-3.0, -2.0, -2.0], [-1.0, -2.0]]
-    assert (likeliest(logs).tolist(), ties(logs)) == ([0, 1, 0], 2)
-    assert (likeliest(logs, [[1, 2], [3, 1, 2], [1, 2]]).tolist()) == [1, 0, 0]
+    predictions, ties = likeliest(logs)
+    assert (predictions.tolist(), ties) == ([0, 1, 0], 2)
+    predictions, ties = likeliest(logs, [[1, 2], [3, 1, 2], [1, 2]])
+    assert (predictions.tolist(), ties) == ([1, 0, 0], 2)
 
 
 def test_a_class_that_is_never_right_has_no_recall():

@@ -112,9 +112,9 @@ def evaluate_probe(
             [not all(map(math.isfinite, row)) for row in logs],
             "lower training.learning_rate, or check the model's weights",
         )
-        divisors = lengths if task.headline is ACC_NORM else None
-        by_row |= {"choice_lengths": lengths, "log_likelihoods": logs, "ties": scoring.ties(logs, divisors)}
-        by_row["predictions"] = scoring.likeliest(logs, divisors).tolist()
+        predictions, ties = scoring.likeliest(logs, lengths if task.headline is ACC_NORM else None)
+        by_row |= {"choice_lengths": lengths, "log_likelihoods": logs, "ties": ties}
+        by_row["predictions"] = predictions.tolist()
         # lm-eval does not have these metrics.
         own = scoring.class_metrics(labels, logs, task.classes)
         reported = {column for metric in task.metrics for column in metric.columns}

@@ -47,17 +47,16 @@ def chance_of(lengths: list[list[int]] | None) -> float:
     return math.fsum(1 / len(row) for row in lengths) / len(lengths)
 
 
-def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = None) -> np.ndarray:
-    """Return the index of the likeliest choice of each row, int64 (rows,); the first one if several are equally likely.
+def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = None) -> tuple[np.ndarray, int]:
+    """Return the index of the likeliest choice of each row, int64 (rows,), and how many rows have several.
 
-    With `lengths`, log-likelihoods are divided by them (acc_norm)."""
-    return _scores(log_likelihoods, lengths).argmax(axis=0)
-
-
-def ties(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = None) -> int:
-    """Return how many rows have several likeliest choices."""
-    scores = _scores(log_likelihoods, lengths)
-    return int(((scores == scores.max(axis=0)).sum(axis=0) > 1).sum())
+    Of these the first one is taken. With `lengths`, log-likelihoods are divided by them (acc_norm)."""
+    # float64 (choices, rows); -inf if a row has fewer choices.
+    scores = np.array(list(zip_longest(*log_likelihoods, fillvalue=-np.inf)))
+    if lengths is not None:
+        scores /= np.array(list(zip_longest(*lengths, fillvalue=1)))
+    has_ties = (scores == scores.max(axis=0)).sum(axis=0) > 1
+    return scores.argmax(axis=0), int(has_ties.sum())
 
 
 def class_metrics(
@@ -66,8 +65,8 @@ def class_metrics(
     """Return the recall of each choice with its standard error, and the share of the most frequent one, by name.
 
     `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never right."""
-    right, predictions = np.array(labels), likeliest(log_likelihoods)
-    metrics = {}
+    right, metrics = np.array(labels), {}
+    predictions, _ = likeliest(log_likelihoods)
     for number, name in enumerate(classes):
         metrics |= _mean(recall(name), predictions[right == number] == number)
     return metrics | {MAJORITY_FLOOR.name: max(Counter(labels).values()) / len(labels)}
@@ -104,12 +103,6 @@ def perplexity_of(loss: float) -> float:
             "check the model's weights, prune less, or leave the perplexity out",
         )
     return math.exp(loss)
-
-
-def _scores(log_likelihoods: list[list[float]], lengths: list[list[int]] | None) -> np.ndarray:
-    """Return the score of each choice of each row, float64 (choices, rows); -inf if a row has fewer choices."""
-    scores = np.array(list(zip_longest(*log_likelihoods, fillvalue=-np.inf)))
-    return scores if lengths is None else scores / np.array(list(zip_longest(*lengths, fillvalue=1)))
 
 
 def _mean(metric: Metric, hits: np.ndarray) -> dict[str, float | None]:
