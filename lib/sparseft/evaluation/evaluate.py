@@ -25,7 +25,7 @@ from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
-from sparseft.tasks.from_lm_eval import BY_LM_EVAL
+from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
 from sparseft.tasks.overlap import distinct_prompts
 from sparseft.tasks.task import Row, Task

@@ -21,7 +21,7 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sparseft.errors import InputError, one_line
-from sparseft.tasks.from_lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE
+from sparseft.tasks.lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)

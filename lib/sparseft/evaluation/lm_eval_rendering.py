@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_definitions import config_of
-from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
+from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task

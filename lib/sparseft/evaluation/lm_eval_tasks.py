@@ -24,7 +24,7 @@ from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendere
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
 from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
-from sparseft.tasks.from_lm_eval import (
+from sparseft.tasks.lm_eval import (
     BY_LM_EVAL,
     BY_LOG_LIKELIHOODS,
     GENERATE_UNTIL,

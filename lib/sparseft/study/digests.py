@@ -23,14 +23,14 @@ from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
 from sparseft.patterns import PATTERNS
 from sparseft.study.config import Config
-from sparseft.tasks import BY_NAME, KINDS, file_of_kind
+from sparseft.tasks import BY_NAME, KINDS
 
 PACKAGE = "sparseft"
 # Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every job.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "patterns": frozenset(pattern.name for pattern in PATTERNS),
-    "tasks": frozenset(BY_NAME) | frozenset(map(file_of_kind, KINDS)),
+    "tasks": frozenset(BY_NAME) | frozenset(KINDS),
 }
 # Function -> its keywords whose text only a reader sees.
 WORDS = {"Field": {"description", "title", "examples"}, "Parameter": {"help"}}
@@ -69,7 +69,7 @@ def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, 
     if not wildcards:
         tasks, methods = config.grid.tasks, config.grid.methods
     # A task that is not built in has the file of its kind.
-    files = [name if name in BY_NAME else file_of_kind(config.task_data(name).task_kind) for name in tasks]
+    files = [name if name in BY_NAME else config.task_data(name).task_kind for name in tasks]
     values = used_values(*files, methods=methods)
     # One digest per value, because many jobs share a value.
     parts = [_value_digest(script, lib, frozenset([value])) for value in sorted(values)]

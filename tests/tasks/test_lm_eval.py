@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from sparseft.tasks.from_lm_eval import task_of
+from sparseft.tasks.lm_eval import task_of
 from sparseft.tasks.metrics import ACC
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.scoring import labels_of
