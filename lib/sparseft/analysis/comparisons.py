@@ -29,14 +29,19 @@ from sparseft.study.grid import DENSE
 from sparseft.tasks.metrics import LOSS
 
 # Which pairs of cells a question compares. The columns of the second cell begin with `against_`.
+_ONE_MASK = "method == against_method and sparsity == against_sparsity"
+_TWO_METHODS = (
+    "study == against_study and method != 'dense' and against_method != 'dense' and method != against_method"
+    " and sparsity == against_sparsity and mode == against_mode"
+)
 QUESTIONS = {
-    "dense": "is_one_study and is_pruned and not against_is_pruned and against_mode == dense_mode",
-    "untuned": "is_one_study and is_one_mask and mode != 'no_finetune' and against_mode == 'no_finetune'",
-    "methods": "is_one_study and is_other_method and method_rank < against_method_rank",
-    "against": "is_one_study and is_other_method and against_method == @against",
-    "modes": "is_one_study and is_one_mask and against_mode == compared_with",
-    "studies": "not is_one_study and is_one_mask and mode == against_mode and training == against_training"
-    " and against_study == @first",
+    "dense": "study == against_study and method != 'dense' and against_method == 'dense' and against_mode == dense_mode",
+    "untuned": f"study == against_study and {_ONE_MASK} and mode != 'no_finetune' and against_mode == 'no_finetune'",
+    "methods": f"{_TWO_METHODS} and method_rank < against_method_rank",
+    "against": f"{_TWO_METHODS} and against_method == @against",
+    "modes": f"study == against_study and {_ONE_MASK} and against_mode == compared_with",
+    "studies": f"study != against_study and against_study == @first and {_ONE_MASK} and mode == against_mode"
+    " and training == against_training",
 }
 # The questions about methods, modes and settings, and not about two models.
 ABOUT_SEEDS = ("methods", "against", "modes", "studies")
@@ -119,21 +124,14 @@ def _pairs(cells: Cells) -> pd.DataFrame:
     """Return every two cells of one model, task and metric that can be compared."""
     columns = [*KEYS, "reached_sparsity", "seeds", "settings", "value_low", "chance", "majority_floor"]
     side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
-    side["is_pruned"] = side["method"] != DENSE
     side["method_rank"] = side["method"].map(sort_key)
     modes = side["mode"].map(get_mode)
     for name in ("is_trained", "dense_mode", "compared_with"):
         side[name] = modes.map(attrgetter(name))
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].max(axis=1)
-    same = ["model", "task", "metric"]
-    pairs = side.merge(side.add_prefix("against_"), left_on=same, right_on=[f"against_{name}" for name in same])
-    for name in ("study", "method", "sparsity", "mode"):
-        pairs[f"is_one_{name}"] = pairs[name] == pairs[f"against_{name}"]
-    pairs["is_one_mask"] = pairs["is_one_method"] & pairs["is_one_sparsity"]
-    is_other = pairs["is_pruned"] & pairs["against_is_pruned"] & ~pairs["is_one_method"]
-    pairs["is_other_method"] = is_other & pairs["is_one_sparsity"] & pairs["is_one_mode"]
-    return pairs
+    place = ["model", "task", "metric"]
+    return side.merge(side.add_prefix("against_"), left_on=place, right_on=[f"against_{name}" for name in place])
 
 
 def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None, first: str = "") -> pd.DataFrame:

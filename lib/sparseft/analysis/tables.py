@@ -155,9 +155,7 @@ def compute(
         checks={
             "date": members["date"].max(),
             "runs": len(members),
-            "passed": int(members["passed"].sum()),
-            "weights": int(members["weights"].sum()),
-            "violations": int(members["violations"].sum()),
+            **members[["passed", "weights", "violations"]].sum().astype(int),
         },
     )
 
