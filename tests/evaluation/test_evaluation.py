@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 
 import pytest
@@ -13,7 +14,6 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import StrictLM, run_harness
-from sparseft.evaluation.lm_eval_definitions import own_config
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -22,7 +22,6 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.metrics import IGNORED, STRICT_MATCH, strict_match
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
@@ -106,13 +105,6 @@ def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recor
     json.dumps(record["generation_config"], allow_nan=False)
     # Nothing is generated to choose an answer.
     assert "generation_config" not in records["boolq_mini"]
-
-
-def test_gsm8k_has_the_worked_examples_filters_and_metric_of_lm_eval_s_own():
-    theirs, ours = own_config("gsm8k/gsm8k.yaml"), BY_NAME["gsm8k"]
-    assert ours.few_shot == theirs["num_fewshot"]
-    assert theirs["filter_list"][0]["filter"][0]["regex_pattern"] == STRICT_MATCH
-    assert theirs["metric_list"][0]["regexes_to_ignore"] == IGNORED
 
 
 @pytest.mark.process
@@ -232,7 +224,9 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
         found = EvaluationRecord(**record, **kept)
         assert EvaluationRecord.model_validate_json(found.model_dump_json()) == found
     texts = records["gsm8k_mini"]["generations"]
-    assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]
+    assert records["gsm8k_mini"]["predictions"] == [
+        match[1] if (match := re.search(r"#### (-?[0-9.,]+)", text)) else "[invalid]" for text in texts
+    ]
     assert max(map(len, texts)) > 10
 
 

@@ -1,46 +1,9 @@
-"""Scoring without lm-eval beside lm-eval's own filters and metrics."""
-
-import random
+"""What follows from the rows of an evaluation without lm-eval."""
 
 import pytest
-from lm_eval.api.metrics import exact_match_hf_evaluate
-from lm_eval.filters.extraction import RegexFilter
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.metrics import (
-    IGNORED,
-    STRICT_MATCH,
-    WIKITEXT2_SHA256,
-    exact_match,
-    perplexity_name,
-    strict_match,
-)
-from sparseft.tasks.scoring import (
-    chance_of,
-    class_metrics,
-    likeliest,
-    prompt_digest,
-)
-
-PIECES = ["####", " ", "7", "1,000", "$", "-", ".", "\n", "So it is", "-3.5", "#### 12", "", "A"]
-
-
-def texts(number: int) -> list[str]:
-    draw = random.Random(0)
-    return ["".join(draw.choices(PIECES, k=draw.randrange(9))) for _ in range(number)]
-
-
-def test_answers_are_extracted_as_lm_eval_extracts_them():
-    expected = [answer for (answer,) in RegexFilter(STRICT_MATCH).apply([[text] for text in texts(2000)], [])]
-    assert [strict_match(text) for text in texts(2000)] == expected
-    assert 100 < expected.count("[invalid]") < 1900
-
-
-def test_answers_match_as_lm_eval_matches_them():
-    alike = [("1000", "x #### $1,000."), ("A", "a"), ("5.", "5")]
-    pairs = [*zip(texts(3000), texts(3001)[1:], strict=True), *alike]
-    theirs = [exact_match_hf_evaluate([one], [other], IGNORED, ignore_case=True)["exact_match"] for one, other in pairs]
-    assert [exact_match(one, other) for one, other in pairs] == [bool(match) for match in theirs]
-    assert theirs[-3:] == [1, 1, 1]
+from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
+from sparseft.tasks.scoring import chance_of, class_metrics, likeliest, prompt_digest
 
 
 def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():

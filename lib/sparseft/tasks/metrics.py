@@ -1,18 +1,11 @@
-"""Describe the metrics that the tasks report, and extract an answer of gsm8k.
+"""Describe the metrics that the tasks report.
 
 The tables, figures and pages of the analysis read their names and words from here. Every metric but the loss and its perplexity
-is a fraction from 0 to 1, and the analysis gives it the interval of a proportion. The patterns of an answer are those of
-lm-eval's gsm8k.yaml, version 3. They check the rows, and lm-eval has its own.
+is a fraction from 0 to 1, and the analysis gives it the interval of a proportion.
 """
 
-import re
 from dataclasses import dataclass
 
-STRICT_MATCH = r"#### (\-?[0-9\.\,]+)"
-# Removed from both sides of an exact match, in this order.
-IGNORED = [",", "\\$", "(?s).*#### ", "\\.$"]
-# What lm-eval extracts if a pattern does not match.
-NO_ANSWER = "[invalid]"
 # Only the perplexity of WikiText-2's test split has its name, because papers print that number. The sha256 is that of the 4358
 # rows of wikitext-2-raw-v1, joined by blank lines: 1,296,370 bytes of UTF-8, or 287,644 tokens of GPT-2.
 WIKITEXT2_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
@@ -103,16 +96,3 @@ def lm_eval_metric(name: str, standard_error: str) -> Metric:
 def perplexity_name(text_sha256: str, context: int) -> str:
     """Return the name of a text's perplexity in windows of `context` tokens."""
     return f"{WIKITEXT2 if text_sha256 == WIKITEXT2_SHA256 else LOCAL_TEXT}{context}"
-
-
-def strict_match(text: str) -> str:
-    """Return the first number after "#### ", as lm-eval's filter strict-match does; NO_ANSWER if there is none."""
-    match = re.search(STRICT_MATCH, text)
-    return match[1].strip() if match else NO_ANSWER
-
-
-def exact_match(answer: str, target: str) -> bool:
-    """Return whether an extracted answer is the target's, by lm-eval's metric exact_match."""
-    for pattern in IGNORED:
-        answer, target = re.sub(pattern, "", answer), re.sub(pattern, "", target)
-    return answer.lower() == target.lower()
