@@ -316,7 +316,7 @@ def test_the_mask_says_which_text_it_looked_at_and_belongs_to_every_task(tmp_pat
         ({"method": "unstructured_wanda_on_c4", "text": "t.jsonl", "calibration_length": 1},
          "masks: calibration.c4.length: .*equal to 2"),
         ({"method": "unstructured_wanda", "scope": "column"}, "--scope: Input should be .layer., .row. or .global., not .column."),
-        ({"method": "structured", "importance": "wanda"}, "method 'structured_wanda' is unknown"),
+        ({"method": "structured_wanda"}, "method 'structured_wanda' is unknown"),
         ({"method": "random", "threads": 0}, ".*for --threads. Must be >= 1; compute_masks.py --help"),
         ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
         ({"method": "unstructured_on_c4", "text": "t.jsonl"}, "method 'unstructured_on_c4': unstructured looks at no "),

@@ -25,9 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Tensor, read_header, safetensors_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS, get_method
+from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
 from sparseft.study.mask_settings import Masks
@@ -113,6 +115,15 @@ def read_mask(path: Path | str) -> Mask:
     if name and (method, sparsity) != (name[2], int(name[1]) / 100):
         raise InputError(f"{path}: holds a mask of {method} at {sparsity}", remake_advice(path))
     return mask
+
+
+def read_checked_mask(path: Path, checkpoint: Checkpoint, cell: Cell | None = None) -> tuple[Mask, str]:
+    """Return a mask of this model, and of the cell if there is one, and its sha256. Raises InputError if it is another's."""
+    mask = read_mask(path)
+    check_mask(mask, path, prunable_shapes(checkpoint), checkpoint.digest)
+    if cell:
+        check_run(mask, path, cell)
+    return mask, sha256(path)
 
 
 def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]], digest: str | None = None) -> None:

@@ -10,12 +10,14 @@ without that key. So one altered bit is noticed.
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
-from sparseft.storage.ownership import check_file
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_file
 from sparseft.storage.reading import read_json
 
 # The folders of the adapter and of the merged model in the folder of a run.
@@ -39,6 +41,13 @@ def write_record(path: Path | str, content: dict) -> None:
 def check_record(path: Path, kind: str) -> None:
     """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this kind."""
     check_file(path, f'{{\n  "record": "{kind}",\n')
+
+
+def claim_record(path: Path, kind: str, inputs: Iterable[Path | None]) -> None:
+    """Hold the place of a record. Raises InputError if it is an input, or if a file of another kind is there."""
+    check_apart([path], inputs)
+    check_record(path, kind)
+    hold(path)
 
 
 def write_record_of(folder: Path, path: Path, content: dict) -> None:

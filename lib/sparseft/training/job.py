@@ -14,15 +14,14 @@ from pathlib import Path
 from cyclopts.types import PositiveInt
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
-from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
+from sparseft.masks.mask_file import Mask, read_checked_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingRecord
-from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write_record_of
 from sparseft.study.digests import code_digest
@@ -118,14 +117,12 @@ def job_of(
     task = find_task(flags.data_dir, run.task)
     task.check_trainable()
     checkpoint = Checkpoint(flags.model_path)
-    mask = read_mask(flags.mask_path)
+    mask, mask_sha256 = read_checked_mask(flags.mask_path, checkpoint, run)
     rows, rows_sha256 = read_splits(flags.data_dir, task)
-    check_run(mask, flags.mask_path, run)
-    check_mask(mask, flags.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     provenance = {
         "run_id": run.id,
         "mode": run.mode,
-        "mask_sha256": sha256(flags.mask_path),
+        "mask_sha256": mask_sha256,
         "base": checkpoint.digest,
         "stock_peft": get_mode(run.mode).stock_peft,
     }

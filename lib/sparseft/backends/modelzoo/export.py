@@ -21,7 +21,7 @@ from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
 from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, places
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack, zero_pruned
+from sparseft.masks.mask_file import Mask, read_checked_mask, read_mask, unpack, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 
@@ -49,10 +49,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
 
     One block of rows is in memory at a time. Raises InputError if ModelZoo has no such model, if the mask is of another model,
     or if the checkpoint does not fit its config.json."""
-    mask = read_mask(mask_path) if mask_path else None
-    mask_sha256 = sha256(mask_path) if mask_path else None
-    if mask:
-        check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    mask, mask_sha256 = read_checked_mask(mask_path, checkpoint) if mask_path else (None, None)
     check_tensors(checkpoint, checkpoint.folder)
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
