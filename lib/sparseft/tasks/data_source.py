@@ -4,6 +4,7 @@ The rows of a mini task are generated. All others come from a folder of the user
 hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
 """
 
+import json
 import math
 import random
 import re
@@ -15,7 +16,17 @@ import numpy as np
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.rows import DOCUMENT, problem_of, read_documents, read_rows
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.tasks.rows import (
+    DOCUMENT,
+    DOCUMENT_BREAK,
+    problem_of,
+    read_documents,
+    read_rows,
+    source_file,
+    write_source_text,
+)
 from sparseft.tasks.task import SPLITS, Data, Row, RowFormat, Task
 
 # The place of the perplexity's text, which is its split `test`.
@@ -88,6 +99,21 @@ def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
     if len(files) > 1:
         raise InputError(f"{folder}: there are both {files[0].name} and {files[1].name}", "remove one of them")
     return files[0] if files else None
+
+
+def prepare_text(output: Path, local: str | None, hub: str | None, split: str, key: str, *, as_rows: bool) -> None:
+    """Load a text as `load_documents` does, and write it with its source beside it: a document per row, or as one text.
+
+    Raises InputError if it is empty, or if the output would replace a file of somebody else."""
+    outputs = [output, source_file(output)]
+    check_ours(output.parent, "text", *outputs)
+    check_apart(outputs, [Path(local)] if local else [])
+    hold(output)
+    documents, source = load_documents(local, hub, split, key)
+    if not any(document.strip() for document in documents):
+        raise InputError(f"{local or hub}: the text is empty", "give another text")
+    lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents)
+    write_source_text(output, lines if as_rows else [DOCUMENT_BREAK.join(documents)], source)
 
 
 def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
