@@ -123,17 +123,12 @@ class Splits:
         return self.config.get("test_split") or self.config.get("validation_split")
 
     @property
-    def origin(self) -> dict[str, str]:
+    def origin(self) -> dict[str, str | None]:
         """Return the name in the data set of the splits `train` and `validation`.
 
-        Without training rows, `train` is the split of the worked examples, or else the evaluated one. Raises InputError if
-        no split is evaluated."""
+        Without training rows, `train` is the split of the worked examples, or else the evaluated one."""
         if self.is_local:
             return {split: split for split in SPLITS}
-        if not self.evaluated:
-            raise InputError(
-                f"tasks.{self.name}: the task has neither test_split nor validation_split", "set one of them"
-            )
         train = self.config.get("training_split") or self.few_shot or self.evaluated
         return {"train": train, "validation": self.evaluated}
 
@@ -221,10 +216,13 @@ def _place_of(name: str, config: dict) -> str:
     return f"{place}@{kwargs['revision']}" if kwargs.get("revision") else place
 
 
-def processed_rows(name: str, config: dict, datasets: dict[str, Dataset], split: str) -> list[dict]:
+def processed_rows(name: str, config: dict, datasets: dict[str, Dataset], split: str | None) -> list[dict]:
     """Return the rows of a split after the task's process_docs."""
     if split not in datasets:
-        raise InputError(f"tasks.{name}: the data set has no split {split}, only {', '.join(datasets)}", "correct hub")
+        raise InputError(
+            f"tasks.{name}: the data set has no split {split}, only {', '.join(datasets)}",
+            "correct hub, or test_split in the YAML file",
+        )
     if not config.get("process_docs"):
         return list(datasets[split])
     with reported(name, f"the rows of {split}"):
