@@ -72,11 +72,13 @@ def compare_cells(
     asked = [*(questions or default_questions(cells.frame)), "studies"]
     if against is None and "methods" not in asked and "random" in set(cells.frame["method"]):
         against = "random"
-    pairs, first = _pairs(cells), cells.frame["study"].iloc[0]
+    asked += ["against"] if against else []
+    first = cells.frame["study"].iloc[0]
     rows = []
-    for question in [*asked, "against"] if against else asked:
-        for pair in _of_question(pairs, question, against, first).to_dict("records"):
-            rows += _compare(cells, question, pair)
+    for pairs in _pairs(cells):
+        for question in asked:
+            for pair in _of_question(pairs, question, against, first).to_dict("records"):
+                rows += _compare(cells, question, pair)
     table = pd.DataFrame(rows, columns=[*COMPARISONS, "against_guesses"]).astype({"p_value": float})
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"] = families.transform("count")
@@ -120,8 +122,8 @@ def sections(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([used, pruned, alone], ignore_index=True)[list(curves)]
 
 
-def _pairs(cells: Cells) -> pd.DataFrame:
-    """Return every two cells of one model, task and metric that can be compared."""
+def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
+    """Yield every two cells that can be compared, of one model, task and metric at a time."""
     columns = [*KEYS, "reached_sparsity", "seeds", "settings", "value_low", "chance", "majority_floor"]
     side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
     side["method_rank"] = side["method"].map(sort_key)
@@ -130,8 +132,8 @@ def _pairs(cells: Cells) -> pd.DataFrame:
         side[name] = modes.map(attrgetter(name))
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].max(axis=1)
-    place = ["model", "task", "metric"]
-    return side.merge(side.add_prefix("against_"), left_on=place, right_on=[f"against_{name}" for name in place])
+    for _, place in side.groupby(["model", "task", "metric"], sort=False):
+        yield place.merge(place.add_prefix("against_"), how="cross")
 
 
 def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None, first: str = "") -> pd.DataFrame:
@@ -187,17 +189,17 @@ def _recovered(cells: Cells) -> pd.DataFrame:
     """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its interval.
 
     The cell must have one untuned and one dense cell that agree with its settings."""
-    pairs = _pairs(cells)
-    partners = [
-        _of_question(pairs, question).drop_duplicates("cell", keep=False).set_index("cell")["against_cell"]
-        for question in ("untuned", "dense")
-    ]
     rows = {}
-    for cell, *others in pd.concat(partners, axis=1, join="inner").itertuples():
-        three = [cells.scores.get((index, "value")) for index in (cell, *others)]
-        if None in three or len({scores.seen for scores in three}) > 1:
-            continue
-        tuned, untuned, dense = three
-        if gain(cells.frame.at[cell, "metric"]) * (dense.value - untuned.value) > NOTHING_LOST:
-            rows[cell] = recovered_share(tuned, untuned, dense, cells.spread(cell, "value"))
+    for pairs in _pairs(cells):
+        untuned, dense = (
+            _of_question(pairs, question).drop_duplicates("cell", keep=False).set_index("cell")["against_cell"]
+            for question in ("untuned", "dense")
+        )
+        for cell in untuned.index.intersection(dense.index):
+            three = [cells.scores.get((index, "value")) for index in (cell, untuned[cell], dense[cell])]
+            if None in three or len({scores.seen for scores in three}) > 1:
+                continue
+            tuned, before, goal = three
+            if gain(cells.frame.at[cell, "metric"]) * (goal.value - before.value) > NOTHING_LOST:
+                rows[cell] = recovered_share(tuned, before, goal, cells.spread(cell, "value"))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["recovered_share", "recovered_low", "recovered_high"])

@@ -79,19 +79,27 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
     faults += _faults(files_of, members, links, probes)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
-    trainings = [*(config.grid.trainings if config else ()), *sorted(runs["training"].unique())]
-    runs["training_order"] = runs["training"].map(trainings.index)
-    # A run has the status of its worst fault.
-    statuses = pd.Categorical(table["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
-    runs["status"] = runs["run_id"].map(pd.Series(statuses, table["run_id"]).groupby(level=0).min())
-    runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
-    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
     wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted)))
+
+
+def _runs(
+    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
+) -> pd.DataFrame:
+    """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
+    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
+    order = [*trainings, *sorted(runs["training"].unique())]
+    runs["training_order"] = runs["training"].map(order.index)
+    # A run has the status of its worst fault.
+    statuses = pd.Categorical(faults["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
+    runs["status"] = runs["run_id"].map(pd.Series(statuses, faults["run_id"]).groupby(level=0).min())
+    runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
+    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    return runs
 
 
 def study_folder(results_dir: Path) -> Path:
