@@ -34,7 +34,6 @@ _KEYS = {name: key for name, key in Training.model_fields.items() if name in TRA
 _KEYS |= {name: key for name, key in Throughput.model_fields.items() if name in THROUGHPUT}
 # The keys of both sections that a measurement reads.
 Settings = create_model("Settings", __base__=Section, **{name: (key.annotation, key) for name, key in _KEYS.items()})
-_DEFAULTS = Settings()
 
 
 def main(
@@ -44,7 +43,7 @@ def main(
     mask_path: Path,
     data_dir: Path,
     output: Path,
-    settings: Flags[Settings] = _DEFAULTS,
+    settings: Flags[Settings] = Settings(),
     threads: Threads = 1,
 ) -> None:
     """Check the inputs, measure the training, and write the record.

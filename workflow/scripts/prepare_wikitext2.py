@@ -12,10 +12,8 @@ from sparseft.command import Flags, run
 from sparseft.study.sources import Perplexity
 from sparseft.tasks.data_source import WIKITEXT2_PLACE, prepare_text
 
-DEFAULTS = Perplexity()
 
-
-def main(*, output: Path, text: Flags[Perplexity] = DEFAULTS) -> None:
+def main(*, output: Path, text: Flags[Perplexity] = Perplexity()) -> None:
     """Load the text, and write both files together.
 
     Args:

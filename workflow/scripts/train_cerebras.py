@@ -18,13 +18,11 @@ from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
-_DEFAULTS = CerebrasJob()
-
 
 def main(
     *,
     flags: Flags[JobFlags],
-    cerebras: Flags[CerebrasJob] = _DEFAULTS,
+    cerebras: Flags[CerebrasJob] = CerebrasJob(),
     compile_only: bool = False,
     validate_only: bool = False,
 ) -> None:

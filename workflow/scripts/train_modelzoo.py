@@ -19,10 +19,8 @@ from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
-_DEFAULTS = CerebrasJob()
 
-
-def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = _DEFAULTS) -> None:
+def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = CerebrasJob()) -> None:
     """Read the job, train it with ModelZoo's Trainer, and write its record.
 
     Args:
