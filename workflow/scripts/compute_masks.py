@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from pydantic import Field
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.command import Flags, run
+from sparseft.command import Flags, Threads, run
 from sparseft.errors import InputError
 from sparseft.methods import ON, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
@@ -71,7 +70,7 @@ def main(
     examples: Flags[Examples] = Examples(),
     pruned_dir: Path | None = None,
     format: Literal["pt", "safetensors"] = "pt",
-    threads: Annotated[int, Parameter(validator=Number(gte=1))] = os.cpu_count() or 1,
+    threads: Threads = os.cpu_count() or 1,
     plot: bool = False,
     is_added: bool = False,
     masks: Flags[MaskFlags] = MaskFlags(),
