@@ -99,7 +99,7 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     configure(study, SHORT)
     # Without its record, the run is in the tables, and missing.csv says what it lacks.
     (study.folder / f"{CELL}-short-seed0/selection.json").unlink()
-    assert study.planned().items() >= {"evaluate_selection": 1, "merge_adapter": 1}.items()
+    assert study.planned()["evaluate_selection"] == 1
     succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "again")
     with open(study.folder / "again/missing.csv") as file:
         (gap,) = csv.DictReader(file)
