@@ -131,7 +131,7 @@ def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
     for name in ("is_trained", "dense_mode", "compared_with"):
         side[name] = modes.map(attrgetter(name))
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
-    side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].max(axis=1)
+    side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].astype(float).max(axis=1)
     for _, place in side.groupby(["model", "task", "metric"], sort=False):
         yield place.merge(place.add_prefix("against_"), how="cross")
 
