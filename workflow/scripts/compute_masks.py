@@ -15,7 +15,7 @@ A method that updates weights also writes its pruned weights, each sparsity as a
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +24,7 @@ from pydantic import Field
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.command import Flags, Threads, run
 from sparseft.errors import InputError
+from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
@@ -67,6 +68,7 @@ def main(
     output_dir: Path,
     sparsity: list[str],
     method: list[str],
+    importance: Literal[*(value.name for value in IMPORTANCES)] = DEFAULT.name,
     examples: Flags[Examples] = Examples(),
     pruned_dir: Path | None = None,
     format: Literal["pt", "safetensors"] = "pt",
@@ -83,6 +85,7 @@ def main(
         sparsity: fractions from 0 to below 1, in whole percents
         method: a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a mask
             that keeps every weight
+        importance: importance of the methods that name none
         pruned_dir: folder of the pruned weights, for methods that update weights; one folder in it per sparsity
         format: format of the mask files
         threads: any number gives the same masks, unless the scores come from examples
@@ -90,7 +93,7 @@ def main(
         is_added: keep the report of an earlier pass; each sparsity gets a report of its own, report_{method}_sparsity{XX}.json
     """
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
-    methods = [get_method(name) for name in dict.fromkeys(method)]
+    methods = methods_of(method, importance)
     settings = with_text(masks, methods, examples)
     for value in methods:
         check_method(value, settings, percents, examples)
@@ -123,6 +126,15 @@ def main(
             prune_weights(checkpoint, value.name, group[0], files, settings, calibration)
         else:
             compute_masks(checkpoint, value.name, group, files, settings, calibration=calibration, threads=threads)
+
+
+def methods_of(names: list[str], importance: str) -> list[Method]:
+    """Return the methods. Those whose name has no importance get this one."""
+    chosen = next(value for value in IMPORTANCES if value.name == importance)
+    methods = [get_method(name) for name in names]
+    methods = [replace(value, importance=chosen) if value.importance is DEFAULT else value for value in methods]
+    # A pattern does not allow every importance.
+    return [get_method(name) for name in dict.fromkeys(value.name for value in methods)]
 
 
 def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
