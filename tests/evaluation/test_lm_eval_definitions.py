@@ -9,6 +9,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+from sparseft.language_model import limits
 from sparseft.study.sources import TaskData
 
 CHOICE = {
@@ -72,6 +73,16 @@ def test_code_in_a_user_s_file_is_refused_before_it_is_imported(tmp_path, monkey
 ])  # fmt: skip
 def test_a_template_that_reaches_into_python_or_changes_a_row_is_refused(tmp_path, key, template):
     assert "SecurityError" in refused(tmp_path, CHOICE | {key: template})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("template", "what"), [
+    ("{{ question * 10**9 }}", "needs more than 1 GB of memory"),
+    ("{{ ('x' * 40) | regex_replace('(x+x+)+y', question) }}", "more than 1 s"),
+])  # fmt: skip
+def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, template, what):
+    monkeypatch.setattr(limits, "SECONDS", 1)
+    assert what in refused(tmp_path, CHOICE | {"doc_to_text": template})
 
 
 @pytest.mark.parametrize("change", [

@@ -2,6 +2,7 @@
 
 import pytest
 from sparseft.errors import InputError
+from sparseft.language_model import limits
 from sparseft.language_model.batches import encode, written_by_template
 from sparseft.tasks.instruction import task_of
 from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny
@@ -49,6 +50,7 @@ def test_the_response_is_the_last_message_with_its_end_and_every_token_is_writte
     assert example.ids == tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
 
 
+SLOW = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}"
 LEAVES_OUT = "leaves a message out, or changes its text"
 
 
@@ -66,6 +68,7 @@ def changed(old: str, new: str) -> str:
         ({"rag": CHAT_TEMPLATE}, "chats: .* has no chat template"),
         ("{{ raise_exception('No system role') }}", "chats, row 1: .* refuses the messages .*No system role"),
         ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),
+        (SLOW, "row 1: .* computes for more than 1 s"),
         ("{{ messages[-1].content }}", "row 1: .* writes the earlier messages otherwise"),
         ("{{ messages[0].content }}", f"row 1: .* {LEAVES_OUT}"),
         (changed("messages %}", "messages if message.role != 'system' %}"), f"row 2: .* {LEAVES_OUT}"),
@@ -73,7 +76,8 @@ def changed(old: str, new: str) -> str:
         (changed("message.content", "message.content[:1]"), f"row 2: .* {LEAVES_OUT}"),
     ],
 )
-def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, template, fault):
+def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, monkeypatch, template, fault):
+    monkeypatch.setattr(limits, "SECONDS", 1)
     short = [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]
     with pytest.raises(InputError, match=fault) as refusal:
         written_by_template("chats", [short, CHAT], tokenizer_with(folder, template))

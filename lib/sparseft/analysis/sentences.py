@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from sparseft.analysis.cells import gain, is_fraction
-from sparseft.analysis.comparisons import HIGHER, LOWER, WITHIN
+from sparseft.analysis.comparisons import HIGHER, LOWER, NOT_TOLD_APART, WITHIN
 from sparseft.study.grid import DENSE, NO_FINETUNE
 
 # The text of a missing value.
@@ -104,35 +104,53 @@ def _within(pruned: pd.DataFrame, tolerance: float) -> str:
 
 
 def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Say which method is better than every other at its sparsity and mode, if there is one."""
+    """Say which method is better than every other at its sparsity and mode; or which are not told apart."""
     count = pruned["method"].nunique()
     if count < 2:
         return ""
     if pairs.empty:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
-    is_single = pairs["lacks_seeds"].astype(bool)
-    outcomes: dict[str, dict[str, list[str]]] = {}
-    for (where, sparsity), compared in pairs[~is_single].groupby(["where", "sparsity"], sort=False):
-        outcomes.setdefault(_winner(compared), {}).setdefault(where, []).append(str(sparsity))
-    unclear = outcomes.pop("", {})
-    parts = [f"{method} {_places(places)}" for method, places in outcomes.items()]
-    parts[:1] = [f"best of {count} methods: {part}" for part in parts[:1]]
-    if unclear:
-        parts.append(f"no method is better than every other {_places(unclear)}")
-    if is_single.any():
-        parts.append(f"one seed tells no methods apart in {listed(pairs[is_single]['where'].unique())}")
-    text = "; ".join(parts) + _unequal(pruned)
-    return f"{text[0].upper()}{text[1:]}."
+    lacks_seeds = pairs["lacks_seeds"].astype(bool)
+    single, pairs = pairs[lacks_seeds], pairs[~lacks_seeds]
+    best, ties, open_pairs = {}, {}, [pairs[:0]]
+    for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
+        methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
+        words, leaders = _outcome(list(methods), compared)
+        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
+        among_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
+        open_pairs.append(compared[among_leaders & (compared["verdict"] == NOT_TOLD_APART)])
+    parts = [f"{words} {_places(places)}" for words, places in ties.items()]
+    if len(ties) > 1:
+        parts = ["elsewhere no method is better than every other" if best else "no method is better than every other"]
+    winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
+    parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
+    text = "; ".join(parts) + _widest(pd.concat(open_pairs))
+    if len(single):
+        modes = listed(single["where"].unique())
+        text += f"{'; o' if text else 'O'}ne seed tells no methods apart in {modes}"
+    return text + _unequal(pruned) + "."
 
 
-def _winner(pairs: pd.DataFrame) -> str:
-    """Return the method that is better than every other by a comparison of its own; empty if there is none."""
-    better, worse = (HIGHER, LOWER) if gain(pairs["metric"].iloc[0]) > 0 else (LOWER, HIGHER)
-    wins = pd.concat(
-        [pairs["method"][pairs["verdict"] == better], pairs["against_method"][pairs["verdict"] == worse]]
-    ).value_counts()
-    others = len({*pairs["method"], *pairs["against_method"]}) - 1
-    return next((method for method, count in wins.items() if count == others), "")
+def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
+    """Return which methods of one sparsity and mode may be the best, in words and by name.
+
+    A method is the best if it is better than every other by a comparison of its own."""
+    better = HIGHER if gain(pairs["metric"].iloc[0]) > 0 else LOWER
+    told_apart = pairs[pairs["verdict"].isin([HIGHER, LOWER])]
+    beaten = {
+        (pair.method, pair.against_method) if pair.verdict == better else (pair.against_method, pair.method)
+        for pair in told_apart.itertuples()
+    }
+    compared = [method for method in methods if method in {*pairs["method"], *pairs["against_method"]}]
+    rivals = {method: [m for m in compared if m != method and (method, m) not in beaten] for method in compared}
+    unbeaten = [m for m in compared if not any((other, m) in beaten for other in compared)]
+    if len(unbeaten) > 1:
+        return f"{listed(unbeaten)} are not told apart", unbeaten
+    first = unbeaten[0]
+    return f"{first} is not told apart from {listed(rivals[first])}" if rivals[first] else first, [
+        first,
+        *rivals[first],
+    ]
 
 
 def _places(places: dict[str, list[str]]) -> str:
@@ -141,6 +159,15 @@ def _places(places: dict[str, list[str]]) -> str:
     for where, sparsities in places.items():
         modes.setdefault(listed(sparsities), []).append(where)
     return "at " + listed(f"{sparsities} % ({', '.join(names)})" for sparsities, names in modes.items())
+
+
+def _widest(pairs: pd.DataFrame) -> str:
+    """Return the widest interval of pairs that are not told apart, and the number of comparisons; empty without a pair."""
+    if pairs.empty:
+        return ""
+    widest = pairs.iloc[(pairs["difference_high"] - pairs["difference_low"]).argmax()]
+    ends = f"[{widest['difference_low']:+.3f}, {widest['difference_high']:+.3f}]"
+    return f" (widest interval of a difference {ends}; {widest['comparisons']} comparisons)"
 
 
 def _unequal(pruned: pd.DataFrame) -> str:

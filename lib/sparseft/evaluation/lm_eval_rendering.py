@@ -15,6 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_definitions import config_of
+from sparseft.language_model.limits import limited
 from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
@@ -52,9 +53,10 @@ def _refuse_none(value: object) -> object:
 
 @contextmanager
 def reported(name: str, what: str) -> Iterator[None]:
-    """Raise any error of lm-eval within a `with` block as an InputError of one line."""
+    """Raise any error of lm-eval within a `with` block as an InputError of one line. The block has limits of time and memory."""
     try:
-        yield
+        with limited(f"tasks.{name}: {what}"):
+            yield
     except InputError:
         raise
     # The templates and functions of a task may raise anything.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sparseft.errors import InputError, one_line
+from sparseft.language_model.limits import limited
 from sparseft.study.schedule import Training
 from sparseft.tasks.rows import DOCUMENT_BREAK
 from sparseft.tasks.task import Row, Task
@@ -115,8 +116,11 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
     for number, messages in enumerate(conversations, start=1):
         row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
         try:
-            prompt = write(messages[:-1], add_generation_prompt=True)
-            whole = write(messages)
+            with limited(row):
+                prompt = write(messages[:-1], add_generation_prompt=True)
+                whole = write(messages)
+        except InputError:
+            raise
         # The template is a program of the model's author, and may raise anything.
         except Exception as error:
             raise InputError(
