@@ -24,3 +24,7 @@ for _name in (
     "ACCELERATE_DYNAMO_BACKEND",
 ):
     os.environ.pop(_name, None)
+
+# Batches have many lengths. With fixed segments, a GPU's free memory would be in pieces that are too small. torch reads this
+# when it first takes memory of a GPU.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

@@ -10,13 +10,15 @@ from accelerate import Accelerator
 from sparseft.backends.torch import adapted_model, load_divided, train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.batches import encode
+from sparseft.language_model.hardware import limit_threads, peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
+from sparseft.training.steps import Steps
 from tiny_models import MODELS, save_tiny
 
 from masks import compute_masks
@@ -113,6 +115,41 @@ def test_a_divided_model_trains_to_the_bits_of_a_whole_one(trained, case):
 def test_every_process_has_its_own_rows_of_the_pruned_model_and_whole_adapters(trained):
     for process in range(PROCESSES):
         assert json.loads((trained / f"differing{process}.json").read_text()) == []
+
+
+def share_a_step(checkpoint: Path, output: Path) -> None:
+    """Write the loss and the gradients of one step that all processes share, and the peak memory of the largest."""
+    limit_threads(1)
+    accelerator = Accelerator(cpu=True)
+    checkpoint = Checkpoint(checkpoint)
+    torch.manual_seed(0)
+    settings = Training(batch_size=8, micro_batch_size=1)
+    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
+    model, tokenizer, layers = adapted_model(checkpoint, mask, "sparse_to_sparse", settings, accelerator.device)
+    examples = encode(TASK.generate("train", 8, 0), TASK, tokenizer, 512)
+    loop = Loop(AnswerLoss(model), layers, {}, settings, 0, accelerator, 1)
+    steps = Steps(loop.parameters, settings)
+    loss = loop._accumulate(examples)
+    gradients = torch.cat([parameter.grad.flatten() for parameter in steps.parameters])
+    peak = peak_memory(accelerator.device)
+    torch.save([loss, gradients, loop._peak_memory() >= peak], f"{output}{accelerator.process_index}.pt")
+    accelerator.end_training()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_two_and_four_processes_have_the_gradient_of_one_and_the_same_bits_each(tmp_path, name):
+    model = save_tiny(name, tmp_path / "model", FP32)
+    steps = {}
+    for number in (1, 2, 4):
+        code, said = forks.call(share_a_step, model, tmp_path / f"{number}-", number=number)
+        assert code == 0, said
+        steps[number] = [torch.load(tmp_path / f"{number}-{process}.pt") for process in range(number)]
+        losses, gradients, has_largest = zip(*steps[number], strict=True)
+        assert len(set(losses)) == 1
+        assert all(torch.equal(bits(gradient), bits(gradients[0])) for gradient in gradients)
+        assert all(has_largest)
+        assert losses[0] == pytest.approx(steps[1][0][0], rel=1e-5)
+        torch.testing.assert_close(gradients[0], steps[1][0][1], rtol=1e-3, atol=1e-6)
 
 
 def refuse_different_starts() -> None:

@@ -1,11 +1,20 @@
 """Check that padding, batches and their order change no answer loss. test_logits.py compares the loss with transformers'."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.loss import AnswerLoss, CrossEntropyFunction, answer_losses, mean_answer_loss
-from sparseft.language_model.weights import unfuse_experts
+from sparseft.language_model.loss import (
+    EVALUATED_ROWS,
+    AnswerLoss,
+    CrossEntropyFunction,
+    answer_losses,
+    evaluation_batches,
+    mean_answer_loss,
+)
+from sparseft.language_model.weights import Expert, Experts, unfuse_experts
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -33,6 +42,37 @@ def test_each_example_has_the_sum_over_its_answer_and_the_mean_is_over_all_token
     assert losses == pytest.approx(sums, rel=1e-5)
     assert counted.tolist() == tokens
     assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(sums) / sum(tokens), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_the_logits_of_an_evaluation_exist_only_some_rows_at_a_time(tiny_llama, monkeypatch, rows):
+    model, shapes = load(tiny_llama), []
+    whole = mean_answer_loss(AnswerLoss(model), EXAMPLES, 4, CPU)
+    monkeypatch.setitem(EVALUATED_ROWS, "cpu", rows)
+    model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
+    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 4, CPU) == pytest.approx(whole, rel=1e-5)
+    assert max(shapes) == rows
+
+
+def test_the_batch_with_the_most_tokens_comes_first_and_similar_lengths_are_together():
+    # 110 and 70 tokens, and 6 and 3.
+    assert evaluation_batches(EXAMPLES, 2) == [[3, 2], [1, 0]]
+    # Three examples of 70 tokens are larger than one of 110.
+    assert evaluation_batches(EXAMPLES, 3) == [[1, 0, 3], [2]]
+
+
+def test_an_expert_without_a_token_does_not_run_and_the_others_are_weighted_and_added():
+    act, numbers = torch.nn.SiLU(), []
+    names = SimpleNamespace(gate="gate", up="up", down="down")
+    experts = Experts(Expert(names, *torch.randn(2, 6, 5), torch.randn(5, 6), act) for _ in range(4))
+    for number, expert in enumerate(experts):
+        expert.register_forward_hook(lambda *_, number=number: numbers.append(number))
+    x, index, weights = torch.randn(7, 5), torch.tensor([[3, 1]] * 3 + [[1, 3]] * 4), torch.rand(7, 2)
+    found = experts(x.requires_grad_(), index, weights)
+    assert numbers == [1, 3]
+    expected = sum((index == number).mul(weights).sum(1)[:, None] * experts[number](x) for number in (1, 3))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected)))
 
 
 def test_a_loss_that_is_not_finite_is_refused(tiny_llama):

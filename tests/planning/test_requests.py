@@ -9,7 +9,17 @@ from project import DEFAULT, ROOT, laid_over
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
-from sparseft.planning.requests import PROGRAM, RUN_THE_MODEL, UNKNOWN, JobKind, Requests, process_memory
+from sparseft.planning.requests import (
+    CUDA,
+    CUDA_LIBRARIES,
+    LOADED,
+    PROGRAM,
+    RUN_THE_MODEL,
+    UNKNOWN,
+    JobKind,
+    Requests,
+    process_memory,
+)
 from sparseft.planning.sizes import described
 from sparseft.study.config import Config
 from sparseft.study.schedule import Training
@@ -176,9 +186,21 @@ def test_checkpointing_and_cached_weights_change_the_memory_of_a_training_by_wha
     assert more - plain == 4 * prunable
 
 
-def test_on_a_gpu_the_weights_are_in_the_machine_s_memory_too_until_they_are_moved():
-    weights = 4 * (OUTER + 30 * DECODER_LAYER)
-    for kind in ("training", "evaluation"):
-        on_cpu, on_gpu = need(kind), need(kind, resources={"gpus": 1})
-        assert (on_cpu[0], on_cpu[1]) == (on_gpu[0], PROGRAM)
-        assert on_gpu[1] == PROGRAM + weights
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_on_a_gpu_the_weights_go_tensor_by_tensor_through_the_machine_s_memory(kind):
+    on_cpu, on_gpu = need(kind), need(kind, resources={"gpus": 1})
+    assert on_cpu[1] == PROGRAM
+    assert on_gpu[1] == PROGRAM + CUDA_LIBRARIES + LOADED * 4 * 49152 * 576
+    assert on_gpu[0] >= on_cpu[0] + CUDA
+
+
+def test_an_evaluation_by_loss_has_one_copy_of_the_logits_and_on_a_gpu_only_of_some_rows():
+    sections = {"tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}}, "grid": {"tasks": ["own"]}}
+    sizes = []
+    for gpus in (0, 1):
+        config = laid_over(sections | {"resources": {"gpus": gpus}})
+        subject = described("smollm2", config.models["smollm2"])
+        sizes.append(process_memory(config, JobKind("evaluation", "smollm2", "own"), subject)[0]["a batch"])
+    tokens = 32 * 2048
+    assert sizes[0] == 4 * tokens * (49152 + 576)
+    assert sizes[1] < 4 * tokens * 49152 / 4

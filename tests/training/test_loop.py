@@ -17,7 +17,7 @@ from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import STOP_WINDOW, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
-from sparseft.training.steps import Progress
+from sparseft.training.steps import Progress, Steps
 
 from masks import compute_masks
 
@@ -124,6 +124,7 @@ def matrices(layers: dict) -> list[torch.Tensor]:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("error::FutureWarning")
 @pytest.mark.parametrize("option", [{"gradient_checkpointing": True}, {"cache_weights": True}])
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_what_saves_memory_or_time_changes_no_bit(tiny, mode, option):
@@ -195,6 +196,30 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch
     assert record["loss_curve"] == expected["loss_curve"]
     assert record["eval_curve"] == expected["eval_curve"]
     assert all(map(torch.equal, matrices(resumed.layers), matrices(whole.layers)))
+
+
+def test_the_largest_batch_of_the_evaluation_comes_before_the_first_step(tiny_llama):
+    loop = prepare(tiny_llama, "sparse_to_sparse", Training(steps=1, batch_size=2, micro_batch_size=2))
+    shapes = []
+    loop.loss.register_forward_pre_hook(lambda module, inputs: shapes.append((module.training, *inputs[0].ids.shape)))
+    loop.fit()
+    longest = max(len(example.ids) for example in loop.data["validation"])
+    assert shapes[0] == (False, 4, longest)
+    assert [training for training, *_ in shapes] == [False, True]
+
+
+def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    steps = Steps([used, unused], Training(steps=2, weight_decay=0.1, learning_rate=0.5, warmup_fraction=0))
+
+    def backward() -> float:
+        used.sum().backward()
+        return 1.0
+
+    for step in (1, 2):
+        steps.take(step, backward, 1, Progress())
+        assert not unused.grad.any()
+    assert (unused < 1).all()
 
 
 STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-6, "stop_if_after_steps": 3}

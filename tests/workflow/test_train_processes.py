@@ -22,7 +22,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = [sys.executable, "-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", "2"]
 TRAIN = ROOT / "workflow/scripts/train.py"
 SCHEDULE = {"steps": 16, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
 
@@ -105,6 +105,17 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
     assert 0 < resumed["resumed_after_steps"][0] < SCHEDULE["steps"]
     assert whole["resumed_after_steps"] == []
     assert not state.exists()
+
+
+@pytest.mark.parametrize(("end", "last"), [("sys.exit(2)", "error: wrong; do"), ("os.abort()", "error: process ")])
+def test_a_training_of_several_processes_ends_with_an_error_and_no_traceback(tmp_path, end, last):
+    script = tmp_path / "script.py"
+    script.write_text(f"import os, sys\nprint('error: wrong; do', file=sys.stderr, flush=True)\n{end}\n")
+    done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines), lines
+    assert lines[-1].startswith(last)
 
 
 def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):

@@ -45,7 +45,9 @@ def adapted_model(
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     layers = attach(model, _masks(mask, device), paths, mode, settings)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The method has another name since transformers 5.24, where the old one warns.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model, tokenizer, layers
 
 
@@ -93,11 +95,12 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
-    record = loop.fit() | {"eval_loss": loop.eval_loss()}
+    record = loop.fit()
     matrices = {name: layer.factors() for name, layer in layers.items()}
+    # Before the evaluation, so that the adapter is there even if the evaluation fails.
     if accelerator.is_main_process:
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return record | _conditions(model, layers, device, accelerator.num_processes)
+    return record | {"eval_loss": loop.eval_loss()} | _conditions(model, layers, device, accelerator.num_processes)
 
 
 def reconstruct(

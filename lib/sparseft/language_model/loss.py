@@ -16,8 +16,10 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
 
-# The number of rows of logits that are in fp32 at once.
-ROWS = 16
+# The number of rows of logits that are in fp32 at once, by device. A GPU needs many to fill it. On a CPU they stay in its cache.
+ROWS = {"cpu": 16, "cuda": 512}
+# The number of rows of logits that exist at once in an evaluation. On a CPU all do, because a product rounds by its rows.
+EVALUATED_ROWS = {"cpu": 1 << 62, "cuda": 1 << 13}
 
 
 class CrossEntropyFunction(torch.autograd.Function):
@@ -30,7 +32,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     def forward(ctx, logits, targets):
         """Return the losses, fp32 (N,)."""
         # The logarithm of softmax's denominator, (N,).
-        log_sums = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])
+        log_sums = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS[logits.device.type])])
         ctx.kept = logits, targets, log_sums
         return log_sums - logits.gather(1, targets[:, None])[:, 0].float()
 
@@ -41,10 +43,12 @@ class CrossEntropyFunction(torch.autograd.Function):
         logits, targets, log_sums = ctx.kept
         # The context must not keep the logits alive.
         ctx.kept = None
-        blocks = (tensor.split(ROWS) for tensor in (logits, targets, log_sums, grad))
+        number = ROWS[logits.device.type]
+        blocks = (tensor.split(number) for tensor in (logits, targets, log_sums, grad))
         for rows, row_targets, row_log_sums, row_grad in zip(*blocks, strict=True):
             gradient = rows.float().sub_(row_log_sums[:, None]).exp_()
-            gradient[torch.arange(len(row_targets), device=row_targets.device), row_targets] -= 1
+            # An index_put would wait for the GPU to check its indices: in deterministic mode it sorts them.
+            gradient.scatter_(1, row_targets[:, None], -1, reduce="add")
             rows.copy_(gradient.mul_(row_grad[:, None]))
         return logits, None
 
@@ -73,10 +77,18 @@ class AnswerLoss(nn.Module):
         """Return -log p(token) of the batch's answer tokens, fp32 (N,)."""
         # (B, T, H)
         hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
-        # (1, N, H)
-        of_answers = hidden.flatten(0, 1)[batch.positions][None]
+        # (N, H)
+        of_answers = hidden.flatten(0, 1)[batch.positions]
+        if torch.is_grad_enabled():
+            return self._losses(of_answers, batch.targets)
+        rows = EVALUATED_ROWS[hidden.device.type]
+        parts = zip(of_answers.split(rows), batch.targets.split(rows), strict=True)
+        return torch.cat([self._losses(*part) for part in parts])
+
+    def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return -log p(target) of the positions with the hidden states (N, H), fp32 (N,)."""
         # Not [0], because the backward of an index copies the gradient.
-        return CrossEntropyFunction.apply(logits(self.model, of_answers).flatten(0, 1), batch.targets)
+        return CrossEntropyFunction.apply(logits(self.model, hidden[None]).flatten(0, 1), targets)
 
 
 @torch.no_grad()
@@ -85,18 +97,24 @@ def answer_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each example's answer, in nats, float64 (N,), and its number of answer tokens, int64 (N,).
 
-    The examples of a batch have similar lengths. The order of the results is that of `examples`. Raises InputError if a loss
-    is not finite."""
+    The batch that needs most memory comes first. The order of the results is that of `examples`. Raises InputError if a loss is
+    not finite."""
     sums = np.zeros(len(examples))
     tokens = np.array([len(example.ids) - example.answer_start for example in examples])
-    by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
-    for start in range(0, len(by_length), batch_size):
-        places = by_length[start : start + batch_size]
+    for places in evaluation_batches(examples, batch_size):
         by_token = loss(collate([examples[place] for place in places]).to(device)).cpu().double().numpy()
         first_tokens = np.cumsum(tokens[places]) - tokens[places]
         sums[places] = np.add.reduceat(by_token, first_tokens)
     check_finite_evaluation(sums.sum())
     return sums, tokens
+
+
+def evaluation_batches(examples: list[Example], batch_size: int) -> list[list[int]]:
+    """Return the places of the examples in batches of similar lengths. The batch with the most tokens comes first."""
+    lengths = [len(example.ids) for example in examples]
+    by_length = sorted(range(len(examples)), key=lengths.__getitem__)
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[-1]])
 
 
 def mean_answer_loss(loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device) -> float:

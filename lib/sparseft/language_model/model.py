@@ -35,13 +35,15 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
+        # On a GPU, tensor by tensor, so that the machine's memory never holds the whole model.
+        device_map=None if device.type == "cpu" else {"": device},
     )
     faults = [f"{kind} {min(map(str, names))}" for kind, names in loading.items() if names]
     if faults:
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
     _check_class_and_dtype(checkpoint, model)
-    return model.to(device).eval(), load_tokenizer(folder)
+    return model.eval(), load_tokenizer(folder)
 
 
 def empty_model(checkpoint: Checkpoint) -> nn.Module:

@@ -51,15 +51,25 @@ class Experts(nn.ModuleList):
     def forward(self, x: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Return the weighted sum of each token's experts.
 
-        x and the result are (tokens, hidden); top_k_index and top_k_weights are (tokens, k)."""
-        out = torch.zeros_like(x)
-        for number, expert in enumerate(self):
-            token, position = torch.where(top_k_index == number)
-            # In training, an expert without a token runs too, so that it has a gradient, of zeros.
-            if token.numel() or torch.is_grad_enabled():
-                y = expert(x[token]) * top_k_weights[token, position, None]
-                out.index_add_(0, token, y.to(out.dtype))
-        return out
+        x and the result are (tokens, hidden); top_k_index and top_k_weights are (tokens, k). The program waits for the GPU
+        only to count the tokens of each expert. An expert without a token does not run, and gets no gradient."""
+        tokens, k = top_k_index.shape
+        counts = top_k_index.flatten().bincount(minlength=len(self)).tolist()
+        # The rows of the experts' inputs, expert by expert, and within an expert in the order of the tokens, (tokens * k,).
+        order = top_k_index.flatten().argsort(stable=True)
+        # The rows of each token, in the order of its experts, (tokens, k).
+        rows = order.argsort().view(tokens, k).sort(1).values
+        # One copy of x per expert of a token. Autograd adds their gradients in this order, that of the last expert first.
+        copies = torch.stack([x] * k, 1).flatten(0, 1)
+        inputs = copies[rows.flip(1).flatten().argsort()].split(counts)
+        weights = top_k_weights.flatten()[order, None].split(counts)
+        outputs = [
+            (expert(inputs[number]) * weights[number]).to(x.dtype)
+            for number, expert in enumerate(self)
+            if counts[number]
+        ]
+        by_token = torch.cat(outputs)[rows.flatten()].view(tokens, k, -1)
+        return sum(by_token.unbind(1), torch.zeros_like(x))
 
 
 def unfuse_experts(model: nn.Module) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 # Bytes of a weight -> the integer dtype that holds its bits.
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights per block, by device: enough to keep the products fast, and few enough to take little memory. A GPU has more cores
-# to fill. There a block of bfloat16 takes 8 MB, which the L2 cache of a data centre's GPU holds (A100: 40 MB, H100: 50 MB).
-BLOCK = {"cpu": 1 << 21, "cuda": 1 << 22}
+# Weights per block, by device: enough to keep the products fast, and few enough to take little memory. On a GPU, starting a
+# kernel takes longer than a small block. There a block of bfloat16 takes 134 MB, and each layer of an 8B model is one block.
+BLOCK = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ USUAL_CPU, USUAL_GPU = 6, 3
 # Seconds on a usual machine for what does not grow with the model.
 IMPORTS = 10
 GB = 1e9
+# Bytes of the largest GPU that is common: an A100 or H100.
+CARD = 80e9
 
 
 def report(config: Config) -> str:
@@ -67,12 +69,37 @@ def report(config: Config) -> str:
 
 
 def needs(config: Config, jobs: Iterable[Job]) -> str:
-    """Return a sentence on the hours of some jobs, and on the disk space of the whole study if its models are known."""
+    """Return a sentence on the hours of some jobs, and on the disk space of the whole study if its models are known.
+
+    A line follows for each model whose training needs more memory than a GPU has."""
+    jobs = list(jobs)
     try:
         kept, running = disk(config)
+        lines = too_large_for_a_gpu(config, jobs)
     except InputError:
         return hours(config, jobs)
-    return f"{hours(config, jobs)}; disk: {sum(kept.values()) / GB:,.2f} GB, and {running / GB:,.2f} GB per running job"
+    space = f"{sum(kept.values()) / GB:,.2f} GB, and {running / GB:,.2f} GB per running job"
+    return "\n".join([f"{hours(config, jobs)}; disk: {space}", *lines])
+
+
+def too_large_for_a_gpu(config: Config, jobs: Iterable[Job]) -> list[str]:
+    """Return a line for each model with a training that needs more memory than CARD, with what it needs with checkpointing."""
+    requests = Requests(config)
+    training = config.training.model_copy(update={"gradient_checkpointing": True})
+    checkpointing = config.model_copy(update={"training": training})
+    lines: dict[str, str] = {}
+    kinds = {kind_of(rule, wildcards) for rule, wildcards in jobs} if config.resources.gpus else set()
+    for job in (job for job in kinds if job and job.kind == "training"):
+        on_device, _ = process_memory(config, job, requests.subject(job.model))
+        size = sum(on_device.values())
+        if size <= CARD:
+            continue
+        line = f"{job.model}: training on {job.task} needs {size / GB:.0f} GB on a GPU, which is more than the usual {CARD / GB:.0f} GB"
+        lines[job.model] = f"{line}; lower training.micro_batch_size"
+        if not config.training_of(job.task, job.training).gradient_checkpointing:
+            less, _ = process_memory(checkpointing, job, requests.subject(job.model))
+            lines[job.model] += f", or set training.gradient_checkpointing: true ({sum(less.values()) / GB:.0f} GB)"
+    return list(lines.values())
 
 
 def disk(config: Config) -> tuple[dict[str, int], int]:

@@ -29,6 +29,15 @@ ADAM = 16
 HESSIANS = 32
 # Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
 LOGITS = 4
+# Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
+CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
+# Tensors that transformers loads at a time.
+LOADED = 4
+# On a GPU: rows of logits that an evaluation has at once; bytes per word of the 512 rows that are in fp32 (language_model/loss.py);
+# entries of the blocks of a gradient and its mask (lora/carried_mask.py).
+LOGIT_ROWS, FP32_LOGITS, BLOCK = 1 << 13, 8 * 512, 1 << 26
+# Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
+FORWARD = 0.65
 MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
@@ -118,9 +127,9 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
     weights, device = _held_weights(config, job, subject)
     machine = {"program": PROGRAM}
     if config.resources.gpus:
-        # A part of the weights is read tensor by tensor.
-        of_a_tensor = subject.width * max(map(math.prod, subject.shapes.values()))
-        machine["weights, until they are on the GPU"] = weights if weights == subject.bytes else of_a_tensor
+        largest = subject.width * max(map(math.prod, subject.shapes.values()))
+        machine |= {"CUDA's libraries": CUDA_LIBRARIES, "tensors on their way to the GPU": LOADED * largest}
+        device["CUDA"] = CUDA
     if job.kind == "mask":
         # In fp32: the scores of all layers, or a matrix, its magnitudes and its scores.
         largest = max(map(math.prod, subject.prunable.values()))
@@ -142,6 +151,9 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
         # Before the merge every W' is kept, except under structured masks.
         return subject.bytes, {"W'": masked, "adapter": 4 * numbers}
     adapter = {"adapter, gradient, AdamW": ADAM * numbers}
+    if masks:
+        largest = max(map(math.prod, subject.prunable.values()))
+        adapter["W' and a gradient of a layer"] = subject.width * (largest + 2 * min(largest, BLOCK))
     settings = config.training_of(job.task, job.training)
     if job.kind == "reconstruction":
         return subject.bytes, adapter
@@ -172,9 +184,13 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         heads = attention_heads(subject.config)
         cached = 2 * subject.width * heads.key_value * heads.size * layers
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
-        return config.evaluation_batch_size * max(
-            (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
+        return max(
+            # What has neither choices nor generated answers is evaluated by its loss.
+            config.evaluation_batch_size
+            * (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
             * (cached if lengths.max_new_tokens else LOGITS * logits)
+            if lengths.choices or lengths.max_new_tokens
+            else _loss_bytes(config, subject, lengths)
             for lengths in of_tasks
         )
     if job.kind == "reconstruction":
@@ -189,7 +205,22 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if settings.gradient_checkpointing:
         # Every layer keeps its input, and one layer at a time computes its activations again.
         per_token = layers * states + subject.activation_bytes
-    return settings.micro_batch_size * (lengths.long * per_token + lengths.answer * logits)
+    batch = settings.micro_batch_size * (lengths.long * per_token + lengths.answer * logits)
+    if config.resources.gpus:
+        batch += FP32_LOGITS * subject.config["vocab_size"]
+    # A measurement has no evaluation.
+    return batch if job.kind == "throughput" else max(batch, _loss_bytes(config, subject, lengths))
+
+
+def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+    """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the answers."""
+    rows, fp32 = config.evaluation_batch_size * lengths.answer, 0
+    if config.resources.gpus:
+        rows, fp32 = min(rows, LOGIT_ROWS), FP32_LOGITS
+    tokens = config.evaluation_batch_size * lengths.long
+    states = tokens * subject.width * subject.config["hidden_size"]
+    logits = subject.config["vocab_size"] * (subject.width * rows + fp32)
+    return max(int(FORWARD * tokens * subject.activation_bytes), states + logits)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:

@@ -203,7 +203,7 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
 
     Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees them. The
     padding to MULTIPLE does not change the loss. A hook adds each gradient to its total and frees the gradient at once. So
-    memory is the model, the totals (on the CPU), one gradient and the activations of one example."""
+    memory is the model, the totals, one gradient and the activations of one example."""
     use_repeatable_kernels()
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
@@ -212,23 +212,35 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
     # Experts that transformers fused are single layers again.
     unfuse_experts(model)
     model.requires_grad_(False)
-    cpu = torch.device("cpu")
+    weights = {
+        layer: model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
+        for layer in prunable_layers(checkpoint)
+    }
+    place = _place_of_totals(device, sum(weight.numel() for weight in weights.values()))
     totals = {}
 
     def add_and_free(layer: str, weight: Tensor) -> None:
-        statistic.add(totals[layer], weight.grad.to(cpu))
+        statistic.add(totals[layer], weight.grad.to(place))
         weight.grad = None
 
-    for layer in prunable_layers(checkpoint):
-        weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
-        totals[layer] = _zeros(statistic, weight, cpu)
+    for layer, weight in weights.items():
+        totals[layer] = _zeros(statistic, weight, place)
         weight.requires_grad_(True).register_post_accumulate_grad_hook(partial(add_and_free, layer))
     # The longest example comes first, so that the heap does not grow later.
     longest_first = sorted(examples, key=lambda example: -len(example.ids))
     for example in tqdm(longest_first, desc="gradients"):
         batch = collate([example], MULTIPLE).to(device)
         AnswerLoss(model)(batch).mean().backward()
-    return {layer: _finished(layer, statistic, total, len(examples)).numpy() for layer, total in totals.items()}
+    return {layer: _finished(layer, statistic, total, len(examples)).cpu().numpy() for layer, total in totals.items()}
+
+
+def _place_of_totals(device: torch.device, weights: int) -> torch.device:
+    """Return where the fp32 totals of so many weights are: on the GPU if half of its free memory holds them.
+
+    The other half is for the activations. Both places add to the same bits."""
+    if device.type == "cuda" and 2 * 4 * weights <= torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
 
 
 @torch.no_grad()

@@ -96,6 +96,9 @@ class Steps:
     def __init__(self, parameters: list[nn.Parameter], settings: Training, key: str = "training.learning_rate") -> None:
         """`key` is what the user may lower if the loss is not finite."""
         self.parameters = parameters
+        # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
         self.settings = settings
         self.key = key
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -115,7 +118,7 @@ class Steps:
         check_finite(step, loss, norm, self.key)
         self.optimizer.step()
         self.schedule.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
         progress.seconds.append(time.perf_counter() - start)
         progress.tokens.append(tokens)

@@ -1,0 +1,34 @@
+"""Start a script in several processes that share a training. The flags are those of torchrun.
+
+    python -m sparseft.training.processes --standalone --nproc_per_node=4 workflow/scripts/train.py FLAGS
+
+torchrun itself would print a log and a traceback of its own after the error of the script.
+"""
+
+import logging
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+
+
+def start() -> int:
+    """Run the processes, and return 2 if one fails. A process that ends in another way than by an error gets a line."""
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        main(sys.argv[1:])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode != 2:
+            print(
+                f"error: process {rank} of the training: {failure.message}; read the lines above, and check that memory was enough",
+                file=sys.stderr,
+            )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(start())
