@@ -82,3 +82,10 @@ def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
     change_json(folder / "tokenizer_config.json", eos_token=None)
     with pytest.raises(InputError, match="end-of-sequence.*eos_token"):
         load_tokenizer(folder)
+
+
+def test_a_model_for_another_device_is_read_there_and_not_moved(tmp_path, monkeypatch):
+    save_tiny("llama", tmp_path)
+    monkeypatch.setattr(torch.nn.Module, "to", None)
+    model, _ = load_model(tmp_path, torch.device("meta"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

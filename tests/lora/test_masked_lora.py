@@ -9,6 +9,7 @@ from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
 from sparseft.study.schedule import Training
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 SHAPES = [(6, 4, 2), (3, 11, 5), (1, 1, 1)]  # (out, in, r)
@@ -205,3 +206,9 @@ def test_dropout_is_the_adapter_s_alone_and_refused_where_the_adapter_has_no_inp
         attach(Two(), lambda _: kept, {"q_proj": "q_proj"}, "sparse_to_sparse", settings)
     with pytest.raises(InputError, match="none of w1; .*q_proj"):
         attach(Two(), lambda _: kept, {"q_proj": "q_proj"}, "sparse_to_dense", Training(lora_targets=["w1"]))
+
+
+def test_on_a_gpu_each_layer_of_an_8b_model_is_one_block():
+    with FakeTensorMode():
+        weight = torch.empty(14336, 4096, dtype=torch.bfloat16, device="cuda")
+    assert len(list(carried_mask.row_blocks(weight))) == 1

