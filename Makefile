@@ -86,9 +86,10 @@ bench: .venv/installed-tests ## the benchmarks that need no data set, beside oth
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2
 
-bench-gpu: .venv/installed-tests ## a LoRA layer and a whole 8B model on a GPU of 80 GB, beside PEFT; fails without a GPU
+bench-gpu: .venv/installed-tests ## a LoRA layer and a whole model of up to 8B on a GPU, beside PEFT; fails without a GPU
 	$(BIN)/python benchmarks/lora_gpu.py
 	$(BIN)/python benchmarks/lora_model_gpu.py
+	@cat benchmarks/results/lora_gpu.md benchmarks/results/lora_model_gpu.md
 
 install: .venv/installed ## set up .venv, and run nothing
 

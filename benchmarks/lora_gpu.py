@@ -11,7 +11,7 @@ works.
 from itertools import product
 
 import torch
-from bench import device_of, interleaved, machine_of, publish
+from bench import device_of, interleaved, publish
 from lora import (
     CACHED,
     FLOOR,
@@ -152,7 +152,6 @@ def main(
     limit_threads(1)
     torch.manual_seed(0)
     sizes = list(product(map(shape_of, shapes), tokens))
-    size_names = "; ".join(size_of(*size) for size in sizes)
     conditions = [
         f"bf16, half of the weight pruned, r = {SETTINGS.lora_r}",
         f"median of {repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
@@ -167,7 +166,6 @@ def main(
         [row for size in sizes for row in layer_rows(*size, repeats, used)],
         used,
     )
-    print(f"measured: a LoRA layer ({size_names}) on {machine_of(used)}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """Compare the GPU with the CPU: `make test-gpu`. Without a GPU it ends with one line and a code that is not 0.
 
+It ends with a table for an issue: the machine, the versions, and what every test found.
+
 `pytest tests/gpu --device cpu` compares the CPU with itself. It shows that the tests themselves work.
 """
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.hardware import start
 
 # Last, because tests/ and benchmarks/ both have a module `masks`.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from bench import machine_of, missing_gpu
-
-FIGURES = pytest.StashKey[list[str]]()
+from bench import missing_gpu, page
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,7 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """End here if there is no GPU. With --device cpu hide the GPUs, because the scripts would use them."""
-    config.stash[FIGURES] = []
     if config.getoption("device") == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif reason := missing_gpu():
@@ -37,21 +37,30 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def device(request) -> torch.device:
     """Return the device that is compared with the CPU. Choose exact and repeatable kernels, as every script does."""
-    limit_threads(1)
+    start(1)
     return torch.device(request.config.getoption("device"))
 
 
-@pytest.fixture(scope="session")
-def note(request) -> Callable[[str], None]:
-    """Return a function that takes a measured figure for the end of the run."""
-    return request.config.stash[FIGURES].append
+@pytest.fixture
+def note(record_property) -> Callable[[str], None]:
+    """Return a function that takes a measured figure for the table at the end of the run."""
+    return lambda figure: record_property("figure", figure)
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    """Print what was measured, and on what."""
+    """Print the table: a row per test function with its results, and its figures below one another."""
+    results = defaultdict(list)
+    figures = defaultdict(list)
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            test = report.nodeid.partition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")
+            results[test].append(outcome)
+            figures[test] += [value for _, value in report.user_properties]
+    rows = []
+    for test, outcomes in results.items():
+        counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+        first, *others = figures[test] or [""]
+        rows += [[test, counts, first], *(["", "", figure] for figure in others)]
     device = torch.device(config.getoption("device"))
-    gpus = f"{torch.cuda.device_count()} GPUs, " if device.type == "cuda" else ""
-    terminalreporter.section("measured")
-    terminalreporter.write_line(f"on {gpus}{machine_of(device)}, torch {torch.__version__}")
-    for figure in config.stash[FIGURES]:
-        terminalreporter.write_line(figure)
+    conditions = [f"{torch.cuda.device_count()} GPUs"] if device.type == "cuda" else []
+    terminalreporter.write(f"\n{page('make test-gpu', conditions, ['test', 'result', 'measured'], rows, device)}\n")

@@ -56,7 +56,7 @@ def command(values: dict[str, object], processes: int = 0) -> list[str]:
 
 def train(values: dict[str, object], processes: int = 0) -> dict:
     """Run train.py to its end, and return train.json."""
-    done = subprocess.run(command(values, processes), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(values, processes), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads((values["output_dir"] / "train.json").read_text())
 
@@ -143,11 +143,12 @@ def little_memory(device: torch.device, spare: int) -> Iterator[None]:
         return
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + spare) / total, device)
+    # Without a device, because torch refuses one that has no index, such as "cuda". The current one is meant.
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + spare) / total)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_a_training_that_runs_out_of_memory_ends_in_one_line_and_code_2(inputs, tmp_path, device):

@@ -129,9 +129,9 @@ print(device.type, ((left @ right - exact).norm() / exact.norm()).item())
 @pytest.mark.parametrize("environment", [{}, TF32], ids=["default", "TF32"])
 def test_a_product_in_fp32_is_not_in_tf32(device, note, environment):
     """TF32 keeps 11 bits of each factor, so its relative error is about 3e-4."""
-    done = subprocess.run(
-        [sys.executable, "-c", PRODUCT], env=os.environ | environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", PRODUCT]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     kind, error = done.stdout.split()
     assert kind == device.type
     note(
