@@ -21,6 +21,8 @@ use rule run_script as train_adapter with:
     threads: STUDY.resources.threads * PROCESSES
     resources:
         **requested("training", gpu=STUDY.resources.gpus),
+        # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
+        nodes=1,
     params:
         **running("train.py"),
         launch=LAUNCH,

@@ -129,7 +129,7 @@ def share_a_step(checkpoint: Path, output: Path) -> None:
     examples = encode(TASK.generate("train", 8, 0), TASK, tokenizer, 512)
     loop = Loop(AnswerLoss(model), layers, {}, settings, 0, accelerator, 1)
     steps = Steps(loop.parameters, settings)
-    loss = loop._accumulate(examples)
+    loss = loop._accumulate(1, examples, 1.0)
     gradients = torch.cat([parameter.grad.flatten() for parameter in steps.parameters])
     peak = peak_memory(accelerator.device)
     torch.save([loss, gradients, loop._peak_memory() >= peak], f"{output}{accelerator.process_index}.pt")

@@ -8,6 +8,7 @@ import statistics
 import pytest
 import torch
 from hub_cache import write
+from lm_eval.models.huggingface import HFLM
 from project import succeed
 from sklearn.metrics import f1_score, recall_score
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -91,6 +92,19 @@ def test_metrics_and_losses_are_those_of_plain_forward_passes_in_the_order_of_th
     assert record["answer_tokens"] == answer_tokens
     assert record["losses"] == pytest.approx([-log for log in right], rel=1e-4)
     assert record["eval_loss"] == pytest.approx(-sum(right) / sum(answer_tokens), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_in_float32(tmp_path, dtype):
+    model, tokenizer = load_model(save_tiny("llama", tmp_path, dtype), CPU)
+    task = BY_NAME["hellaswag_mini"]
+    record = evaluate(model, tokenizer, task, rows_of(task), batch_size=5)
+    stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=5, softmax_dtype="float32")
+    _, samples = run_harness(stock, task, rows_of(task))
+    theirs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
+    assert record["log_likelihoods"] == theirs
+    # Sums of logarithms in 16 bits would be numbers of 16 bits.
+    assert torch.tensor(theirs).to(dtype).tolist() != theirs
 
 
 def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recorded(tmp_path, records):

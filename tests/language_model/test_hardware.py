@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from project import ROOT
+from sparseft.language_model.hardware import choose_device
 from sparseft.study.digests import imported_modules
 
 BLOCK = 300_000_000
@@ -60,6 +62,10 @@ print(json.dumps({
     "errors": [(product - exact).abs().max().item() for product in products],
     "precision": torch.get_float32_matmul_precision(),
     "tf32": torch.backends.cuda.matmul.allow_tf32,
+    "reduced": [torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+                torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction],
+    "sums": [(torch.ones(2, 60000, dtype=dtype) @ torch.ones(60000, 2, dtype=dtype)).unique().tolist()
+             for dtype in (torch.float16, torch.bfloat16)],
     "inherited": subprocess.run(child, capture_output=True, text=True, check=True).stdout,
 }))
 """
@@ -75,7 +81,9 @@ def test_products_of_float32_are_exact_whatever_the_environment_and_other_code_a
     done = subprocess.run(command, env=os.environ | OVERRIDES, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert max(found["errors"]) < 1e-3
-    assert (found["precision"], found["tf32"]) == ("highest", False)
+    assert (found["precision"], found["tf32"], found["reduced"]) == ("highest", False, [False, False])
+    # A sum in bfloat16 would stop at 256, and one in float16 at 2048. 60,000 is rounded once.
+    assert found["sums"] == [[60000.0], [59904.0]]
     assert [name for name in OVERRIDES if name in found["inherited"]] == []
     assert "TF32" not in done.stderr
 
@@ -99,3 +107,37 @@ def test_a_script_that_multiplies_sets_the_precision():
         for script in multiplying
         if script.name not in WRITERS and not re.search(r"\b(limit_threads|start|begin)\(", script.read_text())
     ] == []
+
+
+USED = """
+from sparseft.command import run
+from sparseft.language_model.hardware import start
+def main() -> None:
+    print(start(1))
+run(main)
+"""
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])
+def test_a_job_without_a_gpu_runs_on_the_cpu(monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert choose_device() == torch.device("cpu")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
+@pytest.mark.parametrize(("visible", "driver"), [("0", None), ("GPU-aa,GPU-bb", 12020)])
+def test_a_job_whose_gpu_torch_cannot_use_ends_with_one_line_and_code_2(tmp_path, visible, driver):
+    """The driver is a stand-in for NVIDIA's library."""
+    words = "there is no NVIDIA driver"
+    if driver:
+        words = "the driver supports CUDA 12.2"
+        (tmp_path / "driver.c").write_text(f"int cuDriverGetVersion(int *version) {{ *version = {driver}; return 0; }}")
+        library = tmp_path / "libcuda.so.1"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible, "LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", USED], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
+    assert f"error: CUDA_VISIBLE_DEVICES is {visible}, but torch {torch.__version__} sees no GPU" in done.stderr
+    assert f"it is built {built}, and {words}; install a torch" in done.stderr

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sparseft.errors import InputError
 from sparseft.lora import carried_mask, cpu_weights
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
@@ -187,6 +188,17 @@ def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list
         for r in ranks:
             triton_weights.build(W, W, torch.zeros(r, cols), torch.zeros(rows, r))
     return list(codes.values())
+
+
+def test_triton_that_does_not_run_is_refused_in_one_line():
+    """Without a GPU the first launch fails, as it does on a GPU without a C compiler."""
+    pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
+    W, A, B = (torch.ones(4, 4, device="meta") for _ in range(3))
+    with pytest.raises(
+        InputError, match="Triton.* does not run: .*; install the package triton, a C compiler"
+    ) as caught:
+        Workspace().merged(W, A, B, 1.0)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", NARROW)

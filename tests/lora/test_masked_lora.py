@@ -6,6 +6,7 @@ from sparseft.errors import InputError
 from sparseft.lora import carried_mask
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.factors import initial_factor
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
 from sparseft.study.schedule import Training
 from torch import nn
@@ -148,6 +149,15 @@ def test_a_layer_without_a_token_returns_nothing_and_has_zero_gradients(kind, dt
     y.sum().backward()
     assert not layer.lora_A.grad.any()
     assert not layer.lora_B.grad.any()
+
+
+def test_a_new_factor_takes_the_same_numbers_for_every_device():
+    states = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        initial_factor(4, 8, torch.device(device))
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 def test_structured_gradients_are_those_of_the_masked_layer():

@@ -75,6 +75,16 @@ def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_pat
         assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(mine))
 
 
+def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_path):
+    umask = os.umask(0o077)
+    try:
+        take(1, ["GPU-aa"], tmp_path)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "sparseft-GPU-aa.lock").stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.process
 @pytest.mark.long
 def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):

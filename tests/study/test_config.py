@@ -95,7 +95,8 @@ def changed(path: str, value: object) -> dict:
         ("training.shard_model", True, "training.shard_model needs at least 2 processes; .*resources.processes"),
         ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
         ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
-        ("resources", {"processes": 2, "gpus": 1}, "resources: 2 processes on 1 GPUs: set gpus to 2 or 0"),
+        ("resources", {"processes": 2, "gpus": 1}, "resources: gpus 1, processes 2: .*; set gpus to 2 or 0"),
+        ("resources.gpus", 8, "resources: gpus 8, processes 1: .*; set gpus to 1 or 0"),
     ],
 )
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):

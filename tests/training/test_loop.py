@@ -18,6 +18,7 @@ from sparseft.study.schedule import STOP_WINDOW, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Progress, Steps
+from tiny_models import save_tiny
 
 from masks import compute_masks
 
@@ -119,6 +120,12 @@ def test_a_training_that_explodes_is_told(tiny_llama):
         loop.fit()
 
 
+def test_the_training_of_a_float16_model_scales_its_loss(tmp_path):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path, torch.float16))
+    settings = Training(steps=1, batch_size=2, micro_batch_size=2)
+    assert prepare(checkpoint, "sparse_to_sparse", settings).run().loss_scale == 2.0**16
+
+
 def matrices(layers: dict) -> list[torch.Tensor]:
     return [matrix.detach() for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
@@ -139,9 +146,17 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
     batch = loop.data["train"][:8]
     loss = mean_loss(loop.loss.model, batch)
     expected = torch.autograd.grad(loss, loop.parameters)
-    assert loop._accumulate(batch) == pytest.approx(loss.item(), rel=1e-5)
-    for parameter, theirs in zip(loop.parameters, expected, strict=True):
-        torch.testing.assert_close(parameter.grad, theirs, rtol=1e-3, atol=1e-5)
+    assert loop._accumulate(1, batch, 1.0) == pytest.approx(loss.item(), rel=1e-5)
+    gradients = [parameter.grad.clone() for parameter in loop.parameters]
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    for parameter in loop.parameters:
+        parameter.grad = None
+    # A power of two changes no digit.
+    loop._accumulate(1, batch, 4.0)
+    assert all(
+        torch.equal(parameter.grad, 4 * ours) for parameter, ours in zip(loop.parameters, gradients, strict=True)
+    )
 
 
 def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
@@ -152,7 +167,7 @@ def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
         built.clear()
         settings = Training(batch_size=4, micro_batch_size=2, cache_weights=cached)
         loop = prepare(tiny_llama, "sparse_to_sparse", settings)
-        loop._accumulate(loop.data["train"][:4])
+        loop._accumulate(1, loop.data["train"][:4], 1.0)
         assert len(built) == expected
 
 
@@ -212,7 +227,7 @@ def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     steps = Steps([used, unused], Training(steps=2, weight_decay=0.1, learning_rate=0.5, warmup_fraction=0))
 
-    def backward() -> float:
+    def backward(_: float) -> float:
         used.sum().backward()
         return 1.0
 

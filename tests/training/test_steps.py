@@ -1,8 +1,9 @@
-"""The learning rate of every step is that of transformers' schedule, to the bit."""
+"""Single steps: learning rates as transformers' schedule, to the bit, and the scale of float16 losses."""
 
 import pytest
 import torch
-from sparseft.training.steps import cosine_schedule
+from sparseft.study.schedule import Training
+from sparseft.training.steps import Progress, Steps, cosine_schedule
 from transformers import get_cosine_schedule_with_warmup
 
 
@@ -24,3 +25,20 @@ def rates(schedule, warmup: int, steps: int) -> list[float]:
         optimizer.step()
         scheduler.step()
     return found
+
+
+@pytest.mark.parametrize(("slope", "scale"), [(1e-9, 2.0**16), (1e4, 4.0)])
+def test_gradients_that_float16_cannot_hold_are_scaled_and_a_scale_that_overflows_is_halved(slope, scale):
+    weight = torch.full((4,), 0.5, requires_grad=True)
+    progress = Progress.of(torch.float16)
+
+    def gradients(factor: float) -> float:
+        loss = slope * weight.half().float().sum()
+        (factor * loss).backward()
+        return loss.item()
+
+    Steps([weight], Training()).take(1, gradients, 4, progress)
+    assert progress.loss_scale == scale
+    # The norm of four equal gradients.
+    assert progress.curve[0]["gradient_norm"] == pytest.approx(2 * slope, rel=1e-3)
+    assert Progress.of(torch.bfloat16).loss_scale == 1

@@ -1,20 +1,24 @@
 """train.py as processes: several that share a training, and one that is killed and goes on."""
 
+import fcntl
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import forks
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
 from hub_cache import write
 from project import ROOT
 from safetensors.torch import load_file
+from sparseft.backends.torch import hold_together
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
@@ -116,6 +120,30 @@ def test_a_training_of_several_processes_ends_with_an_error_and_no_traceback(tmp
     lines = done.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines), lines
     assert lines[-1].startswith(last)
+
+
+def hold_with_short_patience(folder: str) -> None:
+    """Hold an output together. Every other wait of these processes ends after two seconds."""
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=2))])
+    hold_together(Path(folder) / "adapter", accelerator)
+    print(f"held {accelerator.process_index}")
+    accelerator.end_training()
+
+
+def test_no_process_loses_patience_while_another_training_holds_the_output(tmp_path):
+    """NCCL's own patience is ten minutes."""
+    said = tmp_path / "said"
+    said.touch()
+    with open(tmp_path / ".adapter.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running = forks.start(said, hold_with_short_patience, str(tmp_path), number=2)
+        while "is being written by" not in said.read_text():
+            assert all(process.is_alive() for process in running), said.read_text()
+            time.sleep(0.01)
+        time.sleep(4)
+        assert "held" not in said.read_text()
+    assert forks.wait(running) == 0, said.read_text()
+    assert said.read_text().count("held") == 2
 
 
 def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):

@@ -10,10 +10,9 @@ several processes share every step.
 
 from pathlib import Path
 
-from sparseft.backends.torch import new_accelerator, train
+from sparseft.backends.torch import hold_together, new_accelerator, train
 from sparseft.command import Flags, run
 from sparseft.language_model.hardware import keep_freed_memory, start
-from sparseft.storage.locks import hold
 from sparseft.study.grid import TASK_MODES
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
@@ -32,10 +31,7 @@ def main(*, flags: Flags[JobFlags], initial_adapter: Path | None = None) -> None
     adapter = flags.output_dir / "adapter"
     state = flags.output_dir / "state.pt"
     accelerator = new_accelerator()
-    if accelerator.is_main_process:
-        hold(adapter)
-    # The others must not read the saved state before. Another training may still be writing it.
-    accelerator.wait_for_everyone()
+    hold_together(adapter, accelerator)
     record = train(job, adapter, state, accelerator)
     if accelerator.is_main_process:
         write_train_record(flags, job, record)

@@ -1,6 +1,7 @@
 """Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
-from sparseft.language_model.hardware import choose_device, device_name, instructions, use_repeatable_kernels, versions
+from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.weights import divide, memory_path, read_own_rows, read_weight, unfuse_experts
@@ -21,6 +22,7 @@ from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
+from sparseft.storage.locks import hold
 from sparseft.study.backends import TORCH
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
@@ -34,9 +36,8 @@ def adapted_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
     """Return the pruned model with new LoRA layers, its tokenizer, and the layers by name.
 
-    The layers' initial values are drawn from torch's generator on `device`, so the caller sets its seed. With
+    The layers' initial values are drawn from torch's generator, so the caller sets its seed. With
     settings.shard_model, the model has no weights yet, only the adapters."""
-    use_repeatable_kernels()
     if settings.shard_model:
         model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
     else:
@@ -112,7 +113,6 @@ def reconstruct(
     after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
     number of threads, even if it was killed in between."""
     device = choose_device()
-    use_repeatable_kernels()
     torch.manual_seed(job.seed)
     model, tokenizer = load_model(dense.folder, device)
     unfuse_experts(model)
@@ -182,3 +182,17 @@ def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: t
 def new_accelerator() -> Accelerator:
     """Return the device of this process and its links to the other processes of the training."""
     return Accelerator(cpu=choose_device().type == "cpu")
+
+
+def hold_together(path: Path, accelerator: Accelerator) -> None:
+    """Make an output the own one of all processes of this training. If another training holds it, all of them wait.
+
+    Only the main process takes the lock. The others must not read the saved state before, because the other training may
+    still be writing it."""
+    # NCCL would end the training after ten minutes in its barrier.
+    if accelerator.num_processes > 1:
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    if accelerator.is_main_process:
+        hold(path)
+    if accelerator.num_processes > 1:
+        torch.distributed.barrier(group)

@@ -62,8 +62,8 @@ def evaluate(
     scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
     if task.choices and not task.few_shot and model.dtype == torch.float32:
-        # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. lm-eval
-        # rounds that of a 16-bit model to 16 bits.
+        # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. A 16-bit
+        # model rounds by up to 1 nat in other batches, so its loss is computed in the batches of the training's evaluation.
         pairs = zip(scores["log_likelihoods"], scores["labels"], strict=True)
         losses = np.array([-logs[label] for logs, label in pairs])
         tokens = np.array([len(example.ids) - example.answer_start for example in examples])
@@ -94,7 +94,9 @@ def evaluate_probe(
 
     They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate` does."""
     task.check(rows)
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
+    # By default, lm-eval computes the logarithms in the model's dtype. In bfloat16, -10.03 nats would become -10.
+    options = {"batch_size": batch_size, "device": str(model.device), "softmax_dtype": "float32"}
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, **options)
     metrics, samples = run_harness(lm, task, rows)
     labels, lengths = scoring.labels_of(rows["validation"], task)
     outcomes = [float(sample[outcome_key(task)]) for sample in samples]

@@ -9,7 +9,7 @@ from torch import nn
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads
 from sparseft.errors import InputError
-from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import choose_device, start
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import check_model, claim_record
@@ -48,8 +48,7 @@ def begin(flags: EvaluationFlags, kind: str, inputs: list[Path | None]) -> Run |
     if run and run.task != flags.task:
         raise InputError(f"--task {flags.task}: not the task of {flags.run_id}", "correct --task or --run_id")
     claim_record(flags.output, kind, [flags.data_dir, *inputs])
-    limit_threads(flags.threads)
-    keep_freed_memory()
+    start(flags.threads)
     return run
 
 

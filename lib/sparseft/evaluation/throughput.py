@@ -26,15 +26,7 @@ from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, own_place, print_traceback
 from sparseft.language_model.batches import encode, of_length, shuffled
-from sparseft.language_model.hardware import (
-    choose_device,
-    keep_freed_memory,
-    limit_threads,
-    limited_memory,
-    memory_kills,
-    peak_memory,
-    private_memory,
-)
+from sparseft.language_model.hardware import limited_memory, memory_kills, peak_memory, private_memory, start
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.locks import end_with_parent
@@ -168,9 +160,7 @@ def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_s
     end_with_parent()
     with open(printed, "ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    limit_threads(training.threads)
-    keep_freed_memory()
-    device = choose_device()
+    device = start(training.threads)
     limit = training.memory_limit(device)
     try:
         with limited_memory(limit) if device.type == "cpu" else nullcontext():

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import resource
 import sys
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 import sparseft
+from sparseft.errors import InputError
 
 CPUINFO = Path("/proc/cpuinfo")
 # Options of mallopt, from malloc.h.
@@ -22,16 +24,29 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def start(threads: int) -> None:
-    """Set up this process to train or evaluate a model: limit its threads, make its kernels repeatable, and keep freed memory."""
+def start(threads: int) -> torch.device:
+    """Set up this process to train or evaluate a model, and return its device. Raises InputError as `choose_device` does."""
     limit_threads(threads)
-    use_repeatable_kernels()
     keep_freed_memory()
+    return choose_device()
 
 
 def choose_device() -> torch.device:
-    """Return the first CUDA device, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device on which this process runs models: the first CUDA device, or the CPU. Make its kernels repeatable.
+
+    Every program gets the device here, so all of them compute with the same kernels, before the merge and after it. Raises InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
+    use_repeatable_kernels()
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    # CUDA takes any other word, such as -1 or Slurm's NoDevFiles, as no GPU.
+    if re.match(r"\s*(\d|GPU-|MIG-)", devices):
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        raise InputError(
+            f"CUDA_VISIBLE_DEVICES is {devices}, but torch {torch.__version__} sees no GPU: it {built}, and {_driver()}",
+            "install a torch for this driver (docs/gpu.md), or set resources.gpus to 0 (by hand CUDA_VISIBLE_DEVICES=)",
+        )
+    return torch.device("cpu")
 
 
 def limit_threads(threads: int) -> None:
@@ -39,8 +54,10 @@ def limit_threads(threads: int) -> None:
 
     Every program that multiplies matrices calls this. So it also lets float32 matrices be multiplied in float32: never in TF32 on
     a GPU, and never in bfloat16 on a CPU. The environment can ask for these too. sparseft/__init__.py removes what does, before
-    torch is loaded."""
+    torch is loaded. Products of 16-bit matrices are summed in float32. By default, torch lets cuBLAS add parts of a sum in 16 bits."""
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     with warnings.catch_warnings():
         # torch 2.9 warns that this switch has a successor. Older releases do not have the successor.
         warnings.simplefilter("ignore")
@@ -48,14 +65,14 @@ def limit_threads(threads: int) -> None:
 
 
 def use_repeatable_kernels() -> None:
-    """Make a backward pass on a GPU give the same bits every time. On a CPU this is so without it, and nothing changes.
+    """Make a model give the same bits every time. On a CPU with one thread this is so without it, and nothing changes.
 
-    The backward of torch's attention would add in the order in which parts of it end."""
-    if not torch.cuda.is_available():
-        return
+    On a GPU, the backward of torch's attention would add in the order in which parts of it end. The setting also decides which
+    attention torch takes there."""
     # cuBLAS reads this before its first product (its manual, section "Results Reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # torch.use_deterministic_algorithms does the same, and also imports torch's compiler, which takes seconds.
+    torch.set_deterministic_debug_mode("error")
     # torch would fill all new memory, so that the use of a buffer before it is written shows.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
@@ -144,6 +161,16 @@ def versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("torch", "transformers")}
     # From the library that runs: an installed package's version may be that of another checkout.
     return {"python": platform.python_version(), **packages, "sparseft": sparseft.__version__}
+
+
+def _driver() -> str:
+    """Return what NVIDIA's driver supports, in words for an error."""
+    number = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    except OSError:
+        return "there is no NVIDIA driver"
+    return f"the driver supports CUDA {number.value // 1000}.{number.value % 1000 // 10}"
 
 
 def _status_bytes(key: str) -> int | None:

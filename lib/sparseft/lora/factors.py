@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 def initial_factor(r: int, columns: int, device: torch.device) -> Tensor:
-    """Return a new A (r, in), fp32, drawn from torch's generator."""
-    return nn.init.kaiming_uniform_(torch.empty(r, columns, device=device), a=math.sqrt(5))
+    """Return a new A (r, in), fp32. It is drawn on the CPU, because every kind of device would draw other numbers."""
+    return nn.init.kaiming_uniform_(torch.empty(r, columns), a=math.sqrt(5)).to(device)
 
 
 def masked_update(A: Tensor, B: Tensor, s: float, M: Tensor, gradient: str) -> Tensor:

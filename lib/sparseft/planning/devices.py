@@ -75,7 +75,10 @@ def _locked(path: Path) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
+        # Other users must be able to open the file, whatever the umask of this one is.
+        umask = os.umask(0o022)
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+        os.umask(umask)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -37,7 +37,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.importances import Importance, Statistic
 from sparseft.language_model.batches import Example, collate, encode
-from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
+from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model, model_config
@@ -204,7 +204,6 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
     Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees them. The
     padding to MULTIPLE does not change the loss. A hook adds each gradient to its total and frees the gradient at once. So
     memory is the model, the totals, one gradient and the activations of one example."""
-    use_repeatable_kernels()
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
     if model.dtype == torch.float16:
@@ -260,7 +259,6 @@ def _in_sequence(
 
     Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden states, and the
     layers' keywords for each length of an example."""
-    use_repeatable_kernels()
     layered = LayeredModel(checkpoint, choose_device())
     prunable = prunable_layers(checkpoint)
     stream = Stream(layered.model, examples, layered.device)

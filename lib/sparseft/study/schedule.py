@@ -207,9 +207,9 @@ class Resources(Section):
     minutes: Positive | None = None
     """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
     gpus: Count = 0
-    """GPUs of a training, one per process; an evaluation uses one. With several processes, one per process."""
+    """GPUs of a training: 0, or as many as `processes`. An evaluation, a reconstruction or masks from examples use one of them."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the GPUs, and whether it is."""
-        fault = f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0"
-        return {fault: self.processes > 1 and self.gpus not in (0, self.processes)}
+        fault = f"gpus {self.gpus}, processes {self.processes}: each process uses one GPU; set gpus to {self.processes} or 0"
+        return {fault: self.gpus not in (0, self.processes)}

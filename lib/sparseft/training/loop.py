@@ -6,6 +6,7 @@ divided among the processes. The gradients are summed over all of them, so the l
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -99,15 +100,17 @@ class Loop:
 
     def _step(self, step: int, batch: list[Example], steps: Steps, progress: Progress) -> None:
         """Take one optimizer step and append its measurements to `progress`."""
-        torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         self.loss.train()
         tokens = sum(len(example.ids) for example in batch)
-        steps.take(step, lambda: self._accumulate(batch), tokens, progress)
+        steps.take(step, partial(self._accumulate, step, batch), tokens, progress)
         if self.accelerator.is_main_process:
             say_step(step, self.settings.steps, progress.curve[-1]["loss"])
 
-    def _accumulate(self, batch: list[Example]) -> float:
-        """Compute the gradients of one step, and return its loss: the mean over the answer tokens of the whole batch."""
+    def _accumulate(self, step: int, batch: list[Example], scale: float) -> float:
+        """Compute the gradients of one step, times `scale`.
+
+        Return its loss without the scale: the mean over the answer tokens of the whole batch."""
+        torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         size = self.settings.micro_batch_size
         accelerator = self.accelerator
         answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
@@ -119,7 +122,7 @@ class Loop:
         with workspace.caching() if self.settings.cache_weights else nullcontext():
             for micro_batch in own_micro_batches:
                 part = self.loss(collate(micro_batch).to(accelerator.device)).sum() / answer_tokens
-                part.backward()
+                (part * scale).backward()
                 mean_loss += part.detach()
         if accelerator.num_processes > 1:
             # In one message, because adapters are small.
@@ -135,7 +138,7 @@ class Loop:
         state = read_state(self.state, self.identity) if self.state else None
         self._check_same_start(len(state["progress"]["curve"]) if state else 0)
         if state is None:
-            return Progress()
+            return Progress.of(self.loss.model.dtype)
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["matrices"], strict=True):
                 parameter.copy_(value)

@@ -121,7 +121,7 @@ class LayerReconstruction:
         """Train the adapters of one decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
-        progress = Progress()
+        progress = Progress.of(self.model.dtype)
         numbers = {id(example): number for number, example in enumerate(self.examples)}
         # The batches are the same for every decoder layer.
         batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
@@ -131,11 +131,15 @@ class LayerReconstruction:
             steps.take(step, partial(self._gradients, stream, number, batch, targets, unit), tokens, progress)
         return progress
 
-    def _gradients(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor], unit: float) -> float:
-        """Compute the gradients of a decoder layer's error on some examples, and return the error. Both are divided by `unit`."""
+    def _gradients(
+        self, stream: Stream, number: int, batch: list[int], targets: list[Tensor], unit: float, scale: float
+    ) -> float:
+        """Compute the gradients of a decoder layer's error on some examples, times `scale`, and return the error.
+
+        Both are divided by `unit`."""
         wanted = torch.cat([targets[example] for example in batch])
         loss = mse_loss(stream.outputs(number, batch).float(), wanted.float()) / unit
-        loss.backward()
+        (loss * scale).backward()
         return loss.item()
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
@@ -31,6 +32,8 @@ from sparseft.records.training_record import final_loss
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.schedule import STOP_WINDOW, Training
 
+# The scale at which the training of a float16 model starts, torch.amp.GradScaler's.
+FLOAT16_SCALE = 2.0**16
 # Steps before the speed is steady, while allocators and caches fill.
 BURN_IN = 3
 
@@ -51,6 +54,13 @@ class Progress:
     resumed_after: list[int] = field(default_factory=list)
     # Bytes, over the processes before this one.
     peak_memory: int = 0
+    # What the loss is multiplied by before its gradients are computed, and these are divided by after.
+    loss_scale: float = 1.0
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> Self:
+        """Return an empty progress of a model of this dtype. In float16, small gradients would be 0 without a scale."""
+        return cls(loss_scale=FLOAT16_SCALE if dtype == torch.float16 else 1.0)
 
     @property
     def updates(self) -> int:
@@ -104,17 +114,16 @@ class Steps:
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.schedule = cosine_schedule(self.optimizer, settings.steps_to_peak, settings.steps)
 
-    def take(self, step: int, gradients: Callable[[], float], tokens: int, progress: Progress) -> None:
+    def take(self, step: int, gradients: Callable[[float], float], tokens: int, progress: Progress) -> None:
         """Take one step, and append its measurements to `progress`.
 
-        gradients: computes the gradients of the parameters, and returns the loss
+        gradients: computes the gradients of the loss times a scale, and returns the loss without the scale
         tokens: those of the step's batch, without padding
 
         Raises InputError if the loss or its gradient is not finite."""
         start = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
-        loss = gradients()
-        norm = clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
+        loss, norm = self._clipped(gradients, progress)
         check_finite(step, loss, norm, self.key)
         self.optimizer.step()
         self.schedule.step()
@@ -122,6 +131,21 @@ class Steps:
         progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
         progress.seconds.append(time.perf_counter() - start)
         progress.tokens.append(tokens)
+
+    def _clipped(self, gradients: Callable[[float], float], progress: Progress) -> tuple[float, float]:
+        """Compute the gradients and clip them. Return the loss, and the gradients' norm before the clipping.
+
+        If they overflow, they are computed again with half the scale. The scale is a power of two, so it rounds nothing."""
+        while True:
+            scale = progress.loss_scale
+            loss = gradients(scale)
+            if scale > 1:
+                torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
+            norm = clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
+            if scale == 1 or math.isfinite(norm) or not math.isfinite(loss):
+                return loss, norm
+            progress.loss_scale = scale / 2
+            self.optimizer.zero_grad(set_to_none=False)
 
 
 def cosine_schedule(optimizer: Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
