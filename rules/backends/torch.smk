@@ -2,7 +2,9 @@
 
 # How python starts a training of one or several processes.
 PROCESSES = STUDY.resources.processes
-LAUNCH = [] if PROCESSES == 1 else ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={PROCESSES}"]
+LAUNCH = (
+    [] if PROCESSES == 1 else ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={PROCESSES}"]
+)
 
 
 use rule run_script as train_adapter with:
