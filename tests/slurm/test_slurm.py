@@ -110,15 +110,18 @@ def test_one_licence_keeps_the_wafer_jobs_of_two_snakemakes_apart(slurm, tmp_pat
 
 
 def test_threads_and_gpus_are_asked_for_by_count(slurm, tmp_path, tiny_models, monkeypatch):
-    """More threads than Snakemake's own machine has cores: they are not cut to those. The GPU is a stand-in."""
+    """More threads than Snakemake's own machine has cores: they are not cut to those.
+
+    The GPU is a stand-in, so the training refuses it. It does not compute on the CPU."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: none (UUID: GPU-stand-in)'\n")
     (programs / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     before, study = jobs(), study_in(tmp_path / "study", tiny_models, resources={"threads": 2, "gpus": 1})
-    study.snakemake(f"{RUN}/train.json", *PROFILE, "--cores", "1")
+    printed = study.snakemake(f"{RUN}/train.json", *PROFILE, "--cores", "1", "--retries", "0", expect=1)
     (training,) = submitted(before, "train_adapter")
-    assert (training["JobState"], training["NumCPUs"]) == ("COMPLETED", "2")
+    assert (training["JobState"], training["NumCPUs"]) == ("FAILED", "2")
+    assert "error: CUDA_VISIBLE_DEVICES is GPU-stand-in, but torch" in printed
     assert re.search(r"TresPerJob=gres[:/]gpu:1", training["comment"])
     assert training["NumNodes"] in ("1", "1-1")
