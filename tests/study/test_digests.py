@@ -169,7 +169,7 @@ def test_the_layout_of_a_source_is_no_code_and_each_name_and_constant_is(file):
         nodes = [node for node in ast.walk(tree) if isinstance(node, kind) and node not in words]
         for node in random.Random(0).sample(nodes, min(3, len(nodes))):
             old = getattr(node, attribute)
-            setattr(node, attribute, "other")
+            setattr(node, attribute, "unlike_all_others")
             assert text_of(ast.unparse(tree)) != before
             setattr(node, attribute, old)
 
