@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ def appliance_needed() -> Iterator[None]:
         ) from None
 
 
-def declare_sparse(model: Callable, masks: Iterable[tuple[str, Tensor]]) -> None:
+def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
     """Declare weights of a model as sparse, with their masks and their real sparsities.
 
     `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a pruned
