@@ -58,6 +58,7 @@ MEANINGS = {
     "study": ("", "Folder of the results that the row belongs to."),
     "run_id": ("", "Name of the run's folder."),
     "model": ("", "Key of `models` in the configuration."),
+    "task": ("", "Key of `grid.tasks` in the configuration."),
     "method": ("", "What is removed, and by which importance; dense keeps every weight."),
     "sparsity": ("% of the prunable weights", "Sparsity that was requested."),
     "mode": ("", "How the model was fine-tuned: no_finetune, sparse_to_dense, sparse_to_sparse and so on."),

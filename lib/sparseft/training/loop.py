@@ -111,7 +111,7 @@ class Loop:
             total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
             for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
-        # item() waits for the device, so the measured time includes all of the step.
+        # item() waits for the device, so the measured time includes the gradients.
         return accelerator.reduce(mean_loss, "sum").item()
 
     def _resume(self, steps: Steps) -> Progress:
