@@ -65,11 +65,12 @@ docs: .venv/installed ## build the documentation in site/; fails if a link is de
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-lint: .venv/installed-tests ## check the code with ruff, snakefmt and snakemake --lint, and that imports go down the folders only
+lint: .venv/installed-tests ## check the code with ruff, mypy, snakefmt and snakemake --lint, and that imports go down the folders only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy --no-error-summary
 	$(BIN)/snakemake --lint
 
 format: .venv/installed-tests ## format the code as lint requires
@@ -81,13 +82,12 @@ bench: .venv/installed-tests ## the benchmarks that need no data set, beside oth
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/lora.py
-	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2
 
-bench-gpu: .venv/installed-tests ## a LoRA layer, its kernels and a whole 8B model on a GPU of 80 GB, beside PEFT; fails without a GPU
+bench-gpu: .venv/installed-tests ## a LoRA layer and a whole 8B model on a GPU of 80 GB, beside PEFT; fails without a GPU
 	$(BIN)/python benchmarks/lora_gpu.py
 	$(BIN)/python benchmarks/lora_model_gpu.py
 

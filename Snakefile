@@ -19,24 +19,45 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/jobs.smk"
-include: "rules/start.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
 include: STUDY.training_backend.rules
 include: "rules/merge.smk"
-include: "rules/compact.smk"
-include: "rules/validate.smk"
 include: "rules/evaluate.smk"
-include: "rules/throughput.smk"
 include: "rules/analyze.smk"
-include: "rules/collect.smk"
 include: "rules/terminal.smk"
 
 
-# The default target. It is here, because Snakemake takes no default from an included file.
+# The stages by name. Each one is the whole grid up to that stage, except throughput, which only measures. A function gives the
+# files of a stage, because the plan of another target needs none of them. The first rule is the default target.
 rule analyze:
     input:
         lambda w: targets.final_targets(STUDY),
-    localrule: True
-    message:
-        "the whole study"
+
+
+rule masks:
+    input:
+        lambda w: targets.mask_targets(STUDY),
+
+
+rule train:
+    input:
+        lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
+
+
+rule validate:
+    input:
+        lambda w: targets.run_targets(STUDY, "validation_report.json"),
+
+
+rule evaluate:
+    input:
+        lambda w: targets.run_targets(STUDY, "evaluation.json"),
+        # In the same stage, because the merged model is deleted after its last reader.
+        lambda w: targets.selection_targets(STUDY),
+
+
+rule throughput:
+    input:
+        PATHS.throughput_table,
+        PATHS.throughput_plots,

@@ -3,7 +3,6 @@
 tests/gpu uses the description of the GPU too.
 """
 
-import argparse
 import platform
 import shutil
 import statistics
@@ -116,13 +115,8 @@ def missing_gpu() -> str | None:
     return f"no GPU: torch {torch.__version__} sees none (docs/gpu.md)"
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add --device to a benchmark of a GPU. Parsing ends the program with one line and code 1 if there is no GPU."""
-    parser.add_argument("--device", type=_device, default="cuda", help="cuda; cpu only shows that the program works")
-
-
-def _device(name: str) -> torch.device:
-    """Return a device by its name."""
+def device_of(name: str) -> torch.device:
+    """Return a device by its name. End the program with one line and code 1 if there is no GPU."""
     device = torch.device(name)
     if device.type == "cuda" and (reason := missing_gpu()):
         raise SystemExit(f"{reason}; nothing was measured")

@@ -6,7 +6,6 @@ Prefill, generation and a LoRA step are timed. This takes about two minutes for 
 to benchmarks/results/compact.md.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from bench import interleaved, report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.command import run
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -154,17 +154,18 @@ def measure(by_name: dict[str, Subject], ids: Tensor) -> list[dict[str, float]]:
     return [interleaved(cases, REPEATS) for cases in (prefill, generate, steps)]
 
 
-def main() -> None:
-    """Measure every checkpoint, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", type=Path, help="a prepared model folder")
-    dense = parser.parse_args().model_path
+def main(model_path: Path) -> None:
+    """Measure every checkpoint, and report.
+
+    Args:
+        model_path: a prepared model folder
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = Checkpoint(dense).config
+    config = Checkpoint(model_path).config
     ids = torch.randint(config["vocab_size"], (BATCH, TOKENS))
     with tempfile.TemporaryDirectory() as work:
-        by_name, notes = subjects(dense, Path(work))
+        by_name, notes = subjects(model_path, Path(work))
         notes += [check_logits(by_name, ids, percent) for percent in PERCENTS]
         times = measure(by_name, ids)
     rows = [
@@ -173,7 +174,7 @@ def main() -> None:
         for name, subject in by_name.items()
     ]
     conditions = [
-        f"{dense.name}, {config.get('dtype')}, random tokens; masks of method structured",
+        f"{model_path.name}, {config.get('dtype')}, random tokens; masks of method structured",
         *notes,
         f"prefill: {BATCH} x {TOKENS} tokens; generation: one row, greedy, {NEW} tokens after {PROMPT}; stock transformers",
         f"LoRA step: {BATCH} x {TOKENS} tokens, the last {ANSWER} the answer, r = {SETTINGS.lora_r} on every prunable layer, AdamW;"
@@ -186,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,7 +7,6 @@ field `text`. gradient, taylor and wanda look at 128 training examples of the ta
 on 2 cores. The table is written to benchmarks/results/importance.md.
 """
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import torch
 from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.evaluation.evaluate import evaluate
-from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.command import run
+from sparseft.evaluation.evaluate import evaluate, token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
@@ -69,27 +68,28 @@ def measure(model: Checkpoint, rows: dict, name: str, text: str) -> list[str]:
     return [accuracy, f"{record['eval_loss']:.3f}", f"{perplexity:.1f}"]
 
 
-def main() -> None:
-    """Measure, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", type=Path, help="a prepared model folder")
-    parser.add_argument("--hellaswag", type=Path, required=True, help="folder of HellaSwag")
-    parser.add_argument("--wikitext", type=Path, required=True, help="folder of WikiText-2")
-    args = parser.parse_args()
-    text = DOCUMENT_BREAK.join(read_documents(args.wikitext / "validation.jsonl")[0])
+def main(model_path: Path, *, hellaswag: Path, wikitext: Path) -> None:
+    """Measure, and report.
+
+    Args:
+        model_path: a prepared model folder
+        hellaswag: folder of HellaSwag
+        wikitext: folder of WikiText-2
+    """
+    text = DOCUMENT_BREAK.join(read_documents(wikitext / "validation.jsonl")[0])
     table = []
     for name, sizes in SIZES.items():
-        local = str(args.hellaswag) if name == "hellaswag" else None
+        local = str(hellaswag) if name == "hellaswag" else None
         train, validation = sizes
         data = TaskData(local=local, train_examples=train, validation_examples=validation)
         rows = load_examples(BY_NAME[name], data).rows
         with tempfile.TemporaryDirectory() as folder:
-            table += figures(Checkpoint(args.model_path), Path(folder), name, rows, text)
+            table += figures(Checkpoint(model_path), Path(folder), name, rows, text)
     report(
         "importance",
         "Importances, without fine-tuning",
         [
-            f"model: {args.model_path.name}, bf16; {len(rows['validation'])} HellaSwag and 120 hellaswag_mini examples",
+            f"model: {model_path.name}, bf16; {len(rows['validation'])} HellaSwag and 120 hellaswag_mini examples",
             f"perplexity: WikiText-2 test, {WINDOWS} windows of {CONTEXT} tokens",
             "unstructured: magnitude; scope layer, wanda: row, sequential; calibration: 128 training examples of the task",
         ],
@@ -99,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,7 +18,6 @@ The intervals are those of the analysis, which pools the seeds over the cells (s
     known            as the analysis, if it knew the variance between seeds
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +28,7 @@ import pandas as pd
 from bench import report
 from scipy import stats
 from sparseft.analysis.statistics import LEVEL, Scores, Spread, compare, interval, pooled_spread
+from sparseft.command import run
 from statsmodels.stats.proportion import proportion_confint
 
 # Of what is measured, the accuracies of the five methods, or None for losses. The first four are equal, or those of a usual study.
@@ -246,11 +246,12 @@ def winners_table(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def main() -> None:
-    """Simulate the designs and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=1000, help="studies per design")
-    repeats = parser.parse_args().repeats
+def main(*, repeats: int = 1000) -> None:
+    """Simulate the designs and write the tables.
+
+    Args:
+        repeats: studies per design
+    """
     random = np.random.default_rng(RANDOM_SEED)
     rows, winners = [], []
     for (kind, accuracies), examples, deviation in product(KINDS, EXAMPLES, DEVIATIONS):
@@ -293,4 +294,4 @@ def report_choices(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

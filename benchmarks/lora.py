@@ -6,7 +6,6 @@ This takes about three minutes. The table is printed and written to benchmarks/r
 model.
 """
 
-import argparse
 from collections.abc import Callable, Iterable
 
 import torch
@@ -160,17 +159,22 @@ def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> list[lis
     times = interleaved(cases | products_alone(x.detach(), dy, weight), REPEATS)
     times[FLOOR] = times.pop(FORWARD) + sum(min(times.pop(way) for way in ways) for ways in BACKWARD)
     size = f"{shape[0]} x {shape[1]}, {tokens}, {str(dtype).removeprefix('torch.')}"
+    return rows_of(size, by_name, x, times, (PEFT, FLOOR))
+
+
+def rows_of(
+    size: str, by_name: dict[str, nn.Module], x: Tensor, times: dict[str, float], peers: tuple[str, ...]
+) -> list[list[str]]:
+    """Return a row per case: its milliseconds, these in units of each peer's, and the MB that its layer keeps."""
     rows = []
     for name, ms in times.items():
         saved = f"{saved_bytes(by_name[name], x) / 1e6:.2f}" if name in by_name else ""
-        rows.append([size, name, f"{ms:.2f}", f"{ms / times[PEFT]:.2f}", f"{ms / times[FLOOR]:.2f}", saved])
+        rows.append([size, name, f"{ms:.3f}", *(f"{ms / times[peer]:.2f}" for peer in peers), saved])
     return rows
 
 
 def main() -> None:
     """Measure, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)

@@ -2,19 +2,16 @@
 
     python benchmarks/lora_gpu.py
 
-The first table has the layers, the second the kernels of the masked layer with the bytes that they move, the third the size
-of the blocks of G. All are printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
+The table is printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
 
 Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32 --repeats 1` shows that the program
 works.
 """
 
-import argparse
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from itertools import product
 
 import torch
-from bench import add_device, interleaved, machine_of, publish
+from bench import device_of, interleaved, machine_of, publish
 from lora import (
     CACHED,
     FLOOR,
@@ -26,21 +23,19 @@ from lora import (
     check_gradients,
     linear_of,
     peft_layer,
-    saved_bytes,
+    rows_of,
     step,
 )
+from sparseft.command import run
 from sparseft.language_model.hardware import limit_threads
-from sparseft.lora import carried_mask
-from sparseft.lora.effective_weight import Workspace, mask_
+from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# (out, in): a square layer and gate_proj of LLaMA-7B.
-SHAPES = ((4096, 4096), (11008, 4096))
+# OUTxIN: a square layer and gate_proj of LLaMA-7B.
+SHAPES = ("4096x4096", "11008x4096")
 TOKENS = (2048, 8192)
-# Weights per block of G, as powers of 2. 2^24 is all of the first shape.
-BLOCKS = (20, 21, 22, 23, 24)
 PEFT = "PEFT: defaults (fp32 adapters)"
 PEFT_BF16 = "PEFT: bf16 adapters"
 LEAN = "lean dense LoRA (unsloth's form)"
@@ -128,97 +123,12 @@ def layer_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.
     plain = x.detach()
     cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
     times = interleaved(cases, repeats, device)
-    rows = []
-    for name, ms in times.items():
-        saved = f"{saved_bytes(by_name[name], x) / 1e6:.2f}" if name in by_name else ""
-        ratios = [f"{ms / times[other]:.2f}" for other in (PEFT, LEAN, FLOOR)]
-        rows.append([size_of(shape, tokens), name, f"{ms:.3f}", *ratios, saved])
-    return rows
+    return rows_of(size_of(shape, tokens), by_name, x, times, (PEFT, LEAN, FLOOR))
 
 
 def size_of(shape: tuple[int, int], tokens: int) -> str:
     """Return a size as the tables write it."""
     return f"{shape[0]} x {shape[1]}, {tokens}"
-
-
-def kernel_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> list[list[str]]:
-    """Return the rows of one size in the table of kernels: counted bytes, time and bandwidth.
-
-    One micro-batch builds W' in the forward and again in the backward."""
-    weight, kept, x, dy = problem(shape, tokens, device)
-    layer = MaskedLoRALinear(linear_of(weight), kept, SETTINGS, Workspace())
-    nn.init.normal_(layer.lora_B, std=0.01)
-    kernels = kernels_of(layer, x.detach(), dy)
-    times = interleaved({name: kernel.call for name, kernel in kernels.items()}, repeats, device)
-    size = size_of(shape, tokens)
-    rows = []
-    for name, kernel in kernels.items():
-        bytes_once = kernel.accesses * weight.element_size()
-        rate = bytes_once * weight.numel() / (times[name] / 1000) / 1e9
-        rows.append(
-            [size, name, f"{kernel.times}", f"{kernel.times * bytes_once}", f"{times[name]:.3f}", f"{rate:.0f}"]
-        )
-    total_bytes = sum(int(row[3]) for row in rows)
-    total_time = sum(times[name] * kernel.times for name, kernel in kernels.items())
-    return [*rows, [size, "together", "", f"{total_bytes}", f"{total_time:.3f}", ""]]
-
-
-class Kernel(NamedTuple):
-    """Hold one part of the work on a weight."""
-
-    # How often a micro-batch does it.
-    times: int
-    # How many values of W's size it reads or writes per weight.
-    accesses: int
-    call: Callable[[], object]
-
-
-def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kernel]:
-    """Return by name what a micro-batch does with every weight of the exact layer, without the product dY W'."""
-    W = layer.weight.detach()
-    A, B = (factor.detach() for factor in (layer.lora_A, layer.lora_B))
-    workspace = layer.workspace
-    G = dy.T @ x
-    blocks = list(carried_mask.row_blocks(W))
-
-    def mask() -> None:
-        for rows in blocks:
-            mask_(G[rows], W[rows])
-
-    def read_twice() -> None:
-        a = A.to(x.dtype)
-        b = B.to(x.dtype)
-        for rows in blocks:
-            (a @ G[rows].T, b[rows].T @ G[rows])
-
-    return {
-        "W': W read, W' written": Kernel(2, 2, lambda: workspace.merged(W, A, B, layer.scale)),
-        "G = dY^T X: written": Kernel(1, 1, lambda: torch.mm(dy.T, x, out=G)),
-        "G * M: W read, G written": Kernel(1, 2, mask),
-        "G A^T and B^T G: G read twice": Kernel(1, 2, read_twice),
-    }
-
-
-def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> Iterator[list[str]]:
-    """Yield the rows of one size in the table of blocks: a step of the exact layer by the size of G's blocks."""
-    weight, kept, x, dy = problem(shape, tokens, device)
-    layer = MaskedLoRALinear(linear_of(weight), kept, SETTINGS, Workspace())
-    run = step(layer, x, dy)
-
-    def with_block(power: int) -> Callable[[], None]:
-        def call() -> None:
-            carried_mask.BLOCK[device.type] = 1 << power
-            run()
-
-        return call
-
-    usual = carried_mask.BLOCK[device.type]
-    times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, repeats, device)
-    carried_mask.BLOCK[device.type] = usual
-    best = min(times.values())
-    for name, ms in times.items():
-        mark = " (used)" if usual == 1 << int(name[2:]) else ""
-        yield [size_of(shape, tokens), f"{name}{mark}", f"{ms:.3f}", f"{ms / best:.2f}"]
 
 
 def shape_of(text: str) -> tuple[int, int]:
@@ -227,59 +137,38 @@ def shape_of(text: str) -> tuple[int, int]:
     return int(out), int(inside)
 
 
-def main() -> None:
-    """Measure, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_device(parser)
-    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="OUTxIN", help="sizes of W")
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="tokens per micro-batch")
-    parser.add_argument("--repeats", type=int, default=9, help="turns after the warm-up")
-    args = parser.parse_args()
-    device = args.device
+def main(
+    *, device: str = "cuda", shapes: tuple[str, ...] = SHAPES, tokens: tuple[int, ...] = TOKENS, repeats: int = 9
+) -> None:
+    """Measure, and report.
+
+    Args:
+        device: cuda; cpu only shows that the program works
+        shapes: sizes of W, OUTxIN
+        tokens: tokens per micro-batch
+        repeats: turns after the warm-up
+    """
+    used = device_of(device)
     limit_threads(1)
     torch.manual_seed(0)
-    sizes = [(shape, tokens, args.repeats, device) for shape in args.shapes for tokens in args.tokens]
+    sizes = list(product(map(shape_of, shapes), tokens))
+    size_names = "; ".join(size_of(*size) for size in sizes)
     conditions = [
         f"bf16, half of the weight pruned, r = {SETTINGS.lora_r}",
-        f"median of {args.repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
+        f"median of {repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
+        "forward and backward, the gradient of the input too; gradients checked to agree",
+        "MB kept for the backward, beyond the layer's own tensors and its input",
     ]
     publish(
         "lora_gpu",
         "One step of a LoRA layer on a GPU",
-        [
-            *conditions,
-            "forward and backward, the gradient of the input too; gradients checked to agree",
-            "MB kept for the backward, beyond the layer's own tensors and its input",
-        ],
-        ["weight, tokens", "", "ms", "x PEFT", "x lean", "x three products", "MB kept"],
-        [row for size in sizes for row in layer_rows(*size)],
-        device,
-    )
-    publish(
-        "lora_gpu_kernels",
-        "What the exact masked layer does with every weight",
-        [
-            *conditions,
-            "times: how often per micro-batch, because the backward builds W' again; ms: once; together: all times",
-            "bytes per weight and micro-batch, counted from the kernels, as if no cache held anything; a store that writes only pruned weights counts as a whole one",
-            "GB/s: bytes / time; the smaller weight fits into the L2 cache of an H100",
-            "G = dY^T X is limited by arithmetic, not by memory",
-        ],
-        ["weight, tokens", "", "times", "bytes per weight", "ms", "GB/s"],
-        [row for size in sizes for row in kernel_rows(*size)],
-        device,
-    )
-    publish(
-        "lora_gpu_blocks",
-        "A step of the exact masked layer by the block of G",
         conditions,
-        ["weight, tokens", "weights per block", "ms", "x best"],
-        [row for size in sizes for row in block_rows(*size)],
-        device,
+        ["weight, tokens", "", "ms", "x PEFT", "x lean", "x three products", "MB kept"],
+        [row for size in sizes for row in layer_rows(*size, repeats, used)],
+        used,
     )
-    measured = "; ".join(size_of(shape, tokens) for shape, tokens, *_ in sizes)
-    print(f"measured: a LoRA layer, its kernels and its blocks ({measured}) on {machine_of(device)}")
+    print(f"measured: a LoRA layer ({size_names}) on {machine_of(used)}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

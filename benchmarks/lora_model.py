@@ -6,7 +6,6 @@ This takes about five minutes for SmolLM2-135M. The table is printed and written
 are timed in turns in one process. The peak memory of each case is measured in a process of its own.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from lora import NaiveMaskedLoRA
 from peft import LoraConfig, get_peft_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.command import run
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.hardware import keep_freed_memory, peak_memory
 from sparseft.language_model.loss import AnswerLoss
@@ -114,25 +114,26 @@ def measured(folder: Path) -> Iterator[list[str]]:
             yield [kind, case, f"{ms:.0f}", f"{ms / times[PEFT]:.2f}", f"{peak:.0f}", f"{peak / peaks[PEFT]:.2f}"]
 
 
-def main() -> None:
-    """Measure every case and report, or only print the peak memory of one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", type=Path, help="a prepared model folder")
-    parser.add_argument("--case", choices=CASES, help="only print the peak memory of this case, in bytes")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="number format of --case")
-    args = parser.parse_args()
+def main(model_path: Path, *, case: str | None = None, dtype: str = "bf16") -> None:
+    """Measure every case and report, or only print the peak memory of one.
+
+    Args:
+        model_path: a prepared model folder
+        case: only print the peak memory of this case, in bytes
+        dtype: number format of --case
+    """
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    if args.case:
-        step = step_of(args.case, args.model_path, DTYPES[args.dtype])
+    if case:
+        step = step_of(case, model_path, DTYPES[dtype])
         for _ in range(3):
             step()
         print(peak_memory(CPU))
         return
-    rows = list(measured(args.model_path))
+    rows = list(measured(model_path))
     conditions = [
-        f"{args.model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
+        f"{model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
         f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
         "freed memory is kept, as train.py does",
         "MB: the largest resident set of a process that makes three steps of this case alone",
@@ -147,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

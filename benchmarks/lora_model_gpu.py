@@ -9,16 +9,17 @@ Without a GPU it ends with one line and code 1. `--device cpu --layers 1 --size 
 the program works.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
+from typing import Literal
 
 import torch
-from bench import add_device, clock, machine_of, publish
+from bench import clock, device_of, machine_of, publish
 from lora_model import stepper
 from peft import LoraConfig, get_peft_model
+from sparseft.command import run
 from sparseft.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
 from sparseft.lora.masked_lora import attach
 from sparseft.study.schedule import Training
@@ -42,7 +43,6 @@ SIZES = {
         "num_key_value_heads": 2,
     },
 }
-LAYERS = 32
 SETTINGS = Training(lora_r=16, lora_alpha=32.0)
 PEFT = "PEFT, defaults (fp32 adapters)"
 PEFT_BF16 = "PEFT, bf16 adapters"
@@ -67,9 +67,8 @@ def base_model(size: str, layers: int, device: torch.device) -> nn.Module:
         return LlamaForCausalLM._from_config(config)
 
 
-def model_of(case: str, args: argparse.Namespace) -> nn.Module:
+def adapted(case: str, model: nn.Module) -> nn.Module:
     """Return the model with the adapters of a case. PEFT's weights are not pruned, which costs the same."""
-    model = base_model(args.size, args.layers, args.device)
     modules = model.model.named_modules(prefix="model")
     linears = {path: module.weight.shape for path, module in modules if isinstance(module, nn.Linear)}
     if case in (PEFT, PEFT_BF16):
@@ -78,29 +77,30 @@ def model_of(case: str, args: argparse.Namespace) -> nn.Module:
         return get_peft_model(model, config, autocast_adapter_dtype=case == PEFT).get_base_model()
 
     def mask(layer: str) -> Tensor:
-        return torch.rand(linears[layer], device=args.device) < 0.5
+        return torch.rand(linears[layer], device=model.device) < 0.5
 
     mode = "sparse_to_dense" if case == DENSE else "sparse_to_sparse"
     attach(model, mask, {path: path for path in linears}, mode, SETTINGS)
     return model
 
 
-def measure(case: str, args: argparse.Namespace) -> dict[str, float]:
+def measure(case: str, model: nn.Module, tokens: int) -> dict[str, float]:
     """Return the median milliseconds of a step and the peak memory in bytes of a case, in this process."""
+    device = model.device
     limit_threads(1)
     is_peft = case in (PEFT, PEFT_BF16)
     if not is_peft:
         # As train.py does: torch's attention then has a backward that gives the same bits every time.
         use_repeatable_kernels()
-    step = stepper(model_of(case, args), (args.batch, args.tokens), is_peft, args.device)
-    if args.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(args.device)
+    step = stepper(adapted(case, model), (1, tokens), is_peft, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     times = []
     for _ in range(WARM_UP + STEPS):
-        begin = clock(args.device)
+        begin = clock(device)
         step()
-        times.append(1000 * (clock(args.device) - begin))
-    return {"ms": statistics.median(times[WARM_UP:]), "bytes": peak_memory(args.device)}
+        times.append(1000 * (clock(device) - begin))
+    return {"ms": statistics.median(times[WARM_UP:]), "bytes": peak_memory(device)}
 
 
 def measured_apart(case: str) -> dict[str, float]:
@@ -124,45 +124,47 @@ def rows_of(results: dict[str, list[dict[str, float]]]) -> list[list[str]]:
     return rows
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_device(parser)
-    parser.add_argument("--layers", type=int, default=LAYERS, help="decoder layers; Llama-3-8B has 32")
-    parser.add_argument("--size", choices=SIZES, default="8b", help="width of the layers")
-    parser.add_argument("--batch", type=int, default=1, help="sequences per step")
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens per sequence")
-    parser.add_argument("--turns", type=int, default=3, help="processes per case")
-    parser.add_argument("--case", choices=CASES, help="only print the result of this case, as JSON")
-    return parser.parse_args()
+def main(
+    *,
+    device: str = "cuda",
+    layers: int = 32,
+    size: Literal["8b", "tiny"] = "8b",
+    tokens: int = 2048,
+    turns: int = 3,
+    case: str | None = None,
+) -> None:
+    """Measure every case and report, or only print the result of one.
 
-
-def main() -> None:
-    """Measure every case and report, or only print the result of one."""
-    args = parse_args()
+    Args:
+        device: cuda; cpu only shows that the program works
+        layers: decoder layers; Llama-3-8B has 32
+        size: width of the layers
+        tokens: tokens per step, one sequence
+        turns: processes per case
+        case: only print the result of this case, as JSON
+    """
+    used = device_of(device)
     torch.manual_seed(0)
-    if args.case:
-        print(json.dumps(measure(args.case, args)))
+    if case:
+        print(json.dumps(measure(case, base_model(size, layers, used), tokens)))
         return
     results: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    for _ in range(args.turns):
+    for _ in range(turns):
         for case in CASES:
             results[case].append(measured_apart(case))
-    width = "Llama-3-8B's" if args.size == "8b" else args.size
-    what = f"{args.layers} decoder layers of {width} shapes, random weights, {args.batch} x {args.tokens} tokens"
+    width = "Llama-3-8B's" if size == "8b" else size
+    what = f"{layers} decoder layers of {width} shapes, random weights, 1 x {tokens} tokens"
     conditions = [
         f"{what}, bf16, r = {SETTINGS.lora_r} on all seven projections, half of each pruned, AdamW",
-        f"a step: median of {args.turns} processes, each the median of {STEPS} steps after {WARM_UP}; the cases take turns",
+        f"a step: median of {turns} processes, each the median of {STEPS} steps after {WARM_UP}; the cases take turns",
         "GB: the most that torch allocated in the steps, with the model (on a CPU: resident)",
         "PEFT uses the loss of transformers, which keeps all logits in fp32, and torch's default kernels; sparseft uses torch's"
         " deterministic kernels",
     ]
     header = ["", "ms", "x PEFT", "x PEFT bf16", "GB", "x PEFT's", "x PEFT bf16's"]
-    publish(
-        "lora_model_gpu", "One LoRA step of a whole model on a GPU", conditions, header, rows_of(results), args.device
-    )
-    print(f"measured: {what}, on {machine_of(args.device)}")
+    publish("lora_model_gpu", "One LoRA step of a whole model on a GPU", conditions, header, rows_of(results), used)
+    print(f"measured: {what}, on {machine_of(used)}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,6 @@ This takes about three minutes, and 4 GB of disk in FOLDER or in a temporary fol
 benchmarks/results/masks.md and masks_streaming.md. Times in memory are CPU times of one thread.
 """
 
-import argparse
 import json
 import math
 import multiprocessing
@@ -24,11 +23,12 @@ import torch
 from bench import interleaved, report
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.command import run
 from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import unpack, zero_pruned
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.scores import row_blocks
-from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
+from sparseft.pruning.selection import Ranking, select_groups, select_rows, select_together
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from torch.nn.utils.prune import L1Unstructured
@@ -64,7 +64,7 @@ class Ours:
         self.keep = False
         self.packed = np.zeros((len(LEVELS), bits.size // 8), np.uint8)
         dtype = "BF16" if bits.itemsize == 2 else "F32"
-        self.selection = Selection(self.blocks, {"w": bits.shape}, {"w": dtype}, LEVELS, self.emit)
+        self.ranking = Ranking(self.blocks, {"w": bits.shape}, {"w": dtype}, LEVELS, self.emit)
 
     def blocks(self, _: str) -> Iterator[np.ndarray]:
         """Return the matrix in the blocks in which a file is read."""
@@ -77,15 +77,15 @@ class Ours:
 
     def layer(self) -> None:
         """Select with scope layer, block by block as a file is read, with the quantiles for the report."""
-        select_together(self.selection, ["w"])
+        select_together(self.ranking, ["w"])
 
     def row(self) -> None:
         """Select with scope row."""
-        select_rows(self.selection, "w")
+        select_rows(self.ranking, "w")
 
     def group(self) -> None:
         """Select with the pattern 2:4."""
-        select_groups(replace(self.selection, percents=[50]), "w", 4)
+        select_groups(replace(self.ranking, percents=[50]), "w", 4)
 
     def masks(self) -> np.ndarray:
         """Return the masks of scope layer, bool (levels, SIDE, SIDE)."""
@@ -307,16 +307,17 @@ def stream_once(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[flo
     return (*measured, seconds)
 
 
-def main() -> None:
-    """Measure in memory and on the disk."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="folder on the disk to measure")
+def main(*, folder: Path | None = None) -> None:
+    """Measure in memory and on the disk.
+
+    Args:
+        folder: folder on the disk to measure
+    """
     torch.set_num_threads(1)
-    folder = parser.parse_args().folder
     in_memory()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         streaming(Path(temporary))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

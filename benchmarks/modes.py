@@ -7,7 +7,6 @@ magnitude, at 50 and 70 %. The variants of a seed share the initial adapters and
 This takes about 25 minutes on 2 cores. The tables are written to benchmarks/results/modes.md and modes_differences.md.
 """
 
-import argparse
 import multiprocessing
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bench import report
 from scipy.stats import ttest_rel
 from sparseft.backends.torch import train
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.command import run
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
@@ -49,6 +49,8 @@ VARIANTS = {
     "sparse_to_sparse, straight-through": ("sparse_to_sparse", "straight_through"),
 }
 METRICS = ("loss", "gap", "accuracy")
+# Trainings at a time.
+PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -134,32 +136,24 @@ def differences(results: dict[Cell, dict]) -> list[list[str]]:
     return rows
 
 
-def measure_all(args: argparse.Namespace, masks: dict[int, Path]) -> dict[Cell, dict]:
+def measure_all(model: Path, hellaswag: Path, seeds: int, masks: dict[int, Path]) -> dict[Cell, dict]:
     """Return the results of every cell, and print each when it is there."""
     cells = [
-        Cell(
-            task,
-            percent,
-            variant,
-            seed,
-            args.model_path,
-            args.hellaswag if task == "hellaswag" else None,
-            masks[percent],
-        )
+        Cell(task, percent, variant, seed, model, hellaswag if task == "hellaswag" else None, masks[percent])
         for task, percent, variant in product(SETTINGS, PERCENTS, (None, *VARIANTS))
-        for seed in range(args.seeds if variant else 1)
+        for seed in range(seeds if variant else 1)
     ]
     results = {}
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as pool:
         for cell, result in zip(cells, pool.imap(measure, cells, chunksize=1), strict=True):
             results[cell] = result
             print(cell.task, cell.percent, cell.variant, cell.seed, result, flush=True)
     return results
 
 
-def conditions_of(args: argparse.Namespace) -> list[str]:
+def conditions_of(model: Path, seeds: int) -> list[str]:
     """Return the lines on the model, the masks and the trainings."""
-    lines = [f"{args.model_path.name}, bf16, masks by magnitude; {args.seeds} seeds, mean ± standard error over them"]
+    lines = [f"{model.name}, bf16, masks by magnitude; {seeds} seeds, mean ± standard error over them"]
     for task, settings in SETTINGS.items():
         lines.append(
             f"{task}: {settings.steps} steps of {settings.batch_size} examples, learning rate {settings.learning_rate}, r ="
@@ -168,20 +162,20 @@ def conditions_of(args: argparse.Namespace) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure every cell, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", type=Path, help="a prepared model folder")
-    parser.add_argument("--hellaswag", type=Path, required=True, help="folder of HellaSwag")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--processes", type=int, default=2, help="number of trainings at a time")
-    args = parser.parse_args()
+def main(model_path: Path, *, hellaswag: Path, seeds: int = 3) -> None:
+    """Measure every cell, and report.
+
+    Args:
+        model_path: a prepared model folder
+        hellaswag: folder of HellaSwag
+        seeds: number of seeds
+    """
     with tempfile.TemporaryDirectory() as folder:
         masks = {percent: Path(folder, f"{percent}.pt") for percent in PERCENTS}
         places = PassFiles(list(masks.values()), Path(folder, "report.json"))
-        compute_masks(Checkpoint(args.model_path), "unstructured", list(PERCENTS), places, Masks())
-        results = measure_all(args, masks)
-    conditions = conditions_of(args)
+        compute_masks(Checkpoint(model_path), "unstructured", list(PERCENTS), places, Masks())
+        results = measure_all(model_path, hellaswag, seeds, masks)
+    conditions = conditions_of(model_path, seeds)
     report(
         "modes",
         "Modes and gradients",
@@ -199,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

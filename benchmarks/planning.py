@@ -12,7 +12,6 @@ table of jobs is wanted, and when every job is printed.
     python benchmarks/planning.py
 """
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -132,15 +131,11 @@ def measured(folder: Path, cases: list[tuple[Path, list[str]]], turns: int) -> l
 
 def main() -> None:
     """Print the table, and write it to benchmarks/results/planning.md."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS), help="measure only these")
-    plans = parser.parse_args().plans
     rows = []
     with TemporaryDirectory() as name:
         folder = Path(name)
         others = [folder / "one_line.smk", folder / "same_files.smk"]
-        for plan in plans:
-            arguments = PLANS[plan]
+        for plan, arguments in PLANS.items():
             jobs = number_of_jobs(planned(folder, ROOT / "Snakefile", arguments)[0])
             others[0].write_text(ONE_LINE.replace("NUMBER", str(round(jobs / 3))))
             others[1].write_text(SAME_FILES.replace("NUMBER", str(round(jobs / 5))))

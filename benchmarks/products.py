@@ -6,7 +6,6 @@ This takes about three minutes. The table is printed and written to benchmarks/r
 each dtype, and the way that products.py takes on this machine.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 
@@ -83,7 +82,6 @@ def best_way(relative: dict[tuple[str, str], float]) -> str:
 
 def main() -> None:
     """Measure, report, and compare."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     relative = {dtype: relative_times(dtype) for dtype in DTYPES}

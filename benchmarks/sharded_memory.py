@@ -2,15 +2,13 @@
 
     python benchmarks/sharded_memory.py
 
-The model has LLaMA's shapes and 1 GB of random
-weights in bf16, in a temporary folder. This takes about five minutes. The table is printed and written to
+The model has LLaMA's shapes and 1 GB of random weights in bf16, in a temporary folder. This takes about five minutes. The table is printed and written to
 benchmarks/results/sharded_memory.md.
 
 Memory is RssAnon of /proc/PID/status: resident pages that belong to no file. So it leaves out libraries and mapped files,
 whose pages the system can drop. It is sampled every 5 ms.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -142,7 +140,6 @@ def measured() -> Iterator[list[str]]:
 
 def main() -> None:
     """Measure every case and report."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     conditions = [
         f"1 GB of weights in bf16, {LAYERS} decoder layers of {SIZES['hidden_size']} x {SIZES['intermediate_size']}, r = 1 on"
         f" every prunable layer, {TRAINING['steps']} steps of {TRAINING['batch_size']} examples, micro-batches of 1, gradient"

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from sparseft.analysis import baseline, tables, throughput
-from sparseft.analysis.results import FILES
 from sparseft.architectures import ARCHITECTURES
 from sparseft.command import run
 from sparseft.errors import one_line
@@ -68,7 +67,7 @@ ROWS = {
 }
 # What a row of each table is, and the table's columns.
 TABLES = {
-    **{file: (row, FILES[file][1]) for file, row in ROWS.items()},
+    **{file: (row, tables.FILES[file][1]) for file, row in ROWS.items()},
     "baseline_comparison.csv": ("number of the baseline and cell of yours", baseline.TABLE),
     "throughput_vs_batch_size.csv": ("cell and batch size", throughput.COLUMNS),
 }

@@ -7,59 +7,46 @@ from sparseft.study.configfiles import complete_text
 use rule run_script as write_configuration with:
     output:
         # `update` keeps the file until it is replaced, because it may be the --configfile of this very command.
-        file=update(f"{PATHS.analysis}/{grid.CONFIGURATION}"),
+        output=update(f"{PATHS.analysis}/{grid.CONFIGURATION}"),
     pathvars:
         job="write_configuration",
     localrule: True
     params:
         **running("write_configuration.py"),
         settings=flags(text=complete_text(STUDY, Path.cwd())),
-        places=lambda w, output: flags(output=output.file),
-    message:
-        "write the configuration"
 
 
-# Turn all runs of the grid into tables, plots, two pages in Markdown and the results page.
-rule analyze_results:
+use rule run_script as analyze_results with:
     input:
-        configuration=rules.write_configuration.output.file,
-        # These are functions, because a plan without the analysis needs no lists, and Snakemake hashes a list once per file in it.
-        evaluations=lambda w: targets.run_targets(STUDY, "evaluation.json"),
-        selections=lambda w: targets.selection_targets(STUDY),
-        validations=lambda w: targets.run_targets(STUDY, "validation_report.json"),
-        merges=lambda w: targets.run_targets(STUDY, "merge.json"),
-        trainings=lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
-        before=lambda w: targets.run_targets(STUDY, "before_merge.json", trained_only=True),
+        lambda w: targets.record_targets(STUDY),
+        configuration=rules.write_configuration.output,
     output:
-        tables=expand(f"{PATHS.analysis}/{{name}}", name=grid.TABLES),
-        findings=f"{PATHS.analysis}/{grid.FINDINGS}",
-        pages=expand(f"{PATHS.analysis}/{{name}}", name=grid.PAGES),
-        report=f"{PATHS.analysis}/{grid.REPORT}",
-        plots=directory(f"{PATHS.analysis}/plots"),
-    log:
-        "<logs>/analyze_results.log",
-    benchmark:
-        "<benchmarks>/analyze_results.tsv"
-    conda:
-        "../envs/sparseft.yaml"
-    # Each thread draws a figure. The figures are the same for any number of threads.
+        directory(f"{PATHS.analysis}/plots"),
+        output_dir=expand(f"{PATHS.analysis}/{{name}}", name=(*grid.TABLES, grid.FINDINGS, *grid.PAGES, grid.REPORT)),
+    pathvars:
+        job="analyze_results",
+    # The script draws with two processes. The figures are the same for any number.
     threads: 2
     params:
-        code=code("analyze_results.py"),
+        **running("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],
         measured=lambda w: targets.throughput_digests(STUDY),
-        runs=lambda w: PATHS.runs,
-        folder=subpath(output.plots, parent=True),
-        throughput=lambda w: str(Path(PATHS.throughput).parent),
-        settings=flags(**STUDY.analysis.model_dump()),
-    message:
-        "analyse {params.runs}"
-    shell:
-        'python "$SCRIPTS/analyze_results.py"'
-        " --results_dir {params.runs:q}"
-        " --output_dir {params.folder:q}"
-        " --configuration {input.configuration:q}"
-        " --throughput_dir {params.throughput:q}"
-        " {params.settings}"
-        " --plot --processes {threads}"
-        " > {log:q} 2>&1"
+        settings=flags(
+            results_dir=PATHS.runs,
+            throughput_dir=Path(PATHS.throughput).parent,
+            plot=True,
+            **STUDY.analysis.model_dump(),
+        ),
+
+
+# Turn the measurements into one table and its plots. The backend's own rules make the measurements.
+use rule run_script as analyze_throughput with:
+    input:
+        records=targets.throughput_targets(STUDY),
+    output:
+        table=PATHS.throughput_table,
+        plots=directory(PATHS.throughput_plots),
+    pathvars:
+        job="analyze_throughput",
+    params:
+        **running("analyze_throughput.py"),

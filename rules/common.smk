@@ -1,16 +1,16 @@
 # The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
 import gc
-import inspect
 import os
 import sys
 from functools import cache
 from pathlib import Path
 from shlex import quote
+from types import SimpleNamespace
 
 import sparseft
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
-# would take a fifth of its time. It begins with the first job (start.smk).
+# would take a fifth of its time. It begins with the first job (terminal.smk).
 gc.disable()
 
 ROOT = Path(workflow.basedir)
@@ -30,8 +30,7 @@ from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
-from sparseft.study.flags import flags
-from sparseft.study.section import parse_section
+from sparseft.study.section import flags, parse_section
 
 
 def refuse(error):
@@ -89,48 +88,32 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
-def with_signature(function):
-    """Store a function's signature in it. Otherwise Snakemake computes it up to three times per job."""
-    function.__signature__ = inspect.signature(function)
-    return function
-
-
-def content(files):
-    """Return a function that gives the digest of a job's source files, whose content reruns it, whatever their dates.
-
-    `files` maps the job's wildcards to their paths."""
-    return with_signature(lambda wildcards: HASHES.joint(files(wildcards)))
+def cell_of(w):
+    """Return the wildcards of a job by name. The folder of its masks says its task."""
+    folder = w.get("task_folder", "")
+    return SimpleNamespace(**{"task": folder.removeprefix("/"), **w})
 
 
 def code(*names, probes=False):
     """Return a function that gives the digests of a job's scripts, whose edits rerun it. With `probes`, it reads the probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
-    return with_signature(lambda w: "".join(job_digest(path, ROOT / "lib", STUDY, w, probes) for path in scripts))
+    lib = ROOT / "lib"
+    return lambda w: "".join(job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes) for path in scripts)
 
 
-@cache
-def training_flags(mode, task, training):
-    """Return the flags of a mode's schedule on a task in a training. They are cached, because many runs need them."""
-    return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
-
-
-def memory(kind, cell=lambda w: w):
-    """Return a function that gives the memory that a job of this kind requests, in MB.
+def requested(kind, cell=cell_of, gpu=0):
+    """Return the resources that a job of this kind requests: its memory in MB, its time limit in minutes, and GPUs.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
-    return with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt))
+    return {
+        "mem_mb": lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0],
+        "runtime": lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1],
+        "gpu": gpu,
+    }
 
 
-def minutes(kind, cell=lambda w: w):
-    """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
-    return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
-
-
-def requested(kind, cell=lambda w: w):
-    """Return both requests of a job of this kind."""
-    return {"mem_mb": memory(kind, cell), "runtime": minutes(kind, cell)}
-
-
-def running(name, **options):
-    """Return the params of a job that runs a script. `options` are those of `code`."""
-    return {"script": name, "code": code(name, **options)}
+def running(name, sources=None, **options):
+    """Return the params of a job that runs a script and reads the user's own files. `options` are those of `code`."""
+    # The content of such a file reruns the job, whatever its date.
+    content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
+    return {"script": name, "code": code(name, **options), **content}

@@ -14,18 +14,15 @@ ADDED = os.environ["SPARSEFT_ADDED"].split()
 TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.difference(ADDED))
 # Masks that depend on a task's examples have a folder per task. For others, this wildcard is empty.
 MASKS = f"{grid.MASKS}{{task_folder}}"
-PRUNED_BASES = f"{grid.PRUNED_BASES}{{task_folder}}"
-PASS = grid.pass_files(MASKS, "{method}", TOGETHER)
-ONE = grid.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True)
-PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], PRUNED_BASES)
+PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], f"{grid.PRUNED_BASES}{{task_folder}}")
 
 
-use rule run_on_gpus as compute_masks with:
+use rule run_script as compute_masks with:
     input:
-        manifest=grid.MANIFEST,
-        examples=mask_examples,
+        mask_examples,
+        model_path=grid.MANIFEST,
     output:
-        **PASS.outputs(),
+        output_dir=grid.pass_files(MASKS, "{method}", TOGETHER).outputs(),
     pathvars:
         job="compute_masks/{model}{task_folder}/{method}",
     wildcard_constraints:
@@ -33,23 +30,17 @@ use rule run_on_gpus as compute_masks with:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        **requested("mask", mask_job),
-        gpu=lambda w: ONE_GPU if uses_examples(w) else 0,
+        **requested("mask", gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
     params:
-        script="compute_masks.py",
-        code=mask_code,
-        # Another number of threads changes the last bits of the scores from examples.
-        cores=lambda w: STUDY.resources.threads if uses_examples(w) else None,
+        **running("compute_masks.py"),
         settings=mask_flags,
         places=pass_places,
-    message:
-        "compute the {wildcards.method} masks of {wildcards.model}"
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
 use rule compute_masks as compute_one_mask with:
     output:
-        **ONE.outputs(),
+        output_dir=grid.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True).outputs(),
     pathvars:
         job="compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
@@ -64,22 +55,20 @@ ruleorder: compute_masks > compute_one_mask
 # last, so that it stands for the whole folder.
 use rule compute_masks as prune with:
     output:
-        **PRUNED.outputs(),
+        output_dir=PRUNED.outputs(),
     pathvars:
         job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.UPDATING_METHOD,
-    message:
-        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
 
 
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
 use rule run_script as import_pruned with:
     input:
-        manifest=grid.MANIFEST,
-        source=imported_sources,
+        imported_sources,
+        model_path=grid.MANIFEST,
     output:
-        **PRUNED.outputs(),
+        output_dir=PRUNED.outputs(),
     pathvars:
         job="import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
@@ -87,17 +76,10 @@ use rule run_script as import_pruned with:
     resources:
         **requested("files"),
     params:
-        **running("import_pruned.py"),
-        content=content(imported_sources),
+        **running("import_pruned.py", imported_sources),
         settings=lambda w: flags(
             source=STUDY.masks.imported_source(w.method, int(w.sparsity)),
             name=get_method(w.method).imported,
             sparsity=f"0.{w.sparsity}",
-        ),
-        places=lambda w, input, output: flags(
-            model_path=Path(input.manifest).parent,
-            output_dir=Path(output.report).parent,
             pruned_dir=grid.PRUNED_BASES.format(model=w.model),
         ),
-    message:
-        "import the {wildcards.method} mask and weights of {wildcards.model} at {wildcards.sparsity} %"

@@ -1,12 +1,18 @@
+from sparseft.methods import METHODS, ON, TEXT_NAME
+
+STRUCTURED = "|".join(name for name, method in METHODS.items() if method.pattern.removes_channels)
+MERGED = directory(f"{PATHS.run}/model_dir")
+
+
 # Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M. Without fine-tuning: W' = W * M.
 # The merged model is deleted after its last reader, unless keep_merged is true.
 use rule run_script as merge_adapter with:
     input:
-        manifest=base_of,
-        mask=mask_of,
-        adapter=with_signature(lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter"),
+        model_path=base_of,
+        mask_path=mask_of,
+        adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter",
     output:
-        model=directory(f"{PATHS.run}/model_dir") if STUDY.keep_merged else temp(directory(f"{PATHS.run}/model_dir")),
+        output_dir=MERGED if STUDY.keep_merged else temp(MERGED),
         report=f"{PATHS.run}/merge.json",
     pathvars:
         job=f"merge_adapter/{grid.RUN_ID}",
@@ -15,22 +21,46 @@ use rule run_script as merge_adapter with:
     # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
     threads: STUDY.resources.threads
     resources:
-        # One weight matrix in fp32.
-        **requested("files"),
-        # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
-        gpu=ONE_GPU,
+        # One weight matrix in fp32. A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
+        **requested("files", gpu=ONE_GPU),
     params:
         **running("merge.py"),
-        run_id=grid.RUN_ID,
         settings=flags(run_id=grid.RUN_ID),
-        places=with_signature(
-            lambda w, input, output: flags(
-                model_path=Path(input.manifest).parent,
-                mask_path=input.mask,
-                adapter=input.adapter or None,
-                output_dir=output.model,
-                report=output.report,
-            )
-        ),
-    message:
-        "merge {params.run_id}"
+
+
+# Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins with it.
+use rule run_script as validate_sparsity with:
+    input:
+        base=base_of,
+        mask_path=mask_of,
+        checkpoint=f"{PATHS.run}/model_dir",
+    output:
+        output=f"{PATHS.run}/validation_report.json",
+    pathvars:
+        job=f"validate_sparsity/{grid.RUN_ID}",
+    # This runs first, because a merged model is large and stays on the disk until it is validated.
+    priority: 3
+    resources:
+        **requested("files"),
+    params:
+        **running("validate_sparsity.py"),
+        settings=flags(run_id=grid.RUN_ID),
+        otherwise="|| [ $? -eq 1 ]",
+
+
+# Write the model of a structured run without its pruned channels and heads. No study needs it; ask for it by name:
+#   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/compact
+use rule run_script as compact_run with:
+    input:
+        mask_path=mask_of,
+        checkpoint=f"{PATHS.run}/model_dir",
+    output:
+        output_dir=directory(f"{PATHS.run}/compact"),
+    pathvars:
+        job=f"compact_run/{grid.RUN_ID}",
+    wildcard_constraints:
+        method=f"(?:{STRUCTURED})(?:{ON}{TEXT_NAME})?",
+    resources:
+        **requested("files"),
+    params:
+        **running("compact.py"),

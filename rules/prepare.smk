@@ -3,101 +3,78 @@ use rule run_script as prepare_model with:
     input:
         model_sources,
     output:
-        manifest=grid.MANIFEST,
+        output_dir=grid.MANIFEST,
     pathvars:
         job="prepare_model/{model}",
     resources:
-        # A GGUF file's whole model is in float32 while it is dequantised.
         **requested("prepare"),
     params:
-        **running("prepare_model.py"),
-        content=content(model_sources),
+        **running("prepare_model.py", model_sources),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
-        places=lambda w, output: flags(output_dir=Path(output.manifest).parent),
-    message:
-        "prepare the model {wildcards.model}"
 
 
-# Prepare the examples of a task, in the fields of the original data set.
 use rule run_script as prepare_task with:
     input:
         task_sources,
     output:
-        train=f"{grid.DATA}/train.jsonl",
-        validation=f"{grid.DATA}/validation.jsonl",
-        manifest=f"{grid.DATA}/manifest.json",
+        output_dir=expand(
+            f"{grid.DATA}/{{file}}", file=("train.jsonl", "validation.jsonl", "manifest.json"), allow_missing=True
+        ),
     pathvars:
         job="prepare_task/{task}",
     params:
-        **running("prepare_task.py"),
-        content=content(task_sources),
+        **running("prepare_task.py", task_sources),
         # A probe may lack training rows.
         settings=lambda w: flags(
             task=w.task,
             only_probe=w.task not in STUDY.grid.tasks,
             **STUDY.task_data(w.task).model_dump(exclude={"training", "selection_examples"}),
         ),
-        places=lambda w, output: flags(output_dir=Path(output.train).parent),
-    message:
-        "prepare the examples of {wildcards.task}"
 
 
-# Choose the rows on which the trainings of a study are compared. They are neither training rows nor
-# validation rows. This is a rule of its own, so that it leaves those files as they are.
+# The rows on which the trainings of a study are compared. This is a rule of its own, so that it leaves the others as they are.
 use rule run_script as prepare_selection with:
     input:
         selection_sources,
         rules.prepare_task.output,
     output:
-        rows=f"{grid.DATA}/selection.jsonl",
-        manifest=f"{grid.DATA}/selection_manifest.json",
+        data_dir=[f"{grid.DATA}/selection.jsonl", f"{grid.DATA}/selection_manifest.json"],
     pathvars:
         job="prepare_selection/{task}",
     params:
-        **running("prepare_selection.py"),
-        content=content(selection_sources),
+        **running("prepare_selection.py", selection_sources),
         settings=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
-        places=lambda w, output: flags(data_dir=Path(output.rows).parent),
-    message:
-        "choose the selection examples of {wildcards.task}"
 
 
-# Prepare the text of the perplexity, which is WikiText-2's test split or the user's own, and record where it comes from.
+# The text of the perplexity: WikiText-2's test split, or the user's own.
 use rule run_script as prepare_wikitext2 with:
     input:
         perplexity_sources,
     output:
-        text=grid.WIKITEXT2,
-        source=grid.WIKITEXT2_SOURCE,
+        grid.WIKITEXT2_SOURCE,
+        output=grid.WIKITEXT2,
     pathvars:
         job="prepare_wikitext2",
     params:
-        **running("prepare_wikitext2.py"),
-        content=content(perplexity_sources),
+        **running("prepare_wikitext2.py", perplexity_sources),
         settings=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
-        places=flags(output=grid.WIKITEXT2),
-    message:
-        "prepare WikiText-2"
 
 
-# Prepare a text on which importances calibrate, and record where it comes from.
+# A text on which importances calibrate.
 use rule run_script as prepare_calibration with:
     input:
         calibration_sources,
     output:
-        text=grid.CALIBRATION,
-        source=grid.CALIBRATION_SOURCE,
+        grid.CALIBRATION_SOURCE,
+        output=grid.CALIBRATION,
     pathvars:
         job="prepare_calibration/{text}",
     wildcard_constraints:
         text="|".join(STUDY.masks.calibration) or "none",
     resources:
+        gpu=0,
         # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
-        **running("prepare_text.py"),
-        content=content(calibration_sources),
+        **running("prepare_text.py", calibration_sources),
         settings=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
-        places=lambda w, output: flags(output=output.text),
-    message:
-        "prepare the calibration text {wildcards.text}"

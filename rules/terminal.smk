@@ -1,5 +1,5 @@
-# What the terminal shows in addition to Snakemake's own lines: one line per job, the result of each run, the hours of the plan,
-# and the findings. `--quiet host` shows Snakemake's own lines on each job instead.
+# The GPUs of this machine, and what the terminal shows in addition to Snakemake's own lines: notes before the first job, one line
+# per job, the result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own lines instead.
 import logging
 import time
 
@@ -8,6 +8,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
+from sparseft.planning.devices import visible_gpus
 from sparseft.planning.estimate import needs
 from sparseft.study import terminal
 
@@ -51,7 +52,9 @@ class Terminal(logging.Handler):
                 # Quiet about both, Snakemake ends a dry run here.
                 OUTPUT.quiet = {Quietness.RULES, Quietness.PROGRESS}
         elif event == LogEvent.JOB_INFO and IS_SHORT:
-            logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
+            # A job has the name of its log; a stage has none.
+            name = Path(record.log[0]).relative_to(PATHS.logs).with_suffix("") if record.log else record.rule_name
+            logger.info(f"{time.strftime('%H:%M:%S')} {name}")
             if record.rule_name == "evaluate_run":
                 self.evaluations[record.jobid] = record.wildcards
         elif event == LogEvent.JOB_FINISHED and record.job_id in self.evaluations:
@@ -85,11 +88,32 @@ def show_findings():
         print(f"\n{terminal.findings(Path(PATHS.analysis))}", flush=True)
 
 
+onstart:
+    # The objects of the plan stay, so no search for garbage needs to read them.
+    gc.freeze()
+    gc.enable()
+    # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
+    Path(PATHS.stop).unlink(missing_ok=True)
+
+
 onsuccess:
     show_findings()
 
 
 if workflow.is_main_process:
+    notes = STUDY.unused_training()
+    gpus = 0 if QUEUED else len(visible_gpus())
+    if QUEUED:
+        # Without this, Snakemake would cut every job's threads to the cores of the login node.
+        workflow.register_resource("_cores", None)
+    elif "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", max(gpus, STUDY.resources.gpus))
+    if gpus and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
+        notes.append(
+            f"GPUs of this machine: {gpus}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
+        )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     for handler in logger.handlers:
         # A logger plugin (--logger) has a handler of its own.
         if handler.name == "DefaultStreamHandler":

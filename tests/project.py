@@ -72,8 +72,8 @@ def succeed(name: str, /, **flags: object) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file below a folder, by its path."""
-    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
+    """Return the sha256 of every file below a folder, hidden ones too, by its path in the folder."""
+    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def refused(folder: Path, name: str, /, *arguments: object, **flags: object) -> str:
@@ -125,20 +125,6 @@ class Study:
         """Write study.yaml; `models` by name, from their folders."""
         sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
-
-    def script(self, name: str, *arguments: object) -> subprocess.CompletedProcess:
-        """Run a script in the folder."""
-        command = [
-            self.python,
-            "-I",
-            "-S",
-            JOBS,
-            job_server(self.python),
-            self.root / "workflow/scripts" / name,
-            *arguments,
-        ]
-        return subprocess.run([str(part) for part in command], cwd=self.folder, env=self.environment(),
-                              capture_output=True, text=True, check=False)  # fmt: skip
 
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""

@@ -16,8 +16,7 @@ from pydantic import Field
 from sparseft.command import Flags, command_line, parse, run
 from sparseft.errors import TRACEBACK_PREFIX, InputError
 from sparseft.storage.atomic import write_json
-from sparseft.study.flags import flags
-from sparseft.study.section import Section
+from sparseft.study.section import Section, flags
 
 
 class Schedule(Section):

@@ -89,19 +89,16 @@ def test_an_imported_method_updates_weights_and_looks_at_no_examples():
     assert (method.updates_weights, method.uses_examples, method.is_sequential) == (True, False, False)
 
 
-REFUSED = {
-    "structured_wanda unstructured_ random_wanda Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4": "is unknown",
-    "unstructured_on_c4 random_on_c4": "looks at no examples",
-    "unstructured_wanda_on_ unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4": "is not the name of a text",
-    "imported imported_ imported_A imported_a_on_c4": "is not the name of imported checkpoints",
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "fault"), [(name, fault) for names, fault in REFUSED.items() for name in names.split()]
+REFUSED = (
+    "structured_wanda unstructured_ random_wanda Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
+    " unstructured_on_c4 random_on_c4 unstructured_wanda_on_ unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4"
+    " imported imported_ imported_A imported_a_on_c4"
 )
-def test_a_name_that_means_no_method_is_refused(name, fault):
-    with pytest.raises(InputError, match=f"^method '{name}'.*{fault}"):
+
+
+@pytest.mark.parametrize("name", REFUSED.split())
+def test_a_name_that_means_no_method_is_refused(name):
+    with pytest.raises(InputError, match=f"^method '{name}' is unknown; choose one of unstructured, "):
         get_method(name)
 
 

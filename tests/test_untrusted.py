@@ -15,7 +15,7 @@ from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.grid import Cell, Run
 from sparseft.study.sources import Model
-from sparseft.training.progress import read_state
+from sparseft.training.steps import read_state
 from tiny_models import change_json, save_tiny
 
 

@@ -5,28 +5,8 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    Olmo2Config,
-    Olmo2ForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
 
 SIZES = {
     "vocab_size": 260,
@@ -41,52 +21,41 @@ SIZES = {
     "pad_token_id": 259,
     "initializer_range": 0.2,  # so that logits differ by more than rounding
 }
-WINDOW = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
+# A window from the layer `max_window_layers` on.
+WINDOW = {"use_sliding_window": True, "sliding_window": 64}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+GEMMA = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 32,
+    "final_logit_softcapping": 6.0,
+}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 2.0,
+}
+
+
+def described(name: str, config: str = "", **settings: object) -> tuple[type, transformers.PretrainedConfig]:
+    """Return the class and the configuration of a tiny model, by the name of its classes in transformers."""
+    configuration = getattr(transformers, config or f"{name}Config")(**SIZES, **settings)
+    return getattr(transformers, f"{name}ForCausalLM"), configuration
+
+
 # Multipliers, caps, biases and windows are not transformers' defaults, so that it shows if one is lost.
 MODELS = {
-    "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
-    "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
-    "mixtral": (MixtralForCausalLM, MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2)),
+    "llama": described("Llama", tie_word_embeddings=True),
+    "mistral": described("Mistral", sliding_window=64),
+    "mixtral": described("Mixtral", num_local_experts=4, num_experts_per_tok=2),
     # Only the second layer has the window.
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **WINDOW, head_dim=16)),
+    "qwen2": described("Qwen2", **WINDOW, max_window_layers=1),
+    "qwen3": described("Qwen3", **WINDOW, max_window_layers=1, head_dim=16),
     # The first layer has a window, and both have rotary angles of their own.
-    "gemma3": (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig(
-            **SIZES,
-            head_dim=16,
-            sliding_window=64,
-            layer_types=["sliding_attention", "full_attention"],
-            query_pre_attn_scalar=32,
-            final_logit_softcapping=6.0,
-        ),
-    ),
-    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**SIZES)),
-    "qwen3_moe": (
-        Qwen3MoeForCausalLM,
-        Qwen3MoeConfig(
-            **SIZES,
-            head_dim=16,
-            num_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=32,
-            norm_topk_prob=True,
-            use_sliding_window=True,
-            sliding_window=64,
-        ),
-    ),
-    "granite": (
-        GraniteForCausalLM,
-        GraniteConfig(
-            **SIZES,
-            tie_word_embeddings=True,
-            embedding_multiplier=3.0,
-            residual_multiplier=0.4,
-            attention_multiplier=0.2,
-            logits_scaling=2.0,
-        ),
-    ),
+    "gemma3": described("Gemma3", "Gemma3TextConfig", head_dim=16, sliding_window=64, **GEMMA),
+    "olmo2": described("Olmo2"),
+    "qwen3_moe": described("Qwen3Moe", **WINDOW, head_dim=16, **EXPERTS),
+    "granite": described("Granite", tie_word_embeddings=True, **MULTIPLIERS),
 }
 # Most tests run on these. tests/architectures/test_stages.py takes every model through every stage.
 TYPICAL = ("llama", "mistral", "mixtral")
@@ -104,17 +73,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message.role + '\\n' + message.content + '</s>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<s>assistant\\n' }}{% endif %}"
 )
-PRUNABLE_LAYERS = {
-    "llama": 14,
-    "mistral": 14,
-    "mixtral": 32,
-    "qwen2": 14,
-    "qwen3": 14,
-    "gemma3": 14,
-    "olmo2": 14,
-    "qwen3_moe": 32,
-    "granite": 14,
-}  # 2 x 7; 2 x (4 + 4 experts x 3)
+# In each of two layers: seven projections, or four and three of each of four experts.
+PRUNABLE_LAYERS = {name: 32 if name in ("mixtral", "qwen3_moe") else 14 for name in MODELS}
 
 
 def save_tiny(
@@ -135,7 +95,7 @@ def save_tiny(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
 
 

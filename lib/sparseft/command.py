@@ -62,12 +62,9 @@ def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int
 def command_line(main: Callable[..., int | None]) -> App:
     """Return the command line of a script's main function. The docstring of the script is its description."""
     name = Path(main.__code__.co_filename).name
-    description = (
-        sys.modules[main.__module__].__doc__ if main.__module__ in sys.modules else main.__globals__["__doc__"]
-    )
     app = App(
         name=name,
-        help=main.__globals__["__doc__"] or description,
+        help=main.__globals__["__doc__"],
         help_format="plaintext",
         version_flags=(),
         default_parameter=_FLAGS,

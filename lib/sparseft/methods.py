@@ -157,29 +157,21 @@ def get_method(name: str) -> Method:
     """Return the method called `name`, `dense` included. Raises InputError if there is none."""
     if name == DENSE.name:
         return DENSE_METHOD
-    pattern, _, imported = name.partition("_")
-    if pattern == IMPORTED.name:
-        if not re.fullmatch(TEXT_NAME, imported):
-            raise InputError(
-                f"method {name!r}: {imported!r} is not the name of imported checkpoints",
-                f"write {IMPORTED.name}_NAME, with the letters a to z and digits",
-            )
-        return Method(IMPORTED, None, imported=imported)
+    if match := re.fullmatch(f"{IMPORTED.name}_({TEXT_NAME})", name):
+        return Method(IMPORTED, None, imported=match[1])
     base, on, text = name.partition(ON)
-    if base not in METHODS:
-        plain = [known for known, method in METHODS.items() if not method.allocation]
-        divided = " and ".join(pattern.name for pattern in PATTERNS if pattern.takes_counts)
-        allocated = "; ".join(f"_{value.name} may follow {divided}" for value in ALLOCATIONS)
-        raise InputError(f"method {name!r} is unknown", f"choose one of {', '.join(plain)} ({allocated})")
-    if not on:
-        return METHODS[base]
-    if not METHODS[base].uses_examples:
-        raise InputError(f"method {name!r}: {base} looks at no examples", f"write {base}")
-    if not re.fullmatch(TEXT_NAME, text):
-        raise InputError(
-            f"method {name!r}: {text!r} is not the name of a text", "use only the letters a to z and digits"
-        )
-    return replace(METHODS[base], calibration=text)
+    method = METHODS.get(base)
+    if method and not on:
+        return method
+    if method and method.uses_examples and re.fullmatch(TEXT_NAME, text):
+        return replace(method, calibration=text)
+    plain = ", ".join(known for known, method in METHODS.items() if not method.allocation)
+    divided = " and ".join(pattern.name for pattern in PATTERNS if pattern.takes_counts)
+    endings = "; ".join(f"_{value.name} may follow {divided}" for value in ALLOCATIONS)
+    endings += f"; {ON}NAME what looks at examples, with a name of the letters a to z and digits"
+    raise InputError(
+        f"method {name!r} is unknown", f"choose one of {plain} ({endings}), or {IMPORTED.name}_NAME with such a name"
+    )
 
 
 def sort_key(name: str) -> str:

@@ -3,101 +3,97 @@ import re
 
 # A program of both kinds is compiled with its evaluation.
 PROGRAMS = targets.measured_programs(STUDY) | targets.programs(STUDY)
-MEASURING = flags(warmup_steps=STUDY.throughput.warmup_steps)
-MEASURING += " --fill_sequences" if STUDY.throughput.sequence_length else ""
 # For the shell commands. It is not in params, because another place of the same package must rerun nothing.
 os.environ["CEREBRAS_PYTHON"] = str(ROOT / STUDY.cerebras.python)
 
 
+def program_of(w):
+    """Return the program of a job: the one that it compiles, or that of its measurement or training."""
+    if w.get("program"):
+        return PROGRAMS[w.program]
+    run = grid.Run.parse(grid.RUN_ID.format(**w))
+    if w.get("batch_size"):
+        return targets.measured_program(STUDY, run, int(w.batch_size))
+    return targets.training_program(STUDY, run)
+
+
 def run_of(w):
     """Return the run of a job; for a compilation the first run that needs the program."""
-    return PROGRAMS[w.program].run if "program" in w.keys() else grid.Run.parse(grid.RUN_ID.format(**w))
+    return program_of(w).run
 
 
-def measured_program(w):
-    """Return the program of a measurement."""
-    return targets.measured_program(STUDY, run_of(w), int(w.batch_size))
-
-
-def compiled(program):
-    """Return the record of a program's compilation. It is ancient, so that another compilation trains nothing again."""
-    name = targets.program_name(STUDY, program)
+def compiled(w):
+    """Return the record of the compilation of a job's program. It is ancient, so that another compilation trains nothing again."""
+    name = targets.program_name(STUDY, program_of(w))
     return [ancient(f"{PATHS.program.format(program=name)}/compile.json")] if PROGRAMS else []
 
 
-def deciding(program):
+def program_script(w):
+    """Return the command of a job's script, in the environment that has cerebras-pytorch."""
+    return f'"$CEREBRAS_PYTHON" "$SCRIPTS"/{"measure" if program_of(w).measured else "train"}_cerebras.py'
+
+
+def program_settings(w):
     """Return the flags that decide a program and its numbers."""
-    return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
-
-
-def before_training(w):
-    """Return the record of the compilation that a training needs."""
-    return compiled(targets.training_program(STUDY, run_of(w)))
-
-
-def training_settings(w):
-    """Return the flags of a training's settings."""
-    return deciding(targets.training_program(STUDY, run_of(w)))
-
-
-def cerebras_program(script):
-    """Return the command of a script, in the environment that has cerebras-pytorch."""
-    return f'"$CEREBRAS_PYTHON" "$SCRIPTS"/{script}'
-
-
-TRAINER = cerebras_program("train_cerebras.py")
-TRAINING_CODE = code("train_cerebras.py")
+    program = program_of(w)
+    settings = program.settings.model_dump() | DECIDING | {"sequence_length": program.sequence_length}
+    if program.measured:
+        settings["warmup_steps"] = STUDY.throughput.warmup_steps
+        settings["fill_sequences"] = bool(STUDY.throughput.sequence_length)
+    return f"{job_flags(program.run.id)} {flags(**settings)}{' --compile_only' if w.get('program') else ''}"
 
 
 include: "appliance.smk"
 
 
+use rule run_on_appliance as train_adapter with:
+    input:
+        compiled,
+        data_dir=rows_of,
+        model_path=grid.MANIFEST,
+        mask_path=mask_of,
+    output:
+        directory(f"{PATHS.run}/adapter"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_adapter/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.NEW_ADAPTER_MODES),
+    params:
+        code=code("train_cerebras.py"),
+        script=program_script,
+        settings=program_settings,
+
+
 # Compile a program once for all runs that share it.
 use rule train_adapter as compile_program with:
     input:
-        manifest=lambda w: grid.fill(grid.MANIFEST, run_of(w)),
-        mask=lambda w: grid.fill(grid.mask_path(run_of(w).method), run_of(w)),
-        train=lambda w: grid.fill(f"{grid.DATA}/train.jsonl", run_of(w)),
-        validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
+        data_dir=lambda w: [grid.fill(f"{grid.DATA}/{split}.jsonl", run_of(w)) for split in ("train", "validation")],
+        model_path=lambda w: grid.fill(grid.MANIFEST, run_of(w)),
+        mask_path=lambda w: grid.fill(grid.mask_path(run_of(w).method), run_of(w)),
     output:
-        record=f"{PATHS.program}/compile.json",
-    log:
-        "<logs>/compile_program/{program}.log",
-    benchmark:
-        "<benchmarks>/compile_program/{program}.tsv"
+        output_dir=f"{PATHS.program}/compile.json",
+    pathvars:
+        job="compile_program/{program}",
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
         run_id=lambda w: run_of(w).id,
-        script=lambda w: cerebras_program("measure_cerebras.py") if PROGRAMS[w.program].measured else TRAINER,
-        settings=lambda w: f"{deciding(PROGRAMS[w.program])} --compile_only {MEASURING if PROGRAMS[w.program].measured else ''}",
-    message:
-        "compile {wildcards.program}"
 
 
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
 use rule train_adapter as measure_batch with:
-    input:
-        **RUN_INPUT,
-        manifest=grid.MANIFEST,
-        compiled=lambda w: compiled(measured_program(w)),
     output:
-        record=f"{PATHS.batch}/measurement.json",
-    log:
-        f"<logs>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
-    benchmark:
-        f"<benchmarks>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
+        output_dir=f"{PATHS.batch}/measurement.json",
+    pathvars:
+        job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
-        script=cerebras_program("measure_cerebras.py"),
         code=code("measure_cerebras.py"),
-        settings=lambda w: f"{deciding(measured_program(w))} {MEASURING}",
-    message:
-        "measure {params.run_id}, batch size {wildcards.batch_size}"
 
 
 # Join the repeats of a cell into the file that the analysis reads.
-rule join_measurements:
+use rule run_script as join_measurements with:
     input:
         records=expand(
             f"{PATHS.batch}/measurement.json",
@@ -106,19 +102,10 @@ rule join_measurements:
             allow_missing=True,
         ),
     output:
-        record=PATHS.throughput,
-    log:
-        f"<logs>/join_measurements/{grid.CELL_ID}.log",
+        output=PATHS.throughput,
+    pathvars:
+        job=f"join_measurements/{grid.CELL_ID}",
     wildcard_constraints:
         mode="|".join(grid.NEW_ADAPTER_MODES),
-    conda:
-        "../../envs/sparseft.yaml"
     params:
-        code=code("join_measurements.py"),
-    message:
-        "join the measurements of {wildcards.model}, {wildcards.task}, {wildcards.method}, {wildcards.sparsity} %"
-    shell:
-        'python "$SCRIPTS/join_measurements.py"'
-        " --records {input.records:q}"
-        " --output {output.record:q}"
-        " 2> {log:q}"
+        **running("join_measurements.py"),

@@ -1,68 +1,42 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
-
-
-def run_of(w):
-    """Return the wildcards of a training, which name its model and its task."""
-    return w
-
-
-def before_training(w):
-    """Return the masked checkpoint from which a training starts."""
-    return grid.exported(w.method)
-
-
-def training_settings(w):
-    """Return the flags of a training's settings."""
-    exported = flags(exported=grid.exported(w.method).format(**w))
-    return f"{exported} {training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}"
-
-
-TRAINING_CODE = code("train_modelzoo.py", "run_modelzoo.py")
-TRAINER = 'python "$SCRIPTS/train_modelzoo.py"'
+run_of = cell_of
 
 
 include: "appliance.smk"
 
 
-# Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.
-rule export_checkpoint:
+use rule run_on_appliance as train_adapter with:
     input:
-        manifest=grid.MANIFEST,
-        mask=mask_of,
+        data_dir=rows_of,
+        model_path=grid.MANIFEST,
+        mask_path=mask_of,
+        exported=lambda w: grid.exported(w.method),
     output:
-        folder=temp(directory(grid.exported(grid.DENSE))),
-    log:
-        "<logs>/export_checkpoint/{model}_sparsity{sparsity}_{method}.log",
-    benchmark:
-        "<benchmarks>/export_checkpoint/{model}_sparsity{sparsity}_{method}.tsv"
+        directory(f"{PATHS.run}/adapter"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_adapter/{grid.RUN_ID}",
     wildcard_constraints:
-        method="|".join((grid.DENSE, *grid.WEIGHT_METHODS, grid.TEXT_METHOD)),
-    conda:
-        "../../envs/sparseft.yaml"
+        mode="|".join(grid.NEW_ADAPTER_MODES),
+    params:
+        code=code("train_modelzoo.py", "run_modelzoo.py"),
+        script='python "$SCRIPTS/train_modelzoo.py"',
+        settings=lambda w: f"{run_settings(w)} {flags(**DECIDING)}",
+
+
+# Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.
+use rule run_script as export_checkpoint with:
+    input:
+        model_path=grid.MANIFEST,
+        mask_path=f"{MASKS}/{grid.MASK_NAME}.pt",
+    output:
+        output_dir=temp(directory(f"{grid.EXPORTED}{{task_folder}}/{grid.PRUNED_NAME}")),
+    pathvars:
+        job="export_checkpoint/{model}{task_folder}/{method}_sparsity{sparsity}",
+    wildcard_constraints:
+        method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
     resources:
         # Measured. One block of rows is in memory, so it does not depend on the model's size.
-        mem_mb=lambda w, attempt: 1000 * attempt,
-        runtime=minutes("files"),
+        **requested("files") | {"mem_mb": lambda w, attempt: 1000 * attempt},
     params:
-        code=code("export_modelzoo.py"),
-        model=subpath(input.manifest, parent=True),
-    message:
-        "export {wildcards.model}, {wildcards.method}, {wildcards.sparsity} %"
-    shell:
-        'python "$SCRIPTS/export_modelzoo.py"'
-        " --model_path {params.model:q}"
-        " --mask_path {input.mask:q}"
-        " --output_dir {output.folder:q}"
-        " 2> {log:q}"
-
-
-# The same for the masks that look at a task's examples.
-use rule export_checkpoint as export_task_checkpoint with:
-    output:
-        folder=temp(directory(grid.exported(grid.TASK_METHODS[0]))),
-    log:
-        "<logs>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.log",
-    benchmark:
-        "<benchmarks>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.tsv"
-    wildcard_constraints:
-        method="|".join(grid.TASK_METHODS),
+        **running("export_modelzoo.py"),

@@ -1,7 +1,6 @@
 """Write run folders as the workflow leaves them: sound records of a run, which a test may change."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,13 +161,6 @@ def validation(run: Run, inputs: dict, merged: dict) -> dict:
         "layers": [{"layer": f"model.layers.{number}.mlp.up_proj", **row} for number in range(2)],
         "inputs": {"mask": inputs["mask"], "checkpoint": merged, "base": inputs["model"]},
     }  # fmt: skip
-
-
-def sign(path: Path, content: dict) -> None:
-    """Write a record that no schema checks, with a digest that is right."""
-    text = json.dumps(content).removesuffix("}")
-    own = hashlib.sha256(f"{text}\n}}".encode()).hexdigest()
-    path.write_text(f'{text},\n  "record_sha256": "{own}"\n}}\n')
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from itertools import combinations
 
 import pandas as pd
 from sparseft.analysis.cells import KEYS
-from sparseft.analysis.results import Results
-from sparseft.analysis.tables import RUN
+from sparseft.analysis.tables import RUN, Results
 from sparseft.study.config import Analysis, Config
 
 PLACE = {"study": "results", "model": "smollm2", "task": "hellaswag_mini", "metric": "acc_norm", "setting": ""}

@@ -80,22 +80,17 @@ def test_faults_are_said_and_the_rest_is_analysed(study, write_run, tmp_path):
     faulty, damaged = RUN.format("unstructured"), RUN.format("random")
     write_run(faulty, change=lambda files: files["validation_report"].update(passed=False))
     (study / damaged / "evaluation.json").write_text("{")
-    code, said = analyze(study, tmp_path / "out")
+    code, said = analyze(study, tmp_path / "out", plot=True)
     assert code == 0, said
     assert f"left out: {damaged}: evaluation.json" in said
+    # Every pruned run has a fault.
+    assert list((tmp_path / "out/plots").iterdir()) == []
     table = pd.read_csv(tmp_path / "out/summary.csv").set_index("run_id")
     assert damaged not in table.index
     assert table.at[faulty, "status"] == "fault"
     memo = (tmp_path / "out/correctness_memo.md").read_text()
     for name in (faulty, damaged, "validation failed"):
         assert name in memo
-
-
-def test_a_study_of_faulty_runs_only_has_a_folder_without_figures(write_run, runs_dir, tmp_path):
-    write_run(RUN.format("unstructured"), change=lambda files: files["validation_report"].update(passed=False))
-    code, said = analyze(runs_dir, tmp_path / "out", plot=True)
-    assert code == 0, said
-    assert list((tmp_path / "out/plots").iterdir()) == []
 
 
 @pytest.mark.process
@@ -109,13 +104,6 @@ def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_
     (tmp_path / "out/plots/mine.png").write_bytes(b"a figure of somebody else")
     assert analyze(study, tmp_path / "out")[0] == 0
     assert set(contents(tmp_path / "out")) == FILES | {"plots/mine.png"}
-
-
-def test_no_runs_is_one_line_and_code_two(tmp_path):
-    code, said = analyze(tmp_path / "runs", tmp_path / "out")
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith(f"error: {tmp_path}/runs: ")
-    assert not (tmp_path / "out").exists()
 
 
 def test_torch_is_never_imported(study, tmp_path):
@@ -156,9 +144,18 @@ def test_studies_stand_side_by_side(study, write_run, tmp_path):
     assert "longer: learning_rate 0.001; learning_rate 0.5" in (tmp_path / "out/EXPERIMENTS.md").read_text()
 
 
-@pytest.mark.parametrize("studies", [["results"], ["results", "results"]])
-def test_one_study_is_not_compared(study, tmp_path, studies):
-    folders = [tmp_path / name for name in studies]
-    code, said = call_script("compare.py", *folders, output_dir=tmp_path / "out")
+REFUSED = {
+    "no such folder": lambda folder, output: analyze(folder / "runs", output),
+    "none complete": analyze,
+    "not two or more studies": lambda folder, output: call_script("compare.py", folder, folder, output_dir=output),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_no_run_and_one_study_are_refused_in_one_line(tmp_path, what):
+    (tmp_path / "empty").mkdir()
+    code, said = REFUSED[what](tmp_path / "empty", tmp_path / "out")
     assert (code, said.count("\n")) == (2, 1)
-    assert "not two or more studies" in said
+    assert said.startswith("error: ")
+    assert what in said
+    assert not (tmp_path / "out").exists()

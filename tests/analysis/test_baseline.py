@@ -60,12 +60,12 @@ def test_a_number_without_a_cell_of_ours_has_a_row(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "header", "what"),
     [
-        (["m,boolq,x,50,,acc,0.5,s"], "model,task,method,sparsity,mode,metric,value", "no column source"),
-        (["m,boolq,x,50,,acc,0.5,s,1"], ",".join([*COLUMNS, "more"]), "unknown column more"),
-        (["m,boolq,x,5.5,,acc,0.5,s"], None, "line 2: sparsity is '5.5'"),
-        (["m,boolq,x,50,,acc,0.5,s", "m,boolq,x,50,,acc,much,s"], None, "line 3: value is 'much'"),
-        (["m,,x,50,,acc,0.5,s"], None, "line 2: task is ''"),
-        (["m,boolq,x,50,,,0.5,s"], None, "line 2: metric is ''"),
+        (["m,boolq,x,50,,acc,0.5"], "model,task,method,sparsity,mode,metric,value", "line 2: source: Field required"),
+        (["m,boolq,x,50,,acc,0.5,s,1"], ",".join([*COLUMNS, "note"]), "line 2: note: unknown key"),
+        (["m,boolq,x,5.5,,acc,0.5,s"], None, "line 2: sparsity: .* not '5.5'"),
+        (["m,boolq,x,50,,acc,0.5,s", "m,boolq,x,50,,acc,much,s"], None, "line 3: value: .* not 'much'"),
+        (["m,,x,50,,acc,0.5,s"], None, "line 2: task: .* not ''"),
+        (["m,boolq,x,50,,acc,0.5,s,more"], None, "line 2: more: unknown key"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, what):

@@ -6,7 +6,7 @@ import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
 from sparseft.analysis.figures import study_figures, throughput_drawing
-from sparseft.analysis.results import Results
+from sparseft.analysis.tables import Results
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY
 
 
@@ -46,18 +46,14 @@ def test_the_bars_are_the_intervals_of_the_frame_and_every_line_begins_in_its_de
     assert starts == [[[0, 0.969]] * 3, [[0, 1.0]] * 3]
 
 
-def test_a_cell_with_a_fault_is_not_drawn():
+def test_cells_with_a_fault_and_speeds_of_two_devices_are_not_drawn():
     study = default_study()
-    is_faulty = study.curves["method"] == "random"
-    study = replace(study, curves=study.curves.assign(status=is_faulty.map({True: "fault", False: "sound"})))
-    for figure in drawn(study).values():
+    status = study.curves["method"].map(lambda method: "fault" if method == "random" else "sound")
+    runs = study.runs.assign(device=["CPU: x", "GPU: y"] * 4)
+    figures = drawn(replace(study, runs=runs, curves=study.curves.assign(status=status)))
+    assert not [name for name in figures if name.endswith("_vs_speed")]
+    for figure in figures.values():
         assert all(bars.get_label() != "random" for axes in figure.axes for bars in axes.containers)
-
-
-def test_speeds_of_two_devices_share_no_figure():
-    study = default_study()
-    study = replace(study, runs=study.runs.assign(device=["CPU: x", "GPU: y"] * 4))
-    assert not [name for name in drawn(study) if name.endswith("_vs_speed")]
 
 
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():

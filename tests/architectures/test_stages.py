@@ -81,11 +81,8 @@ VARIANTS = {
     "Mistral without a window": ("mistral", torch.float16, {"sliding_window": None, "head_dim": 16}, {}),
     "sharded Mixtral": ("mixtral", torch.bfloat16, {}, {"max_shard_size": "30KB"}),
     "Qwen2.5 with tied embeddings": ("qwen2", torch.bfloat16, {"tie_word_embeddings": True}, {}),
-    "sharded Qwen2": ("qwen2", torch.float16, {}, {"max_shard_size": "30KB"}),
     "untied Gemma 3": ("gemma3", torch.bfloat16, {"tie_word_embeddings": False}, {"max_shard_size": "30KB"}),
-    "OLMo 2 with tied embeddings": ("olmo2", torch.bfloat16, {"tie_word_embeddings": True}, {"max_shard_size": "30KB"}),
     "sharded Qwen3-MoE": ("qwen3_moe", torch.bfloat16, {}, {"max_shard_size": "30KB"}),
-    "Qwen3 with tied embeddings": ("qwen3", torch.bfloat16, {"tie_word_embeddings": True}, {"max_shard_size": "30KB"}),
 }
 
 
@@ -258,8 +255,6 @@ def test_dtypes_shards_and_tied_embeddings_go_through_all_stages(tmp_path, varia
     assert torch.equal(ours, stock_logits(trained.merged, unfuse_experts))
     assert ours.std() > 0.1
     assert_proven(stages, trained)
-    if stages.name in WHOLE_HEADS:
-        return
     structured = stages.mask_path("structured")
     merge(stages.base, read_mask(structured), "m", None, tmp_path / "masked")
     masked = Checkpoint(tmp_path / "masked")

@@ -73,7 +73,7 @@ def results_page(tmp_path_factory) -> Callable[[str], Path]:
             folder = tmp_path_factory.mktemp(name)
             study = STUDIES[name]()
             figures = write_figures(folder / "plots", study, processes=2)
-            write_pages(folder, study, figures, Reproduction(Path("results/runs"), ("--plot",)))
+            write_pages(folder, study, figures, Reproduction(Path("results/runs")))
             made[name] = folder / "report.html"
         return made[name]
 

@@ -1,12 +1,10 @@
 """What the default environment does beside the tests: inputs, and the fate of an adapter.
 
 reference.py make FOLDER
-reference.py make_real FOLDER MODEL
 reference.py follow FOLDER OUTPUT RUN REFERENCE
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,18 +17,13 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from sparseft.tasks.rows import write_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_models import TYPICAL, save_tiny
 
 from masks import compute_masks, write_mask
 
-_LAYERS = {"num_hidden_layers": 2, "hidden_size": 4096, "num_attention_heads": 32, "vocab_size": 32000}
-REAL = {
-    "llama7b": (LlamaForCausalLM, LlamaConfig(**_LAYERS, intermediate_size=11008)),
-    "mistral7b": (MistralForCausalLM, MistralConfig(**_LAYERS, intermediate_size=14336, num_key_value_heads=8)),
-}
 ROTARY = {"mistral": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}}  # not what a reader assumes
 
 
@@ -39,22 +32,11 @@ def make(folder: Path) -> None:
     task = BY_NAME["boolq_mini"]
     (folder / "data").mkdir()
     for split, number in (("train", 32), ("validation", 12)):
-        rows = task.generate(split, number, 0)
-        (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"data/{split}.jsonl", task.generate(split, number, 0))
     for name in TYPICAL:
         base = Checkpoint(save_tiny(name, folder / name, torch.float32, ROTARY.get(name)))
         for method, percent in (("dense", 0), ("unstructured", 50), ("structured", 50)):
             write_mask(folder / f"{name}_{method}.pt", compute_masks(base, method, [percent], seed=0)[percent])
-
-
-def make_real(folder: Path, name: str) -> None:
-    """Write two layers of a model of real shapes, in bf16, and a random mask."""
-    kind, config = REAL[name]
-    torch.manual_seed(0)
-    kind(config).to(torch.bfloat16).save_pretrained(folder / name)
-    for file in (folder / "llama").glob("tokenizer*"):
-        shutil.copy(file, folder / name)
-    write_mask(folder / f"{name}_random.pt", compute_masks(Checkpoint(folder / name), "random", [50], seed=0)[50])
 
 
 def follow(folder: Path, output: Path, run: str, reference: Path) -> None:
@@ -77,6 +59,4 @@ def follow(folder: Path, output: Path, run: str, reference: Path) -> None:
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
-    {"make": make, "make_real": make_real, "follow": follow}[command](
-        *(Path(part) if "/" in part else part for part in rest)
-    )
+    {"make": make, "follow": follow}[command](*(Path(part) if "/" in part else part for part in rest))

@@ -6,10 +6,8 @@ default environment does (inputs, the torch backend, merge, validation) is done 
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,7 @@ DEFAULT_PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"
 CPU = "CSX software backend on CPU"
 SETTINGS = {
     "steps": 20, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.01, "lora_r": 4, "evaluation_batch_size": 8,
-    "eval_every": 8, "save_every": 5, "sequence_length": 256,
+    "save_every": 5, "sequence_length": 256,
 }  # fmt: skip
 AFTER = "\nimport runpy, sys\nsys.argv[0] = {script!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
 
@@ -59,13 +57,6 @@ class Inputs:
         """Run a script. An operation that is not supported leaves its graph in the working folder."""
         command = self.command(output, run, **options)
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-
-    def kill_after(self, output: Path, run: str, state: str, **changed: object) -> None:
-        """Start a training on the CPU, and kill it after `state` is complete."""
-        with subprocess.Popen(self.command(output, run, target="CPU", **changed), stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not complete(output / state):
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
 
 
 def complete(path: Path) -> bool:

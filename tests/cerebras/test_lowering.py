@@ -1,16 +1,15 @@
 """The training step through the front end of the wafer's compiler, which needs no appliance and runs no step."""
 
-import json
-
 import pytest
 from project import TINY_STUDY, run_script, tiny_grid
-from runs import HERE, in_default_environment, written
+from runs import written
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.study.config import Config
 from sparseft.study.grid import Run
 from sparseft.study.section import parse_section
 from sparseft.study.targets import program_name, training_program
 from sparseft.tasks import BY_NAME
+from sparseft.tasks.rows import write_rows
 from tiny_models import PRUNABLE_LAYERS
 
 from masks import compute_masks, write_mask
@@ -37,13 +36,6 @@ def test_a_sparse_training_lowers_with_every_prunable_layer_declared(inputs, tmp
     assert lower(inputs, tmp_path, run) == [PRUNABLE_LAYERS[run.split("-")[0]]] * 2
 
 
-@pytest.mark.parametrize("model", ["llama7b", "mistral7b"])
-def test_real_shapes_lower(inputs, tmp_path, model):
-    """Two of the 32 layers, random weights of the published shapes: half a minute and 5.7 GB, on 2 cores."""
-    in_default_environment(HERE / "reference.py", "make_real", inputs.folder, model)
-    assert lower(inputs, tmp_path, f"{model}-random-50-sparse_to_sparse") == [14, 14]
-
-
 def test_the_same_check_refuses_an_operation_that_is_not_supported(inputs, tmp_path):
     done = inputs.train(tmp_path, "mixtral-dense-00-sparse_to_dense", patch=STOCK_EXPERTS, validate_only=True)
     assert done.returncode == 2
@@ -68,8 +60,7 @@ def test_runs_that_share_a_program_lower_to_one_graph_and_others_do_not(tmp_path
         data, output = tmp_path / run.task, tmp_path / run.id
         data.mkdir(exist_ok=True)
         for split, number in (("train", 16), ("validation", 4)):
-            rows = BY_NAME[run.task].generate(split, number, 0)
-            (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write_rows(data / f"{split}.jsonl", BY_NAME[run.task].generate(split, number, 0))
         write_mask(tmp_path / "mask.pt", compute_masks(Checkpoint(model), run.method, [run.sparsity])[run.sparsity])
         given = {"run_id": run.id, "model_path": model, "mask_path": tmp_path / "mask.pt", "data_dir": data,
                  "output_dir": output, "sequence_length": 128, "steps": 3, "batch_size": 4, "micro_batch_size": 4}  # fmt: skip

@@ -18,11 +18,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
-from sparseft.backends.cerebras import states, streams
 from sparseft.backends.cerebras import trainer as trainer_module
-from sparseft.backends.cerebras.package import optimizer_and_schedule
-from sparseft.backends.cerebras.streams import evaluation_batches
-from sparseft.backends.cerebras.trainer import Trainer
+from sparseft.backends.cerebras.package import optimizer_and_schedule, read_last_mdl, write_mdl
+from sparseft.backends.cerebras.trainer import Trainer, evaluation_batches
 from sparseft.backends.fixed_shapes import DenseExperts, top_k_weights
 from sparseft.language_model.batches import Example
 
@@ -46,7 +44,7 @@ def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) 
 def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, backend, tmp_path, model, mode):
     found = trainer(inputs, backend, tmp_path, model, mode)
     before = {name: p.detach().clone() for name, p in found.module.named_parameters() if not p.requires_grad}
-    found.fit()
+    found.run(3)
     for name, weight in before.items():
         after = found.module.get_parameter(name).detach()
         assert torch.equal(after.view(torch.uint8), weight.view(torch.uint8)), name
@@ -63,25 +61,11 @@ def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, ba
     assert [point["learning_rate"] for point in found.progress.curve] == pytest.approx([0.02, 0.015, 0.005])
 
 
-@pytest.mark.parametrize("killed_after", [2, 4])
-def test_a_training_that_was_killed_before_an_evaluation_makes_it(inputs, backend, tmp_path, killed_after):
-    """Killed once the state of a step is saved, before the state that would hold its evaluation."""
-    given = {"model": "llama", "mode": "sparse_to_sparse", "steps": 4, "eval_every": 2}
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = trainer(inputs, backend, tmp_path / "whole", **given).fit()
-    killed = trainer(inputs, backend, tmp_path / "killed", **given)
-    killed.run(0, 2)
-    if killed_after == 4:
-        killed.progress.evaluations.append({"step": 2, "eval_loss": killed.eval_loss()})
-        killed.run(2, 4)
-    resumed = trainer(inputs, backend, tmp_path / "killed", **given)
-    found = resumed.fit()
-    assert (resumed.graph is None) == (killed_after == 4)  # then no training step of this process has a digest
-    assert found.resumed_after == [killed_after]
-    assert [point["step"] for point in found.evaluations] == [2, 4]
-    assert found.evaluations == whole.evaluations
-    assert found.curve == whole.curve
+def test_a_finished_training_takes_no_further_step(inputs, backend, tmp_path):
+    trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse").run(3)
+    again = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
+    again.run(3)
+    assert (again.graph, again.progress.resumed_after, len(again.progress.curve)) == (None, [3], 3)
 
 
 def test_an_adapter_is_of_the_last_step_or_not_written(inputs, backend, tmp_path):
@@ -89,21 +73,22 @@ def test_an_adapter_is_of_the_last_step_or_not_written(inputs, backend, tmp_path
     message = "state of step 3 was not saved"
     with pytest.raises(InputError, match=message):
         found.trained_factors()
-    found.run(0, 2)
+    found.run(2)
     with pytest.raises(InputError, match=message):
         found.trained_factors()
-    found.run(2, 3)
+    found.run(3)
     assert found.trained_factors().keys() == found.layers.keys()
 
 
 def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, monkeypatch):
     def slowly(*arguments) -> None:
-        states.write_mdl(*arguments)
+        write_mdl(*arguments)
         time.sleep(3)
 
     monkeypatch.setattr(trainer_module, "write_mdl", slowly)
     found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse", save_every=1)
-    assert max(found.fit().seconds[1:]) < 3
+    found.run(3)
+    assert max(found.progress.seconds[1:]) < 3
 
 
 def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monkeypatch):
@@ -111,7 +96,7 @@ def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monk
     whole = [batch["ids"] for batch in evaluation_batches(examples, 4, 3)]
     shares = []
     for rank in range(2):
-        monkeypatch.setattr(streams, "_share", lambda size, rank=rank: (size // 2, rank))
+        monkeypatch.setattr(trainer_module, "share_of", lambda size, rank=rank: (size // 2, rank))
         shares.append([batch["ids"] for batch in evaluation_batches(examples, 4, 3)])
     assert [len(share) for share in shares] == [2, 2]
     assert torch.cat(whole).equal(torch.cat([torch.cat(pair) for pair in zip(*shares, strict=True)]))
@@ -168,16 +153,17 @@ def test_of_equal_experts_the_first_are_taken():
 def test_a_state_comes_back_as_it_was_saved(tmp_path):
     content = {"identity": "i", "groups": [{"betas": (0.9, 0.999), "step": 3, "on": True, "none": None}],
                "state": {0: {"m": torch.randn(3, 2)}, 1: {"m": torch.randn(2).bfloat16(), "t": torch.tensor(5)}}}  # fmt: skip
-    states.write_mdl(tmp_path, 3, content)
-    found = states.read_last_mdl(tmp_path, "i")
+    write_mdl(tmp_path, 3, content)
+    found = read_last_mdl(tmp_path, "i")
     assert found["groups"] == content["groups"]
     for number, tensors in content["state"].items():
         for name, tensor in tensors.items():
             assert torch.equal(found["state"][number][name], tensor)
             assert found["state"][number][name].dtype == tensor.dtype
+    assert read_last_mdl(tmp_path, "of another training") is None
 
 
 def test_a_state_with_a_pickled_object_is_not_read(tmp_path, capsys):
     cstorch.save({"identity": "i", "object": tmp_path}, str(tmp_path / "state_3.mdl"))
-    assert states.read_last_mdl(tmp_path, "i") is None
+    assert read_last_mdl(tmp_path, "i") is None
     assert "not plain data" in capsys.readouterr().err

@@ -48,27 +48,7 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
     assert "Nothing here has run on a Cerebras CS-3" in (study.folder / "results/analysis/EXPERIMENTS.md").read_text()
 
     speeds = table(study.folder / grid.ResultPaths().throughput_table)
-    cells = {(row["method"], row["mode"]) for row in speeds}
-    assert len(speeds) == 2 * len(cells)
-    for row in speeds:
-        assert (row["status"], row["n"], row["device"]) == (grid.MEASURED, "2", CPU)
-        assert (row["warmup_steps"], row["steps"], row["sequence_length"]) == ("1", "3", "")
-        assert (row["memory_limit_bytes"], row["memory_limit_kind"]) == ("", "")
-        low, mean, high = (float(row[f"samples_per_second_{end}"]) for end in ("low", "mean", "high"))
-        assert low < mean < high
-        assert float(row["tokens_per_sample"]) < float(row["tokens_per_sample_padded"]) == 128
+    assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
+    assert {(row["status"], row["n"], row["device"]) for row in speeds} == {(grid.MEASURED, "2", CPU)}
     assert list(study.folder.rglob("*.mdl")) == []
     assert study.planned("results/analysis/summary.csv", "throughput") == {}
-
-
-def test_without_an_appliance_nothing_is_compiled_trained_or_tried_again(tmp_path, tiny_models):
-    study = Study(tmp_path / "study", python=DEFAULT_PYTHON)
-    study.configure({"llama": tiny_models["llama"]}, grid=CELLS | {"sparsities": [0]}, backend="cerebras",
-                    cerebras=SETTINGS | {"lock": str(tmp_path / "lock")}, **TINY_STUDY)  # fmt: skip
-    printed = study.snakemake("train", expect=1)
-    assert "error: this machine knows no Cerebras appliance (" in printed
-    assert "mgmt_address has no default value" in printed
-    assert printed.count("Trying to restart") == 2  # and at once refused: the trainer itself ran once
-    [log] = study.folder.glob("results/logs/compile_program/*.log")
-    assert len(log.read_text().splitlines()) == 1
-    assert list(study.folder.rglob("compile.json")) == list(study.folder.rglob("train.json")) == []

@@ -21,14 +21,10 @@ def test_layer_10_comes_after_layer_9(tmp_path):
     assert numbers == list(range(12))
 
 
-@pytest.mark.parametrize(("architecture", "line"), [
-    ("GPT2LMHeadModel", "architecture GPT2LMHeadModel .*LlamaForCausalLM"),
-    ("LlamaForCausalLM", "no prunable layer .*1 weights"),
-])  # fmt: skip
-def test_a_checkpoint_without_layers_that_are_known_is_refused(tmp_path, architecture, line):
+def test_a_checkpoint_without_prunable_layers_is_refused(tmp_path):
     save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    with pytest.raises(InputError, match=line):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(InputError, match="no prunable layer .*1 weights"):
         prunable_layers(Checkpoint(tmp_path))
 
 

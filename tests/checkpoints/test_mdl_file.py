@@ -112,6 +112,11 @@ def replace(create):
     return change
 
 
+def without_last_row(file: h5py.File) -> None:
+    """Write model.w in chunks of one row, and leave the last one out."""
+    file.create_dataset("model.w", (6, 5), "i2", chunks=(1, 5))[:5] = 1
+
+
 BAD = {
     "no mark of success": (lambda file: file.attrs.__delitem__("__SUCCESS__"), "partly written: __SUCCESS__"),
     "a mark that says no": (set_attribute("__SUCCESS__", False), "partly written"),
@@ -121,6 +126,8 @@ BAD = {
     "an unknown dtype": (set_meta(dtypes=["torch.complex64"]), r"model\.w: .*complex64"),
     "what the appliance compressed": (set_meta(compressed=True), "metadata says"),
     "a link to nowhere": (set_meta(__LINKED__=True, key="model.v"), r"model\.v"),
+    "nothing in it": (replace(lambda f: f.create_dataset("model.w", (6, 5), "i2")), "parts of it are missing"),
+    "a chunk less": (replace(without_last_row), "parts of it are missing"),
     "a link out of the file": (
         replace(lambda f: f.__setitem__("model.w", h5py.ExternalLink("other.mdl", "model.w"))), "lies in another file"
     ),

@@ -11,7 +11,6 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
-from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
@@ -153,17 +152,6 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
         with pytest.raises(InputError, match="is an input|holds other files"):
             prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), output)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.process
-def test_prepare_replaces_no_folder_of_an_mdl_source(tmp_path, tiny_llama):
-    export_modelzoo(tiny_llama, None, tmp_path / "cs")
-    source = Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16")
-    for output in (tmp_path / "cs", tmp_path):
-        with pytest.raises(InputError, match="holds other files"):
-            prepare_model(source, output)
-    prepare_model(source, tmp_path / "cs/models/m")
-    assert Checkpoint(tmp_path / "cs/models/m").digest == tiny_llama.digest
 
 
 @pytest.fixture

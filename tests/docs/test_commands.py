@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,7 @@ def with_a_model(text: str, folder: Path) -> str:
 def check_make(words: list[str]) -> None:
     """Check that make has every target."""
     for target in (word for word in words if "=" not in word):
-        patterns = [re.escape(name).replace("%", ".+").replace("\\$\\(BIN\\)", ".venv/bin") for name in TARGETS]
-        assert any(re.fullmatch(pattern, target) for pattern in patterns), f"the Makefile has no target {target}"
+        assert any(fnmatch(target, name.replace("%", "*")) for name in TARGETS), f"the Makefile has no target {target}"
 
 
 def check_snakemake(words: list[str], folder: Path) -> None:
@@ -145,9 +145,3 @@ def test_a_configuration_that_a_page_shows_is_valid(page, tmp_path):
     for name, content in configurations(page).items():
         (tmp_path / name).write_text(yaml.safe_dump(content))
         read_configuration([tmp_path / name])
-
-
-def test_the_pages_have_commands_of_every_kind():
-    programs = {Path(words[0]).name for _, words in ASKED}
-    assert {"make", "snakemake", "python"} <= programs
-    assert len(ASKED) > 30

@@ -10,7 +10,7 @@ import yaml
 from analysis.frames import default_study
 from cffconvert import Citation
 from pages import FENCE, PAGES, ROOT, blocks
-from sparseft.analysis.results import write_tables
+from sparseft.analysis.tables import write_tables
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate
-from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.evaluation.evaluate import evaluate, token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.tasks import instruction, text
 from tiny_models import CHAT_TEMPLATE, save_tiny

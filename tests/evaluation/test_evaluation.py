@@ -2,37 +2,31 @@
 
 import json
 import math
+import re
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
 from hub_cache import write
 from project import succeed
 from sklearn.metrics import f1_score, recall_score
-from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import check_metrics, evaluate
+from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import StrictLM, run_harness
-from sparseft.evaluation.lm_eval_definitions import own_config
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.metrics import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH, strict_match
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from masks import compute_masks
 
 CPU = torch.device("cpu")
 
@@ -113,34 +107,11 @@ def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recor
     assert "generation_config" not in records["boolq_mini"]
 
 
-def test_gsm8k_has_the_worked_examples_filters_and_metric_of_lm_eval_s_own():
-    theirs, ours = own_config("gsm8k/gsm8k.yaml"), BY_NAME["gsm8k"]
-    assert ours.few_shot == theirs["num_fewshot"]
-    patterns = [entry["filter"][0]["regex_pattern"] for entry in theirs["filter_list"]]
-    assert patterns == [STRICT_MATCH, FLEXIBLE_EXTRACT]
-    assert theirs["metric_list"][0]["regexes_to_ignore"] == IGNORED
-
-
-def without_cache(folder: Path) -> tuple:
-    """Return a model whose config.json switches the cache off, and its tokenizer."""
-    change_json(folder / "config.json", use_cache=False)
-    return load_model(folder, CPU)
-
-
-def before_the_merge(folder: Path) -> tuple:
-    """Return the pruned model with adapters, as for a training that saves memory, and its tokenizer."""
-    checkpoint = Checkpoint(folder)
-    mask = compute_masks(checkpoint, "unstructured", [50])[50]
-    model, tokenizer, _ = adapted_model(
-        checkpoint, mask, "sparse_to_sparse", Training(gradient_checkpointing=True), CPU
-    )
-    return model.eval(), tokenizer
-
-
 @pytest.mark.process
-@pytest.mark.parametrize("loaded", [without_cache, before_the_merge])
-def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path, loaded):
-    model, tokenizer = loaded(save_tiny("llama", tmp_path, torch.float32))
+def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path):
+    folder = save_tiny("llama", tmp_path, torch.float32)
+    change_json(folder / "config.json", use_cache=False)
+    model, tokenizer = load_model(folder, CPU)
     task = BY_NAME["gsm8k_mini"]
     rows = rows_of(task)
     widths = []
@@ -253,15 +224,10 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
         found = EvaluationRecord(**record, **kept)
         assert EvaluationRecord.model_validate_json(found.model_dump_json()) == found
     texts = records["gsm8k_mini"]["generations"]
-    assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]
+    assert records["gsm8k_mini"]["predictions"] == [
+        match[1] if (match := re.search(r"#### (-?[0-9.,]+)", text)) else "[invalid]" for text in texts
+    ]
     assert max(map(len, texts)) > 10
-
-
-def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
-    check_metrics("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
-    for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
-        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* does not follow from its rows; install"):
-            check_metrics("boolq", theirs, {"acc": 0.5})
 
 
 @pytest.mark.process

@@ -9,7 +9,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-from sparseft.language_model import templates
+from sparseft.language_model import limits
 from sparseft.study.sources import TaskData
 
 CHOICE = {
@@ -81,7 +81,7 @@ def test_a_template_that_reaches_into_python_or_changes_a_row_is_refused(tmp_pat
     ("{{ ('x' * 40) | regex_replace('(x+x+)+y', question) }}", "more than 1 s"),
 ])  # fmt: skip
 def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, template, what):
-    monkeypatch.setattr(templates, "SECONDS", 1)
+    monkeypatch.setattr(limits, "SECONDS", 1)
     assert what in refused(tmp_path, CHOICE | {"doc_to_text": template})
 
 
@@ -141,7 +141,7 @@ def row(**values: object) -> dict:
     ({}, row(question=None), "no value"),
     ({}, row(question=" "), "row 5: field 'prompt' is empty"),
     ({}, row(question=1), "the rows of"),
-    ({}, row(extra=1), "rows 1 and 5 differ in having the field 'extra'"),
+    ({"doc_to_text": "{{hint}}"}, row(hint="h"), "a field of the template has no value"),
 ])  # fmt: skip
 def test_what_cannot_be_learned_and_compared_is_refused(tmp_path, change, fifth, what):
     definition = change if "generation_kwargs" in change else CHOICE | change

@@ -274,16 +274,6 @@ def test_a_function_of_lm_eval_may_score_the_rows(model32, tmp_path):
     assert record["standard_error"] == pytest.approx(np.std(record["outcomes"], ddof=1) / 2)
 
 
-def test_rows_are_chosen_as_those_of_any_task(tmp_path):
-    rows = {split: [OWN_ROWS["colours"](number) for number in range(20)] for split in SPLITS}
-    few, again, other = (
-        prepared(tmp_path, CHOICE, rows, train_examples=5, validation_examples=6, seed=seed).rows for seed in (1, 1, 2)
-    )
-    assert few == again != other
-    assert {split: len(part) for split, part in few.items()} == {"train": 5, "validation": 6}
-    assert len({row["prompt"] for row in few["validation"]}) == 6
-
-
 def test_rows_from_the_hub_are_those_that_lm_eval_evaluates(hub, capsys):
     splits = {
         split: [ROWS["arc_easy"](number) for number in range(start, start + 4)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from hub_cache import publish, write
-from project import call_script, succeed
+from project import succeed
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import SelectionRecord
@@ -103,15 +103,6 @@ def test_the_validation_split_of_the_hub_is_taken_if_the_test_split_is_evaluated
     assert manifest["split"] == split
     assert things(rows)[0].startswith({"validation": "leaf", "train": "brick"}[split])
     assert len(rows) == {"validation": 5, "train": 6 if "test_split" in changes else 5}[split]
-
-
-def test_if_the_training_takes_all_rows_the_task_is_refused():
-    Path("colours.yaml").write_text(yaml.safe_dump(COLOURS))
-    flags = {"task": "colours", "lm_eval": "colours.yaml", "local": "own"}
-    succeed("prepare_task.py", **flags, output_dir="data/colours")
-    code, line = call_script("prepare_selection.py", **flags, data_dir="data/colours")
-    assert (code, line.count("\n")) == (2, 1)
-    assert "tasks.colours: no row is left for the split selection, because the training takes all 20 rows" in line
 
 
 KINDS = {

@@ -8,15 +8,15 @@ from sparseft.evaluation.shared_context import LONGEST, log_likelihoods, may_sha
 from sparseft.language_model.model import load_model
 from tiny_models import change_json, save_tiny
 
-CONTEXTS = [list(range(10, 90)), [7, 3, 9], [7, 3, 9, 4]]  # the first is longer than Mistral's window of 64 tokens
+CONTEXTS = [list(range(10, 90)), [7, 3, 9], [7, 3, 9, 4]]
 CONTINUATIONS = [[5], [5, 6, 7], [8, 6], [9, 10, 11, 12, 13]]
 REQUESTS = [(context, continuation) for continuation in CONTINUATIONS for context in CONTEXTS]
 
 
-@pytest.fixture(scope="module", params=["mistral", "gemma3"])
-def model(request, tmp_path_factory):
-    """A tiny model in float32: all its decoder layers have the same window, or one of them has none."""
-    folder = save_tiny(request.param, tmp_path_factory.mktemp(request.param) / "model", torch.float32)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny model in float32 whose config.json has multipliers."""
+    folder = save_tiny("granite", tmp_path_factory.mktemp("granite") / "model", torch.float32)
     return load_model(folder, torch.device("cpu"))[0]
 
 
@@ -71,17 +71,20 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "orig
             "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "is_shared"), [
+@pytest.mark.parametrize(("name", "changes", "is_shared"), [
+    # A decoder layer with a window sees a part of the context.
+    ("mistral", {}, False),
+    ("gemma3", {}, False),
     # The eager attention adds the mask to the scores, as 0 and 1.
-    ({"attn_implementation": "eager"}, False),
-    ({"_attn_implementation": "eager"}, False),
+    ("llama", {"attn_implementation": "eager"}, False),
+    ("llama", {"_attn_implementation": "eager"}, False),
     # A batch with a long sequence gives all of it other angles.
-    ({"rope_parameters": LONGROPE}, False),
+    ("llama", {"rope_parameters": LONGROPE}, False),
     # A LLaMA made of a Mistral keeps this, and no LLaMA heeds it.
-    ({"sliding_window": 8}, True),
+    ("llama", {"sliding_window": 8}, True),
 ])  # fmt: skip
-def test_settings_of_attention_in_config_json_change_no_log_likelihood(tmp_path, changes, is_shared):
-    folder = save_tiny("llama", tmp_path / "model", torch.float32)
+def test_settings_of_attention_in_config_json_change_no_log_likelihood(tmp_path, name, changes, is_shared):
+    folder = save_tiny(name, tmp_path / "model", torch.float32)
     change_json(folder / "config.json", **changes)
     model = load_model(folder, torch.device("cpu"))[0]
     assert may_share_contexts(model, REQUESTS) is is_shared

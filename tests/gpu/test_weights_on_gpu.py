@@ -10,7 +10,7 @@ import pytest
 import torch
 from project import ROOT
 from sparseft.lora import cpu_weights, effective_weight
-from sparseft.lora.carried_mask import bits_of, carried_mask, carry_mask_
+from sparseft.lora.carried_mask import bits_of, carried_mask, carry_mask_, mask_
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -78,20 +78,16 @@ def test_what_is_pruned_is_plus_zero_even_if_the_product_is_not_finite(kernels, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("share", KEPT_SHARES)
-def test_a_gradient_is_masked_in_place_to_the_bits_of_the_cpu(kernels, device, share, shape, dtype):
-    W, _, _ = problem(shape, 1, dtype, share, 0.2)
+def test_a_gradient_is_masked_in_place_to_the_bits_of_the_cpu(device, dtype):
+    W, _, _ = problem((129, 257), 1, dtype, 0.5, 0.2)
     generator = torch.Generator().manual_seed(0)
-    G = torch.randn(shape, generator=generator)
-    special = torch.randint(20, shape, generator=generator)
+    G = torch.randn(W.shape, generator=generator)
+    special = torch.randint(20, W.shape, generator=generator)
     for place, value in enumerate((float("nan"), float("inf"), -float("inf"), -0.0)):
         G[special == place] = value
     G = G.to(dtype)
-    ours = G.to(device, copy=True)
-    kernels.mask_(ours, W.to(device))
-    cpu_weights.mask_(G, W)
-    assert torch.equal(bits_of(ours).cpu(), bits_of(G))
+    ours = mask_(G.to(device, copy=True), W.to(device))
+    assert torch.equal(bits_of(ours).cpu(), bits_of(mask_(G, W)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,7 +101,7 @@ def test_rows_of_a_wider_matrix_are_read_and_masked_in_their_places(kernels, dev
     kernels.build(out[10:30, :200], on_device[10:30], A.to(device), B[10:30].to(device))
     assert torch.equal(bits_of(out[10:30, :200]).cpu(), built(cpu_weights, CPU, W, A, B)[10:30])
     assert not out[:, 200:].any()
-    kernels.mask_(out[40:60, :200].fill_(1.0), on_device[40:60])
+    mask_(out[40:60, :200].fill_(1.0), on_device[40:60])
     assert torch.equal(out[40:60, :200].bool().cpu(), carried_mask(W)[40:60])
 
 

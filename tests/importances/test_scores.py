@@ -42,7 +42,6 @@ def evidence(importance: Importance, examples: list[Tensor]) -> np.ndarray | Non
     if statistic is None:
         return None
     total = torch.zeros(statistic.shape(*WEIGHTS.shape), dtype=getattr(torch, statistic.dtype))
-    assert total.nbytes == statistic.total_bytes(*WEIGHTS.shape)
     for values in examples:
         statistic.add(total, values.clone())
     count = len(examples) if statistic.of_gradients else sum(map(len, examples))

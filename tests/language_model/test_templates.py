@@ -2,9 +2,8 @@
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.language_model import templates
-from sparseft.language_model.batches import encode
-from sparseft.language_model.templates import written_by_template
+from sparseft.language_model import limits
+from sparseft.language_model.batches import encode, written_by_template
 from sparseft.tasks.instruction import task_of
 from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny
 from transformers import AutoTokenizer
@@ -78,7 +77,7 @@ def changed(old: str, new: str) -> str:
     ],
 )
 def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, monkeypatch, template, fault):
-    monkeypatch.setattr(templates, "SECONDS", 1)
+    monkeypatch.setattr(limits, "SECONDS", 1)
     short = [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]
     with pytest.raises(InputError, match=fault) as refusal:
         written_by_template("chats", [short, CHAT], tokenizer_with(folder, template))

@@ -131,6 +131,8 @@ PLAIN = "not a plain LoRA adapter"
         ({"sparseft": OWN | {"mode": "sparse_to_sparse"}}, "mode is sparse_to_sparse, .*sparse_to_dense"),
         ({"sparseft": {"mask_sha256": "m"}}, "its run_id is None"),
         ({"sparseft": OWN | {"mask_sha256": "other"}}, "its mask_sha256 is other, not m"),
+        ({"r": 6}, "do not have the rank r 6"),
+        ({"target_modules": ["q_proj", "k_proj"]}, r"target_modules do not name .*\(first: .*down_proj\)"),
         ({"use_rslora": True}, PLAIN),
         ({"target_modules": "(a+)+"}, PLAIN),
         ({"layers_to_transform": [1]}, PLAIN),

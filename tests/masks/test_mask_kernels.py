@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparseft.masks.mask_file import count_kept, pack, unpack, zero_pruned
-from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
+from sparseft.pruning.selection import Ranking, select_groups, select_rows, select_together
 
 PERCENTS = list(range(0, 100, 10))
 KINDS = ["normal", "equal", "ties", "zeros"]
@@ -58,7 +58,7 @@ def check(
     def source(_: str):
         return (bits[row : row + 3].reshape(-1) for row in range(0, rows, 3))
 
-    select(Selection(source, {"w": bits.shape}, {"w": None}, percents, emit, allocated))
+    select(Ranking(source, {"w": bits.shape}, {"w": None}, percents, emit, allocated))
     masks = np.stack([unpack(level.reshape(rows, -1), bits.shape) for level in written])
     # The unused bits of a row's last byte are 0.
     assert [pack(mask).tobytes() for mask in masks] == [level.tobytes() for level in written]
@@ -68,12 +68,12 @@ def check(
     return masks
 
 
-def together(selection: Selection) -> None:
-    select_together(selection, ["w"])
+def together(ranking: Ranking) -> None:
+    select_together(ranking, ["w"])
 
 
-def by_row(selection: Selection) -> None:
-    select_rows(selection, "w")
+def by_row(ranking: Ranking) -> None:
+    select_rows(ranking, "w")
 
 
 @pytest.mark.parametrize("word", [np.uint16, np.uint32])
@@ -92,7 +92,7 @@ def test_a_group_is_sorted_stably(kind, group, word):
     bits = weights_of(kind, (7, 20 * group), word)
     scopes = bits.reshape(-1, group)
     percents = [percent for percent in range(100) if percent * group % 100 == 0]
-    check(lambda selection: select_groups(selection, "w", group), bits, scopes, percents)
+    check(lambda ranking: select_groups(ranking, "w", group), bits, scopes, percents)
 
 
 @pytest.mark.parametrize("word", [np.uint16, np.uint32])
@@ -107,7 +107,7 @@ def test_an_allocated_count_is_reached_exactly_and_divided_evenly(kind, shape, w
     if shape[1] % 8 == 0:
         scopes = bits.reshape(-1, 8)
         shares = np.tile([[0], [3], [8]], len(scopes))
-        check(lambda selection: select_groups(selection, "w", 8), bits, scopes, PERCENTS[:3], shares)
+        check(lambda ranking: select_groups(ranking, "w", 8), bits, scopes, PERCENTS[:3], shares)
 
 
 @settings(deadline=None, max_examples=60)

@@ -97,7 +97,7 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     """Blocks have 3 rows of 32, but whole heads of 8 in q and k, in both directions and in masks."""
-    for module in ("backends.modelzoo.export", "checkpoints.modelzoo_checkpoint", "checkpoints.rewriting"):
+    for module in ("backends.modelzoo.export", "checkpoints.rewriting"):
         monkeypatch.setattr(f"sparseft.{module}.BLOCK", 100)
     original = Checkpoint(tiny_models[name])
     path = mask_files(original, "unstructured", tmp_path)[1]
@@ -115,13 +115,12 @@ def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     np.testing.assert_array_equal(found, interleave(kept, 8))
 
 
-@pytest.mark.parametrize(("method", "scope"), [("structured", None), ("unstructured", "global")])
-def test_masks_are_those_of_the_original(tmp_path, tiny_models, method, scope):
+def test_masks_are_those_of_the_original(tmp_path, tiny_models):
     original = Checkpoint(tiny_models["mixtral"])
     export_modelzoo(original, None, tmp_path / "cs")
     converted = open_checkpoint(tmp_path / "cs" / CHECKPOINT)
     paths = [
-        mask_files(checkpoint, method, tmp_path / folder, scope=scope)[1]
+        mask_files(checkpoint, "unstructured", tmp_path / folder, scope="global")[1]
         for checkpoint, folder in ((original, "of_hf"), (converted, "of_mdl"))
     ]
     of_hf, of_mdl = map(read_mask, paths)

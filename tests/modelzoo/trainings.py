@@ -11,6 +11,7 @@ from project import ROOT, run_script
 from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.tasks import BY_NAME
+from sparseft.tasks.rows import write_rows
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask
@@ -58,8 +59,7 @@ def make(folder: Path, model: str) -> Inputs:
     task = BY_NAME["boolq_mini"]
     (folder / "data").mkdir()
     for split, number in (("train", 32), ("validation", 12)):
-        rows = task.generate(split, number, 0)
-        (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"data/{split}.jsonl", task.generate(split, number, 0))
     return Inputs(folder, model)
 
 

@@ -28,8 +28,7 @@ def study(base: dict = SWEEP, **sections: object) -> Config:
 
 def request(kind: str, attempt: int = 1, method: str = "", model: str = "llama", **sections: object) -> tuple[int, int]:
     """Return MB and minutes that a job on BoolQ requests."""
-    requests, job = Requests(study(**sections)), JobKind(kind, model, "boolq", method)
-    return requests.memory_mb(job, attempt), requests.minutes(job, attempt)
+    return Requests(study(**sections)).of(JobKind(kind, model, "boolq", method), attempt)
 
 
 @pytest.mark.parametrize("kind", ["prepare", "weights", "files", *RUN_THE_MODEL])
@@ -68,10 +67,10 @@ def test_a_model_of_unknown_size_requests_its_own_once_it_is_there(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     requests = Requests(study(models={**SWEEP["models"], "new": {"source": "hub:a/b"}}))
     job = JobKind("training", "new", "boolq")
-    assert (requests.memory_mb(job, 2), requests.minutes(job, 2)) == tuple(2 * number for number in UNKNOWN)
+    assert requests.of(job, 2) == tuple(2 * number for number in UNKNOWN)
     (tmp_path / "models/new").mkdir(parents=True)
     (tmp_path / "models/new/config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
-    assert 600 < requests.memory_mb(job, 1) < UNKNOWN[0]
+    assert 600 < requests.of(job, 1)[0] < UNKNOWN[0]
 
 
 # Each pair: the settings of a job, and others with which it takes longer.

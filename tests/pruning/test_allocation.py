@@ -19,7 +19,7 @@ from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration import calibrate, calibration_examples
-from sparseft.pruning.weight_updates import prune_weights
+from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import TYPICAL, save_tiny

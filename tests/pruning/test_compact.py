@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import call_script, succeed
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
@@ -91,6 +90,7 @@ def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, na
     assert record["after"]["config"] == after
     assert Checkpoint(tmp_path / "small").config == merged.config | after
     assert (record["method"], record["sparsity"]) == ("structured", 0.5)
+    assert record["inputs"] == {"checkpoint": merged.digest, "mask": sha256(tmp_path / "mask.pt")}
     biases = [tensor.shape[0] for name, tensor in base.tensors.items() if name.endswith(".bias")]
     pruned = (sum(rows * cols for rows, cols in mask.shape.values()) + sum(biases)) // 2
     assert record["before"]["parameters"] - record["after"]["parameters"] == pruned
@@ -231,16 +231,3 @@ def test_a_checkpoint_that_is_not_the_masked_one_is_refused(tmp_path, tiny_llama
 
 def test_a_mask_of_another_model_is_refused(tmp_path, tiny_llama, tiny_models):
     refuse(tiny_llama, structured(Checkpoint(tiny_models["mixtral"])), tmp_path, "another model: 6 layers")
-
-
-def test_the_script_writes_the_model_and_its_record(tmp_path, tiny_llama):
-    mask = structured(tiny_llama)
-    merged = masked(tiny_llama, mask, tmp_path / "masked")
-    write_mask(tmp_path / "mask.pt", mask)
-    flags = {"checkpoint": merged.folder, "mask_path": tmp_path / "mask.pt"}
-    said = succeed("compact.py", **flags, output_dir=tmp_path / "small")
-    record = json.loads((tmp_path / "small/compact.json").read_text())
-    assert record["inputs"] == {"checkpoint": merged.digest, "mask": sha256(tmp_path / "mask.pt")}
-    assert f"{record['before']['parameters']} -> {record['after']['parameters']} parameters" in said
-    code, said = call_script("compact.py", **flags, output_dir=merged.folder)
-    assert (code, said.count("\n")) == (2, 1)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
 from sparseft.methods import get_method
@@ -141,26 +141,19 @@ def test_layers_of_two_dtypes_are_not_ranked_together(tmp_path):
         compute_masks(Checkpoint(tmp_path / "m"), "unstructured", [50], scope="global")
 
 
-def test_structured_masks_remove_coupled_channels(tiny):
+def test_structured_masks_remove_the_coupled_channels_with_the_smallest_sums(tiny):
     mask = compute_masks(tiny, "structured", [50], seed=0)[50]
-    width = attention_heads(tiny.config).size
-    for layer in mask.shape:
-        prefix, _, projection = layer.rpartition(".")
-        kept = mask.kept(layer)
-        if projection in ("gate_proj", "w1"):
-            up, down = ("up_proj", "down_proj") if projection == "gate_proj" else ("w3", "w2")
-            channels = kept.any(axis=1)
-            assert channels.sum() == len(channels) // 2
-            np.testing.assert_array_equal(kept, np.broadcast_to(channels[:, None], kept.shape))
-            np.testing.assert_array_equal(kept, mask.kept(f"{prefix}.{up}"))
-            np.testing.assert_array_equal(kept, mask.kept(f"{prefix}.{down}").T)
-        elif projection == "k_proj":
-            heads = kept.any(axis=1).reshape(-1, width)
-            assert heads.sum(axis=0).tolist() == [1] * width  # one of two key-value heads
-            np.testing.assert_array_equal(kept, mask.kept(f"{prefix}.v_proj"))
-            queries = np.repeat(heads, 2, axis=0).ravel()  # each serves two query heads
-            np.testing.assert_array_equal(mask.kept(f"{prefix}.q_proj").any(axis=1), queries)
-            np.testing.assert_array_equal(mask.kept(f"{prefix}.o_proj").any(axis=0), queries)
+    for parts in coupled_parts(tiny):
+        scores = 0
+        for part in parts:
+            sizes = np.abs(tiny.read_float32(f"{part.layer}.weight")).sum(axis=1 - part.axis, dtype=np.float64)
+            scores = scores + sizes.reshape(-1, part.width).sum(axis=1)
+        kept = np.ones(len(scores), bool)
+        kept[np.argsort(scores, kind="stable")[: len(scores) // 2]] = False
+        for part in parts:
+            channels = np.repeat(kept, part.width)
+            expected = np.broadcast_to(channels[:, None] if part.axis == 0 else channels, mask.shape[part.layer])
+            np.testing.assert_array_equal(mask.kept(part.layer), expected)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +166,6 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value, method):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj\.weight .*NaN or infinity"):
         compute_masks(Checkpoint(tmp_path / "m"), method, [50], seed=0)
-
-
-def test_dense_keeps_every_weight(tiny):
-    mask = compute_masks(tiny, "dense", [0], seed=0)[0]
-    assert all(mask.kept(layer).all() for layer in mask.shape)
 
 
 @pytest.fixture

@@ -8,23 +8,23 @@ from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_report import QUANTILES, ScoreDistribution
+from sparseft.pruning.mask_report import QUANTILES, Distribution, distribution_of_histogram, distribution_of_values
 from sparseft.study.grid import MASK_PLOTS, PassFiles
 from sparseft.study.mask_settings import Masks
 
 
-def distribution_of(bits: np.ndarray, dtype: str) -> ScoreDistribution:
+def distribution_of(bits: np.ndarray, dtype: str) -> Distribution:
     counts = np.zeros(BINS, np.int32)
     count_high(bits, counts)
-    return ScoreDistribution.of_histogram(counts, dtype)
+    return distribution_of_histogram(counts, dtype)
 
 
 def test_a_case_by_hand():
-    scores = ScoreDistribution.of_values(np.array([0.0, 40.0, 50.0, 60.0, 0.75]))
-    assert scores.octaves == {-1: 1, 5: 3}  # 0.75 in [1/2, 1); 40, 50 and 60 in [32, 64)
-    assert (scores.zeros, scores.quantiles[0.5]) == (1, 40.0)
+    scores = distribution_of_values(*np.unique([0.0, 40.0, 50.0, 60.0, 0.75], return_counts=True))
+    assert scores["octaves"] == {-1: 1, 5: 3}  # 0.75 in [1/2, 1); 40, 50 and 60 in [32, 64)
+    assert (scores["zeros"], scores["quantiles"][0.5]) == (1, 40.0)
     zeros = distribution_of(np.zeros(10, np.uint32), "F32")
-    assert (zeros.octaves, zeros.zeros, set(zeros.quantiles.values())) == ({}, 10, {0.0})
+    assert zeros == {"octaves": {}, "zeros": 10, "quantiles": dict.fromkeys(QUANTILES, 0.0)}
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("BF16", 0), ("F16", 0), ("F32", 1 / 256)])
@@ -34,10 +34,10 @@ def test_quantiles_are_numpy_s(dtype, error):
     bits = bits.get(dtype, values.view(np.uint32))
     scores = distribution_of(bits, dtype)
     expected = np.quantile(np.abs(to_float32(bits, dtype)), QUANTILES, method="inverted_cdf")
-    found = np.array(list(scores.quantiles.values()))
+    found = np.array(list(scores["quantiles"].values()))
     assert (found <= expected).all()
     assert (expected - found <= error * expected).all()
-    assert sum(scores.octaves.values()) + scores.zeros == 5000
+    assert sum(scores["octaves"].values()) + scores["zeros"] == 5000
 
 
 @pytest.mark.long

@@ -20,8 +20,7 @@ from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.pruned_base import pruned_writer
-from sparseft.pruning.sparsegpt import output_error, prune_layer
-from sparseft.pruning.weight_updates import prune_weights
+from sparseft.pruning.sparsegpt import output_error, prune_layer, prune_weights
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny

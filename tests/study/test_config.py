@@ -39,6 +39,8 @@ def changed(path: str, value: object) -> dict:
         ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
+        ("grid.seeds", [True], "grid: seeds cannot be .True."),
+        ("training.steps", True, "training: steps cannot be True"),
         ("training", None, "training: .*dictionary"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
         ("training.steps", 10**9 + 1, "training.steps: .* 1000000000, .*1000000001"),
@@ -76,7 +78,7 @@ def changed(path: str, value: object) -> dict:
         ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; .*unstructured, "),
         ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
         ("grid.methods", ["unstructured_wanda_on_c4"], "unstructured_wanda_on_c4 .*masks.calibration .*c4: {text: "),
-        ("grid.methods", ["imported_a"], "imported_a imports a, .*masks.imported .*{a: {50: path:DIR}}"),
+        ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 10 %; .*{a: {10: path:DIR}}"),
         ("grid.methods", ["semistructured"], "semistructured: 10 % .*N:4.* 0, 25, 50, 75\\b"),
         # references
         ("grid.models", ["llama"], "grid.models asks for 'llama', which models does not describe"),
@@ -156,7 +158,7 @@ def test_sections_that_do_not_fit_each_other_are_refused(sections, line):
         ({"micro_batch_size": 4}, {"resources": {"processes": 2}, "training": {"batch_size": 4, "micro_batch_size": 2}},
          "resources.processes: 2 processes cannot share 1 micro-batches"),
         (STOP | {"steps": 5}, {}, "stop_if_after_steps 5 is not below steps 5"),
-        *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights: Cerebras") for name in BACKENDS),
+        *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights True: Cerebras") for name in BACKENDS),
         *((STOP, {"backend": name}, r"training\.stop_if_loss_above 8\.0: Cerebras") for name in BACKENDS),
     ],
 )  # fmt: skip

@@ -1,14 +1,12 @@
 """Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a generator."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
-from project import ROOT, call_script, succeed
+from project import call_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
@@ -160,20 +158,6 @@ def test_validation_rows_that_are_mostly_training_rows_are_refused_unless_nothin
     said = succeed("prepare_task.py", only_probe=True, **flags)
     assert said.startswith(f"warning: {flags['task']}: ")
     assert read_json(tmp_path / "out/manifest.json")["validation_overlap"] > 0.5
-
-
-@pytest.mark.process
-def test_a_disk_that_is_full_after_the_first_file_leaves_no_file(tmp_path):
-    limited = (
-        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.argv = sys.argv[1:];"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    words = "--task boolq_mini --train_examples 8 --validation_examples 200 --output_dir".split()
-    command = [sys.executable, "-c", limited, ROOT / "workflow/scripts/prepare_task.py", *words, tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "File too large" in done.stderr
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_lengths_are_those_of_the_rows():

@@ -2,15 +2,11 @@
 
 import random
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from sparseft.tasks import BY_NAME, instruction
 from sparseft.tasks.overlap import Texts, distinct_prompts, find, shares_found, texts_of
-from sparseft.tasks.rows import read_rows
 
-DATA = Path(__file__).parents[3] / "shared/data"
-REAL = pytest.mark.skipif(not DATA.exists(), reason="needs the developers' folder ../shared")
 PASSAGE = (
     "Ice floats on water because it expands when it freezes, so that a lake freezes from its surface downwards and its"
     " fish live through the winter below the ice."
@@ -125,18 +121,6 @@ def test_the_mini_tasks_repeat_words_and_share_no_example(name):
     train, validation = (texts_of(task, task.generate(split, 300, 0)) for split in ("train", "validation"))
     rest = {"validation": validation, "half": Texts(validation.parts[:20] + train.parts[:20])}
     assert shares_found(rest, [train]) == {"validation": 0.0, "half": 0.5}
-
-
-@REAL
-@pytest.mark.parametrize("name", ["boolq", "hellaswag", "gsm8k"])
-def test_real_rows_of_two_splits_share_no_example_and_each_is_found_when_it_is_copied(name):
-    task = BY_NAME[name]
-    train, validation = (read_rows(DATA / f"{name}/{split}.jsonl", task) for split in ("train", "validation"))
-    texts = texts_of(task, validation)
-    assert shares_found({"": texts}, [texts_of(task, train)]) == {"": 0.0}
-    (found,) = find([texts], [Texts([f"  {prompt.swapcase()}" for prompt in texts.parts[::2]])])
-    # Some contexts of HellaSwag go on in other rows.
-    assert found[::2].all() and found[1::2].mean() < 0.07
 
 
 def test_a_comparison_keeps_nothing_of_what_it_reads():

@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
+import lm_eval
 import pytest
+from datasets import Dataset
+from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.tasks.hellaswag.utils import process_docs
+from lm_eval.utils import apply_template
 from sparseft.tasks import BY_NAME, TASKS
-from sparseft.tasks.rows import read_rows
-
-lm_eval = pytest.importorskip("lm_eval", reason="lm_eval, the peer, is not installed")
-from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
-from lm_eval.utils import apply_template  # noqa: E402
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
-DATA = Path(__file__).parents[3] / "shared" / "data"
 YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
 ROWS = {
     "boolq": [{"passage": "Ice is cold.\n{{x}}", "question": "is ice cold", "answer": True}],
@@ -25,30 +24,15 @@ ROWS = {
 }  # fmt: skip
 
 
-def real_rows(name: str) -> list[dict]:
-    path = DATA / name / "validation.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
-    return read_rows(path, BY_NAME[name])
-
-
-def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
-    """Return lm-eval's prompts, its processed rows and its configuration."""
-    config = load_yaml(HARNESS / YAMLS[name])
+@pytest.mark.parametrize("name", YAMLS)
+def test_prompts_are_lm_evals_on_awkward_rows(name):
+    task, rows, config = BY_NAME[name], ROWS[name], load_yaml(HARNESS / YAMLS[name])
+    docs = rows
     if name == "hellaswag":
-        datasets = pytest.importorskip("datasets", reason="datasets, which lm-eval's hellaswag needs, is not installed")
-        from lm_eval.tasks.hellaswag.utils import process_docs
-
         columns = ("activity_label", "ctx_a", "ctx_b", "endings")
         plain = [{**{key: row[key] for key in columns}, "label": str(row["label"])} for row in rows]
-        rows = list(process_docs(datasets.Dataset.from_list(plain)))
-    return [apply_template(config["doc_to_text"], row) for row in rows], rows, config
-
-
-def assert_same_as_lm_eval(name: str, rows: list[dict]) -> None:
-    task = BY_NAME[name]
-    prompts, docs, config = peer(name, rows)
-    assert [task.prompt(row) for row in rows] == prompts
+        docs = list(process_docs(Dataset.from_list(plain)))
+    assert [task.prompt(row) for row in rows] == [apply_template(config["doc_to_text"], doc) for doc in docs]
     assert config.get("target_delimiter", " ") == " "
     if name == "boolq":
         assert task.choices(rows[0]) == config["doc_to_choice"]
@@ -59,25 +43,6 @@ def assert_same_as_lm_eval(name: str, rows: list[dict]) -> None:
     else:
         assert [task.answer(row) for row in rows] == [apply_template(config["doc_to_target"], row) for row in rows]
         assert task.few_shot == config["num_fewshot"]
-
-
-@pytest.mark.parametrize("name", YAMLS)
-def test_prompts_are_lm_evals_on_awkward_rows(name):
-    assert_same_as_lm_eval(name, ROWS[name])
-
-
-@pytest.mark.parametrize("name", YAMLS)
-def test_prompts_are_lm_evals_on_real_rows(name):
-    rows = real_rows(name)
-    assert len(rows) >= 700
-    assert_same_as_lm_eval(name, rows)
-
-
-def test_no_prompt_ends_in_a_space():
-    minis = [(task, row) for task in TASKS if task.generate for row in task.generate("train", 50, 0)]
-    reals = [(BY_NAME[name], row) for name, rows in ROWS.items() for row in rows]
-    assert len(minis) == 50 * sum(task.generate is not None for task in TASKS) > 0
-    assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)
 
 
 def test_every_task_is_complete():

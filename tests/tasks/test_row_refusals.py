@@ -142,17 +142,22 @@ def test_a_command_that_cannot_prepare_a_task_says_why(flags, fault):
     assert re.match(fault, refusal("prepare_task.py", **{"output_dir": "out"} | flags))
 
 
-@pytest.mark.parametrize(("flags", "fault"), [
-    ({"local": "elsewhere.jsonl"}, "elsewhere.jsonl: no such file"),
-    ({"local": "rows.jsonl", "hub": "org/wiki"}, "local and hub are two sources"),
-    ({"local": "rows.jsonl", "output": "mine.txt"}, "mine.txt: a file that would be lost"),
-    ({"local": "rows.jsonl", "output": "rows.jsonl"}, "rows.jsonl: a file that would be lost"),
-    ({}, "Salesforce/wikitext/.* cannot be loaded .*; go online, or set perplexity.local to"),
+@pytest.mark.parametrize(("script", "flags", "fault"), [
+    ("prepare_wikitext2.py", {"local": "elsewhere.jsonl"}, "elsewhere.jsonl: no such file"),
+    ("prepare_wikitext2.py", {"local": "rows.jsonl", "hub": "org/wiki"}, "local and hub are two sources"),
+    ("prepare_wikitext2.py", {"local": "rows.jsonl", "output": "mine.txt"}, "mine.txt: a file that would be lost"),
+    ("prepare_wikitext2.py", {"local": "rows.jsonl", "output": "rows.jsonl"}, "rows.jsonl: a file that would be lost"),
+    ("prepare_wikitext2.py", {}, "Salesforce/wikitext/.* cannot be loaded .*; go online, or set perplexity.local to"),
+    ("prepare_text.py", {"text": "blank.jsonl"}, "blank.jsonl: the text is empty; give another text"),
+    ("prepare_text.py", {"text": "rows.jsonl", "output": "c4.txt"}, "--output .*c4.txt: not a .jsonl file"),
+    ("prepare_text.py", {"text": "rows.jsonl", "output": "rows.jsonl"}, ".*rows.jsonl: a file that would be lost"),
+    ("prepare_text.py", {"text": "hub:org/no/part.json.gz"}, "org/no/part.json.gz cannot be loaded .*, or set masks.calib"),
 ])  # fmt: skip
-def test_a_text_of_a_perplexity_that_cannot_be_prepared(flags, fault):
+def test_a_text_that_cannot_be_prepared(script, flags, fault):
     write(Path("rows.jsonl"), [{"text": "one"}])
+    write(Path("blank.jsonl"), [{"text": " \n"}, {"text": ""}])
     Path("mine.txt").write_text("mine")
-    assert re.match(fault, refusal("prepare_wikitext2.py", **{"output": "w.txt"} | flags))
+    assert re.match(fault, refusal(script, **{"output": "new.jsonl"} | flags))
 
 
 def ice(numbers: range, word: str = "Ice") -> list[dict]:

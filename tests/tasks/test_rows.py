@@ -1,12 +1,11 @@
 """Rows and documents are read as they were written, with what records their source. test_row_refusals.py has bad ones."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from hub_cache import COMMIT, publish
-from project import call_script, succeed
+from project import succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
@@ -81,27 +80,3 @@ def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
     assert documents == ["train text"]
     source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
     assert source == {"hub": "org/pile", "revision": COMMIT}
-
-
-@pytest.mark.parametrize(
-    ("text", "output", "fault"),
-    [
-        ("blank.jsonl", "c4.jsonl", "blank.jsonl: the text is empty; give another text"),
-        ("t.jsonl", "c4.txt", "--output .*c4.txt: not a .jsonl file"),
-        ("t.jsonl", "t.jsonl", ".*t.jsonl: a file that would be lost"),
-        (
-            "hub:org/no/part.json.gz",
-            "c4.jsonl",
-            "org/no/part.json.gz cannot be loaded .*; go online, or set masks.calib",
-        ),
-    ],
-)
-def test_what_cannot_be_prepared_is_refused_and_changes_no_file(tmp_path, monkeypatch, text, output, fault):
-    monkeypatch.chdir(tmp_path)
-    contents = {"blank.jsonl": '{"text": " \\n"}\n{"text": ""}\n', "t.jsonl": '{"text": "a"}\n'}
-    for name, content in contents.items():
-        Path(name).write_text(content)
-    code, said = call_script("prepare_text.py", text=text, output=tmp_path / output)
-    assert (code, said.count("\n")) == (2, 1)
-    assert re.match(f"error: {fault}", said), said
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == contents

@@ -17,7 +17,7 @@ from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import STOP_WINDOW, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
-from sparseft.training.progress import Progress
+from sparseft.training.steps import Progress
 
 from masks import compute_masks
 

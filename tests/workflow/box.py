@@ -1,9 +1,9 @@
 """Two finished runs in a folder, made by the scripts in this process: what tests of damage and of full disks start from."""
 
-import json
 from pathlib import Path
 
-from project import call_script
+from hub_cache import write
+from project import succeed
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
@@ -43,21 +43,14 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
 def make(box: Path) -> Path:
     """Fill `box`: the model, its masks, the task's rows, and both runs with every file of theirs."""
     save_tiny("llama", box / "models/tiny")
-    (box / "data").mkdir()
+    task = {"task": "hellaswag_mini", "train_examples": 24, "validation_examples": 12}
     for split, number in (("train", 24), ("validation", 12)):
-        rows = BY_NAME["hellaswag_mini"].generate(split, number, 0)
-        (box / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = call_script(
-        "prepare_selection.py", task="hellaswag_mini", train_examples=24, validation_examples=12, data_dir=box / "data"
-    )
-    assert done[0] == 0, done
-    for method in ("structured", "random"):
-        done = call_script("compute_masks.py", model_path=box / "models/tiny", output_dir=box / "masks/tiny",
-                           sparsity=0.5, method=method)  # fmt: skip
-        assert done[0] == 0, done
+        write(box / f"data/{split}.jsonl", BY_NAME["hellaswag_mini"].generate(split, number, 0))
+    succeed("prepare_selection.py", **task, data_dir=box / "data")
+    masks = {"model_path": box / "models/tiny", "output_dir": box / "masks/tiny", "sparsity": 0.5}
     for run in RUNS:
+        succeed("compute_masks.py", **masks, method=run.split("-")[2])
         for script in ("train.py", "merge.py", "validate_sparsity.py", "evaluate.py", "evaluate_selection.py",
                        "evaluate_adapter.py"):  # fmt: skip
-            done = call_script(script, **flags(box, run, script, box / "results/runs" / run))
-            assert done[0] == 0, done
+            succeed(script, **flags(box, run, script, box / "results/runs" / run))
     return box

@@ -1,8 +1,9 @@
-"""A finished study on the tiny LLaMA, through Snakemake."""
+"""Finished studies on the tiny LLaMA, which all test processes share."""
 
 import shutil
 from pathlib import Path
 
+import box
 import pytest
 from project import TINY_STUDY, Study, made_once, tiny_grid
 
@@ -18,6 +19,16 @@ def small_study(shared_folder, tiny_models) -> Study:
             study.configure({"llama": tiny_models["llama"]}, grid=grid, keep_merged=True, **TINY_STUDY)
             study.snakemake()
     return study
+
+
+@pytest.fixture(scope="session")
+def finished_runs(shared_folder) -> Path:
+    """A folder with two finished runs (box.py); read only."""
+    folder = shared_folder / "finished"
+    with made_once(folder) as first:
+        if first:
+            box.make(folder)
+    return folder
 
 
 @pytest.fixture

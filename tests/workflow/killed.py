@@ -2,10 +2,8 @@
 
 import os
 import signal
-from pathlib import Path
 
 import forks
-from sparseft.storage.hashes import sha256
 
 
 def is_killed_after(renames: int, script: str, flags: dict) -> bool:
@@ -26,8 +24,3 @@ def _run(renames: int, script: str, flags: dict) -> None:
 
     os.replace = count
     forks.script(script, *(word for name, value in flags.items() for word in (f"--{name}", value)))
-
-
-def products(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file below a folder, hidden ones too, by its name."""
-    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}

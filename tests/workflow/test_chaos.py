@@ -1,7 +1,9 @@
 """A job that outlives its Snakemake; `make chaos` kills everything, thirty times."""
 
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,13 +14,15 @@ from sparseft.study import grid
 from sparseft.study.grid import Run
 from tiny_models import save_tiny
 
-RUN = Run("llama", "hellaswag_mini", "unstructured", 50, "sparse_to_sparse", 0)
+RUN = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0)
 ADAPTER = f"{grid.fill(grid.ResultPaths().run, RUN)}/adapter"
 
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    study = configure(tmp_path / "study", save_tiny("llama", tmp_path / "model"), 10)
+    """A study whose next job is the training."""
+    study = configure(tmp_path / "study", save_tiny("llama", tmp_path / "model"), 40)
+    study.snakemake("masks/llama/masks_sparsity50_unstructured.pt", "data/boolq_mini/manifest.json")
     yield study
     end_all(study)
 
@@ -41,6 +45,7 @@ def log_of_training(study: Study) -> str:
 
 @pytest.mark.slow
 def test_the_job_of_the_next_command_waits_for_the_orphan_of_a_killed_one(study):
+    undisturbed = Study(Path(shutil.copytree(study.folder, study.folder.with_name("undisturbed"))))
     killed = start(study, ADAPTER)
     orphan = training(study)
     orphan.suspend()  # so that it lives as long as the test needs it
@@ -54,6 +59,5 @@ def test_the_job_of_the_next_command_waits_for_the_orphan_of_a_killed_one(study)
     orphan.resume()
     assert resumed.wait() == 0
     assert not orphan.is_running()
-    undisturbed = configure(study.folder.parent / "undisturbed", study.folder.parent / "model", 10)
     undisturbed.snakemake(ADAPTER)
     assert adapter_digest(study.folder / ADAPTER) == adapter_digest(undisturbed.folder / ADAPTER)

@@ -1,13 +1,13 @@
 """The estimate beside the files of a finished study, and beside what the pages say."""
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from project import ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
 from sparseft.planning.estimate import disk, hours
+from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
 from sparseft.study.targets import runs
 
@@ -41,6 +41,7 @@ def test_the_sweep_takes_what_the_docs_say():
     assert round(running / 1e9) == 15
     said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
     assert "runs: 498, of which 330 are trained" in said
+    assert "hours on one machine" in said.splitlines()[-1]
 
 
 def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
@@ -50,24 +51,35 @@ def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
     assert kept["merged models"] == len(runs(laid_over(MIXED))) * kept["models"]
 
 
-def test_more_steps_take_more_hours_and_what_is_not_known_yet_is_counted():
-    jobs = [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")]
-    few, many = (float(hours(laid_over({"training": {"steps": steps}}), jobs * 1000).split()[1].replace(",", ""))
-                 for steps in (1000, 2000))  # fmt: skip
-    assert few < many < 2 * few
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder in which a study with the default configuration was made; returns the folder of its benchmarks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/analysis").mkdir(parents=True)
+    (tmp_path / "results/analysis/configuration.yaml").write_text(complete_text(laid_over({}), tmp_path))
+    (tmp_path / "results/benchmarks/train_adapter").mkdir(parents=True)
+    return tmp_path / "results/benchmarks/train_adapter"
+
+
+def test_equal_jobs_that_ran_here_give_their_mean_and_others_its_multiple(folder):
+    jobs = [("train_adapter", vars(RUN))] * 3
+    assert "(3 jobs estimated)" in hours(laid_over({}), jobs)
+    for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
+        (folder / f"{Run(**vars(RUN) | {'method': method}).id}.tsv").write_text(text)
+    # The mean of an hour and two. The other two files are not complete.
+    said = "about 4.5 hours on one machine, one job at a time (3 jobs measured here before)"
+    assert hours(laid_over({}), jobs) == said
+    longer = laid_over({"training": {"steps": 10000}, "tasks": {}})
+    assert float(hours(longer, jobs).split()[1].replace(",", "")) > 300
+    assert "estimated" in hours(laid_over({"results": "results/other"}), jobs)
+
+
+def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
     unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
-    assert hours(unknown, jobs).endswith(", and 2 jobs of unknown time; estimated")
+    assert hours(unknown, [("train_adapter", vars(RUN))]).endswith("(1 jobs of unknown time)")
     wafer = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
-    assert hours(wafer, jobs).endswith(", and 1 jobs of unknown time; estimated")
-
-
-def test_the_script_needs_neither_torch_nor_a_model(tmp_path):
-    code = "import runpy, sys; sys.argv = sys.argv[1:]; "
-    code += "\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print('torch' in sys.modules)"
-    command = [sys.executable, "-c", code, ROOT / "workflow/scripts/estimate.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
-    assert list(tmp_path.iterdir()) == []
+    said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")])
+    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
 
 
 @pytest.mark.parametrize(("text", "line"), [

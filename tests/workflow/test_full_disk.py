@@ -10,18 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from box import RUNS, flags, make
+from box import RUNS, flags
 from project import ROOT, call_script
 
 PAGE = 4096
 STAGES = ("compute_masks.py", "compute_masks.py --pruned_dir", "import_pruned.py", "train.py", "reconstruct.py", "merge.py", "validate_sparsity.py",
           "evaluate_adapter.py", "evaluate.py", "evaluate_selection.py",
           "measure_throughput.py", "analyze_results.py", "compact.py", "export_modelzoo.py")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory) -> Path:
-    return make(tmp_path_factory.mktemp("box"))
 
 
 @contextmanager
@@ -46,9 +41,9 @@ def pages(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, box, stage):
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_runs, stage):
     with small_disk(tmp_path / "large", 1 << 28) as out:
-        code, said = call_script(stage.split()[0], **flags(box, RUNS[0], stage, out))
+        code, said = call_script(stage.split()[0], **flags(finished_runs, RUNS[0], stage, out))
         assert code == 0, said
         need = pages(out)
     for share in (0, 0.5, 1):
@@ -56,7 +51,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, box, stag
             tmp_path / f"small{share}", int(need * share) // PAGE * PAGE - (PAGE if share == 1 else 0)
         ) as out:
             before = sorted(out.iterdir())
-            code, said = call_script(stage.split()[0], **flags(box, RUNS[0], stage, out))
+            code, said = call_script(stage.split()[0], **flags(finished_runs, RUNS[0], stage, out))
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
             assert (code, len(errors)) == (2, 1), f"{share} of {need} bytes: {said}"
             assert "free space" in errors[0]

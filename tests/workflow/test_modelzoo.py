@@ -2,14 +2,13 @@
 
 import json
 import re
-import resource
 import shutil
 from pathlib import Path
 
 import h5py
 import pytest
 import yaml
-from project import ROOT, Study, call_script, refused, succeed
+from project import ROOT, TINY_STUDY, Study, refused, succeed, tiny_grid
 from sparseft.backends.modelzoo.export import CHECKPOINT, CONFIGURATION
 from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import change_json
@@ -103,23 +102,13 @@ def test_a_bad_file_is_one_line_wherever_it_is_read(box, damage, call, line):
     assert re.match(f"error: {line.format(file=file, box=box)}", refused(box, script, **filled))
 
 
-def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60000, before[1]))
-    try:
-        code, said = call_script("export_modelzoo.py", model_path=tiny_models["llama"], output_dir=tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("error: File too large; ")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_sweep_is_planned_with_an_export_a_mask(tmp_path):
+def test_a_study_is_planned_with_an_export_per_mask(tmp_path, tiny_models):
+    settings = yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())
+    settings["cerebras"]["sequence_length"] = 256
+    training = TINY_STUDY["training"] | settings.pop("training")
     study = Study(tmp_path)
-    merged = {}
-    for name in ("sweep", "modelzoo"):
-        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(merged))
+    sections = {"grid": tiny_grid("llama", "boolq_mini"), "tasks": TINY_STUDY["tasks"], "training": training}
+    study.configure({"llama": tiny_models["llama"]}, **sections, **settings)
     planned = study.planned()
-    assert (planned["export_checkpoint"], planned["train_adapter"]) == (56, 330)
+    # Three methods at two sparsities, and the dense model.
+    assert (planned["export_checkpoint"], planned["train_adapter"]) == (7, 13)

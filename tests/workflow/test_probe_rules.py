@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hub_cache import write
 from project import ROOT, TINY_STUDY, Study, tiny_grid
-from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from torch import device

@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
-from killed import is_killed_after, products
-from project import TINY_STUDY, Study, call_script, tiny_grid
+from hub_cache import write
+from killed import is_killed_after
+from project import TINY_STUDY, Study, call_script, tiny_grid, tree
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import adapter_digest
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"
-MODES = ["no_finetune", "sparse_to_dense", "sparse_to_sparse", "reconstruct", "reconstruct_to_sparse"]
+NEW, FIRST, SECOND = "sparse_to_sparse", "reconstruct", "reconstruct_to_sparse"
 MASKS = {"calibration": {"web": {"text": "web.jsonl", "examples": 2, "length": 24}}}
 RECONSTRUCTION = {"calibration": "web", "examples": 6, "steps": 12, "batch_size": 3, "learning_rate": 0.01}
 
@@ -21,14 +22,12 @@ RECONSTRUCTION = {"calibration": "web", "examples": 6, "steps": 12, "batch_size"
 def study(tmp_path_factory, tiny_models) -> Study:
     """Return a finished study in all modes. The mode reconstruct is in it because another one starts from it."""
     study = Study(tmp_path_factory.mktemp("reconstruction"))
-    documents = [f"Page {number} has {number * 17} words." for number in range(40)]
-    (study.folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    modes = ["sparse_to_dense", "sparse_to_sparse", "reconstruct_to_sparse"]
-    grid = {**tiny_grid("llama", "hellaswag_mini", ["unstructured"]), "sparsities": [0, 50], "modes": modes}
+    write(study.folder / "web.jsonl", [{"text": f"Page {number} has {number * 17} words."} for number in range(40)])
+    grid = {**tiny_grid("llama", "hellaswag_mini", ["unstructured"]), "sparsities": [0, 50], "modes": [NEW, SECOND]}
     models = {"llama": tiny_models["llama"]}
     study.configure(models, grid=grid, **TINY_STUDY, masks=MASKS, reconstruction=RECONSTRUCTION)
     planned = study.planned()
-    assert (planned["reconstruct_adapter"], planned["train_adapter"], planned["prepare_calibration"]) == (1, 4, 1)
+    assert (planned["reconstruct_adapter"], planned["train_adapter"], planned["prepare_calibration"]) == (1, 3, 1)
     study.snakemake("--cores", "2")
     assert study.planned() == {}
     return study
@@ -37,17 +36,24 @@ def study(tmp_path_factory, tiny_models) -> Study:
 def test_every_mode_is_in_the_tables_without_a_fault(study):
     with open(study.folder / "results/analysis/summary.csv", newline="") as file:
         rows = {(row["method"], row["mode"]): row for row in csv.DictReader(file)}
-    assert {mode for method, mode in rows if method == "unstructured"} == set(MODES)
+    assert {mode for method, mode in rows if method == "unstructured"} == {"no_finetune", NEW, FIRST, SECOND}
     for row in rows.values():
         assert row["status"] == "sound"
-    reconstructed = rows["unstructured", "reconstruct"]
+    reconstructed = rows["unstructured", FIRST]
     assert 0 < float(reconstructed["reconstruction_error"]) < 1
     assert reconstructed["train_loss"] == ""
-    assert rows["unstructured", "reconstruct_to_sparse"]["train_loss"] != ""
+    assert rows["unstructured", SECOND]["train_loss"] != ""
+
+
+def test_only_the_files_of_a_run_are_kept_and_no_merged_model(study):
+    for folder in (study.folder / "results/runs").iterdir():
+        trained = {"train.json", "adapter", "before_merge.json"} if "no_finetune" not in folder.name else set()
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"merge.json", "validation_report.json", "evaluation.json"} | trained
 
 
 def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
-    record, second = (study.json(f"{RUN.format(mode)}/train.json") for mode in MODES[3:])
+    record, second = (study.json(f"{RUN.format(mode)}/train.json") for mode in (FIRST, SECOND))
     part = record["reconstruction"]
     text = sha256(study.folder / "data/calibration_web.jsonl")
     assert (part["examples"], part["length"], part["text_sha256"], part["tokens"]) == (6, 24, text, 144)
@@ -55,8 +61,8 @@ def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
         assert layer["error_after"] < layer["error_before"]
         assert len(layer["losses"]) == record["steps"] == 12
     assert second["inputs"]["initial_adapter"] == record["outputs"]["adapter"] != second["outputs"]["adapter"]
-    assert study.json(f"{RUN.format('reconstruct')}/merge.json")["as_trained"]
-    for mode in MODES[3:]:
+    assert study.json(f"{RUN.format(FIRST)}/merge.json")["as_trained"]
+    for mode in (FIRST, SECOND):
         before, after = (study.json(f"{RUN.format(mode)}/{name}.json") for name in ("before_merge", "evaluation"))
         assert before["log_likelihoods"] == after["log_likelihoods"]
 
@@ -71,7 +77,7 @@ def base_flags(study: Study, mode: str) -> dict:
 def reconstruct_flags(study: Study, out: Path) -> dict:
     schedule = {"steps": 3, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4, "calibration_examples": 4}
     text = {"text": study.folder / "web.jsonl", "calibration_length": 24}
-    return {**base_flags(study, "reconstruct"), **schedule, **text, "output_dir": out}
+    return {**base_flags(study, FIRST), **schedule, **text, "output_dir": out}
 
 
 def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
@@ -86,8 +92,8 @@ def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
         code, said = call_script("reconstruct.py", **reconstruct_flags(study, out))
         assert code == 0, said
         resumed.append(json.loads((out / "train.json").read_text())["reconstruction"]["resumed_after_layers"])
-        files = {name: digest for name, digest in products(out).items() if name != "train.json"}
-        assert files == {name: digest for name, digest in products(tmp_path / "0").items() if name != "train.json"}
+        files = {name: digest for name, digest in tree(out).items() if name != "train.json"}
+        assert files == {name: digest for name, digest in tree(tmp_path / "0").items() if name != "train.json"}
     # The state is renamed after each of two layers. The adapter is renamed with all its files, and train.json after it.
     assert states == [(False,) * 3, *[(True, False, False)] * 3, (True, True, False), (False, True, True)]
     assert resumed == [[], [1], [2], [2], [2]]
@@ -95,23 +101,22 @@ def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
 
 
 FEW = {"text": "web.jsonl", "calibration_examples": 1000, "calibration_length": 24}
-INITIAL = {"initial_adapter": f"{RUN.format('reconstruct')}/adapter"}
-OTHER = {"initial_adapter": f"{RUN.format('sparse_to_sparse')}/adapter"}
+INITIAL = {"initial_adapter": f"{RUN.format(FIRST)}/adapter"}
+OTHER = {"initial_adapter": f"{RUN.format(NEW)}/adapter"}
 
 
 @pytest.mark.parametrize(
     ("name", "mode", "changes", "line"),
     [
-        ("reconstruct.py", MODES[2], {}, "is not trained by this program; choose a run in mode reconstruct"),
-        ("train.py", "reconstruct", {}, "is not trained by this program"),
-        ("train.py", MODES[4], {}, "starts from the adapter of reconstruct; give it with --initial_adapter"),
-        ("train.py", MODES[2], INITIAL, "starts from a new adapter"),
-        ("train.py", MODES[4], OTHER, "its run_id is"),
-        ("train.py", MODES[4], INITIAL | {"lora_r": 8}, "its r is 4, not 8"),
-        ("reconstruct.py", "reconstruct", {"dense_path": "mistral"}, "not the model that was pruned"),
-        ("reconstruct.py", "reconstruct", FEW, "tokens are fewer than"),
-        ("reconstruct.py", "reconstruct", {"calibration_seed": -1}, "--calibration_seed"),
-        ("reconstruct.py", "reconstruct", {"stop_if_loss_above": 9, "stop_if_after_steps": 2}, "never ends early"),
+        ("reconstruct.py", NEW, {}, "is not trained by this program; choose a run in mode reconstruct"),
+        ("train.py", FIRST, {}, "is not trained by this program"),
+        ("train.py", SECOND, {}, "starts from the adapter of reconstruct; give it with --initial_adapter"),
+        ("train.py", NEW, INITIAL, "starts from a new adapter"),
+        ("train.py", SECOND, OTHER, "its run_id is"),
+        ("train.py", SECOND, INITIAL | {"lora_r": 8}, "its r is 4, not 8"),
+        ("reconstruct.py", FIRST, {"dense_path": "mistral"}, "not the model that was pruned"),
+        ("reconstruct.py", FIRST, FEW, "tokens are fewer than"),
+        ("reconstruct.py", FIRST, {"stop_if_loss_above": 9, "stop_if_after_steps": 2}, "never ends early"),
     ],
 )
 def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models, monkeypatch, name, mode, changes, line):

@@ -1,6 +1,5 @@
 """What runs again, and what does not."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hub_cache import write
 from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from reword import reword_all
 
@@ -24,24 +24,18 @@ def test_a_finished_study_has_nothing_to_do(small_study):
     assert small_study.planned() == {}
 
 
-@pytest.mark.slow
 def test_a_deleted_evaluation_is_all_that_is_made_again(own_study):
+    # test_terminal_output.py makes it again.
     (own_study.folder / RUN / "evaluation.json").unlink()
     assert own_study.planned() == {"evaluate_run": 1, "analyze_results": 1, "analyze": 1}
-    own_study.snakemake()
-    assert own_study.planned() == {}
 
 
 def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
     assert study.planned("masks/llama/masks_sparsity50_random.pt") == {"prepare_model": 1, "compute_masks": 1}
-    assert study.planned(f"{RUN}/adapter") == {
-        "prepare_model": 1,
-        "prepare_task": 1,
-        "compute_masks": 1,
-        "train_adapter": 1,
-    }
+    jobs = dict.fromkeys(("prepare_model", "prepare_task", "compute_masks", "train_adapter"), 1)
+    assert study.planned(f"{RUN}/adapter") == jobs
     study.snakemake("masks/llama/masks_sparsity50_random.pt")
     made = sorted(path.name for path in (study.folder / "masks/llama").glob("*.pt"))
     assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "80")]
@@ -56,30 +50,26 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "jobs"),
+    ("stage", "later", "jobs"),
     [
-        ("masks", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
-        ("train", {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1}),
-        ("validate", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
-        ("evaluate", {"evaluate_run": 20, "validate_sparsity": 20}),
-        ("analyze", {"analyze_results": 1, "evaluate_run": 20}),
-        ("throughput", {"measure_throughput": 13, "compute_masks": 3, "analyze_throughput": 1}),
+        ("masks", "train_adapter", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
+        (
+            "train",
+            "merge_adapter",
+            {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1},
+        ),
+        ("validate", "evaluate_run", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
+        ("evaluate", "analyze_results", {"evaluate_run": 20, "validate_sparsity": 20}),
+        ("analyze", "measure_throughput", {"analyze_results": 1, "evaluate_run": 20}),
+        ("throughput", "train_adapter", {"measure_throughput": 13, "compute_masks": 3, "analyze_throughput": 1}),
     ],
 )
-def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs):
+def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, later, jobs):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
     planned = study.planned(stage)
     assert planned.items() >= jobs.items()
-    later = {
-        "masks": "train_adapter",
-        "train": "merge_adapter",
-        "validate": "evaluate_run",
-        "evaluate": "analyze_results",
-        "analyze": "measure_throughput",
-        "throughput": "train_adapter",
-    }
-    assert later.get(stage) not in planned
+    assert later not in planned
 
 
 def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(tmp_path, tiny_models):
@@ -164,8 +154,7 @@ def sources(tmp_path_factory, tiny_models) -> Study:
         "other_text.jsonl": [{"text": "Another text."}],
     }
     for name, rows in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(folder / name, rows)
     (folder / "quiz.yaml").write_text("include: included.yaml\ntraining_split: train\nvalidation_split: validation\n")
     (folder / "included.yaml").write_text(
         "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: right\n"
@@ -279,27 +268,34 @@ ANALYSIS = {"analyze_results": 1, "analyze": 1}
 RECONFIGURED = ANALYSIS | {"write_configuration": 1}
 
 
-def test_a_change_of_the_learning_rate_retrains_and_makes_no_mask(copied_study):
-    planned = edited(copied_study, "learning_rate: 0.02", "learning_rate: 0.01")
-    assert planned["train_adapter"] == 3
-    assert "compute_masks" not in planned
+def of_runs(trained: int, runs: int) -> dict[str, int]:
+    """The jobs of so many runs, some of them trained."""
+    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
+        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
+    )
+
+
+KEPT = "keep_merged: true"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "jobs"),
+    [
+        ("learning_rate: 0.02", "learning_rate: 0.01", of_runs(3, 3)),
+        ("seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
+        (KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
+        # What only the tables judge by.
+        (KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
+    ],
+)
+def test_a_setting_makes_only_that_again_that_depends_on_it(copied_study, old, new, jobs):
+    assert edited(copied_study, old, new) == RECONFIGURED | jobs
 
 
 def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
     with open(copied_study.root / "lib/sparseft/analysis/figures.py", "a") as file:
         file.write("\nCOLOUR = 'red'\n")
     assert copied_study.planned() == ANALYSIS
-
-
-def test_a_change_of_what_the_tables_judge_by_makes_them_and_nothing_else(copied_study):
-    assert edited(copied_study, "keep_merged: true", "keep_merged: true\nanalysis: {tolerance: 0.1}") == RECONFIGURED
-
-
-def test_a_seed_that_is_added_makes_its_own_runs(copied_study):
-    planned = edited(copied_study, "seeds:\n  - 0", "seeds:\n  - 0\n  - 1")
-    assert planned == RECONFIGURED | dict.fromkeys(
-        ("train_adapter", "evaluate_adapter", "merge_adapter", "validate_sparsity", "evaluate_run"), 3
-    )
 
 
 def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
@@ -310,13 +306,6 @@ def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
     assert edited(copied_study, one, two) == RECONFIGURED | of_runs(6, 6) | of_selection(6)
     # The study was made without a training's name.
     assert edited(copied_study, two, seeds) == {}
-
-
-def of_runs(trained: int, runs: int) -> dict[str, int]:
-    """The jobs of so many runs, some of them trained."""
-    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
-        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
-    )
 
 
 def of_selection(trained: int) -> dict[str, int]:
@@ -351,11 +340,6 @@ def test_a_new_importance_with_a_statistic_of_its_own_a_new_pattern_and_a_new_ta
     planned = copied_study.planned()
     assert planned["compute_masks"] == 2
     assert "prepare_task" not in planned
-
-
-def test_masks_of_another_scope_retrain_and_merge_again(copied_study):
-    planned = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
-    assert planned == RECONFIGURED | {"compute_masks": 1} | of_runs(2, 3)
 
 
 @pytest.mark.slow
@@ -402,15 +386,8 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anythin
 
 
 def test_a_plan_of_one_library_and_jobs_of_another_are_refused(copied_study):
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        copied_study.root / "Snakefile",
-        "--configfile",
-        "study.yaml",
-    ]
+    words = "-m snakemake --configfile study.yaml --snakefile".split()
+    command = [sys.executable, *words, copied_study.root / "Snakefile"]
     (copied_study.folder / RUN / "evaluation.json").unlink()
     done = subprocess.run(command, cwd=copied_study.folder, env={**os.environ, "PYTHONPATH": str(ROOT / "lib")},
                           capture_output=True, text=True, check=False)  # fmt: skip

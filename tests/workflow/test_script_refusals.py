@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from box import RUNS, flags, make
+from box import RUNS, flags
 from project import call_script, refused
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
@@ -50,11 +50,6 @@ def text(path: str, content: str) -> Callable[[Path], None]:
     return apply
 
 
-def cut(path: str, size: int) -> Callable[[Path], None]:
-    """Return a change that keeps the first bytes of a file."""
-    return lambda box: (box / path).write_bytes((box / path).read_bytes()[:size])
-
-
 def row(path: str, number: int, **values: object) -> Callable[[Path], None]:
     """Return a change of the fields of a row in a file of rows. None removes a field."""
 
@@ -63,18 +58,6 @@ def row(path: str, number: int, **values: object) -> Callable[[Path], None]:
         content = json.loads(lines[number - 1]) | values
         lines[number - 1] = json.dumps({name: value for name, value in content.items() if value is not None})
         (box / path).write_text("\n".join(lines))
-
-    return apply
-
-
-def shards(second: str) -> Callable[[Path], None]:
-    """Return a change after which the model's index names one shard that exists, and `second`."""
-
-    def apply(box: Path) -> None:
-        model = box / "models/tiny"
-        (model / "model.safetensors").rename(model / "model-1.safetensors")
-        index = {"weight_map": {"a": "model-1.safetensors", "b": second}}
-        (model / "model.safetensors.index.json").write_text(json.dumps(index))
 
     return apply
 
@@ -121,17 +104,12 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", PER_WEIGHT, weights(lambda tensors: tensors[UP].view(-1)[-1:].fill_(torch.nan)), [UP, "NaN"]),
     ("compute_masks.py", {"method": "structured"}, weights(lambda tensors: tensors[UP].fill_(torch.inf)), [UP, "infinity"]),
     ("compute_masks.py", {}, weights(lambda tensors: tensors[UP].fill_(torch.nan)), [UP, "NaN"]),
-    ("compute_masks.py", {}, shards("model-2.safetensors"), ["model-2.safetensors: no such file"]),
-    ("compute_masks.py", {}, shards("../other.safetensors"), ["../other.safetensors", "leaves the model folder"]),
-    ("compute_masks.py", {}, cut("models/tiny/model.safetensors", 7), ["models/tiny/model.safetensors"]),
-    ("compute_masks.py", {}, cut("models/tiny/model.safetensors", 5000), ["models/tiny/model.safetensors"]),
     ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
     ("compute_masks.py", {}, config(tie_word_embeddings=False), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     ("compute_masks.py", {}, weights(lambda tensors: tensors.update({UP.replace("weight", "bias"): torch.zeros(48)})), ["bias"]),
     ("compute_masks.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
-    ("merge.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
     ("evaluate_adapter.py", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
     *(("evaluate.py", {"checkpoint": "@models/tiny"}, change, named) for change, named in (
         (config(num_hidden_layers=1), ["fit its config.json"]),
@@ -142,13 +120,11 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
         (lambda box: change_json(box / "models/tiny/tokenizer_config.json", eos_token=None), ["eos_token"]),
     )),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
-    ("merge.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
     ("train.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
     ("compute_masks.py", {"method": "wandering"}, None, ["method 'wandering' is unknown", "unstructured, structured"]),
-    ("compute_masks.py", {"method": "random_magnitude"}, None, ["'random_magnitude' is unknown"]),
-    *(("compute_masks.py", {"sparsity": value}, None, ["sparsity", value]) for value in ("1", "0.333", "half", "nan")),
+    *(("compute_masks.py", {"sparsity": value}, None, ["sparsity", value]) for value in ("1", "0.333", "nan")),
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
     ("compute_masks.py", {"method": "unstructured_wanda", "task": "hellaswag_mini", "data_dir": "@data"}, None, ["calibration_examples 128", "24 training rows"]),
@@ -162,16 +138,13 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {}, text("data/manifest.json", json.dumps({"task": "hellaswag_mini", "sha256": {"train": "0" * 64, "validation": "0" * 64}})), ["data/train.jsonl", "manifest"]),
     # The flags of a run.
     ("train.py", {"run_id": "nonsense"}, None, ["nonsense"]),
-    ("train.py", {"run_id": "../x"}, None, ["../x"]),
     ("train.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("train.py", {"run_id": RUN.replace("structured", "random")}, None, ["structured at 0.5"]),
     ("train.py", {"run_id": RUN.replace("sparsity50", "sparsity70")}, None, ["structured at 0.5"]),
-    ("train.py", {"steps": 0}, None, ["steps"]),
     ("train.py", {"micro_batch_size": 3}, None, ["micro_batch_size 3", "batch_size 4"]),
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
     ("train.py", {"lora_targets": ["q_proj", "x_proj"]}, None, ["x_proj"]),
     ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
-    ("evaluate.py", {"batch_size": 0}, None, ["batch_size", "0"]),
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
     ("prepare_task.py", {"task": "my_task", "output_dir": "@new"}, None, ["my_task", "--lm_eval"]),
     ("prepare_model.py", {"source": "elsewhere", "output_dir": "@new"}, None, ["source"]),
@@ -210,15 +183,14 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """Return a folder with two finished runs."""
-    return make(tmp_path_factory.mktemp("whole"))
+@pytest.fixture
+def box(tmp_path, finished_runs) -> Path:
+    """Return a folder with two finished runs, which a test may change."""
+    return Path(shutil.copytree(finished_runs, tmp_path / "box"))
 
 
 @pytest.mark.parametrize(("script", "changed_flags", "change", "named"), ROWS)
-def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(tmp_path, whole, script, changed_flags, change, named):
-    box = shutil.copytree(whole, tmp_path / "box")
+def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(box, script, changed_flags, change, named):
     if change:
         change(box)
     given = {} if script in ("prepare_task.py", "prepare_model.py") else flags(box, RUN, script, box / "out")
@@ -230,8 +202,7 @@ def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(tmp_path, whole, 
     assert all(word in line for word in named), line
 
 
-def test_one_altered_weight_fails_the_proof_with_code_1(tmp_path, whole):
-    box = shutil.copytree(whole, tmp_path / "box")
+def test_one_altered_weight_fails_the_proof_with_code_1(box):
     file = box / FOLDER / "model_dir/model.safetensors"
     tensors = load_file(file)
     place = int((tensors[UP].view(-1) == 0).nonzero()[0])

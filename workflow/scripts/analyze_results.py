@@ -20,28 +20,25 @@ The output folder then has:
 Figures and a baseline_comparison.csv of an earlier call are removed if this call does not write them.
 """
 
-import shlex
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from sparseft.analysis import baseline, tables
-from sparseft.analysis.figures import write_figures
-from sparseft.analysis.pages import write_pages
+from sparseft.analysis import baseline
+from sparseft.analysis.pages import write_analysis
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.analysis.results import Results, compute, write_tables
 from sparseft.analysis.study import read_study
-from sparseft.analysis.style import remove_leftovers
+from sparseft.analysis.tables import compute, write_csv
 from sparseft.command import Flags, Threads, run
 from sparseft.records.throughput_record import read_measurements
-from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.section import flags
 
 COMPARED = "baseline_comparison.csv"
 
@@ -69,21 +66,6 @@ class Inputs:
     throughput_dir: Path | None = None
 
 
-def write(folder: Path, inputs: Inputs, options: Analysis, results: Results) -> None:
-    """Write every table, figure and page into a folder."""
-    write_tables(results, folder)
-    if inputs.baseline:
-        table = baseline.beside(results.cells, baseline.read_baseline(inputs.baseline))
-        tables.write_csv(table, folder / COMPARED)
-    figures = write_figures(folder / "plots", results, inputs.processes) if inputs.plot else []
-    # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
-    again = flags(**options.model_dump(), throughput_dir=inputs.throughput_dir, baseline=inputs.baseline)
-    words = (*shlex.split(again), *(["--plot"] if inputs.plot else []))
-    write_pages(folder, results, figures, Reproduction(inputs.results_dir, words, inputs.configuration))
-    if inputs.configuration and inputs.configuration.resolve() != (inputs.output_dir / CONFIGURATION).resolve():
-        shutil.copyfile(inputs.configuration, folder / CONFIGURATION)
-
-
 def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> None:
     """Analyse the runs, and print the verdicts."""
     output = inputs.output_dir
@@ -91,9 +73,8 @@ def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> Non
     check_apart([output], [inputs.results_dir])
     check_apart(places, [inputs.baseline, inputs.configuration])
     check_ours(output, "analysis", *places)
-    if inputs.baseline:
-        # A damaged file is refused before anything is computed.
-        baseline.read_baseline(inputs.baseline)
+    # A damaged file is refused before anything is computed.
+    theirs = baseline.read_baseline(inputs.baseline) if inputs.baseline else None
     study = read_configuration([inputs.configuration]) if inputs.configuration else None
     files = sorted(inputs.throughput_dir.glob("*.json")) if inputs.throughput_dir else []
     measurements = read_measurements(files)
@@ -105,18 +86,18 @@ def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> Non
     results = compute(frames, options, study, measurements)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not inputs.configuration and is_marked(output, "analysis")
-    # All tables, pages and figures are replaced together, or none is.
-    with atomic_files(output, FINDINGS, "analysis") as folder:
-        write(folder, inputs, options, results)
-        drawn = {path.name for path in folder.glob("plots/*")}
-    if inputs.plot:
-        # The rule promises the folder. It has no figure if every run has a fault.
-        (output / "plots").mkdir(exist_ok=True)
-    remove_leftovers(output / "plots", drawn)
+    others = {}
+    if inputs.baseline:
+        others[COMPARED] = partial(write_csv, baseline.beside(results.cells, theirs))
+    if inputs.configuration and inputs.configuration.resolve() != (output / CONFIGURATION).resolve():
+        others[CONFIGURATION] = partial(shutil.copyfile, inputs.configuration)
+    # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
+    options_again = flags(**options.model_dump(), throughput_dir=inputs.throughput_dir, baseline=inputs.baseline)
+    again = Reproduction(inputs.results_dir, options_again, inputs.plot, inputs.configuration)
+    write_analysis(output, results, again, processes=inputs.processes, others=others)
     for name, is_left in ((COMPARED, not inputs.baseline), (CONFIGURATION, is_stale)):
         if is_left:
             (output / name).unlink(missing_ok=True)
-    print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ The table has one row per cell and batch size. There is one figure per model and
 
 from pathlib import Path
 
-from sparseft.analysis.figures import write_throughput_plots
-from sparseft.analysis.style import remove_leftovers
+from sparseft.analysis.figures import remove_leftovers, write_throughput_plots
 from sparseft.analysis.tables import write_csv
 from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.command import run

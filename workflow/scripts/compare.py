@@ -7,24 +7,20 @@ compared with the same cell of the first study, over the same examples.
 """
 
 import os
-import shlex
 from pathlib import Path
 
-from sparseft.analysis.figures import write_figures
-from sparseft.analysis.pages import write_pages
+from sparseft.analysis.pages import write_analysis
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.analysis.results import compute, write_tables
 from sparseft.analysis.study import Frames, read_study, side_by_side
-from sparseft.analysis.style import remove_leftovers
+from sparseft.analysis.tables import compute
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
-from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS
+from sparseft.study.section import flags
 
 
 def read(folder: Path) -> Frames:
@@ -47,14 +43,8 @@ def main(*studies: Path, output_dir: Path, options: Flags[Analysis] = Analysis()
     check_ours(output_dir, "analysis", output_dir / FINDINGS)
     hold(output_dir)
     results = compute(side_by_side([read(folder) for folder in studies]), options)
-    with atomic_files(output_dir, FINDINGS, "analysis") as folder:
-        write_tables(results, folder)
-        figures = write_figures(folder / "plots", results, processes=1)
-        words = tuple(shlex.split(flags(**options.model_dump())))
-        write_pages(folder, results, figures, Reproduction(studies[0] / "runs", words, studies=studies))
-        drawn = {path.name for path in folder.glob("plots/*")}
-    remove_leftovers(output_dir / "plots", drawn)
-    print(f"{(output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output_dir}/")
+    again = Reproduction(studies[0] / "runs", flags(**options.model_dump()), plot=True, studies=studies)
+    write_analysis(output_dir, results, again, processes=1, others={})
 
 
 if __name__ == "__main__":

@@ -20,19 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from pydantic import Field
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.command import Flags, run
+from sparseft.command import Flags, Threads, run
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.study.flags import whole_percent
 from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks
+from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 
@@ -74,7 +72,7 @@ def main(
     examples: Flags[Examples] = Examples(),
     pruned_dir: Path | None = None,
     format: Literal["pt", "safetensors"] = "pt",
-    threads: Annotated[int, Parameter(validator=Number(gte=1))] = os.cpu_count() or 1,
+    threads: Threads = os.cpu_count() or 1,
     plot: bool = False,
     is_added: bool = False,
     masks: Flags[MaskFlags] = MaskFlags(),
@@ -122,7 +120,7 @@ def main(
         calibration = calibration_of(value, settings, examples, threads)
         if files.base:
             # Only a method that updates weights needs the libraries of this module.
-            from sparseft.pruning.weight_updates import prune_weights
+            from sparseft.pruning.sparsegpt import prune_weights
 
             hold(files.base)
             prune_weights(checkpoint, value.name, group[0], files, settings, calibration)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate, evaluate_probe
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
 from sparseft.evaluation.inputs import EvaluationFlags, begin, load_checked, overlaps
-from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.hardware import peak_memory
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import write

@@ -11,15 +11,13 @@ from pathlib import Path
 
 from sparseft.backends.torch import trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import Flags, run
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.inputs import EvaluationFlags, begin
 from sparseft.language_model.hardware import choose_device, peak_memory
-from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.evaluation_record import BeforeMergeRecord
 from sparseft.records.record_file import write
-from sparseft.storage.hashes import sha256
 from sparseft.tasks.prepared import find_task, read_splits
 
 
@@ -34,13 +32,9 @@ def main(*, model_path: Path, mask_path: Path, adapter: Path, flags: Flags[Evalu
     named = begin(flags, "before_merge", [model_path, mask_path, adapter])
     start = time.perf_counter()
     checkpoint = Checkpoint(model_path)
-    mask = read_mask(mask_path)
-    mask_sha256 = sha256(mask_path)
     task = find_task(flags.data_dir, flags.task)
     rows, digests = read_splits(flags.data_dir, task)
-    check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    if named:
-        check_run(mask, mask_path, named)
+    mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
     model, tokenizer, adapter_sha256 = trained_model(checkpoint, mask, mask_sha256, adapter, choose_device(), named)
     record = evaluate(model, tokenizer, task, rows, flags.batch_size)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_sha256}

@@ -11,8 +11,7 @@ from pathlib import Path
 from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_replaceable
+from sparseft.storage.ownership import claim_folder
 
 
 def main(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:
@@ -23,9 +22,7 @@ def main(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -
         output_dir: folder for the ModelZoo checkpoint
         mask_path: a mask of this model; without it the model is written dense
     """
-    check_apart([output_dir], [model_path, mask_path])
-    check_replaceable(output_dir, "ModelZoo checkpoint")
-    hold(output_dir)
+    claim_folder(output_dir, "ModelZoo checkpoint", [model_path, mask_path])
     export_modelzoo(Checkpoint(model_path), mask_path, output_dir)
 
 

@@ -12,11 +12,10 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from sparseft.backends.modelzoo.trainer_run import trainer_run
+from sparseft.backends.modelzoo.trainer_files import trainer_run
 from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.study import grid
-from sparseft.study.backends.modelzoo import check_schedule
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
 from sparseft.training.job import JobFlags, job_of
@@ -54,7 +53,7 @@ def main(
     named = Run(model, task, method, sparsity, mode, seed, training=training)
     settings = study.training_of(task, training)
     cerebras = study.cerebras.model_copy(update={"target": target or study.cerebras.target})
-    check_schedule(cerebras, settings, study.evaluation_batch_size)
+    cerebras.check(settings, study.evaluation_batch_size)
     flags = JobFlags(
         run_id=Run.parse(named.id).id,
         model_path=Path(fill(grid.MANIFEST, named)).parent,

@@ -16,9 +16,8 @@ from sparseft.methods import IMPORTED, get_method
 from sparseft.pruning.imported import import_pruned
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
-from sparseft.study.flags import whole_percent
 from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks
+from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
 
 

@@ -11,9 +11,7 @@ from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import ThroughputRecord
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_record, read_record
+from sparseft.storage.record import claim_record, read_record
 from sparseft.study.grid import MEASURED
 
 # The fields that belong to the compiled program of a batch size.
@@ -29,9 +27,7 @@ def main(*, records: list[Path], output: Path) -> None:
         records: the measurements of the batch sizes of one cell
         output: the measurement of the cell
     """
-    check_apart([output], records)
-    check_record(output, "throughput")
-    hold(output)
+    claim_record(output, "throughput", records)
     contents = [read_record(path) for path in records]
     common = {name: value for name, value in contents[0].items() if name not in OWN}
     for path, content in zip(records, contents, strict=True):

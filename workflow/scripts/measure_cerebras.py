@@ -25,15 +25,12 @@ from sparseft.study.grid import Cell
 from sparseft.study.schedule import Throughput
 from sparseft.training.job import JobFlags, job_of
 
-_DEFAULTS = CerebrasJob()
-_WARMUP = Throughput().warmup_steps
-
 
 def main(
     *,
     flags: Flags[JobFlags],
-    cerebras: Flags[CerebrasJob] = _DEFAULTS,
-    warmup_steps: NonNegativeInt = _WARMUP,
+    cerebras: Flags[CerebrasJob] = CerebrasJob(),
+    warmup_steps: NonNegativeInt = Throughput().warmup_steps,
     fill_sequences: bool = False,
     compile_only: bool = False,
 ) -> None:

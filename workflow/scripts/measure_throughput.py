@@ -14,18 +14,14 @@ from pathlib import Path
 
 from pydantic import create_model
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import Flags, Threads, run
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.language_model.hardware import choose_device, device_name, limit_threads, versions
-from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import ThroughputRecord
-from sparseft.storage.hashes import sha256
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_record
+from sparseft.storage.record import claim_record
 from sparseft.study.backends import TORCH
 from sparseft.study.grid import TASK_MODES, Cell
 from sparseft.study.schedule import Throughput, Training
@@ -38,7 +34,6 @@ _KEYS = {name: key for name, key in Training.model_fields.items() if name in TRA
 _KEYS |= {name: key for name, key in Throughput.model_fields.items() if name in THROUGHPUT}
 # The keys of both sections that a measurement reads.
 Settings = create_model("Settings", __base__=Section, **{name: (key.annotation, key) for name, key in _KEYS.items()})
-_DEFAULTS = Settings()
 
 
 def main(
@@ -48,7 +43,7 @@ def main(
     mask_path: Path,
     data_dir: Path,
     output: Path,
-    settings: Flags[Settings] = _DEFAULTS,
+    settings: Flags[Settings] = Settings(),
     threads: Threads = 1,
 ) -> None:
     """Check the inputs, measure the training, and write the record.
@@ -63,20 +58,15 @@ def main(
     """
     # An exit ends the measuring process too, and a signal without a handler would not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    check_apart([output], [model_path, mask_path, data_dir])
-    check_record(output, "throughput")
-    hold(output)
+    claim_record(output, "throughput", [model_path, mask_path, data_dir])
     named = Cell.parse(cell)
     if named.mode not in TASK_MODES:
         raise InputError(f"{named.id} is not trained on its task", f"choose one of {', '.join(TASK_MODES)}")
     training = Training(**settings.model_dump(include=TRAINING), save_every=0)
     training.check_measured()
     checkpoint = Checkpoint(model_path)
-    mask = read_mask(mask_path)
-    shapes = prunable_shapes(checkpoint)
-    training.check(named.mode, {layer.rpartition(".")[2] for layer in shapes})
-    check_run(mask, mask_path, named)
-    check_mask(mask, mask_path, shapes, checkpoint.digest)
+    mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
+    training.check(named.mode, {layer.rpartition(".")[2] for layer in mask.shape})
     rows, train_sha256 = read_prepared(data_dir / "train.jsonl", find_task(data_dir, named.task))
     # The number of threads is part of the device's name.
     limit_threads(threads)
@@ -95,7 +85,7 @@ def main(
         **settings.model_dump(exclude={"memory_mb"}),
         batches=measure(measured),
         versions=versions(),
-        inputs={"model": checkpoint.digest, "mask": sha256(mask_path), "train": train_sha256},
+        inputs={"model": checkpoint.digest, "mask": mask_sha256, "train": train_sha256},
     )
     write(output, record)
 

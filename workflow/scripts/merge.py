@@ -10,14 +10,12 @@ import time
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.merge_record import MergeRecord
-from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, write_record_of
@@ -56,11 +54,7 @@ def main(
     hold(output_dir)
     start = time.perf_counter()
     checkpoint = Checkpoint(model_path)
-    mask = read_mask(mask_path)
-    mask_sha256 = sha256(mask_path)
-    check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    if named:
-        check_run(mask, mask_path, named)
+    mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
     merged = merge(checkpoint, mask, mask_sha256, adapter, output_dir, named)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
     record = MergeRecord(run_id=run_id, inputs=inputs, **merged, seconds=time.perf_counter() - start)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.command import Flags, run
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_replaceable
+from sparseft.storage.ownership import claim_folder
 from sparseft.study.sources import Model
 
 
@@ -22,8 +21,7 @@ def main(*, model: Flags[Model], output_dir: Path) -> None:
     Args:
         output_dir: folder for the checkpoint
     """
-    check_replaceable(output_dir, "model")
-    hold(output_dir)
+    claim_folder(output_dir, "model")
     manifest = prepare_model(model, output_dir)
     revision = manifest["revision"]
     if revision and not model.source.endswith(f"@{revision}"):

@@ -21,10 +21,8 @@ from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.rows import write_rows
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
 
-DEFAULTS = TaskData()
 
-
-def main(*, task: str, data_dir: Path, data: Flags[TaskData] = DEFAULTS) -> None:
+def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> None:
     """Load the candidates, choose among them, and write both files together.
 
     Args:

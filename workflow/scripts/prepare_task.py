@@ -24,10 +24,8 @@ from sparseft.tasks.overlap import MOST, in_words, shares_found, texts_of
 from sparseft.tasks.rows import write_rows
 from sparseft.tasks.task import SPLITS, Row, Task
 
-DEFAULTS = TaskData()
 
-
-def main(*, task: str, output_dir: Path, data: Flags[TaskData] = DEFAULTS, only_probe: bool = False) -> None:
+def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), only_probe: bool = False) -> None:
     """Load the rows, check them, and write the three files together.
 
     Args:
@@ -55,7 +53,7 @@ def main(*, task: str, output_dir: Path, data: Flags[TaskData] = DEFAULTS, only_
             validation_overlap=overlap,
             sha256={split: sha256(folder / f"{split}.jsonl") for split in examples.rows},
             lengths=measured_lengths(examples.task, examples.rows),
-            definition=examples.task.definition,
+            definition=examples.task.definition or None,
         )
         write(folder / manifest.name, record)
 

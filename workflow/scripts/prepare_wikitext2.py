@@ -9,26 +9,17 @@ where it comes from.
 from pathlib import Path
 
 from sparseft.command import Flags, run
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import Perplexity
-from sparseft.tasks.data_source import WIKITEXT2_PLACE, load_documents
-from sparseft.tasks.rows import DOCUMENT_BREAK, source_file, write_source_text
-
-DEFAULTS = Perplexity()
+from sparseft.tasks.data_source import WIKITEXT2_PLACE, prepare_text
 
 
-def main(*, output: Path, text: Flags[Perplexity] = DEFAULTS) -> None:
+def main(*, output: Path, text: Flags[Perplexity] = Perplexity()) -> None:
     """Load the text, and write both files together.
 
     Args:
         output: the text; its source is written beside it
     """
-    check_ours(output.parent, "text", output, source_file(output))
-    check_apart([output, source_file(output)], [Path(text.local)] if text.local else [])
-    hold(output)
-    documents, source = load_documents(text.local, text.hub or WIKITEXT2_PLACE, "test", "perplexity.local")
-    write_source_text(output, [DOCUMENT_BREAK.join(documents)], source)
+    prepare_text(output, text.local, text.hub or WIKITEXT2_PLACE, "test", "perplexity.local", as_rows=False)
 
 
 if __name__ == "__main__":

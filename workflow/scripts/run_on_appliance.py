@@ -1,9 +1,9 @@
 """Run a training on a Cerebras appliance: one at a time, with its failures classified and its job cancelled at the end.
 
-    run_on_appliance.py --name RUN_ID --log FILE [--lock FILE] [--attempt N] [--job_labels NAME=VALUE] -- \\
+    run_on_appliance.py --name RUN_ID --log FILE [--lock FILE] [--job_labels NAME=VALUE] -- \\
         .venv-cerebras/bin/python workflow/scripts/train_cerebras.py FLAGS 2> FILE
 
---job_labels goes to the end of the command. Exit codes: 0 it succeeded, 75 another attempt may help, 2 it cannot help.
+A command that loses its connection to the appliance is run again, twice. --job_labels goes to its end.
 """
 
 from pathlib import Path
@@ -21,7 +21,6 @@ def main(
     name: str,
     log: Path,
     lock: Path | None = None,
-    attempt: int = 1,
     stop: Path = _STOP,
     job_labels: tuple[JobLabel, ...] = (),
 ) -> int:
@@ -32,11 +31,10 @@ def main(
         name: name of the job in messages
         log: the file that stderr goes to, which is read after a failure
         lock: file that is locked while the command runs
-        attempt: number of this attempt; the first forgets earlier failures
         stop: file that is written if the disk or its quota is full
         job_labels: labels of the job on the appliance; one is added
     """
-    return appliance.run([*command, "--job_labels", *job_labels], name, log, stop=stop, lock=lock, attempt=attempt)
+    return appliance.run([*command, "--job_labels", *job_labels], name, log, stop=stop, lock=lock)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,11 @@ from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
-_DEFAULTS = CerebrasJob()
-
 
 def main(
     *,
     flags: Flags[JobFlags],
-    cerebras: Flags[CerebrasJob] = _DEFAULTS,
+    cerebras: Flags[CerebrasJob] = CerebrasJob(),
     compile_only: bool = False,
     validate_only: bool = False,
 ) -> None:
@@ -40,7 +38,7 @@ def main(
         raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
     job = job_of(flags)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.backends.cerebras.states import remove_states
+    from sparseft.backends.cerebras.package import saved_mdl
     from sparseft.backends.cerebras.training import lower, train
 
     program = flags.output_dir / "compile.json"
@@ -52,7 +50,8 @@ def main(
     else:
         record = train(job, cerebras, flags.output_dir)
         write_train_record(flags, job, record)
-        remove_states(flags.output_dir)
+        for state in saved_mdl(flags.output_dir):
+            state.unlink()
 
 
 if __name__ == "__main__":

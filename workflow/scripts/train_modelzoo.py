@@ -11,19 +11,16 @@ RUN_FOLDER/modelzoo.
 
 from pathlib import Path
 
-from sparseft.backends.modelzoo.trainer_run import trainer_run
+from sparseft.backends.modelzoo.trainer_files import trainer_run
 from sparseft.backends.modelzoo.training import remove_states, train
 from sparseft.command import Flags, run
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.backends.modelzoo import check_schedule
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
-_DEFAULTS = CerebrasJob()
 
-
-def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = _DEFAULTS) -> None:
+def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = CerebrasJob()) -> None:
     """Read the job, train it with ModelZoo's Trainer, and write its record.
 
     Args:
@@ -32,7 +29,7 @@ def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob]
     start(flags.threads)
     check_outputs(flags, exported)
     job = job_of(flags)
-    check_schedule(cerebras, job.settings, job.evaluation_batch_size)
+    cerebras.check(job.settings, job.evaluation_batch_size)
     hold(flags.output_dir / "adapter")
     record = train(trainer_run(job, cerebras, exported, flags.output_dir))
     write_train_record(flags, job, record)

@@ -21,9 +21,7 @@ from sparseft.masks.validation import validate
 from sparseft.records.record_file import write
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_model, check_record
+from sparseft.storage.record import check_model, claim_record
 from sparseft.study.grid import Run
 
 
@@ -48,9 +46,7 @@ def main(
     """
     model = open_checkpoint(checkpoint)
     original = Checkpoint(base) if base else None
-    check_apart([output], [mask_path, model.folder, *model.files, base])
-    check_record(output, "validation")
-    hold(output)
+    claim_record(output, "validation", [mask_path, model.folder, *model.files, base])
     mask = read_mask(mask_path)
     # A merged model and a prepared base must be what was recorded when they were written.
     hashes = model.hashes()

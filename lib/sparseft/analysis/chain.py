@@ -10,8 +10,8 @@ start    train.inputs.initial_adapter == train.outputs.adapter of the run that i
 definition  train == before == evaluation == that in the manifest of the task's data; only of a task that is not built in
 
 The runs of a study must share files too: one base per model, one mask per method, sparsity and mask settings, one data set with
-its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs disagree, the minority
-is at fault; without a minority all of them are. So a run that was copied from another study is noticed.
+its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs disagree, those that
+are not with the majority are at fault. So a run that was copied from another study is noticed.
 """
 
 from collections import defaultdict
@@ -72,27 +72,18 @@ def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dic
     """Return what sets a run apart from those that it should share a file with, in words."""
     rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files, _digests(links[run]))]
     table = pd.DataFrame(rows, columns=["run", "what", "place", "settings", "digest"]).dropna(subset="digest")
-    place = ["what", "place", "settings"]
-    table["runs"] = table.groupby(place)["digest"].transform("size")
-    table["same"] = table.groupby([*place, "digest"])["run"].transform("size")
-    most = table.groupby(place)["same"].transform("max")
-    usual = table["digest"].where(table["same"] == most)
-    # Two digests that are equally common leave no usual one.
-    has_usual = usual.groupby([table[name] for name in place]).transform("nunique") == 1
-    agrees = table["same"] == table["runs"]
-    sentences: dict[Run, list[str]] = {}
-    for row in table[~agrees & ~(usual.notna() & has_usual)].itertuples():
+    groups = ["what", "place", "settings"]
+    table["runs"] = table.groupby(groups)["run"].transform("size")
+    table["same"] = table.groupby([*groups, "digest"])["run"].transform("size")
+    sentences = defaultdict(list)
+    for row in table[(table["same"] < table["runs"]) & (2 * table["same"] <= table["runs"])].itertuples():
         text = f"{row.what} of {row.place}: {short(row.digest)} in {row.same} of {row.runs} runs"
-        sentences.setdefault(row.run, []).append(f"conflicts with other runs, {text}")
-    runs_of = defaultdict(list)
-    for run, own in links.items():
-        runs_of[_digests(own)["adapter"]].append(run)
-    # A run without training has no adapter.
-    runs_of.pop(None, None)
-    for runs in runs_of.values():
-        for run in runs:
-            if others := ", ".join(other.id for other in runs if other != run):
-                sentences.setdefault(run, []).append(f"conflicts with other runs, adapter: also that of {others}")
+        sentences[row.run].append(f"conflicts with other runs, {text}")
+    own = table[(table["what"] == "adapter") & (table["place"] == table["run"].map(lambda run: run.id))]
+    for _, copies in own.groupby("digest")["run"]:
+        for run in copies if len(copies) > 1 else ():
+            others = ", ".join(other.id for other in copies if other != run)
+            sentences[run].append(f"conflicts with other runs, adapter: also that of {others}")
     return sentences
 
 

@@ -15,19 +15,35 @@ have is a metric of its own. Cells of other settings, of other examples, with a 
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from operator import attrgetter
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, PLACE, Cells, CellScores, comparable, gain, is_fraction
+from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain
 from sparseft.analysis.settings import compatible
-from sparseft.analysis.statistics import Spread, compare, holm, recovered_share
-from sparseft.analysis.tables import COMPARISONS
+from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
-from sparseft.study.grid import DENSE, NO_FINETUNE
+from sparseft.study.grid import DENSE
+from sparseft.tasks.metrics import LOSS
 
-QUESTIONS = ("dense", "untuned", "methods", "against", "modes", "studies")
+# Which pairs of cells a question compares. The columns of the second cell begin with `against_`.
+_ONE_MASK = "method == against_method and sparsity == against_sparsity"
+_TWO_METHODS = (
+    "study == against_study and method != 'dense' and against_method != 'dense' and method != against_method"
+    " and sparsity == against_sparsity and mode == against_mode"
+)
+QUESTIONS = {
+    "dense": "study == against_study and method != 'dense' and against_method == 'dense' and against_mode == dense_mode",
+    "untuned": f"study == against_study and {_ONE_MASK} and mode != 'no_finetune' and against_mode == 'no_finetune'",
+    "methods": f"{_TWO_METHODS} and method_rank < against_method_rank",
+    "against": f"{_TWO_METHODS} and against_method == @against",
+    "modes": f"study == against_study and {_ONE_MASK} and against_mode == compared_with",
+    "studies": f"study != against_study and against_study == @first and {_ONE_MASK} and mode == against_mode"
+    " and training == against_training",
+}
 # The questions about methods, modes and settings, and not about two models.
 ABOUT_SEEDS = ("methods", "against", "modes", "studies")
 SIGNIFICANT = 0.05
@@ -37,6 +53,11 @@ MANY_METHODS = 4
 FAMILY = ["study", "question", "model", "task", "metric"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
+COMPARISONS = "study question model task metric method sparsity mode training setting".split()
+COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
+COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
+COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict".split()
+COMPARISONS += "lacks_seeds eval_loss_difference eval_loss_difference_low eval_loss_difference_high".split()
 
 
 def default_questions(cells: pd.DataFrame) -> tuple[str, ...]:
@@ -49,22 +70,22 @@ def compare_cells(
     cells: Cells, tolerance: float, questions: Sequence[str] = (), against: str | None = None
 ) -> pd.DataFrame:
     """Return a row per comparison, with Holm's correction and the verdict. `against` names a method."""
-    questions = questions or default_questions(cells.frame)
-    if against is None and "methods" not in questions and "random" in set(cells.frame["method"]):
+    asked = [*(questions or default_questions(cells.frame)), "studies"]
+    if against is None and "methods" not in asked and "random" in set(cells.frame["method"]):
         against = "random"
-    usable = cells.frame[comparable(cells.frame)]
-    rows = []
-    for _, place in usable.groupby(["model", "task", "metric"], sort=False):
-        for ours, theirs in permutations(place.itertuples(), 2):
-            for question in _questions(ours, theirs, questions, against):
-                if question == "studies" or compatible(ours.settings, theirs.settings):
-                    rows += _compare(cells, question, ours, theirs)
-    table = pd.DataFrame(rows, columns=[*COMPARISONS, "is_guess"]).astype({"p_value": float})
+    asked += ["against"] if against else []
+    first = cells.frame["study"].iloc[0]
+    rows: list[dict[str, object]] = []
+    for pairs in _pairs(cells):
+        for question in asked:
+            for pair in _of_question(pairs, question, against, first).to_dict("records"):
+                rows += _compare(cells, question, pair)
+    table = pd.DataFrame(rows, columns=[*COMPARISONS, "against_guesses"]).astype({"p_value": float})
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"] = families.transform("count")
     table["p_holm"] = families.transform(holm)
-    table["verdict"] = [_verdict(row, tolerance) for row in table.itertuples()]
-    ranks = {"question": QUESTIONS.index, "metric": lambda name: name.startswith("probe_")}
+    table["verdict"] = _verdicts(table, tolerance)
+    ranks = {"question": list(QUESTIONS).index, "metric": lambda name: name.startswith("probe_")}
     return table.sort_values(
         FAMILY,
         key=lambda column: column.map(ranks.get(column.name, lambda value: value)),
@@ -83,128 +104,105 @@ def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
     ):
         rows = comparisons[comparisons["question"] == question].drop_duplicates(KEYS, keep=False)
         table = table.join(rows.set_index(KEYS)[list(columns)].rename(columns=columns), on=KEYS)
-    return table.join(_recovered(cells, table))
+    return table.join(_recovered(cells))
 
 
 def sections(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the points of the curves, with the dense cells in each setting of a model and task in which they are compared.
 
     A dense cell often lacks the setting in which pruned cells differ, and agrees with all of them."""
-    place = [*PLACE, "setting"]
-    pruned = curves[curves["method"] != DENSE]
-    parts = []
-    for key, part in pruned.groupby(place, sort=False):
-        dense = curves[(curves["method"] == DENSE) & (curves[PLACE] == list(key[:-1])).all(axis=1)]
-        agrees = [any(compatible(own, other) for other in part["settings"]) for own in dense["settings"]]
-        parts += [dense[agrees].assign(setting=key[-1]), part]
-    with_pruned = pd.MultiIndex.from_frame(pruned[PLACE])
-    parts.append(curves[~pd.MultiIndex.from_frame(curves[PLACE]).isin(with_pruned)])
-    return pd.concat(parts, ignore_index=True)
+    is_dense = curves["method"] == DENSE
+    pruned = curves[~is_dense]
+    dense = curves[is_dense].reset_index(names="cell")
+    both = dense.drop(columns="setting").merge(
+        pruned[[*PLACE, "setting", "settings"]], on=PLACE, suffixes=("", "_pruned")
+    )
+    agrees = [compatible(*settings) for settings in zip(both["settings"], both["settings_pruned"], strict=True)]
+    used = both.loc[agrees].drop_duplicates(["cell", "setting"])
+    alone = dense[~dense["cell"].isin(both["cell"])]
+    return pd.concat([used, pruned, alone], ignore_index=True)[list(curves)]
 
 
-def _questions(ours: tuple, theirs: tuple, asked: Sequence[str], against: str | None) -> Iterator[str]:
-    """Yield the questions that a pair of cells answers."""
-
-    def same(*names: str) -> bool:
-        return all(getattr(ours, name) == getattr(theirs, name) for name in names)
-
-    if not same("study"):
-        if theirs.is_first_study and same("method", "sparsity", "mode", "training"):
-            yield "studies"
-        return
-    mode = get_mode(ours.mode)
-    both_pruned = DENSE not in (ours.method, theirs.method)
-    is_other_method = both_pruned and same("sparsity", "mode") and not same("method")
-    answers = {
-        "dense": ours.method != DENSE and theirs.method == DENSE and theirs.mode == mode.dense_mode,
-        "untuned": same("method", "sparsity") and theirs.mode == NO_FINETUNE != ours.mode,
-        "modes": same("method", "sparsity") and theirs.mode == mode.compared_with,
-        "methods": is_other_method and sort_key(ours.method) < sort_key(theirs.method),
-    }
-    yield from (question for question in asked if answers[question])
-    if is_other_method and theirs.method == against:
-        yield "against"
+def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
+    """Yield every two cells that can be compared, of one model, task and metric at a time."""
+    columns = [*KEYS, "reached_sparsity", "seeds", "settings", "value_low", "chance", "majority_floor"]
+    side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
+    side["method_rank"] = side["method"].map(sort_key)
+    modes = side["mode"].map(get_mode)
+    for name in ("is_trained", "dense_mode", "compared_with"):
+        side[name] = modes.map(attrgetter(name))
+    # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
+    side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].astype(float).max(axis=1)
+    for _, place in side.groupby(["model", "task", "metric"], sort=False):
+        yield place.merge(place.add_prefix("against_"), how="cross")
 
 
-def _compare(cells: Cells, question: str, ours: tuple, theirs: tuple) -> Iterator[dict[str, object]]:
+def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None, first: str = "") -> pd.DataFrame:
+    """Return the pairs that a question compares. Cells of one study must agree in the settings that both have."""
+    own = pairs.query(QUESTIONS[question], local_dict={"against": against, "first": first}, engine="python")
+    settings = zip(own["settings"], own["against_settings"], strict=True)
+    return own.loc[[question == "studies" or compatible(ours, theirs) for ours, theirs in settings]]
+
+
+def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:
     """Yield the comparisons of two cells: on their task, and on each probe that both have, if they saw the same examples."""
-    for metric in (ours.metric, *cells.probes):
-        scores, other = (cells.scores.get((cell.Index, metric)) for cell in (ours, theirs))
-        if scores and other and scores.identity == other.identity:
-            yield _row(cells, question, ours, theirs, metric, scores, other)
+    is_about_seeds = question in ABOUT_SEEDS and pair["is_trained"] and pair["against_is_trained"]
+    for column in ("value", *cells.probes):
+        ours, theirs, spread = _sides(cells, pair, column)
+        if not ours or not theirs or ours.seen != theirs.seen:
+            continue
+        row = pair | {"question": question, "examples": ours.values.shape[1]} | compare(ours, theirs, spread)._asdict()
+        row |= {"value": ours.value, "against_value": theirs.value}
+        # No cell of their studies shows how much seeds vary.
+        row["lacks_seeds"] = is_about_seeds and not spread.degrees
+        if column == "value":
+            own, other, of_losses = _sides(cells, pair, "eval_loss")
+            found = compare(own, other, of_losses)._asdict() if own and other else {}
+            row |= {f"eval_loss_{name}": value for name, value in found.items()}
+        else:
+            row |= {"metric": column, "against_guesses": False}
+        yield row
 
 
-def _row(
-    cells: Cells, question: str, ours: tuple, theirs: tuple, metric: str, scores: CellScores, other: CellScores
-) -> dict[str, object]:
-    """Return the row of one comparison, without the correction for their number."""
-    row = {name: getattr(ours, name) for name in KEYS} | {"question": question, "metric": metric}
-    row |= {f"against_{name}": getattr(theirs, name) for name in ("study", "method", "sparsity", "mode", "training")}
-    row |= {"reached_sparsity": ours.reached_sparsity, "against_reached_sparsity": theirs.reached_sparsity}
-    row |= {"seeds": ours.seeds, "examples": scores.headline.values.shape[1]}
-    row |= {"value": scores.headline.value, "against_value": other.headline.value}
-    is_trained = NO_FINETUNE not in (ours.mode, theirs.mode)
-    # No cell of their studies shows how much seeds vary.
-    has_one_seed = not any(_spread(cells, ours, theirs, metric, of).degrees for of in ("values", "losses"))
-    row |= {"lacks_seeds": question in ABOUT_SEEDS and is_trained and has_one_seed}
-    row |= {"is_guess": question == "dense" and metric == theirs.metric and _is_guess(theirs)}
-    results = {"": (scores.headline, other.headline, "values" if scores.values else "losses")}
-    if scores.losses and other.losses:
-        results["eval_loss_"] = (scores.losses, other.losses, "losses")
-    for name, (mine, its, of) in results.items():
-        result = compare(mine, its, _spread(cells, ours, theirs, metric, of))
-        row |= {f"{name}difference": result.difference, f"{name}difference_low": result.low}
-        row |= {f"{name}difference_high": result.high} | ({} if name else {"p_value": result.p_value})
-    return row
+def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores | None, Spread]:
+    """Return what is behind a column of two cells, and the variation between seeds: that in the study that shows it better."""
+    indices = (pair["cell"], pair["against_cell"])
+    spreads = [cells.spread(index, column) for index in indices]
+    ours, theirs = (cells.scores.get((index, column)) for index in indices)
+    return ours, theirs, max(spreads, key=lambda spread: spread.degrees)
 
 
-def _spread(cells: Cells, ours: tuple, theirs: tuple, metric: str, of: str) -> Spread:
-    """Return the variation between seeds that is known better: that in the study of either cell."""
-    return max((cells.spread(row, metric, of) for row in (ours, theirs)), key=lambda spread: spread.degrees)
-
-
-def _is_guess(dense: tuple) -> bool:
-    """Return whether a dense cell scores no better than chance, or than always giving the more frequent answer."""
-    guesses = [getattr(dense, name, None) for name in ("chance", "majority_floor")]
-    return any(dense.value_low <= guess for guess in guesses if not pd.isna(guess))
-
-
-def _verdict(row: tuple, tolerance: float) -> str | None:
-    """Return the verdict on a comparison in a word; None if the other cell is dense and only guesses the task.
+def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
+    """Return the verdict on each comparison in a word; None if the other cell is dense and only guesses the task.
 
     A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance."""
-    is_dense = row.question == "dense"
-    if row.is_guess:
-        return None
-    is_told_apart = row.p_holm < SIGNIFICANT and not row.lacks_seeds
-    if is_told_apart and row.difference > 0:
-        return HIGHER
-    if is_dense and is_fraction(row.metric) and row.difference_low > -tolerance:
-        return WITHIN
-    return LOWER if is_told_apart else NOT_TOLD_APART
+    is_told_apart = (table["p_holm"] < SIGNIFICANT) & ~table["lacks_seeds"].astype(bool)
+    of_dense = (table["question"] == "dense") & (table["metric"] != LOSS.name)
+    cases: dict[Any, pd.Series] = {
+        None: (table["question"] == "dense") & table["against_guesses"].astype(bool),
+        HIGHER: is_told_apart & (table["difference"] > 0),
+        WITHIN: of_dense & (table["difference_low"] > -tolerance),
+        LOWER: is_told_apart,
+    }
+    return np.select(list(cases.values()), list(cases), NOT_TOLD_APART)
 
 
-def _recovered(cells: Cells, table: pd.DataFrame) -> pd.DataFrame:
-    """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its interval."""
-    usable = cells.frame[comparable(cells.frame)]
+def _recovered(cells: Cells) -> pd.DataFrame:
+    """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its interval.
+
+    The cell must have one untuned and one dense cell that agree with its settings."""
     rows = {}
-    for row in usable[(usable["method"] != DENSE) & (usable["mode"] != NO_FINETUNE)].itertuples():
-        dense = _partner(usable, row, method=DENSE, sparsity=0, mode=get_mode(row.mode).dense_mode)
-        untuned = _partner(usable, row, method=row.method, sparsity=row.sparsity, mode=NO_FINETUNE)
-        three = [cells.scores.get((index, row.metric)) for index in (row.Index, untuned, dense)]
-        if None in three or len({scores.identity for scores in three}) > 1:
-            continue
-        tuned, before, goal = (scores.headline for scores in three)
-        if gain(row.metric) * (goal.value - before.value) > NOTHING_LOST:
-            of = "values" if three[0].values else "losses"
-            rows[row.Index] = recovered_share(tuned, before, goal, cells.spread(row, row.metric, of))
-    names = ["recovered_share", "recovered_low", "recovered_high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=names).reindex(table.index)
-
-
-def _partner(usable: pd.DataFrame, row: tuple, **keys: object) -> int | None:
-    """Return the index of the cell with these keys in the place of a row that agrees with its settings; None without only one."""
-    place = {name: getattr(row, name) for name in PLACE} | keys
-    found = usable[(usable[list(place)] == list(place.values())).all(axis=1)]
-    agreeing = [index for index, settings in found["settings"].items() if compatible(row.settings, settings)]
-    return agreeing[0] if len(agreeing) == 1 else None
+    for pairs in _pairs(cells):
+        untuned, dense = (
+            _of_question(pairs, question).drop_duplicates("cell", keep=False).set_index("cell")["against_cell"]
+            for question in ("untuned", "dense")
+        )
+        for cell in untuned.index.intersection(dense.index):
+            indices = (cell, untuned[cell], dense[cell])
+            three = [own for index in indices if (own := cells.scores.get((index, "value")))]
+            if len(three) < 3 or len({scores.seen for scores in three}) > 1:
+                continue
+            tuned, before, goal = three
+            if gain(cells.frame.at[cell, "metric"]) * (goal.value - before.value) > NOTHING_LOST:
+                rows[cell] = recovered_share(tuned, before, goal, cells.spread(cell, "value"))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["recovered_share", "recovered_low", "recovered_high"])

@@ -11,13 +11,24 @@ setting, each setting has its own figures, whose names begin with setting1_, set
 throughput is measured apart from the runs:
 
     {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column per method and device
+
+The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+
+# Seaborn draws through pyplot, which would otherwise open a display.
+matplotlib.use("Agg")
 
 import pandas as pd
 import seaborn
@@ -26,23 +37,49 @@ from matplotlib.figure import Figure as Drawing
 
 from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import OUTSIDE, SOUND
-from sparseft.analysis.style import SPEED, WIDTH, add_legend, add_title, styles, write_all
 from sparseft.modes import get_mode
+from sparseft.storage.atomic import atomic_file
+from sparseft.storage.locks import end_with_parent
 from sparseft.study.grid import DENSE, MODES, OUT_OF_MEMORY
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
 
+# It stands in the metadata of every figure, in the first bytes of the file, so that no other program's file is removed.
+MARK = "SparseFT analysis"
+HEAD_BYTES = 4096
+# Inches. In a paper's column of 3.3 inches, the letters of 9.5 to 11 points are 6 to 7 points high.
+WIDTH = 5.2
+# Characters in a line of a title of this width.
+TITLE = 50
+SPEED = "training speed (samples/s)"
+SETTINGS = {
+    **seaborn.axes_style("whitegrid"),
+    **seaborn.plotting_context("notebook", font_scale=0.95),
+    "grid.color": "0.88",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # Without this, every drawing looks for ticks above the panel, which takes a fifth of its time.
+    "axes.titley": 1.0,
+    # Without this, the ids in an SVG differ from run to run.
+    "svg.hashsalt": "sparseft",
+    "savefig.dpi": 150,
+    # The name of a device may contain a dollar sign.
+    "text.parse_math": False,
+}
+_COLOURS = [seaborn.color_palette("colorblind")[place] for place in (0, 3, 2, 7, 1, 4, 5, 8)]
+# Seven markers beside eight colours, so that 56 names have looks of their own.
+_MARKERS = "os^Dv<X"
 SPARSITY = "sparsity reached (%)"
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
-# The ratio of the places of two neighbouring lines over a logarithmic axis.
-RATIO = 1.03
 GB = 1e9
 THROUGHPUT = {
     "samples_per_second": SPEED,
     "tokens_per_second": "training speed (tokens/s)",
     "peak_memory": "peak memory (GB)",
 }
+# The columns that have intervals.
+BARS = ("value", "eval_loss", "recovered_share")
 
 
 @dataclass(frozen=True)
@@ -59,23 +96,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Chart:
-    """Describe what a figure shows: the columns of its axes and bars, and their words."""
+    """Describe what a figure shows: the columns of its axes, and their words."""
 
     kind: str
     y: str
     label: str
     words: str
-    low: str = ""
-    high: str = ""
     x: str = "reached_sparsity"
     x_label: str = SPARSITY
-    has_levels: bool = False
 
     @property
     def caption(self) -> str:
         """Return the caption of the figure."""
-        bars = " Bars are 95 % intervals." if self.low else ""
-        levels = " Dashed: dense; dotted: guessing." if self.has_levels else ""
+        bars = " Bars are 95 % intervals." if self.y in BARS else ""
+        levels = " Dashed: dense; dotted: guessing." if self.y == "value" else ""
         return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
 
 
@@ -100,9 +134,9 @@ def study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     points = lines_of(study)
     members = study.runs[study.runs["status"] != OUTSIDE]
     looks = styles(points["method"].unique())
-    settings = {"": "", **{text: f"setting{n}_" for n, text in enumerate(filter(None, points["setting"].unique()), 1)}}
+    settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
-        prefix = f"{settings[setting]}{task}"
+        prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
         devices = members[members["task"] == task]["device"].nunique()
         for chart in _charts(part, metric, devices):
             known = part[part[chart.y].notna() & part[chart.x].notna()]
@@ -119,24 +153,16 @@ def study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
 def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
     """Yield what the figures of one task show, whose runs were trained on so many devices."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
-    value = {"y": "value", "label": label, "low": "value_low", "high": "value_high", "has_levels": True}
-    yield Chart("value_vs_sparsity", words=label, **value)
+    yield Chart("value_vs_sparsity", "value", label, label)
     if metric != LOSS.name:
-        bars = {"low": "eval_loss_low", "high": "eval_loss_high"}
-        yield Chart("loss_vs_sparsity", "eval_loss", "loss (nats per answer token)", "loss", **bars)
+        yield Chart("loss_vs_sparsity", "eval_loss", "loss (nats per answer token)", "loss")
     for column in points.columns[points.columns.str.contains("_ppl_")]:
         yield Chart(f"{column}_vs_sparsity", column, "perplexity", f"perplexity ({column})")
-    bars = {"low": "recovered_low", "high": "recovered_high"}
-    yield Chart(
-        "recovered_share",
-        "recovered_share",
-        "share of the gap closed",
-        "share of the gap to dense that fine-tuning closed",
-        **bars,
-    )
+    words = "share of the gap to dense that fine-tuning closed"
+    yield Chart("recovered_share", "recovered_share", "share of the gap closed", words)
     if devices == 1:
         words = f"{label} against training speed"
-        yield Chart("value_vs_speed", words=words, x="samples_per_second", x_label=SPEED, **value)
+        yield Chart("value_vs_speed", "value", label, words, x="samples_per_second", x_label=SPEED)
 
 
 def lines_of(study) -> pd.DataFrame:
@@ -147,24 +173,23 @@ def lines_of(study) -> pd.DataFrame:
     dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
     lines = pruned[[*place, "method", "mode"]].drop_duplicates()
     lines = lines.assign(dense_mode=lines["mode"].map(lambda mode: get_mode(mode).dense_mode).astype(str))
-    return pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
+    points = pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
+    return points.rename(columns={f"recovered_{end}": f"recovered_share_{end}" for end in ("low", "high")})
 
 
 def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:
     """Return the figure of a chart, with a row of panels per model and study, and a column per mode."""
-    rows = list(points.groupby(["study", "model"], sort=False).groups)
-    modes = sorted(points["mode"].unique(), key=MODES.index)
-    size = (max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows))
-    figure = Drawing(figsize=size, layout="constrained")
+    models = points["model"] if points["study"].nunique() == 1 else points["study"] + ": " + points["model"]
+    rows, modes = models.unique(), sorted(points["mode"].unique(), key=MODES.index)
+    figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
-    for (study, model), line in zip(rows, panels, strict=True):
-        heading = model if points["study"].nunique() == 1 else f"{study}: {model}"
+    for model, line in zip(rows, panels, strict=True):
         for mode, axes in zip(modes, line, strict=True):
-            part = points[(points["study"] == study) & (points["model"] == model) & (points["mode"] == mode)]
-            _draw_panel(axes, part, chart, looks)
-            axes.set_xlabel(chart.x_label if (study, model) == rows[-1] else "", fontsize="small")
-            axes.set_title(mode if len(rows) == 1 else f"{heading}\n{mode}", fontsize="small")
-    add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0][1]})"])
+            _draw_panel(axes, points[(models == model) & (points["mode"] == mode)], chart, looks)
+            axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
+    for axes in panels[-1]:
+        axes.set_xlabel(chart.x_label, fontsize="small")
+    add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0]})"])
     figure.supylabel(chart.label, fontsize="medium")
     add_legend(figure, panels.flat)
     return figure
@@ -179,47 +204,42 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         # All lines begin in the dense point.
         place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         style = looks[method] | ({} if step else {"linestyle": "none"})
-        draw_line(axes, place, line, (chart.y, chart.low, chart.high), method, style)
+        draw_line(axes, place, line, chart.y, method, style)
         for point in () if step else line.itertuples():
-            mark = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
+            mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
             axes.annotate(f"{point.sparsity} %", (point.samples_per_second, point.value), **mark)
-    if chart.has_levels and len(points):
-        levels = [(points["chance"].iloc[0], "guessing", ":")]
-        levels += [(value, "dense", "--") for value in points[points["sparsity"] == 0]["value"].head(1)]
-        for level, label, style in levels:
+    if chart.y == "value" and len(points):
+        dense = points["value"][points["sparsity"] == 0].max()
+        for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
-                axes.axhline(level, color="0.25", linestyle=style, linewidth=1.2, label=label, zorder=1)
+                axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=1)
 
 
-def draw_line(
-    axes: Axes, place: pd.Series, line: pd.DataFrame, columns: tuple[str, str, str], label: str, style: Mapping
-) -> None:
-    """Draw one line with its intervals. `columns` has the names of the value and of its two ends, which may be empty."""
-    value, low, high = columns
-    bars = [line[value] - line[low], line[high] - line[value]] if low else None
-    axes.errorbar(
-        place, line[value], yerr=bars, label=label, linewidth=1.5, markersize=5, capsize=2.5, elinewidth=1, **style
-    )
+def draw_line(axes: Axes, place: pd.Series, line: pd.DataFrame, name: str, label: str, style: Mapping) -> None:
+    """Draw a column as one line, with its intervals if it has any."""
+    value = line[name]
+    bars = [value - line[f"{name}_low"], line[f"{name}_high"] - value] if f"{name}_low" in line else None
+    axes.errorbar(place, value, yerr=bars, label=label, linewidth=1.5, markersize=5, capsize=2.5, elinewidth=1, **style)
 
 
 def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
     """Return the figure of the batch sizes of one model and task. The speeds of two devices never share a panel."""
-    memory = table["peak_memory_bytes"].astype(float) / GB
-    table = table.assign(**{f"peak_memory{end}": memory for end in ("", "_low", "_high")})
+    table = table.assign(peak_memory=table["peak_memory_bytes"].astype(float) / GB)
     pruned = table[table["method"] != DENSE]
     columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
     figure = Drawing(figsize=(WIDTH * max(1, len(columns) / 2), 8.6), layout="constrained")
     panels = figure.subplots(len(THROUGHPUT), len(columns), sharex=True, squeeze=False)
-    # Each sparsity has a colour, from dark to light. Dense is black.
-    sparsities = sorted(set(table["sparsity"]) - {0})
-    colours = {0: "black", **dict(zip(sparsities, seaborn.color_palette("viridis", len(sparsities)), strict=True))}
+    # Each sparsity has a colour, from dark to light.
+    sparsities = sorted(table["sparsity"].unique())
+    colours = dict(zip(sparsities, seaborn.color_palette("viridis", len(sparsities)), strict=True))
     for (method, device), column in zip(columns, panels.T, strict=True):
         part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
-        for (name, label), axes in zip(THROUGHPUT.items(), column, strict=True):
+        for name, axes in zip(THROUGHPUT, column, strict=True):
             _draw_batches(axes, part, name, colours)
-            axes.set_ylabel(label if axes is panels[list(THROUGHPUT).index(name), 0] else "", fontsize="small")
         column[0].set_title(method, fontsize="small")
         column[-1].set_xlabel("batch size", fontsize="small")
+    for label, axes in zip(THROUGHPUT.values(), panels[:, 0], strict=True):
+        axes.set_ylabel(label, fontsize="small")
     sizes = sorted(table["batch_size"].unique())
     panels[0, 0].set_xscale("log", base=2)
     panels[0, 0].set_xticks(sizes, sizes, minor=False)
@@ -232,22 +252,69 @@ def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
 def _draw_batches(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[int, object]) -> None:
     """Draw a line per sparsity, mode and training, a cross where a batch did not fit, and the memory limits."""
     looks = styles(MODES)
-    cells = table.groupby(["method", "sparsity", "mode", "training"], sort=False)
-    for number, ((method, sparsity, mode, training), line) in enumerate(cells):
-        place = line["batch_size"] * RATIO ** (number - (len(cells) - 1) / 2)
+    for (method, sparsity, mode, training), line in table.groupby(
+        ["method", "sparsity", "mode", "training"], sort=False
+    ):
         label = ", ".join(filter(None, ["dense with LoRA" if method == DENSE else f"{sparsity} %, {mode}", training]))
-        style = looks[mode] | {"color": colours[sparsity]}
-        draw_line(axes, place, line, (name, f"{name}_low", f"{name}_high"), label, style)
-        failed = place[line["status"] == OUT_OF_MEMORY]
-        axes.scatter(
-            failed,
-            [0] * len(failed),
-            marker="x",
-            color=colours[sparsity],
-            label="out of memory" if len(failed) else None,
-        )
+        draw_line(axes, line["batch_size"], line, name, label, looks[mode] | {"color": colours[sparsity]})
+    failed = table[table["status"] == OUT_OF_MEMORY]["batch_size"]
+    if len(failed):
+        axes.scatter(failed, [0] * len(failed), marker="x", color="black", label="out of memory")
     if name == "peak_memory":
         for limit in table["memory_limit_bytes"].dropna().unique():
             axes.axhline(limit / GB, color="0.25", linestyle=":", label="memory limit")
     # Readers compare speeds by their ratio.
     axes.set_ylim(bottom=0)
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Return the colour and the marker of each name. Readers who cannot tell the colours apart have the markers."""
+    looks = zip(names, cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    return {name: {"color": colour, "marker": marker} for name, colour, marker in looks}
+
+
+def add_title(figure: Drawing, lines: Sequence[str]) -> None:
+    """Put a title above the panels; long lines are wrapped."""
+    characters = int(TITLE * figure.get_figwidth() / WIDTH)
+    figure.suptitle("\n".join(fill(line, characters) for line in lines), fontsize="medium", fontweight="bold")
+
+
+def add_legend(figure: Drawing, panels: Iterable[Axes]) -> None:
+    """Put one legend for all panels below them."""
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+
+
+def write_all(drawings: Mapping[str, Callable[[], Drawing]], folder: Path, processes: int) -> None:
+    """Write each figure as PNG and SVG into a folder.
+
+    Each figure is built in the process that draws it. A figure that was sent to another process would not always be drawn
+    the same: matplotlib keeps its transforms' parents by their address, which another object can have in that process."""
+    folder.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
+        for written in [pool.submit(_save, build, folder / name) for name, build in drawings.items()]:
+            written.result()
+
+
+def remove_leftovers(folder: Path, written: Collection[str]) -> None:
+    """Remove the figures in `folder` that have the mark and are not among the names `written`.
+
+    An earlier analysis left them, and they would contradict the new tables."""
+    figures = [path for path in folder.glob("*.*") if path.is_file() and path.suffix in (".png", ".svg")]
+    for path in figures:
+        if path.name not in written and MARK.encode() in path.read_bytes()[:HEAD_BYTES]:
+            path.unlink()
+
+
+def _save(build: Callable[[], Drawing], path: Path) -> None:
+    """Build a figure and write it to `path` with the endings .png and .svg, without the date."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = build()
+        for kind, metadata in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
+            with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, metadata=metadata)
+            # The first drawing has laid out the panels, and a second layout would give the same.
+            figure.set_layout_engine("none")

@@ -8,12 +8,13 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -24,6 +25,7 @@ from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
 from sparseft.analysis.comparisons import sections
+from sparseft.analysis.figures import remove_leftovers, write_figures
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.sentences import (
     NONE,
@@ -38,11 +40,11 @@ from sparseft.analysis.sentences import (
     with_interval,
 )
 from sparseft.analysis.study import OUTSIDE
-from sparseft.analysis.tables import RUN
+from sparseft.analysis.tables import RUN, Results, write_tables
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.storage.atomic import atomic_file
+from sparseft.storage.atomic import atomic_file, atomic_files
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
 
@@ -85,20 +87,19 @@ class Table:
     def text(self) -> str:
         """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
         frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
-        names, modes = list(frame.pop("method")), list(frame.pop("mode"))
-        widths = [frame[name].str.len().max() for name in frame]
-        room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
-        printed = []
-        for place, (name, values) in enumerate(zip(names, frame.itertuples(index=False), strict=True)):
-            if place > 1 and names[place] in DENSE_NAMES:
+        names, modes = frame.pop("method"), frame.pop("mode")
+        values = frame.apply(lambda texts: texts.str.ljust(texts.str.len().max())).agg("  ".join, axis=1)
+        room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(values[0])))
+        printed: list[str] = []
+        for name, mode, before, texts in zip(names, modes, modes.shift(fill_value="mode"), values, strict=True):
+            if name in DENSE_NAMES and len(printed) > 1:
                 printed.append("")
-            if place and names[place] not in DENSE_NAMES and modes[place] != modes[place - 1]:
-                printed.append(modes[place])
-            if len(name) > room:
-                printed.append(f"  {name}")
-                name = ""
-            texts = [text.ljust(width) for text, width in zip(values, widths, strict=True)]
-            printed.append("  ".join([f"  {name:{room}}", *texts]).rstrip())
+            if name not in DENSE_NAMES and mode != before:
+                printed.append(mode)
+            # A long name has a line of its own.
+            shown = name if len(name) <= room else ""
+            printed += [] if shown else [f"  {name}"]
+            printed.append(f"  {shown:{room}}  {texts}".rstrip())
         return "\n".join(printed)
 
 
@@ -107,14 +108,33 @@ def escape_markdown(text: object) -> str:
     return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
 
+def write_analysis(
+    output: Path, results: Results, again: Reproduction, *, processes: int, others: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """Replace all tables, pages and figures in a folder together, or none, and print the verdicts.
+
+    The figures are drawn if the commands `again` draw them. `others` has what else to write, by name."""
+    with atomic_files(output, FINDINGS, "analysis") as folder:
+        write_tables(results, folder)
+        figures = write_figures(folder / "plots", results, processes) if again.plot else []
+        write_pages(folder, results, figures, again)
+        for name, write in others.items():
+            write(folder / name)
+    if again.plot:
+        # The rule promises the folder. It has no figure if every run has a fault.
+        (output / "plots").mkdir(exist_ok=True)
+    remove_leftovers(output / "plots", [f"{figure.name}.{kind}" for figure in figures for kind in ("png", "svg")])
+    print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
+
+
 def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None:
     """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat it."""
     content = _content(study, figures, again)
-    options = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
+    options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
     text.filters["wrapped"] = lambda sentence: "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2))
-    pages = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
+    pages: dict[str, Callable[..., str]] = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
     pages |= {name: markdown.get_template(name).render for name in PAGES}
     pages[FINDINGS] = text.get_template("terminal.txt").render
     for name, render in pages.items():
@@ -141,7 +161,7 @@ def _hash(text: str) -> str:
 def _image(path: Path) -> dict[str, str]:
     """Return a figure's source, width and height in points, for the page."""
     svg = path.read_text(encoding="utf-8")
-    width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
+    width, height = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)[0]
     # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load files.
     source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
     return {"source": source, "width": width, "height": height}
@@ -194,76 +214,75 @@ def _located(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(where=table["mode"] + (" in " + table["study"] if table["study"].nunique() > 1 else ""))
 
 
-def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, object]]:
+def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
     pairs = _located(study.comparisons)
-    rest = list(figures)
+    figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
-        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
-        found = sentences(part, here[here["question"] == "methods"], study.tolerance)
-        figure = next((one for one in rest if (one.setting, one.task, one.metric) == place[:3]), None)
-        rest = [one for one in rest if (one.setting, one.task, one.metric) != place[:3]]
+        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)].set_index("question")
+        methods, dense, modes = (here[here.index == question] for question in ("methods", "dense", "modes"))
+        found, coverage = sentences(part, methods, study.tolerance), seeds(part)
         yield {
             "title": f"{model}, {task}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
             "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),
             "sentences": found,
-            "coverage": "" if seeds(part) in found else seeds(part),
-            "judged": here[here["question"] == "dense"]["comparisons"].max(),
-            "modes": mode_verdicts(here[here["question"] == "modes"]),
-            "figure": figure,
+            "coverage": "" if coverage in found else coverage,
+            "judged": dense["comparisons"].max(),
+            "modes": mode_verdicts(modes),
+            "figure": figure_of.pop((setting, task, metric), None),
         }
 
 
-def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[tuple], str]]) -> Table:
+def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> Table:
     """Return the table of a frame. It begins with the study, task and so on, if they differ."""
     place = [name for name in ("study", *RESULT) if name in frame and frame[name].nunique() > 1]
     columns = {name: _column(name) for name in place} | columns
     return Table(caption, list(columns), [[text(row) for text in columns.values()] for row in frame.itertuples()])
 
 
-def _column(name: str, form: str = "") -> Callable[[tuple], str]:
+def _column(name: str, form: str = "") -> Callable[[Any], str]:
     """Return the function that writes a column of a row as text, a number in the format `form`."""
     if form:
         return lambda row: number(getattr(row, name), form)
     return lambda row: NONE if pd.isna(value := getattr(row, name, None)) else str(value)
 
 
-def _interval(name: str, form: str = ".3f") -> Callable[[tuple], str]:
+def _interval(name: str, form: str = ".3f") -> Callable[[Any], str]:
     """Return the function that writes a column of a row with its interval."""
     return lambda row: with_interval(row, name, form)
 
 
-def _mode(row: tuple) -> str:
+def _mode(row: Any) -> str:
     """Return the mode of a row with its training; "-" for dense, whose name says it."""
     return ", ".join(filter(None, ("" if row.method == DENSE else row.mode, row.training))) or NONE
 
 
-def _broken(row: tuple) -> list[str]:
+def _broken(row: Any) -> list[str]:
     """Return the broken links of the chain of hashes of a run."""
     return broken_links(row.links, Run.parse(row.run_id))
 
 
-def _verdict(row: tuple) -> str:
+def _verdict(row: Any) -> str:
     """Return the verdict of a row in a word, or the status of a cell that is not judged."""
     if getattr(row, "status", "") in ("fault", "ended early"):
         return row.status
     return NONE if pd.isna(row.verdict) else row.verdict
 
 
-def _minus_dense(row: tuple) -> str:
+def _minus_dense(row: Any) -> str:
     """Return the difference of a row to its dense model; a dense model itself is the baseline."""
     return "baseline" if row.method == DENSE else with_interval(row, "difference", "+.3f")
 
 
-def _cell(row: tuple, prefix: str = "") -> str:
+def _cell(row: Any, prefix: str = "") -> str:
     """Return a cell in words; with the prefix "against_" the other cell of a comparison."""
     method, mode, training = (getattr(row, f"{prefix}{name}") for name in ("method", "mode", "training"))
     words = [name_of(row, prefix)] if method == DENSE else [f"{method} {percent(row, prefix)} %", mode]
     return ", ".join(filter(None, (*words, training)))
 
 
-def _other_cell(row: tuple) -> str:
+def _other_cell(row: Any) -> str:
     """Return the other cell of a comparison in words, with its study if it is another one."""
     return ("" if row.against_study == row.study else f"{row.against_study}: ") + _cell(row, "against_")
 
@@ -326,14 +345,14 @@ def _tables(study, rows: pd.DataFrame) -> Iterator[Table]:
 
 def _settings(settings: pd.DataFrame) -> Table:
     """Return each setting with its values. The digests are only in settings.csv."""
-    rows = []
-    for name in settings.columns.difference(RUN, sort=False):
-        values = [
-            f"{value:g}" if isinstance(value, float) else str(value) for value in settings[name].dropna().unique()
-        ]
-        if values and not all(re.fullmatch("[0-9a-f]{64}", value) for value in values):
-            rows.append([name, "; ".join(values)])
+    values = settings.drop(columns=RUN).agg(lambda column: "; ".join(map(_plain, column.dropna().unique())))
+    rows = [[name, text] for name, text in values.items() if not re.fullmatch("[0-9a-f; ]{64,}", text)]
     return Table("Settings", ["setting", "values"], rows)
+
+
+def _plain(value: object) -> str:
+    """Return a setting as text."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:
@@ -354,33 +373,27 @@ def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, 
 
 def _studies(members: pd.DataFrame) -> list[str]:
     """Return each study in a line, with the settings in which its runs differ from those of another study."""
-    differing = members.groupby("study", sort=False)["differs"].agg(
-        lambda texts: "; ".join(dict.fromkeys(filter(None, texts)))
-    )
-    return [f"{study}: {text or 'no setting of its own'}" for study, text in differing.items()]
+    differing = members.groupby("study", sort=False)["differs"].unique()
+    return [
+        f"{study}: {'; '.join(filter(None, texts)) or 'no setting of its own'}" for study, texts in differing.items()
+    ]
 
 
-def _task(row: tuple) -> str:
+def _task(row: Any) -> str:
     """Return a task in words."""
+    words = f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
+    if not pd.isna(row.chance):
+        words += f", chance {row.chance:.2f}"
     is_generated = row.task in BY_NAME and BY_NAME[row.task].generate
-    chance = "" if pd.isna(row.chance) else f", chance {row.chance:.2f}"
-    return (
-        f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
-        + chance
-        + (", generated by SparseFT" if is_generated else "")
-    )
+    return words + (", generated by SparseFT" if is_generated else "")
 
 
 def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
     """Yield a line on validation examples that the models have seen, and one on faults."""
-    names = {"validation_overlap": "{task}", "perplexity_overlap": "the perplexity's text ({task})"}
-    names |= {
-        name: f"the probe {name.removeprefix('overlap_')} ({{task}})" for name in members if name.startswith("overlap_")
-    }
-    seen = members.groupby("task", sort=False)[[name for name in names if name in members]].max()
+    overlaps = members.set_index("task").filter(regex="^overlap_|_overlap$")
     shares = [
-        f"{100 * share:.3g} % of {names[name].format(task=task)}"
-        for (task, name), share in seen.stack().items()
+        f"{100 * share:.3g} % of {task}" + ("" if name == "validation_overlap" else f" ({name})")
+        for (task, name), share in overlaps.groupby("task", sort=False).max().stack().items()
         if share > 0
     ]
     if shares:

@@ -21,14 +21,15 @@ class Reproduction:
     `studies` are the results folders that compare.py lays side by side; empty for one study."""
 
     results_dir: Path
-    options: tuple[str, ...] = ()
+    options: str = ""
+    plot: bool = False
     configuration: Path | None = None
     studies: tuple[Path, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of the configuration."""
-        return sha256(self.configuration)
+        """Return the sha256 of the configuration; empty without one."""
+        return sha256(self.configuration) if self.configuration else ""
 
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
@@ -42,17 +43,18 @@ class Reproduction:
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
         if self.studies:
-            return _command(
-                "python", _script("compare.py"), *self.studies, "--output_dir", "compared_again", *self.options
-            )
-        configuration = ("--configuration", self.configuration) if self.configuration else ()
-        folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
-        return _command("python", _script("analyze_results.py"), *folders, *self.options, *configuration)
+            command = _command("python", _script("compare.py"), *self.studies, "--output_dir", "compared_again")
+        else:
+            folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
+            configuration = ("--configuration", self.configuration) if self.configuration else ()
+            plot = ("--plot",) if self.plot else ()
+            command = _command("python", _script("analyze_results.py"), *folders, *configuration, *plot)
+        return f"{command} {self.options}".strip()
 
     def validation(self, run: Run) -> str:
         """Return the command that validates one run again."""
         folder = study_folder(self.results_dir)
-        flags = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
+        flags: tuple[object, ...] = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
         flags += ("--mask_path", folder / fill(mask_path(run.method), run))
         flags += ("--base", folder / fill(base_folder(run.method), run))
         return _command("python", _script("validate_sparsity.py"), *flags)

@@ -5,21 +5,24 @@ selection.json it stays in the tables, with blanks. Nothing is filled in.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
-from sparseft.records.record_file import read_record_file
+from sparseft.records.record_file import RunRecord, read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import ADAPTER_FILES, adapter_digest
-from sparseft.study.grid import DATA, DENSE, NO_FINETUNE, Run, fill, mask_path
+from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path
 from sparseft.tasks.prepared import find_task
 
-SCHEMAS = {
+SCHEMAS: dict[str, type[RunRecord]] = {
     "train": TrainingRecord,
     "before": BeforeMergeRecord,
     "merge": MergeRecord,
@@ -27,7 +30,6 @@ SCHEMAS = {
     "evaluation": EvaluationRecord,
     "selection": SelectionRecord,
 }
-REQUIRED = ("validation", "evaluation")
 # These must be equal before and after the merge. Otherwise a difference of the results has other causes than the merge.
 SAME_BEFORE = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
 # These must be equal on the selection and on the validation rows. Otherwise the choice is about something else.
@@ -39,7 +41,7 @@ class RunFiles:
     """Hold the sound records of one run. `train`, `before`, `merge` and `selection` are None if absent or unsound.
 
     `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. `reasons` says what is missing or
-    unsound."""
+    unsound. `date` is that of the evaluation."""
 
     run: Run
     validation: ValidationRecord
@@ -50,74 +52,69 @@ class RunFiles:
     selection: SelectionRecord | None
     on_disk: dict[str, str]
     reasons: list[str]
+    date: str
 
 
-@dataclass
 class SharedFiles:
     """Read what many runs of a study share: its masks, and the definitions of its tasks. Each file is read once."""
 
-    folder: Path
-    masks: dict[Path, str | None] = field(default_factory=dict)
-    definitions: dict[str, str | None] = field(default_factory=dict)
+    def __init__(self, folder: Path) -> None:
+        """Read from the folder that holds masks/ and data/."""
+        self.folder = folder
+        self.sha256 = cache(sha256)
+        self.definition = cache(self._definition)
 
     def mask(self, run: Run) -> str | None:
         """Return the sha256 of a run's mask file; None if it is not there."""
         path = self.folder / fill(mask_path(run.method), run)
-        if path not in self.masks:
-            self.masks[path] = sha256(path) if path.is_file() else None
-        return self.masks[path]
+        return self.sha256(path) if path.is_file() else None
 
-    def definition(self, task: str) -> str | None:
+    def _definition(self, task: str) -> str | None:
         """Return the digest of a task's definition in the manifest of its data; None if it is built in or not there."""
-        if task not in self.definitions:
-            try:
-                self.definitions[task] = find_task(self.folder / DATA.format(task=task), task).definition_sha256
-            except InputError:
-                self.definitions[task] = None
-        return self.definitions[task]
+        try:
+            return find_task(self.folder / DATA.format(task=task), task).definition_sha256
+        except InputError:
+            return None
 
 
 def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     """Return the records of a run folder. Raises InputError if no table can have the run, with every reason."""
     run = Run.parse(folder.name)
-    if (run.method == DENSE) != (run.sparsity == 0):
-        raise InputError(f"not a run of the grid: sparsity 00 and method {DENSE} go together", "delete the folder")
     records, reasons = _read_records(folder, run)
     adapter = folder / "adapter"
     missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
     # A run without training has no adapter.
     if adapter.is_dir():
         reasons += [f"adapter: no {name}" for name in missing]
-    if fault := _other_conditions(records):
-        records["before"] = None
-        reasons.append(fault)
     mismatches = list(_mismatches(run, records))
-    if mismatches or not all(records[name] for name in REQUIRED):
+    evaluation = records["evaluation"]
+    if mismatches or not evaluation or not records["validation"]:
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
-    digests = {"mask": shared.mask(run), "adapter": None if missing else adapter_digest(adapter)}
-    digests["definition"] = shared.definition(run.task)
+    if differing := _differing(records["before"], evaluation, SAME_BEFORE):
+        records["before"] = None
+        reasons += differing
+    digests = {
+        "mask": shared.mask(run),
+        "adapter": None if missing else adapter_digest(adapter),
+        "definition": shared.definition(run.task),
+    }
     on_disk = {name: digest for name, digest in digests.items() if digest}
-    return RunFiles(run, **records, on_disk=on_disk, reasons=reasons)
+    evaluated = datetime.fromtimestamp((folder / evaluation.file_name).stat().st_mtime, UTC)
+    return RunFiles(run, **records, on_disk=on_disk, reasons=reasons, date=evaluated.date().isoformat())
 
 
 def selection_faults(files: RunFiles) -> list[str]:
     """Return why the selection rows cannot choose for a run: they were evaluated in another way, or are validation rows."""
     selection, evaluation = files.selection, files.evaluation
-    if selection is None:
-        return []
-    reasons = [
-        f"{name} is {getattr(selection, name)}, in evaluation.json {getattr(evaluation, name)}"
-        for name in SAME_SELECTION
-        if getattr(selection, name) != getattr(evaluation, name)
-    ]
-    if selection.prompt_sha256 == evaluation.prompt_sha256 or selection.losses == evaluation.losses:
-        reasons.append("its rows are the validation rows")
-    return [f"{selection.file_name}: {reason}" for reason in reasons]
+    reasons = _differing(selection, evaluation, SAME_SELECTION)
+    if selection and (selection.prompt_sha256 == evaluation.prompt_sha256 or selection.losses == evaluation.losses):
+        reasons.append(f"{selection.file_name}: its rows are the validation rows")
+    return reasons
 
 
-def _read_records(folder: Path, run: Run) -> tuple[dict, list[str]]:
+def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
     """Return the records of a run by attribute, None for an unsound one, and why each of these is unsound."""
-    records = dict.fromkeys(SCHEMAS)
+    records: dict[str, Any] = dict.fromkeys(SCHEMAS)
     reasons = []
     for name, schema in SCHEMAS.items():
         path = folder / schema.file_name
@@ -136,24 +133,20 @@ def _read_records(folder: Path, run: Run) -> tuple[dict, list[str]]:
 
 
 def _mismatches(run: Run, records: dict) -> Iterator[str]:
-    """Yield a reason for each record that names another run, task or mask, because its folder was copied or renamed."""
+    """Yield a reason for each record that names another run or mask, because its folder was copied or renamed."""
     for record in filter(None, records.values()):
         if record.run_id not in (None, run.id):
             yield f"{record.file_name}: belongs to run {record.run_id}"
-        if getattr(record, "task", run.task) != run.task:
-            yield f"{record.file_name}: belongs to task {record.task}"
     if validation := records["validation"]:
         mask = validation.mask
         if mask.method not in (None, run.method) or mask.sparsity not in (None, run.sparsity / 100):
             yield f"{validation.file_name}: of a mask of {mask.method} at {mask.sparsity}"
 
 
-def _other_conditions(records: dict) -> str | None:
-    """Return why the results before and after the merge cannot be compared; None if they can, or if one is missing."""
-    before, after = records["before"], records["evaluation"]
-    if not before or not after:
-        return None
-    for name in SAME_BEFORE:
-        if getattr(before, name) != getattr(after, name):
-            return f"{before.file_name}: {name} is {getattr(before, name)}, in evaluation.json {getattr(after, name)}"
-    return None
+def _differing(record: ScoredRecord | None, evaluation: EvaluationRecord, names: tuple[str, ...]) -> list[str]:
+    """Return in which of these fields a record differs from the evaluation, in words; nothing without a record."""
+    return [
+        f"{record.file_name}: {name} is {getattr(record, name)}, in evaluation.json {getattr(evaluation, name)}"
+        for name in names
+        if record and getattr(record, name) != getattr(evaluation, name)
+    ]

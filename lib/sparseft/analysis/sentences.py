@@ -1,7 +1,7 @@
 """Say what the verdict table of one model and task shows, in at most three sentences, from the frames of the tables only."""
 
-from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -24,19 +24,19 @@ def number(value: float | None, form: str) -> str:
     return text.replace("-", "+" if form.startswith("+") else "", 1) if set(text) <= set("-0.") else text
 
 
-def with_interval(row: tuple, column: str, form: str = ".3f") -> str:
+def with_interval(row: Any, column: str, form: str = ".3f") -> str:
     """Return a value of a row with its 95 % interval in brackets."""
     value, low, high = (getattr(row, f"{column}{end}", None) for end in ("", "_low", "_high"))
     return number(value, form) + ("" if pd.isna(low) else f" [{number(low, form)}, {number(high, form)}]")
 
 
-def percent(row: tuple, prefix: str = "") -> str:
+def percent(row: Any, prefix: str = "") -> str:
     """Return the sparsity of a row in percent; the one that was reached in parentheses if it differs at one decimal."""
     asked, reached = getattr(row, f"{prefix}sparsity"), getattr(row, f"{prefix}reached_sparsity")
     return str(asked) if round(reached, 1) == asked else f"{asked} ({reached:.1f})"
 
 
-def name_of(row: tuple, prefix: str = "") -> str:
+def name_of(row: Any, prefix: str = "") -> str:
     """Return what the pages call the method of a row. The dense runs are two models with names of their own."""
     method, mode = getattr(row, f"{prefix}method"), getattr(row, f"{prefix}mode")
     return dense_name(mode) if method == DENSE else method
@@ -49,7 +49,7 @@ def dense_name(mode: str) -> str:
 
 def listed(words: Iterable[str]) -> str:
     """Return words as a list in a sentence."""
-    *others, last = words
+    *others, last = [*words] or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
@@ -74,9 +74,13 @@ def seeds(rows: pd.DataFrame) -> str:
 
 def mode_verdicts(pairs: pd.DataFrame) -> str:
     """Count the verdicts of the comparisons between modes; empty without one."""
-    counts = Counter(pairs["verdict"].dropna())
-    words = [f"{counts[verdict]} {verdict}" for verdict in sorted(counts)]
-    return f"Modes against each other: {listed(words)}." if words else ""
+    return f"Modes against each other: {counts}." if (counts := _counted(pairs)) else ""
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """Return how many rows have each verdict, in words."""
+    counts = rows["verdict"].value_counts().sort_index()
+    return listed(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def _guessing(rows: pd.DataFrame) -> str:
@@ -90,16 +94,14 @@ def _guessing(rows: pd.DataFrame) -> str:
 def _within(pruned: pd.DataFrame, tolerance: float) -> str:
     """Say at which largest sparsity a method is within the tolerance of dense; or count the verdicts."""
     near = pruned[pruned["verdict"].isin([WITHIN, HIGHER])]
-    is_share = len(pruned) and is_fraction(pruned["metric"].iloc[0])
+    is_share = pruned["metric"].map(is_fraction).any()
     if is_share and len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
         or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
         methods = listed(f"{row.method} {percent(row)} % ({row.where})" for row in largest.itertuples())
         return f"Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
-    counts = Counter(pruned["verdict"].dropna())
-    words = [f"{counts[verdict]} {verdict}" for verdict in sorted(counts)]
     start = f"No pruned model is surely within the tolerance of {tolerance:g}" if is_share else "Losses against dense"
-    return f"{start}: {listed(words)}." if words else ""
+    return f"{start}: {counts}." if (counts := _counted(pruned)) else ""
 
 
 def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -111,7 +113,9 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
     lacks_seeds = pairs["lacks_seeds"].astype(bool)
     single, pairs = pairs[lacks_seeds], pairs[~lacks_seeds]
-    best, ties, open_pairs = {}, {}, [pairs[:0]]
+    best: dict[str, dict[str, list[str]]] = {}
+    ties: dict[str, dict[str, list[str]]] = {}
+    open_pairs = [pairs[:0]]
     for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
         methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)
@@ -164,7 +168,7 @@ def _widest(pairs: pd.DataFrame) -> str:
     """Return the widest interval of pairs that are not told apart, and the number of comparisons; empty without a pair."""
     if pairs.empty:
         return ""
-    widest = pairs.loc[(pairs["difference_high"] - pairs["difference_low"]).idxmax()]
+    widest = pairs.iloc[(pairs["difference_high"] - pairs["difference_low"]).argmax()]
     ends = f"[{widest['difference_low']:+.3f}, {widest['difference_high']:+.3f}]"
     return f" (widest interval of a difference {ends}; {widest['comparisons']} comparisons)"
 

@@ -85,7 +85,7 @@ def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
         if run not in grid:
             reasons[run] = "not in the configured grid"
             continue
-        own = settings_of(files, files_of.get(start_of(run)))
+        own = settings_of(files, files_of.get(start) if (start := start_of(run)) else None)
         differing = [
             f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
             for key, value in configured_settings(study, run).items()
@@ -149,10 +149,10 @@ def _other_data(files, study: Config) -> list[str]:
     differing = [
         f"{found} {name} examples instead of {wanted}" for name, wanted, found in counted if wanted not in (None, found)
     ]
-    contexts = {study.perplexity.context} if study.perplexity else set()
-    measured = {int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PERPLEXITIES)}
-    if measured != contexts:
-        differing.append(f"perplexity over {measured or 'no'} tokens instead of {next(iter(contexts), 'none')}")
+    wanted = [study.perplexity.context] if study.perplexity else []
+    measured = [int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PERPLEXITIES)]
+    if measured != wanted:
+        differing.append(f"perplexity over {measured or 'no'} tokens instead of {wanted or 'none'}")
     return differing
 
 

@@ -36,11 +36,13 @@ class Scores:
     """Hold what the models of a cell scored, with a row per seed.
 
     `values`, (..., seeds, examples), are outcomes between 0 and 1. They are losses in nats if `tokens` has the answers' lengths,
-    (examples,). Axes before these are independent studies. An untrained cell has one row and no seeds."""
+    (examples,). Axes before these are independent studies. An untrained cell has one row and no seeds. Two cells saw the same
+    examples if `seen` is equal."""
 
     values: np.ndarray
     seeds: tuple[int, ...] = ()
     tokens: np.ndarray | None = None
+    seen: tuple = ()
 
     @cached_property
     def answers(self) -> np.ndarray:
@@ -89,8 +91,8 @@ class Difference(NamedTuple):
     """Hold the difference of two cells, the ends of its interval, and its p value."""
 
     difference: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    difference_low: np.ndarray
+    difference_high: np.ndarray
     p_value: np.ndarray
 
 
@@ -110,7 +112,8 @@ def pooled_spread(cells: Iterable[Scores]) -> Spread:
     several = [cell for cell in cells if len(cell.seeds) > 1 and cell.values.shape[-1] > 1]
     if not several:
         return Spread()
-    square, noise, unit = 0.0, 0.0, 0.0
+    square, noise = 0.0, 0.0
+    unit: np.ndarray | float = 0.0
     for cell in several:
         effects = cell.answers - cell.means[..., np.newaxis, :]
         divisor = 1.0 if cell.tokens is None else cell.variance

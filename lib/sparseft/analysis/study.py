@@ -13,9 +13,7 @@ Everything else is computed from the two. A run that cannot be read, or that con
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import product
+from dataclasses import dataclass, fields
 from math import nan
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +26,7 @@ from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
+from sparseft.study.grid import MODES, Run
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
@@ -44,28 +42,28 @@ SOUND = ("sound", "not fully checked")
 
 @dataclass(frozen=True)
 class Frames:
-    """Hold a study. The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes."""
+    """Hold a study: `wanted` has the runs that it should have.
+
+    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes."""
 
     runs: pd.DataFrame
     examples: pd.DataFrame
     faults: pd.DataFrame
+    wanted: pd.DataFrame
 
 
 def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     """Read every run folder of a study. Raises InputError if no run is complete.
 
-    With a configuration, its grid says which runs are missing and which do not belong to the study. Without one, the grid is
-    every combination of the values that the runs have."""
+    A configuration says which runs are missing, and which do not belong to the study."""
     if not results_dir.is_dir():
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
-    grid = configured_runs(config) if config else _grid_of(list(files_of))
-    source = "the configuration asks for it" if config else "the grid of the other runs has it"
-    faults += [
-        (run.id, "missing", f"no such folder, though {source}") for run in grid if not (results_dir / run.id).is_dir()
-    ]
+    grid = configured_runs(config) if config else list(files_of)
+    absent = [run.id for run in grid if not (results_dir / run.id).is_dir()]
+    faults += [(run_id, "missing", "no such folder, though the configuration asks for it") for run_id in absent]
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
@@ -80,25 +78,31 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     links = {run: links_of(files) for run, files in files_of.items()}
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
     faults += _faults(files_of, members, links, probes)
-    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    wanted = {run.id for run in grid} if config else set(table["run_id"])
-    table["is_wanted"] = table["run_id"].isin(wanted)
-    order = list(config.grid.trainings) if config else []
-    runs["training_order"] = [order.index(name) if name in order else len(order) for name in runs["training"]]
-    written = [(results_dir / run.id / "evaluation.json").stat().st_mtime for run in files_of]
-    runs["date"] = [datetime.fromtimestamp(time, tz=UTC).date().isoformat() for time in written]
-    kinds = table.groupby("run_id")["kind"].agg(set).to_dict()
-    # A run has the status of its worst fault.
-    runs["status"] = [
-        next((words for kind, words in STATUSES.items() if kind in kinds.get(run_id, ())), "sound")
-        for run_id in runs["run_id"]
-    ]
-    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
+    wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
-    return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table)))
+    return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted)))
+
+
+def _runs(
+    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
+) -> pd.DataFrame:
+    """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
+    runs = pd.DataFrame(
+        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run])
+        for run, files in files_of.items()
+    )
+    order = [*trainings, *sorted(runs["training"].unique())]
+    runs["training_order"] = runs["training"].map(order.index)
+    # A run has the status of its worst fault.
+    statuses = pd.Categorical(faults["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
+    runs["status"] = runs["run_id"].map(pd.Series(statuses, faults["run_id"]).groupby(level=0).min())
+    runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
+    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    return runs
 
 
 def study_folder(results_dir: Path) -> Path:
@@ -131,23 +135,6 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _grid_of(runs: list[Run]) -> list[Run]:
-    """Return the grid that runs make up: per model and task, methods x sparsities x modes x trainings x seeds.
-
-    Dense and pruned runs have separate grids. Untrained runs need one seed, whatever seeds the trained ones have."""
-    if not runs:
-        return []
-    frame = pd.DataFrame(map(vars, runs))
-    grid = set()
-    for (model, task, _), members in frame.groupby(["model", "task", frame["method"] == DENSE]):
-        for _, part in members.groupby(members["mode"] == NO_FINETUNE):
-            axes = [members[name].unique() for name in ("method", "sparsity")]
-            axes += [part[name].unique() for name in ("mode", "seed", "training")]
-            for *cell, training in product(*axes):
-                grid.add(Run(model, task, *cell, training=training))
-    return sorted(grid)
-
-
 def _faults(
     files_of: Mapping[Run, RunFiles], members: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]
 ) -> list[tuple]:
@@ -173,17 +160,16 @@ def _faults(
 
 def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     """Return what could not be checked about a run, in words."""
-    reasons = list(files.validation.not_checked)
-    if "mask" not in files.on_disk:
-        reasons.append("the mask's file is not there, its hash was not compared")
-    if files.train and "adapter" not in files.on_disk:
-        reasons.append("the adapter's files are not there, their hash was not compared")
-    if files.evaluation.definition_sha256 and "definition" not in files.on_disk:
-        reasons.append("the task's manifest is not there, its definition was not compared")
     start = start_of(files.run)
-    if start and start not in known:
-        reasons.append(f"{start.id}, from which it starts, could not be read")
-    return reasons
+    reasons = {
+        "the mask's file is not there, its hash was not compared": "mask" not in files.on_disk,
+        "the adapter's files are not there, their hash was not compared": files.train
+        and "adapter" not in files.on_disk,
+        "the task's manifest is not there, its definition was not compared": files.evaluation.definition_sha256
+        and "definition" not in files.on_disk,
+        f"{start and start.id}, from which it starts, could not be read": start and start not in known,
+    }
+    return [*files.validation.not_checked, *(text for text, is_true in reasons.items() if is_true)]
 
 
 def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, object]:
@@ -191,26 +177,33 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
 
     `start` has the records of the run that this one starts from, whose tokens count too."""
     run, evaluation, train = files.run, files.evaluation, files.train
-    row = {"run_id": run.id, **vars(run), "settings": settings_of(files, start), "links": links}
-    row |= evaluation.columns | (train.columns if train else {})
-    row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
     share = files.validation.expected_sparsity
-    row |= {"reached_sparsity": nan if share is None else 100 * share}
-    row |= {name: getattr(files.validation, name) for name in ("passed", "weights", "violations")}
-    row |= {"layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}"}
-    row |= {"merged_sha256": files.validation.digests["merged"]}
-    row |= {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
+    row = {
+        "run_id": run.id,
+        **vars(run),
+        "date": files.date,
+        "settings": settings_of(files, start),
+        "links": links,
+        **evaluation.columns,
+        **(train.columns if train else {}),
+        "train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None,
+        "reached_sparsity": nan if share is None else 100 * share,
+        **{name: getattr(files.validation, name) for name in ("passed", "weights", "violations")},
+        "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",
+        "merged_sha256": files.validation.digests["merged"],
+        **{name: value for name, value in evaluation.metrics.items() if "_stderr" not in name},
+        "versions": train.versions if train else {},
+        "inputs": train.inputs.model_dump() if train else {},
+        "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
+    }
     for name, probe in evaluation.probes.items():
         row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
-    row |= {"versions": train.versions if train else {}, "inputs": train.inputs.model_dump() if train else {}}
-    row |= {"repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples}
     if train:
         row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss
     if train and train.reconstruction:
         # No layer has an error if the mask prunes nothing.
-        layers = [layer for layer in train.reconstruction.layers if layer.error_before]
-        shares = [layer.error_after / layer.error_before for layer in layers]
+        shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]
         row["reconstruction_error"] = fmean(shares) if shares else nan
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
@@ -232,10 +225,11 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
 
 def side_by_side(studies: list[Frames]) -> Frames:
     """Return the frames of all studies as one. `differs` says in what a run differs from those of any study."""
-    parts = ([getattr(study, name) for study in studies] for name in ("runs", "examples", "faults"))
-    runs, examples, faults = (pd.concat(part, ignore_index=True) for part in parts)
+    names = [field.name for field in fields(Frames)]
+    frames = {name: pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names}
+    runs = frames["runs"]
     differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
-    return Frames(runs.assign(differs=differs), examples, faults)
+    return Frames(**frames | {"runs": runs.assign(differs=differs)})
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

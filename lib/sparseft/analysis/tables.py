@@ -1,20 +1,30 @@
-"""Order, describe and write the tables of a study.
+"""Compute, order, describe and write the tables of a study.
 
 One name stands for one thing, in one unit, in all tables, and they join on the columns of a cell (cells.KEYS). A column that is
 a field of a record has that field's description. Sparsities are in percent of the prunable weights, shares are fractions, and
 losses are in nats per answer token.
 """
 
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS
+from sparseft.analysis.cells import KEYS, pool
+from sparseft.analysis.comparisons import COMPARISONS, compare_cells, curves
+from sparseft.analysis.study import OUTSIDE, Frames, in_order
+from sparseft.analysis.throughput import measured_seconds
+from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.storage.atomic import atomic_file
+from sparseft.study.config import Analysis, Config
+from sparseft.study.grid import DENSE
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import PERPLEXITIES
 
@@ -28,15 +38,17 @@ CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eva
 CELLS += ["train_merge_gap", "reached_sparsity", MEASURED, "training_tokens", "measured_seconds"]
 CELLS += "samples_per_second tokens_per_second selection_value selection_eval_loss selection_examples".split()
 CELLS += "trainings_tried chosen decided_by obstacle pareto status".split()
-COMPARISONS = "study question model task metric method sparsity mode training setting".split()
-COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
-COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
-COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict".split()
-COMPARISONS += "lacks_seeds eval_loss_difference eval_loss_difference_low eval_loss_difference_high".split()
 CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
 CURVES += "difference_high verdict untuned_value recovered_share recovered_low recovered_high".split()
 CURVES += "eval_loss samples_per_second pareto".split()
 MISSING = ["study", "run_id", "left_out", "reason"]
+FILES = {
+    "summary.csv": ("runs", RUNS),
+    "grouped_summary.csv": ("cells", CELLS),
+    "comparisons.csv": ("comparisons", COMPARISONS),
+    "sparsity_vs_performance.csv": ("curves", CURVES),
+    "missing.csv": ("missing", MISSING),
+}
 INTEGERS = {"sparsity", "seed", "examples", "seeds", "peak_memory_bytes", "selection_examples", "trainings_tried"}
 INTEGERS |= {"against_sparsity", "comparisons"}
 # A spreadsheet takes a text that begins with one of these for a formula.
@@ -47,6 +59,7 @@ MEANINGS = {
     "study": ("", "Folder of the results that the row belongs to."),
     "run_id": ("", "Name of the run's folder."),
     "model": ("", "Key of `models` in the configuration."),
+    "task": ("", "Key of `grid.tasks` in the configuration."),
     "method": ("", "What is removed, and by which importance; dense keeps every weight."),
     "sparsity": ("% of the prunable weights", "Sparsity that was requested."),
     "mode": ("", "How the model was fine-tuned: no_finetune, sparse_to_dense, sparse_to_sparse and so on."),
@@ -90,6 +103,72 @@ MEANINGS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Results:
+    """Hold the tables of a study. `faults` has every fault of a run, and `checks` what was checked in numbers.
+
+    `tolerance` is the loss of a fraction that the user accepts."""
+
+    runs: pd.DataFrame
+    cells: pd.DataFrame
+    comparisons: pd.DataFrame
+    curves: pd.DataFrame
+    settings: pd.DataFrame
+    missing: pd.DataFrame
+    faults: pd.DataFrame
+    configuration: Config | None
+    tolerance: float
+    checks: dict[str, object]
+
+
+def compute(
+    frames: Frames,
+    options: Analysis,
+    configuration: Config | None = None,
+    measurements: Sequence[ThroughputRecord] = (),
+) -> Results:
+    """Return the tables of a study. Raises InputError if no training of any cell can be chosen."""
+    runs = frames.runs.assign(measured_seconds=measured_seconds(frames.runs, measurements))
+    cells = pool(replace(frames, runs=runs))
+    if not cells.frame["chosen"].any():
+        first = cells.frame.iloc[0]
+        raise InputError(
+            f"no training of any cell can be chosen, for example {first.training} of {first.method} at"
+            f" {first.sparsity} %, {first['mode']}: {first.obstacle}",
+            "make the missing and faulty runs again",
+        )
+    # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
+    gc.freeze()
+    if options.against is not None and options.against not in set(cells.frame["method"]) - {DENSE}:
+        raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
+    comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
+    members = runs[runs["status"] != OUTSIDE]
+    chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
+    return Results(
+        runs=complete(in_order(runs.assign(chosen=chosen & (runs["status"] != OUTSIDE))), RUNS),
+        cells=complete(cells.frame, CELLS),
+        comparisons=comparisons,
+        curves=complete(curves(cells, comparisons), CURVES),
+        settings=settings_table(in_order(runs)),
+        missing=missing_table(frames.faults),
+        faults=frames.faults,
+        configuration=configuration,
+        tolerance=options.tolerance,
+        checks={
+            "date": members["date"].max(),
+            "runs": len(members),
+            **members[["passed", "weights", "violations"]].sum().astype(int),
+        },
+    )
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Write every table into a folder, as a .csv file."""
+    for file, (name, columns) in FILES.items():
+        write_csv(ordered(getattr(results, name), columns), folder / file)
+    write_csv(results.settings, folder / "settings.csv")
+
+
 def describe(column: str) -> tuple[str, str]:
     """Return the unit and the meaning of a column."""
     for start, words in (("against_", "of the other cell"), ("selection_", "on the selection rows")):
@@ -103,12 +182,14 @@ def describe(column: str) -> tuple[str, str]:
     if column in MEANINGS:
         return MEANINGS[column]
     for record in (EvaluationRecord, TrainingRecord):
-        for field in record.model_fields.values():
+        fields: dict[str, Any] = record.model_fields
+        for field in fields.values():
             if field.json_schema_extra["column"] == column:
                 return field.json_schema_extra["unit"], field.description
-    for record in (ThroughputRecord, BatchRecord, RepeatRecord):
-        if field := record.model_fields.get(column):
-            return field.json_schema_extra["unit"], field.description
+    for part in (ThroughputRecord, BatchRecord, RepeatRecord):
+        found: Any = part.model_fields.get(column)
+        if found:
+            return found.json_schema_extra["unit"], found.description
     if column.startswith("overlap_"):
         return "fraction", "Share of the probe's examples that the model has seen."
     metric = get_metric(column)

@@ -19,26 +19,17 @@ from sparseft.records.throughput_record import BatchRecord, ThroughputRecord
 from sparseft.study.grid import Cell
 
 _CELL = ["model", "task", "method", "sparsity", "mode", "training"]
-_CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
-_LIMITS = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
 _MEASURED = [f"{name}_per_second{end}" for name in ("samples", "tokens") for end in ("", "_low", "_high")]
-_MEASURED += ["tokens_per_sample", "tokens_per_sample_padded", "peak_memory_bytes", "cpu_share"]
-COLUMNS = [*_CELL, *_CONDITIONS, "dtype", "batch_size", "status", "repeats", *_MEASURED, *_LIMITS, "reason"]
-_SAME = [*_CELL, *MEASURED_WITH, "batch_size"]
-_SAME += ["input_model", "input_mask", "input_train"]
+COLUMNS = [*_CELL, *"device threads processes gradient sequence_length warmup_steps steps dtype".split()]
+COLUMNS += ["batch_size", "status", "repeats", *_MEASURED, "tokens_per_sample", "tokens_per_sample_padded"]
+COLUMNS += "peak_memory_bytes cpu_share peak_memory_kind memory_limit_bytes memory_limit_kind reason".split()
+_SAME = [*_CELL, *MEASURED_WITH, "batch_size", "input_model", "input_mask", "input_train"]
 
 
 def throughput_table(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
     """Return a row per cell and batch size."""
-    rows = [
-        vars(Cell.parse(measurement.cell))
-        | {name: getattr(measurement, name) for name in _CONDITIONS}
-        | _of_batch(batch)
-        | {name: getattr(measurement, name) for name in _LIMITS}
-        for measurement in measurements
-        for batch in measurement.batches
-    ]
-    table = pd.DataFrame(rows).sort_values([*_CELL, "device", "batch_size"], kind="stable", ignore_index=True)
+    table = _batches(measurements)
+    table = table.sort_values([*_CELL, "device", "batch_size"], kind="stable", ignore_index=True)
     whole = ["sequence_length", "peak_memory_bytes", "memory_limit_bytes"]
     return table.reindex(columns=COLUMNS).astype(dict.fromkeys(whole, "Int64"))
 
@@ -47,21 +38,28 @@ def measured_seconds(runs: pd.DataFrame, measurements: Iterable[ThroughputRecord
     """Return the seconds of each training at the speed that was measured on its own inputs and device; NaN without one.
 
     The seconds of the runs themselves may include other jobs of the machine. A reconstruction is not measured."""
-    rates = [
-        vars(Cell.parse(one.cell))
-        | {name: getattr(one, name) for name in MEASURED_WITH}
-        | {f"input_{name}": getattr(one.inputs, name) for name in ("model", "mask", "train")}
-        | _of_batch(batch)
-        for one in measurements
-        for batch in one.batches
-        if one.sequence_length is None
-    ]
-    if not rates or "device" not in runs:
+    rates = _batches(one for one in measurements if one.sequence_length is None)
+    if rates.empty or "device" not in runs:
         return pd.Series(np.nan, runs.index)
     inputs = pd.DataFrame(list(runs["inputs"]), runs.index).add_prefix("input_")
     keyed = runs.reindex(columns=[*_SAME, "steps_done"]).combine_first(inputs)
-    table = keyed.reset_index().merge(pd.DataFrame(rates), on=_SAME, how="left").set_index("index")
+    rates = rates[[*_SAME, "samples_per_second"]]
+    table = keyed.reset_index().merge(rates, on=_SAME, how="left").set_index("index")
     return table["steps_done"] * table["batch_size"] / table["samples_per_second"]
+
+
+def _batches(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
+    """Return a row per batch size, with all that its measurement says."""
+    return pd.DataFrame(
+        [
+            vars(one)
+            | vars(Cell.parse(one.cell))
+            | {f"input_{name}": digest for name, digest in one.inputs}
+            | _of_batch(batch)
+            for one in measurements
+            for batch in one.batches
+        ]
+    )
 
 
 def _of_batch(batch: BatchRecord) -> dict[str, object]:
@@ -72,15 +70,14 @@ def _of_batch(batch: BatchRecord) -> dict[str, object]:
         return row
     for name in ("samples", "tokens"):
         rates = repeats[name] / repeats["seconds"]
-        low = high = None
+        row[f"{name}_per_second"] = rates.mean()
         if len(rates) > 1:
-            low, high = stats.t.interval(LEVEL, len(rates) - 1, rates.mean(), rates.sem() or 1e-300)
-        ends = {f"{name}_per_second_low": low, f"{name}_per_second_high": high}
-        row |= {f"{name}_per_second": rates.mean()} | ends
-    samples = repeats["samples"].sum()
+            ends = stats.t.interval(LEVEL, len(rates) - 1, rates.mean(), rates.sem() or 1e-300)
+            row |= zip((f"{name}_per_second_low", f"{name}_per_second_high"), ends, strict=True)
+    total = repeats[["samples", "tokens", "padded_tokens"]].sum()
     return row | {
-        "tokens_per_sample": repeats["tokens"].sum() / samples,
-        "tokens_per_sample_padded": repeats["padded_tokens"].sum() / samples,
+        "tokens_per_sample": total["tokens"] / total["samples"],
+        "tokens_per_sample_padded": total["padded_tokens"] / total["samples"],
         "peak_memory_bytes": repeats["peak_memory_bytes"].max(),
         "cpu_share": repeats["cpu_share"].astype(float).min(),
         "dtype": repeats["dtype"].iloc[0],

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparseft.errors import InputError
 
@@ -103,7 +103,7 @@ class Architecture:
     is_tied           whether the output head is the embeddings where config.json does not say
     fixed             keys of config.json -> the one value that is computed here; a missing key has it
     experts           the module of the experts; None without experts
-    modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
+    modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (decoder.py); None if ModelZoo has no such model"""
 
     class_name: str
     models: str
@@ -229,7 +229,7 @@ def size_of(word: str, config: dict) -> int:
     return derived[word] if word in derived else stated(word, config)
 
 
-def stated(key: str, config: dict) -> object:
+def stated(key: str, config: dict) -> Any:
     """Return the value of a key of config.json, which may have another name there; None if it is missing."""
     return config.get(key, config.get(_OTHER_NAMES.get(key)))
 

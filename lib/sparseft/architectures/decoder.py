@@ -10,40 +10,40 @@ A removed unit meets zero columns of o or down. So whatever its rows compute add
 q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
-from sparseft.architectures.architecture import Architecture, Coupled, attention_heads
+from sparseft.architectures.architecture import Architecture, Coupled, Words, attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 # Tensors outside the decoder layers.
-OUTER = {
+OUTER: dict[str, Words] = {
     "model.embed_tokens.weight": ("vocab_size", "hidden_size"),
     "model.norm.weight": ("hidden_size",),
     "lm_head.weight": ("vocab_size", "hidden_size"),
 }
 
 # Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (architecture.py).
-NORMS = {
+NORMS: dict[str, Words] = {
     "input_layernorm.weight": ("hidden_size",),
     "post_attention_layernorm.weight": ("hidden_size",),
 }
-ATTENTION = {
+ATTENTION: dict[str, Words] = {
     "self_attn.q_proj.weight": ("queries", "hidden_size"),
     "self_attn.k_proj.weight": ("keys", "hidden_size"),
     "self_attn.v_proj.weight": ("keys", "hidden_size"),
     "self_attn.o_proj.weight": ("hidden_size", "queries"),
 }
 # Qwen2 has these.
-QKV_BIASES = {
+QKV_BIASES: dict[str, Words] = {
     "self_attn.q_proj.bias": ("queries",),
     "self_attn.k_proj.bias": ("keys",),
     "self_attn.v_proj.bias": ("keys",),
 }
 # Qwen3 has these. All heads share one norm of the queries and one of the keys.
-HEAD_NORMS = {
+HEAD_NORMS: dict[str, Words] = {
     "self_attn.q_norm.weight": ("head_dim",),
     "self_attn.k_norm.weight": ("head_dim",),
 }
-MLP = {
+MLP: dict[str, Words] = {
     "mlp.gate_proj.weight": ("intermediate_size", "hidden_size"),
     "mlp.up_proj.weight": ("intermediate_size", "hidden_size"),
     "mlp.down_proj.weight": ("hidden_size", "intermediate_size"),
@@ -71,6 +71,32 @@ CHANNELS = Coupled(
     # cores need the same for every product.
     multiple=8,
 )
+
+# Matrices whose rows Cerebras ModelZoo interleaves within each head, because its rotary embedding pairs neighbouring rows.
+ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
+
+# The names of Hugging Face's tensors -> those of Cerebras ModelZoo, releases 2.1 to 2.10. Names of a decoder layer are those within
+# the layer, in ModelZoo `transformer_decoder.layers.N`. The experts of a layer are stacked in one parameter on axis 1:
+# (out, experts, in). ModelZoo leaves its leading "model." to trainer checkpoints.
+# Source: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/tools/checkpoint_converters/{llama,mixtral}.py.
+MODELZOO_NAMES = {
+    "model.embed_tokens": "embedding_layer.word_embeddings.weight",
+    "model.norm": "transformer_decoder.norm.weight",
+    "lm_head": "lm_head.weight",
+    "input_layernorm": "norm1.weight",
+    "post_attention_layernorm": "norm3.weight",
+    "self_attn.q_proj": "self_attn.proj_q_dense_layer.weight",
+    "self_attn.k_proj": "self_attn.proj_k_dense_layer.weight",
+    "self_attn.v_proj": "self_attn.proj_v_dense_layer.weight",
+    "self_attn.o_proj": "self_attn.proj_output_dense_layer.weight",
+    "mlp.gate_proj": "ffn.ffn.0.linear_layer_for_glu.weight",
+    "mlp.up_proj": "ffn.ffn.0.linear_layer.weight",
+    "mlp.down_proj": "ffn.ffn.1.linear_layer.weight",
+    "block_sparse_moe.gate": "ffn.gate.weight",
+    "block_sparse_moe.experts.{expert}.w1": "ffn.experts.fused_ffns.0.linear_layer_for_glu.expert_weights",
+    "block_sparse_moe.experts.{expert}.w3": "ffn.experts.fused_ffns.0.linear_layer.expert_weights",
+    "block_sparse_moe.experts.{expert}.w2": "ffn.experts.fused_ffns.1.linear_layer.expert_weights",
+}
 
 
 def no_windows(config: dict) -> list[int | None]:

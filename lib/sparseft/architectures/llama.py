@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder, modelzoo
+from sparseft.architectures import decoder
 
 # Without a window, Mistral's decoder computes what LLaMA's does without biases, and no prunable layer has a bias.
 _AS_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
@@ -23,5 +23,5 @@ LLAMA = replace(
     models="LLaMA 1 to 3.3, SmolLM2 and others that use LLaMA's class",
     differences="",
     smaller_config=smaller_config,
-    modelzoo_names=modelzoo.NAMES,
+    modelzoo_names=decoder.MODELZOO_NAMES,
 )

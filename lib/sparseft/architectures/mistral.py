@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder, modelzoo
+from sparseft.architectures import decoder
 
 MISTRAL = replace(
     decoder.DECODER,
@@ -10,5 +10,5 @@ MISTRAL = replace(
     models="Mistral 7B",
     differences="in some releases a sliding window",
     windows=decoder.same_windows,
-    modelzoo_names=modelzoo.NAMES,
+    modelzoo_names=decoder.MODELZOO_NAMES,
 )

@@ -5,7 +5,7 @@ An expert's matrices are w1 (gate), w2 (down) and w3 (up). The router `block_spa
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder, modelzoo
+from sparseft.architectures import decoder
 from sparseft.architectures.architecture import ExpertBlock
 
 EXPERTS = {
@@ -27,5 +27,5 @@ MIXTRAL = replace(
     coupled=(decoder.HEADS, CHANNELS),
     windows=decoder.same_windows,
     experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
-    modelzoo_names=modelzoo.NAMES,
+    modelzoo_names=decoder.MODELZOO_NAMES,
 )

@@ -2,7 +2,7 @@
 
 The trainer is a child process. What it printed decides what happens after a failure:
 
-    RETRY      the appliance or the connection to it broke; the training continues from its last checkpoint
+    RETRY      the appliance or the connection to it broke; the trainer is started again, from its last checkpoint
     STOP       the disk or its quota is full, so every later job would fail too, after hours on the appliance
     PERMANENT  the configuration or the input is wrong, or the failure is unknown; another attempt would fail again
 """
@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from uuid import uuid4
@@ -27,6 +27,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LABEL = "sparseft"
 # A process whose child was killed exits with this code plus the signal's number.
 KILLED = 128
+# How often a trainer is started that loses its connection.
+ATTEMPTS = 3
 # Seconds that a trainer has to end by itself.
 GRACE = 30
 BROKEN = re.compile(
@@ -46,6 +48,8 @@ class Failure(enum.Enum):
 
 def classify(text: str) -> Failure:
     """Return the class of a failure, from what the trainer printed."""
+    # A traceback quotes source lines and errors that were handled, which say nothing of the failure.
+    text = re.sub(f"^{re.escape(TRACEBACK_PREFIX)}.*", "", text, flags=re.MULTILINE)
     if FULL.search(text):
         return Failure.STOP
     if BROKEN.search(text) and not WRONG.search(text):
@@ -53,53 +57,43 @@ def classify(text: str) -> Failure:
     return Failure.PERMANENT
 
 
-def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | None, attempt: int) -> int:
-    """Run a trainer that prints into `log`, and hold `lock` meanwhile.
+def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | None) -> int:
+    """Run a trainer that prints into `log`, and hold `lock` meanwhile. Return 0, or 2 if the trainer said why it failed.
 
-    Return 0 if it succeeded, 75 if another attempt may help, and 2 if not. SIGINT, SIGTERM and SIGHUP end the trainer and
-    cancel its job on the appliance. The line of a failure that another attempt cannot help stays in a file: in `stop` if it
-    concerns every job of the study, else beside the log. Raises InputError with an earlier such line. The first attempt
-    forgets the job's own."""
-    for number in SIGNALS:
-        signal.signal(number, lambda number, _: sys.exit(KILLED + number))
-    failed = log.with_suffix(".failed")
-    if attempt == 1:
-        failed.unlink(missing_ok=True)
-    for path in (stop, failed):
-        if path.exists():
-            what, _, remedy = path.read_text().rpartition("; ")
-            raise InputError(what, remedy)
-    label = f"{LABEL}={uuid4().hex}"
-    begin = log.stat().st_size
+    A trainer that lost its connection is started again. SIGINT, SIGTERM and SIGHUP end the trainer and cancel its job on the
+    appliance. A full disk concerns every job of the study, so its line stays in the file `stop`. Raises InputError for any
+    other failure, and if `stop` exists."""
+    _on_signals(_exit)
+    if stop.exists():
+        what, _, advice = stop.read_text().rpartition("; ")
+        raise InputError(what, advice)
     try:
         with held(lock, name) if lock else nullcontext(()) as inherited:
-            code = _attend([*command, label], label, inherited)
+            for attempt in range(1, ATTEMPTS + 1):
+                begin = log.stat().st_size
+                code = _attend(command, inherited)
+                if code == 0:
+                    return 0
+                printed = log.read_bytes()[begin:].decode(errors="replace")
+                failure = classify(printed)
+                if failure is not Failure.RETRY:
+                    break
+                print(f"{name}: attempt {attempt} lost the appliance or the connection to it", file=sys.stderr)
     except SystemExit:
-        line = f"{name} was ended by a signal; start snakemake again"
-        failed.write_text(line)
-        print(f"interrupted: {line}", file=sys.stderr)
+        print(f"interrupted: {name} was ended by a signal; start snakemake again", file=sys.stderr)
         raise
-    if code == 0:
-        return 0
-    with open(log, errors="replace") as file:
-        file.seek(begin)
-        # A traceback quotes source lines and errors that were handled, which say nothing of the failure.
-        printed = "".join(line for line in file if not line.startswith(TRACEBACK_PREFIX))
-    failure = classify(printed)
-    error_lines = re.findall("^error: (.*)$", printed, re.MULTILINE)
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
-    line = {
-        Failure.RETRY: f"{ended}: the appliance or the connection broke; another attempt continues from the last checkpoint",
-        Failure.STOP: f"the disk or its quota is full ({stop}, of {name}); free space and start snakemake again",
-        Failure.PERMANENT: error_lines[-1] if error_lines else f"{ended}; see what it printed",
-    }[failure]
-    if failure is not Failure.RETRY:
-        path = stop if failure is Failure.STOP else failed
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(line)
-    if line not in error_lines:
-        print(f"error: {line}", file=sys.stderr)
-    return os.EX_TEMPFAIL if failure is Failure.RETRY else 2
+    if failure is Failure.RETRY:
+        raise InputError(
+            f"{ended} in {ATTEMPTS} attempts", "start snakemake again: it continues from the last checkpoint"
+        )
+    if failure is Failure.STOP:
+        line = InputError(f"the disk or its quota is full ({stop}, of {name})", "free space and start snakemake again")
+        stop.write_text(str(line))
+        raise line
+    if not re.search("^error: ", printed, re.MULTILINE):
+        raise InputError(ended, "see what it printed")
+    return 2
 
 
 @contextmanager
@@ -120,11 +114,12 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
+def _attend(command: list[str], inherited: tuple[int, ...]) -> int:
     """Run the trainer and return its exit code. Neither a process nor a job on the appliance remains after it."""
+    label = f"{LABEL}={uuid4().hex}"
     try:
         # It inherits the lock, and so holds it even if this process is killed.
-        process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
+        process = subprocess.Popen([*command, label], stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
     except FileNotFoundError:
         raise InputError(
             f"{command[0]}: no such program",
@@ -133,8 +128,7 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
     try:
         return process.wait()
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        _on_signals(signal.SIG_IGN)
         is_running = process.poll() is None
         if is_running:
             os.killpg(process.pid, signal.SIGTERM)
@@ -146,6 +140,16 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
         # A trainer that is killed cannot cancel its own job.
         if is_running or process.returncode < 0 or process.returncode > KILLED:
             _cancel(label)
+        _on_signals(_exit)
+
+
+def _on_signals(action: Callable | signal.Handlers) -> None:
+    for number in SIGNALS:
+        signal.signal(number, action)
+
+
+def _exit(number: int, _: object) -> None:
+    sys.exit(KILLED + number)
 
 
 def _cancel(label: str) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.architectures import find_architecture
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode, of_length, refuse_longer
 from sparseft.language_model.loss import logits
@@ -30,8 +29,7 @@ HIDDEN = -1e4
 class FixedLengthLoss(nn.Module):
     """Compute a language model's answer loss on batches of `length` tokens. It changes the model in place.
 
-    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed,
-    or whose decoder layers have different windows."""
+    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed."""
 
     def __init__(self, model: nn.Module, length: int) -> None:
         super().__init__()
@@ -44,10 +42,8 @@ class FixedLengthLoss(nn.Module):
         model.set_attn_implementation("eager")
         model.model.rotary_emb = _FixedRotary(model.model.rotary_emb, length)
         make_experts_dense(model)
-        windows = set(attention_windows(config))
-        if len(windows) > 1:
-            raise InputError("the decoder layers have different windows", "set backend: torch")
-        mask = causal_mask(length, *windows).to(model.dtype)
+        # All decoder layers of LLaMA, Mistral and Mixtral have the same window.
+        mask = causal_mask(length, attention_windows(config)[0]).to(model.dtype)
         self.register_buffer("causal_mask", mask, persistent=False)
         self.model = model
 
@@ -139,28 +135,23 @@ class DenseExperts(nn.Module):
 
 
 def make_experts_dense(model: nn.Module) -> None:
-    """Replace every expert block of a model of transformers 4 by `DenseExperts`, in place."""
-    experts = find_architecture(model.config.architectures, model.name_or_path).experts
-    if experts is None:
-        return
+    """Replace every expert block of a Mixtral of transformers 4 by `DenseExperts`, in place."""
     for layer in model.model.layers:
-        setattr(layer, experts.on_disk, DenseExperts(getattr(layer, experts.on_disk)))
+        if hasattr(layer, "block_sparse_moe"):
+            layer.block_sparse_moe = DenseExperts(layer.block_sparse_moe)
 
 
 def top_k_weights(logits: Tensor, k: int) -> Tensor:
     """Return the weights of the experts (..., E), in fp32, from the router's logits (..., E).
 
     It is softmax, set to 0 outside the k most probable experts, and divided by its sum. An expert's rank is the number of
-    experts before it. Of equally probable experts, the first comes first."""
+    experts up to it. Of equally probable experts, the first comes first."""
     p = torch.softmax(logits.float(), dim=-1)
     ranks = []
     for e in range(p.shape[-1]):
         own = p[..., e : e + 1]
-        more_probable = (p > own).float().sum(-1)
-        # The device has no sum over an empty axis.
-        equal_before = (p[..., :e] == own).float().sum(-1) if e else torch.zeros_like(more_probable)
-        ranks.append(more_probable + equal_before)
-    kept = p * (torch.stack(ranks, dim=-1) < k).float()
+        ranks.append((p > own).float().sum(-1) + (p[..., : e + 1] == own).float().sum(-1))
+    kept = p * (torch.stack(ranks, dim=-1) <= k).float()
     return kept / kept.sum(-1, keepdim=True)
 
 

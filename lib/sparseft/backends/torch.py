@@ -15,8 +15,7 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import choose_device, device_name, instructions, use_repeatable_kernels, versions
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
-from sparseft.language_model.sharded_model import divide, read_own_rows
-from sparseft.language_model.weights import memory_path, read_weight, unfuse_experts
+from sparseft.language_model.weights import divide, memory_path, read_own_rows, read_weight, unfuse_experts
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
@@ -127,16 +126,8 @@ def reconstruct(
                 model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
-    reconstruction = LayerReconstruction(
-        model,
-        examples,
-        adapt,
-        job.settings,
-        job.seed,
-        device,
-        state,
-        job.identity(data, Path(__file__), _machine(device, 1)),
-    )
+    identity = job.identity(data, Path(__file__), _machine(device, 1))
+    reconstruction = LayerReconstruction(model, examples, adapt, job.settings, job.seed, device, state, identity)
     reconstruction.run()
     layers = reconstruction.layers
     loss = mean_answer_loss(AnswerLoss(model), validation, job.evaluation_batch_size, device)

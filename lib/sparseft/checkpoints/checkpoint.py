@@ -30,10 +30,10 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.record import ADAPTER_CONFIG
 
 # safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
-BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
+BITS: dict[str, np.dtype] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 # torch's name of a dtype -> safetensors' name.
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-# The number of weights that are read at once, in whole rows.
+# The number of weights that are read at once, in whole rows. A block and its masks stay in the second-level cache.
 BLOCK = 1 << 20
 # In a folder with a manifest of this version, every weight is finite. Its digest covers the configuration and the tokenizer.
 MANIFEST_VERSION = 2
@@ -59,6 +59,10 @@ class Tensor:
     shape: tuple[int, ...]
     start: int
     nbytes: int
+
+    def changed(self, dtype: str, shape: tuple[int, ...]) -> "Tensor":
+        """Return the tensor in BF16, F16 or F32 and in another shape. Its place is still the old one."""
+        return replace(self, dtype=dtype, shape=shape, nbytes=BITS[dtype].itemsize * math.prod(shape))
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,8 @@ class Checkpoint:
         tensor = self.tensors[name]
         count = math.prod(tensor.shape)
         columns = max(1, math.prod(tensor.shape[1:]))
-        buffer = np.empty(min(count, max(1, block // columns) * columns), _word(tensor))
-        for start in range(0, count, max(1, len(buffer))):
+        buffer = np.empty(max(1, block // columns) * columns, _word(tensor))
+        for start in range(0, count, len(buffer)):
             bits = buffer[: count - start]
             _fill(bits, tensor, tensor.start + start * bits.itemsize)
             yield bits
@@ -222,10 +226,8 @@ class Checkpoint:
 def small_files(folder: Path) -> list[Path]:
     """Return the files beside the weights that decide what a model computes, sorted by name."""
     files = {file for pattern in SMALL_FILES for file in folder.glob(pattern) if file.is_file()}
-    hidden = {file for file in files if file.name.startswith(".")}
-    weights = {file for file in files if file.suffix == ".safetensors"}
-    records = {folder / name for name in _RECORDS}
-    return sorted(files - hidden - weights - records)
+    others = {file for file in files if file.name.startswith(".") or file.suffix == ".safetensors"}
+    return sorted(files - others - {folder / name for name in _RECORDS})
 
 
 def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
@@ -250,22 +252,11 @@ def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Te
     return head + body, sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes))
 
 
-def lay_out(file: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Return the places of `tensors`, name -> (dtype, shape), in a safetensors file that is not written yet."""
-    places: dict[str, Tensor] = {}
-    end = 0
-    for name, (dtype, shape) in tensors.items():
-        places[name] = Tensor(name, file, dtype, shape, end, BITS[dtype].itemsize * math.prod(shape))
-        end += places[name].nbytes
-    header_size = len(safetensors_header(places.values()))
-    return {name: replace(tensor, start=header_size + tensor.start) for name, tensor in places.items()}
-
-
 def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """Return the header of a file with `tensors` in this order, with its length before it.
 
     It has the bytes that the safetensors library writes."""
-    entries = {"__metadata__": metadata or {"format": "pt"}}
+    entries: dict[str, dict] = {"__metadata__": metadata or {"format": "pt"}}
     start = 0
     for tensor in tensors:
         end = start + tensor.nbytes
@@ -294,9 +285,8 @@ def infinity(dtype: str) -> int:
 def _word(tensor: Tensor) -> np.dtype:
     """Return the unsigned word that holds a value's bits. Raises InputError for a dtype without one."""
     if tensor.dtype not in BITS:
-        raise InputError(
-            f"{tensor.file}: {tensor.name} is in {tensor.dtype}", f"convert it to one of {', '.join(BITS)}"
-        )
+        what = f"{tensor.file}: {tensor.name} is in {tensor.dtype}"
+        raise InputError(what, f"convert it to one of {', '.join(BITS)}")
     return BITS[tensor.dtype]
 
 
@@ -304,5 +294,5 @@ def _fill(bits: np.ndarray, tensor: Tensor, start: int) -> None:
     """Read the bits of a tensor from byte `start` of its file on. Raises InputError if the file has become shorter."""
     with open(tensor.file, "rb") as stream:
         stream.seek(start)
-        if stream.readinto(bits.reshape(-1).view(np.uint8)) < bits.nbytes:
+        if stream.readinto(bits.reshape(-1).view(np.uint8).data) < bits.nbytes:
             raise InputError(f"{tensor.file}: ends within {tensor.name}", _REPLACE_FILE)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -93,7 +94,7 @@ class MdlFile:
 
     @cached_property
     def tensors(self) -> dict[str, MdlTensor]:
-        """Return the tensors by dotted key. Raises InputError if one is not as its metadata says."""
+        """Return the tensors by dotted key. Raises InputError if one is not as its metadata says, or is incomplete."""
         tensors = {key: self._tensor(key) for key in self.leaves}
         return {key: tensor for key, tensor in tensors.items() if tensor}
 
@@ -106,7 +107,7 @@ class MdlFile:
             [_, root] = json.loads(text)
             return self._content(root, "")
 
-    def _content(self, node: dict, key: str) -> object:
+    def _content(self, node: dict, key: str) -> Any:
         """Return what is below a dotted key. `node` describes it."""
         meta = self.leaves.get(key, {})
         if meta.get("__LINKED__"):
@@ -119,7 +120,7 @@ class MdlFile:
             raise InputError(f"{self.path}: {key} is not plain data", "save the file again without it")
         children = node["children_spec"]
         names = json.loads(node["context"]) if node["type"] == "builtins.dict" else range(len(children))
-        keys = [f"{key}.{name}" if key else name for name in names]
+        keys = [f"{key}.{name}" if key else str(name) for name in names]
         values = [self._content(child, key) for child, key in zip(children, keys, strict=True)]
         return _CONTAINERS[node["type"]](values if node["type"] != "builtins.dict" else zip(names, values, strict=True))
 
@@ -148,6 +149,8 @@ class MdlFile:
             # The appliance may have compressed it, in its own format.
             if meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
                 raise ValueError("it is not stored as its metadata says")
+            if not _is_whole(dataset):
+                raise ValueError("parts of it are missing")
         return tensor
 
     @contextmanager
@@ -242,7 +245,7 @@ class Target(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, content: memoryview) -> int:
+    def write(self, content: Any, /) -> int:
         """Write all of `content`, and return its length, even if the disk is full."""
         unwritten = memoryview(content).cast("B")
         try:
@@ -258,11 +261,18 @@ class Target(io.FileIO):
             raise self.error
 
 
+def _is_whole(dataset: h5py.Dataset) -> bool:
+    """Return whether all parts of a dataset are stored. HDF5 would read missing ones as zeros."""
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() == dataset.nbytes
+    return dataset.id.get_num_chunks() == np.ceil(np.divide(dataset.shape, dataset.chunks)).prod()
+
+
 def _spec(tree: dict) -> list:
     """Return `tree`, dictionaries with "*" for the leaves, and its text in protocol 1 of torch.utils._pytree."""
 
     def node(value: dict | str) -> dict:
-        if value == "*":
+        if isinstance(value, str):
             return {"type": None, "context": None, "children_spec": []}
         children = [node(child) for child in value.values()]
         return {"type": "builtins.dict", "context": json.dumps(list(value)), "children_spec": children}

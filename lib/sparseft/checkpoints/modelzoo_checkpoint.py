@@ -22,8 +22,8 @@ import numpy as np
 
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Shapes, attention_heads
-from sparseft.architectures.modelzoo import ROTATED
-from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay_out, small_files
+from sparseft.architectures.decoder import ROTATED
+from sparseft.checkpoints.checkpoint import BITS, Checkpoint, Tensor, small_files
 from sparseft.checkpoints.layers import differences
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.rewriting import safetensors_stream
@@ -33,7 +33,6 @@ from sparseft.study.sources import split_mdl
 
 # The key of the tree that holds the weights.
 BRANCH = "model"
-_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _IN_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
 
 
@@ -72,7 +71,7 @@ def places(config: dict, shapes: Shapes) -> dict[str, Place]:
         if layer in names:
             found[tensor] = Place(names[layer])
             continue
-        number, name = _IN_LAYER.fullmatch(layer).groups()
+        number, name = layer.removeprefix("model.layers.").split(".", 1)
         prefix = f"transformer_decoder.layers.{number}"
         if in_expert := _IN_EXPERT.fullmatch(name):
             block, expert, matrix = in_expert.groups()
@@ -165,27 +164,23 @@ class ModelZooCheckpoint(Checkpoint):
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor by its Hugging Face name, where it would lie in the file of `safetensors_stream`."""
-        dtypes = {name: self.stored[place.key].dtype for name, place in self.places.items()}
-        return lay_out(self.file, {name: (dtypes[name], shape) for name, shape in self.shapes.items()})
+        """Return every tensor by its Hugging Face name. It has no place of its own in the file."""
+        tensors = {}
+        for name, shape in self.shapes.items():
+            dtype = self.stored[self.places[name].key].dtype
+            tensors[name] = Tensor(name, self.file, dtype, shape, 0, BITS[dtype].itemsize * math.prod(shape))
+        return tensors
 
     def read(self, name: str) -> np.ndarray:
         """Return a tensor's bits, as `Checkpoint.read` does."""
-        bits = np.empty(self.shapes[name], BITS[self.tensors[name].dtype])
-        start = 0
-        for rows in self._rows(name, BLOCK):
-            bits[start : start + len(rows)] = rows
-            start += len(rows)
-        return bits
+        return next(self._rows(name, math.prod(self.shapes[name])))
 
     def read_bytes(self, name: str) -> memoryview:
         """Return a tensor's bytes, as `Checkpoint.read_bytes` does."""
         return self.read(name).reshape(-1).view(np.uint8).data
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
-        """Yield a tensor's bits as `Checkpoint.read_blocks` does, but each block in its own buffer.
-
-        A block of q or k consists of whole heads."""
+        """Yield a tensor's bits as `Checkpoint.read_blocks` does. A block of q or k consists of whole heads."""
         return (rows.reshape(-1) for rows in self._rows(name, block))
 
     @cached_property
@@ -193,7 +188,7 @@ class ModelZooCheckpoint(Checkpoint):
         """Return the digest of the folder that `prepare_model` would make of this checkpoint in its own dtype."""
         weights = hashlib.sha256()
         for part in safetensors_stream(self, self.tensors):
-            weights.update(part)
+            weights.update(part.data)
         hashes = {file.name: sha256(file) for file in small_files(self.folder)}
         return self.digest_of(hashes | {"model.safetensors": weights.hexdigest()})
 

@@ -12,12 +12,11 @@ from sparseft.checkpoints.checkpoint import (
     DTYPES,
     MANIFEST_VERSION,
     Checkpoint,
-    lay_out,
     read_header,
     safetensors_header,
 )
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.records.manifests import CheckpointManifest
+from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
 
 # Takes the name of a tensor and its new bytes.
@@ -29,8 +28,8 @@ def safetensors_stream(checkpoint: Checkpoint, names: Iterable[str], dtype: str 
 
     Every tensor is rounded to `dtype` (BF16, F16, F32). Without `dtype` each keeps its own."""
     tensors = [checkpoint.tensors[name] for name in names]
-    layout = lay_out(checkpoint.folder, {tensor.name: (dtype or tensor.dtype, tensor.shape) for tensor in tensors})
-    yield np.frombuffer(safetensors_header(layout.values()), np.uint8)
+    layout = [tensor.changed(dtype or tensor.dtype, tensor.shape) for tensor in tensors]
+    yield np.frombuffer(safetensors_header(layout), np.uint8)
     for tensor in tensors:
         for bits in checkpoint.read_blocks(tensor.name, BLOCK):
             yield converted(bits, tensor.dtype, dtype or tensor.dtype)
@@ -102,7 +101,7 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
         prunable_layers=len(shapes),
         prunable_weights=sum(rows * cols for rows, cols in shapes.values()),
         digest=checkpoint.digest_of(hashes),
-        files={name: {"sha256": hashes[name], "bytes": sizes[name]} for name in sorted(hashes)},
+        files={name: FileEntry(sha256=hashes[name], bytes=sizes[name]) for name in sorted(hashes)},
     )
     write_record_file(folder / "manifest.json", manifest)
     return manifest.model_dump()

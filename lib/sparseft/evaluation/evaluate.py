@@ -1,13 +1,12 @@
 """Evaluate a model on a task with lm-eval or by its loss, and keep the results of every row, from which all metrics follow.
 
-Before lm-eval's metrics are returned, tasks/scoring.py computes them again from the rows. If they differ, for example with a
-new version of lm-eval, the evaluation ends with an error.
+Metrics and outcomes are lm-eval's. The metrics that lm-eval does not have follow from the rows (tasks/scoring.py).
 
 A task whose headline is the loss is evaluated without lm-eval, on the tokens that training reads:
 
     loss              sum of -log p(token) / number of tokens, over the answer tokens of all examples, in nats
     loss_stderr       its standard error over the examples
-    token_perplexity  exp(loss); for a task of text that of evaluation/perplexity.py with `length` tokens of context
+    token_perplexity  exp(loss); for a task of text that of `token_perplexity` with `length` tokens of context
 """
 
 import json
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sparseft.errors import InputError
 from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
@@ -25,8 +25,8 @@ from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
-from sparseft.tasks.from_lm_eval import BY_LM_EVAL, is_scored_by_lm_eval
-from sparseft.tasks.metrics import F1, LOSS
+from sparseft.tasks.lm_eval import BY_LM_EVAL
+from sparseft.tasks.metrics import ACC_NORM, LOSS
 from sparseft.tasks.overlap import distinct_prompts
 from sparseft.tasks.task import Row, Task
 
@@ -56,8 +56,7 @@ def evaluate(
     `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With `scored_by`, lm-eval
     scored the rows by filters or functions of the task. Then outcomes are fractions, and do not follow from the other fields.
     A task whose headline is the loss has only losses and answer_tokens, and `chance` and `harness` are None.
-    Raises InputError if the rows cannot be scored, if a loss is not finite, or if lm-eval's numbers do not follow from the
-    rows."""
+    Raises InputError if the rows cannot be scored, or if a loss is not finite."""
     task.check(rows)
     validation, is_by_loss = rows["validation"], task.headline is LOSS
     scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size)
@@ -99,42 +98,41 @@ def evaluate_probe(
     metrics, samples = run_harness(lm, task, rows)
     labels, lengths = scoring.labels_of(rows["validation"], task)
     outcomes = [float(sample[outcome_key(task)]) for sample in samples]
-    by_row: dict[str, object] = {"labels": labels}
+    refuse_rows(
+        f"{task.name}: {task.metric} is not a number from 0 to 1",
+        [not 0 <= outcome <= 1 for outcome in outcomes],
+        f"set tasks.{task.name}.metric to another metric",
+    )
+    by_row: dict[str, object] = {"labels": labels, "outcomes": outcomes}
+    responses = [sample["filtered_resps"] for sample in samples]
     if task.choices:
-        logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
+        logs = [[float(log) for log, _ in response] for response in responses]
         refuse_rows(
             f"{task.name}: log-likelihoods are not finite",
             [not all(map(math.isfinite, row)) for row in logs],
             "lower training.learning_rate, or check the model's weights",
         )
-        by_row |= {"choice_lengths": lengths, "log_likelihoods": logs}
+        predictions, ties = scoring.likeliest(logs, lengths if task.headline is ACC_NORM else None)
+        by_row |= {"choice_lengths": lengths, "log_likelihoods": logs, "ties": ties}
+        by_row["predictions"] = predictions.tolist()
+        # lm-eval does not have these metrics.
+        own = scoring.class_metrics(labels, logs, task.classes)
+        reported = {column for metric in task.metrics for column in metric.columns}
+        metrics |= {name: value for name, value in own.items() if name in reported}
     else:
         settings = model.generation_config.to_diff_dict()
         ours = ("transformers_version", "_from_model_config")
         by_row["generation_config"] = {key: value for key, value in settings.items() if key not in ours}
         by_row["generations"] = [sample["resps"][0][0] for sample in samples]
-    if is_scored_by_lm_eval(task):
-        judged, recomputed = _judged_by_lm_eval(task, samples, outcomes)
-        check_metrics(task.name, {name: metrics.get(name) for name in recomputed}, recomputed)
-    else:
-        if task.choices:
-            judged = scoring.judge_choices(labels, logs, lengths, task.metric)
-            recomputed = scoring.choice_metrics(labels, logs, lengths, task.classes)
-            if F1.name in recomputed:
-                recomputed[F1.standard_error] = scoring.f1_standard_error(labels, logs)
-        else:
-            judged = scoring.judge_texts(labels, by_row["generations"])
-            recomputed = scoring.generated_metrics(labels, by_row["generations"])
-        check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": judged["outcomes"]})
-        # The task also reports metrics that lm-eval does not have.
-        reported = {column for metric in task.metrics for column in metric.columns}
-        metrics |= {name: value for name, value in recomputed.items() if name in reported and name not in metrics}
+        # Some filters leave a list.
+        by_row["predictions"] = [text if isinstance(text, str) else json.dumps(text) for text, *_ in responses]
+    if task.definition and task.definition["scored_by"] == BY_LM_EVAL:
+        by_row["scored_by"] = BY_LM_EVAL
     return _described(task, rows, metrics) | {
         "examples": len(rows["validation"]),
         "chance": scoring.chance_of(lengths),
         "harness": f"lm-eval {version('lm-eval')}",
         **by_row,
-        **judged,
     }
 
 
@@ -151,34 +149,29 @@ def _described(task: Task, rows: dict[str, list[Row]], metrics: dict[str, float 
     }
 
 
-def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:
-    """Raise InputError if a value of lm-eval differs from the one that is recomputed from the rows."""
-    for name, value in harness_values.items():
-        if name not in recomputed or not np.allclose(value, recomputed[name], rtol=0, atol=1e-9):
-            raise InputError(
-                f"{task}: {name} by lm-eval {version('lm-eval')} does not follow from its rows",
-                "install the lm-eval that pyproject.toml names, and report this line",
-            )
+@torch.no_grad()
+def token_perplexity(
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", text: str, context: int, windows: int | None = None
+) -> float:
+    """Return the token perplexity of a text, over its first `windows` windows, or over all.
 
+    The text is tokenised once and cut into windows of `context` tokens that do not overlap. The tokens after the last whole
+    window are left out, as in github.com/locuslab/wanda, lib/eval.py. On WikiText-2 it is the number that pruning papers print.
+    Perplexities with another context or tokenizer cannot be compared. lm-eval's `wikitext` is a perplexity per word.
 
-def _judged_by_lm_eval(
-    task: Task, samples: list[dict], outcomes: list[float]
-) -> tuple[dict[str, object], dict[str, float]]:
-    """Return predictions and outcomes by row as lm-eval's filters and functions give them, and their mean and standard error.
-
-    The prediction is the likeliest choice, or the text that the filters leave; some leave a list. Raises InputError for an
-    outcome that is not a number from 0 to 1."""
-    refuse_rows(
-        f"{task.name}: {task.metric} is not a number from 0 to 1",
-        [not 0 <= outcome <= 1 for outcome in outcomes],
-        f"set tasks.{task.name}.metric to another metric",
-    )
-    responses = [sample["filtered_resps"] for sample in samples]
-    if task.choices:
-        logs = [[log for log, _ in response] for response in responses]
-        judged = {"ties": scoring.ties(logs), "predictions": scoring.likeliest(logs).tolist()}
-    else:
-        judged = {"predictions": [text if isinstance(text, str) else json.dumps(text) for text, *_ in responses]}
-    mean, error = float(np.mean(outcomes)), float(np.std(outcomes, ddof=1) / math.sqrt(len(outcomes)))
-    judged |= {"outcomes": outcomes, "scored_by": BY_LM_EVAL}
-    return judged, {task.metric: mean, task.headline.standard_error: error}
+    Raises InputError if the text is too short, the context is too long, or the perplexity is not a finite number."""
+    limit = model.config.max_position_embeddings
+    if not 2 <= context <= limit:
+        raise InputError(
+            f"perplexity.context is {context} tokens, but the model takes {limit}", f"set it to 2 to {limit}"
+        )
+    ids = torch.tensor(tokenizer.encode(text, verbose=False))
+    available = len(ids) // context
+    if available < (windows or 1):
+        raise InputError(f"perplexity: {available} windows of {context} in {len(ids)} tokens", "give more text")
+    used = windows or available
+    losses = []
+    for window in ids[: used * context].reshape(used, context).to(model.device):
+        logits = model(window[None], use_cache=False).logits[0, :-1]  # (context - 1, V)
+        losses.append(F.cross_entropy(logits.float(), window[1:]).item())
+    return scoring.perplexity_of(sum(losses) / len(losses))

@@ -4,11 +4,11 @@ lm-eval gets the functions of a built-in task as they are, and the definition of
 the filters, and computes the metrics and the standard errors.
 """
 
-import logging
 import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
+from functools import cache
 from itertools import chain
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and lm-eval's
@@ -17,9 +17,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
@@ -28,7 +30,7 @@ from sparseft.evaluation.lm_eval_definitions import own_config
 from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
-from sparseft.tasks.from_lm_eval import NO_FILTER
+from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.scoring import BOOTSTRAP
 from sparseft.tasks.task import Row, Task
@@ -50,8 +52,8 @@ class StrictLM(HFLM):
     error gives the number of the first such row.
 
     The choices of a row share one forward pass over their prompt if the model is in float32 and every choice has at most 16
-    tokens. config.json must also ask for torch's attention, and for rotary angles that do not depend on the length. Then each
-    log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in another order. So a
+    tokens. config.json must also ask for torch's attention, for no windows, and for rotary angles that do not depend on the
+    length. Then each log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in another order. So a
     prediction can change only if two choices are that close. In all other cases each choice has a separate pass in lm-eval."""
 
     def loglikelihood(self, requests: list[Instance], *args, **options) -> list[tuple[float, bool]]:
@@ -107,23 +109,16 @@ class StrictLM(HFLM):
         return super()._loglikelihood_tokens(requests, *args, **options)
 
 
-def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[dict]]:
+def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
     Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows.
     Raises InputError if lm-eval renders other texts than training read."""
-    disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    # Reading lm-eval's own 14,000 task files would take 8 s.
-    tasks = TaskManager(include_defaults=False)
-    # The bootstrap prints that it runs.
-    with redirect_stdout(sys.stderr), sandboxed(task.name):
-        lm_task = tasks.load(task_definition(task, rows))["tasks"][task.name]
+    lm_task = load_task(task, rows)
+    with sandboxed(task.name):
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
-        result = evaluator.simple_evaluate(
-            lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP
-        )
+        result = simple_evaluate(lm, [lm_task])
     entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
     first_filter = next(iter(entries.values()), NO_FILTER if task.choices else _STRICT)
     samples = [
@@ -131,7 +126,7 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
     ]
     samples.sort(key=lambda sample: sample["doc_id"])
     reported = {column for metric in task.metrics for column in metric.columns}
-    metrics = {}
+    metrics: dict[str, float | None] = {}
     # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the first.
     for key, value in result["results"][task.name].items():
         metric, _, filter_name = key.partition(",")
@@ -139,6 +134,24 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
         if isinstance(value, int | float) and name in reported:
             metrics[name] = float(value)
     return metrics, samples
+
+
+@cache
+def _manager() -> TaskManager:
+    """Return lm-eval's manager of tasks. Reading lm-eval's own 14,000 task files would take 8 s."""
+    return TaskManager(include_defaults=False)
+
+
+def load_task(task: Task, rows: dict[str, list[Row]]) -> ConfigurableTask:
+    """Return lm-eval's task over `rows`."""
+    with redirect_stdout(sys.stderr), sandboxed(task.name):
+        return _manager().load(task_definition(task, rows))["tasks"][task.name]
+
+
+def simple_evaluate(lm: LM, tasks: list[ConfigurableTask]) -> dict:
+    """Return lm-eval's results and samples. The bootstrap prints on stderr that it runs."""
+    with redirect_stdout(sys.stderr):
+        return evaluator.simple_evaluate(lm, tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP)
 
 
 def outcome_key(task: Task) -> str:
@@ -170,7 +183,7 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
         "doc_to_text": task.prompt,
         "target_delimiter": " ",
     }
-    if task.choices:
+    if task.choices and task.label:
         metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
         # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
         if F1 in metrics and not any(map(task.label, rows["validation"])):

@@ -12,9 +12,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_model, check_record
+from sparseft.storage.record import check_model, claim_record
 from sparseft.study.grid import Run
 from sparseft.tasks.overlap import Texts, shares_found
 from sparseft.tasks.rows import each_document
@@ -46,12 +44,10 @@ def begin(flags: EvaluationFlags, kind: str, inputs: list[Path | None]) -> Run |
 
     `inputs` are the files and folders that are read beside the task's. Raises InputError if the output would replace a file of
     another kind or an input, or if the run has another task."""
-    check_apart([flags.output], [flags.data_dir, *inputs])
-    check_record(flags.output, kind)
     run = Run.parse(flags.run_id) if flags.run_id else None
     if run and run.task != flags.task:
         raise InputError(f"--task {flags.task}: not the task of {flags.run_id}", "correct --task or --run_id")
-    hold(flags.output)
+    claim_record(flags.output, kind, [flags.data_dir, *inputs])
     limit_threads(flags.threads)
     keep_freed_memory()
     return run

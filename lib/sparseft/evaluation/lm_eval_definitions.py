@@ -21,9 +21,10 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sparseft.errors import InputError, one_line
-from sparseft.tasks.from_lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE
+from sparseft.tasks.lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
 # The folder of lm-eval's own definitions.
 FOLDER = Path(lm_eval.tasks.__file__).resolve().parent
 # Keys with which a definition runs code, or needs other input than text.
@@ -153,5 +154,4 @@ def own_config(file: str) -> dict:
 @cache
 def _index() -> dict[str, Entry]:
     """Return lm-eval's index of its own tasks, groups and tags by name. It takes 8 s to make."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return TaskManager().task_index

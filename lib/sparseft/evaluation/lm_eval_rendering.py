@@ -2,25 +2,26 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib.metadata import version
 
 import lm_eval.utils
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_definitions import config_of
-from sparseft.language_model.templates import limited
-from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
+from sparseft.language_model.limits import limited
+from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
+
+disable_progress_bars()
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def sandboxed(name: str) -> Iterator[None]:
     )
     sandbox.filters.update(environment.filters)
     # lm-eval compiles a template once per row.
-    sandbox.from_string = cache(sandbox.from_string)
+    sandbox.from_string = cache(sandbox.from_string)  # type: ignore[method-assign, assignment]  # the method of this one sandbox
     lm_eval.utils.env = sandbox
     try:
         yield
@@ -130,13 +131,11 @@ def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
         return
     with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, "the worked examples"):
         lm_task = ConfigurableTask(config=harness_definition(task, rows))
-        copies = Counter(json.dumps(doc, sort_keys=True, default=str) for doc in lm_task.sampler.fewshot_docs())
-    # If worked examples come from the evaluated rows, lm-eval leaves out the question itself and all of its copies.
-    left_out = max(copies.values(), default=0) if lm_task.fewshot_cfg.split == lm_task.config.test_split else 0
-    if copies.total() - left_out < task.few_shot:
+        # If worked examples come from the evaluated rows, lm-eval draws one more, and leaves out the question itself.
+        others = len(lm_task.sampler.fewshot_docs()) - (lm_task.fewshot_cfg.split == lm_task.config.test_split)
+    if others < task.few_shot:
         raise InputError(
-            f"{task.name}: num_fewshot is {task.few_shot}, but lm-eval finds only {copies.total() - left_out} other rows to"
-            " put before a question",
+            f"{task.name}: num_fewshot is {task.few_shot}, but lm-eval finds only {others} other rows to put before a question",
             "give more rows, or lower num_fewshot in the YAML file",
         )
 

@@ -13,18 +13,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows, reported
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file, local_source
-from sparseft.tasks.from_lm_eval import (
+from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
+from sparseft.tasks.lm_eval import (
     BY_LM_EVAL,
     BY_LOG_LIKELIHOODS,
     GENERATE_UNTIL,
@@ -50,7 +50,7 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     """Return a task of lm-eval under the name `name`, its examples, and where they come from.
 
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
-    disable_progress_bars()
+    assert data.lm_eval
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
     _check_supported(name, config, data)
     splits = Splits(name, config, bool(data.local))
@@ -74,7 +74,7 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
     """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
-    disable_progress_bars()
+    assert data.lm_eval
     config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval")[0]
     datasets, source = load_datasets(task.name, config, data)
     splits = Splits(task.name, config, bool(data.local))
@@ -85,7 +85,7 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
         split, datasets, source = SELECTION, {SELECTION: rows_table(task.name, own_file)}, {"local": sha256(own_file)}
     docs = list(enumerate(processed_rows(task.name, config, datasets, split or training_split), start=1))
     if split is None:
-        docs = unused_rows(docs, task.name, data)
+        docs = unused_rows(docs, task.name, data.numbers["train"], data.seed)
     first_rows = prepared["train"][: max(1, task.few_shot)]
     worked_examples = [(number, row["doc"]) for number, row in enumerate(first_rows, start=1)]
 
@@ -125,17 +125,12 @@ class Splits:
         return self.config.get("test_split") or self.config.get("validation_split")
 
     @property
-    def origin(self) -> dict[str, str]:
+    def origin(self) -> dict[str, str | None]:
         """Return the name in the data set of the splits `train` and `validation`.
 
-        Without training rows, `train` is the split of the worked examples, or else the evaluated one. Raises InputError if
-        no split is evaluated."""
+        Without training rows, `train` is the split of the worked examples, or else the evaluated one."""
         if self.is_local:
             return {split: split for split in SPLITS}
-        if not self.evaluated:
-            raise InputError(
-                f"tasks.{self.name}: the task has neither test_split nor validation_split", "set one of them"
-            )
         train = self.config.get("training_split") or self.few_shot or self.evaluated
         return {"train": train, "validation": self.evaluated}
 
@@ -163,9 +158,7 @@ class Splits:
                     " before itself",
                     "set fewshot_split to another split",
                 )
-            elif (
-                self.is_local or is_evaluated or few_shot == self.config.get("training_split") or not self.is_trainable
-            ):
+            elif self.is_local or is_evaluated or few_shot == self.origin["train"]:
                 split = "train"
             else:
                 samples = rows_of(few_shot)
@@ -185,8 +178,9 @@ def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Da
     They come from the user's folder, or from the hub. A hub's revision that is not fixed gets a warning that says how to fix
     it. Raises InputError if they cannot be loaded."""
     if data.local:
-        folder = Path(data.local)
-        return {split: rows_table(name, folder / f"{split}.jsonl") for split in SPLITS}, local_source(folder)
+        files = {split: Path(data.local, f"{split}.jsonl") for split in SPLITS}
+        rows = {split: rows_table(name, file) for split, file in files.items()}
+        return rows, {"local": {split: sha256(file) for split, file in files.items()}}
     place = data.hub or _place_of(name, config)
     datasets = hub_dataset(place, f"tasks.{name}.local")
     source = hub_source(place, datasets)
@@ -200,16 +194,12 @@ def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Da
 
 
 def rows_table(name: str, file: Path) -> Dataset:
-    """Return the rows of a file as a table. Raises InputError if they do not all have the same fields, with one type each."""
+    """Return the rows of a file as a table. A missing field is None. Raises InputError if a field has several types."""
     rows = read_rows(file, RowFormat(name=name, fields={}))
-    for number, row in enumerate(rows, start=1):
-        if differing := row.keys() ^ rows[0].keys():
-            raise InputError(
-                f"{file}: rows 1 and {number} differ in having the field {min(differing)!r}",
-                "write the same fields in every row, null where there is no value",
-            )
+    # `from_list` would drop the fields that the first row does not have.
+    fields = dict.fromkeys(chain(*rows))
     with reported(name, f"the rows of {file}"):
-        return Dataset.from_list(rows)
+        return Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
 
 
 def _place_of(name: str, config: dict) -> str:
@@ -228,10 +218,13 @@ def _place_of(name: str, config: dict) -> str:
     return f"{place}@{kwargs['revision']}" if kwargs.get("revision") else place
 
 
-def processed_rows(name: str, config: dict, datasets: dict[str, Dataset], split: str) -> list[dict]:
+def processed_rows(name: str, config: dict, datasets: dict[str, Dataset], split: str | None) -> list[dict]:
     """Return the rows of a split after the task's process_docs."""
     if split not in datasets:
-        raise InputError(f"tasks.{name}: the data set has no split {split}, only {', '.join(datasets)}", "correct hub")
+        raise InputError(
+            f"tasks.{name}: the data set has no split {split}, only {', '.join(datasets)}",
+            "correct hub, or test_split in the YAML file",
+        )
     if not config.get("process_docs"):
         return list(datasets[split])
     with reported(name, f"the rows of {split}"):

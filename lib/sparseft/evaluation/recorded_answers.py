@@ -4,10 +4,6 @@ lm-eval evaluates the tasks again. A recorded answer takes the place of each ans
 files are lm-eval's own.
 """
 
-import logging
-import sys
-from contextlib import redirect_stdout
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -15,16 +11,13 @@ from time import perf_counter
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.loggers import EvaluationTracker
-from lm_eval.tasks import TaskManager
 
 from sparseft.errors import InputError
-from sparseft.evaluation.harness import task_definition
+from sparseft.evaluation.harness import load_task, simple_evaluate
 from sparseft.evaluation.lm_eval_rendering import sandboxed
-from sparseft.records.evaluation_record import EvaluationRecord, ProbePart
+from sparseft.records.evaluation_record import AnswersPart, EvaluationRecord
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.scoring import BOOTSTRAP
 
 # lm-eval would start git to find the version of this project, and no record has it.
 evaluator.get_git_commit_hash = lambda: None
@@ -33,17 +26,18 @@ evaluator.get_git_commit_hash = lambda: None
 class RecordedAnswers(LM):
     """Answer lm-eval's requests with the recorded answers, by the name of their task."""
 
-    def __init__(self, answers: dict[str, EvaluationRecord | ProbePart]) -> None:
+    def __init__(self, answers: dict[str, AnswersPart]) -> None:
         super().__init__()
-        self.answers = answers
+        self.log_likelihoods = {name: part.log_likelihoods or [] for name, part in answers.items()}
+        self.generations = {name: part.generations or [] for name, part in answers.items()}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each choice. No metric here needs the second value."""
-        return [(self.answers[each.task_name].log_likelihoods[each.doc_id][each.idx], False) for each in requests]
+        return [(self.log_likelihoods[each.task_name][each.doc_id][each.idx], False) for each in requests]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return the generated text of each prompt."""
-        return [self.answers[each.task_name].generations[each.doc_id] for each in requests]
+        return [self.generations[each.task_name][each.doc_id] for each in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Fail, because no task of lm-eval that SparseFT evaluates asks for it."""
@@ -55,14 +49,21 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
 
     `data` holds the prepared rows of each task. Raises InputError if they are not the evaluated ones, or if a file could not
     be written."""
-    answers = {record.task: record, **record.probes}
+    answers: dict[str, AnswersPart] = {record.task: record, **record.probes}
     digests = {name: (probe.data_sha256, probe.train_sha256) for name, probe in record.probes.items()}
     digests[record.task] = (record.inputs.data, record.inputs.train)
-    tasks = [_lm_task(data / name, name, *digests[name]) for name in answers]
-    with redirect_stdout(sys.stderr), sandboxed(record.task):
-        results = evaluator.simple_evaluate(
-            RecordedAnswers(answers), tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP
-        )
+    tasks = []
+    for name in answers:
+        task = find_task(data / name, name)
+        rows, prepared = read_splits(data / name, task)
+        if (prepared["validation"], prepared["train"]) != digests[name]:
+            raise InputError(
+                f"{data / name}: not the rows that were evaluated",
+                "name the folder of the study's data with --data_dir",
+            )
+        tasks.append(load_task(task, rows))
+    with sandboxed(record.task):
+        results = simple_evaluate(RecordedAnswers(answers), tasks)
     samples = results.pop("samples")
     # No record says whether a choice is the model's greedy one.
     for sample in chain(*samples.values()):
@@ -72,7 +73,7 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
     # What lm-eval says of this process is not true of the evaluation.
     model = {"model": "hf", "model_args": {"pretrained": run_id}}
     results["config"] |= model | {"device": record.device, "model_dtype": record.dtype}
-    results |= {"date": None, "lm_eval_version": record.harness.removeprefix("lm-eval ")}
+    results |= {"date": None, "lm_eval_version": record.harness and record.harness.removeprefix("lm-eval ")}
     tracker = EvaluationTracker(output_path=str(folder / "results.json"))
     tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": run_id}, None, None, False)
     tracker.general_config_tracker.start_time = perf_counter() - record.seconds
@@ -83,22 +84,3 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
         # lm-eval only logs a warning if it cannot write.
         if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
             raise InputError(f"{written}: lm-eval could not write it", "check the free space")
-
-
-@cache
-def _manager() -> TaskManager:
-    """Return lm-eval's manager of tasks, without lm-eval's own 14,000 files."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return TaskManager(include_defaults=False)
-
-
-def _lm_task(folder: Path, name: str, data_sha256: str, train_sha256: str) -> ConfigurableTask:
-    """Return lm-eval's task. Raises InputError if the rows in the folder are not those that were evaluated."""
-    task = find_task(folder, name)
-    rows, digests = read_splits(folder, task)
-    if (digests["validation"], digests["train"]) != (data_sha256, train_sha256):
-        raise InputError(
-            f"{folder}: not the rows that were evaluated", "name the folder of the study's data with --data_dir"
-        )
-    with redirect_stdout(sys.stderr), sandboxed(name):
-        return _manager().load(task_definition(task, rows))["tasks"][name]

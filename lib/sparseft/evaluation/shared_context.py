@@ -20,9 +20,8 @@ from sparseft.language_model.model import attention_windows, has_fixed_rope
 
 # Tokens of a continuation. If each token costs 16 nats, the spacing of float32 numbers at their sum is 3e-5 nats.
 LONGEST = 16
-# The segments of a sequence. Its continuations are segments 1, 2, and so on.
-CONTEXT = 0
-PADDING = -1
+# The segments of a sequence. Its continuations are segments 2, 3, and so on.
+PADDING, CONTEXT = 0, 1
 
 Tokens = tuple[int, ...]
 Pair = tuple[Tokens, Tokens]
@@ -35,8 +34,9 @@ def may_share_contexts(model: nn.Module, requests: list[tuple[list[int], list[in
     config.json may ask for an attention or for positions under which a packed sequence means something else."""
     if model.dtype != torch.float32 or any(len(continuation) > LONGEST for _, continuation in requests):
         return False
+    has_windows = any(attention_windows(model.config))
     # The eager attention of transformers adds a mask of True and False as 1 and 0.
-    return model.config._attn_implementation == "sdpa" and has_fixed_rope(model)
+    return model.config._attn_implementation == "sdpa" and has_fixed_rope(model) and not has_windows
 
 
 @torch.no_grad()
@@ -60,62 +60,41 @@ def log_likelihoods(
 
 def _predict(model: nn.Module, sequences: list[tuple[Tokens, list[Tokens]]]) -> dict[Pair, tuple[float, bool]]:
     """Return the results of a batch of contexts with their continuations."""
-    ids, positions, segments, requests = [], [], [], []
+    packed, pairs, predictors = [], [], []
     for row, (context, continuations) in enumerate(sequences):
-        ids.append([*context])
-        positions.append([*range(len(context))])
-        segments.append([CONTEXT] * len(context))
-        for number, tokens in enumerate(continuations, start=1):
+        end = len(context)
+        sequence = [(token, position, CONTEXT) for position, token in enumerate(context)]
+        for segment, tokens in enumerate(continuations, start=CONTEXT + 1):
             # The context's last token predicts the first token of every continuation.
-            predictors = [
-                (row, place) for place in (len(context) - 1, *range(len(ids[-1]), len(ids[-1]) + len(tokens) - 1))
-            ]
-            requests.append(((context, tokens), predictors))
-            ids[-1] += tokens[:-1]
-            positions[-1] += range(len(context), len(context) + len(tokens) - 1)
-            segments[-1] += [number] * (len(tokens) - 1)
-    ids, positions, segments = _padded(ids, 0), _padded(positions, 0), _padded(segments, PADDING)
+            places = [end - 1, *range(len(sequence), len(sequence) + len(tokens) - 1)]
+            pairs.append((context, tokens))
+            predictors += [(row, place) for place in places]
+            sequence += [(token, position, segment) for position, token in enumerate(tokens[:-1], start=end)]
+        packed.append(torch.tensor(sequence))
+    # Each int64 (B, T), and 0 in the padding on the right.
+    ids, positions, segments = pad_sequence(packed, batch_first=True).to(model.device).unbind(-1)
+    mask = _attention_mask(segments)
     hidden = model.get_decoder()(
-        input_ids=ids.to(model.device),
-        attention_mask=_attention_mask(model, segments, positions),
-        position_ids=positions.to(model.device),
-        use_cache=False,
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state  # (B, T, H)
     # lm_head runs once per token that predicts.
-    rows, order = torch.tensor([place for _, places in requests for place in places]).unique(dim=0, return_inverse=True)
-    scores = logits(model, hidden[rows[:, 0], rows[:, 1]][None])[0]  # (unique predictors, V)
-    targets = torch.tensor([token for (_, tokens), _ in requests for token in tokens], device=model.device)
-    order = order.to(model.device)
-    logs = (scores[order, targets] - scores.logsumexp(-1)[order]).double().tolist()
-    hits = (scores.argmax(-1)[order] == targets).tolist()
-    results = {}
-    for pair, places in requests:
-        count = len(places)
-        results[pair] = sum(logs[:count]), all(hits[:count])
-        logs, hits = logs[count:], hits[count:]
-    return results
+    (rows, places), order = torch.tensor(predictors, device=model.device).T.unique(dim=1, return_inverse=True)
+    scores = logits(model, hidden[rows, places][None])[0]  # (unique predictors, V)
+    targets = torch.tensor([token for _, tokens in pairs for token in tokens], device=model.device)
+    logs = (scores[order, targets] - scores.logsumexp(-1)[order]).double()
+    hits = scores.argmax(-1)[order] == targets
+    counts = [len(tokens) for _, tokens in pairs]
+    return {
+        pair: (sum(log.tolist()), bool(hit.all()))
+        for pair, log, hit in zip(pairs, logs.cpu().split(counts), hits.cpu().split(counts), strict=True)
+    }
 
 
-def _padded(rows: list[list[int]], value: int) -> Tensor:
-    """Return rows of numbers, padded on the right with `value`, int64 (B, T)."""
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
-
-
-def _attention_mask(model: nn.Module, segments: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
-    """Return what each token sees, bool (B, 1, T, T), as transformers takes it: one tensor, or one per type of decoder layer.
-
-    A token sees the earlier tokens of the context and of its own segment, within the layer's window."""
+def _attention_mask(segments: Tensor) -> Tensor:
+    """Return what each token sees, bool (B, 1, T, T): the earlier tokens of the context and of its own segment."""
     looking, seen = segments[:, :, None], segments[:, None, :]
-    itself = torch.eye(segments.shape[1], dtype=torch.bool)
+    itself = torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)
     earlier = torch.ones_like(itself).tril()
     # Padding sees only itself. A softmax over nothing would be NaN.
     visible = earlier & ((seen == CONTEXT) | (seen == looking)) & (looking != PADDING) | itself
-    distances = positions[:, :, None] - positions[:, None, :]
-    windows = attention_windows(model.config)
-    masks = {
-        window: (visible if window is None else visible & (distances < window))[:, None].to(model.device)
-        for window in set(windows)
-    }
-    if len(masks) == 1:
-        return next(iter(masks.values()))
-    return {kind: masks[window] for kind, window in zip(model.config.layer_types, windows, strict=True)}
+    return visible[:, None]

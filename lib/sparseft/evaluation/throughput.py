@@ -44,13 +44,12 @@ from sparseft.tasks.prepared import find_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
-# How torch, C++, the system, Rust, LLVM and the dynamic linker say that there is no memory. LLVM says it if it cannot load a
-# compiled kernel.
+# How torch, C++, the system, Rust, LLVM, the dynamic linker and CUDA say that there is no memory. LLVM says it if it cannot load
+# a compiled kernel.
 _MEMORY = re.compile(
     "DefaultCPUAllocator|bad_alloc|Cannot allocate memory|memory allocation of|out of memory|Unable to allocate"
-    "|failed to map segment from shared object"
+    "|failed to map segment from shared object|CUBLAS_STATUS_ALLOC_FAILED"
 )
-_CUDA_MEMORY = re.compile("CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 # Errors that lack of memory causes, and that other things cause too.
 UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
 
@@ -92,14 +91,15 @@ def measure(training: MeasuredTraining) -> list[dict]:
     its threads' time that the CPU gave it. If that is far below 1, other work used the cores. A batch size that once runs
     out of memory does not fit, and larger ones are not tried again."""
     sizes = sorted(training.throughput.batch_sizes)
-    rows = {size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes}
+    rows: dict[int, dict] = {
+        size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes
+    }
     for seed in range(training.throughput.repeats):
         for size in sizes:
             repeat = _measurement(training, size, seed)
-            is_measured = isinstance(repeat, dict)
-            result = f"{repeat['samples'] / repeat['seconds']:.2f} samples/s" if is_measured else repeat
+            result = repeat if isinstance(repeat, str) else f"{repeat['samples'] / repeat['seconds']:.2f} samples/s"
             print(f"batch size {size}, repeat {seed + 1}: {result}", file=sys.stderr)
-            if not is_measured:
+            if isinstance(repeat, str):
                 # Earlier measurements of this size, and of larger ones, fitted only by luck.
                 for other in (other for other in rows if other >= size):
                     rows[other] |= {"status": SKIPPED, "repeats": []}
@@ -127,6 +127,7 @@ def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict
         except EOFError:
             result = None
         process.join()
+        assert process.exitcode is not None
         words = printed.read().decode(errors="replace")
     print(words, end="", file=sys.stderr)
     if isinstance(result, InputError):
@@ -152,12 +153,11 @@ def reason_of(batch_size: int, code: int, words: str, *, killed: bool) -> str:
     )
 
 
-def out_of_memory(error: Exception, device: torch.device, limit: int) -> bool:
-    """Return whether an error says that the GPU's memory, or a CPU's `limit` in bytes, is used up."""
+def out_of_memory(error: Exception, limit: int) -> bool:
+    """Return whether an error says that memory is used up, the GPU's or a process's `limit` in bytes."""
     text = str(error)
-    if device.type == "cuda":
-        return isinstance(error, torch.OutOfMemoryError) or bool(_CUDA_MEMORY.search(text))
-    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _MEMORY.search(text):
+    is_clear = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
+    if is_clear or _MEMORY.search(text):
         return True
     # Python raises SystemError if a function in C fails without an error, as some do if they get no memory.
     is_unclear = isinstance(error, SystemError) or text in UNCLEAR_ERRORS
@@ -176,12 +176,12 @@ def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_s
     limit = training.memory_limit(device)
     try:
         with limited_memory(limit) if device.type == "cpu" else nullcontext():
-            result = _timed_steps(training, batch_size, seed, device)
+            result: dict | str | InputError = _timed_steps(training, batch_size, seed, device)
     except InputError as error:
         result = error
     except Exception as error:
         result = f"{type(error).__name__}: {error}".splitlines()[0]
-        if not out_of_memory(error, device, limit):
+        if not out_of_memory(error, limit):
             print_traceback(error)
             result = InputError(
                 f"batch size {batch_size}: {result} ({own_place(error)})",

@@ -1,6 +1,5 @@
 """Describe what an importance is: what it looks at, and how it scores the weights of a layer."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +27,6 @@ class Statistic:
     finish: Callable[[Any, int], Any]
     dtype: str = "float32"
 
-    def total_bytes(self, rows: int, cols: int) -> int:
-        """Return the size of the total of a layer, in bytes."""
-        return np.dtype(self.dtype).itemsize * math.prod(self.shape(rows, cols))
-
 
 @dataclass(frozen=True)
 class Importance:
@@ -45,14 +40,14 @@ class Importance:
     - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
     If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance that updates
-    weights has no `score` either, because its scores change while a layer is pruned (pruning/weight_updates.py)."""
+    weights has no `score` either, because its scores change while a layer is pruned (pruning/sparsegpt.py)."""
 
     name: str
     formula: str
     source: str
     # What it looks at in addition to the weights.
     statistic: Statistic | None = None
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
+    score: Callable[[np.ndarray, Any, Any], np.ndarray] | None = None
     # Whether the sums of its scores rank whole channels.
     ranks_channels: bool = True
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.

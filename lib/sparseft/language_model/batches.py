@@ -1,5 +1,7 @@
 """Encode examples as token ids, and divide them into batches. The loss is only on the answers.
 
+The model's chat template writes a conversation as text.
+
 Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py, _encode_pair).
 So training sees exactly the tokens that evaluation scores. In a sequence of general text, every token but the first counts as
 the answer.
@@ -7,17 +9,23 @@ the answer.
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sparseft.errors import InputError
-from sparseft.language_model.templates import written_by_template
+from sparseft.errors import InputError, one_line
+from sparseft.language_model.limits import limited
 from sparseft.study.schedule import Training
 from sparseft.tasks.rows import DOCUMENT_BREAK
 from sparseft.tasks.task import Row, Task
+
+# Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints by
+# default.
+FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
 @dataclass(frozen=True)
@@ -85,10 +93,72 @@ def _texts(rows: list[Row], task: Task, tokenizer) -> list[tuple[str, str]]:
     return texts
 
 
+def written_by_template(task: str, conversations: list[list[dict[str, str]]], tokenizer) -> list[tuple[str, str]]:
+    """Return the prompt of each conversation, and its whole text, as the tokenizer's chat template writes them.
+
+    A template is a program that anybody may have written. transformers runs it in a sandbox, where it reads only the messages.
+    The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the number of the
+    row if there is no template, or if it refuses a conversation. It does so too if a whole text does not start with its
+    prompt, or lacks a message."""
+    try:
+        template = tokenizer.get_chat_template()
+    # transformers says so if there is none, or if there are several without a default.
+    except ValueError:
+        raise InputError(
+            f"{task}: its rows are conversations, and {tokenizer.name_or_path} has no chat template",
+            "put chat_template.jinja into the folder that the model's `source: path:` names (not into models/NAME) and prepare"
+            " the model again, or use a model for chats, or write rows of prompt and response",
+        ) from None
+    if "strftime_now" in template:
+        template = FIXED_DATE + template
+    write = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False)
+    texts = []
+    for number, messages in enumerate(conversations, start=1):
+        row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
+        try:
+            with limited(row):
+                prompt = write(messages[:-1], add_generation_prompt=True)
+                whole = write(messages)
+        except InputError:
+            raise
+        # The template is a program of the model's author, and may raise anything.
+        except Exception as error:
+            raise InputError(
+                f"{row} refuses the messages ({one_line(error)[:200]})",
+                "change the messages, for example leave the system message out, or change the template",
+            ) from None
+        if not whole.startswith(prompt):
+            raise InputError(
+                f"{row} writes the earlier messages otherwise if the response follows",
+                "use a template that only appends (chat_template.jinja in the folder of `source: path:`), or rows of prompt and response",
+            )
+        if not _has_every_message(messages, prompt, whole[len(prompt) :]):
+            raise InputError(
+                f"{row} leaves a message out, or changes its text",
+                "use a template that writes every message as it is, or remove from the rows what it does not write",
+            )
+        texts.append((prompt, whole))
+    return texts
+
+
+def _has_every_message(messages: list[dict[str, str]], prompt: str, response: str) -> bool:
+    """Return whether all earlier messages stand in the prompt in order, and the last one in the response.
+
+    A template may remove the blanks around a message."""
+    *earlier, last = [message["content"].strip() for message in messages]
+    orders = [earlier]
+    if messages[0]["role"] == "system":
+        # Some of Mistral's templates write the system message before the last message of the user.
+        orders.append([*earlier[1:-1], earlier[0], earlier[-1]])
+    return last in response and any(
+        re.search(".*?".join(map(re.escape, order)), prompt, re.DOTALL) is not None for order in orders
+    )
+
+
 def _sequences(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Return documents as sequences of task.sequence_length tokens.
 
-    The text is tokenised once, as for a perplexity (evaluation/perplexity.py). So a token that the tokenizer puts before every
+    The text is tokenised once, as for a perplexity (evaluation/evaluate.py). So a token that the tokenizer puts before every
     text is only in the first sequence. Raises InputError if the model takes no such sequence, or for fewer than two, because
     one has no standard error."""
     length = task.sequence_length

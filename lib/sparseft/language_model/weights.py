@@ -1,12 +1,13 @@
-"""Read the weights of a checkpoint as tensors, and turn fused experts into the linear layers that the checkpoint holds.
+"""Read the weights of a checkpoint as tensors, whole or each process its own rows, and turn fused experts into linear layers.
 
-Masks and adapters belong to the linear layers.
+Masks and adapters belong to the linear layers, which are those that the checkpoint holds.
 
 A checkpoint holds three matrices per expert: gate and up (channels, hidden), and down (hidden, channels). transformers 5
 fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_up_proj` (experts, 2 * channels, hidden) and
 `experts.down_proj` (experts, hidden, channels). transformers 4 keeps the matrices. Their names are in `ExpertBlock`.
 """
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 import torch
@@ -63,32 +64,90 @@ class Experts(nn.ModuleList):
 
 def unfuse_experts(model: nn.Module) -> None:
     """Replace every fused expert block of a model, in place. A model without experts does not change."""
-    architecture = find_architecture(model.config.architectures, model.name_or_path)
-    if not has_fused_experts(architecture):
+    names = fused_experts(find_architecture(model.config.architectures, model.name_or_path))
+    if names is None:
         return
-    names = architecture.experts
     for layer in model.model.layers:
         block = getattr(layer, names.in_memory)
         fused = block.experts
-        gates_and_ups = fused.gate_up_proj.detach()
+        gates, ups = fused.gate_up_proj.detach().chunk(2, dim=1)
         downs = fused.down_proj.detach()
         block.experts = Experts(
-            Expert(names, *gate_and_up.chunk(2), down, fused.act_fn)
-            for gate_and_up, down in zip(gates_and_ups, downs, strict=True)
+            Expert(names, gate, up, down, fused.act_fn) for gate, up, down in zip(gates, ups, downs, strict=True)
         )
 
 
-def has_fused_experts(architecture: Architecture) -> bool:
-    """Return whether stock transformers computes the experts of such a model with fused parameters."""
-    return architecture.experts is not None and _IS_FUSED
+def fused_experts(architecture: Architecture) -> ExpertBlock | None:
+    """Return the experts of such a model if stock transformers computes them with fused parameters; else None."""
+    return architecture.experts if _IS_FUSED else None
 
 
 def memory_path(architecture: Architecture, layer: str) -> str:
     """Return the module of a layer, given by its name on disk, in a model whose experts are unfused."""
-    if not has_fused_experts(architecture):
+    experts = fused_experts(architecture)
+    if experts is None:
         return layer
-    experts = architecture.experts
     return layer.replace(f".{experts.on_disk}.", f".{experts.in_memory}.")
+
+
+def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
+    """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums their gradients.
+
+    Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards.
+    The model may have no weights yet. Its trained parameters must be on `device`, the device of this process."""
+    # cerebras-pytorch requires torch 2.4, which does not have `fully_shard`.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (processes,))
+    trained = {parameter for parameter in loss.parameters() if parameter.requires_grad}
+    for layer in loss.model.model.layers:
+        fully_shard(layer, mesh=mesh, ignored_params=trained)
+    fully_shard(loss, mesh=mesh, ignored_params=trained)
+
+
+def read_own_rows(
+    model: nn.Module, checkpoint: Checkpoint, device: torch.device, prune: Callable[[str, Tensor, slice], None]
+) -> None:
+    """Load the weights of a model that `divide` has divided. Each process reads only its own rows from the checkpoint's files.
+
+    prune: (name on disk, own rows, their place among all rows); changes the rows in place before they move to `device`
+
+    Raises InputError if a file is shorter than its header says."""
+    # Not at the top, for the same reason as in `divide`.
+    from torch.distributed.tensor import DTensor
+
+    on_disk = {memory_path(checkpoint.architecture, name): name for name in checkpoint.tensors}
+    # A tied parameter has two names, and is read once.
+    filled: dict[nn.Parameter, nn.Parameter] = {}
+    for path, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.requires_grad:
+                continue
+            if parameter not in filled:
+                tensor = on_disk[f"{path}.{name}"]
+                mesh = parameter.device_mesh
+                rows = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
+                # numpy has no bfloat16, so the rows are read as integers with the same bits.
+                own = torch.from_numpy(checkpoint.read_rows(tensor, rows)).view(parameter.dtype)
+                prune(tensor, own, rows)
+                whole = {"shape": parameter.shape, "stride": parameter.stride()}
+                divided = DTensor.from_local(own.to(device), mesh, parameter.placements, run_check=False, **whole)
+                filled[parameter] = nn.Parameter(divided, requires_grad=False)
+            # load_state_dict with assign=True tells FSDP2 that the parameter was replaced.
+            module.load_state_dict({name: filled[parameter]}, strict=False, assign=True)
+
+
+def own_rows(rows: int, processes: int, process: int) -> slice:
+    """Return which of `rows` rows a process has: none, if there are too few for all processes.
+
+    FSDP2 divides the rows of each parameter as torch.chunk does. Process p gets part p:
+
+        4 processes, 10 rows   3 | 3 | 3 | 1
+        4 processes, 5 rows    2 | 2 | 1 | -
+    """
+    size = (rows + processes - 1) // processes
+    return slice(min(process * size, rows), min((process + 1) * size, rows))
 
 
 def _linear(weight: Tensor) -> nn.Linear:

@@ -115,9 +115,12 @@ def read_adapter(folder: Path) -> Adapter:
     if not tensors or tensors.keys() != {name for pair in names.values() for name in pair}:
         raise InputError(f"{path}: holds something else than pairs of lora_A and lora_B", _ADVICE)
     pairs = {layer: (tensors[name_A].float(), tensors[name_B].float()) for layer, (name_A, name_B) in names.items()}
+    rank = config["r"]
+    if any(A.shape[:1] + B.shape[1:] != (rank, rank) for A, B in pairs.values()):
+        raise InputError(f"{path}: its matrices do not have the rank r {rank} of {ADAPTER_CONFIG}", _ADVICE)
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
-    return Adapter(pairs, config["lora_alpha"] / config["r"], config, digest)
+    return Adapter(pairs, config["lora_alpha"] / rank, config, digest)
 
 
 def check_origin(folder: Path, config: dict, mask_sha256: str, run: Run | None, **settings: object) -> None:

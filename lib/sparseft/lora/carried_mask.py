@@ -37,6 +37,17 @@ def carried_mask(weight: Tensor) -> Tensor:
     return bits != minus_zero(bits)
 
 
+def mask_(values: Tensor, W: Tensor) -> Tensor:
+    """Compute values * M in place, with the M that W carries. Both are (rows, in) and of one dtype.
+
+    A pruned value becomes +0.0, even if it was negative or not finite."""
+    bits = bits_of(W)
+    # 1 is kept. A mask of integers is several times faster than one of bool, because torch casts nothing.
+    kept = torch.ne(bits, minus_zero(bits), out=torch.empty_like(bits))
+    bits_of(values).mul_(kept)
+    return values
+
+
 def bits_of(weight: Tensor) -> Tensor:
     """Return the bits of a weight as signed integers that share its memory."""
     return weight.view(INTEGERS[weight.element_size()])

@@ -1,11 +1,8 @@
-"""Build the effective weight and mask a gradient on a CPU, in compiled loops with one pass over W:
-
-    merged = (W + B A) * M      build, where B holds s B
-    values = values * M         mask_
+"""Build the effective weight on a CPU, (W + B A) * M, in compiled loops with one pass over W.
 
     W   (rows, cols)   bf16, fp16 or fp32; the loops read the bits of bf16 or fp32, uint16 or uint32
     A   (r, cols)      fp32
-    B   (rows, r)      fp32
+    B   (rows, r)      fp32, which holds s B
 
 W carries its mask, as carried_mask.py says: the bits of -0.0 mark what is pruned. The rows are divided among torch's threads,
 and no weight depends on the division. 128 weights stay in registers during the sum over the ranks. numba does not arrange
@@ -15,7 +12,6 @@ All loops are in one file, because numba's cache of compiled code notices an edi
 """
 
 import ctypes
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -57,28 +53,17 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     merged = _words(out)
     a = A.detach().contiguous().numpy()
     b = B.detach().contiguous().numpy()
-    _by_rows(lambda rows: merge_rows(weights[rows], a, b[rows], merged[rows]), len(weights))
+    threads = min(len(weights), torch.get_num_threads())
+    # Rounded up, so that there are at most as many parts as threads.
+    step = (len(weights) + threads - 1) // threads
 
+    def merge(start: int) -> None:
+        rows = slice(start, start + step)
+        merge_rows(weights[rows], a, b[rows], merged[rows])
 
-def mask_(values: Tensor, W: Tensor) -> None:
-    """Compute values * M in place. Both are (rows, cols) and of one dtype."""
-    words = _words(values)
-    weights = _words(W)
-    sign = weights.dtype.type(1 << 8 * weights.itemsize - 1)
-    _by_rows(lambda rows: mask_rows(words[rows], weights[rows], sign), len(weights))
-
-
-def _by_rows(function: Callable[[slice], None], row_count: int) -> None:
-    """Call `function` with slices that together are all rows, one slice per thread of torch."""
-    threads = min(row_count, torch.get_num_threads())
-    if threads == 1:
-        function(slice(None))
-        return
-    # The number of rows per part is rounded up, so that there are at most as many parts as threads.
-    step = (row_count + threads - 1) // threads
-    parts = [slice(start, start + step) for start in range(0, row_count, step)]
+    each = map if threads == 1 else _pool(threads).map
     # The loop reads the results, because an error in a thread would be lost otherwise.
-    for _ in _pool(threads).map(function, parts):
+    for _ in each(merge, range(0, len(weights), step)):
         pass
 
 
@@ -147,17 +132,6 @@ def merge_last_columns(W, A, B, out, first):
         w[0, :cols] = W[row, first:]
         merge_row_block(w, a, B[row : row + 1], o, 0, 0, LANES, 0)
         out[row, first:] = o[0, :cols]
-
-
-@compiled
-def mask_rows(values, W, sign):
-    """Compute values * M in place: +0 where W is `sign`, the bits of -0.0.
-
-    values and W are unsigned integers of one width, (rows, cols)."""
-    zero = values.dtype.type(0)
-    for row in range(values.shape[0]):
-        for col in range(values.shape[1]):
-            values[row, col] = zero if W[row, col] == sign else values[row, col]
 
 
 @njit(inline="always")

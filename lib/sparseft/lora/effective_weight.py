@@ -38,7 +38,7 @@ from torch import Tensor
 
 from sparseft.errors import InputError
 from sparseft.lora import cpu_weights
-from sparseft.lora.carried_mask import carried_mask
+from sparseft.lora.carried_mask import mask_
 
 
 class Workspace:
@@ -92,18 +92,6 @@ class Workspace:
         return self._buffers[key][:size].view(shape)
 
 
-def mask_(values: Tensor, W: Tensor) -> Tensor:
-    """Compute values * M in place, with the M that W carries. Both are (rows, in) and of one dtype.
-
-    A pruned value becomes +0.0, even if it was negative or not finite."""
-    # Only tests compute in fp64.
-    if W.dtype == torch.float64:
-        values.masked_fill_(~carried_mask(W), 0)
-    else:
-        _kernels(W.device).mask_(values, W)
-    return values
-
-
 def _placed_like(W: Tensor) -> Tensor:
     """Return new memory with the shape, dtype and device of W, and with W's address modulo 64 bytes.
 
@@ -118,7 +106,7 @@ def _build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor
     """Write W' to `out` and return it."""
     if W.dtype == torch.float64:
         # The product and the sum are rounded separately.
-        return out.copy_(W + scale * B @ A).masked_fill_(~carried_mask(W), 0)
+        return mask_(out.copy_(W + scale * B @ A), W)
     _kernels(W.device).build(out, W, A, scale * B)
     return out
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sparseft.lora.carried_mask import carry_mask_, row_blocks
-from sparseft.lora.effective_weight import Workspace, mask_
+from sparseft.lora.carried_mask import carry_mask_, mask_, row_blocks
+from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import initial_factor
 from sparseft.lora.products import way_of
 from sparseft.modes import get_mode

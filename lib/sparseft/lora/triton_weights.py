@@ -1,10 +1,8 @@
-"""Build the effective weight and mask a gradient on a GPU, in Triton kernels with one pass over W.
+"""Build the effective weight on a GPU, in a Triton kernel with one pass over W.
 
-Both kernels are elementwise. They use no tl.dot, which may round to TF32 and sums in an order of its own. Their launch has one
+The kernel is elementwise. It uses no tl.dot, which may round to TF32 and sums in an order of its own. Its launch has one
 fixed configuration, because autotuning chooses by time, and two processes could choose differently. The multiply-add is
 explicit, so the compiler has nothing to fuse.
-
-Bytes moved per bf16 weight: 4 to build it, 2 to 4 to mask it.
 """
 
 import torch
@@ -25,31 +23,23 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     """Write (W + B A) * M to `out`, as effective_weight.py defines it.
 
     W and out (rows, cols) are bf16, fp16 or fp32. A (r, cols) and B (rows, r), which holds s B, are fp32."""
-    _launch(_build_tile, W, out, A.contiguous(), B.contiguous(), A.shape[0], DTYPE=str(W.dtype))
-
-
-def mask_(values: Tensor, W: Tensor) -> None:
-    """Compute values * M in place. Both are (rows, cols) and of one dtype."""
-    _launch(_mask_tile, W, values)
-
-
-def _launch(kernel, W: Tensor, values: Tensor, *arguments: object, **constants: str) -> None:
-    """Run a kernel on all tiles of W and `values`, of one shape, which it sees as the integers of their bits."""
     rows, cols = W.shape
     tiles = (triton.cdiv(rows, _ROWS), triton.cdiv(cols, _COLS))
     weights = bits_of(W)
-    bits = bits_of(values)
+    merged = bits_of(out)
     # Triton uses the current GPU, which need not be W's.
     with torch.cuda.device_of(W):
-        kernel[tiles](
+        _build_tile[tiles](
             weights,
-            bits,
+            merged,
             rows,
             cols,
             weights.stride(0),
-            bits.stride(0),
-            *arguments,
-            **constants,
+            merged.stride(0),
+            A.contiguous(),
+            B.contiguous(),
+            A.shape[0],
+            DTYPE=str(W.dtype),
             SIGN=minus_zero(weights),
             ROWS=_ROWS,
             COLS=_COLS,
@@ -90,18 +80,6 @@ def _build_tile(
     merged = _round(sums + _widen(bits, DTYPE), DTYPE)
     merged = tl.where(bits == SIGN, 0, merged)
     tl.store(out + wide_row * out_stride + col[None, :], merged, mask=inside)
-
-
-@triton.jit
-def _mask_tile(
-    W, values, rows, cols, W_stride, values_stride, SIGN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
-):
-    """Write +0.0 to one tile of `values` where W is -0.0. Both are the bits of weights."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-    col = (tl.program_id(1) * COLS + tl.arange(0, COLS))[None, :]
-    inside = (row < rows) & (col < cols)
-    bits = tl.load(W + row * W_stride + col, mask=inside, other=0)
-    tl.store(values + row * values_stride + col, tl.full((ROWS, COLS), 0, bits.dtype), mask=inside & (bits == SIGN))
 
 
 @triton.jit

@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,9 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Tensor, read_header, safetensors_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS, get_method
+from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
 from sparseft.study.mask_settings import Masks
@@ -115,7 +117,16 @@ def read_mask(path: Path | str) -> Mask:
     return mask
 
 
-def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]], digest: str | None = None) -> None:
+def read_checked_mask(path: Path, checkpoint: Checkpoint, cell: Cell | None = None) -> tuple[Mask, str]:
+    """Return a mask of this model, and of the cell if there is one, and its sha256. Raises InputError if it is another's."""
+    mask = read_mask(path)
+    check_mask(mask, path, prunable_shapes(checkpoint), checkpoint.digest)
+    if cell:
+        check_run(mask, path, cell)
+    return mask, sha256(path)
+
+
+def check_mask(mask: Mask, path: Path | str, shapes: Mapping[str, tuple[int, ...]], digest: str | None = None) -> None:
     """Raise InputError if a mask does not fit the `shapes` of a model's layers, or if `digest` is not that of its base.
 
     One error names every kind of difference."""
@@ -258,7 +269,7 @@ class MaskWriter:
             write = self._write_safetensors if path.suffix == ".safetensors" else self._write_pt
             write(path, content, self.bits[level])
             # This frees the disk space of the temporary file.
-            self.bits[level] = None
+            self.bits[level] = np.empty(0, np.uint8)
 
     def _write_pt(self, path: Path, content: dict, bits: np.ndarray) -> None:
         """Write a file of `torch.save`. All layers are views of one tensor."""

@@ -11,15 +11,15 @@ Without the base, the report says that these were not checked. A mask that match
 fails if no layer is checked.
 """
 
+from bisect import bisect_right
+
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
+from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, infinity, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, unpack
 
-# Weights that are compared at a time.
-BLOCK = 1 << 20
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 
 
@@ -103,16 +103,9 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
 def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
     """Return the bits of the smallest BF16, F16 or F32 magnitude above `tolerance`. NaN and infinity are above it too."""
     word = BITS[dtype].type
-    low = 0
-    high = infinity(dtype)
     # Magnitudes order like their bits, so the bits can be bisected.
-    while low < high:
-        middle = (low + high) // 2
-        if to_float32(np.array([middle], word), dtype)[0] > tolerance:
-            high = middle
-        else:
-            low = middle + 1
-    return word(low)
+    magnitude = lambda bits: to_float32(np.array([bits], word), dtype)[0]  # noqa: E731
+    return word(bisect_right(range(infinity(dtype)), tolerance, key=magnitude))
 
 
 def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask) -> tuple[list[str], list[str]]:

@@ -1,11 +1,14 @@
-"""Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and the hours of a plan.
+"""Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and its hours.
 
 The bytes of models, masks and adapters are exact but for the headers of their files. The rest depends on the data and the
 machine. Of a model only config.json is read, and torch is not imported.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 
 from sparseft.errors import InputError
@@ -14,7 +17,9 @@ from sparseft.modes import get_mode
 from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_seconds, process_memory
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder
+from sparseft.study.configfiles import read_sections
+from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, Run, base_folder, fill, mask_folder
+from sparseft.study.section import parse_section
 
 # A rule of the runs -> the kind of its jobs.
 KIND_OF = {
@@ -32,7 +37,6 @@ KIND_OF = {
     "prune": "mask",
     "import_pruned": "files",
     "export_checkpoint": "files",
-    "export_task_checkpoint": "files",
     "prepare_model": "prepare",
 }
 # A job's rule and its wildcards.
@@ -47,16 +51,17 @@ GB = 1e9
 def report(config: Config) -> str:
     """Return the estimate as text. Raises InputError for a model whose sizes are not known yet."""
     runs = targets.runs(config)
-    kept, running = disk(config)
+    kept, _ = disk(config)
     programs = len(targets.programs(config))
     lines = [
-        "ESTIMATE, from the configuration: nothing was run. GB: 1,000,000,000 bytes. The hours are those of snakemake --dry-run.",
+        "ESTIMATE, from the configuration and the times of earlier jobs: nothing was run. GB: 1,000,000,000 bytes.",
         f"runs: {len(runs):,}, of which {sum(run.mode != NO_FINETUNE for run in runs):,} are trained",
         *([f"compilations for the CS-3: {programs}, before the trainings that share them"] if programs else []),
         "disk, GB",
-        *[f"  {name:16} {size / GB:>10,.2f}" for name, size in (kept | {"a running job": running}).items()],
+        *[f"  {name:16} {size / GB:>10,.2f}" for name, size in kept.items()],
         "memory of a job, GB",
         *memory(config),
+        needs(config, study_jobs(config)),
     ]
     return "\n".join(lines)
 
@@ -77,18 +82,16 @@ def disk(config: Config) -> tuple[dict[str, int], int]:
     models = {name: requests.subject(name) for name in config.grid.models}
     trained = [run for run in runs if run.mode != NO_FINETUNE]
     adapters = [models[run.model].adapter_numbers(config, run.task, run.training) for run in trained]
-    masks = {}
-    for run in runs:
-        # A pass makes the masks of all sparsities.
-        one = run.method == DENSE or get_method(run.method).updates_weights
-        for percent in [run.sparsity] if one else config.grid.sparsities:
-            masks[fill(mask_folder(run.method), run), run.method, percent] = models[run.model].prunable_weights // 8
-    updated = [run for run in runs if get_method(run.method).updates_weights]
-    bases = {fill(base_folder(run.method), run): models[run.model].bytes for run in updated}
+    masks, bases = 0, 0
+    for run in _passes(config):
+        updates_weights = get_method(run.method).updates_weights
+        number = 1 if run.method == DENSE or updates_weights else len(config.grid.sparsities)
+        masks += number * (models[run.model].prunable_weights // 8)
+        bases += models[run.model].bytes if updates_weights else 0
     kept = {
         "models": sum(model.bytes for model in models.values()),
-        "masks": sum(masks.values()),
-        "pruned bases": sum(bases.values()),
+        "masks": masks,
+        "pruned bases": bases,
         "adapters": 4 * sum(adapters),
         "merged models": config.keep_merged * sum(models[run.model].bytes for run in runs),
     }
@@ -101,7 +104,8 @@ def memory(config: Config) -> list[str]:
     """Return a line per model and kind of job, in GB: of the task, method and training that need most, with the parts."""
     requests = Requests(config)
     largest: dict[tuple[str, str], tuple[int, str]] = {}
-    for job in _kinds(config):
+    jobs = (kind_of(rule, wildcards) for rule, wildcards in study_jobs(config))
+    for job in dict.fromkeys(job for job in jobs if job and job.kind in RUN_THE_MODEL):
         device, machine = process_memory(config, job, requests.subject(job.model))
         on_device, in_machine = sum(device.values()), sum(machine.values())
         total = f"{(on_device + in_machine) / GB:.2f}"
@@ -114,16 +118,25 @@ def memory(config: Config) -> list[str]:
     return [line for _, line in largest.values()]
 
 
-def _kinds(config: Config) -> list[JobKind]:
-    """Return the kinds of the jobs of a study that run a model, each once."""
-    jobs = []
+def _passes(config: Config) -> list[Run]:
+    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it updates weights."""
+    passes = {}
     for run in targets.runs(config):
-        kinds = ["evaluation", *["selection"] * bool(run.training)]
+        folder_of = base_folder if get_method(run.method).updates_weights else mask_folder
+        passes[fill(folder_of(run.method), run), run.method] = run
+    return list(passes.values())
+
+
+def study_jobs(config: Config) -> Iterator[Job]:
+    """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
+    yield from (("prepare_model", {"model": model}) for model in config.grid.models)
+    yield from (("compute_masks", vars(run)) for run in _passes(config))
+    for run in targets.runs(config):
+        rules = ["merge_adapter", "validate_sparsity", "evaluate_run", *["evaluate_selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:
-            kinds.append("reconstruction" if get_mode(run.mode).reconstructs else "training")
-        jobs += [JobKind(kind, run.model, run.task, training=run.training) for kind in kinds]
-        jobs.append(JobKind.of("mask", run))
-    return [job for job in dict.fromkeys(jobs) if job.kind in RUN_THE_MODEL]
+            rules += ["evaluate_adapter", "reconstruct_adapter" if get_mode(run.mode).reconstructs else "train_adapter"]
+        training = run.training and f"-{run.training}"
+        yield from ((rule, vars(run) | {"training": training}) for rule in rules)
 
 
 def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
@@ -134,15 +147,50 @@ def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
 
 
 def hours(config: Config, jobs: Iterable[Job]) -> str:
-    """Return a sentence on how long jobs take on a usual machine, one at a time."""
-    requests = Requests(config)
-    kinds = Counter(kind_of(rule, wildcards) for rule, wildcards in jobs)
-    seconds = {job: _seconds(requests, job) for job in kinds}
-    total = sum(number * (seconds[job] or 0) for job, number in kinds.items()) / 3600
+    """Return a sentence on how long jobs take on one machine, one at a time.
+
+    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the estimates
+    if the settings have changed since. Without a measurement, its time is the estimate."""
+    now = earlier = Requests(config)
+    # A study that was not analysed has no earlier configuration.
+    with suppress(InputError):
+        sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
+        earlier = Requests(parse_section(Config, sections, "configuration"))
+    equal_jobs = Counter((kind_of(rule, wildcards), _benchmarks(rule, wildcards)) for rule, wildcards in jobs)
+    total = 0.0
+    sources: Counter = Counter()
+    for (job, pattern), number in equal_jobs.items():
+        measured = _mean_seconds(Path(config.paths.benchmarks).glob(pattern))
+        seconds, source = _seconds_and_source(measured, _seconds(now, job), _seconds(earlier, job))
+        total += number * seconds / 3600
+        sources[source] += number
     time = f"{60 * total:.0f} minutes" if total < 2 else f"{total:,.1f} hours"
-    unknown = sum(number for job, number in kinds.items() if seconds[job] is None)
-    others = f", and {unknown:,} jobs of unknown time" if unknown else ""
-    return f"about {time} on one machine, one job at a time{others}; estimated"
+    counts = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(sources.items()))
+    return f"about {time} on one machine, one job at a time ({counts})"
+
+
+def _benchmarks(rule: str, wildcards: Mapping[str, str]) -> str:
+    """Return the pattern of the benchmarks of a job and of those that differ only in method, sparsity and seed."""
+    model, task, mode, training = map(wildcards.get, ("model", "task", "mode", "training"))
+    return f"{rule}/{model}-{task}-*-{mode}{training}-seed*.tsv"
+
+
+def _mean_seconds(benchmarks: Iterable[Path]) -> float | None:
+    """Return the mean seconds of some benchmarks; None if Snakemake has written none of them to its end."""
+    seconds = []
+    for file in benchmarks:
+        with suppress(ValueError, IndexError):
+            seconds.append(float(file.read_text().splitlines()[-1].split()[0]))
+    return mean(seconds) if seconds else None
+
+
+def _seconds_and_source(measured: float | None, now: float | None, earlier: float | None) -> tuple[float, str]:
+    """Return the seconds of a job, and where they come from: its estimate `now`, or what was measured of the `earlier` one."""
+    if measured and not now:
+        return measured, "measured here before"
+    if measured and now and earlier:
+        return measured * now / earlier, "measured here before"
+    return now or 0, "estimated" if now else "of unknown time"
 
 
 def _seconds(requests: Requests, job: JobKind | None) -> float | None:
@@ -153,6 +201,7 @@ def _seconds(requests: Requests, job: JobKind | None) -> float | None:
         return None
     try:
         seconds = job_seconds(requests.config, job, requests.subject(job.model))
-    except InputError:
+    except (InputError, KeyError):
+        # An earlier configuration need not describe the model or the training.
         return None
     return IMPORTS + seconds / (USUAL_GPU if requests.config.resources.gpus else USUAL_CPU)

@@ -6,6 +6,8 @@ scheduler ends the job and tries it again with more; a training continues from i
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
@@ -54,7 +56,7 @@ class JobKind:
     training: str = ""
 
     @classmethod
-    def of(cls, kind: str, cell: object) -> "JobKind":
+    def of(cls, kind: str, cell: Any) -> "JobKind":
         """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
         if kind not in RUN_THE_MODEL:
             return cls(kind, cell.model)
@@ -71,35 +73,28 @@ class Requests:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._subjects: dict[str, Subject] = {}
-        self._requests: dict[JobKind, tuple[int, int]] = {}
+        # What raises InputError, because a model is not known yet, is computed again the next time.
+        self.subject = cache(lambda model: described(model, config.models[model]))
+        self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(job.model)))
 
-    def memory_mb(self, job: JobKind, attempt: int) -> int:
-        """Return the memory to request, in MB of 10^6 bytes. It grows with each attempt."""
-        configured = self.config.resources.memory_mb if job.kind in RUN_THE_MODEL else None
-        return attempt * (configured or self._request(job)[0])
+    def of(self, job: JobKind, attempt: int) -> tuple[int, int]:
+        """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
 
-    def minutes(self, job: JobKind, attempt: int) -> int:
-        """Return the minutes after which the scheduler may end the job. They grow with each attempt."""
-        configured = self.config.resources.minutes if job.kind in RUN_THE_MODEL else None
-        return attempt * (configured or self._request(job)[1])
+        Both grow with each attempt."""
+        try:
+            megabytes, minutes = self._estimate(job)
+        except InputError:
+            megabytes, minutes = UNKNOWN
+        if job.kind in RUN_THE_MODEL:
+            resources = self.config.resources
+            megabytes, minutes = resources.memory_mb or megabytes, resources.minutes or minutes
+        return attempt * megabytes, attempt * minutes
 
-    def subject(self, model: str) -> Subject:
-        """Return the sizes of a model. Raises InputError if they are not known yet."""
-        if model not in self._subjects:
-            self._subjects[model] = described(model, self.config.models[model])
-        return self._subjects[model]
 
-    def _request(self, job: JobKind) -> tuple[int, int]:
-        """Return MB and minutes of a first attempt."""
-        if job not in self._requests:
-            try:
-                subject = self.subject(job.model)
-            except InputError:
-                return UNKNOWN
-            megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(self.config, job, subject)) / 1e6)
-            self._requests[job] = megabytes, START + math.ceil(job_seconds(self.config, job, subject) / 60)
-        return self._requests[job]
+def _estimated_request(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
+    """Return the memory, in MB, and the minutes that a job is estimated to need, with a margin."""
+    megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(config, job, subject)) / 1e6)
+    return megabytes, START + math.ceil(job_seconds(config, job, subject) / 60)
 
 
 def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
@@ -120,7 +115,7 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
     """Return the bytes of a process that runs the model, by part: on the device that computes, and always in the machine."""
     host = config.training_backend.host_memory
     if host and job.kind in ("training", "throughput"):
-        return {}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes}
+        return {}, host(subject.weights)
     weights, device = _held_weights(config, job, subject)
     machine = {"program": PROGRAM}
     if config.resources.gpus:
@@ -184,11 +179,11 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
             for lengths in of_tasks
         )
     if job.kind == "reconstruction":
-        settings = config.reconstruction
-        lengths = calibration_lengths(config, job.task, settings.calibration, settings.examples)
+        section = config.reconstruction
+        lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
         # The inputs and outputs of a decoder layer for all examples, and its activations.
         return (
-            2 * states * lengths.rows[0] * lengths.mean + settings.batch_size * lengths.long * subject.activation_bytes
+            2 * states * lengths.rows[0] * lengths.mean + section.batch_size * lengths.long * subject.activation_bytes
         )
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
     per_token = layers * subject.activation_bytes
@@ -220,7 +215,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        tokens = 3 * lengths.long * lengths.rows[0] * passes
+        tokens: float = 3 * lengths.long * lengths.rows[0] * passes
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
         return 2 * tokens + 9 * subject.widest if get_method(job.method).updates_weights else tokens
     lengths = task_lengths(config, job.task)
@@ -230,10 +225,10 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
         return 3 * settings.steps * settings.batch_size * lengths.long + losses * evaluated
     if job.kind == "reconstruction":
-        settings = config.reconstruction
-        long = calibration_lengths(config, job.task, settings.calibration, settings.examples).long
+        section = config.reconstruction
+        long = calibration_lengths(config, job.task, section.calibration, section.examples).long
         # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
-        return 3 * long * (settings.steps * settings.batch_size + settings.examples) + evaluated
+        return 3 * long * (section.steps * section.batch_size + section.examples) + evaluated
     if job.kind == "throughput":
         measured = config.throughput
         examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)

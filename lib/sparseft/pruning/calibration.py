@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ MULTIPLE = 32
 class ExampleCalibration:
     """Hold how a method gets its evidence from examples. `meta` is added to the metadata of the masks."""
 
-    importance: Importance
+    importance: Importance | None
     # Returns the examples as the token ids of a checkpoint's model.
     examples_of: Callable[[Checkpoint], list[Example]]
     meta: dict
@@ -71,32 +72,17 @@ class ExampleCalibration:
             self._results[key] = compute_statistic(checkpoint, self.examples_of(checkpoint), statistic)
         return self._results[key]
 
-    def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Prune the model decoder layer by decoder layer, as Wanda is published.
+    def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, Tensor, Tensor], None]) -> None:
+        """Prune the model decoder layer by decoder layer, as Wanda and SparseGPT are published.
 
-        prune(layer, evidence fp32) returns each mask, bool (rows, cols), True if kept. The evidence is the statistic of the
-        layer's inputs. Raises InputError if it is not finite.
+        prune(layer, weight, evidence) changes each layer's weight (rows, cols) in place. The evidence is the statistic of the
+        layer's inputs, fp32. Raises InputError if it is not finite.
 
-        Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
-
-        def change(layer: str, weight: Tensor, evidence: Tensor) -> None:
-            kept = torch.from_numpy(prune(layer, evidence.cpu().numpy())).to(weight.device)
-            weight.masked_fill_(~kept, 0)
-
-        _in_sequence(checkpoint, self.examples_of(checkpoint), self.importance.statistic, change)
-
-    def update_in_sequence(self, checkpoint: Checkpoint, update: Callable[[str, Tensor, Tensor], Tensor]) -> None:
-        """Prune and update the model decoder layer by decoder layer, as SparseGPT is published.
-
-        update(layer, weight fp32 (rows, cols), evidence fp32) returns each layer's new weight. The evidence is the statistic
-        of the layer's inputs. Raises InputError if it is not finite.
-
-        Source: arXiv 2301.00774; IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
-
-        def change(layer: str, weight: Tensor, evidence: Tensor) -> None:
-            weight.copy_(update(layer, weight.float(), evidence))
-
-        _in_sequence(checkpoint, self.examples_of(checkpoint), self.importance.statistic, change)
+        Sources: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda. arXiv 2301.00774;
+        IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
+        statistic = self.importance and self.importance.statistic
+        assert statistic, "the method looks at no inputs"
+        _in_sequence(checkpoint, self.examples_of(checkpoint), statistic, prune)
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
@@ -146,7 +132,7 @@ def calibration_examples(
         encode, task=task, tokenizer=tokenizer, max_length=model_config(checkpoint.folder).max_position_embeddings
     )
     # Documents become other examples than their rows, so they are encoded before examples are chosen.
-    candidates = to_tokens(rows) if task.sequence_length else rows
+    candidates: list[Any] = to_tokens(rows) if task.sequence_length else rows
     if number > len(candidates):
         raise InputError(
             f"{key} {number}: {task.name} has only {len(candidates)} training"
@@ -230,7 +216,7 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
     unfuse_experts(model)
     model.requires_grad_(False)
     cpu = torch.device("cpu")
-    totals = {}
+    totals: dict[str, Tensor] = {}
 
     def add_and_free(layer: str, weight: Tensor) -> None:
         statistic.add(totals[layer], weight.grad.to(cpu))

@@ -11,7 +11,6 @@ be a multiple of 8.
 
 import json
 import math
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,8 @@ from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import check_model
 
-
-@dataclass(frozen=True)
-class Cut:
-    """Hold which rows (axis 0) or columns (axis 1) of a tensor are kept: `kept`, bool (rows,) or (cols,)."""
-
-    axis: int
-    kept: np.ndarray
+# The axis that a tensor loses a part of, 0 for rows and 1 for columns, and what is kept of it, bool (rows,) or (cols,).
+Cut = tuple[int, np.ndarray]
 
 
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
@@ -82,10 +76,9 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
         units[np.flatnonzero(~units)[: -units.sum() % groups[first.unit].multiple]] = True
         sizes[first.unit].setdefault(int(units.sum()), first.layer)
         for part in parts:
-            cut = Cut(part.axis, np.repeat(units, part.width))
-            cuts[f"{part.layer}.weight"] = cut
+            cuts[f"{part.layer}.weight"] = part.axis, np.repeat(units, part.width)
             if part.axis == 0:
-                cuts[f"{part.layer}.bias"] = cut
+                cuts[f"{part.layer}.bias"] = cuts[f"{part.layer}.weight"]
     for unit, layers in sizes.items():
         title = groups[unit].title
         if 0 in layers:
@@ -99,11 +92,10 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
 
 def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:
     """Return the units that all parts keep, bool (units,). Raises InputError if a unit is pruned only in part."""
-    units = None
+    first = parts[0]
+    units = np.all(np.all(mask.kept(first.layer), axis=1 - first.axis).reshape(-1, first.width), axis=1)
     for part in parts:
         kept = mask.kept(part.layer)
-        if units is None:
-            units = kept.all(axis=1 - part.axis).reshape(-1, part.width).all(axis=1)
         channels = np.repeat(units, part.width)
         if (kept != (channels[:, None] if part.axis == 0 else channels)).any():
             raise InputError(
@@ -118,29 +110,29 @@ def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], pat
     Raises InputError if a weight that is left out is not zero. A bias may be anything."""
     header, tensors = read_header(file)
     metadata = json.loads(header[8:]).get("__metadata__")
-    smaller = [_smaller(tensor, cuts[tensor.name]) if tensor.name in cuts else tensor for tensor in tensors]
+    smaller = [_smaller(tensor, *cuts[tensor.name]) if tensor.name in cuts else tensor for tensor in tensors]
     with open(path, "wb") as target:
         target.write(safetensors_header(smaller, metadata))
-        for name in (tensor.name for tensor in tensors):
-            if name not in cuts:
-                target.write(checkpoint.read_bytes(name))
+        for tensor in tensors:
+            if tensor.name not in cuts:
+                target.write(checkpoint.read_bytes(tensor.name))
                 continue
-            cut = cuts[name]
-            bits = checkpoint.read(name)
+            axis, kept = cuts[tensor.name]
+            bits = checkpoint.read(tensor.name)
             # The shift removes the sign, because -0 is zero too.
-            if name.endswith(".weight") and (np.compress(~cut.kept, bits, cut.axis) << 1).any():
+            if tensor.name.endswith(".weight") and (np.compress(~kept, bits, axis) << 1).any():
                 raise InputError(
-                    f"{checkpoint.folder}: {name} is not zero where the mask prunes it",
+                    f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
                     "give the merged checkpoint and the mask that it was merged with",
                 )
-            target.write(np.compress(cut.kept, bits, cut.axis).data)
+            target.write(np.compress(kept, bits, axis).data)
 
 
-def _smaller(tensor: Tensor, cut: Cut) -> Tensor:
-    """Return a tensor with its future shape and size. Its place in the file is still the old one."""
-    shape = tuple(int(cut.kept.sum()) if axis == cut.axis else size for axis, size in enumerate(tensor.shape))
-    width = tensor.nbytes // math.prod(tensor.shape)
-    return replace(tensor, shape=shape, nbytes=width * math.prod(shape))
+def _smaller(tensor: Tensor, axis: int, kept: np.ndarray) -> Tensor:
+    """Return a tensor with its future shape and size."""
+    shape = list(tensor.shape)
+    shape[axis] = int(kept.sum())
+    return tensor.changed(tensor.dtype, tuple(shape))
 
 
 def _correct_index(checkpoint: Checkpoint) -> None:

@@ -11,12 +11,13 @@ says that it is inferred.
 """
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import open_source
 from sparseft.checkpoints.rewriting import read_exactly
@@ -31,10 +32,10 @@ TOLERANCE = 0.01
 # Keys of a configuration that do not change what a model computes from tokens, so that tools may write other values.
 _WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
-_GIVE_BASE = "give the model that the tool pruned (models.NAME.source, or --model_path)"
+_GIVE_BASE = "give the model that the tool pruned, in the same dtype (models.NAME.source and dtype, or --model_path)"
 
 
-def infer_mask(base: np.ndarray, pruned: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+def infer_mask(base: np.ndarray, pruned: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the mask of a layer, bool (rows, cols), and its numbers of natural zeros and of changed weights.
 
     `base` and `pruned` are its bits in the base and in the pruned checkpoint, (rows, cols)."""
@@ -89,11 +90,8 @@ def check_origin(pruned: Checkpoint, source: str, base: Checkpoint) -> None:
     masked = {f"{layer}.weight" for layer in prunable_shapes(base)}
     for name in shapes:
         if name not in masked and not np.array_equal(_read_in_dtype(pruned, source, base, name), base.read(name)):
-            dtype = pruned.tensors[name].dtype
-            is_rounded = dtype != base.tensors[name].dtype
             raise InputError(
-                f"{source}: {name} differs from {base.folder}, and a mask cannot hold this change",
-                f"{_prepare_in(dtype)}, or {_GIVE_BASE}" if is_rounded else _GIVE_BASE,
+                f"{source}: {name} differs from {base.folder}, and a mask cannot hold this change", _GIVE_BASE
             )
 
 
@@ -109,16 +107,9 @@ def _described(checkpoint: Checkpoint) -> dict[str, object]:
 def _read_in_dtype(pruned: Checkpoint, source: str, base: Checkpoint, name: str) -> np.ndarray:
     """Return the bits of a tensor of a checkpoint in the base's dtype. Raises InputError if this changes a value."""
     dtype = base.tensors[name].dtype
-    stored = pruned.tensors[name].dtype
     bits = read_exactly(pruned, name, dtype)
     if bits is None:
-        raise InputError(
-            f"{source}: {name} is in {stored} and has values that {dtype}, the dtype of {base.folder}, lacks",
-            _prepare_in(stored),
-        )
+        stored = pruned.tensors[name].dtype
+        what = f"{source}: {name} is in {stored} and has values that {dtype}, the dtype of {base.folder}, lacks"
+        raise InputError(what, _GIVE_BASE)
     return bits
-
-
-def _prepare_in(dtype: str) -> str:
-    """Return the advice to prepare the base in a dtype, as a checkpoint names it."""
-    return f"prepare the model in {next(key for key, value in DTYPES.items() if value == dtype)} (models.NAME.dtype)"

@@ -6,6 +6,7 @@ importance needs it. If masks.sequential applies to the method, each sparsity ha
 nested.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,13 +20,15 @@ from sparseft.methods import Method, get_method
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_report import NO_SCORES, mask_report, write_report
 from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
-from sparseft.pruning.selection import Ranking, Scores, Selection
+from sparseft.pruning.selection import Ranking, Scores
 from sparseft.storage.atomic import atomic_files
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
 if TYPE_CHECKING:
-    # Only an importance that looks at examples needs the libraries of this module.
+    # Only an importance that looks at examples needs these libraries.
+    from torch import Tensor
+
     from sparseft.pruning.calibration import ExampleCalibration
 
 
@@ -53,11 +56,13 @@ def compute_masks(
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     allocated = None
     if method.allocation:
+        assert calibration, "an allocation looks at examples"
         meta["outliers"], allocated = allocate_by_outliers(checkpoint, method, settings, calibration, percents)
+    ranking = partial(Ranking, checkpoint=checkpoint, scope=meta["scope"], settings=settings, threads=threads)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
     with atomic_files(places.report.parent, places.report.name, "masks") as folder:
         with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
-            masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, allocated, writer, threads)
+            masks_pass = MaskPass(checkpoint, method, percents, settings.seed, calibration, allocated, writer, ranking)
             is_sequential = settings.is_sequential(method_name)
             scores = masks_pass.run_in_sequence() if is_sequential else masks_pass.run()
         if is_sequential:
@@ -70,18 +75,19 @@ def compute_masks(
 
 @dataclass(frozen=True)
 class MaskPass:
-    """Compute the masks of one method on one checkpoint: choose the scores, and what is ranked together.
+    """Compute the masks of one method on one checkpoint: choose the scores.
 
+    `ranking` takes the first fields of a Ranking, and returns it.
     `allocated` is layer -> how many weights each sparsity prunes, int64 (sparsities,); None without an allocation."""
 
     checkpoint: Checkpoint
     method: Method
     percents: list[int]
-    settings: Masks
+    seed: int
     calibration: "ExampleCalibration | None"
     allocated: dict[str, np.ndarray] | None
     writer: MaskWriter
-    threads: int
+    ranking: Callable[..., Ranking]
 
     def run(self) -> Scores:
         """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
@@ -89,40 +95,46 @@ class MaskPass:
         importance = self.method.importance
         if not importance:
             # Random bits are those of no float.
-            source, dtypes = random_source(self.checkpoint, self.settings.seed), dict.fromkeys(shape)
+            source, dtypes = random_source(self.checkpoint, self.seed), dict.fromkeys(shape)
         elif importance.score:
             statistic = importance.statistic
-            evidence = self.calibration.evidence(self.checkpoint, statistic) if statistic else None
+            evidence = self.calibration.evidence(self.checkpoint, statistic) if self.calibration and statistic else None
             source, dtypes = scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
         else:
             source = magnitude_source(self.checkpoint)
             dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
-        selection = Selection(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
-        return self.method.pattern.select(self._ranking(selection))
+        assert self.method.pattern.select, "another tool makes imported masks"
+        return self.method.pattern.select(
+            self.ranking(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
+        )
 
     def run_in_sequence(self) -> Scores:
         """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned.
 
         Return the distributions of scores of the first sparsity that prunes."""
+        assert self.calibration, "sequential methods look at examples"
         scores: Scores = {}
         for level, percent in enumerate(self.percents):
             if not percent:
                 write = partial(self.writer.write, levels=range(level, level + 1))
-                self._ranking(Selection(None, self.writer.shape, {}, [percent], write)).keep_all()
+                self.ranking(None, self.writer.shape, {}, [percent], write).keep_all()
                 continue
             of_percent: Scores = {}
             self.calibration.prune_in_sequence(self.checkpoint, partial(self._prune, level, of_percent))
             scores = scores or of_percent
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
 
-    def _prune(self, level: int, scores: Scores, layer: str, evidence: np.ndarray) -> np.ndarray:
-        """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and return the mask, bool (rows, cols).
+    def _prune(self, level: int, scores: Scores, layer: str, weight: "Tensor", evidence: "Tensor") -> None:
+        """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and set its pruned weights to 0.
 
         `scores` gets the distribution of the layer's scores."""
-        importance = self.method.importance
+        import torch
+
+        importance, select = self.method.importance, self.method.pattern.select
+        assert importance and importance.score and select, "only scores are ranked in sequence"
         weights = self.checkpoint.read_float32(f"{layer}.weight")
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
-        bits = bits_of(importance.score(weights, evidence, sums))
+        bits = bits_of(importance.score(weights, evidence.cpu().numpy(), sums))
         shape = self.writer.shape[layer]
         allocated = {layer: self.allocated[layer][[level]]} if self.allocated else None
         packed = np.empty((1, shape[0] * row_bytes(shape[1])), np.uint8)
@@ -131,14 +143,9 @@ class MaskPass:
             packed[:, offset : offset + block.shape[1]] = block
 
         # The scores of the layer are one block.
-        selection = Selection(
-            lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated
-        )
-        scores |= self.method.pattern.select(self._ranking(selection))
+        source = lambda _: iter([bits])  # noqa: E731
+        ranking = self.ranking(source, {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated)
+        scores |= select(ranking)
         self.writer.write(layer, 0, packed, range(level, level + 1))
-        return unpack(packed.reshape(shape[0], -1), shape)
-
-    def _ranking(self, selection: Selection) -> Ranking:
-        """Return what a pattern selects from."""
-        scope = self.settings.scope_of(self.method.name, self.percents)
-        return Ranking(selection, self.checkpoint, scope, self.settings, self.threads)
+        kept = unpack(packed.reshape(shape[0], -1), shape)
+        weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)

@@ -1,7 +1,8 @@
 """Report what the masks of a method prune in each layer, and the scores behind it, as JSON and as plots."""
 
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,47 +18,34 @@ STARVED = 0.01  # The report names a layer that keeps less than this share of it
 _OCTAVES = 24  # powers of two below the largest score; smaller scores count with the last
 
 
-@dataclass(frozen=True)
-class ScoreDistribution:
-    """Hold the distribution of a layer's scores, or of its coupled units' scores if the method is structured.
-
-    `octaves` is the number of scores in [2^k, 2^(k+1)) by k. The distribution is empty for random scores. It is exact for 16-bit
-    scores, and low by up to 1 / 256 of their value for 32-bit ones."""
-
-    quantiles: dict[float, float]
-    octaves: dict[int, int]
-    zeros: int
-
-    @classmethod
-    def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "ScoreDistribution":
-        """Return the distribution from int (BINS,) counts by the high digit of scores in BF16, F16 or F32."""
-        if not dtype:
-            return cls({}, {}, 0)
-        used = np.flatnonzero(histogram != 0)  # On bool it takes a fifth of the time.
-        bits = (used * LOW).astype(np.uint32) if dtype == "F32" else used.astype(np.uint16)
-        return cls._of(to_float32(bits, dtype), histogram[used])
-
-    @classmethod
-    def of_values(cls, values: np.ndarray) -> "ScoreDistribution":
-        """Return the distribution of non-negative fp64 (n,)."""
-        return cls._of(*np.unique(values, return_counts=True))
-
-    @classmethod
-    def _of(cls, values: np.ndarray, counts: np.ndarray) -> "ScoreDistribution":
-        """Return the distribution of ascending values, each `counts` times."""
-        ends = np.cumsum(counts)
-        places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
-        exponents = np.frexp(values[values > 0])[1] - 1
-        exponents = np.maximum(exponents, exponents[-1] - _OCTAVES) if exponents.size else exponents
-        distinct, starts = np.unique(exponents, return_index=True)
-        sums = np.add.reduceat(counts[values > 0], starts) if starts.size else starts
-        octaves = dict(zip(distinct.tolist(), sums.tolist(), strict=True))
-        quantiles = dict(zip(QUANTILES, map(float, values[places]), strict=True))
-        return cls(quantiles, octaves, int(counts[values == 0].sum()))
+# The distribution of a layer's scores, or of its coupled units' scores if the method is structured: the fields of ScoreRow.
+Distribution = dict[str, Any]
+# That of random scores, and of a mask that ranks nothing.
+NO_SCORES: Distribution = {"quantiles": {}, "octaves": {}, "zeros": 0}
 
 
-# The distribution of scores of a mask that ranks nothing.
-NO_SCORES = ScoreDistribution({}, {}, 0)
+def distribution_of_histogram(histogram: np.ndarray, dtype: str) -> Distribution:
+    """Return the distribution from int (BINS,) counts by the high digit of scores in BF16, F16 or F32.
+
+    It is exact for 16-bit scores, and low by up to 1 / 256 of their value for 32-bit ones."""
+    used = np.flatnonzero(histogram != 0)  # On bool it takes a fifth of the time.
+    bits = (used * LOW).astype(np.uint32) if dtype == "F32" else used.astype(np.uint16)
+    return distribution_of_values(to_float32(bits, dtype), histogram[used])
+
+
+def distribution_of_values(values: np.ndarray, counts: np.ndarray) -> Distribution:
+    """Return the distribution of ascending non-negative values, each `counts` times.
+
+    `octaves` is the number of scores in [2^k, 2^(k+1)) by k."""
+    ends = np.cumsum(counts)
+    places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
+    positive = values > 0
+    exponents = np.frexp(values[positive])[1] - 1
+    octaves: Counter[int] = Counter()
+    for exponent, count in zip(exponents.tolist(), counts[positive].tolist(), strict=True):
+        octaves[max(exponent, int(exponents[-1]) - _OCTAVES)] += count
+    quantiles = dict(zip(QUANTILES, map(float, values[places]), strict=True))
+    return {"quantiles": quantiles, "octaves": dict(octaves), "zeros": int(counts[~positive].sum())}
 
 
 def mask_report(
@@ -65,7 +53,7 @@ def mask_report(
     percents: list[int],
     kept: dict[str, np.ndarray],
     shape: dict[str, tuple[int, int]],
-    scores: dict[str, ScoreDistribution],
+    scores: dict[str, Distribution],
 ) -> dict:
     """Return report_{method}.json: a row per layer and sparsity (percent), and a row per layer for its scores.
 
@@ -83,7 +71,7 @@ def mask_report(
         sparsities.append(
             {"asked_percent": percent, "reached": reached, "layers_below_1_percent_kept": starved, "layers": layers}
         )
-    rows = [{"layer": layer, **vars(scores[layer])} for layer in shape]
+    rows = [{"layer": layer, **scores[layer]} for layer in shape]
     return {"format_version": 1, **meta, "sparsities": sparsities, "scores": rows}
 
 

@@ -15,8 +15,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_finite, prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack, zero_pruned
-from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, write_report
+from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack
+from sparseft.pruning.mask_report import NO_SCORES, Distribution, mask_report, write_report
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.grid import PassFiles
@@ -36,24 +36,22 @@ class PrunedWriter:
     write_tensor: WriteTensor
     meta: dict = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
-    scores: dict[str, ScoreDistribution] = field(default_factory=dict)
+    scores: dict[str, Distribution] = field(default_factory=dict)
 
     def write(
-        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: ScoreDistribution = NO_SCORES, **row: object
+        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: Distribution = NO_SCORES, **row: object
     ) -> None:
         """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
 
         What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is
         not finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
-        packed = pack(kept)
-        content = np.ascontiguousarray(bits)
-        zero_pruned(content, packed)
+        content = np.where(kept, bits, 0)
         if not is_finite(content, tensor.dtype):
             raise InputError(
                 f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
             )
-        self.masks.write(layer, 0, packed.reshape(1, -1))
+        self.masks.write(layer, 0, pack(kept).reshape(1, -1))
         self.write_tensor(tensor.name, content.tobytes())
         self.rows[layer] = row
         self.scores[layer] = scores
@@ -74,6 +72,7 @@ def pruned_writer(
         check_finite_weights(original, original.folder)
     origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
     meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
+    assert files.base, f"{method} updates weights"
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with (
         atomic_files(files.report.parent, files.report.name, "masks") as folder,

@@ -6,15 +6,15 @@ blocks in the same order. Every importance is in importances/; random scores are
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, to_float32
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.importances import Importance
 
 Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
-BLOCK = 1 << 20  # weights per block: a block and its masks stay in the second-level cache
 
 
 def magnitude_source(checkpoint: Checkpoint) -> Source:
@@ -43,21 +43,17 @@ def random_source(checkpoint: Checkpoint, seed: int) -> Source:
 
 def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray] | None) -> Source:
     """Return the scores of an importance that has a `score`, fp32. `evidence` is its statistic by layer; None without one."""
+    score = importance.score
+    assert score, f"{importance.name} has no score"
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
-        tensor = checkpoint.tensors[f"{layer}.weight"]
-        cols = tensor.shape[1]
-        column_sums = None
-        if importance.uses_column_sums:
-            column_sums = sum_columns(read_magnitudes(checkpoint, layer))
+        of_layer: Any = evidence and evidence[layer]
+        has_rows = importance.statistic and importance.statistic.of_gradients
+        column_sums = sum_columns(read_magnitudes(checkpoint, layer)) if importance.uses_column_sums else None
         start = 0
-        for bits in checkpoint.read_blocks(tensor.name, BLOCK):
-            weights = to_float32(bits, tensor.dtype).reshape(-1, cols)
+        for weights in _read_weights(checkpoint, layer):
             end = start + len(weights)
-            known = evidence and evidence[layer]
-            if importance.statistic and importance.statistic.of_gradients:
-                known = known[start:end]
-            yield bits_of(importance.score(weights, known, column_sums))
+            yield bits_of(score(weights, of_layer[start:end] if has_rows else of_layer, column_sums))
             start = end
 
     return blocks
@@ -65,9 +61,14 @@ def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict
 
 def read_magnitudes(checkpoint: Checkpoint, layer: str) -> Iterator[np.ndarray]:
     """Yield |W| of a layer, fp32 (rows, cols), some rows at a time."""
+    return map(np.abs, _read_weights(checkpoint, layer))
+
+
+def _read_weights(checkpoint: Checkpoint, layer: str) -> Iterator[np.ndarray]:
+    """Yield W of a layer, fp32 (rows, cols), some rows at a time."""
     tensor = checkpoint.tensors[f"{layer}.weight"]
     for bits in checkpoint.read_blocks(tensor.name, BLOCK):
-        yield np.abs(to_float32(bits, tensor.dtype)).reshape(-1, tensor.shape[1])
+        yield to_float32(bits, tensor.dtype).reshape(-1, tensor.shape[1])
 
 
 def sum_columns(blocks: Iterator[np.ndarray]) -> np.ndarray:

@@ -17,8 +17,9 @@ Structured pruning removes whole coupled channels, scored by the sum over all we
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -29,25 +30,27 @@ from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack, row_bytes
 from sparseft.masks.mask_kernels import BINS, LOW, count_high, count_low, write_masks
-from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution
+from sparseft.pruning.mask_report import NO_SCORES, Distribution, distribution_of_histogram, distribution_of_values
 from sparseft.pruning.scores import Source, row_blocks
 from sparseft.study.mask_settings import Masks
 
 # Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n).
 Emit = Callable[[str, int, np.ndarray], None]
-Scores = dict[str, ScoreDistribution]
+Scores = dict[str, Distribution]
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Hold what is ranked, how much of it is pruned, and where the masks go. A level is the index of a sparsity in `percents`.
+class Ranking:
+    """Rank the scores of all layers. Each way writes all masks and returns the distribution of the scores by layer.
 
     source: yields the scores of a layer, block by block; a second reading yields the same blocks
     shape: layer -> (rows, cols)
     dtypes: layer -> dtype of its scores, BF16, F16 or F32; None if their bits are not those of a float
-    percents: the sparsities in percent, ascending
+    percents: the sparsities in percent, ascending; a level is the index of a sparsity
     emit: takes the masks
-    allocated: layer -> how many of its weights each level prunes, int64 (levels,); None if every scope prunes its share"""
+    allocated: layer -> how many of its weights each level prunes, int64 (levels,); None if every scope prunes its share
+    checkpoint: the model, whose channels are coupled
+    scope: what the settings rank together: layer, row, group or global"""
 
     source: Source
     shape: dict[str, tuple[int, int]]
@@ -55,6 +58,15 @@ class Selection:
     percents: list[int]
     emit: Emit
     allocated: dict[str, np.ndarray] | None = None
+    checkpoint: Checkpoint | None = None
+    scope: str = "layer"
+    settings: Masks = field(default_factory=Masks)
+    threads: int = 1
+
+    @property
+    def layers(self) -> list[str]:
+        """Return the names of the layers."""
+        return list(self.shape)
 
     def counts(self, total: int) -> np.ndarray:
         """Return how many of `total` weights each level prunes, int64 (levels,). Halves are rounded to even."""
@@ -66,14 +78,16 @@ class Selection:
             return self.allocated[layer]
         return math.prod(self.shape[layer]) // scope * self.counts(scope)
 
-    def distribution(self, layer: str, histogram: np.ndarray) -> ScoreDistribution:
+    def distribution(self, layer: str, histogram: np.ndarray) -> Distribution:
         """Return the distribution of a layer's scores. Raises InputError if one is NaN or infinity."""
         dtype = self.dtypes[layer]
+        if not dtype:
+            return NO_SCORES
         # The histogram of 32-bit scores counts only the high digit.
         divisor = LOW if dtype == "F32" else 1
-        if dtype and histogram[infinity(dtype) // divisor :].any():
+        if histogram[infinity(dtype) // divisor :].any():
             raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
-        return ScoreDistribution.of_histogram(histogram, dtype)
+        return distribution_of_histogram(histogram, dtype)
 
     def write(self, layer: str, make: Callable[[int, np.ndarray], np.ndarray]) -> None:
         """Write the masks of a layer. `make(row, block)` returns those of a block, uint8 (levels, n). Its first row is `row`."""
@@ -83,63 +97,43 @@ class Selection:
             self.emit(layer, row * row_bytes(cols), make(row, block))
             row += block.size // cols
 
-
-@dataclass(frozen=True)
-class Ranking:
-    """Rank the scores of all layers of `selection`. Each way writes all masks and returns the distribution of scores by layer.
-
-    scope: what the settings rank together: layer, row, group or global"""
-
-    selection: Selection
-    checkpoint: Checkpoint
-    scope: str
-    settings: Masks
-    threads: int
-
-    @property
-    def layers(self) -> list[str]:
-        """Return the names of the layers."""
-        return list(self.selection.shape)
-
     def by_layer(self) -> Scores:
         """Rank the weights of each layer."""
-        return self._in_threads(lambda layer: {layer: select_together(self.selection, [layer])[0]}, self.layers)
+        return self._in_threads(lambda layer: {layer: select_together(self, [layer])[0]}, self.layers)
 
     def by_row(self) -> Scores:
         """Rank the weights of each row."""
-        return self._in_threads(lambda layer: {layer: select_rows(self.selection, layer)}, self.layers)
+        return self._in_threads(lambda layer: {layer: select_rows(self, layer)}, self.layers)
 
     def by_group(self, size: int) -> Scores:
         """Rank every `size` consecutive weights of a row."""
-        return self._in_threads(lambda layer: {layer: select_groups(self.selection, layer, size)}, self.layers)
+        return self._in_threads(lambda layer: {layer: select_groups(self, layer, size)}, self.layers)
 
     def by_unit(self, groups: list[list[Part]]) -> Scores:
         """Rank the units of each group of layers by the sums of their scores. The layers of a group lose the same units."""
-        return self._in_threads(lambda parts: select_units(self.selection, parts), groups)
+        return self._in_threads(lambda parts: select_units(self, parts), groups)
 
     def coupled_parts(self) -> list[list[Part]]:
         """Return the groups of layers whose channels are coupled. Each layer of the model is in one of them."""
+        assert self.checkpoint, "only a model has coupled layers"
         return coupled_parts(self.checkpoint)
 
     def together(self) -> Scores:
         """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
-        dtypes = sorted(set(map(str, self.selection.dtypes.values())))
+        dtypes = sorted(set(map(str, self.dtypes.values())))
         if len(dtypes) > 1:
+            assert self.checkpoint, "only a model has several dtypes"
             raise InputError(
                 f"{self.checkpoint.folder}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
                 "set masks.scope to layer or row",
             )
-        return dict(zip(self.layers, select_together(self.selection, self.layers), strict=True))
+        return dict(zip(self.layers, select_together(self, self.layers), strict=True))
 
     def keep_all(self) -> Scores:
         """Keep every weight, without a look at the scores."""
-        for layer, (rows, cols) in self.selection.shape.items():
+        for layer, (rows, cols) in self.shape.items():
             row = pack(np.ones((1, cols), bool))
-            offset = 0
-            for block in row_blocks(rows, cols):
-                packed = np.tile(row, (len(self.selection.percents), len(block)))
-                self.selection.emit(layer, offset, packed)
-                offset += packed.shape[1]
+            self.emit(layer, 0, np.tile(row, (len(self.percents), rows)))
         return dict.fromkeys(self.layers, NO_SCORES)
 
     def _in_threads(self, select: Callable[..., Scores], items: Sequence) -> Scores:
@@ -157,38 +151,40 @@ class Ranking:
         return scores
 
 
-def select_together(selection: Selection, layers: Sequence[str]) -> list[ScoreDistribution]:
+def select_together(ranking: Ranking, layers: Sequence[str]) -> list[Distribution]:
     """Rank all weights of `layers` together, write their masks, and return the distribution of each layer's scores.
 
     This reads the scores twice, and 32-bit scores three times."""
     histograms = []
     for layer in layers:
         histogram = np.zeros(BINS, np.int32)
-        for block in selection.source(layer):
+        for block in ranking.source(layer):
             count_high(block, histogram)
         histograms.append(histogram)
-    scores = [selection.distribution(layer, own) for layer, own in zip(layers, histograms, strict=True)]
-    total = sum(math.prod(selection.shape[layer]) for layer in layers)
-    counts = selection.layer_counts(layers[0], total) if len(layers) == 1 else selection.counts(total)
-    values, ties = _bins_of(np.sum(histograms, axis=0, dtype=np.int64), counts)
+    scores = [ranking.distribution(layer, own) for layer, own in zip(layers, histograms, strict=True)]
+    total = sum(math.prod(ranking.shape[layer]) for layer in layers)
+    counts = ranking.layer_counts(layers[0], total) if len(layers) == 1 else ranking.counts(total)
+    values, ties = _bins_of(np.add.reduce(histograms, axis=0, dtype=np.int64), counts)
     if block.dtype == np.uint32:
-        values, ties = _with_low_digits(selection, layers, values, ties)
+        values, ties = _with_low_digits(ranking, layers, values, ties)
     thresholds = values.astype(block.dtype)[None]
     for layer in layers:
-        # Every block counts the ties down.
-        selection.write(
-            layer, lambda _, block, layer=layer: _masks(block, selection.shape[layer], thresholds, ties[None])
-        )
+
+        def make(_: int, block: np.ndarray, layer: str = layer) -> np.ndarray:
+            # Every block counts the ties down.
+            return _masks(block, ranking.shape[layer], thresholds, ties[None])
+
+        ranking.write(layer, make)
     return scores
 
 
-def select_rows(selection: Selection, layer: str) -> ScoreDistribution:
+def select_rows(ranking: Ranking, layer: str) -> Distribution:
     """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores.
 
     If the layer's count is not a multiple of its rows, the first rows prune one more weight than the others."""
-    rows, cols = selection.shape[layer]
+    rows, cols = ranking.shape[layer]
     # (rows, levels)
-    counts = (selection.layer_counts(layer, cols) + np.arange(rows)[::-1, None]) // rows
+    counts = (ranking.layer_counts(layer, cols) + np.arange(rows)[::-1, None]) // rows
     histogram = np.zeros(BINS, np.int32)
 
     def make(row: int, block: np.ndarray) -> np.ndarray:
@@ -198,19 +194,19 @@ def select_rows(selection: Selection, layer: str) -> ScoreDistribution:
         wanted = counts[row : row + len(ordered)]
         thresholds = np.take_along_axis(ordered, np.maximum(wanted - 1, 0), axis=1)
         below = [np.count_nonzero(ordered < threshold[:, None], axis=1) for threshold in thresholds.T]
-        return _masks(block, selection.shape[layer], thresholds, wanted - np.stack(below, axis=1))
+        return _masks(block, ranking.shape[layer], thresholds, wanted - np.stack(below, axis=1))
 
-    selection.write(layer, make)
-    return selection.distribution(layer, histogram)
+    ranking.write(layer, make)
+    return ranking.distribution(layer, histogram)
 
 
-def select_groups(selection: Selection, layer: str, group: int) -> ScoreDistribution:
+def select_groups(ranking: Ranking, layer: str, group: int) -> Distribution:
     """Rank every `group` consecutive weights of a row by themselves (N:M), write the masks, and return the distribution.
 
     Raises InputError if the groups do not divide a row."""
-    rows, cols = selection.shape[layer]
+    rows, cols = ranking.shape[layer]
     check_groups(layer, cols, group)
-    counts = selection.layer_counts(layer, group) // (rows * cols // group)
+    counts = ranking.layer_counts(layer, group) // (rows * cols // group)
     histogram = np.zeros(BINS, np.int32)
 
     def make(_: int, block: np.ndarray) -> np.ndarray:
@@ -218,23 +214,26 @@ def select_groups(selection: Selection, layer: str, group: int) -> ScoreDistribu
         ranks = rank_in_groups(_magnitudes(block), group).reshape(-1, cols)
         return np.stack([pack(ranks >= count).reshape(-1) for count in counts])
 
-    selection.write(layer, make)
-    return selection.distribution(layer, histogram)
+    ranking.write(layer, make)
+    return ranking.distribution(layer, histogram)
 
 
-def select_units(selection: Selection, parts: list[Part]) -> Scores:
+def select_units(ranking: Ranking, parts: list[Part]) -> Scores:
     """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
-    units = sum(_part_scores(selection, part) for part in parts)  # fp64 (units,)
-    order = np.argsort(units, kind="stable")
-    kept_by_level = [order[count:] for count in selection.counts(units.size)]
+    units: Any = sum(_part_scores(ranking, part) for part in parts)  # fp64 (units,)
+    ranks = np.argsort(np.argsort(units, kind="stable"))
+    kept_units = ranks >= ranking.counts(units.size)[:, None]  # (levels, units)
     for part in parts:
-        offset = 0
-        for rows in row_blocks(*selection.shape[part.layer]):
-            masks = [_unit_mask(kept, part, selection.shape[part.layer], rows) for kept in kept_by_level]
-            packed = np.stack(masks)
-            selection.emit(part.layer, offset, packed)
-            offset += packed.shape[1]
-    return dict.fromkeys([part.layer for part in parts], ScoreDistribution.of_values(units))
+        rows, cols = ranking.shape[part.layer]
+        kept = np.repeat(kept_units, part.width, axis=1)  # (levels, rows) or (levels, cols)
+        row = pack(np.ones((1, cols), bool))
+        for block in row_blocks(rows, cols):
+            if part.axis == 0:
+                packed = kept[:, block.start : block.stop, None] * row
+            else:
+                packed = np.repeat(pack(kept)[:, None], len(block), axis=1)
+            ranking.emit(part.layer, block.start * row_bytes(cols), packed.reshape(len(kept), -1))
+    return dict.fromkeys([part.layer for part in parts], distribution_of_values(*np.unique(units, return_counts=True)))
 
 
 def check_groups(layer: str, cols: int, group: int) -> None:
@@ -273,7 +272,7 @@ def _magnitudes(bits: np.ndarray) -> np.ndarray:
 
 
 def _with_low_digits(
-    selection: Selection, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray
+    ranking: Ranking, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the whole 32-bit thresholds and their ties, both int64 (levels,).
 
@@ -285,7 +284,7 @@ def _with_low_digits(
     # int32 is enough for one layer, which has fewer than 2^31 weights, and takes half of the cache. A model needs int64.
     low = np.zeros((used.size, LOW), np.int32 if len(layers) == 1 else np.int64)
     for layer in layers:
-        for block in selection.source(layer):
+        for block in ranking.source(layer):
             count_low(block, slots, low)
     bins, low_ties = zip(*(_bins_of(low[place], ties[[level]]) for level, place in enumerate(places)), strict=True)
     return digits * LOW + np.concatenate(bins), np.concatenate(low_ties)
@@ -304,23 +303,14 @@ def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.
     return bins, counts - values_before
 
 
-def _unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:
-    """Return the packed mask of some rows of a part's layer, uint8 (rows * ceil(cols / 8),), from the numbers of kept units."""
-    units = np.zeros(shape[part.axis] // part.width, bool)
-    units[kept_units] = True
-    kept = np.repeat(units, part.width)
-    if part.axis == 0:
-        full_row = pack(np.ones((1, shape[1]), bool))
-        return (kept[rows.start : rows.stop, None] * full_row).reshape(-1)
-    return np.tile(pack(kept[None])[0], len(rows))
-
-
-def _part_scores(selection: Selection, part: Part) -> np.ndarray:
+def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:
     """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
-    cols = selection.shape[part.layer][1]
+    cols = ranking.shape[part.layer][1]
+    dtype = ranking.dtypes[part.layer]
+    assert dtype, "random scores have no sums"
     sums = []
-    for bits in selection.source(part.layer):
-        sizes = np.abs(to_float32(bits, selection.dtypes[part.layer])).reshape(-1, cols)
+    for bits in ranking.source(part.layer):
+        sizes = np.abs(to_float32(bits, dtype)).reshape(-1, cols)
         if not np.isfinite(sizes).all():
             raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
         sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))

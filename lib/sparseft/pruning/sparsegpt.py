@@ -1,4 +1,4 @@
-"""Prune one layer as SparseGPT does: choose the weights, and change the kept ones so that the layer's output changes little.
+"""Prune as SparseGPT does: choose the weights, and change the kept ones so that the layer's output changes little.
 
     H = sum_t x_t x_t^T    over the inputs x_t of all tokens, (cols, cols)
     U                      the upper triangle with U^T U = (H + damping * mean(diag H) * I)^-1
@@ -22,20 +22,92 @@ H, the factor and the updates are in fp32. This was compared with fp64 on SmolLM
 WikiText-2, at 50 and 70 %, on q_proj of layer 0, gate_proj and o_proj of layer 15, and down_proj of layers 1, 15 and 29. The
 condition number of H is up to 1e8, and up to 6e4 with the damping. H differs by up to 1.4e-7 of its norm, a mask in up to 1
 weight of 7,000, and the output error by up to 1.2e-4 of itself.
+
+A model is pruned decoder layer by decoder layer, and its pruned base is streamed to disk. Every layer is rounded once to the
+dtype of the model. The next decoder layer sees the rounded weights, because the file holds these. Memory is one decoder layer,
+a Hessian for each of its layers, fp32 (cols, cols), the weights outside the decoder layers, and the hidden states of the
+examples.
 """
 
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sparseft.checkpoints.checkpoint import BITS, Checkpoint, to_float32
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
+from sparseft.masks.mask_kernels import BINS, count_high
+from sparseft.methods import get_method
+from sparseft.pruning.allocation import allocate_by_outliers
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.mask_report import distribution_of_histogram
+from sparseft.pruning.pruned_base import pruned_writer
+from sparseft.pruning.scores import bits_of
+from sparseft.pruning.selection import check_groups
+from sparseft.study.grid import PassFiles
+from sparseft.study.mask_settings import Masks
 
 # How many dampings are tried on a Hessian, and the ratio of each to the one before.
 ATTEMPTS = 5
 DAMPING_RATIO = 10
+
+
+def prune_weights(
+    checkpoint: Checkpoint,
+    method: str,
+    percent: int,
+    files: PassFiles,
+    settings: Masks,
+    calibration: ExampleCalibration,
+) -> None:
+    """Prune and update a model's weights for a sparsity in percent, and write mask, report, plots and pruned base.
+
+    Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
+    shapes = prunable_shapes(checkpoint)
+    group = settings.nm_group if get_method(method).pattern.has_groups else None
+    if group:
+        for layer, (_, cols) in shapes.items():
+            check_groups(layer, cols, group)
+    meta = calibration.meta
+    if get_method(method).allocation:
+        shares, allocated = allocate_by_outliers(checkpoint, get_method(method), settings, calibration, [percent])
+        meta = meta | {"outliers": shares}
+        counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
+    else:
+        counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
+    # The damping of each layer whose Hessian needed more than the settings say.
+    more_damping: dict[str, float] = {}
+
+    def prune(layer: str, weight: Tensor, hessian: Tensor) -> None:
+        """Prune a layer's weight (rows, cols) in fp32, write it, and set it to what the file holds."""
+        weights = weight.float()
+        block, damping = settings.sparsegpt_block, settings.sparsegpt_damping
+        pruned = prune_layer(layer, weights, hessian, counts[layer], block=block, damping=damping, group=group)
+        if pruned.damping != damping:
+            more_damping[layer] = pruned.damping
+        dtype = checkpoint.tensors[f"{layer}.weight"].dtype
+        bits = converted(bits_of(pruned.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weights.shape)
+        stored = torch.from_numpy(to_float32(bits, dtype)).to(weights.device)
+        histogram = np.zeros(BINS, np.int32)
+        count_high(bits_of(pruned.scores.cpu().numpy()), histogram)
+        writer.write(
+            layer,
+            pruned.kept.cpu().numpy(),
+            bits,
+            distribution_of_histogram(histogram, "F32"),
+            damping=pruned.damping,
+            output_error=output_error(weights, stored, hessian),
+        )
+        weight.copy_(stored)
+
+    with pruned_writer(checkpoint, method, percent, settings, files, meta) as writer:
+        calibration.prune_in_sequence(checkpoint, prune)
+        writer.meta["more_damping"] = more_damping
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,13 @@ from functools import cache
 
 from numba import njit
 
+NOT_KEPT = (
+    "note: numba finds no writable folder for its compiled code, so this process compiles it again;"
+    " set NUMBA_CACHE_DIR to a writable folder"
+)
+# Once per process, and not once per loop.
+_print_once = cache(print)
+
 
 def compiled(function: Callable) -> Callable:
     """Return the function, compiled and free of the GIL. Its code is kept on disk if numba finds a writable folder."""
@@ -13,15 +20,5 @@ def compiled(function: Callable) -> Callable:
         return njit(nogil=True, cache=True)(function)
     # numba looks for the folder when it decorates.
     except RuntimeError:
-        _print_that_nothing_is_kept()
+        _print_once(NOT_KEPT, file=sys.stderr)
         return njit(nogil=True)(function)
-
-
-# Cached, so that a process prints it once and not once per loop.
-@cache
-def _print_that_nothing_is_kept() -> None:
-    print(
-        "note: numba finds no writable folder for its compiled code, so this process compiles it again;"
-        " set NUMBA_CACHE_DIR to a writable folder",
-        file=sys.stderr,
-    )

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
+from sparseft.storage.locks import hold
 
 # Hidden, so that no reader of a model or an adapter takes it for content.
 MARKER = ".sparseft"
@@ -59,6 +60,13 @@ def check_replaceable(folder: Path, kind: str) -> None:
             f"{folder}: it holds other files, which would be lost",
             "name a new folder, or delete this one if its files are not needed",
         )
+
+
+def claim_folder(folder: Path, kind: str, inputs: Iterable[Path | None] = ()) -> None:
+    """Hold the place of a folder. Raises InputError if it is an input or in one, or if it holds other files."""
+    check_apart([folder], inputs)
+    check_replaceable(folder, kind)
+    hold(folder)
 
 
 def check_ours(folder: Path, kind: str, *files: Path) -> None:

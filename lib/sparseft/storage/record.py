@@ -9,14 +9,15 @@ without that key. So one altered bit is noticed.
 
 import hashlib
 import json
-import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
-from sparseft.storage.ownership import check_file
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_file
 from sparseft.storage.reading import read_json
 
 # The folders of the adapter and of the merged model in the folder of a run.
@@ -26,23 +27,27 @@ MODEL = "model_dir"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
-_END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
-# The length of what `_END` matches, in bytes.
-_END_LENGTH = 91
+# What stands before the digest of a record.
+_DIGEST = b',\n  "record_sha256": "'
 
 
 def write_record(path: Path | str, content: dict) -> None:
     """Write `content` as `write_json` does, and its digest as the last key."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    without_end = text.removesuffix("\n}")
+    head = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}").encode()
     with atomic_file(path) as temporary:
-        temporary.write_text(f'{without_end},\n  "record_sha256": "{digest}"\n}}\n')
+        temporary.write_bytes(head + _DIGEST + _end(head))
 
 
 def check_record(path: Path, kind: str) -> None:
     """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this kind."""
     check_file(path, f'{{\n  "record": "{kind}",\n')
+
+
+def claim_record(path: Path, kind: str, inputs: Iterable[Path | None]) -> None:
+    """Hold the place of a record. Raises InputError if it is an input, or if a file of another kind is there."""
+    check_apart([path], inputs)
+    check_record(path, kind)
+    hold(path)
 
 
 def write_record_of(folder: Path, path: Path, content: dict) -> None:
@@ -56,8 +61,13 @@ def write_record_of(folder: Path, path: Path, content: dict) -> None:
 
 def unaltered(content: bytes) -> bool:
     """Return whether a record's bytes are those that were written."""
-    end = _END.search(content, max(0, len(content) - _END_LENGTH))
-    return end is not None and hashlib.sha256(content[: end.start()] + b"\n}").hexdigest() == end[1].decode()
+    head, _, end = content.rpartition(_DIGEST)
+    return end == _end(head)
+
+
+def _end(head: bytes) -> bytes:
+    """Return the digest of a record that begins with `head`, and the end of its text."""
+    return hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n'
 
 
 def read_record(path: Path) -> dict:

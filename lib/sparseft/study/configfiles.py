@@ -10,7 +10,7 @@ from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 from sparseft.study.config import Config
 from sparseft.study.section import parse_section
-from sparseft.study.sources import CalibrationText, Model, TaskData, split_mdl
+from sparseft.study.sources import split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
 HEAD = """\
@@ -114,39 +114,34 @@ def with_normal_places(config: Config, folder: Path) -> Config:
 
 def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
     """Return the configuration with `spell` applied to every path from which examples or weights are read."""
+    # What the user did not set stays so, because `training_of` asks for that.
+    sections = config.model_dump(exclude_unset=True)
+    for model in sections["models"].values():
+        model["source"] = _spelled_source(model["source"], spell)
+    for checkpoints in sections.get("masks", {}).get("imported", {}).values():
+        for percent, source in checkpoints.items():
+            checkpoints[percent] = _spelled_source(source, spell)
+    for name, text in config.masks.calibration.items():
+        if text.local:
+            sections["masks"]["calibration"][name]["text"] = spell(text.local)
+    for name, task in config.tasks.items():
+        if task.local:
+            sections["tasks"][name]["local"] = spell(task.local)
+        if task.lm_eval_file:
+            sections["tasks"][name]["lm_eval"] = spell(task.lm_eval_file)
+    if config.perplexity and config.perplexity.local:
+        sections["perplexity"]["local"] = spell(config.perplexity.local)
+    return parse_section(Config, sections, "configuration")
 
-    def source(place: str) -> str:
-        kind, _, path = place.partition(":")
-        if kind == "mdl":
-            file, folder = map(str, split_mdl(path))
-            own = spell(str(Path(file).parent))
-            return f"mdl:{spell(file)}" + ("" if spell(folder) == own else f"@{spell(folder)}")
-        return f"path:{spell(path)}" if kind == "path" else place
 
-    def task(data: TaskData) -> TaskData:
-        places = {"local": data.local, "lm_eval": data.lm_eval_file}
-        return data.model_copy(update={key: spell(place) for key, place in places.items() if place})
-
-    def model(data: Model) -> Model:
-        return data.model_copy(update={"source": source(data.source)})
-
-    def text(data: CalibrationText) -> CalibrationText:
-        return data.model_copy(update={"text": spell(data.local)}) if data.local else data
-
-    masks, perplexity = config.masks, config.perplexity
-    if perplexity and perplexity.local:
-        perplexity = perplexity.model_copy(update={"local": spell(perplexity.local)})
-    calibration = {name: text(data) for name, data in masks.calibration.items()}
-    imported = {
-        name: {percent: source(place) for percent, place in places.items()} for name, places in masks.imported.items()
-    }
-    sections = {
-        "models": {name: model(data) for name, data in config.models.items()},
-        "tasks": {name: task(data) for name, data in config.tasks.items()},
-        "perplexity": perplexity,
-        "masks": masks.model_copy(update={"calibration": calibration, "imported": imported}),
-    }
-    return config.model_copy(update=sections)
+def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
+    """Return the source of a model with `spell` applied to its paths."""
+    kind, _, place = source.partition(":")
+    if kind == "mdl" and (mdl := split_mdl(place)):
+        file, folder = map(str, mdl)
+        own = spell(str(Path(file).parent))
+        return f"mdl:{spell(file)}" + ("" if spell(folder) == own else f"@{spell(folder)}")
+    return f"path:{spell(place)}" if kind == "path" else source
 
 
 def _absolute(place: str, folder: Path) -> str:

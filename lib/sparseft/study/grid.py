@@ -11,7 +11,7 @@ Runs that are not trained have the training "" too.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sparseft import architectures, methods, modes
 from sparseft.errors import InputError
@@ -126,13 +126,14 @@ class Cell:
         """Return the cell or run that has this `id`. Raises InputError if there is none."""
         regex = cls.pattern.format(**{key: f"(?P<{key}>{value})" for key, value in WILDCARDS.items()})
         match = re.fullmatch(regex, name)
-        values = match.groupdict() if match else {}
+        values: dict[str, Any] = match.groupdict() if match else {}
         is_untrained = values.get("mode") == NO_FINETUNE and values["training"]
         if not match or is_untrained or int(values.get("seed", 0)) >= SEEDS:
             written = cls.pattern.replace("{training}", "[-{training}]")
             raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {written}")
         values["training"] = training_name(values["training"])
-        return cls(**{key: int(value) if key in ("sparsity", "seed") else value for key, value in values.items()})
+        values |= {key: int(values[key]) for key in ("sparsity", "seed") if key in values}
+        return cls(**values)
 
 
 @dataclass(frozen=True, order=True)
@@ -158,6 +159,8 @@ MASK_NAME = "masks_sparsity{sparsity}_{method}"
 # The weights of a method that updates them.
 PRUNED_BASES = "pruned/{model}"
 PRUNED_NAME = "sparsity{sparsity}_{method}"
+# The masked checkpoints of ModelZoo.
+EXPORTED = "modelzoo/{model}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 # The complete configuration of the study, beside the tables.
 CONFIGURATION = "configuration.yaml"
@@ -220,12 +223,10 @@ class PassFiles:
     plot_name: str | None = None
     base: Path | None = None
 
-    def outputs(self) -> dict[str, Path | list[Path]]:
-        """Return the outputs of a rule. A manifest is written last, so it stands for the whole base."""
-        folder = self.report.parent
-        plots = [folder / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
-        base = {"base": self.base / "manifest.json"} if self.base else {}
-        return {"masks": self.masks, "report": self.report, "plots": plots, **base}
+    def outputs(self) -> list[Path]:
+        """Return the outputs of a rule, the report first. A manifest is written last, so it stands for the whole base."""
+        plots = [self.report.parent / MASK_PLOT.format(plot=plot, name=self.plot_name) for plot in MASK_PLOTS]
+        return [self.report, *self.masks, *plots, *([self.base / "manifest.json"] if self.base else [])]
 
 
 def pass_files(
@@ -268,7 +269,7 @@ def base_manifest(method: str) -> str:
 
 def exported(method: str) -> str:
     """Return the folder of a method's masked ModelZoo checkpoint, with wildcards."""
-    return f"modelzoo/{{model}}{_task_folder(method)}/{PRUNED_NAME}"
+    return f"{EXPORTED}{_task_folder(method)}/{PRUNED_NAME}"
 
 
 def fill(pattern: str, cell: Cell) -> str:

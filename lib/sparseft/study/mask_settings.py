@@ -1,5 +1,6 @@
 """The section that says how masks are computed."""
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -118,17 +119,13 @@ class Masks(Section):
     def imported_source(self, method_name: str, percent: int) -> str:
         """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
         name = get_method(method_name).imported
-        if name not in self.imported:
-            raise InputError(
-                f"{method_name} imports {name}, which masks.imported does not describe",
-                f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
-            )
-        if percent not in self.imported[name]:
+        sources = self.imported.get(name, {}) if name else {}
+        if percent not in sources:
             raise InputError(
                 f"masks.imported.{name} has no checkpoint at {percent} %",
-                "add its source there, or leave the sparsity out of grid.sparsities",
+                f"write masks: {{imported: {{{name}: {{{percent}: path:DIR}}}}}}, or leave the sparsity out of grid.sparsities",
             )
-        return self.imported[name][percent]
+        return sources[percent]
 
     def check(self, method_name: str, percents: list[int]) -> None:
         """Raise InputError if the settings do not allow the masks of a method at these sparsities."""
@@ -159,3 +156,14 @@ class Masks(Section):
                 " the same N",
                 f"set it to {(500 // self.nm_group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
             )
+
+
+def whole_percent(text: str) -> int:
+    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is not a sparsity."""
+    try:
+        value = Fraction(text) * 100
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(-1)
+    if value.denominator != 1 or not 0 <= value < 100:
+        raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
+    return int(value)

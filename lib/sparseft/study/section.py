@@ -1,6 +1,7 @@
-"""What all sections of the configuration share: how they check their keys, and the limits of their numbers."""
+"""What all sections of the configuration share: how they check their keys, the limits of their numbers, and their flags."""
 
 import re
+from shlex import join
 from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -44,6 +45,17 @@ class Section(BaseModel):
         """Return what may be wrong with the keys taken together, and whether it is. The first that is true is refused."""
         return {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_no_truths(cls, values: object) -> object:
+        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            parts = value if isinstance(value, list) else [value]
+            has_truth = any(isinstance(part, bool) for part in parts)
+            if has_truth and name in cls.model_fields and "bool" not in str(cls.model_fields[name].annotation):
+                raise ValueError(f"{name} cannot be {value!r}")
+        return values
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         for name, values in self:
@@ -79,3 +91,20 @@ def first_fault(error: ValidationError) -> str:
         message += f", not {fault['input']!r:.200}"
     place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     return f"{place}: {message}" if place else message
+
+
+def flags(**values: object) -> str:
+    """Return `--name value` for every value that is set, as a flag of a script, quoted for a shell.
+
+    A list gives all of its values. The keys of a section `name` are the flags `--name.key`."""
+    words: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}={value}")
+        elif isinstance(value, Section):
+            words.append(flags(**{f"{name}.{key}": part for key, part in value}))
+        else:
+            listed = value if isinstance(value, list) else [value]
+            if listed not in ([], [None]):
+                words.append(join([f"--{name}", *map(str, listed)]))
+    return " ".join(words)

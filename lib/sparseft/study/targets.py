@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path, PurePath
+from pathlib import Path
+from typing import Any
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
@@ -194,7 +195,7 @@ def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
 
 def _measured(config: Config) -> list[Run]:
     """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
-    axes = {"seeds": [min(config.grid.seeds)]}
+    axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
     for name in config.throughput.AXES:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
@@ -229,27 +230,24 @@ def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def final_targets(config: Config) -> list[str]:
-    """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
-    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
-    for name in ("train.json", "adapter", "before_merge.json"):
+def record_targets(config: Config) -> list[str]:
+    """Return the records of all runs, which the analysis reads."""
+    files = selection_targets(config)
+    for name in ("train.json", "before_merge.json"):
         files += run_targets(config, name, trained_only=True)
     for name in ("merge.json", "validation_report.json", "evaluation.json"):
         files += run_targets(config, name)
-    return files + selection_targets(config)
+    return files
 
 
-def check_settings(config: Config, target: str) -> None:
-    """Raise InputError if the target lies in another study's results, or if a measurement that it needs is impossible.
+def final_targets(config: Config) -> list[str]:
+    """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
+    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
+    return files + run_targets(config, "adapter", trained_only=True) + record_targets(config)
 
-    `target` is a file or a stage."""
-    folder = PurePath(target).parts[:2]
-    own = [PurePath(path).parts[:2] for path in vars(config.paths).values()]
-    if folder[:1] == ("results",) and len(PurePath(target).parts) > 2 and folder not in own:
-        raise InputError(
-            f"{target}: not in {config.results}, where your configuration has its results",
-            "correct the path, or results: in the configuration",
-        )
+
+def check_measured(config: Config, target: str) -> None:
+    """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible."""
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         for task in config.grid.tasks:
             config.training_backend.check_measured(config, task)

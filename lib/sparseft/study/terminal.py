@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
@@ -44,10 +45,8 @@ def made_again(config: Config, planned: list[Path]) -> str:
         return f"{', '.join(changed.values())}: {count}; keep both with {advice}"
     versions = []
     for folder in folders:
-        try:
+        with suppress(InputError, LookupError, TypeError):
             versions.append(str(read_json(folder / "train.json")["versions"]["sparseft"]))
-        except (InputError, LookupError, TypeError):
-            continue
     earlier = [version for version in versions if version != sparseft.__version__]
     if not earlier:
         return ""
@@ -112,11 +111,11 @@ def findings(folder: Path) -> str:
 
 
 def check_target(config: Config, target: str, is_made: bool) -> None:
-    """Raise InputError if the settings do not allow a target, or if it does not exist and is not made by any rule."""
+    """Raise InputError if the settings do not allow a target, or if it does not exist and no rule makes it."""
     path = target if os.path.isabs(target) else os.path.relpath(target)
     # Existing files too, because a job deletes its outputs before it reads its input.
-    targets.check_settings(config, path)
-    if os.path.exists(path) or target in STAGES:
+    targets.check_measured(config, path)
+    if os.path.exists(path):
         return
     targets.check_target(config, path)
     if not is_made:

@@ -7,7 +7,7 @@ A study can also describe tasks of its own in the configuration. Each belongs to
 definition in the manifest of its data (prepared.py).
 """
 
-from sparseft.tasks import from_lm_eval, instruction, text
+from sparseft.tasks import instruction, lm_eval, text
 from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.gsm8k import GSM8K
@@ -18,18 +18,9 @@ from sparseft.tasks.metrics import LOSS, Metric, lm_eval_metric
 
 TASKS = (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)
 BY_NAME = {task.name: task for task in TASKS}
-
-
-# Kind of a task that a study describes -> its module, which has `task_of(name, definition)`, and `own_task(name, data)`
-# if the configuration alone describes the task.
-KINDS = {"lm_eval": from_lm_eval, "instruction": instruction, "text": text}
-
-
-def file_of_kind(kind: str) -> str:
-    """Return the name, without .py, of the file of a kind."""
-    return KINDS[kind].__name__.rpartition(".")[2]
-
-
+# Kind of a task that a study describes -> its module, which has the kind's name. It has `task_of(name, definition)`, and
+# `own_task(name, data)` if the configuration alone describes the task.
+KINDS = {"lm_eval": lm_eval, "instruction": instruction, "text": text}
 _METRICS = {metric.name: metric for task in TASKS for metric in task.metrics} | {LOSS.name: LOSS}
 
 

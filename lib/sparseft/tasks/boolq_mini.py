@@ -5,12 +5,11 @@ question, because every thing occurs with both answers.
 """
 
 import itertools
-import random
 from dataclasses import replace
 
 from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.task import Lengths, Row
-from sparseft.tasks.words import NAMES, THINGS, check_number, words_of_split
+from sparseft.tasks.words import NAMES, THINGS, drawn, words_of_split
 
 NAME = "boolq_mini"
 # Each pair: the sentence of the passage, and the question.
@@ -28,18 +27,15 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     others = {thing: [other for other in things if len(other) == len(thing) and other != thing] for thing in things}
     names = words_of_split(NAMES, split)
     facts = list(itertools.product(SENTENCES, names, [thing for thing in things if others[thing]]))
-    check_number(NAME, split, number, len(facts))
-    rng = random.Random(f"{NAME}-{split}-{seed}")
-    answers = [bool(index % 2) for index in range(number)]
-    rng.shuffle(answers)
+    chosen, answers, rng = drawn(NAME, split, number, seed, facts, ways=2)
     rows = []
-    for ((passage, question), name, thing), answer in zip(rng.sample(facts, number), answers, strict=True):
+    for ((passage, question), name, thing), answer in zip(chosen, answers, strict=True):
         asked_thing = thing if answer else rng.choice(others[thing])
         rows.append(
             {
                 "passage": passage.format(name=name, thing=thing),
                 "question": question.format(name=name, asked_thing=asked_thing),
-                "answer": answer,
+                "answer": bool(answer),
             }
         )
     return rows

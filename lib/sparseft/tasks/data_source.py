@@ -4,18 +4,30 @@ The rows of a mini task are generated. All others come from a folder of the user
 hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
 """
 
+import json
 import math
 import random
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.rows import DOCUMENT, problem_of, read_documents, read_rows
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.tasks.rows import (
+    DOCUMENT,
+    DOCUMENT_BREAK,
+    problem_of,
+    read_documents,
+    read_rows,
+    source_file,
+    write_source_text,
+)
 from sparseft.tasks.task import SPLITS, Data, Row, RowFormat, Task
 
 # The place of the perplexity's text, which is its split `test`.
@@ -41,11 +53,12 @@ def load_examples(task: Task, data: Data) -> Examples:
 
     Raises InputError if they cannot be loaded, or if a split has fewer rows than data.numbers."""
     if task.generate:
-        if data.local or data.hub or None in data.numbers.values():
+        numbers = {split: number for split, number in data.numbers.items() if number is not None}
+        if data.local or data.hub or numbers != data.numbers:
             raise InputError(
                 f"{task.name} is generated", "give train_examples and validation_examples, neither local nor hub"
             )
-        rows = {split: task.generate(split, number, data.seed) for split, number in data.numbers.items()}
+        rows = {split: task.generate(split, number, data.seed) for split, number in numbers.items()}
         return Examples(task, rows, {"generated": task.name})
     rows, sources = {}, {}
     for split in SPLITS:
@@ -54,7 +67,7 @@ def load_examples(task: Task, data: Data) -> Examples:
     return Examples(task, rows, {"local": sources} if data.local else sources["train"])
 
 
-def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], str | dict]:
+def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], Any]:
     """Return all rows of a split, and their source: the sha256 of the file, or the place and the revision on the hub.
 
     `local` is a folder and `hub` a place on the hub. Without either, the rows come from the task's own place. Raises
@@ -66,13 +79,15 @@ def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None 
             return [{"text": document} for document in documents], digest
         return read_rows(path, task), sha256(path)
     place = hub or task.hub
+    # A task without a place on the hub needs `local` or `hub` in the configuration.
+    assert place
     dataset = hub_dataset(place, f"tasks.{task.name}.local")
     if split == "validation" and split not in dataset:
         split = task.validation_split
     return rows_of_split(dataset, split, place, task), hub_source(place, dataset)
 
 
-def choose_rows(rows: list[Row], name: str, split: str, number: int | None, seed: int) -> list[Row]:
+def choose_rows(rows: list, name: str, split: str, number: int | None, seed: int) -> list:
     """Return `number` rows of a task's split, chosen by `seed`, or all if it is None. Raises InputError if they are too few."""
     if number is None:
         return rows
@@ -90,9 +105,19 @@ def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
     return files[0] if files else None
 
 
-def local_source(folder: Path) -> dict:
-    """Return the source of the rows in a folder: the sha256 of its two files."""
-    return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
+def prepare_text(output: Path, local: str | None, hub: str | None, split: str, key: str, *, as_rows: bool) -> None:
+    """Load a text as `load_documents` does, and write it with its source beside it: a document per row, or as one text.
+
+    Raises InputError if it is empty, or if the output would replace a file of somebody else."""
+    outputs = [output, source_file(output)]
+    check_ours(output.parent, "text", *outputs)
+    check_apart(outputs, [Path(local)] if local else [])
+    hold(output)
+    documents, source = load_documents(local, hub, split, key)
+    if not any(document.strip() for document in documents):
+        raise InputError(f"{local or hub}: the text is empty", "give another text")
+    lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents)
+    write_source_text(output, lines if as_rows else [DOCUMENT_BREAK.join(documents)], source)
 
 
 def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
@@ -103,6 +128,7 @@ def load_documents(local: Path | str | None, hub: str | None, split: str, key: s
     if local:
         documents, digest = read_documents(Path(local))
         return documents, {"local": digest}
+    assert hub
     dataset = hub_dataset(hub, key)
     return [row["text"] for row in rows_of_split(dataset, split, hub, DOCUMENT)], hub_source(hub, dataset)
 
@@ -119,7 +145,7 @@ def hub_dataset(place: str, key: str) -> dict:
     path, _, revision = place.partition("@")
     organisation, name, *parts = path.split("/")
     if parts and path.endswith(FILE_ENDINGS):
-        part = {"data_files": {"train": "/".join(parts)}}
+        part: dict = {"data_files": {"train": "/".join(parts)}}
     else:
         part = {"name": parts[0]} if parts else {}
     # `load_dataset` would load the folder, whatever the revision.
@@ -189,6 +215,6 @@ def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | 
     }
 
 
-def _tokens(characters: float) -> int:
+def _tokens(characters: float | np.floating) -> int:
     """Return the number of tokens that a number of characters makes, roughly."""
     return max(1, math.ceil(characters / CHARACTERS_PER_TOKEN))

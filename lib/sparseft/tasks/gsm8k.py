@@ -3,7 +3,9 @@
 Prompt and answer are those of lm-eval's task `gsm8k` 3.0 (gsm8k/gsm8k.yaml).
 """
 
-from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE, exact_match, strict_match
+import re
+
+from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE
 from sparseft.tasks.task import Lengths, Row, Task
 
 
@@ -13,9 +15,10 @@ def prompt(row: Row) -> str:
 
 
 def problem(row: Row) -> str | None:
-    """Return what is wrong with a row, or None. Without a number after "#### ", no answer would count as right."""
-    result = strict_match(row["answer"])
-    if not any(map(str.isdigit, result)) or not exact_match(result, row["answer"]):
+    """Return what is wrong with a row, or None. lm-eval takes the first number after "#### ", which must end the answer."""
+    answer = row["answer"]
+    numbers = re.findall(r"#### (-?[0-9.,]+)", answer)
+    if not numbers or not any(map(str.isdigit, numbers[0])) or not answer.endswith(f"#### {numbers[0]}"):
         return "field 'answer' does not end in '#### NUMBER', the part that is scored"
     return None
 

@@ -1,12 +1,11 @@
 """Define GSM8K in small: one sum or one difference, one line of working, then the result."""
 
 import itertools
-import random
 from dataclasses import replace
 
 from sparseft.tasks.gsm8k import GSM8K
 from sparseft.tasks.task import Lengths, Row
-from sparseft.tasks.words import NAMES, THINGS, check_number, words_of_split
+from sparseft.tasks.words import NAMES, THINGS, drawn, words_of_split
 
 NAME = "gsm8k_mini"
 
@@ -18,21 +17,14 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     pairs = [(a, b) for b, a in itertools.combinations(range(1, 13), 2)]
     own_pairs = [(a, b) for a, b in pairs if ((a + 2 * b) % 3 == 0) == (split == "validation")]
     problems = list(itertools.product(names, things, own_pairs))
-    check_number(NAME, split, number, len(problems))
-    rng = random.Random(f"{NAME}-{split}-{seed}")
-    is_sum = [bool(index % 2) for index in range(number)]
-    rng.shuffle(is_sum)
-    chosen = rng.sample(problems, number)
-    return [_row(*problem, adds=adds) for problem, adds in zip(chosen, is_sum, strict=True)]
-
-
-def _row(name: str, thing: str, pair: tuple[int, int], adds: bool) -> Row:
-    """Return the row that adds or subtracts a pair of numbers."""
-    a, b = pair
-    verb, sign, result = ("buys", "+", a + b) if adds else ("sells", "-", a - b)
-    things = thing + ("es" if thing.endswith(("s", "x", "ch", "sh")) else "s")
-    question = f"{name} has {a} {things} and {verb} {b}. How many {things} does {name} have now?"
-    return {"question": question, "answer": f"{a} {sign} {b} = {result}\n#### {result}"}
+    chosen, are_sums, _ = drawn(NAME, split, number, seed, problems, ways=2)
+    rows = []
+    for (name, thing, (a, b)), is_sum in zip(chosen, are_sums, strict=True):
+        verb, sign, result = ("buys", "+", a + b) if is_sum else ("sells", "-", a - b)
+        plural = thing + ("es" if thing.endswith(("s", "x", "ch", "sh")) else "s")
+        question = f"{name} has {a} {plural} and {verb} {b}. How many {plural} does {name} have now?"
+        rows.append({"question": question, "answer": f"{a} {sign} {b} = {result}\n#### {result}"})
+    return rows
 
 
 GSM8K_MINI = replace(

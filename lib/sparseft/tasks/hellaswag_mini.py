@@ -5,12 +5,11 @@ so that only the context shows the right one.
 """
 
 import itertools
-import random
 from dataclasses import replace
 
 from sparseft.tasks.hellaswag import HELLASWAG
 from sparseft.tasks.task import Lengths, Row
-from sparseft.tasks.words import NAMES, QUALITIES, THINGS, check_number, words_of_split
+from sparseft.tasks.words import NAMES, QUALITIES, THINGS, drawn, words_of_split
 
 NAME = "hellaswag_mini"
 # Each scene: activity_label, ctx_a, ctx_b.
@@ -26,18 +25,14 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     """Return `number` distinct rows of a split. The counts of the four labels differ by at most one."""
     names, qualities, things = (words_of_split(words, split) for words in (NAMES, QUALITIES, THINGS))
     facts = list(itertools.product(SCENES, names, qualities, things))
-    check_number(NAME, split, number, len(facts))
-    rng = random.Random(f"{NAME}-{split}-{seed}")
-    labels = [index % 4 for index in range(number)]
-    rng.shuffle(labels)
+    chosen, labels, rng = drawn(NAME, split, number, seed, facts, ways=4)
     rows = []
-    for (scene, name, quality, thing), label in zip(rng.sample(facts, number), labels, strict=True):
+    for ((activity, ctx_a, ctx_b), name, quality, thing), label in zip(chosen, labels, strict=True):
         other_quality = rng.choice([word for word in qualities if word != quality])
         other_thing = rng.choice([word for word in things if word != thing])
         right, *wrong = [f"the {q} {t}." for q in (quality, other_quality) for t in (thing, other_thing)]
         rng.shuffle(wrong)
         endings = [*wrong[:label], right, *wrong[label:]]
-        activity, ctx_a, ctx_b = scene
         passage = ctx_a.format(name=name, quality=quality, thing=thing)
         rows.append(
             {

@@ -1,19 +1,11 @@
-"""Describe the metrics that the tasks report, and extract the answers of which exact_match is the share.
+"""Describe the metrics that the tasks report.
 
-tasks/scoring.py computes them by lm-eval's rules. The tables, figures and pages of the analysis read their names and words
-from here. Every metric but the loss and its perplexity is a fraction from 0 to 1, and the analysis gives it the interval of a
-proportion. The patterns of the answers are those of lm-eval's gsm8k.yaml, version 3. lm-eval gets them from here.
+The tables, figures and pages of the analysis read their names and words from here. Every metric but the loss and its perplexity
+is a fraction from 0 to 1, and the analysis gives it the interval of a proportion.
 """
 
-import re
 from dataclasses import dataclass
 
-STRICT_MATCH = r"#### (\-?[0-9\.\,]+)"
-FLEXIBLE_EXTRACT = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
-# Removed from both sides of an exact match, in this order.
-IGNORED = [",", "\\$", "(?s).*#### ", "\\.$"]
-# What lm-eval extracts if a pattern does not match.
-NO_ANSWER = "[invalid]"
 # Only the perplexity of WikiText-2's test split has its name, because papers print that number. The sha256 is that of the 4358
 # rows of wikitext-2-raw-v1, joined by blank lines: 1,296,370 bytes of UTF-8, or 287,644 tokens of GPT-2.
 WIKITEXT2_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
@@ -23,18 +15,18 @@ LOCAL_TEXT = "local_text_ppl_"
 PERPLEXITIES = (WIKITEXT2, LOCAL_TEXT)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """Describe one metric."""
 
     # The key in evaluation.json, and the column of summary.csv.
     name: str
-    # The key and the column of its standard error.
-    standard_error: str | None
-    # What it measures, in a sentence for the documentation of the tables.
-    meaning: str
+    # The key and the column of its standard error; empty if it has none.
+    standard_error: str
     # What figures call it.
     label: str
+    # What it measures, in a sentence for the documentation of the tables.
+    meaning: str
     # What the value is counted in.
     unit: str = "fraction"
     higher_is_better: bool = True
@@ -45,56 +37,46 @@ class Metric:
         return (self.name, self.standard_error) if self.standard_error else (self.name,)
 
 
-ACC = Metric(
-    name="acc",
-    standard_error="acc_stderr",
-    meaning="Share of examples whose likeliest choice is right.",
-    label="accuracy",
-)
+ACC = Metric("acc", "acc_stderr", "accuracy", "Share of examples whose likeliest choice is right.")
 ACC_NORM = Metric(
-    name="acc_norm",
-    standard_error="acc_norm_stderr",
-    meaning="As acc, with the log-likelihood divided by the characters of the choice.",
-    label="length-normalised accuracy",
+    "acc_norm",
+    "acc_norm_stderr",
+    "length-normalised accuracy",
+    "As acc, with the log-likelihood divided by the characters of the choice.",
 )
 F1 = Metric(
-    name="f1",
-    standard_error="f1_stderr",
-    meaning="Harmonic mean of precision and recall of the second answer (yes in boolq). Its standard error is by bootstrap.",
-    label="F1",
+    "f1",
+    "f1_stderr",
+    "F1",
+    "Harmonic mean of precision and recall of the second answer (yes in boolq). Its standard error is by bootstrap.",
 )
 MAJORITY_FLOOR = Metric(
-    name="majority_floor",
-    standard_error=None,
-    meaning="acc of a model that always gives the more frequent answer.",
-    label="accuracy of one answer to all questions",
+    "majority_floor",
+    "",
+    "accuracy of one answer to all questions",
+    "acc of a model that always gives the more frequent answer.",
 )
 EXACT_MATCH = Metric(
-    name="exact_match",
-    standard_error="exact_match_stderr",
-    meaning="Share of examples whose answer is right (in gsm8k the number after `####`).",
-    label="exact match",
+    "exact_match",
+    "exact_match_stderr",
+    "exact match",
+    "Share of examples whose answer is right (in gsm8k the number after `####`).",
 )
 EXACT_MATCH_FLEXIBLE = Metric(
-    name="exact_match_flexible-extract",
-    standard_error="exact_match_stderr_flexible-extract",
-    meaning="Share of examples whose last number in the answer is right.",
-    label="exact match of the last number",
+    "exact_match_flexible-extract",
+    "exact_match_stderr_flexible-extract",
+    "exact match of the last number",
+    "Share of examples whose last number in the answer is right.",
 )
 # The headline of a task that is evaluated by its loss.
 LOSS = Metric(
-    name="loss",
-    standard_error="loss_stderr",
-    meaning="Mean loss of the answer tokens.",
-    label="loss",
-    unit="nats per token",
-    higher_is_better=False,
+    "loss", "loss_stderr", "loss", "Mean loss of the answer tokens.", unit="nats per token", higher_is_better=False
 )
 TOKEN_PERPLEXITY = Metric(
-    name="token_perplexity",
-    standard_error=None,
-    meaning="exp(loss): the perplexity of an answer token.",
-    label="perplexity per token",
+    "token_perplexity",
+    "",
+    "perplexity per token",
+    "exp(loss): the perplexity of an answer token.",
     unit="perplexity per token, 1 or more",
     higher_is_better=False,
 )
@@ -102,48 +84,15 @@ TOKEN_PERPLEXITY = Metric(
 
 def recall(answer: str) -> Metric:
     """Return the recall of one answer of a task whose rows all have the same answers."""
-    return Metric(
-        name=f"recall_{answer}",
-        standard_error=f"recall_{answer}_stderr",
-        meaning=f"Share of the examples with the answer {answer} that were answered {answer}.",
-        label=f"recall of {answer}",
-    )
+    meaning = f"Share of the examples with the answer {answer} that were answered {answer}."
+    return Metric(f"recall_{answer}", f"recall_{answer}_stderr", f"recall of {answer}", meaning)
 
 
 def lm_eval_metric(name: str, standard_error: str) -> Metric:
     """Return a metric that lm-eval computes with a task's own filters or functions: a mean of fractions."""
-    return Metric(
-        name=name,
-        standard_error=standard_error,
-        meaning=f"Mean of lm-eval's {name}.",
-        label=name.replace("_", " "),
-    )
+    return Metric(name, standard_error, name.replace("_", " "), f"Mean of lm-eval's {name}.")
 
 
 def perplexity_name(text_sha256: str, context: int) -> str:
     """Return the name of a text's perplexity in windows of `context` tokens."""
     return f"{WIKITEXT2 if text_sha256 == WIKITEXT2_SHA256 else LOCAL_TEXT}{context}"
-
-
-def strict_match(text: str) -> str:
-    """Return the first number after "#### ", as lm-eval's filter strict-match does; NO_ANSWER if there is none."""
-    match = re.search(STRICT_MATCH, text)
-    return match[1].strip() if match else NO_ANSWER
-
-
-def flexible_extract(text: str) -> str:
-    """Return the last number of a text, as lm-eval's filter flexible-extract does; NO_ANSWER if there is none."""
-    matches = re.findall(FLEXIBLE_EXTRACT, text)
-    return next(group for group in matches[-1] if group).strip() if matches else NO_ANSWER
-
-
-def exact_match(answer: str, target: str) -> bool:
-    """Return whether an extracted answer is the target's, by lm-eval's metric exact_match."""
-    return _normalised(answer) == _normalised(target)
-
-
-def _normalised(text: str) -> str:
-    """Return a text in lower case, without the parts that lm-eval ignores."""
-    for pattern in IGNORED:
-        text = re.sub(pattern, "", text)
-    return text.lower()

@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain, takewhile
 
@@ -61,14 +62,6 @@ class _Characters(dict):
         return self[code]
 
 
-class _Numbers(dict):
-    """Map a text to a number of 64 bits, which is the same in every process."""
-
-    def __missing__(self, text: str) -> int:
-        self[text] = int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
-        return self[text]
-
-
 _CHARACTERS = _Characters()
 
 
@@ -107,48 +100,48 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
     """Return for each set which of its examples, or of the windows of a text, occur in the others, bool (n,).
 
     The others are read once, in parts. Nothing is kept of them but what occurs in the sets."""
-    numbers = _Numbers()
-    searches = [(_TextSearch if texts.is_one_text else _ExampleSearch)(texts, numbers) for texts in sets]
+    searches = [(_TextSearch if texts.is_one_text else _ExampleSearch)(texts) for texts in sets]
     for texts in others:
         before = np.empty(0, np.uint64)
         for part in texts.parts:
-            row = _numbered(part, numbers)
+            row = _numbered(part)
             form = normal_form(part) if len(row) < PROMPT_WINDOW else ""
             words = np.concatenate([before, row])
             for search in searches:
                 search.read(words, form)
             # The windows of a text reach over the borders of its documents.
             before = words[1 - TEXT_WINDOW :] if texts.is_one_text else before
-    return [search.found() for search in searches]
+    return [search.found for search in searches]
 
 
 class _TextSearch:
     """Search the windows of a text."""
 
-    def __init__(self, texts: Texts, numbers: _Numbers) -> None:
-        words = np.concatenate([np.empty(0, np.uint64), *(_numbered(part, numbers) for part in texts.parts)])
-        self.windows = _hashes(words, TEXT_WINDOW)
-        self.known = np.unique(self.windows)
-        self.is_found = np.zeros(len(self.known), bool)
+    def __init__(self, texts: Texts) -> None:
+        words = np.concatenate([np.empty(0, np.uint64), *map(_numbered, texts.parts)])
+        # Each window, sorted and once, and its place there for each window of the text.
+        self.windows, self.places = np.unique(_hashes(words, TEXT_WINDOW), return_inverse=True)
+        self.is_found = np.zeros(len(self.windows), bool)
 
     def read(self, words: np.ndarray, form: str) -> None:
         """Find the windows of other words. No window is as short as the part whose normal form is `form`."""
-        self.is_found[_places(_hashes(words, TEXT_WINDOW), self.known)] = True
+        hashes = _hashes(words, TEXT_WINDOW)
+        places = np.searchsorted(self.windows, hashes)
+        if len(self.windows):
+            self.is_found[places[self.windows.take(places, mode="clip") == hashes]] = True
 
+    @property
     def found(self) -> np.ndarray:
         """Return which windows were found, bool (n,)."""
-        return self.is_found[np.searchsorted(self.known, self.windows)]
+        return self.is_found[self.places]
 
 
 class _ExampleSearch:
     """Search the examples of a set."""
 
-    def __init__(self, texts: Texts, numbers: _Numbers) -> None:
-        self.numbers = numbers
-        windows = _prompt_windows(texts, numbers)
-        self.known = np.unique(np.concatenate([np.empty(0, np.uint64), *windows]))
-        self.examples = [frozenset(np.searchsorted(self.known, one).tolist()) for one in windows]
-        self.is_found = np.zeros(len(windows), bool)
+    def __init__(self, texts: Texts) -> None:
+        self.examples = [frozenset(windows.tolist()) for windows in _prompt_windows(texts)]
+        self.found = np.zeros(len(self.examples), bool)
         # The examples by their rarest window, so that few are compared with each row.
         self.by_rarest = defaultdict(list)
         counts = Counter(chain.from_iterable(self.examples))
@@ -158,22 +151,17 @@ class _ExampleSearch:
 
     def read(self, words: np.ndarray, form: str) -> None:
         """Find the examples that have all their windows in a part: in its words, or in its normal form if it is short."""
-        hashes = _hashes(words, PROMPT_WINDOW)
+        hashes = set(_hashes(words, PROMPT_WINDOW).tolist())
         if form:
-            hashes = np.append(hashes, np.uint64(self.numbers[form]))
-        hits = set(_places(hashes, self.known).tolist())
-        for place in self.by_rarest.keys() & hits:
-            self.is_found[[number for number in self.by_rarest[place] if self.examples[number] <= hits]] = True
-
-    def found(self) -> np.ndarray:
-        """Return which examples were found, bool (n,)."""
-        return self.is_found
+            hashes.add(_number(form))
+        for window in self.by_rarest.keys() & hashes:
+            self.found[[number for number in self.by_rarest[window] if self.examples[number] <= hashes]] = True
 
 
-def _prompt_windows(texts: Texts, numbers: _Numbers) -> list[np.ndarray]:
+def _prompt_windows(texts: Texts) -> list[np.ndarray]:
     """Return the hashes of the windows of each prompt, uint64 (n,), or the hash of a short prompt, (1,)."""
     prompts = list(texts.parts)
-    rows = [_numbered(prompt, numbers) for prompt in prompts]
+    rows = [_numbered(prompt) for prompt in prompts]
     start = end = 0
     if texts.has_template:
         start, end = _number_of_common_words(rows), _number_of_common_words([row[::-1] for row in rows])
@@ -181,7 +169,7 @@ def _prompt_windows(texts: Texts, numbers: _Numbers) -> list[np.ndarray]:
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) < PROMPT_WINDOW:
             form = normal_form(prompt)
-            windows.append(np.array([numbers[form]] if form else [], np.uint64))
+            windows.append(np.array([_number(form)] if form else [], np.uint64))
             continue
         content = row[start : len(row) - end]
         windows.append(_hashes(content if len(content) >= TEXT_WINDOW else row, PROMPT_WINDOW))
@@ -198,15 +186,15 @@ def _hashes(words: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(words, _POWERS[:width], "valid") if len(words) >= width else words[:0]
 
 
-def _places(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the places in `known`, which is sorted, of the hashes that are in it."""
-    places = np.searchsorted(known, hashes)
-    return places[known.take(places, mode="clip") == hashes] if len(known) else places[:0]
+@lru_cache(1 << 20)
+def _number(text: str) -> int:
+    """Return a number of 64 bits for a text, which is the same in every process."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
-def _numbered(text: str, numbers: _Numbers) -> np.ndarray:
+def _numbered(text: str) -> np.ndarray:
     """Return the numbers of the words of a text, uint64 (n,)."""
-    return np.fromiter(map(numbers.__getitem__, _words(text)), np.uint64)
+    return np.fromiter(map(_number, _words(text)), np.uint64)
 
 
 def _words(text: str) -> Iterator[str]:

@@ -33,8 +33,8 @@ from sparseft.tasks.task import Data, Row, Task
 SELECTION = "selection"
 ROWS_FILE = f"{SELECTION}.jsonl"
 MANIFEST_FILE = f"{SELECTION}_manifest.json"
-# Candidates that are compared together, at least. Each comparison reads all rows of the other splits.
-_AT_ONCE = 1000
+# Candidates that are compared together. Each comparison reads all rows of the other splits.
+_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,21 @@ def load_candidates(task: Task, data: Data, prepared: dict[str, list[Row]]) -> C
         stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
         return Candidates(task.generate("train", number, int.from_bytes(stream)), {"generated": task.name}, "train")
     if data.local:
-        has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0)
+        has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0) is not None
     else:
         has_own_split = SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
     split = SELECTION if has_own_split else "train"
     rows, source = load_rows(task, split, data.local, data.hub)
     if not has_own_split:
-        rows = unused_rows(rows, task.name, data)
+        rows = unused_rows(rows, task.name, data.numbers["train"], data.seed)
     if task.sequence_length:
         rows = [row for row in rows if row["text"].strip()]
     return Candidates(shuffled(rows, task.name, data.seed), {"local": source} if data.local else source, split)
 
 
-def unused_rows(rows: list, name: str, data: Data) -> list:
-    """Return the training rows that the training of a task does not use. Raises InputError if it uses all of them."""
-    used = set(choose_rows(list(range(len(rows))), name, "train", data.numbers["train"], data.seed))
+def unused_rows(rows: list, name: str, number: int | None, seed: int) -> list:
+    """Return the training rows that a training on `number` of them does not use. Raises InputError if it uses all of them."""
+    used = set(choose_rows(list(range(len(rows))), name, "train", number, seed))
     unused = [row for index, row in enumerate(rows) if index not in used]
     if not unused:
         raise nothing_left(name, f"the training takes all {len(rows)} rows")
@@ -110,11 +110,10 @@ def choose_selection(
         return len(row["text"]) if counts_characters else 1
 
     wanted = number or (math.inf if has_own_split else sum(map(size, prepared["validation"])))
-    at_once = None if counts_characters or wanted == math.inf else max(_AT_ONCE, wanted)
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
     taken = known = looked_at = 0
-    for row, is_known in _with_known(task, candidates.rows, prepared, at_once):
+    for row, is_known in _with_known(task, candidates.rows, prepared):
         if taken >= wanted:
             break
         looked_at += 1
@@ -160,15 +159,11 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
     return read_rows(path, task), manifest["sha256"]
 
 
-def _with_known(
-    task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]], at_once: int | None
-) -> Iterator[tuple[Row, bool]]:
-    """Yield candidates, each with whether it occurs in the prepared rows. `at_once` of them are compared together.
-
-    Each document of a text is compared by itself."""
+def _with_known(task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]]) -> Iterator[tuple[Row, bool]]:
+    """Yield candidates, each with whether it occurs in the prepared rows. Each document of a text is compared by itself."""
     others = [texts_of(task, rows) for rows in prepared.values()]
     remaining = iter(candidates)
-    while rows := list(islice(remaining, at_once)):
+    while rows := list(islice(remaining, _AT_ONCE)):
         # Without a template, the result for a row does not depend on the other rows.
         texts = Texts(texts_of(task, rows).parts, has_template=False)
         yield from zip(rows, find([texts], others)[0].tolist(), strict=True)

@@ -1,4 +1,7 @@
-"""Hold the content words of the mini tasks. Every third word belongs to the validation split, for every seed."""
+"""Hold the content words of the mini tasks, and draw their rows. Every third word belongs to the validation split."""
+
+import random
+from collections.abc import Sequence
 
 from sparseft.errors import InputError
 
@@ -20,7 +23,15 @@ def words_of_split(words: list[str], split: str) -> list[str]:
     return [word for index, word in enumerate(words) if (index % 3 == 2) == (split == "validation")]
 
 
-def check_number(name: str, split: str, number: int, maximum: int) -> None:
-    """Raise InputError if `number` distinct rows cannot be made."""
-    if not 1 <= number <= maximum:
-        raise InputError(f"{name} cannot make {number} {split} rows", f"ask for 1 to {maximum}")
+def drawn(
+    name: str, split: str, number: int, seed: int, facts: Sequence, ways: int
+) -> tuple[list, list[int], random.Random]:
+    """Return `number` distinct facts in random order, their labels, and the generator of what else is random.
+
+    There are `ways` labels. Their counts differ by at most one. Raises InputError if there are too few facts."""
+    if number > len(facts):
+        raise InputError(f"{name} cannot make {number} {split} rows", f"ask for 1 to {len(facts)}")
+    rng = random.Random(f"{name}-{split}-{seed}")
+    labels = [index % ways for index in range(number)]
+    rng.shuffle(labels)
+    return rng.sample(facts, number), labels, rng

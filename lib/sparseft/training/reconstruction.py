@@ -33,8 +33,7 @@ from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.layered_model import Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
-from sparseft.training.progress import Progress, read_state, write_state
-from sparseft.training.steps import Steps
+from sparseft.training.steps import Progress, Steps, read_state, write_state
 
 
 @dataclass

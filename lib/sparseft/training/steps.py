@@ -1,21 +1,93 @@
-"""Take the steps of AdamW: a linear warm-up of the learning rate from 0, a cosine decay to 0, and clipped gradients.
+"""Take the steps of a training, collect what they measure, and save the training's state.
 
+A killed run continues from the state to the same bits. The state is no output of any rule.
+
+The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine. Gradients are clipped.
 Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of transformers'
 get_cosine_schedule_with_warmup, to the bit. The module of that function also imports PEFT if it is installed, which would make
 the start of every job twice as long.
 """
 
+import io
 import math
+import random
+import statistics
+import sys
 import time
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sparseft.study.schedule import Training
-from sparseft.training.progress import Progress, check_finite
+from sparseft.errors import InputError
+from sparseft.records.training_record import final_loss
+from sparseft.storage.atomic import atomic_file
+from sparseft.study.schedule import STOP_WINDOW, Training
+
+# Steps before the speed is steady, while allocators and caches fill.
+BURN_IN = 3
+
+
+@dataclass
+class Progress:
+    """Hold what a training has measured so far: one value per step, and one per evaluation."""
+
+    # Per step: its number, loss, gradient norm and learning rate.
+    curve: list[dict] = field(default_factory=list)
+    # Per evaluation: the step that it came after, and the evaluation loss.
+    evaluations: list[dict] = field(default_factory=list)
+    # Per step: the seconds that it took.
+    seconds: list[float] = field(default_factory=list)
+    # Per step: its tokens without padding.
+    tokens: list[int] = field(default_factory=list)
+    # The numbers of the steps after which a killed training was resumed.
+    resumed_after: list[int] = field(default_factory=list)
+    # Bytes, over the processes before this one.
+    peak_memory: int = 0
+
+    @property
+    def updates(self) -> int:
+        """Return how many steps had a learning rate above 0. A step at 0 changes no parameter."""
+        return sum(point["learning_rate"] > 0 for point in self.curve)
+
+    def early_end(self, settings: Training) -> dict | None:
+        """Return how the training ends after the steps that are done, before its last one; None if it goes on.
+
+        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training ends where
+        the killed one would have ended, and all processes of a training end together."""
+        done = len(self.curve)
+        bound, first = settings.stop_if_loss_above, settings.stop_if_after_steps
+        if bound is None or first is None or not first <= done < settings.steps:
+            return None
+        loss = statistics.fmean(point["loss"] for point in self.curve[-STOP_WINDOW:])
+        return {"step": done, "loss": loss, "loss_above": bound} if loss > bound else None
+
+    def record(self, batch_size: int, peak_memory: int) -> dict:
+        """Return the measured part of train.json. The speed is the median over the steady steps, and also over all steps."""
+        steady = slice(BURN_IN, None) if len(self.seconds) > 2 * BURN_IN else slice(None)
+        seconds = self.seconds[steady]
+        tokens = self.tokens[steady]
+        total = sum(self.seconds)
+        return {
+            "loss_curve": self.curve,
+            "eval_curve": self.evaluations,
+            "final_loss": final_loss([point["loss"] for point in self.curve]),
+            "tokens": sum(self.tokens),
+            "samples_per_second": batch_size / statistics.median(seconds),
+            "tokens_per_second": statistics.median(n / time for n, time in zip(tokens, seconds, strict=True)),
+            "samples_per_second_overall": batch_size * len(self.seconds) / total,
+            "tokens_per_second_overall": sum(self.tokens) / total,
+            "train_seconds": total,
+            "resumed_after_steps": self.resumed_after,
+            "peak_memory_bytes": max(self.peak_memory, peak_memory),
+        }
 
 
 class Steps:
@@ -61,3 +133,52 @@ def cosine_schedule(optimizer: Optimizer, warmup_steps: int, steps: int) -> Lamb
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
     return LambdaLR(optimizer, factor)
+
+
+def say_step(step: int, steps: int, loss: float) -> None:
+    """Print a line on stderr at every tenth of the steps, if stderr is no terminal. There, a progress bar shows it."""
+    if not sys.stderr.isatty() and step % max(1, steps // 10) == 0:
+        print(f"step {step} of {steps}: loss {loss:.4f}", file=sys.stderr)
+
+
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """Return the dropout seed of a step. A resumed training gets the same one."""
+    return random.Random(f"seed {seed}, step {step}, process {process}").getrandbits(63)
+
+
+def check_finite(step: int, loss: float, norm: float, key: str = "training.learning_rate") -> None:
+    """Raise InputError if a step's loss or the norm of its gradient is not finite. `key` is what the user may lower.
+
+    With an infinite norm, clipping would set every gradient to 0."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise InputError(f"the loss is {loss} and its gradient's norm {norm} at step {step}", f"lower {key}")
+
+
+def write_state(path: Path, identity: str, content: dict) -> None:
+    """Replace the saved state. `content` holds only tensors, numbers and text, so that `weights_only` reads it."""
+    buffer = io.BytesIO()
+    # torch would not report a full disk if it wrote the file itself.
+    torch.save({"identity": identity, **content}, buffer)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_state(path: Path, identity: str) -> dict | None:
+    """Return the saved state, on the CPU. Return None if there is none that this training can continue.
+
+    A state that is damaged or of another training is reported on stderr. Raises OSError if the file cannot be read."""
+    if not path.exists():
+        return None
+    file = io.BytesIO(path.read_bytes())
+    reason = "damaged"
+    # A parser may raise anything for bytes that are no state.
+    with suppress(Exception):
+        # torch checks no checksums, and would take a flipped bit for a weight.
+        if zipfile.ZipFile(file).testzip() is None:
+            file.seek(0)
+            state = torch.load(file, weights_only=True, map_location="cpu")
+            if state["identity"] == identity:
+                return state
+            reason = "of other code, inputs or settings"
+    print(f"{path} is {reason}: the training starts from its beginning", file=sys.stderr)
+    return None

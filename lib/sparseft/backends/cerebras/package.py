@@ -1,4 +1,7 @@
-"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, and a program's digest.
+"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, saved states, and digests.
+
+A saved state is a .mdl file with the adapters and the optimizer, without the base. The package writes it. Our own reader
+(checkpoints/mdl.py) reads it, because the package would unpickle objects.
 
 Source: training-docs.cerebras.ai, "Writing a custom training loop". The names are those of cerebras-pytorch 2.10.0.
 """
@@ -9,13 +12,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from sparseft.checkpoints.checkpoint import DTYPES
+from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.study.backends.cerebras import CerebrasJob
@@ -34,6 +42,8 @@ RELEASE = version("cerebras-pytorch")
 if RELEASE not in RELEASES:
     raise InputError(f"cerebras-pytorch {RELEASE}", f"install {' or '.join(RELEASES)}")
 
+# safetensors' name of a dtype -> torch's.
+_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 # The source lines in a lowered program.
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
@@ -43,7 +53,7 @@ def open_backend(
 ) -> cstorch.backend:
     """Return the backend of this process, which can have only one. Its logs go to `folder`/cerebras_logs.
 
-    `validate_only` lowers the program without an appliance. Raises InputError for a setting that the package refuses."""
+    `validate_only` lowers the program without an appliance."""
     logs = str(folder / "cerebras_logs")
     if not cerebras.on_csx:
         if compile_only or validate_only:
@@ -53,10 +63,6 @@ def open_backend(
     logging.getLogger().setLevel(logging.INFO)
     # The package starts torch-cirh-opt from the folder of this python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    try:
-        cluster = cstorch.distributed.ClusterConfig(**cerebras.model_dump(include=cerebras.CLUSTER))
-    except ValueError as error:
-        raise InputError(f"cerebras: {error}", "correct it in the configuration") from None
     cstorch.backends.csx.performance.micro_batch_size = cerebras.csx_micro_batch_size
     return cstorch.backend(
         "CSX",
@@ -64,7 +70,7 @@ def open_backend(
         compile_dir=cerebras.compile_dir,
         compile_only=compile_only,
         validate_only=validate_only,
-        cluster_config=cluster,
+        cluster_config=cstorch.distributed.ClusterConfig(**cerebras.model_dump(include=cerebras.CLUSTER)),
     )
 
 
@@ -80,7 +86,7 @@ def program_digest(program: Path) -> str:
 
 @contextmanager
 def appliance_needed() -> Iterator[None]:
-    """Raise InputError if the block finds no appliance."""
+    """Raise InputError if the block, or the decorated function, finds no appliance."""
     try:
         yield
     except ClusterConfigError as error:
@@ -90,7 +96,7 @@ def appliance_needed() -> Iterator[None]:
         ) from None
 
 
-def declare_sparse(model: Callable, masks: Iterable[tuple[str, Tensor]]) -> None:
+def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
     """Declare weights of a model as sparse, with their masks and their real sparsities.
 
     `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a pruned
@@ -118,8 +124,10 @@ def _init_with(kept: Tensor) -> Callable:
     return mask_of
 
 
-class AdamW(cstorch.optim.AdamW):
-    """Add eps where torch adds it: after the bias of the second moment is corrected. The package adds it before."""
+class TorchAdamW(cstorch.optim.AdamW):
+    """Add eps where torch adds it: after the bias of the second moment is corrected. The package adds it before.
+
+    The name is not AdamW, because ModelZoo's Trainer finds an optimizer by the name of its class, among all that are imported."""
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Tensor | None:
@@ -143,10 +151,59 @@ def optimizer_and_schedule(
     The learning rate rises in a line from 0 and then falls in a cosine to 0."""
     rate = settings.learning_rate
     warmup = settings.steps_to_peak
-    optimizer = AdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
+    optimizer = TorchAdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
     schedulers = cstorch.optim.lr_scheduler
     cosine = schedulers.CosineDecayLR(optimizer, rate, 0.0, settings.steps - warmup)
     if not warmup:
         return optimizer, cosine
     line = schedulers.LinearLR(optimizer, 0.0, rate, warmup)
     return optimizer, schedulers.SequentialLR(optimizer, [line, cosine], [warmup])
+
+
+def write_mdl(folder: Path, step: int, content: dict) -> None:
+    """Write the state after `step`, and remove the older ones. `content` has nested tensors, numbers and texts."""
+    path = folder / f"state_{step}.mdl"
+    # A training with other settings may have left it.
+    path.unlink(missing_ok=True)
+    try:
+        cstorch.save(content, str(path))
+    finally:
+        remove_unfinished(folder)
+    for older in saved_mdl(folder):
+        if older != path:
+            older.unlink()
+
+
+def read_last_mdl(folder: Path, identity: str) -> dict | None:
+    """Return the newest complete state of the training with this identity, on the CPU; None if there is none.
+
+    A state that cannot be used is named on stderr. A file that a killed process left half-written is removed."""
+    remove_unfinished(folder)
+    for path in saved_mdl(folder):
+        file = MdlFile(path)
+        reason = f"{path}: of other code, inputs or settings"
+        try:
+            with closing(file.file):
+                content = file.content()
+                if content.get("identity") == identity:
+                    return tree_map_only(MdlTensor, partial(_read_tensor, file), content)
+        except InputError as error:
+            reason = error.args[0]
+        print(f"{reason}: it is not used", file=sys.stderr)
+    return None
+
+
+def _read_tensor(file: MdlFile, tensor: MdlTensor) -> Tensor:
+    values = torch.from_numpy(file.read(tensor))
+    return values.view(_DTYPES[tensor.dtype]) if tensor.dtype in _DTYPES else values
+
+
+def saved_mdl(folder: Path) -> list[Path]:
+    """Return the states in a folder, newest first."""
+    return sorted(folder.glob("state_*.mdl"), key=lambda path: -int(path.stem.removeprefix("state_")))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files of interrupted saves. The package writes beside the final place, and then renames."""
+    for path in folder.glob("state_*.mdl.*.tmp"):
+        path.unlink()

@@ -1,7 +1,8 @@
 """Train with cerebras-pytorch: the training of the backend torch, in a form that the package can trace and lower.
 
 Model, masks, random draws, batches and schedule are those of the backend torch. Three things differ: all batches have one
-length and the layers use plain algebra (fixed_shapes.py), and the frozen base is declared sparse (package.py).
+length and the layers use plain algebra (fixed_shapes.py), and the frozen base is declared sparse (package.py). On a CS-3
+several workers stream every batch, and each one streams its own rows of it.
 
 No part of this has run on a CS-3. In the tests, the package's CPU backend trains, and the compiler's front end lowers the
 same steps.
@@ -10,29 +11,43 @@ same steps.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from sparseft.backends.cerebras.package import RELEASE, cstorch, declare_sparse, optimizer_and_schedule
-from sparseft.backends.cerebras.states import read_last_mdl, write_mdl
-from sparseft.backends.cerebras.streams import evaluation_batches, training_batches
-from sparseft.backends.fixed_shapes import IGNORED, FixedLengthLoss, as_they_act, encoded_data, plain_kind_of
+from sparseft.backends.cerebras.package import (
+    RELEASE,
+    cstorch,
+    declare_sparse,
+    optimizer_and_schedule,
+    read_last_mdl,
+    write_mdl,
+)
+from sparseft.backends.fixed_shapes import (
+    IGNORED,
+    FixedLengthLoss,
+    as_they_act,
+    encoded_data,
+    fixed_batch,
+    plain_kind_of,
+)
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.batches import shuffled
+from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path
 from sparseft.lora.masked_lora import attach
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
+from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
-from sparseft.training.progress import Progress, check_finite, say_step, step_seed
+from sparseft.training.steps import Progress, check_finite, say_step, step_seed
 
 
 class Trainer:
@@ -55,10 +70,10 @@ class Trainer:
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         model, self.dtype = as_computed(model, backend)
-        paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
-        self.layers = attach(
-            model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
-        )
+        self.paths = {
+            layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)
+        }
+        self.layers = attach(model, self._kept, self.paths, job.mode, job.settings, plain_kind_of)
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
         deciding = cerebras.model_dump(include=cerebras.DECIDING)
@@ -68,7 +83,7 @@ class Trainer:
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
         self.compiled = cstorch.compile(self.module, backend)
-        masks = ((f"model.{path}.weight", torch.from_numpy(job.mask.kept(layer))) for layer, path in paths.items())
+        masks = ((f"model.{path}.weight", self._kept(layer)) for layer, path in self.paths.items())
         declare_sparse(self.compiled, masks)
         self.optimizer, self.schedule = optimizer_and_schedule(self.adapters().values(), self.settings)
         self.progress = Progress()
@@ -78,26 +93,15 @@ class Trainer:
             self.progress = Progress(**json.loads(state["progress"]))
             self.progress.resumed_after.append(len(self.progress.curve))
         self.graph: Path | None = None
+        self.begin = time.perf_counter()
+
+    def _kept(self, layer: str) -> Tensor:
+        """Return the mask of a layer, bool (out, in). It is read again, because the layer may be on the device."""
+        return torch.from_numpy(self.job.mask.kept(layer))
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """Return A (r, in) and B (out, r) of every layer, by their names in the module."""
         return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
-
-    def fit(self) -> Progress:
-        """Train for settings.steps steps, with the evaluations in between. Raises InputError if the loss is not finite."""
-        done = len(self.progress.curve)
-        every = self.settings.eval_every or self.settings.steps
-        # An execution stops before an evaluation and at the end.
-        for stop in (*range(every, self.settings.steps, every), self.settings.steps):
-            if stop < done:
-                continue
-            if stop > done:
-                self.run(done, stop)
-                done = stop
-            # A step's state is saved before its evaluation. So a training that resumes at this step evaluates it again.
-            if self.settings.eval_every and stop % self.settings.eval_every == 0:
-                self.progress.evaluations.append({"step": stop, "eval_loss": self.eval_loss()})
-        return self.progress
 
     def eval_loss(self) -> float:
         """Return the evaluation loss of the current model in nats per answer token; NaN if the program is only compiled."""
@@ -140,72 +144,63 @@ class Trainer:
             )
         factors = {}
         for name in self.layers:
-            path = memory_path(self.job.checkpoint.architecture, name)
-            A, B = (state["adapter"][f"model.{path}.{factor}"] for factor in ("lora_A", "lora_B"))
-            # The layer itself is on the device, so its mask is read again.
-            factors[name] = as_they_act(A, B, self.job.mode, torch.from_numpy(self.job.mask.kept(name)))
+            A, B = (state["adapter"][f"model.{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
+            factors[name] = as_they_act(A, B, self.job.mode, self._kept(name))
         return factors
 
-    def run(self, done: int, stop: int, *, saves: bool = True) -> None:
-        """Run the steps `done` + 1 to `stop` in one execution. With `saves`, save at least the state of the last step."""
-        loader = cstorch.utils.data.DataLoader(
-            training_batches, self.data["train"], self.settings, self.job.seed, self.length, done
-        )
+    def run(self, stop: int, *, saves: bool = True) -> None:
+        """Run the steps up to `stop` that are not done, in one execution. With `saves`, save at least the last one's state.
+
+        Raises InputError if a loss or its gradient is not finite."""
+        done = len(self.progress.curve)
+        if done == stop:
+            return
+        train = self.data["train"]
+        loader = cstorch.utils.data.DataLoader(training_batches, train, self.settings, self.job.seed, self.length, done)
         save_every = (self.settings.save_every or stop - done) if saves else None
         executor = cstorch.utils.data.DataExecutor(loader, self._executed(stop - done), checkpoint_steps=save_every)
-        training_step = self._training_step()
-        note = self._note()
         self._start_clock()
-        batches = islice(shuffled(self.data["train"], self.settings, self.job.seed), done, stop)
+        batches = islice(shuffled(train, self.settings, self.job.seed), done, stop)
         bar = tqdm(range(done + 1, stop + 1), initial=done, total=self.settings.steps, desc="train", disable=None)
         # The executor comes first, because it ends a step when the loop requests the next batch.
         for batch, step, examples in zip(executor, bar, batches, strict=False):
             # On a CS-3, the compiled program has its own random numbers.
             if not self.backend.backend_type.is_csx:
                 torch.manual_seed(step_seed(self.job.seed, step))
-            note(step, sum(len(example.ids) for example in examples), *training_step(batch))
+            self._note(step, sum(len(example.ids) for example in examples), *self._training_step(batch))
             self._save()
-        self.graph = self.graph or executor.artifact_dir / "cirh.mlir"
+        self.graph = executor.artifact_dir / "cirh.mlir"
 
     def _executed(self, steps: int) -> int:
         """Return the number of steps to execute; 1 if the program is only compiled."""
         return steps if self.backend.is_e2e_execution else 1
 
-    def _training_step(self) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]:
-        """Return the traced training step: a function of a batch that returns its mean loss, gradient norm and learning rate."""
+    @cstorch.trace
+    def _training_step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Take one step, and return its mean loss, gradient norm and learning rate."""
+        self.module.train()
+        loss = self.compiled(**batch) / answer_tokens(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(self.adapters().values()), self.settings.max_grad_norm)
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach(), norm, rate
 
-        @cstorch.trace
-        def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-            self.module.train()
-            loss = self.compiled(**batch) / answer_tokens(batch)
-            self.optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(list(self.adapters().values()), self.settings.max_grad_norm)
-            rate = self.schedule.get_last_lr()[0]
-            self.optimizer.step()
-            self.schedule.step()
-            return loss.detach(), norm, rate
-
-        return step
-
-    def _note(self) -> Callable:
-        """Return the step closure that records the measurements of a step after the backend has run it."""
-
-        @cstorch.step_closure
-        def note(step: int, tokens: int, loss: Tensor, norm: Tensor, rate: Tensor | float) -> None:
-            now = time.perf_counter()
-            self.progress.seconds.append(now - self.begin)
-            self.progress.tokens.append(tokens)
-            loss = loss.item()
-            norm = norm.item()
-            check_finite(step, loss, norm)
-            self.progress.curve.append(
-                {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
-            )
-            say_step(step, self.settings.steps, loss)
-            self.begin = now
-
-        return note
+    @cstorch.step_closure
+    def _note(self, step: int, tokens: int, loss: Tensor, norm: Tensor, rate: Tensor | float) -> None:
+        """Record the measurements of a step after the backend has run it."""
+        now = time.perf_counter()
+        self.progress.seconds.append(now - self.begin)
+        self.progress.tokens.append(tokens)
+        loss = loss.item()
+        norm = norm.item()
+        check_finite(step, loss, norm)
+        point = {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
+        self.progress.curve.append(point)
+        say_step(step, self.settings.steps, loss)
+        self.begin = now
 
     @cstorch.step_closure
     def _start_clock(self) -> None:
@@ -243,3 +238,43 @@ def as_computed(model: nn.Module, backend: cstorch.backend) -> tuple[nn.Module, 
 def answer_tokens(batch: dict[str, Tensor]) -> Tensor:
     """Return the number of answer tokens of a batch, a fp32 scalar."""
     return (batch["labels"] != IGNORED).float().sum()
+
+
+class _Stream(IterableDataset):
+    """Make each batch when it is read."""
+
+    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self.batches()
+
+
+def training_batches(examples: list[Example], settings: Training, seed: int, length: int, done: int) -> DataLoader:
+    """Return the batches of the backend torch after the first `done`, without end; on a worker, its rows of each."""
+    rows, rank = share_of(settings.batch_size)
+
+    def own_rows() -> Iterator[dict[str, Tensor]]:
+        for batch in islice(shuffled(examples, settings, seed), done, None):
+            yield fixed_batch(batch[rank * rows : (rank + 1) * rows], length, rows)
+
+    return DataLoader(_Stream(own_rows), batch_size=None)
+
+
+def evaluation_batches(examples: list[Example], size: int, length: int) -> DataLoader:
+    """Return all examples once, in batches of `size`. The last batch is filled up with padding."""
+    rows, rank = share_of(size)
+
+    def own_rows() -> Iterator[dict[str, Tensor]]:
+        # Every worker must stream as many batches as the others, so all count to the end of the last whole batch.
+        for start in range(rank * rows, math.ceil(len(examples) / size) * size, size):
+            yield fixed_batch(examples[start : start + rows], length, rows)
+
+    return DataLoader(_Stream(own_rows), batch_size=None)
+
+
+def share_of(batch_size: int) -> tuple[int, int]:
+    """Return how many rows of a batch this process streams, and its rank: all rows if it is no streaming worker."""
+    if not cstorch.distributed.is_streamer():
+        return batch_size, 0
+    return cstorch.distributed.get_streaming_batch_size(batch_size), cstorch.distributed.get_streaming_rank()

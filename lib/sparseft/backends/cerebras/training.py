@@ -1,7 +1,6 @@
 """The backend cerebras: train an adapter, compile its program in advance, or measure its speed.
 
-The parts are in package.py (cerebras-pytorch itself), trainer.py (the training), streams.py (its batches) and states.py (its
-saved states).
+The parts are in package.py (cerebras-pytorch itself, and saved states) and trainer.py (the training and its batches).
 """
 
 import time
@@ -11,21 +10,23 @@ import torch
 
 from sparseft.backends.cerebras.package import appliance_needed, open_backend, package_versions, program_digest
 from sparseft.backends.cerebras.trainer import Trainer
+from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.training.job import TrainingJob
 
 
+@appliance_needed()
 def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     """Train an adapter, write it to `folder`/adapter and return the measured part of train.json.
 
     A training of which `folder` has a complete state_*.mdl continues from it. Raises InputError if a CS-3 is the target
     and this machine knows no appliance."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
-    with appliance_needed():
-        progress = trainer.fit()
-        eval_loss = trainer.eval_loss()
+    trainer.run(job.settings.steps)
+    eval_loss = trainer.eval_loss()
+    progress = trainer.progress
     factors = trainer.trained_factors()
     write_adapter(folder / "adapter", factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
     return progress.record(job.settings.batch_size, peak_memory(torch.device("cpu"))) | {
@@ -37,6 +38,7 @@ def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     }
 
 
+@appliance_needed()
 def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
     """Lower the steps of a training, and of its evaluation if it has one, and return the content of compile.json.
 
@@ -44,10 +46,11 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only
     which operations the compiler supports. No step is executed. Raises InputError if this fails."""
     backend = open_backend(cerebras, folder, compile_only=compile_only, validate_only=not compile_only)
     trainer = Trainer(job, cerebras, backend, folder, fill=fill)
-    with appliance_needed():
-        trainer.run(0, job.settings.steps)
-        if "validation" in trainer.data:
-            trainer.eval_loss()
+    trainer.run(job.settings.steps)
+    if "validation" in trainer.data:
+        trainer.eval_loss()
+    if trainer.graph is None:
+        raise InputError(f"{folder}: all steps are done, so that nothing is left to lower", "name another folder")
     return {
         "run_id": job.provenance["run_id"],
         "compile_only": compile_only,
@@ -57,6 +60,7 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only
     }
 
 
+@appliance_needed()
 def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: int, fill: bool) -> dict:
     """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch size.
 
@@ -67,8 +71,7 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
     begin = time.perf_counter()
     cpu_begin = time.process_time()
-    with appliance_needed():
-        trainer.run(0, job.settings.steps, saves=False)
+    trainer.run(job.settings.steps, saves=False)
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
     samples = job.settings.batch_size * (job.settings.steps - warmup)
     repeat = {

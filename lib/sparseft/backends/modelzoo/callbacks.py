@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from sparseft.backends.cerebras.package import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
@@ -48,18 +48,6 @@ class MaskedLinear(nn.Module):
         return F.linear(x, self.weight + update)
 
 
-class FrozenLinear(nn.Module):
-    """Compute y = x W^T, a layer without an adapter. Its weight keeps the key of ModelZoo's layer."""
-
-    def __init__(self, layer: LoRA_Linear) -> None:
-        super().__init__()
-        self.weight = layer.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        return F.linear(x, self.weight)
-
-
 class MaskedLora(Callback):
     """Replace the layers of ModelZoo's Lora, a callback before this one, by those of this project's modes.
 
@@ -83,7 +71,9 @@ class MaskedLora(Callback):
                 parent, _, name = path.rpartition(".")
                 module = model.get_submodule(path)
                 if self.targets and layer.rpartition(".")[2] not in self.targets:
-                    setattr(model.get_submodule(parent), name, FrozenLinear(module))
+                    frozen = nn.Linear(*reversed(module.weight.shape), bias=False, device="meta")
+                    frozen.weight = module.weight
+                    setattr(model.get_submodule(parent), name, frozen)
                 elif get_mode(self.mode).masks_every_step and not kept.all():
                     # The backend torch has the exact gradient for a structured mask.
                     is_structured = torch.equal(kept, kept.any(1)[:, None] & kept.any(0))
@@ -128,21 +118,12 @@ class FrozenBaseSparsity(Callback):
             del state_dict["model"][key]
 
 
-class LastCheckpoint(Callback):
-    """Keep only the newest checkpoint, because each one holds the whole base."""
-
-    def on_after_save_checkpoint(self, trainer, ckpt_path: str) -> None:
-        """Remove the other checkpoints."""
-        for path in Path(ckpt_path).parent.glob("checkpoint_*.mdl"):
-            if path != Path(ckpt_path):
-                path.unlink()
-
-
 def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
     """Yield every prunable layer in order: Hugging Face's name, the module path in ModelZoo's model, and the mask.
 
     The mask is bool (out, in), true for a weight that is kept. Raises InputError if the checkpoint has no mask of a layer."""
     exported = open_checkpoint(Path(checkpoint))
+    assert isinstance(exported, ModelZooCheckpoint)
     for layer in prunable_layers(exported):
         place = exported.places[f"{layer}.weight"]
         mask = exported.mdl.tensors.get(f"model.model.{place.key}_mask")

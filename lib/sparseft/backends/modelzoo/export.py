@@ -13,20 +13,35 @@ import math
 from pathlib import Path
 
 import yaml
+from transformers import AutoConfig
 
-from sparseft.architectures import tensor_shapes
-from sparseft.backends.modelzoo.trainer_configuration import model_section
+from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
 from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, places
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack, zero_pruned
+from sparseft.masks.mask_file import Mask, read_checked_mask, unpack, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 
 CHECKPOINT = "model_to_cs-2.5.mdl"
 CONFIGURATION = "config_to_cs-2.5.yaml"
+# The keys of the section `model:` that are the same for every model.
+FIXED = {
+    "position_embedding_type": "rotary",
+    "nonlinearity": "swiglu",
+    "norm_type": "rmsnorm",
+    "attention_type": "scaled_dot_product",
+    "use_bias_in_output": False,
+    "use_ffn_bias": False,
+    "use_ffn_bias_in_attention": False,
+    "use_projection_bias_in_attention": False,
+    "embedding_dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+    "dropout_rate": 0.0,
+    "loss_scaling": "num_tokens",
+}
 
 
 def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
@@ -34,10 +49,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
 
     One block of rows is in memory at a time. Raises InputError if ModelZoo has no such model, if the mask is of another model,
     or if the checkpoint does not fit its config.json."""
-    mask = read_mask(mask_path) if mask_path else None
-    mask_sha256 = sha256(mask_path) if mask_path else None
-    if mask:
-        check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    mask, mask_sha256 = read_checked_mask(mask_path, checkpoint) if mask_path else (None, None)
     check_tensors(checkpoint, checkpoint.folder)
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
@@ -84,3 +96,54 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
             writer.write(f"{key}_mask", selection, place.to_modelzoo(unpack(packed[block], rows.shape)))
         writer.write(key, selection, place.to_modelzoo(rows))
         start = block.stop
+
+
+def model_section(folder: Path) -> dict:
+    """Return the `model:` section of a trainer configuration, for the model in a Hugging Face folder.
+
+    The keys are those of src/cerebras/modelzoo/models/nlp/gpt2/gpt2_model.py, which is also the model of LLaMA, Mistral and
+    Mixtral. Earlier releases know these keys too. Release 2.6 refuses two more that the converter writes: norm_first and
+    use_ff_layer1_dropout.
+
+    Raises InputError for an activation or a scaling of the rotary embedding that ModelZoo does not have."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    rope = config.rope_parameters
+    for name, value, known in (("hidden_act", config.hidden_act, "silu"), ("rope_type", rope["rope_type"], "default")):
+        if value != known:
+            raise InputError(
+                f"{folder / 'config.json'}: {name} {value} cannot be translated", f"use a model with {name} {known}"
+            )
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    section = {
+        "name": config.model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "filter_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "layer_norm_epsilon": config.rms_norm_eps,
+        "initializer_range": config.initializer_range,
+        "rope_theta": rope["rope_theta"],
+        "share_embedding_weights": config.tie_word_embeddings,
+        "rotary_dim": head_dim,
+        "attention_module": "aiayn_attention",
+        **FIXED,
+    }
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        section["attention_inner_dim"] = head_dim * config.num_attention_heads
+    if config.num_key_value_heads != config.num_attention_heads:
+        section["attention_module"] = "multiquery_attention"
+        section["extra_attention_params"] = {"num_kv_groups": config.num_key_value_heads}
+    if window := getattr(config, "sliding_window", None):
+        section["attention_sliding_window_length"] = window
+    if find_architecture(config.architectures, config.name_or_path).experts:
+        section["moe"] = {
+            "num_experts": config.num_local_experts,
+            "top_k": config.num_experts_per_tok,
+            # transformers adds this loss only if the router's logits are part of the output.
+            "load_balancing_loss_coef": config.router_aux_loss_coef if config.output_router_logits else 0.0,
+            # The implementation with stacked experts, as in checkpoints/modelzoo_checkpoint.py. Some releases have another default.
+            "moe_implementation": "optimized",
+        }
+    return section

@@ -5,33 +5,49 @@ every backend. Masks, batches, random draws and schedule are those of the backen
 
 No part of this has run on a CS-3. In the tests, ModelZoo's CPU backend trains, and its configuration lowers for CSX.
 
-    trainer_run.py      writes the Trainer's configuration and batches
-    callbacks.py        runs in the Trainer's process
-    trainer_results.py  reads what the Trainer measured, and the trained checkpoint
+    trainer_files.py  writes the Trainer's configuration and batches
+    callbacks.py      runs in the Trainer's process
 """
 
 import os
+import re
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from sparseft.backends.appliance import KILLED
-from sparseft.backends.modelzoo.trainer_results import check_frozen, train_record, trained_factors
-from sparseft.backends.modelzoo.trainer_run import TrainerRun
-from sparseft.checkpoints.mdl import MdlFile
+from sparseft.backends.fixed_shapes import as_they_act
+from sparseft.backends.modelzoo.trainer_files import TrainerRun
+from sparseft.checkpoints.checkpoint import BITS, to_float32
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.mdl import MdlFile, MdlTensor
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError
+from sparseft.language_model.hardware import versions
+from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.lora.adapter import write_adapter
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
+from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.study.digests import code_digest
+from sparseft.training.steps import Progress, check_finite
 
-URL = "https://github.com/Cerebras/modelzoo"
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
+COMPLETED = "Training completed successfully!"
+_TRAIN = re.compile(
+    r"\| Train Device=[^,]+, Step=(\d+), Loss=([^,]+), Rate=\S+ samples/sec, GlobalRate=(\S+) samples/sec"
+)
+_EVAL = re.compile(r"\| Eval Device=[^,]+, GlobalStep=\d+, Batch=\d+, Loss=([^,\s]+)")
+_AVERAGE = re.compile(r"Avg Eval Loss: (\S+)")
 
 
 @dataclass(frozen=True)
@@ -45,17 +61,15 @@ class ModelZoo:
     def from_environment(cls) -> "ModelZoo":
         """Return what MODELZOO_HOME and MODELZOO_PYTHON name. Raises InputError, with the commands to get it, if it is missing."""
         named = os.environ.get("MODELZOO_HOME", "")
-        home = Path(named or "/nowhere")
+        home = Path(named or "/nowhere").resolve()
         python = Path(os.environ.get("MODELZOO_PYTHON") or home / ".venv/bin/python")
-        install = f"git clone {URL}, install its requirements.txt into a .venv in it, and set MODELZOO_HOME to it"
-        if not (home / "src/cerebras/modelzoo/trainer").is_dir():
-            raise InputError(f"MODELZOO_HOME={named}: no checkout of ModelZoo", install)
-        if not python.is_file():
+        if not (home / "src/cerebras/modelzoo/trainer").is_dir() or not python.is_file():
             raise InputError(
-                f"{python}: no such program",
-                f"{install}, or set MODELZOO_PYTHON to the python that has the requirements",
+                f"MODELZOO_HOME={named}: no checkout of ModelZoo, or no program {python}",
+                "git clone https://github.com/Cerebras/modelzoo, install its requirements.txt into a .venv in it, and set"
+                " MODELZOO_HOME to it",
             )
-        return cls(home.resolve(), python)
+        return cls(home, python)
 
     @property
     def commit(self) -> str:
@@ -67,30 +81,19 @@ class ModelZoo:
     def run(self, configuration: Path, mode: str) -> None:
         """Run the Trainer with `--mode` train or eval, in a process that ends with this one. Its output goes to stderr.
 
-        Raises InputError if it fails."""
+        Exits with 2 if it has printed what is wrong. Raises InputError if it ended in another way."""
         paths = os.pathsep.join(map(str, (PROJECT / "lib", self.home / "src")))
-        command = [self.python, DRIVER, configuration, "--mode", mode, "--end_with_stdin"]
-        process = subprocess.Popen(
-            list(map(str, command)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        )
-        error_line = "ModelZoo's Trainer failed; see what it printed"
-        for raw in process.stdout:
-            line = raw.decode(errors="replace")
-            if line.startswith("error: "):
-                error_line = line.removeprefix("error: ").strip()
-            else:
-                print(line, end="", file=sys.stderr, flush=True)
-        code = process.wait()
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        command: list[str | Path] = [self.python, DRIVER, configuration, "--mode", mode, "--end_with_stdin"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, env=environment) as process:
+            code = process.wait()
+        if code == 2:
+            sys.exit(2)
         # It was killed. The process that started this one removes its job from the appliance.
         if code < 0:
             sys.exit(KILLED - code)
         if code:
-            what, _, remedy = error_line.rpartition("; ")
-            raise InputError(what, remedy)
+            raise InputError(f"ModelZoo's Trainer ended with code {code}", "see what it printed")
 
 
 def train(run: TrainerRun) -> dict:
@@ -101,24 +104,30 @@ def train(run: TrainerRun) -> dict:
     modelzoo = ModelZoo.from_environment()
     _remove_other_training(run, modelzoo)
     run.write_batches()
-    last = run.last_checkpoint()
-    if last is None:
+    job = run.job
+    step, last = run.last_checkpoint() or (0, run.checkpoint)
+    if not step:
         # Logs without a checkpoint are those of an earlier training whose adapter was written.
         shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
-        modelzoo.run(run.write(run.folder / "trainer.yaml"), "train")
-    elif last[0] < run.job.settings.steps:
-        modelzoo.run(run.write(run.model_dir / "resumed.yaml", last[1]), "train")
-    step, finished = run.last_checkpoint() or (0, None)
-    if step != run.job.settings.steps:
+    if step < job.settings.steps:
+        modelzoo.run(run.write(run.folder / "trainer.yaml", last), "train")
+        step, last = run.last_checkpoint() or (0, run.checkpoint)
+    if step != job.settings.steps:
         raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
-    modelzoo.run(run.write(run.model_dir / "evaluation.yaml", finished), "eval")
-    check_frozen(MdlFile(run.checkpoint), MdlFile(finished))
-    factors = trained_factors(run, MdlFile(finished))
-    job = run.job
+    modelzoo.run(run.write(run.model_dir / "evaluation.yaml", last), "eval")
+    check_frozen(MdlFile(run.checkpoint), MdlFile(last))
+    factors = trained_factors(run, MdlFile(last))
     write_adapter(
         run.folder / "adapter", factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance
     )
-    return train_record(run, factors, modelzoo.commit)
+    return measured(run) | {
+        "backend": MODELZOO.name,
+        **run.cerebras.device_record(job.settings.batch_size),
+        "dtype": "cbfloat16" if run.cerebras.on_csx else "float32",
+        "trainable_parameters": sum(matrix.numel() for pair in factors.values() for matrix in pair),
+        "versions": read_json(run.model_dir / "versions.json")
+        | {"sparseft": versions()["sparseft"], "modelzoo": modelzoo.commit},
+    }
 
 
 def remove_states(folder: Path) -> None:
@@ -149,3 +158,118 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
         )
         shutil.rmtree(run.model_dir)
     write_json(path, {"identity": identity})
+
+
+@dataclass(frozen=True)
+class TrainerLog:
+    """Hold the log of one start of the Trainer: losses by step, and evaluation losses by batch.
+
+    The lines are those of release 2.10.0 and earlier (src/cerebras/modelzoo/trainer/loggers/progress.py):
+
+        | Train Device=CSX, Step=50, Loss=9.44598, Rate=44.84 samples/sec, GlobalRate=44.70 samples/sec, ...
+        | Eval Device=CSX, GlobalStep=50, Batch=3, Loss=9.31245, ...
+        Avg Eval Loss: 9.30123456789
+
+    A loss has five decimals, and a rate has three digits or two decimals. The last line of an evaluation has the mean over the
+    batches instead of its own batch's loss. That loss follows from the mean.
+
+    `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its end. It is
+    0 for a single step."""
+
+    losses: dict[int, float]
+    evaluation: list[float]
+    overall_rate: float
+
+
+def read_logs(model_dir: Path) -> list[TrainerLog]:
+    """Return the log of every start, oldest first."""
+    logs = []
+    for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log")):
+        text = path.read_text(errors="replace")
+        steps = _TRAIN.findall(text)
+        rate = float(steps[-1][2]) if steps else 0.0
+        performance = sorted(path.parent.glob("executors/*/performance.json"))
+        # This file has the rate in full precision.
+        if COMPLETED in text and performance:
+            rate = read_json(performance[0])["global_rate"]
+        # The Trainer divides all samples by the time of all steps except the first.
+        rate *= (len(steps) - 1) / len(steps) if steps else 0
+        evaluation = [float(loss) for loss in _EVAL.findall(text)]
+        means = _AVERAGE.findall(text)
+        if means:
+            *before_last, _ = evaluation
+            evaluation = [*before_last, len(evaluation) * float(means[-1]) - sum(before_last)]
+        logs.append(TrainerLog({int(step): float(loss) for step, loss, _ in steps}, evaluation, rate))
+    return logs
+
+
+def measured(run: TrainerRun) -> dict:
+    """Return what the logs of a finished training say for train.json. Raises InputError if they have no rate."""
+    settings = run.job.settings
+    logs = read_logs(run.model_dir)
+    train_logs = [log for log in logs if log.losses]
+    # Of a step that was made twice, the last log counts.
+    log_of_step = {step: log for log in train_logs for step in log.losses}
+    rates = [log.overall_rate for log in log_of_step.values() if log.overall_rate]
+    if not rates:
+        what = f"{run.model_dir}: no start of the Trainer made two steps, which a rate needs"
+        raise InputError(what, "train more steps at once")
+    batches = run.batches()
+    progress = Progress()
+    for step, examples in enumerate(batches["train"], start=1):
+        log = log_of_step[step]
+        check_finite(step, log.losses[step], 0.0)
+        progress.curve.append({"step": step, "loss": log.losses[step]})
+        # The log has no times of steps. A start of one step has no rate.
+        progress.seconds.append(settings.batch_size / (log.overall_rate or statistics.harmonic_mean(rates)))
+        progress.tokens.append(sum(len(example.ids) for example in examples))
+    progress.resumed_after = [min(log.losses) - 1 for log in train_logs if min(log.losses) > 1]
+    # ru_maxrss is in KiB.
+    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    tokens = [sum(len(example.ids) - example.answer_start for example in batch) for batch in batches["validation"]]
+    # The Trainer's own mean ignores how many answer tokens a batch has.
+    eval_loss = sum(loss * number for loss, number in zip(logs[-1].evaluation, tokens, strict=True)) / sum(tokens)
+    check_finite_evaluation(eval_loss)
+    return progress.record(settings.batch_size, peak_bytes) | {
+        # The logs have no learning rates, so the schedule tells: the first step of a warm-up has rate 0.
+        "updates": settings.steps - min(1, settings.steps_to_peak),
+        "eval_loss": eval_loss,
+    }
+
+
+def check_frozen(before: MdlFile, after: MdlFile) -> None:
+    """Raise InputError if the Trainer's checkpoint has another base or other masks than the one that it started from.
+
+    The dtypes may differ."""
+    for key, tensor in before.tensors.items():
+        other = after.tensors.get(key)
+        values = _values(before, tensor)
+        # A layer without a zero is not declared sparse, so the Trainer saves no mask of it.
+        if other is None and key.endswith("_mask") and values.all():
+            continue
+        if other is None or values.tobytes() != _values(after, other).tobytes():
+            raise InputError(
+                f"{after.path}: {key} is not as it was before the training", "report this line; no adapter was written"
+            )
+
+
+def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of rows."""
+    exported = open_checkpoint(run.checkpoint)
+    assert isinstance(exported, ModelZooCheckpoint)
+    factors = {}
+    for layer in prunable_layers(run.job.checkpoint):
+        place = exported.places[f"{layer}.weight"]
+        path = f"model.model.{place.key.removesuffix('.weight')}"
+        if f"{path}.lora_A" not in trained.tensors:
+            continue
+        A = torch.from_numpy(_values(trained, trained.tensors[f"{path}.lora_A"]))
+        B = torch.from_numpy(place.to_hugging_face(_values(trained, trained.tensors[f"{path}.lora_B"])))
+        factors[layer] = as_they_act(A, B, run.job.mode, torch.from_numpy(run.job.mask.kept(layer)))
+    return factors
+
+
+def _values(file: MdlFile, tensor: MdlTensor) -> np.ndarray:
+    """Return the values of a tensor. Floats come in fp32."""
+    values = file.read(tensor)
+    return to_float32(values, tensor.dtype) if tensor.dtype in BITS else values

@@ -3,39 +3,19 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.modes import get_mode, with_starts
 from sparseft.study.section import Section
 
-
-class StudyConfig(Protocol):
-    """Name what a backend reads of a configuration. The class is Config in study/config.py, which imports this folder."""
-
-    grid: Section
-    resources: Section
-    throughput: Section
-    cerebras: Section
-    evaluation_batch_size: int
-
-    def check_trainings(self, task: str, check: Callable[[Section], None], names: Iterable[str] = ()) -> None:
-        """Call `check` with the schedule of each training of a task, or of those in `names`."""
+# Config of study/config.py, which imports this folder.
+StudyConfig = Any
 
 
 def _accept(config: StudyConfig, task: str = "") -> None:
     """Accept every configuration."""
-
-
-@dataclass(frozen=True)
-class HostMemory:
-    """Give the memory that a training needs on the machine that starts it, if the model computes on another one."""
-
-    purpose: str
-    bytes_per_weight: int
-    # Python and its libraries, in bytes.
-    program_bytes: int
 
 
 @dataclass(frozen=True)
@@ -62,8 +42,9 @@ class Backend:
     reconstructs: bool = False
     # Keys of `training` whose value the backend chooses.
     chosen_keys: frozenset[str] = frozenset()
-    # None if the model is trained in the memory of this machine.
-    host_memory: HostMemory | None = None
+    # The bytes of memory, by part, that a training of a model with so many weights needs on the machine that starts it. None if
+    # the model is trained in the memory of this machine.
+    host_memory: Callable[[int], dict[str, int]] | None = None
     # The time limit of a training in minutes, including its wait for a device. None if it follows from the model's size.
     queue_minutes: int | None = None
 

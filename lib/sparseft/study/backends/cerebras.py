@@ -1,7 +1,6 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
 import os
-from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -9,8 +8,9 @@ from pydantic import Field
 from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.study.backends.backend import Backend, HostMemory, StudyConfig
+from sparseft.study.backends.backend import Backend, StudyConfig
 from sparseft.study.grid import WAFER
+from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Length, Positive, Section
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
@@ -18,12 +18,8 @@ _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
 LEAST_TIMED_STEPS = 100
-# Keys of `training` that save memory on a GPU and do not exist here.
-UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing")
-# Measured on LLaMA shapes with 83 and 185 million weights.
-TRACING = HostMemory(
-    "tracing on this machine: fp32 weights, masks, graph", bytes_per_weight=9, program_bytes=1_200_000_000
-)
+# Keys of `training` that only the backend torch has. They save memory on a GPU, or interrupt the program on the appliance.
+UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing", "eval_every", "stop_if_loss_above")
 
 
 class CerebrasJob(Section):
@@ -70,31 +66,22 @@ class CerebrasJob(Section):
             "cerebras": self.model_dump(include=self.DECIDING),
         }
 
-    def check(self, training: Section, evaluation_batch_size: int) -> None:
+    def check(self, training: Training, evaluation_batch_size: int) -> None:
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
         for name in UNSUPPORTED:
             if getattr(training, name):
-                raise InputError(f"training.{name}: Cerebras' backends do not support it", "set it to false")
-        if training.stop_if_loss_above is not None:
-            raise InputError(
-                f"training.stop_if_loss_above {training.stop_if_loss_above}: Cerebras' backends take every step",
-                "set it and stop_if_after_steps to null, or set backend: torch",
-            )
+                what = f"training.{name} {getattr(training, name)}: Cerebras' backends do not support it"
+                raise InputError(what, "leave it out, or set backend: torch")
         for name, size in (("batch_size", training.batch_size), ("evaluation_batch_size", evaluation_batch_size)):
             if size % self.num_csx:
                 raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
 
-    def check_measured(self, throughput: Section) -> None:
+    def check_measured(self, throughput: Throughput) -> None:
         """Raise InputError if the stage `throughput` cannot measure on this backend as its section says."""
         if self.on_csx and throughput.steps < LEAST_TIMED_STEPS:
             raise InputError(
                 f"throughput.steps {throughput.steps}: a measurement on the CS-3 needs at least {LEAST_TIMED_STEPS} steps",
                 f"set throughput.steps to {LEAST_TIMED_STEPS} or more, and throughput.warmup_steps to 10",
-            )
-        # Compare with the default, because a complete configuration sets every key.
-        if throughput.memory_mb != type(throughput).model_fields["memory_mb"].default:
-            raise InputError(
-                f"throughput.memory_mb {throughput.memory_mb}: Cerebras' backends set no limit", "leave it out"
             )
 
 
@@ -119,8 +106,8 @@ class Cerebras(CerebrasJob):
         return self.on_csx and choices[word]
 
 
-def check_study(config: StudyConfig, check: Callable[[CerebrasJob, Section, int], None] = CerebrasJob.check) -> None:
-    """Raise InputError if a study has pruned bases or several processes, or if `check` refuses a schedule."""
+def _check(config: StudyConfig) -> None:
+    """Raise InputError if a study has pruned bases or several processes, or if a schedule is impossible."""
     for method in config.grid.methods:
         if get_method(method).updates_weights:
             raise InputError(
@@ -135,7 +122,7 @@ def check_study(config: StudyConfig, check: Callable[[CerebrasJob, Section, int]
     # It also raises if the environment says something else than 1 or 0.
     _ = config.cerebras.compiles_first
     for task in config.grid.tasks:
-        config.check_trainings(task, lambda schedule: check(config.cerebras, schedule, config.evaluation_batch_size))
+        config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:
@@ -150,6 +137,11 @@ def _check_measured(config: StudyConfig, task: str) -> None:
     config.check_trainings(task, check, throughput.trainings)
 
 
+def _host_memory(weights: int) -> dict[str, int]:
+    """Return the bytes that tracing takes on this machine. They were measured on LLaMA shapes of 83 and 185 million weights."""
+    return {"tracing on this machine: fp32 weights, masks, graph": 9 * weights, "program": 1_200_000_000}
+
+
 def _complete_sections(config: StudyConfig) -> dict[str, Section]:
     """Return the section with the value of `compile_once` that holds in this environment."""
     cerebras = config.cerebras
@@ -160,7 +152,7 @@ def _complete_sections(config: StudyConfig) -> dict[str, Section]:
 
 CEREBRAS = Backend(
     "cerebras",
-    check=check_study,
+    check=_check,
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
@@ -169,7 +161,7 @@ CEREBRAS = Backend(
     compiles_first=lambda config: config.cerebras.compiles_first,
     uses_this_machine=False,
     chosen_keys=frozenset({"micro_batch_size"}),
-    host_memory=TRACING,
+    host_memory=_host_memory,
     # The wait in the appliance's own queue counts.
     queue_minutes=24 * 60,
 )

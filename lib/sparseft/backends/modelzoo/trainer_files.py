@@ -1,7 +1,11 @@
-"""A run as ModelZoo's Trainer gets it: the masked checkpoint, the batches as files, and the configuration."""
+"""Write the files that ModelZoo's Trainer gets for a run: its configuration and its batches.
+
+The Trainer refuses other keys than these: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/trainer/. The
+callbacks MaskedLora and FrozenBaseSparsity are this project's (callbacks.py). `cszoo` does not know them, but
+workflow/scripts/run_modelzoo.py does.
+"""
 
 import sys
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -12,8 +16,7 @@ import numpy as np
 import yaml
 
 from sparseft.backends.fixed_shapes import IGNORED, encoded_data, fixed_batch
-from sparseft.backends.modelzoo.export import CHECKPOINT
-from sparseft.backends.modelzoo.trainer_configuration import trainer_configuration
+from sparseft.backends.modelzoo.export import CHECKPOINT, model_section
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, Target
 from sparseft.errors import InputError
@@ -27,6 +30,8 @@ from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import TrainingJob
 
 FILE = "batches.h5"
+# Of AdamW. ModelZoo adds it before the bias of the second moment is corrected, and torch adds it after that.
+EPS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class TrainerRun:
         """Return the Trainer's own folder."""
         return self.folder / "modelzoo"
 
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Return the number of rows of a batch by split."""
+        return {"train": self.job.settings.batch_size, "validation": self.job.evaluation_batch_size}
+
     def batches(self) -> dict[str, list[list[Example]]]:
         """Return the batches by split, in the order in which the Trainer reads them."""
         settings = self.job.settings
@@ -56,18 +66,17 @@ class TrainerRun:
 
     def write_batches(self) -> None:
         """Write the batches of both splits."""
-        sizes = {"train": self.job.settings.batch_size, "validation": self.job.evaluation_batch_size}
         for split, batches in self.batches().items():
-            write_batches(self.model_dir / "data" / split, batches, self.cerebras.sequence_length, sizes[split])
+            folder = self.model_dir / "data" / split
+            write_batches(folder, batches, self.cerebras.sequence_length, self.batch_sizes[split])
 
-    def write(self, configuration: Path, start: Path | None = None) -> Path:
+    def write(self, path: Path, start: Path | None = None) -> Path:
         """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked checkpoint."""
-        start = start or self.checkpoint
-        content = trainer_configuration(self.job, self.cerebras, self.checkpoint, start, self.model_dir)
-        configuration.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(configuration) as temporary:
+        content = configuration(self, start or self.checkpoint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False))
-        return configuration
+        return path
 
     def last_checkpoint(self) -> tuple[int, Path] | None:
         """Return the step and the path of the Trainer's newest complete checkpoint; None if there is none."""
@@ -99,7 +108,7 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
     return TrainerRun(job, cerebras, exported / CHECKPOINT, data, folder)
 
 
-def write_batches(folder: Path, batches: Iterable[list[Example]], length: int, size: int) -> None:
+def write_batches(folder: Path, batches: list[list[Example]], length: int, size: int) -> None:
     """Write `folder`/batches.h5, with `data`, int32 (N, 3, T), in the order in which the Trainer reads the rows.
 
         data[:, 0]  token ids, padded on the right with 0
@@ -113,16 +122,95 @@ def write_batches(folder: Path, batches: Iterable[list[Example]], length: int, s
     with atomic_file(folder / FILE) as temporary, Target(temporary, "w+b") as target:
         try:
             with h5py.File(target, "w") as file:
-                options = {"chunks": (1, 3, length), "maxshape": (None, 3, length), "compression": "gzip"}
-                data = file.create_dataset("data", (0, 3, length), "int32", **options)
-                for batch in batches:
-                    data.resize(len(data) + size, axis=0)
+                shape = (len(batches) * size, 3, length)
+                data = file.create_dataset("data", shape, "int32", chunks=(1, 3, length), compression="gzip")
+                for number, batch in enumerate(batches):
                     tensors = fixed_batch(batch, length, size)
                     labels = tensors["labels"].numpy()
                     answers = labels != IGNORED
                     rows = np.stack([tensors["ids"].numpy(), answers, np.where(answers, labels, 0)], axis=1)
-                    data[-size:] = rows.astype(np.int32)
+                    data[number * size : (number + 1) * size] = rows
                     target.check()
                 file.attrs["n_examples"] = len(data)
         finally:
             target.check()
+
+
+def configuration(run: TrainerRun, start: Path) -> dict:
+    """Return the Trainer's configuration. The Trainer starts from the checkpoint `start`.
+
+    Raises InputError as `model_section` does."""
+    job = run.job
+    settings = job.settings
+    cerebras = run.cerebras
+    warmup = settings.steps_to_peak
+    peak = settings.learning_rate
+    # As transformers' get_cosine_schedule_with_warmup: a line from 0, then a cosine to 0.
+    line = {"initial_learning_rate": 0.0, "end_learning_rate": peak, "total_iters": warmup}
+    cosine = {"initial_learning_rate": peak, "end_learning_rate": 0.0, "total_iters": settings.steps - warmup}
+    schedulers = [{"LinearLR": line}, {"CosineDecayLR": cosine}]
+    # A CS-3 computes in cbfloat16, for which ModelZoo needs dynamic loss scaling. The CPU backend computes in fp32.
+    precision = {"fp16_type": "bfloat16"}
+    backend: dict = {"backend_type": "CPU"}
+    if cerebras.on_csx:
+        precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
+        cluster = cerebras.model_dump(include=cerebras.CLUSTER)
+        backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cluster}
+    adamw = {"betas": [0.9, 0.999], "eps": EPS, "weight_decay": settings.weight_decay, "correct_bias": True}
+    lora = {
+        "r": settings.lora_r,
+        "alpha": settings.lora_alpha,
+        "dropout": settings.lora_dropout,
+        "merge_weights": False,
+        "target_modules": ["TransformerDecoderLayer", "Linear"],
+    }
+    masked_checkpoint = {"checkpoint": str(run.checkpoint.resolve())}
+    masked_lora = {
+        **masked_checkpoint,
+        "mode": job.mode,
+        "seed": job.seed,
+        "targets": settings.lora_targets,
+        "gradient": settings.gradient,
+    }
+    micro_batch_size = cerebras.csx_micro_batch_size
+    init = {
+        "backend": backend,
+        "model_dir": str(run.model_dir.resolve()),
+        "seed": job.seed,
+        "model": model_section(job.checkpoint.folder) | {"compute_eval_metrics": False},
+        "optimizer": {"AdamW": adamw},
+        "schedulers": [{"SequentialLR": {"schedulers": schedulers}} if warmup else schedulers[1]],
+        "precision": {"enabled": cerebras.on_csx, "max_gradient_norm": settings.max_grad_norm, **precision},
+        "loop": {"max_steps": settings.steps},
+        "checkpoint": {"steps": settings.save_every or settings.steps},
+        "logging": {"log_steps": 1},
+        # In the order in which they run.
+        "callbacks": [
+            {"ScopedTrainFlags": {"csx.performance.micro_batch_size": micro_batch_size}},
+            {"ScopedValidateFlags": {"csx.performance.micro_batch_size": micro_batch_size}},
+            {"Lora": {"lora_params": lora}},
+            {"MaskedLora": masked_lora},
+            {"FrozenBaseSparsity": masked_checkpoint},
+            # Each checkpoint holds the whole base.
+            {"KeepNCheckpoints": {"n": 1}},
+        ],
+    }
+    loaders = {
+        split: {
+            "data_processor": "GptHDF5MapDataProcessor",
+            "data_dir": str((run.model_dir / "data" / split).resolve()),
+            "batch_size": size,
+            # They were shuffled before they were written.
+            "shuffle": False,
+            "num_workers": 0,
+        }
+        for split, size in run.batch_sizes.items()
+    }
+    ckpt_path = str(start.resolve())
+    return {
+        "trainer": {
+            "init": init,
+            "fit": {"ckpt_path": ckpt_path, "train_dataloader": loaders["train"]},
+            "validate": {"ckpt_path": ckpt_path, "val_dataloader": loaders["validation"]},
+        }
+    }

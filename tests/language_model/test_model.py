@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
-from sparseft.language_model.sharded_model import own_rows
+from sparseft.language_model.weights import own_rows
 from tiny_models import change_json, save_tiny
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import shlex
 import pytest
 from pydantic import Field
 from sparseft.errors import InputError
-from sparseft.study.flags import flags, whole_percent
-from sparseft.study.section import Section
+from sparseft.study.mask_settings import whole_percent
+from sparseft.study.section import Section, flags
 
 
 class Small(Section):
