@@ -65,11 +65,12 @@ docs: .venv/installed ## build the documentation in site/; fails if a link is de
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-lint: .venv/installed-tests ## check the code with ruff, snakefmt and snakemake --lint, and that imports go down the folders only
+lint: .venv/installed-tests ## check the code with ruff, mypy, snakefmt and snakemake --lint, and that imports go down the folders only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy --no-error-summary
 	$(BIN)/snakemake --lint
 
 format: .venv/installed-tests ## format the code as lint requires

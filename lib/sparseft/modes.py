@@ -87,5 +87,5 @@ def get_mode(name: str) -> Mode:
 def with_starts(names: Iterable[str]) -> list[str]:
     """Return the modes, and those that they start from, in the order of the table."""
     wanted = set(names)
-    wanted |= {get_mode(name).starts_from for name in wanted}
-    return [mode.name for mode in MODES if mode.name in wanted]
+    starts = {get_mode(name).starts_from for name in wanted}
+    return [mode.name for mode in MODES if mode.name in wanted | starts]

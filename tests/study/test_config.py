@@ -39,6 +39,8 @@ def changed(path: str, value: object) -> dict:
         ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
+        ("grid.seeds", [True], "grid: seeds cannot be .True."),
+        ("training.steps", True, "training: steps cannot be True"),
         ("training", None, "training: .*dictionary"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
         ("training.steps", 10**9 + 1, "training.steps: .* 1000000000, .*1000000001"),

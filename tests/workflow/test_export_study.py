@@ -108,7 +108,7 @@ def test_tensorboard_shows_the_curves_and_the_results(study):
     before = training["eval_curve"][0]["eval_loss"]
     assert charts["eval/loss"] == [(2, pytest.approx(before)), (4, pytest.approx(evaluation["eval_loss"]))]
     assert charts["eval/acc"] == [(4, pytest.approx(evaluation["metrics"]["acc"]))]
-    assert charts["reached_sparsity"] == [(4, pytest.approx(50, abs=0.1))]
+    assert charts["actual_sparsity"] == [(4, pytest.approx(50, abs=0.1))]
     assert charts["probe_gsm8k_mini/exact_match"] == [(4, 0)]
 
 

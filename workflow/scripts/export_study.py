@@ -59,10 +59,10 @@ class ExportedRun:
 
     @property
     def results(self) -> dict[str, float]:
-        """Return the values of the merged model by name. The reached sparsity is in percent."""
+        """Return the values of the merged model by name. The sparsity is in percent."""
         results = {}
         if self.validation and self.validation.actual_sparsity is not None:
-            results["reached_sparsity"] = 100 * self.validation.actual_sparsity
+            results["actual_sparsity"] = 100 * self.validation.actual_sparsity
         if self.evaluation:
             results |= {f"eval/{name}": value for name, value in self.evaluation.metrics.items()}
             results["eval/loss"] = self.evaluation.eval_loss

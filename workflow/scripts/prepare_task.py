@@ -53,7 +53,7 @@ def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), onl
             validation_overlap=overlap,
             sha256={split: sha256(folder / f"{split}.jsonl") for split in examples.rows},
             lengths=measured_lengths(examples.task, examples.rows),
-            definition=examples.task.definition,
+            definition=examples.task.definition or None,
         )
         write(folder / manifest.name, record)
 

@@ -11,6 +11,7 @@ be chosen if a run of it is missing, has a fault, ended early, or has no result 
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,7 @@ def pool(frames: Frames) -> Cells:
             pools[table.at[index, "place"], column].append(own)
     spreads = {key: pooled_spread(several) for key, several in pools.items()}
     cells = Cells(_with_pareto(table, usable), scores, spreads)
-    ends = defaultdict(dict)
+    ends: dict[str, dict[int, Any]] = defaultdict(dict)
     for (index, column), own in scores.items():
         ends[f"{column}_low"][index], ends[f"{column}_high"][index] = interval(own, cells.spread(index, column))
     columns = {name: pd.Series(values, dtype=float) for name, values in ends.items()}
@@ -117,7 +118,8 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
         seen = (metric, part["data"].iloc[0], tokens[0].tobytes())
         loss = None if np.isnan(losses).any() else Scores(losses, seeds, tokens[0], seen)
         value = loss if np.isnan(right).any() else Scores(right, seeds, seen=seen)
-        scores[cell, metric if metric.startswith("probe_") else "value"] = value
+        if value:
+            scores[cell, metric if metric.startswith("probe_") else "value"] = value
         if loss:
             scores[cell, "eval_loss"] = loss
     return scores
@@ -129,7 +131,7 @@ def _with_pareto(table: pd.DataFrame, usable: pd.Series) -> pd.DataFrame:
     for (*_, metric, _), place in table[usable].groupby([*PLACE, "setting"]):
         gains = np.column_stack([gain(metric) * place["value"], place["reached_sparsity"]])
         as_good = (gains[None] >= gains[:, None]).all(axis=2)
-        better = (gains[None] > gains[:, None]).any(axis=2)
+        better = np.greater(gains[None], gains[:, None]).any(axis=2)
         table.loc[place.index, "pareto"] = ~(as_good & better).any(axis=1)
     return table
 
@@ -152,7 +154,7 @@ def _choose(table: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _obstacle(row: tuple, missing_seeds: set[int]) -> str | None:
+def _obstacle(row: Any, missing_seeds: set[int]) -> str | None:
     """Return why a training cannot be chosen; None if it can."""
     if missing_seeds:
         return f"seed {min(missing_seeds)} has no run of the study"

@@ -16,6 +16,7 @@ have is a metric of its own. Cells of other settings, of other examples, with a 
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,7 @@ def compare_cells(
         against = "random"
     asked += ["against"] if against else []
     first = cells.frame["study"].iloc[0]
-    rows = []
+    rows: list[dict[str, object]] = []
     for pairs in _pairs(cells):
         for question in asked:
             for pair in _of_question(pairs, question, against, first).to_dict("records"):
@@ -155,8 +156,8 @@ def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, obje
         # No cell of their studies shows how much seeds vary.
         row["lacks_seeds"] = is_about_seeds and not spread.degrees
         if column == "value":
-            losses = _sides(cells, pair, "eval_loss")
-            found = compare(*losses)._asdict() if losses[0] and losses[1] else {}
+            own, other, of_losses = _sides(cells, pair, "eval_loss")
+            found = compare(own, other, of_losses)._asdict() if own and other else {}
             row |= {f"eval_loss_{name}": value for name, value in found.items()}
         else:
             row |= {"metric": column, "against_guesses": False}
@@ -167,7 +168,8 @@ def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores
     """Return what is behind a column of two cells, and the variation between seeds: that in the study that shows it better."""
     indices = (pair["cell"], pair["against_cell"])
     spreads = [cells.spread(index, column) for index in indices]
-    return *(cells.scores.get((index, column)) for index in indices), max(spreads, key=lambda spread: spread.degrees)
+    ours, theirs = (cells.scores.get((index, column)) for index in indices)
+    return ours, theirs, max(spreads, key=lambda spread: spread.degrees)
 
 
 def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
@@ -176,7 +178,7 @@ def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
     A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance."""
     is_told_apart = (table["p_holm"] < SIGNIFICANT) & ~table["lacks_seeds"].astype(bool)
     of_dense = (table["question"] == "dense") & (table["metric"] != LOSS.name)
-    cases = {
+    cases: dict[Any, pd.Series] = {
         None: (table["question"] == "dense") & table["against_guesses"].astype(bool),
         HIGHER: is_told_apart & (table["difference"] > 0),
         WITHIN: of_dense & (table["difference_low"] > -tolerance),
@@ -196,8 +198,9 @@ def _recovered(cells: Cells) -> pd.DataFrame:
             for question in ("untuned", "dense")
         )
         for cell in untuned.index.intersection(dense.index):
-            three = [cells.scores.get((index, "value")) for index in (cell, untuned[cell], dense[cell])]
-            if None in three or len({scores.seen for scores in three}) > 1:
+            indices = (cell, untuned[cell], dense[cell])
+            three = [own for index in indices if (own := cells.scores.get((index, "value")))]
+            if len(three) < 3 or len({scores.seen for scores in three}) > 1:
                 continue
             tuned, before, goal = three
             if gain(cells.frame.at[cell, "metric"]) * (goal.value - before.value) > NOTHING_LOST:

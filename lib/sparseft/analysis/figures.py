@@ -23,6 +23,7 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 
@@ -205,13 +206,13 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         style = looks[method] | ({} if step else {"linestyle": "none"})
         draw_line(axes, place, line, chart.y, method, style)
         for point in () if step else line.itertuples():
-            mark = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
+            mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
             axes.annotate(f"{point.sparsity} %", (point.samples_per_second, point.value), **mark)
     if chart.y == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
-        for level, label, style in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
+        for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
-                axes.axhline(level, color="0.25", linestyle=style, linewidth=1.2, label=label, zorder=1)
+                axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=1)
 
 
 def draw_line(axes: Axes, place: pd.Series, line: pd.DataFrame, name: str, label: str, style: Mapping) -> None:

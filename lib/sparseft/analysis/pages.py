@@ -14,6 +14,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -89,7 +90,7 @@ class Table:
         names, modes = frame.pop("method"), frame.pop("mode")
         values = frame.apply(lambda texts: texts.str.ljust(texts.str.len().max())).agg("  ".join, axis=1)
         room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(values[0])))
-        printed = []
+        printed: list[str] = []
         for name, mode, before, texts in zip(names, modes, modes.shift(fill_value="mode"), values, strict=True):
             if name in DENSE_NAMES and len(printed) > 1:
                 printed.append("")
@@ -129,11 +130,11 @@ def write_analysis(
 def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None:
     """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat it."""
     content = _content(study, figures, again)
-    options = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
+    options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
     text.filters["wrapped"] = lambda sentence: "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2))
-    pages = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
+    pages: dict[str, Callable[..., str]] = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
     pages |= {name: markdown.get_template(name).render for name in PAGES}
     pages[FINDINGS] = text.get_template("terminal.txt").render
     for name, render in pages.items():
@@ -160,7 +161,7 @@ def _hash(text: str) -> str:
 def _image(path: Path) -> dict[str, str]:
     """Return a figure's source, width and height in points, for the page."""
     svg = path.read_text(encoding="utf-8")
-    width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
+    width, height = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)[0]
     # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load files.
     source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
     return {"source": source, "width": width, "height": height}
@@ -213,7 +214,7 @@ def _located(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(where=table["mode"] + (" in " + table["study"] if table["study"].nunique() > 1 else ""))
 
 
-def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, object]]:
+def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
     pairs = _located(study.comparisons)
     figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
@@ -233,55 +234,55 @@ def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, obj
         }
 
 
-def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[tuple], str]]) -> Table:
+def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> Table:
     """Return the table of a frame. It begins with the study, task and so on, if they differ."""
     place = [name for name in ("study", *RESULT) if name in frame and frame[name].nunique() > 1]
     columns = {name: _column(name) for name in place} | columns
     return Table(caption, list(columns), [[text(row) for text in columns.values()] for row in frame.itertuples()])
 
 
-def _column(name: str, form: str = "") -> Callable[[tuple], str]:
+def _column(name: str, form: str = "") -> Callable[[Any], str]:
     """Return the function that writes a column of a row as text, a number in the format `form`."""
     if form:
         return lambda row: number(getattr(row, name), form)
     return lambda row: NONE if pd.isna(value := getattr(row, name, None)) else str(value)
 
 
-def _interval(name: str, form: str = ".3f") -> Callable[[tuple], str]:
+def _interval(name: str, form: str = ".3f") -> Callable[[Any], str]:
     """Return the function that writes a column of a row with its interval."""
     return lambda row: with_interval(row, name, form)
 
 
-def _mode(row: tuple) -> str:
+def _mode(row: Any) -> str:
     """Return the mode of a row with its training; "-" for dense, whose name says it."""
     return ", ".join(filter(None, ("" if row.method == DENSE else row.mode, row.training))) or NONE
 
 
-def _broken(row: tuple) -> list[str]:
+def _broken(row: Any) -> list[str]:
     """Return the broken links of the chain of hashes of a run."""
     return broken_links(row.links, Run.parse(row.run_id))
 
 
-def _verdict(row: tuple) -> str:
+def _verdict(row: Any) -> str:
     """Return the verdict of a row in a word, or the status of a cell that is not judged."""
     if getattr(row, "status", "") in ("fault", "ended early"):
         return row.status
     return NONE if pd.isna(row.verdict) else row.verdict
 
 
-def _minus_dense(row: tuple) -> str:
+def _minus_dense(row: Any) -> str:
     """Return the difference of a row to its dense model; a dense model itself is the baseline."""
     return "baseline" if row.method == DENSE else with_interval(row, "difference", "+.3f")
 
 
-def _cell(row: tuple, prefix: str = "") -> str:
+def _cell(row: Any, prefix: str = "") -> str:
     """Return a cell in words; with the prefix "against_" the other cell of a comparison."""
     method, mode, training = (getattr(row, f"{prefix}{name}") for name in ("method", "mode", "training"))
     words = [name_of(row, prefix)] if method == DENSE else [f"{method} {percent(row, prefix)} %", mode]
     return ", ".join(filter(None, (*words, training)))
 
 
-def _other_cell(row: tuple) -> str:
+def _other_cell(row: Any) -> str:
     """Return the other cell of a comparison in words, with its study if it is another one."""
     return ("" if row.against_study == row.study else f"{row.against_study}: ") + _cell(row, "against_")
 
@@ -378,7 +379,7 @@ def _studies(members: pd.DataFrame) -> list[str]:
     ]
 
 
-def _task(row: tuple) -> str:
+def _task(row: Any) -> str:
     """Return a task in words."""
     words = f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
     if not pd.isna(row.chance):

@@ -28,8 +28,8 @@ class Reproduction:
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of the configuration."""
-        return sha256(self.configuration)
+        """Return the sha256 of the configuration; empty without one."""
+        return sha256(self.configuration) if self.configuration else ""
 
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
@@ -54,7 +54,7 @@ class Reproduction:
     def validation(self, run: Run) -> str:
         """Return the command that validates one run again."""
         folder = study_folder(self.results_dir)
-        flags = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
+        flags: tuple[object, ...] = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
         flags += ("--mask_path", folder / fill(mask_path(run.method), run))
         flags += ("--base", folder / fill(base_folder(run.method), run))
         return _command("python", _script("validate_sparsity.py"), *flags)

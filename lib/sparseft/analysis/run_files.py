@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
-from sparseft.records.record_file import read_record_file
+from sparseft.records.record_file import RunRecord, read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
@@ -21,7 +22,7 @@ from sparseft.storage.record import ADAPTER_FILES, adapter_digest
 from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path
 from sparseft.tasks.prepared import find_task
 
-SCHEMAS = {
+SCHEMAS: dict[str, type[RunRecord]] = {
     "train": TrainingRecord,
     "before": BeforeMergeRecord,
     "merge": MergeRecord,
@@ -111,9 +112,9 @@ def selection_faults(files: RunFiles) -> list[str]:
     return reasons
 
 
-def _read_records(folder: Path, run: Run) -> tuple[dict, list[str]]:
+def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
     """Return the records of a run by attribute, None for an unsound one, and why each of these is unsound."""
-    records = dict.fromkeys(SCHEMAS)
+    records: dict[str, Any] = dict.fromkeys(SCHEMAS)
     reasons = []
     for name, schema in SCHEMAS.items():
         path = folder / schema.file_name

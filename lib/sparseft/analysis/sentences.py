@@ -1,6 +1,7 @@
 """Say what the verdict table of one model and task shows, in at most three sentences, from the frames of the tables only."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -23,19 +24,19 @@ def number(value: float | None, form: str) -> str:
     return text.replace("-", "+" if form.startswith("+") else "", 1) if set(text) <= set("-0.") else text
 
 
-def with_interval(row: tuple, column: str, form: str = ".3f") -> str:
+def with_interval(row: Any, column: str, form: str = ".3f") -> str:
     """Return a value of a row with its 95 % interval in brackets."""
     value, low, high = (getattr(row, f"{column}{end}", None) for end in ("", "_low", "_high"))
     return number(value, form) + ("" if pd.isna(low) else f" [{number(low, form)}, {number(high, form)}]")
 
 
-def percent(row: tuple, prefix: str = "") -> str:
+def percent(row: Any, prefix: str = "") -> str:
     """Return the sparsity of a row in percent; the one that was reached in parentheses if it differs at one decimal."""
     asked, reached = getattr(row, f"{prefix}sparsity"), getattr(row, f"{prefix}reached_sparsity")
     return str(asked) if round(reached, 1) == asked else f"{asked} ({reached:.1f})"
 
 
-def name_of(row: tuple, prefix: str = "") -> str:
+def name_of(row: Any, prefix: str = "") -> str:
     """Return what the pages call the method of a row. The dense runs are two models with names of their own."""
     method, mode = getattr(row, f"{prefix}method"), getattr(row, f"{prefix}mode")
     return dense_name(mode) if method == DENSE else method
@@ -112,7 +113,9 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
     lacks_seeds = pairs["lacks_seeds"].astype(bool)
     single, pairs = pairs[lacks_seeds], pairs[~lacks_seeds]
-    best, ties, open_pairs = {}, {}, [pairs[:0]]
+    best: dict[str, dict[str, list[str]]] = {}
+    ties: dict[str, dict[str, list[str]]] = {}
+    open_pairs = [pairs[:0]]
     for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
         methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)

@@ -85,7 +85,7 @@ def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
         if run not in grid:
             reasons[run] = "not in the configured grid"
             continue
-        own = settings_of(files, files_of.get(start_of(run)))
+        own = settings_of(files, files_of.get(start) if (start := start_of(run)) else None)
         differing = [
             f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
             for key, value in configured_settings(study, run).items()

@@ -112,7 +112,8 @@ def pooled_spread(cells: Iterable[Scores]) -> Spread:
     several = [cell for cell in cells if len(cell.seeds) > 1 and cell.values.shape[-1] > 1]
     if not several:
         return Spread()
-    square, noise, unit = 0.0, 0.0, 0.0
+    square, noise = 0.0, 0.0
+    unit: np.ndarray | float = 0.0
     for cell in several:
         effects = cell.answers - cell.means[..., np.newaxis, :]
         divisor = 1.0 if cell.tokens is None else cell.variance

@@ -91,7 +91,10 @@ def _runs(
     files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
 ) -> pd.DataFrame:
     """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
-    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
+    runs = pd.DataFrame(
+        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run])
+        for run, files in files_of.items()
+    )
     order = [*trainings, *sorted(runs["training"].unique())]
     runs["training_order"] = runs["training"].map(order.index)
     # A run has the status of its worst fault.

@@ -9,6 +9,7 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,7 @@ MEANINGS = {
     "study": ("", "Folder of the results that the row belongs to."),
     "run_id": ("", "Name of the run's folder."),
     "model": ("", "Key of `models` in the configuration."),
+    "task": ("", "Key of `grid.tasks` in the configuration."),
     "method": ("", "What is removed, and by which importance; dense keeps every weight."),
     "sparsity": ("% of the prunable weights", "Sparsity that was requested."),
     "mode": ("", "How the model was fine-tuned: no_finetune, sparse_to_dense, sparse_to_sparse and so on."),
@@ -180,12 +182,14 @@ def describe(column: str) -> tuple[str, str]:
     if column in MEANINGS:
         return MEANINGS[column]
     for record in (EvaluationRecord, TrainingRecord):
-        for field in record.model_fields.values():
+        fields: dict[str, Any] = record.model_fields
+        for field in fields.values():
             if field.json_schema_extra["column"] == column:
                 return field.json_schema_extra["unit"], field.description
-    for record in (ThroughputRecord, BatchRecord, RepeatRecord):
-        if field := record.model_fields.get(column):
-            return field.json_schema_extra["unit"], field.description
+    for part in (ThroughputRecord, BatchRecord, RepeatRecord):
+        found: Any = part.model_fields.get(column)
+        if found:
+            return found.json_schema_extra["unit"], found.description
     if column.startswith("overlap_"):
         return "fraction", "Share of the probe's examples that the model has seen."
     metric = get_metric(column)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparseft.errors import InputError
 
@@ -229,7 +229,7 @@ def size_of(word: str, config: dict) -> int:
     return derived[word] if word in derived else stated(word, config)
 
 
-def stated(key: str, config: dict) -> object:
+def stated(key: str, config: dict) -> Any:
     """Return the value of a key of config.json, which may have another name there; None if it is missing."""
     return config.get(key, config.get(_OTHER_NAMES.get(key)))
 

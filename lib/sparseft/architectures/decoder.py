@@ -10,40 +10,40 @@ A removed unit meets zero columns of o or down. So whatever its rows compute add
 q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
-from sparseft.architectures.architecture import Architecture, Coupled, attention_heads
+from sparseft.architectures.architecture import Architecture, Coupled, Words, attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 # Tensors outside the decoder layers.
-OUTER = {
+OUTER: dict[str, Words] = {
     "model.embed_tokens.weight": ("vocab_size", "hidden_size"),
     "model.norm.weight": ("hidden_size",),
     "lm_head.weight": ("vocab_size", "hidden_size"),
 }
 
 # Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (architecture.py).
-NORMS = {
+NORMS: dict[str, Words] = {
     "input_layernorm.weight": ("hidden_size",),
     "post_attention_layernorm.weight": ("hidden_size",),
 }
-ATTENTION = {
+ATTENTION: dict[str, Words] = {
     "self_attn.q_proj.weight": ("queries", "hidden_size"),
     "self_attn.k_proj.weight": ("keys", "hidden_size"),
     "self_attn.v_proj.weight": ("keys", "hidden_size"),
     "self_attn.o_proj.weight": ("hidden_size", "queries"),
 }
 # Qwen2 has these.
-QKV_BIASES = {
+QKV_BIASES: dict[str, Words] = {
     "self_attn.q_proj.bias": ("queries",),
     "self_attn.k_proj.bias": ("keys",),
     "self_attn.v_proj.bias": ("keys",),
 }
 # Qwen3 has these. All heads share one norm of the queries and one of the keys.
-HEAD_NORMS = {
+HEAD_NORMS: dict[str, Words] = {
     "self_attn.q_norm.weight": ("head_dim",),
     "self_attn.k_norm.weight": ("head_dim",),
 }
-MLP = {
+MLP: dict[str, Words] = {
     "mlp.gate_proj.weight": ("intermediate_size", "hidden_size"),
     "mlp.up_proj.weight": ("intermediate_size", "hidden_size"),
     "mlp.down_proj.weight": ("hidden_size", "intermediate_size"),

@@ -30,7 +30,7 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.record import ADAPTER_CONFIG
 
 # safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
-BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
+BITS: dict[str, np.dtype] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 # torch's name of a dtype -> safetensors' name.
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 # The number of weights that are read at once, in whole rows. A block and its masks stay in the second-level cache.
@@ -256,7 +256,7 @@ def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | Non
     """Return the header of a file with `tensors` in this order, with its length before it.
 
     It has the bytes that the safetensors library writes."""
-    entries = {"__metadata__": metadata or {"format": "pt"}}
+    entries: dict[str, dict] = {"__metadata__": metadata or {"format": "pt"}}
     start = 0
     for tensor in tensors:
         end = start + tensor.nbytes
@@ -294,5 +294,5 @@ def _fill(bits: np.ndarray, tensor: Tensor, start: int) -> None:
     """Read the bits of a tensor from byte `start` of its file on. Raises InputError if the file has become shorter."""
     with open(tensor.file, "rb") as stream:
         stream.seek(start)
-        if stream.readinto(bits.reshape(-1).view(np.uint8)) < bits.nbytes:
+        if stream.readinto(bits.reshape(-1).view(np.uint8).data) < bits.nbytes:
             raise InputError(f"{tensor.file}: ends within {tensor.name}", _REPLACE_FILE)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -106,7 +107,7 @@ class MdlFile:
             [_, root] = json.loads(text)
             return self._content(root, "")
 
-    def _content(self, node: dict, key: str) -> object:
+    def _content(self, node: dict, key: str) -> Any:
         """Return what is below a dotted key. `node` describes it."""
         meta = self.leaves.get(key, {})
         if meta.get("__LINKED__"):
@@ -119,7 +120,7 @@ class MdlFile:
             raise InputError(f"{self.path}: {key} is not plain data", "save the file again without it")
         children = node["children_spec"]
         names = json.loads(node["context"]) if node["type"] == "builtins.dict" else range(len(children))
-        keys = [f"{key}.{name}" if key else name for name in names]
+        keys = [f"{key}.{name}" if key else str(name) for name in names]
         values = [self._content(child, key) for child, key in zip(children, keys, strict=True)]
         return _CONTAINERS[node["type"]](values if node["type"] != "builtins.dict" else zip(names, values, strict=True))
 
@@ -244,7 +245,7 @@ class Target(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, content: memoryview) -> int:
+    def write(self, content: Any, /) -> int:
         """Write all of `content`, and return its length, even if the disk is full."""
         unwritten = memoryview(content).cast("B")
         try:
@@ -271,7 +272,7 @@ def _spec(tree: dict) -> list:
     """Return `tree`, dictionaries with "*" for the leaves, and its text in protocol 1 of torch.utils._pytree."""
 
     def node(value: dict | str) -> dict:
-        if value == "*":
+        if isinstance(value, str):
             return {"type": None, "context": None, "children_spec": []}
         children = [node(child) for child in value.values()]
         return {"type": "builtins.dict", "context": json.dumps(list(value)), "children_spec": children}

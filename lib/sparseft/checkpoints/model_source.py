@@ -130,4 +130,4 @@ def _write_folder(source: Checkpoint, dtype: str, folder: Path) -> None:
     (folder / INDEX).unlink(missing_ok=True)
     with open(folder / "model.safetensors", "wb") as target:
         for part in safetensors_stream(source, names, DTYPES[dtype]):
-            target.write(part)
+            target.write(part.data)

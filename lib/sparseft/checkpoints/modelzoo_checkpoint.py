@@ -33,7 +33,6 @@ from sparseft.study.sources import split_mdl
 
 # The key of the tree that holds the weights.
 BRANCH = "model"
-_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _IN_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
 
 
@@ -72,7 +71,7 @@ def places(config: dict, shapes: Shapes) -> dict[str, Place]:
         if layer in names:
             found[tensor] = Place(names[layer])
             continue
-        number, name = _IN_LAYER.fullmatch(layer).groups()
+        number, name = layer.removeprefix("model.layers.").split(".", 1)
         prefix = f"transformer_decoder.layers.{number}"
         if in_expert := _IN_EXPERT.fullmatch(name):
             block, expert, matrix = in_expert.groups()
@@ -189,7 +188,7 @@ class ModelZooCheckpoint(Checkpoint):
         """Return the digest of the folder that `prepare_model` would make of this checkpoint in its own dtype."""
         weights = hashlib.sha256()
         for part in safetensors_stream(self, self.tensors):
-            weights.update(part)
+            weights.update(part.data)
         hashes = {file.name: sha256(file) for file in small_files(self.folder)}
         return self.digest_of(hashes | {"model.safetensors": weights.hexdigest()})
 

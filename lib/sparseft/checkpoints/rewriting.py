@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import (
     safetensors_header,
 )
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.records.manifests import CheckpointManifest
+from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
 
 # Takes the name of a tensor and its new bytes.
@@ -101,7 +101,7 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
         prunable_layers=len(shapes),
         prunable_weights=sum(rows * cols for rows, cols in shapes.values()),
         digest=checkpoint.digest_of(hashes),
-        files={name: {"sha256": hashes[name], "bytes": sizes[name]} for name in sorted(hashes)},
+        files={name: FileEntry(sha256=hashes[name], bytes=sizes[name]) for name in sorted(hashes)},
     )
     write_record_file(folder / "manifest.json", manifest)
     return manifest.model_dump()

@@ -109,7 +109,7 @@ class StrictLM(HFLM):
         return super()._loglikelihood_tokens(requests, *args, **options)
 
 
-def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[dict]]:
+def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
     Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows.
@@ -126,7 +126,7 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
     ]
     samples.sort(key=lambda sample: sample["doc_id"])
     reported = {column for metric in task.metrics for column in metric.columns}
-    metrics = {}
+    metrics: dict[str, float | None] = {}
     # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the first.
     for key, value in result["results"][task.name].items():
         metric, _, filter_name = key.partition(",")
@@ -183,7 +183,7 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
         "doc_to_text": task.prompt,
         "target_delimiter": " ",
     }
-    if task.choices:
+    if task.choices and task.label:
         metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
         # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
         if F1 in metrics and not any(map(task.label, rows["validation"])):

@@ -50,6 +50,7 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     """Return a task of lm-eval under the name `name`, its examples, and where they come from.
 
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
+    assert data.lm_eval
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
     _check_supported(name, config, data)
     splits = Splits(name, config, bool(data.local))
@@ -73,6 +74,7 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
     """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
+    assert data.lm_eval
     config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval")[0]
     datasets, source = load_datasets(task.name, config, data)
     splits = Splits(task.name, config, bool(data.local))
@@ -83,7 +85,7 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
         split, datasets, source = SELECTION, {SELECTION: rows_table(task.name, own_file)}, {"local": sha256(own_file)}
     docs = list(enumerate(processed_rows(task.name, config, datasets, split or training_split), start=1))
     if split is None:
-        docs = unused_rows(docs, task.name, data)
+        docs = unused_rows(docs, task.name, data.numbers["train"], data.seed)
     first_rows = prepared["train"][: max(1, task.few_shot)]
     worked_examples = [(number, row["doc"]) for number, row in enumerate(first_rows, start=1)]
 

@@ -16,7 +16,7 @@ from lm_eval.loggers import EvaluationTracker
 from sparseft.errors import InputError
 from sparseft.evaluation.harness import load_task, simple_evaluate
 from sparseft.evaluation.lm_eval_rendering import sandboxed
-from sparseft.records.evaluation_record import EvaluationRecord, ProbePart
+from sparseft.records.evaluation_record import AnswersPart, EvaluationRecord
 from sparseft.tasks.prepared import find_task, read_splits
 
 # lm-eval would start git to find the version of this project, and no record has it.
@@ -26,17 +26,18 @@ evaluator.get_git_commit_hash = lambda: None
 class RecordedAnswers(LM):
     """Answer lm-eval's requests with the recorded answers, by the name of their task."""
 
-    def __init__(self, answers: dict[str, EvaluationRecord | ProbePart]) -> None:
+    def __init__(self, answers: dict[str, AnswersPart]) -> None:
         super().__init__()
-        self.answers = answers
+        self.log_likelihoods = {name: part.log_likelihoods or [] for name, part in answers.items()}
+        self.generations = {name: part.generations or [] for name, part in answers.items()}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each choice. No metric here needs the second value."""
-        return [(self.answers[each.task_name].log_likelihoods[each.doc_id][each.idx], False) for each in requests]
+        return [(self.log_likelihoods[each.task_name][each.doc_id][each.idx], False) for each in requests]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return the generated text of each prompt."""
-        return [self.answers[each.task_name].generations[each.doc_id] for each in requests]
+        return [self.generations[each.task_name][each.doc_id] for each in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Fail, because no task of lm-eval that SparseFT evaluates asks for it."""
@@ -48,7 +49,7 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
 
     `data` holds the prepared rows of each task. Raises InputError if they are not the evaluated ones, or if a file could not
     be written."""
-    answers = {record.task: record, **record.probes}
+    answers: dict[str, AnswersPart] = {record.task: record, **record.probes}
     digests = {name: (probe.data_sha256, probe.train_sha256) for name, probe in record.probes.items()}
     digests[record.task] = (record.inputs.data, record.inputs.train)
     tasks = []
@@ -72,7 +73,7 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
     # What lm-eval says of this process is not true of the evaluation.
     model = {"model": "hf", "model_args": {"pretrained": run_id}}
     results["config"] |= model | {"device": record.device, "model_dtype": record.dtype}
-    results |= {"date": None, "lm_eval_version": record.harness.removeprefix("lm-eval ")}
+    results |= {"date": None, "lm_eval_version": record.harness and record.harness.removeprefix("lm-eval ")}
     tracker = EvaluationTracker(output_path=str(folder / "results.json"))
     tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": run_id}, None, None, False)
     tracker.general_config_tracker.start_time = perf_counter() - record.seconds

@@ -83,14 +83,15 @@ def measure(training: MeasuredTraining) -> list[dict]:
     its threads' time that the CPU gave it. If that is far below 1, other work used the cores. A batch size that once runs
     out of memory does not fit, and larger ones are not tried again."""
     sizes = sorted(training.throughput.batch_sizes)
-    rows = {size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes}
+    rows: dict[int, dict] = {
+        size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes
+    }
     for seed in range(training.throughput.repeats):
         for size in sizes:
             repeat = _measurement(training, size, seed)
-            is_measured = isinstance(repeat, dict)
-            result = f"{repeat['samples'] / repeat['seconds']:.2f} samples/s" if is_measured else repeat
+            result = repeat if isinstance(repeat, str) else f"{repeat['samples'] / repeat['seconds']:.2f} samples/s"
             print(f"batch size {size}, repeat {seed + 1}: {result}", file=sys.stderr)
-            if not is_measured:
+            if isinstance(repeat, str):
                 # Earlier measurements of this size, and of larger ones, fitted only by luck.
                 for other in (other for other in rows if other >= size):
                     rows[other] |= {"status": SKIPPED, "repeats": []}
@@ -118,6 +119,7 @@ def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict
         except EOFError:
             result = None
         process.join()
+        assert process.exitcode is not None
         words = printed.read().decode(errors="replace")
     print(words, end="", file=sys.stderr)
     if isinstance(result, InputError):
@@ -164,7 +166,7 @@ def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_s
     limit = training.memory_limit(device)
     try:
         with limited_memory(limit) if device.type == "cpu" else nullcontext():
-            result = _timed_steps(training, batch_size, seed, device)
+            result: dict | str | InputError = _timed_steps(training, batch_size, seed, device)
     except InputError as error:
         result = error
     except Exception as error:

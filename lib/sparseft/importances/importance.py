@@ -47,7 +47,7 @@ class Importance:
     source: str
     # What it looks at in addition to the weights.
     statistic: Statistic | None = None
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
+    score: Callable[[np.ndarray, Any, Any], np.ndarray] | None = None
     # Whether the sums of its scores rank whole channels.
     ranks_channels: bool = True
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.

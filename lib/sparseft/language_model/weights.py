@@ -74,31 +74,29 @@ class Experts(nn.ModuleList):
 
 def unfuse_experts(model: nn.Module) -> None:
     """Replace every fused expert block of a model, in place. A model without experts does not change."""
-    architecture = find_architecture(model.config.architectures, model.name_or_path)
-    if not has_fused_experts(architecture):
+    names = fused_experts(find_architecture(model.config.architectures, model.name_or_path))
+    if names is None:
         return
-    names = architecture.experts
     for layer in model.model.layers:
         block = getattr(layer, names.in_memory)
         fused = block.experts
-        gates_and_ups = fused.gate_up_proj.detach()
+        gates, ups = fused.gate_up_proj.detach().chunk(2, dim=1)
         downs = fused.down_proj.detach()
         block.experts = Experts(
-            Expert(names, *gate_and_up.chunk(2), down, fused.act_fn)
-            for gate_and_up, down in zip(gates_and_ups, downs, strict=True)
+            Expert(names, gate, up, down, fused.act_fn) for gate, up, down in zip(gates, ups, downs, strict=True)
         )
 
 
-def has_fused_experts(architecture: Architecture) -> bool:
-    """Return whether stock transformers computes the experts of such a model with fused parameters."""
-    return architecture.experts is not None and _IS_FUSED
+def fused_experts(architecture: Architecture) -> ExpertBlock | None:
+    """Return the experts of such a model if stock transformers computes them with fused parameters; else None."""
+    return architecture.experts if _IS_FUSED else None
 
 
 def memory_path(architecture: Architecture, layer: str) -> str:
     """Return the module of a layer, given by its name on disk, in a model whose experts are unfused."""
-    if not has_fused_experts(architecture):
+    experts = fused_experts(architecture)
+    if experts is None:
         return layer
-    experts = architecture.experts
     return layer.replace(f".{experts.on_disk}.", f".{experts.in_memory}.")
 
 

@@ -14,7 +14,7 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.rewriting import rewritten
 from sparseft.errors import InputError
-from sparseft.language_model.weights import has_fused_experts, read_weight
+from sparseft.language_model.weights import fused_experts, read_weight
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
@@ -24,7 +24,7 @@ from sparseft.storage.atomic import atomic_folder
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
-_NO_ADAPTER = Adapter({}, None, {}, None)
+_NO_ADAPTER = Adapter({}, 0.0, {}, "")
 
 
 def merge(
@@ -38,7 +38,7 @@ def merge(
     adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
     other layers than its target_modules name."""
     factors = read_adapter(adapter) if adapter else _NO_ADAPTER
-    if "sparseft" in factors.config:
+    if adapter and "sparseft" in factors.config:
         check_origin(adapter, factors.config, mask_sha256, run)
     for layer, (A, B) in factors.pairs.items():
         if B.shape[:1] + A.shape[1:] != tuple(mask.shape.get(layer, ())):
@@ -80,10 +80,10 @@ def merge(
                     write(tensor.name, merged(tensor))
         outputs = Checkpoint(temporary).hashes()
     return {
-        "scale": factors.scale,
+        "scale": factors.scale if adapter else None,
         "layers_merged": len(mask.shape),
         "as_trained": _is_as_trained(base, factors, mask),
-        "adapter": factors.digest,
+        "adapter": factors.digest if adapter else None,
         "outputs": outputs,
     }
 
@@ -97,4 +97,4 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     if mode not in TRAINED_MODES:
         return False
     kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in factors.pairs}
-    return kinds == {MaskedLoRALinear} and not has_fused_experts(base.architecture)
+    return kinds == {MaskedLoRALinear} and not fused_experts(base.architecture)

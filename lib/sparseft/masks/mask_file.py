@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -126,7 +126,7 @@ def read_checked_mask(path: Path, checkpoint: Checkpoint, cell: Cell | None = No
     return mask, sha256(path)
 
 
-def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]], digest: str | None = None) -> None:
+def check_mask(mask: Mask, path: Path | str, shapes: Mapping[str, tuple[int, ...]], digest: str | None = None) -> None:
     """Raise InputError if a mask does not fit the `shapes` of a model's layers, or if `digest` is not that of its base.
 
     One error names every kind of difference."""
@@ -269,7 +269,7 @@ class MaskWriter:
             write = self._write_safetensors if path.suffix == ".safetensors" else self._write_pt
             write(path, content, self.bits[level])
             # This frees the disk space of the temporary file.
-            self.bits[level] = None
+            self.bits[level] = np.empty(0, np.uint8)
 
     def _write_pt(self, path: Path, content: dict, bits: np.ndarray) -> None:
         """Write a file of `torch.save`. All layers are views of one tensor."""

@@ -132,7 +132,7 @@ def memory(config: Config) -> list[str]:
     requests = Requests(config)
     largest: dict[tuple[str, str], tuple[int, str]] = {}
     jobs = (kind_of(rule, wildcards) for rule, wildcards in study_jobs(config))
-    for job in dict.fromkeys(job for job in jobs if job.kind in RUN_THE_MODEL):
+    for job in dict.fromkeys(job for job in jobs if job and job.kind in RUN_THE_MODEL):
         device, machine = process_memory(config, job, requests.subject(job.model))
         on_device, in_machine = sum(device.values()), sum(machine.values())
         total = f"{(on_device + in_machine) / GB:.2f}"
@@ -215,7 +215,7 @@ def _seconds_and_source(measured: float | None, now: float | None, earlier: floa
     """Return the seconds of a job, and where they come from: its estimate `now`, or what was measured of the `earlier` one."""
     if measured and not now:
         return measured, "measured here before"
-    if measured and earlier:
+    if measured and now and earlier:
         return measured * now / earlier, "measured here before"
     return now or 0, "estimated" if now else "of unknown time"
 

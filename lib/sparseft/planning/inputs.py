@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -132,7 +133,9 @@ def _sources(config: Config) -> dict[str, list[str]]:
             places[place] = model_files(config.masks.imported_source(method, percent))
     for name in _prepared_tasks(config):
         places[f"tasks.{name}"] = task_files(config.task_data(name))
-    texts = {f"masks.calibration.{name}.text": config.masks.calibration[name] for name in config.calibration_texts()}
+    texts: dict[str, Any] = {
+        f"masks.calibration.{name}.text": config.masks.calibration[name] for name in config.calibration_texts()
+    }
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
 
@@ -147,7 +150,7 @@ def model_files(source: str) -> list[str]:
     kind, _, place = source.partition(":")
     if kind not in ("path", "mdl"):
         return []
-    file, folder = split_mdl(place) if kind == "mdl" else (None, Path(place))
+    file, folder = (kind == "mdl" and split_mdl(place)) or (None, Path(place))
     weights = [file] if file else folder.glob("*.safetensors")
     # config.json is listed even if it is missing, so that it is reported.
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
@@ -175,7 +178,8 @@ def _add_included(path: Path, files: list[Path]) -> None:
     """Add a YAML file and the files that it includes to `files`, each one once.
 
     A file that cannot be read includes nothing here. The preparation of the task reports it."""
-    package = Path(find_spec("lm_eval").origin).resolve().parent
+    spec: Any = find_spec("lm_eval")
+    package = Path(spec.origin).resolve().parent
     if path in files or path.is_relative_to(package):
         return
     try:

@@ -7,6 +7,7 @@ scheduler ends the job and tries it again with more; a training continues from i
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
@@ -64,7 +65,7 @@ class JobKind:
     training: str = ""
 
     @classmethod
-    def of(cls, kind: str, cell: object) -> "JobKind":
+    def of(cls, kind: str, cell: Any) -> "JobKind":
         """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
         if kind not in RUN_THE_MODEL:
             return cls(kind, cell.model)
@@ -194,11 +195,11 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
             for lengths in of_tasks
         )
     if job.kind == "reconstruction":
-        settings = config.reconstruction
-        lengths = calibration_lengths(config, job.task, settings.calibration, settings.examples)
+        section = config.reconstruction
+        lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
         # The inputs and outputs of a decoder layer for all examples, and its activations.
         return (
-            2 * states * lengths.rows[0] * lengths.mean + settings.batch_size * lengths.long * subject.activation_bytes
+            2 * states * lengths.rows[0] * lengths.mean + section.batch_size * lengths.long * subject.activation_bytes
         )
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
     per_token = layers * subject.activation_bytes
@@ -245,7 +246,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        tokens = 3 * lengths.long * lengths.rows[0] * passes
+        tokens: float = 3 * lengths.long * lengths.rows[0] * passes
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
         return 2 * tokens + 9 * subject.widest if get_method(job.method).updates_weights else tokens
     lengths = task_lengths(config, job.task)
@@ -255,10 +256,10 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
         return 3 * settings.steps * settings.batch_size * lengths.long + losses * evaluated
     if job.kind == "reconstruction":
-        settings = config.reconstruction
-        long = calibration_lengths(config, job.task, settings.calibration, settings.examples).long
+        section = config.reconstruction
+        long = calibration_lengths(config, job.task, section.calibration, section.examples).long
         # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
-        return 3 * long * (settings.steps * settings.batch_size + settings.examples) + evaluated
+        return 3 * long * (section.steps * section.batch_size + section.examples) + evaluated
     if job.kind == "throughput":
         measured = config.throughput
         examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)

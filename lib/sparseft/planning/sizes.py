@@ -82,7 +82,7 @@ class Subject:
         return self.width * self.weights
 
     @cached_property
-    def prunable(self) -> dict[str, tuple[int, int]]:
+    def prunable(self) -> Shapes:
         """Return layer -> (rows, cols) of the prunable layers, in the order of their decoder layers."""
         layers = self.architecture.prunable(name.removesuffix(".weight") for name in self.shapes)
         return {layer: self.shapes[f"{layer}.weight"] for layer in layers}
@@ -130,7 +130,9 @@ def description(name: str, model: Model) -> tuple[dict, str] | None:
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order."""
     kind, _, place = model.source.partition(":")
     prepared = Path(MODEL.format(model=name))
-    folders = [split_mdl(place)[1] if kind == "mdl" else Path(place)] if kind in ("path", "mdl") else []
+    folders = (
+        [mdl[1] if kind == "mdl" and (mdl := split_mdl(place)) else Path(place)] if kind in ("path", "mdl") else []
+    )
     manifest = prepared / "manifest.json"
     if not manifest.exists() or read_json(manifest).get("source") == model.source:
         folders.append(prepared)
@@ -158,7 +160,7 @@ class TaskLengths(Lengths):
 
 
 # Guesses for tasks that are not built in, by kind.
-_OF_KIND = {
+_OF_KIND: dict[str | None, TaskLengths] = {
     "lm_eval": TaskLengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
     "instruction": TaskLengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
     "text": TaskLengths(rows=(1000, 100), mean=LENGTH, long=LENGTH, answer=LENGTH, choices=0),
@@ -169,8 +171,8 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
     """Return the lengths of a task of the study."""
     manifest = Path(DATA.format(task=name)) / "manifest.json"
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
-        lengths = {key.name: measured[key.name] for key in fields(TaskLengths)}
-        return TaskLengths(**lengths | {"rows": tuple(lengths["rows"])})
+        entries = {key.name: measured[key.name] for key in fields(TaskLengths)}
+        return TaskLengths(**entries | {"rows": tuple(entries["rows"])})
     data = config.task_data(name)
     if name in BY_NAME:
         task = BY_NAME[name]
@@ -180,7 +182,8 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
     numbers = zip(data.numbers.values(), lengths.rows, strict=True)
-    return replace(lengths, rows=tuple(number or typical for number, typical in numbers))
+    training, validation = (number or typical for number, typical in numbers)
+    return replace(lengths, rows=(training, validation))
 
 
 def mask_lengths(config: Config, task: str, method: str) -> Lengths:

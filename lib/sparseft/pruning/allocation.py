@@ -55,7 +55,9 @@ def allocate_by_outliers(
     checkpoint: Checkpoint, method: Method, settings: Masks, calibration: "ExampleCalibration", percents: list[int]
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """Return the results of `outlier_shares` and of `allocate` for a method with an allocation."""
-    norms = calibration.evidence(checkpoint, method.allocation.importance.statistic)
+    statistic = method.allocation and method.allocation.importance.statistic
+    assert statistic, f"{method.name} has no allocation"
+    norms = calibration.evidence(checkpoint, statistic)
     shares = outlier_shares(checkpoint, norms, settings.owl_m)
     group = settings.nm_group if method.pattern.has_groups else None
     return shares, allocate(shares, prunable_shapes(checkpoint), percents, settings.owl_lambda, group)
@@ -68,8 +70,8 @@ def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multipl
     |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a time. stderr says
     if all shares are equal, because then the allocation is uniform."""
     shares = []
-    for _, layers in groupby(tqdm(norms, desc="outliers"), key=decoder_layer_of):
-        layers = list(layers)
+    for _, group in groupby(tqdm(norms, desc="outliers"), key=decoder_layer_of):
+        layers = list(group)
         total = sum(block.sum(dtype=np.float64) for block in _scores(checkpoint, norms, layers))
         size = sum(math.prod(checkpoint.tensors[f"{layer}.weight"].shape) for layer in layers)
         limit = multiple * total / size

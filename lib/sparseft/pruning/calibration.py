@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ MULTIPLE = 32
 class ExampleCalibration:
     """Hold how a method gets its evidence from examples. `meta` is added to the metadata of the masks."""
 
-    importance: Importance
+    importance: Importance | None
     # Returns the examples as the token ids of a checkpoint's model.
     examples_of: Callable[[Checkpoint], list[Example]]
     meta: dict
@@ -79,7 +80,9 @@ class ExampleCalibration:
 
         Sources: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda. arXiv 2301.00774;
         IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
-        _in_sequence(checkpoint, self.examples_of(checkpoint), self.importance.statistic, prune)
+        statistic = self.importance and self.importance.statistic
+        assert statistic, "the method looks at no inputs"
+        _in_sequence(checkpoint, self.examples_of(checkpoint), statistic, prune)
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
@@ -129,7 +132,7 @@ def calibration_examples(
         encode, task=task, tokenizer=tokenizer, max_length=model_config(checkpoint.folder).max_position_embeddings
     )
     # Documents become other examples than their rows, so they are encoded before examples are chosen.
-    candidates = to_tokens(rows) if task.sequence_length else rows
+    candidates: list[Any] = to_tokens(rows) if task.sequence_length else rows
     if number > len(candidates):
         raise InputError(
             f"{key} {number}: {task.name} has only {len(candidates)} training"
@@ -216,7 +219,7 @@ def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: St
         for layer in prunable_layers(checkpoint)
     }
     place = _place_of_totals(device, sum(weight.numel() for weight in weights.values()))
-    totals = {}
+    totals: dict[str, Tensor] = {}
 
     def add_and_free(layer: str, weight: Tensor) -> None:
         statistic.add(totals[layer], weight.grad.to(place))

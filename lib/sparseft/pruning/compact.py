@@ -93,7 +93,7 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
 def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:
     """Return the units that all parts keep, bool (units,). Raises InputError if a unit is pruned only in part."""
     first = parts[0]
-    units = mask.kept(first.layer).all(axis=1 - first.axis).reshape(-1, first.width).all(axis=1)
+    units = np.all(np.all(mask.kept(first.layer), axis=1 - first.axis).reshape(-1, first.width), axis=1)
     for part in parts:
         kept = mask.kept(part.layer)
         channels = np.repeat(units, part.width)

@@ -11,6 +11,7 @@ says that it is inferred.
 """
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -34,7 +35,7 @@ _WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
 _GIVE_BASE = "give the model that the tool pruned, in the same dtype (models.NAME.source and dtype, or --model_path)"
 
 
-def infer_mask(base: np.ndarray, pruned: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+def infer_mask(base: np.ndarray, pruned: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the mask of a layer, bool (rows, cols), and its numbers of natural zeros and of changed weights.
 
     `base` and `pruned` are its bits in the base and in the pruned checkpoint, (rows, cols)."""

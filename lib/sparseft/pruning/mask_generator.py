@@ -56,6 +56,7 @@ def compute_masks(
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     allocated = None
     if method.allocation:
+        assert calibration, "an allocation looks at examples"
         meta["outliers"], allocated = allocate_by_outliers(checkpoint, method, settings, calibration, percents)
     ranking = partial(Ranking, checkpoint=checkpoint, scope=meta["scope"], settings=settings, threads=threads)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
@@ -97,11 +98,12 @@ class MaskPass:
             source, dtypes = random_source(self.checkpoint, self.seed), dict.fromkeys(shape)
         elif importance.score:
             statistic = importance.statistic
-            evidence = self.calibration.evidence(self.checkpoint, statistic) if statistic else None
+            evidence = self.calibration.evidence(self.checkpoint, statistic) if self.calibration and statistic else None
             source, dtypes = scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
         else:
             source = magnitude_source(self.checkpoint)
             dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
+        assert self.method.pattern.select, "another tool makes imported masks"
         return self.method.pattern.select(
             self.ranking(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
         )
@@ -110,6 +112,7 @@ class MaskPass:
         """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned.
 
         Return the distributions of scores of the first sparsity that prunes."""
+        assert self.calibration, "sequential methods look at examples"
         scores: Scores = {}
         for level, percent in enumerate(self.percents):
             if not percent:
@@ -127,7 +130,8 @@ class MaskPass:
         `scores` gets the distribution of the layer's scores."""
         import torch
 
-        importance = self.method.importance
+        importance, select = self.method.importance, self.method.pattern.select
+        assert importance and importance.score and select, "only scores are ranked in sequence"
         weights = self.checkpoint.read_float32(f"{layer}.weight")
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
         bits = bits_of(importance.score(weights, evidence.cpu().numpy(), sums))
@@ -141,7 +145,7 @@ class MaskPass:
         # The scores of the layer are one block.
         source = lambda _: iter([bits])  # noqa: E731
         ranking = self.ranking(source, {layer: shape}, {layer: "F32"}, [self.percents[level]], emit, allocated)
-        scores |= self.method.pattern.select(ranking)
+        scores |= select(ranking)
         self.writer.write(layer, 0, packed, range(level, level + 1))
         kept = unpack(packed.reshape(shape[0], -1), shape)
         weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)

@@ -72,6 +72,7 @@ def pruned_writer(
         check_finite_weights(original, original.folder)
     origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
     meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
+    assert files.base, f"{method} updates weights"
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with (
         atomic_files(files.report.parent, files.report.name, "masks") as folder,

@@ -6,6 +6,7 @@ blocks in the same order. Every importance is in importances/; random scores are
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -42,15 +43,17 @@ def random_source(checkpoint: Checkpoint, seed: int) -> Source:
 
 def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray] | None) -> Source:
     """Return the scores of an importance that has a `score`, fp32. `evidence` is its statistic by layer; None without one."""
+    score = importance.score
+    assert score, f"{importance.name} has no score"
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
-        of_layer = evidence and evidence[layer]
+        of_layer: Any = evidence and evidence[layer]
         has_rows = importance.statistic and importance.statistic.of_gradients
         column_sums = sum_columns(read_magnitudes(checkpoint, layer)) if importance.uses_column_sums else None
         start = 0
         for weights in _read_weights(checkpoint, layer):
             end = start + len(weights)
-            yield bits_of(importance.score(weights, of_layer[start:end] if has_rows else of_layer, column_sums))
+            yield bits_of(score(weights, of_layer[start:end] if has_rows else of_layer, column_sums))
             start = end
 
     return blocks

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -114,12 +115,14 @@ class Ranking:
 
     def coupled_parts(self) -> list[list[Part]]:
         """Return the groups of layers whose channels are coupled. Each layer of the model is in one of them."""
+        assert self.checkpoint, "only a model has coupled layers"
         return coupled_parts(self.checkpoint)
 
     def together(self) -> Scores:
         """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
         dtypes = sorted(set(map(str, self.dtypes.values())))
         if len(dtypes) > 1:
+            assert self.checkpoint, "only a model has several dtypes"
             raise InputError(
                 f"{self.checkpoint.folder}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
                 "set masks.scope to layer or row",
@@ -161,13 +164,17 @@ def select_together(ranking: Ranking, layers: Sequence[str]) -> list[Distributio
     scores = [ranking.distribution(layer, own) for layer, own in zip(layers, histograms, strict=True)]
     total = sum(math.prod(ranking.shape[layer]) for layer in layers)
     counts = ranking.layer_counts(layers[0], total) if len(layers) == 1 else ranking.counts(total)
-    values, ties = _bins_of(np.sum(histograms, axis=0, dtype=np.int64), counts)
+    values, ties = _bins_of(np.add.reduce(histograms, axis=0, dtype=np.int64), counts)
     if block.dtype == np.uint32:
         values, ties = _with_low_digits(ranking, layers, values, ties)
     thresholds = values.astype(block.dtype)[None]
     for layer in layers:
-        # Every block counts the ties down.
-        ranking.write(layer, lambda _, block, layer=layer: _masks(block, ranking.shape[layer], thresholds, ties[None]))
+
+        def make(_: int, block: np.ndarray, layer: str = layer) -> np.ndarray:
+            # Every block counts the ties down.
+            return _masks(block, ranking.shape[layer], thresholds, ties[None])
+
+        ranking.write(layer, make)
     return scores
 
 
@@ -213,7 +220,7 @@ def select_groups(ranking: Ranking, layer: str, group: int) -> Distribution:
 
 def select_units(ranking: Ranking, parts: list[Part]) -> Scores:
     """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
-    units = sum(_part_scores(ranking, part) for part in parts)  # fp64 (units,)
+    units: Any = sum(_part_scores(ranking, part) for part in parts)  # fp64 (units,)
     ranks = np.argsort(np.argsort(units, kind="stable"))
     kept_units = ranks >= ranking.counts(units.size)[:, None]  # (levels, units)
     for part in parts:
@@ -299,9 +306,11 @@ def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.
 def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:
     """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
     cols = ranking.shape[part.layer][1]
+    dtype = ranking.dtypes[part.layer]
+    assert dtype, "random scores have no sums"
     sums = []
     for bits in ranking.source(part.layer):
-        sizes = np.abs(to_float32(bits, ranking.dtypes[part.layer])).reshape(-1, cols)
+        sizes = np.abs(to_float32(bits, dtype)).reshape(-1, cols)
         if not np.isfinite(sizes).all():
             raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
         sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))

@@ -34,11 +34,11 @@ Keys = dict[str, int | str | None]
 SETTING = "setting"
 
 
-def _field(role: str, description: str, unit: str = "", link: str = "", column: str = "", **options: Any) -> Any:
+def _field(role: str, description: str | None, unit: str = "", link: str = "", column: str = "", **options: Any) -> Any:
     """Return a field of a record.
 
     `link` is the link of the chain of hashes that its digest belongs to, and `column` the column of summary.csv that has it."""
-    extra = {"role": role, "unit": unit, "link": link, "column": column}
+    extra: dict[str, Any] = {"role": role, "unit": unit, "link": link, "column": column}
     return Field(description=description, json_schema_extra=extra, **options)
 
 

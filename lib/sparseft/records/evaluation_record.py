@@ -55,7 +55,7 @@ class AnswersPart(CheckedPart):
         """Return the lists of another length than `examples`, and that the value is not the mean of the outcomes."""
         rows = {name: getattr(self, name) for name in self.ROWS}
         counts = {name: len(values) for name, values in rows.items() if values is not None}
-        wrong = {
+        wrong: dict[str, object] = {
             f"{count} {name} of {self.examples} examples": count != self.examples for name, count in counts.items()
         }
         total = sum(self.outcomes or [])

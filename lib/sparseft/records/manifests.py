@@ -1,6 +1,6 @@
 """Define the files beside prepared inputs and masks: what they are, where they come from, and their digests."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, JsonValue, create_model
 
@@ -74,8 +74,12 @@ class SelectionManifest(RecordFile):
 
 
 # The keys of `masks:` that a mask records. The others have fields of their own.
-_KEYS = {name: key for name, key in Masks.model_fields.items() if name not in ("scope", "calibration", "imported")}
-_FIELDS = {name: (key.annotation | None, setting(key.description, default=None)) for name, key in _KEYS.items()}
+_KEYS: dict[str, Any] = {
+    name: key for name, key in Masks.model_fields.items() if name not in ("scope", "calibration", "imported")
+}
+_FIELDS: dict[str, Any] = {
+    name: (key.annotation | None, setting(key.description, default=None)) for name, key in _KEYS.items()
+}
 MaskSettings = create_model("MaskSettings", __base__=RecordPart, **_FIELDS)
 
 

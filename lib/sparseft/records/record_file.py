@@ -30,8 +30,9 @@ class RecordPart(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         """Return the settings by name. A setting of a part has the part's name before a dot."""
-        found = {}
-        for name, field in type(self).model_fields.items():
+        found: dict[str, Any] = {}
+        fields: dict[str, Any] = type(self).model_fields
+        for name, field in fields.items():
             value = getattr(self, name)
             entries = {name: value}
             if isinstance(value, dict):
@@ -46,8 +47,9 @@ class RecordPart(BaseModel):
     @property
     def digests(self) -> dict[str, str | None]:
         """Return the digests that the record names, by link of the chain of hashes."""
-        found = {}
-        for name, field in type(self).model_fields.items():
+        found: dict[str, str | None] = {}
+        fields: dict[str, Any] = type(self).model_fields
+        for name, field in fields.items():
             value = getattr(self, name)
             if isinstance(value, RecordPart):
                 found |= value.digests
@@ -58,7 +60,8 @@ class RecordPart(BaseModel):
     @property
     def columns(self) -> dict[str, Any]:
         """Return the fields that are columns of summary.csv, by the name of the column."""
-        columns = {name: field.json_schema_extra["column"] for name, field in type(self).model_fields.items()}
+        fields: dict[str, Any] = type(self).model_fields
+        columns = {name: field.json_schema_extra["column"] for name, field in fields.items()}
         return {column: getattr(self, name) for name, column in columns.items() if column}
 
 
@@ -120,7 +123,7 @@ def read_record_file(path: Path, schema: type[R]) -> R:
         content = path.read_bytes()
         record = schema.model_validate_json(content)
     except OSError as error:
-        raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None
+        raise InputError(f"{path.name}: {str(error.strerror).lower()}", "make it again") from None
     except ValidationError as error:
         raise InputError(f"{path.name}: {first_fault(error)}", remake_advice(path)) from None
     if issubclass(schema, RecordFile) and not unaltered(content):

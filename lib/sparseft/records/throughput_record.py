@@ -6,7 +6,7 @@ limit: a batch size that does not fit there is not compiled, and no file is writ
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import create_model
 
@@ -35,7 +35,7 @@ class BatchRecord(RecordPart):
     """Hold a batch size of a measurement. If it does not fit, it has no repeats."""
 
     batch_size: PositiveCount = measurement("Examples per step.")
-    status: Literal[MEASURED, OUT_OF_MEMORY, SKIPPED] = measurement(
+    status: Literal[MEASURED, OUT_OF_MEMORY, SKIPPED] = measurement(  # type: ignore[valid-type]  # constants
         "Whether it was measured, or did not fit into memory, or was not tried."
     )
     reason: str | None = measurement("What the system reported if it did not fit.")
@@ -57,6 +57,10 @@ Measured = create_model("Measured", __base__=RecordFile, **_KEYS)
 
 class ConditionsRecord(Measured):
     """Record under which conditions a cell was measured."""
+
+    if TYPE_CHECKING:
+        # One of _KEYS.
+        sequence_length: int | None
 
     cell: str = provenance("The name of the runs without their seed.")
     backend: str = setting("The backend that trained.")
@@ -93,7 +97,9 @@ class ThroughputRecord(ConditionsRecord):
     def contradictions(self) -> dict[str, object]:
         """Return other batch sizes than were asked for, and a wrong number of repeats of one of them."""
         sizes = [batch.batch_size for batch in self.batches]
-        wrong = {f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes))}
+        wrong: dict[str, object] = {
+            f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes))
+        }
         for batch in self.batches:
             expected = self.repeats if batch.status == MEASURED else 0
             what = f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats"

@@ -7,7 +7,7 @@ the losses of the steps are shares of the error before it.
 import math
 import statistics
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import create_model
 
@@ -90,6 +90,10 @@ Scheduled = create_model("Scheduled", __base__=RunRecord, **_KEYS)
 
 class TrainingRecord(Scheduled):
     """Record one training: the keys of `training:`, and what was measured."""
+
+    if TYPE_CHECKING:
+        # One of _KEYS.
+        steps: int
 
     file_name: ClassVar[str] = "train.json"
     record: Literal["training"] = kind("training")

@@ -1,4 +1,4 @@
-"""Define validation_report.json: what the comparison of every weight with the mask is_fault.
+"""Define validation_report.json: what the comparison of every weight with the mask found.
 
 A report that fails, or that says more than its layer rows show, marks its run with a fault (`faults`). Sparsities are fractions of the prunable weights.
 """

@@ -70,5 +70,7 @@ def end_with_parent() -> None:
 
 
 def _wait_and_end() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent, "only a child waits"
+    parent.join()
     os._exit(1)

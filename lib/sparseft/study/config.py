@@ -4,8 +4,9 @@ docs/generate.py makes config/schema.json and the reference of the configuration
 """
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
@@ -29,6 +30,9 @@ from sparseft.study.schedule import Reconstruction, Resources, Throughput, Train
 from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
 from sparseft.study.sources import Model, Perplexity, TaskData
 from sparseft.tasks import BY_NAME
+
+if TYPE_CHECKING:
+    from sparseft.study.backends.cerebras import Cerebras
 
 
 def _known_method(name: str) -> str:
@@ -63,7 +67,9 @@ class Grid(Section):
     (`masks.calibration`). Dense runs belong to sparsity 0."""
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
-    modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, examples=[["sparse_to_sparse"]])
+    modes: list[Literal[TRAINED_MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
+        min_length=1, examples=[["sparse_to_sparse"]]
+    )
     """How to fine-tune. The pruned model without it is always evaluated too, and so is a mode that another one starts from."""
     seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
     """Seeds of adapters and batches. Each is one more training."""
@@ -116,7 +122,7 @@ class _Keys(Section):
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
-    backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name
+    backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]  # a table has them
     """What trains. Only `torch` trains on this machine's CPU and GPUs."""
     keep_merged: bool = False
     """Keep the merged models, `results/runs/*/model_dir`, after their evaluation."""
@@ -126,11 +132,16 @@ class _Keys(Section):
 
 
 # The table of backends gives their sections, so that a new backend changes nothing here.
-_SECTIONS = {name: (section, section()) for name, section in backend_sections().items()}
+_SECTIONS: dict[str, Any] = {name: (section, section()) for name, section in backend_sections().items()}
+_AllKeys = create_model("_AllKeys", __base__=_Keys, **_SECTIONS)
 
 
-class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
+class Config(_AllKeys):
     """Describe a study."""
+
+    if TYPE_CHECKING:
+        # One of _SECTIONS.
+        cerebras: Cerebras
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -146,7 +157,7 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
     def contradictions(self) -> dict[str, object]:
         """Return what a section may name that another one does not describe or that it cannot use, and whether it does."""
         against, text = self.analysis.against, self.reconstruction.calibration
-        references = [
+        references: list[tuple[str, Iterable[str], str, Collection[str]]] = [
             ("grid.models", self.grid.models, "models", self.models),
             ("grid.tasks", self.grid.tasks, "tasks", self.tasks),
             ("analysis.against", [against] if against else [], "grid.methods", self.grid.methods),
@@ -191,7 +202,7 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
                 raise ValueError(f"{place}: {first_fault(error)}") from None
         self.check_trainings(name, lambda schedule: schedule.check_processes(self.resources.processes))
         for mode in self.trained_modes:
-            self.check_trainings(name, lambda schedule, mode=mode: schedule.check(mode, set(PROJECTIONS)))
+            self.check_trainings(name, partial(Training.check, mode=mode, projections=set(PROJECTIONS)))
 
     def check_trainings(self, task: str, check: Callable[[Training], None], names: Iterable[str] = ()) -> None:
         """Call `check` with the schedule of each training of a task, or of those in `names`.
@@ -256,13 +267,13 @@ class Config(create_model("_AllKeys", __base__=_Keys, **_SECTIONS)):
         names = {get_method(name).calibration for name in self.grid.methods}
         if any(get_mode(mode).reconstructs for mode in self.trained_modes):
             names.add(self.reconstruction.calibration)
-        return sorted(names - {None})
+        return sorted(filter(None, names))
 
     def reconstruction_examples(self) -> dict[str, int | None]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on.
 
         The length is None if they are those of the task."""
-        text = self.masks.calibration.get(self.reconstruction.calibration)
+        text = self.masks.calibration.get(self.reconstruction.calibration or "")
         return {
             "calibration_examples": self.reconstruction.examples,
             "calibration_seed": text.seed if text else self.masks.calibration_seed,

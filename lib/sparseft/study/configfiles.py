@@ -137,8 +137,8 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
 def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
     """Return the source of a model with `spell` applied to its paths."""
     kind, _, place = source.partition(":")
-    if kind == "mdl":
-        file, folder = map(str, split_mdl(place))
+    if kind == "mdl" and (mdl := split_mdl(place)):
+        file, folder = map(str, mdl)
         own = spell(str(Path(file).parent))
         return f"mdl:{spell(file)}" + ("" if spell(folder) == own else f"@{spell(folder)}")
     return f"path:{spell(place)}" if kind == "path" else source

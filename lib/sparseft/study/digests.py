@@ -14,7 +14,7 @@ jobs.
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +69,7 @@ def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, 
     if not wildcards:
         tasks, methods = config.grid.tasks, config.grid.methods
     # A task that is not built in has the file of its kind.
-    files = [name if name in BY_NAME else config.task_data(name).task_kind for name in tasks]
+    files = [config.task_data(name).task_kind or name for name in tasks]
     values = used_values(*files, methods=methods)
     # One digest per value, because many jobs share a value.
     parts = [_value_digest(script, lib, frozenset([value])) for value in sorted(values)]
@@ -79,11 +79,11 @@ def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, 
 _value_digest = cache(code_digest)
 
 
-def used_values(*task_files: str, methods: list[str] = ()) -> frozenset[str]:
+def used_values(*task_files: str, methods: Sequence[str] = ()) -> frozenset[str]:
     """Return the names of the values that a job uses. A task is named by the file that describes it."""
     names = list(task_files)
     for method in map(get_method, methods):
-        names += [value.name for value in (method.pattern, *method.importances)]
+        names += [method.pattern.name, *(importance.name for importance in method.importances)]
     return frozenset(names)
 
 
@@ -127,7 +127,7 @@ def read_code(source: bytes) -> Code:
             node.args = [] if name in FIELDS else node.args
         elif isinstance(body := getattr(node, "body", None), list):
             # A text by itself is a docstring.
-            node.body = [
+            body[:] = [
                 statement
                 for statement in body
                 if not (isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str))

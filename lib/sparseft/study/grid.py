@@ -11,7 +11,7 @@ Runs that are not trained have the training "" too.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sparseft import architectures, methods, modes
 from sparseft.errors import InputError
@@ -126,13 +126,14 @@ class Cell:
         """Return the cell or run that has this `id`. Raises InputError if there is none."""
         regex = cls.pattern.format(**{key: f"(?P<{key}>{value})" for key, value in WILDCARDS.items()})
         match = re.fullmatch(regex, name)
-        values = match.groupdict() if match else {}
+        values: dict[str, Any] = match.groupdict() if match else {}
         is_untrained = values.get("mode") == NO_FINETUNE and values["training"]
         if not match or is_untrained or int(values.get("seed", 0)) >= SEEDS:
             written = cls.pattern.replace("{training}", "[-{training}]")
             raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {written}")
         values["training"] = training_name(values["training"])
-        return cls(**{key: int(value) if key in ("sparsity", "seed") else value for key, value in values.items()})
+        values |= {key: int(values[key]) for key in ("sparsity", "seed") if key in values}
+        return cls(**values)
 
 
 @dataclass(frozen=True, order=True)

@@ -119,7 +119,7 @@ class Masks(Section):
     def imported_source(self, method_name: str, percent: int) -> str:
         """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
         name = get_method(method_name).imported
-        sources = self.imported.get(name, {})
+        sources = self.imported.get(name, {}) if name else {}
         if percent not in sources:
             raise InputError(
                 f"masks.imported.{name} has no checkpoint at {percent} %",

@@ -39,7 +39,9 @@ class Training(Section):
     """The adapter's product B A is scaled by alpha / r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout of the adapters' input. Must be 0 unless sparse_to_dense is the only mode of the grid."""
-    lora_targets: list[Literal[PROJECTIONS]] = Field([], examples=[["q_proj", "v_proj"]])
+    lora_targets: list[Literal[PROJECTIONS]] = Field(  # type: ignore[valid-type]  # the architectures name them
+        [], examples=[["q_proj", "v_proj"]]
+    )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
     gradient: Literal["exact", "straight_through"] = "exact"
     """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
@@ -172,7 +174,7 @@ class Throughput(Section):
     """Some of grid.methods. If the list is empty, all of them."""
     sparsities: list[int] = Field([])
     """Some of grid.sparsities, in percent. If the list is empty, all of them."""
-    modes: list[Literal[TASK_MODES]] = Field([])
+    modes: list[Literal[TASK_MODES]] = Field([])  # type: ignore[valid-type]  # computed from the table of modes
     """Some of grid.modes that train on the task. If the list is empty, all of them."""
     trainings: list[str] = Field([])
     """Some of the names in grid.trainings. If the list is empty, all of them."""

@@ -45,6 +45,17 @@ class Section(BaseModel):
         """Return what may be wrong with the keys taken together, and whether it is. The first that is true is refused."""
         return {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_no_truths(cls, values: object) -> object:
+        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            parts = value if isinstance(value, list) else [value]
+            has_truth = any(isinstance(part, bool) for part in parts)
+            if has_truth and name in cls.model_fields and "bool" not in str(cls.model_fields[name].annotation):
+                raise ValueError(f"{name} cannot be {value!r}")
+        return values
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         for name, values in self:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
@@ -194,7 +195,7 @@ def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
 
 def _measured(config: Config) -> list[Run]:
     """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
-    axes = {"seeds": [min(config.grid.seeds)]}
+    axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
     for name in config.throughput.AXES:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +53,12 @@ def load_examples(task: Task, data: Data) -> Examples:
 
     Raises InputError if they cannot be loaded, or if a split has fewer rows than data.numbers."""
     if task.generate:
-        if data.local or data.hub or None in data.numbers.values():
+        numbers = {split: number for split, number in data.numbers.items() if number is not None}
+        if data.local or data.hub or numbers != data.numbers:
             raise InputError(
                 f"{task.name} is generated", "give train_examples and validation_examples, neither local nor hub"
             )
-        rows = {split: task.generate(split, number, data.seed) for split, number in data.numbers.items()}
+        rows = {split: task.generate(split, number, data.seed) for split, number in numbers.items()}
         return Examples(task, rows, {"generated": task.name})
     rows, sources = {}, {}
     for split in SPLITS:
@@ -65,7 +67,7 @@ def load_examples(task: Task, data: Data) -> Examples:
     return Examples(task, rows, {"local": sources} if data.local else sources["train"])
 
 
-def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], str | dict]:
+def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], Any]:
     """Return all rows of a split, and their source: the sha256 of the file, or the place and the revision on the hub.
 
     `local` is a folder and `hub` a place on the hub. Without either, the rows come from the task's own place. Raises
@@ -77,13 +79,15 @@ def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None 
             return [{"text": document} for document in documents], digest
         return read_rows(path, task), sha256(path)
     place = hub or task.hub
+    # A task without a place on the hub needs `local` or `hub` in the configuration.
+    assert place
     dataset = hub_dataset(place, f"tasks.{task.name}.local")
     if split == "validation" and split not in dataset:
         split = task.validation_split
     return rows_of_split(dataset, split, place, task), hub_source(place, dataset)
 
 
-def choose_rows(rows: list[Row], name: str, split: str, number: int | None, seed: int) -> list[Row]:
+def choose_rows(rows: list, name: str, split: str, number: int | None, seed: int) -> list:
     """Return `number` rows of a task's split, chosen by `seed`, or all if it is None. Raises InputError if they are too few."""
     if number is None:
         return rows
@@ -124,6 +128,7 @@ def load_documents(local: Path | str | None, hub: str | None, split: str, key: s
     if local:
         documents, digest = read_documents(Path(local))
         return documents, {"local": digest}
+    assert hub
     dataset = hub_dataset(hub, key)
     return [row["text"] for row in rows_of_split(dataset, split, hub, DOCUMENT)], hub_source(hub, dataset)
 
@@ -140,7 +145,7 @@ def hub_dataset(place: str, key: str) -> dict:
     path, _, revision = place.partition("@")
     organisation, name, *parts = path.split("/")
     if parts and path.endswith(FILE_ENDINGS):
-        part = {"data_files": {"train": "/".join(parts)}}
+        part: dict = {"data_files": {"train": "/".join(parts)}}
     else:
         part = {"name": parts[0]} if parts else {}
     # `load_dataset` would load the folder, whatever the revision.
@@ -210,6 +215,6 @@ def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | 
     }
 
 
-def _tokens(characters: float) -> int:
+def _tokens(characters: float | np.floating) -> int:
     """Return the number of tokens that a number of characters makes, roughly."""
     return max(1, math.ceil(characters / CHARACTERS_PER_TOKEN))

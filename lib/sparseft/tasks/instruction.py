@@ -19,13 +19,15 @@ from sparseft.tasks.task import Data, Row, RowFormat, Task
 
 def own_task(name: str, data: Data) -> Task:
     """Return the task that the configuration describes. The first training row decides the format of all rows."""
+    # The configuration requires it for this kind.
+    assert data.local
     first_row = next(each_row(Path(data.local, "train.jsonl"), RowFormat(name=name, fields={})), {})
     return task_of(name, {"kind": "instruction", "format": "messages" if "messages" in first_row else "response"})
 
 
 def task_of(name: str, definition: dict) -> Task:
     """Return the task that a definition describes: its `format` is "response" or "messages"."""
-    loss = {"headline": LOSS, "metrics": (LOSS, TOKEN_PERPLEXITY)}
+    loss: dict = {"headline": LOSS, "metrics": (LOSS, TOKEN_PERPLEXITY)}
     if definition["format"] == "messages":
         return Task(
             name=name,

@@ -25,7 +25,7 @@ BY_LM_EVAL = "lm-eval"
 NO_FILTER = "none"
 # The metrics whose values follow from the log-likelihoods of the choices (tasks/scoring.py), by name.
 _FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
-_CHOICE_FIELDS = {"requests": list, "choices": list, "label": int}
+_CHOICE_FIELDS: dict[str, type] = {"requests": list, "choices": list, "label": int}
 
 
 def task_of(name: str, definition: dict) -> Task:
@@ -37,7 +37,7 @@ def task_of(name: str, definition: dict) -> Task:
     has_choices = definition["output_type"] == MULTIPLE_CHOICE
     return Task(
         name=name,
-        fields={"doc": dict, "prompt": str, "answer": str} | (_CHOICE_FIELDS if has_choices else {}),
+        fields={"doc": dict, "prompt": str, "answer": str, **(_CHOICE_FIELDS if has_choices else {})},
         filled=("prompt", "answer"),
         problem=_choice_problem if has_choices else lambda row: None,
         prompt=lambda row: row["prompt"],

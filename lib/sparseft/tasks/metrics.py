@@ -21,8 +21,8 @@ class Metric:
 
     # The key in evaluation.json, and the column of summary.csv.
     name: str
-    # The key and the column of its standard error.
-    standard_error: str | None
+    # The key and the column of its standard error; empty if it has none.
+    standard_error: str
     # What figures call it.
     label: str
     # What it measures, in a sentence for the documentation of the tables.
@@ -52,7 +52,7 @@ F1 = Metric(
 )
 MAJORITY_FLOOR = Metric(
     "majority_floor",
-    None,
+    "",
     "accuracy of one answer to all questions",
     "acc of a model that always gives the more frequent answer.",
 )
@@ -74,7 +74,7 @@ LOSS = Metric(
 )
 TOKEN_PERPLEXITY = Metric(
     "token_perplexity",
-    None,
+    "",
     "perplexity per token",
     "exp(loss): the perplexity of an answer token.",
     unit="perplexity per token, 1 or more",

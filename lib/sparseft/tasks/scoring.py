@@ -29,7 +29,7 @@ LARGEST_LOSS = 709
 
 def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[list[int]] | None]:
     """Return the labels of rows, and the lengths of their choices; None if the answer is generated."""
-    if task.choices is None:
+    if task.choices is None or task.label is None:
         return [task.answer(row) for row in rows], None
     return [task.label(row) for row in rows], [[len(choice) for choice in task.choices(row)] for row in rows]
 
@@ -60,19 +60,20 @@ def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | Non
 
 
 def class_metrics(
-    labels: list[int], log_likelihoods: list[list[float]], classes: tuple[str, ...]
+    labels: list, log_likelihoods: list[list[float]], classes: tuple[str, ...]
 ) -> dict[str, float | None]:
     """Return the recall of each choice with its standard error, and the share of the most frequent one, by name.
 
     `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never right."""
-    right, metrics = np.array(labels), {}
+    right = np.array(labels)
+    metrics: dict[str, float | None] = {}
     predictions, _ = likeliest(log_likelihoods)
     for number, name in enumerate(classes):
         metrics |= _mean(recall(name), predictions[right == number] == number)
     return metrics | {MAJORITY_FLOOR.name: max(Counter(labels).values()) / len(labels)}
 
 
-def loss_metrics(losses: np.ndarray, answer_tokens: np.ndarray) -> dict[str, float]:
+def loss_metrics(losses: np.ndarray, answer_tokens: np.ndarray) -> dict[str, float | None]:
     """Return the metrics of a task that is evaluated by its loss, by name.
 
     `losses` are sums over the answer of each example, in nats, (examples,). Raises InputError if the perplexity is not a
@@ -108,5 +109,5 @@ def perplexity_of(loss: float) -> float:
 def _mean(metric: Metric, hits: np.ndarray) -> dict[str, float | None]:
     """Return the share of hits and its standard error by name; None if there are too few rows for it."""
     share = float(hits.mean()) if len(hits) else None
-    error = math.sqrt(share * (1 - share) / (len(hits) - 1)) if len(hits) > 1 else None
+    error = math.sqrt(share * (1 - share) / (len(hits) - 1)) if share is not None and len(hits) > 1 else None
     return {metric.name: share, metric.standard_error: error}

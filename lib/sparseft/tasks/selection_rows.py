@@ -58,21 +58,21 @@ def load_candidates(task: Task, data: Data, prepared: dict[str, list[Row]]) -> C
         stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
         return Candidates(task.generate("train", number, int.from_bytes(stream)), {"generated": task.name}, "train")
     if data.local:
-        has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0)
+        has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0) is not None
     else:
         has_own_split = SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
     split = SELECTION if has_own_split else "train"
     rows, source = load_rows(task, split, data.local, data.hub)
     if not has_own_split:
-        rows = unused_rows(rows, task.name, data)
+        rows = unused_rows(rows, task.name, data.numbers["train"], data.seed)
     if task.sequence_length:
         rows = [row for row in rows if row["text"].strip()]
     return Candidates(shuffled(rows, task.name, data.seed), {"local": source} if data.local else source, split)
 
 
-def unused_rows(rows: list, name: str, data: Data) -> list:
-    """Return the training rows that the training of a task does not use. Raises InputError if it uses all of them."""
-    used = set(choose_rows(list(range(len(rows))), name, "train", data.numbers["train"], data.seed))
+def unused_rows(rows: list, name: str, number: int | None, seed: int) -> list:
+    """Return the training rows that a training on `number` of them does not use. Raises InputError if it uses all of them."""
+    used = set(choose_rows(list(range(len(rows))), name, "train", number, seed))
     unused = [row for index, row in enumerate(rows) if index not in used]
     if not unused:
         raise nothing_left(name, f"the training takes all {len(rows)} rows")

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sparseft.errors import InputError
 from sparseft.tasks.metrics import Metric
 
-Row = dict[str, object]
+Row = dict[str, Any]
 SPLITS = ("train", "validation")
 
 
@@ -48,7 +48,7 @@ class RowFormat:
     # What errors call the file's rows.
     name: str
     # Required field -> its type or types.
-    fields: dict[str, type | tuple[type, ...]]
+    fields: Mapping[str, type | tuple[type, ...]]
     # Fields whose text must not be blank.
     filled: tuple[str, ...] = ()
     # Returns what else is wrong with a row, or None.
@@ -98,8 +98,8 @@ class Task(RowFormat):
     suggested_training: dict[str, int | float] = field(default_factory=dict)
     # Whether the task has rows to train on. A task that is only a probe may have none.
     is_trainable: bool = True
-    # The definition in manifest.json of a task that the configuration describes; None for a built-in task.
-    definition: dict | None = None
+    # The definition in manifest.json of a task that the configuration describes; empty for a built-in task.
+    definition: dict = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -109,7 +109,7 @@ class Task(RowFormat):
     @property
     def definition_sha256(self) -> str | None:
         """Return the sha256 of the definition as JSON with sorted keys; None for a built-in task."""
-        if self.definition is None:
+        if not self.definition:
             return None
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ from sparseft.language_model.batches import Example
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.masks.mask_file import Mask, read_checked_mask
 from sparseft.modes import get_mode
-from sparseft.records.training_record import TrainingRecord
+from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write_record_of
@@ -154,7 +154,7 @@ def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance
         raise InputError(f"{run.id} starts from a new adapter", "leave --initial_adapter out")
     if starts_from and not path:
         raise InputError(f"{run.id} starts from the adapter of {starts_from}", "give it with --initial_adapter")
-    if not path:
+    if not path or not starts_from:
         return None
     adapter = read_adapter(path)
     check_origin(
@@ -183,9 +183,9 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
     content = {
         **job.settings.model_dump(),
         **{f"{split}_examples": len(job.rows[split]) for split in SPLITS},
-        "definition_sha256": job.task.definition_sha256 if job.task.definition else None,
+        "definition_sha256": job.task.definition_sha256,
         **measured,
     }
-    outputs = {"adapter": adapter_digest(adapter)}
-    record = TrainingRecord(run_id=flags.run_id, **content, inputs=inputs, outputs=outputs)
+    outputs = TrainingOutputs(adapter=adapter_digest(adapter))
+    record = TrainingRecord(run_id=flags.run_id, **content, inputs=TrainingInputs(**inputs), outputs=outputs)
     write_record_of(adapter, flags.output_dir / "train.json", record.model_dump())

@@ -77,7 +77,7 @@ class Loop:
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
-                self._save(steps, progress)
+                self._save(self.state, steps, progress)
         return progress
 
     def eval_loss(self) -> float:
@@ -130,7 +130,7 @@ class Loop:
             total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
             for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
-        # item() waits for the device, so the measured time includes all of the step.
+        # item() waits for the device, so the measured time includes the gradients.
         return accelerator.reduce(mean_loss, "sum").item()
 
     def _resume(self, steps: Steps) -> Progress:
@@ -157,8 +157,8 @@ class Loop:
                 "make sure that no other training writes there, and give the same command again",
             )
 
-    def _save(self, steps: Steps, progress: Progress) -> None:
-        """Save the state of the training after the last step. Only the main process writes the file."""
+    def _save(self, state: Path, steps: Steps, progress: Progress) -> None:
+        """Save the state of the training after the last step to the file `state`. Only the main process writes the file."""
         progress.peak_memory = max(progress.peak_memory, self._peak_memory())
         if not self.accelerator.is_main_process:
             return
@@ -168,4 +168,4 @@ class Loop:
             "schedule": steps.schedule.state_dict(),
             "progress": vars(progress),
         }
-        write_state(self.state, self.identity, content)
+        write_state(state, self.identity, content)

@@ -73,8 +73,8 @@ class Progress:
         The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training ends where
         the killed one would have ended, and all processes of a training end together."""
         done = len(self.curve)
-        bound = settings.stop_if_loss_above
-        if bound is None or not settings.stop_if_after_steps <= done < settings.steps:
+        bound, first = settings.stop_if_loss_above, settings.stop_if_after_steps
+        if bound is None or first is None or not first <= done < settings.steps:
             return None
         loss = statistics.fmean(point["loss"] for point in self.curve[-STOP_WINDOW:])
         return {"step": done, "loss": loss, "loss_above": bound} if loss > bound else None

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ def appliance_needed() -> Iterator[None]:
         ) from None
 
 
-def declare_sparse(model: Callable, masks: Iterable[tuple[str, Tensor]]) -> None:
+def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
     """Declare weights of a model as sparse, with their masks and their real sparsities.
 
     `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a pruned
@@ -123,8 +124,10 @@ def _init_with(kept: Tensor) -> Callable:
     return mask_of
 
 
-class AdamW(cstorch.optim.AdamW):
-    """Add eps where torch adds it: after the bias of the second moment is corrected. The package adds it before."""
+class TorchAdamW(cstorch.optim.AdamW):
+    """Add eps where torch adds it: after the bias of the second moment is corrected. The package adds it before.
+
+    The name is not AdamW, because ModelZoo's Trainer finds an optimizer by the name of its class, among all that are imported."""
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Tensor | None:
@@ -148,7 +151,7 @@ def optimizer_and_schedule(
     The learning rate rises in a line from 0 and then falls in a cosine to 0."""
     rate = settings.learning_rate
     warmup = settings.steps_to_peak
-    optimizer = AdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
+    optimizer = TorchAdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
     schedulers = cstorch.optim.lr_scheduler
     cosine = schedulers.CosineDecayLR(optimizer, rate, 0.0, settings.steps - warmup)
     if not warmup:

@@ -93,6 +93,7 @@ class Trainer:
             self.progress = Progress(**json.loads(state["progress"]))
             self.progress.resumed_after.append(len(self.progress.curve))
         self.graph: Path | None = None
+        self.begin = time.perf_counter()
 
     def _kept(self, layer: str) -> Tensor:
         """Return the mask of a layer, bool (out, in). It is read again, because the layer may be on the device."""

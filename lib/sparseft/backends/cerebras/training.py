@@ -10,6 +10,7 @@ import torch
 
 from sparseft.backends.cerebras.package import appliance_needed, open_backend, package_versions, program_digest
 from sparseft.backends.cerebras.trainer import Trainer
+from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
@@ -48,6 +49,8 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only
     trainer.run(job.settings.steps)
     if "validation" in trainer.data:
         trainer.eval_loss()
+    if trainer.graph is None:
+        raise InputError(f"{folder}: all steps are done, so that nothing is left to lower", "name another folder")
     return {
         "run_id": job.provenance["run_id"],
         "compile_only": compile_only,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from sparseft.backends.cerebras.package import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
@@ -123,6 +123,7 @@ def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
 
     The mask is bool (out, in), true for a weight that is kept. Raises InputError if the checkpoint has no mask of a layer."""
     exported = open_checkpoint(Path(checkpoint))
+    assert isinstance(exported, ModelZooCheckpoint)
     for layer in prunable_layers(exported):
         place = exported.places[f"{layer}.weight"]
         mask = exported.mdl.tensors.get(f"model.model.{place.key}_mask")

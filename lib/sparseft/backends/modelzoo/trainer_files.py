@@ -151,7 +151,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     schedulers = [{"LinearLR": line}, {"CosineDecayLR": cosine}]
     # A CS-3 computes in cbfloat16, for which ModelZoo needs dynamic loss scaling. The CPU backend computes in fp32.
     precision = {"fp16_type": "bfloat16"}
-    backend = {"backend_type": "CPU"}
+    backend: dict = {"backend_type": "CPU"}
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         cluster = cerebras.model_dump(include=cerebras.CLUSTER)

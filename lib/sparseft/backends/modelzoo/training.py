@@ -29,7 +29,7 @@ from sparseft.backends.modelzoo.trainer_files import TrainerRun
 from sparseft.checkpoints.checkpoint import BITS, to_float32
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.language_model.loss import check_finite_evaluation
@@ -84,7 +84,7 @@ class ModelZoo:
         Exits with 2 if it has printed what is wrong. Raises InputError if it ended in another way."""
         paths = os.pathsep.join(map(str, (PROJECT / "lib", self.home / "src")))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        command = [self.python, DRIVER, configuration, "--mode", mode, "--end_with_stdin"]
+        command: list[str | Path] = [self.python, DRIVER, configuration, "--mode", mode, "--end_with_stdin"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, env=environment) as process:
             code = process.wait()
         if code == 2:
@@ -256,6 +256,7 @@ def check_frozen(before: MdlFile, after: MdlFile) -> None:
 def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of rows."""
     exported = open_checkpoint(run.checkpoint)
+    assert isinstance(exported, ModelZooCheckpoint)
     factors = {}
     for layer in prunable_layers(run.job.checkpoint):
         place = exported.places[f"{layer}.weight"]

@@ -10,6 +10,7 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.study.backends.backend import Backend, StudyConfig
 from sparseft.study.grid import WAFER
+from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Length, Positive, Section
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
@@ -65,7 +66,7 @@ class CerebrasJob(Section):
             "cerebras": self.model_dump(include=self.DECIDING),
         }
 
-    def check(self, training: Section, evaluation_batch_size: int) -> None:
+    def check(self, training: Training, evaluation_batch_size: int) -> None:
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
         for name in UNSUPPORTED:
             if getattr(training, name):
@@ -75,7 +76,7 @@ class CerebrasJob(Section):
             if size % self.num_csx:
                 raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
 
-    def check_measured(self, throughput: Section) -> None:
+    def check_measured(self, throughput: Throughput) -> None:
         """Raise InputError if the stage `throughput` cannot measure on this backend as its section says."""
         if self.on_csx and throughput.steps < LEAST_TIMED_STEPS:
             raise InputError(
