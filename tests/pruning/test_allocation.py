@@ -188,6 +188,29 @@ def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, trai
     assert 0.15 < few - many < 0.4  # 2 lambda is 0.3
 
 
+def test_a_layer_loses_its_lowest_scores_and_its_first_rows_one_more_each(uneven, train):
+    by_row, by_layer = (
+        computed(uneven, "unstructured_owl", train, [30, 70], scope=scope) for scope in ("row", "layer")
+    )
+    for percent, mask in by_row.items():
+        counts = pruned_counts(mask)
+        assert counts == pruned_counts(by_layer[percent])
+        assert any(count % mask.shape[layer][0] for layer, count in counts.items())
+        for layer, count in counts.items():
+            scores = np.abs(uneven.read_float32(f"{layer}.weight"))
+            numbers = [count // len(scores) + (row < count % len(scores)) for row in range(len(scores))]
+            expected = np.stack([kept_by_sort(row, number) for row, number in zip(scores, numbers, strict=True)])
+            np.testing.assert_array_equal(mask.kept(layer), expected)
+            np.testing.assert_array_equal(by_layer[percent].kept(layer), kept_by_sort(scores, count))
+
+
+def kept_by_sort(scores: np.ndarray, count: int) -> np.ndarray:
+    """The mask by numpy's stable sort, bool in the shape of `scores`."""
+    kept = np.ones(scores.size, bool)
+    kept[np.argsort(scores, axis=None, kind="stable")[:count]] = False
+    return kept.reshape(scores.shape)
+
+
 @pytest.mark.parametrize(("method", "group"), [("unstructured_wanda_owl", None), ("semistructured_wanda_owl", 20)])
 def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train, method, group):
     changes = {"nm_group": group} if group else {}
