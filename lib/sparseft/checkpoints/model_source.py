@@ -60,7 +60,7 @@ def prepare_model(model: Model, output: Path) -> dict:
 
 
 def open_source(source: str) -> Checkpoint:
-    """Return the checkpoint of a source that is no wheel, where it lies. A snapshot from the hub is fetched first.
+    """Return the checkpoint of a source other than a wheel, where it lies. A snapshot from the hub is fetched first.
 
     Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its config.json."""
     kind, _, place = source.partition(":")

@@ -143,7 +143,7 @@ class Splits:
     def changes(self, rows_of: Callable[[str], list[dict]]) -> dict:
         """Return the keys that make the definition one over the splits `train` and `validation`; None drops a key.
 
-        `rows_of` returns the rows of a split of the data set, for worked examples that are no training rows. Raises InputError
+        `rows_of` returns the rows of a split of the data set, for worked examples that are not training rows. Raises InputError
         if a question would stand with its answer before itself."""
         few_shot, is_evaluated = self.few_shot, self.few_shot == self.evaluated
         # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these keys name.

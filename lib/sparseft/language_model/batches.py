@@ -98,7 +98,7 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
 
     A template is a program that anybody may have written. transformers runs it in a sandbox, where it reads only the messages.
     The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the number of the
-    row if there is no template, or if it refuses a conversation. It does so too if a whole text does not start with its
+    row if there is no template, or if it refuses a conversation, or if a whole text does not start with its
     prompt, or lacks a message."""
     try:
         template = tokenizer.get_chat_template()

@@ -274,7 +274,7 @@ def evaluation_batches(examples: list[Example], size: int, length: int) -> DataL
 
 
 def share_of(batch_size: int) -> tuple[int, int]:
-    """Return how many rows of a batch this process streams, and its rank: all rows if it is no streaming worker."""
+    """Return how many rows of a batch this process streams, and its rank: all rows if it does not stream."""
     if not cstorch.distributed.is_streamer():
         return batch_size, 0
     return cstorch.distributed.get_streaming_batch_size(batch_size), cstorch.distributed.get_streaming_rank()
