@@ -98,7 +98,7 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, cached: bool = False) -> Calla
         layer(x).backward(dy)
 
     if cached:
-        layer.workspace.freeze()
+        layer.workspace.caching().__enter__()
     return run
 
 

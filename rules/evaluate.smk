@@ -17,9 +17,12 @@ use rule run_script as evaluate_run with:
     priority: 2
     threads: STUDY.resources.threads
     resources:
-        **requested("evaluation", gpu=ONE_GPU),
+        **requested("evaluation", gpu=gpus_of("evaluation")),
+        # One process uses all of its GPUs.
+        nodes=1,
     params:
         **running("evaluate.py", probes=True),
+        places=placed("evaluation"),
         settings=scored_besides,
 
 
@@ -41,9 +44,10 @@ use rule evaluate_run as evaluate_selection with:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
     resources:
-        **requested("selection", gpu=ONE_GPU),
+        **requested("selection", gpu=gpus_of("selection")),
     params:
         **running("evaluate_selection.py"),
+        places=placed("selection"),
         settings=scoring,
 
 

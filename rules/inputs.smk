@@ -110,3 +110,14 @@ def scored_besides(w):
     """Return the flags of an evaluation on the task, on the probes and on the perplexity's text."""
     text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
     return scoring_flags(w, probes=targets.probe_places(STUDY, w.task), **text)
+
+
+def placed(kind):
+    """Return a function that gives the flags with the files of an evaluation, and with the memory that its weights may use."""
+    room = lambda w: REQUESTS.weights_mb(JobKind.of(kind, cell_of(w)))
+    return lambda w, input, output: f"{places(w, input, output)} {flags(weights_mb=room(w))}"
+
+
+def gpus_of(kind):
+    """Return a function that gives the number of GPUs of an evaluation."""
+    return lambda w: REQUESTS.gpus(JobKind.of(kind, cell_of(w)))

@@ -16,6 +16,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.language_model.placement import DISK, placement
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
@@ -108,13 +109,19 @@ def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
-def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, mode):
-    mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [("unstructured", "sparse_to_dense"), ("unstructured", "sparse_to_sparse"), ("structured", "sparse_to_sparse")],
+)
+def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, method, mode):
+    mask = compute_masks(tiny, method, [50], seed=0)[50]
     job = TrainingJob(tiny, mask, mode, 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m", "mode": mode})
     record = train(job, tmp_path / "adapter", tmp_path / "state.pt", Accelerator(cpu=True))
-    model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"))
-    examples = encode(ROWS["validation"], TASK, tokenizer, 512)
-    assert mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu")) == record["eval_loss"]
+    # With all of its weights in memory, and with those of the decoder layers in their files.
+    for rooms, layers in ((None, {"cpu": 2}), ({"cpu": 0}, {DISK: 2})):
+        model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"), rooms=rooms)
+        assert placement(model) == layers
+        examples = encode(ROWS["validation"], TASK, tokenizer, 512)
+        assert mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu")) == record["eval_loss"]
     with pytest.raises(InputError, match="its mask_sha256 is m, not another"):
         trained_model(tiny, mask, "another", tmp_path / "adapter", torch.device("cpu"))

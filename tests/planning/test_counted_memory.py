@@ -53,7 +53,7 @@ def flash(q, k, v, *_, is_causal=False, enable_gqa=False, **__):
 
 def counted(monkeypatch, settings: Training, length: int, examples: int) -> dict[str, int]:
     """Return the peak bytes of a training with its optimizer, and of a batch of its evaluation, on text."""
-    monkeypatch.setattr(effective_weight, "_build", lambda out, *_: out)
+    monkeypatch.setattr(effective_weight, "build", lambda out, *_: out)
     monkeypatch.setattr(masked_lora, "initial_factor", lambda r, columns, device: torch.empty(r, columns))
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)
     monkeypatch.setattr(F, "scaled_dot_product_attention", flash)

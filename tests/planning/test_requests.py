@@ -194,6 +194,26 @@ def test_on_a_gpu_the_weights_go_tensor_by_tensor_through_the_machine_s_memory(k
     assert on_gpu[0] >= on_cpu[0] + CUDA
 
 
+def test_an_evaluation_takes_the_gpus_that_its_weights_need_and_leaves_room_for_its_batch():
+    job = JobKind("evaluation", "llama", "boolq")
+    subject = described("llama", study().models["llama"])
+    eight = {"gpus": 8, "processes": 8}
+    free, small, tiny = (
+        Requests(study(resources=eight | memory, training={"micro_batch_size": 1}))
+        for memory in ({}, {"gpu_memory_mb": 16_000}, {"gpu_memory_mb": 1})
+    )
+    assert (free.gpus(job), free.weights_mb(job)) == (1, None)
+    on_gpu, _ = process_memory(small.config, job, subject)
+    assert small.weights_mb(job) == pytest.approx(16_000 - 1.3 * (sum(on_gpu.values()) - subject.bytes) / 1e6, abs=1)
+    assert small.gpus(job) * 1e6 * small.weights_mb(job) > subject.bytes > 1e6 * small.weights_mb(job)
+    assert (tiny.gpus(job), tiny.weights_mb(job)) == (1, 0)
+    on_cpu = Requests(study(resources={"memory_mb": 20_000}))
+    assert on_cpu.gpus(job) == 0
+    assert 0 < on_cpu.weights_mb(job) < 19_000
+    unknown = Requests(study(models=SWEEP["models"] | {"new": {"source": "hub:a/b"}}, resources={"memory_mb": 1}))
+    assert unknown.weights_mb(JobKind("evaluation", "new", "boolq")) is None
+
+
 def test_an_evaluation_by_loss_has_one_copy_of_the_logits_and_on_a_gpu_only_of_some_rows():
     sections = {"tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}}, "grid": {"tasks": ["own"]}}
     sizes = []

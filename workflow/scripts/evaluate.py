@@ -68,7 +68,7 @@ def main(
         sets[TEXT] = Texts([text], is_one_text=True)
     seen = [texts_of(task, rows["train"])] if task.is_trainable else []
     shares, calibration_sha256 = overlaps(sets, seen, calibration)
-    model, tokenizer, hashes = load_checked(checkpoint)
+    model, tokenizer, hashes = load_checked(checkpoint, flags)
     # The perplexity comes before the task, because it may be refused.
     perplexity = token_perplexity(model, tokenizer, text, context) if text else None
     record = evaluate(model, tokenizer, task, rows, flags.batch_size) | {"overlap": shares[flags.task]}

@@ -35,7 +35,8 @@ def main(*, model_path: Path, mask_path: Path, adapter: Path, flags: Flags[Evalu
     task = find_task(flags.data_dir, flags.task)
     rows, digests = read_splits(flags.data_dir, task)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
-    model, tokenizer, adapter_sha256 = trained_model(checkpoint, mask, mask_sha256, adapter, choose_device(), named)
+    places = {"run": named, "rooms": flags.rooms()}
+    model, tokenizer, adapter_sha256 = trained_model(checkpoint, mask, mask_sha256, adapter, choose_device(), **places)
     record = evaluate(model, tokenizer, task, rows, flags.batch_size)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_sha256}
     inputs |= {"data": digests["validation"], "train": digests["train"]}

@@ -34,7 +34,7 @@ def main(*, checkpoint: Path, flags: Flags[EvaluationFlags], calibration: tuple[
     task = find_task(flags.data_dir, flags.task)
     prepared, digests = read_splits(flags.data_dir, task)
     rows, rows_sha256 = read_selection(flags.data_dir, task, digests)
-    model, tokenizer, hashes = load_checked(checkpoint)
+    model, tokenizer, hashes = load_checked(checkpoint, flags)
     # The worked examples come from the training rows.
     record = evaluate(model, tokenizer, task, {"train": prepared["train"], "validation": rows}, flags.batch_size)
     cost = {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_memory(model.device)}

@@ -1,5 +1,6 @@
 """Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,12 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
-from sparseft.language_model.weights import divide, memory_path, read_own_rows, read_weight, unfuse_experts
-from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
+from sparseft.language_model.placement import StoredWeights, place
+from sparseft.language_model.weights import divide, memory_path, placed_copy, read_own_rows, read_weight, unfuse_experts
+from sparseft.lora.adapter import Adapter, check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
+from sparseft.lora.effective_weight import Workspace, build
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach, kind_of, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.storage.locks import hold
 from sparseft.study.backends import TORCH
@@ -42,9 +44,7 @@ def adapted_model(
         model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
     else:
         model, tokenizer = load_model(checkpoint.folder, device)
-    unfuse_experts(model)
-    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    layers = attach(model, _masks(mask, device), paths, mode, settings)
+    layers = _adapt(model, checkpoint, mask, mode, settings, device)
     if settings.gradient_checkpointing:
         # The method has another name since transformers 5.24, where the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -52,28 +52,75 @@ def adapted_model(
     return model, tokenizer, layers
 
 
+class TrainedWeights(StoredWeights):
+    """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the adapter.
+
+    A weight of the base that is changed is a copy on `device`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        mask: Mask,
+        adapter: Adapter,
+        masked: set[str],
+        device: torch.device,
+    ) -> None:
+        """`masked` are the layers whose weight is W'."""
+        super().__init__(checkpoint, model)
+        self._prunable = {memory_path(checkpoint.architecture, layer): layer for layer in mask.shape}
+        self._masks = _masks(mask, device)
+        self._adapter = adapter
+        self._masked = masked
+        self._device = device
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the weight."""
+        path, _, kind = name.rpartition(".")
+        layer = self._prunable.get(path)
+        if layer is None or kind == "bias":
+            return super().__getitem__(name)
+        if kind != "weight":
+            return self._adapter.pairs[layer][kind == "lora_B"]
+        is_fused = bool(self._experts) and ".experts." in name
+        weight = carry_mask_(placed_copy(super().__getitem__(name), self._device, is_fused), self._masks(layer))
+        if layer in self._masked:
+            A, B = (matrix.to(self._device) for matrix in self._adapter.pairs[layer])
+            build(weight, weight, A, B, self._adapter.scale)
+        return weight
+
+
 def trained_model(
     checkpoint: Checkpoint,
     mask: Mask,
     mask_sha256: str,
-    adapter: Path,
+    folder: Path,
     device: torch.device,
     run: Run | None = None,
+    rooms: dict[str, float] | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
-    """Return the trained model before any merge, its tokenizer, and the digest of the adapter that was read.
+    """Return the trained model before any merge, its tokenizer, and the digest of the adapter in `folder`.
+
+    The adapter does not change any more, so W' takes the place of W in a masked layer. rooms: as in `load_model`
 
     Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run than
     `run`, or if it does not fit the model."""
-    pairs, _, config, digest = read_adapter(adapter)
-    check_origin(adapter, config, mask_sha256, run)
+    adapter = read_adapter(folder)
+    config = adapter.config
+    check_origin(folder, config, mask_sha256, run)
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
-    model, tokenizer, layers = adapted_model(checkpoint, mask, config["sparseft"]["mode"], settings, device)
-    _check_layers(layers, pairs, adapter)
-    load_factors(layers, pairs)
-    for layer in layers.values():
-        # The adapter does not change any more, so W' is computed once, not for every generated token.
-        layer.workspace.freeze()
-    return model.eval(), tokenizer, digest
+
+    def kind(mode: str, kept: Tensor) -> Callable[..., nn.Module]:
+        layer = kind_of(mode, kept)
+        return (lambda linear, *_: linear) if layer is MaskedLoRALinear else layer
+
+    model = empty_model(checkpoint)
+    layers = _adapt(model, checkpoint, mask, config["sparseft"]["mode"], settings, device, kind)
+    _check_layers(layers, adapter.pairs, folder)
+    masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
+    weights = TrainedWeights(checkpoint, model, mask, adapter, masked, device)
+    place(model, weights, rooms or {str(device): math.inf})
+    return model.eval(), load_tokenizer(checkpoint.folder), adapter.digest
 
 
 def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
@@ -137,6 +184,21 @@ def reconstruct(
     matrices = {name: layer.factors() for name, layer in layers.items()}
     write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
     return reconstruction.record() | {"eval_loss": loss} | _conditions(model, layers, device, 1)
+
+
+def _adapt(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    mask: Mask,
+    mode: str,
+    settings: Training,
+    device: torch.device,
+    *kind: Callable,
+) -> dict[str, LoRALinear]:
+    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `kind` as in `attach`."""
+    unfuse_experts(model)
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
+    return attach(model, _masks(mask, device), paths, mode, settings, *kind)
 
 
 def _masks(mask: Mask, device: torch.device) -> Callable[[str], Tensor]:

@@ -24,6 +24,7 @@ from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
+from sparseft.language_model.placement import placement
 from sparseft.tasks import scoring
 from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
@@ -81,6 +82,7 @@ def evaluate(
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
         "device": device_name(model.device),
+        "placement": placement(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "losses": losses.tolist(),
         "answer_tokens": tokens.tolist(),

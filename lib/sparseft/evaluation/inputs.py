@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclopts.types import PositiveInt
+import torch
+from accelerate.utils import get_max_memory
+from cyclopts.types import NonNegativeInt, PositiveInt
 from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -29,6 +31,8 @@ class EvaluationFlags:
         run_id: the run that the record names
         batch_size: sequences per forward pass
         threads: CPU threads; another number changes the last bits
+        weights_mb: memory for weights on each device, in MB; by default nine tenths of what is free. The decoder layers for which
+            there is no room are read from their files for every batch, which changes no result
     """
 
     task: str
@@ -37,6 +41,15 @@ class EvaluationFlags:
     run_id: str | None = None
     batch_size: PositiveInt = 32
     threads: Threads = 1
+    weights_mb: NonNegativeInt | None = None
+
+    def rooms(self) -> dict[str, float]:
+        """Return the bytes that weights may take on each device: on all GPUs that this process sees, or on the CPU."""
+        gpus = range(torch.cuda.device_count()) if choose_device().type == "cuda" else ()
+        if self.weights_mb is not None:
+            return dict.fromkeys([f"cuda:{gpu}" for gpu in gpus] or ["cpu"], 1e6 * self.weights_mb)
+        free = get_max_memory()
+        return {f"cuda:{gpu}": 0.9 * free[gpu] for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
 
 
 def begin(flags: EvaluationFlags, kind: str, inputs: list[Path | None]) -> Run | None:
@@ -52,15 +65,15 @@ def begin(flags: EvaluationFlags, kind: str, inputs: list[Path | None]) -> Run |
     return run
 
 
-def load_checked(folder: Path) -> tuple[nn.Module, object, dict[str, str]]:
-    """Return a checkpoint's model, its tokenizer, and the sha256 of each file.
+def load_checked(folder: Path, flags: EvaluationFlags) -> tuple[nn.Module, object, dict[str, str]]:
+    """Return a checkpoint's model, placed where there is room, its tokenizer, and the sha256 of each file.
 
     Raises InputError if a record beside the checkpoint, or its manifest, has other hashes."""
     checkpoint = Checkpoint(folder)
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
-    return *load_model(checkpoint.folder, choose_device()), hashes
+    return *load_model(checkpoint.folder, choose_device(), flags.rooms()), hashes
 
 
 def overlaps(

@@ -6,12 +6,21 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
+from sparseft.language_model.placement import StoredWeights, place
+from sparseft.language_model.weights import fused_experts
 from sparseft.storage.reading import read_json
 
 # Types of rotary embeddings whose angles do not depend on the length of the batch.
@@ -19,8 +28,13 @@ FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
-def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load_model(
+    folder: Path, device: torch.device, rooms: dict[str, float] | None = None
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
+
+    rooms: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose weights the
+    first device has no room can only be evaluated (language_model/placement.py).
 
     Raises InputError as `Checkpoint` does. Raises it if the model has another class than config.json names or another dtype than
     its files, or if the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit, because
@@ -28,6 +42,13 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     checkpoint = Checkpoint(folder)
     # This comes first, because transformers would build a model of any size, and has errors of its own for some configurations.
     check_tensors(checkpoint, folder)
+    size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    # On a CPU, the weights are mapped from their files and take no room, except for experts, which transformers joins.
+    takes_room = device.type != "cpu" or fused_experts(checkpoint.architecture)
+    if rooms and takes_room and size > next(iter(rooms.values())):
+        model = empty_model(checkpoint)
+        place(model, StoredWeights(checkpoint, model), rooms)
+        return model, load_tokenizer(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
         config=model_config(folder),
@@ -60,6 +81,8 @@ def empty_model(checkpoint: Checkpoint) -> nn.Module:
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or getattr(torch, names[first.dtype]))
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
+    if (checkpoint.folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
     _check_class_and_dtype(checkpoint, model)
     return model.eval()
 

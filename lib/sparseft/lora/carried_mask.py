@@ -19,7 +19,12 @@ BLOCK = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
-    """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in)."""
+    """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in).
+
+    A weight that carries M is not written to. So if it is mapped from a file, as all weights of a dense run, the processes of a
+    machine share its memory."""
+    if torch.equal(carried_mask(weight), kept):
+        return weight
     bits = bits_of(weight)
     sign = minus_zero(bits)
     # A kept -0.0 would read as pruned, so every -0.0 becomes +0.0. As an integer, -True has all bits set.

@@ -52,18 +52,16 @@ class Workspace:
         self._buffers: dict[tuple, Tensor] = {}
         # Address of W -> its W'; None if no W' is kept.
         self._cache: dict[int, Tensor] | None = None
-        # Returns memory for a W' that is kept.
-        self._new = torch.empty_like
 
     @torch.no_grad()
     def merged(self, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-        """Return W' (out, in) in W's dtype. The next call may overwrite it, except inside `caching` and after `freeze`.
+        """Return W' (out, in) in W's dtype. The next call may overwrite it, except inside `caching`.
 
         W (out, in) carries its mask. A (r, in) and B (out, r) are fp32, or fp64 with an fp64 W."""
         if self._cache is None:
-            return _build(self.take("merged", W.shape, W), W, A, B, scale)
+            return build(self.take("merged", W.shape, W), W, A, B, scale)
         if W.data_ptr() not in self._cache:
-            self._cache[W.data_ptr()] = _build(self._new(W), W, A, B, scale)
+            self._cache[W.data_ptr()] = build(torch.empty_like(W), W, A, B, scale)
         return self._cache[W.data_ptr()]
 
     @contextmanager
@@ -77,13 +75,6 @@ class Workspace:
         finally:
             self._cache = None
 
-    def freeze(self) -> None:
-        """Behave as inside `caching` from now on, because the adapters do not change any more.
-
-        The products have the bits of the merged model's, also those of a single row."""
-        self._cache = {}
-        self._new = _placed_like
-
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return the buffer of that name in `shape`, with the dtype and device of `like`. Its old content is still in it."""
         key = (name, like.dtype, like.device)
@@ -93,18 +84,8 @@ class Workspace:
         return self._buffers[key][:size].view(shape)
 
 
-def _placed_like(W: Tensor) -> Tensor:
-    """Return new memory with the shape, dtype and device of W, and with W's address modulo 64 bytes.
-
-    On a CPU, the product of one row in fp32 rounds by this remainder. The merged weight has it too, because it is mapped from
-    a file with the layout of W's file."""
-    memory = torch.empty(W.numel() + 64 // W.element_size(), dtype=W.dtype, device=W.device)
-    start = (W.data_ptr() - memory.data_ptr()) % 64 // W.element_size()
-    return memory[start : start + W.numel()].view(W.shape)
-
-
-def _build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """Write W' to `out` and return it."""
+def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Write W' to `out`, which may be W except in fp64, and return it."""
     if W.dtype == torch.float64:
         # The product and the sum are rounded separately.
         return mask_(out.copy_(W + scale * B @ A), W)

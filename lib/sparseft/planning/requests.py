@@ -99,6 +99,27 @@ class Requests:
             megabytes, minutes = resources.memory_mb or megabytes, resources.minutes or minutes
         return attempt * megabytes, attempt * minutes
 
+    def weights_mb(self, job: JobKind) -> int | None:
+        """Return the memory that an evaluation may use for weights, on each GPU or in the machine, in MB; None without a limit."""
+        resources = self.config.resources
+        limit = resources.gpu_memory_mb if resources.gpus else resources.memory_mb
+        if limit is None:
+            return None
+        try:
+            on_device, in_machine = process_memory(self.config, job, self.subject(job.model))
+        except InputError:
+            return None
+        others = sum(on_device.values()) - on_device["weights"] + (0 if resources.gpus else sum(in_machine.values()))
+        return max(0, limit - math.ceil(MARGIN * others / 1e6))
+
+    def gpus(self, job: JobKind) -> int:
+        """Return the GPUs of an evaluation: one, or as many of `resources.gpus` as its weights need."""
+        room = 1e6 * (self.weights_mb(job) or 0) if self.config.resources.gpus else 0
+        subject = self.subject(job.model) if room else None
+        # A decoder layer is never divided.
+        needed = math.ceil(subject.bytes / max(1, room - subject.width * subject.layer_and_outside)) if subject else 1
+        return min(needed, self.config.resources.gpus)
+
 
 def _estimated_request(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
     """Return the memory, in MB, and the minutes that a job is estimated to need, with a margin."""
@@ -149,8 +170,8 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
     masked = subject.width * subject.prunable_weights if masks else 0
     if job.kind in ("evaluation", "selection"):
-        # Before the merge every W' is kept, except under structured masks.
-        return subject.bytes, {"W'": masked, "adapter": 4 * numbers}
+        # Before the merge, W' takes the place of W.
+        return subject.bytes, {"adapter": 4 * numbers}
     adapter = {"adapter, gradient, AdamW": ADAM * numbers}
     if masks:
         largest = max(map(math.prod, subject.prunable.values()))

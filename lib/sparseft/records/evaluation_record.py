@@ -76,6 +76,9 @@ class ScoredRecord(AnswersPart, RunRecord):
     losses: list[Loss] = measurement("The loss of each right answer, over all its tokens.", "nats")
     answer_tokens: list[PositiveCount] = measurement("The tokens of each right answer.", "tokens")
     device: str = provenance("The device of the evaluation.")
+    placement: dict[str, PositiveCount] | None = provenance(
+        "How many decoder layers were on each device; disk: read from the files for every batch.", default=None
+    )
     dtype: str = setting("The number format of the weights.")
     seconds: NonNegative = measurement("The time of the evaluation.", "s")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")

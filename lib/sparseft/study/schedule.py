@@ -205,11 +205,15 @@ class Resources(Section):
     """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits."""
     memory_mb: Positive | None = None
     """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size. The second
-    attempt requests twice as much, the third three times."""
+    attempt requests twice as much, the third three times. On a CPU, an evaluation before the merge reads the decoder layers that
+    would need more from their files, for every batch."""
     minutes: Positive | None = None
     """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
     gpus: Count = 0
-    """GPUs of a training: 0, or as many as `processes`. An evaluation, a reconstruction or masks from examples use one of them."""
+    """GPUs of a training: 0, or as many as `processes`. A reconstruction or masks from examples use one of them."""
+    gpu_memory_mb: Positive | None = Field(None, examples=[80_000])
+    """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers that fit on
+    none from their files, for every batch. Null means one GPU, and what is free on it."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the GPUs, and whether it is."""

@@ -1,0 +1,111 @@
+"""Place a model whose weights are larger than the memory of a device.
+
+The decoder layers fill the devices one after the other. The weights of the others stay in the files of the checkpoint. They are
+read, through the machine's page cache, each time their layer computes. What is outside of the decoder layers is on the first
+device. accelerate moves the weights and the hidden states.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from accelerate import dispatch_model
+from accelerate.utils import set_module_tensor_to_device
+from safetensors import safe_open
+from torch import Tensor, empty, nn
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.weights import fused_experts, memory_path
+
+# The place of a decoder layer whose weights stay in their files, as accelerate calls it.
+DISK = "disk"
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """Map the name of a parameter of `model` to its weight in the checkpoint's files, whose memory the weight shares.
+
+    Only fused experts are copied. The files hold their matrices one by one."""
+
+    def __init__(self, checkpoint: Checkpoint, model: nn.Module) -> None:
+        self._tensors = {memory_path(checkpoint.architecture, name): t for name, t in checkpoint.tensors.items()}
+        self._experts = fused_experts(checkpoint.architecture)
+        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self._files: dict[Path, safe_open] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        """Return the number of parameters."""
+        return len(self._shapes)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether the model has this parameter. Nothing is read."""
+        return name in self._shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the weight on the CPU. It must not be written to."""
+        if name in self._tensors:
+            tensor = self._tensors[name]
+            if tensor.file not in self._files:
+                self._files[tensor.file] = safe_open(tensor.file, framework="pt")
+            return self._files[tensor.file].get_tensor(tensor.name)
+        block, _, joint = name.rpartition(".")
+        names = self._experts
+        matrices = (names.gate, names.up) if joint == "gate_up_proj" else (names.down,)
+        joined = None
+        for number in range(self._shapes[name][0]):
+            parts = [self[f"{block}.{number}.{matrix}.weight"] for matrix in matrices]
+            joined = empty(self._shapes[name], dtype=parts[0].dtype) if joined is None else joined
+            for rows, part in zip(joined[number].chunk(len(parts)), parts, strict=True):
+                rows.copy_(part)
+        return joined
+
+
+def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, float]) -> None:
+    """Give a model on "meta" its weights.
+
+    rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in the files"""
+    main = next(iter(rooms))
+    layers = [f"model.layers.{number}" for number in range(len(model.model.layers))]
+    sizes = [_size(layer) for layer in model.model.layers]
+    places = {name: main for name, _ in model.named_children() if name != "model"}
+    places |= {f"model.{name}": main for name, _ in model.model.named_children() if name != "layers"}
+    places |= zip(layers, places_of(sizes, _size(model) - sum(sizes), rooms), strict=True)
+    for name, _ in list(model.named_parameters()):
+        module = ".".join(name.split(".")[: 3 if name.startswith("model.layers.") else 2])
+        device = places.get(module) or places[name.partition(".")[0]]
+        if device != DISK:
+            set_module_tensor_to_device(model, name, device, weights[name])
+    model.tie_weights()
+    # An empty index, because `weights` finds everything.
+    found = {"state_dict": weights, "offload_index": {}, "skip_keys": model._skip_keys_device_placement}
+    dispatch_model(model, places, main_device=main, **found)
+
+
+def places_of(sizes: list[int], outside: int, rooms: dict[str, float]) -> list[str]:
+    """Return the device of each decoder layer, or DISK. Each takes the first device that has room.
+
+    `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one keeps room for it."""
+    main = next(iter(rooms))
+    for kept_free in (0, max(sizes)):
+        left = rooms | {main: rooms[main] - outside - kept_free}
+        places = []
+        for size in sizes:
+            places.append(next((device for device, room in left.items() if room >= size), DISK))
+            left[places[-1]] = left.get(places[-1], 0) - size
+        if DISK not in places:
+            break
+    return places
+
+
+def placement(model: nn.Module) -> dict[str, int]:
+    """Return how many decoder layers are on each device, or stay in their files (DISK)."""
+    devices = (next(layer.parameters()).device for layer in model.model.layers)
+    return dict(Counter(DISK if device.type == "meta" else str(device) for device in devices))
+
+
+def _size(module: nn.Module) -> int:
+    """Return the bytes of a module's parameters."""
+    return sum(parameter.nbytes for parameter in module.parameters())
