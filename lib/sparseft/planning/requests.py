@@ -85,6 +85,7 @@ class Requests:
         # What raises InputError, because a model is not known yet, is computed again the next time.
         self.subject = cache(lambda model: described(model, config.models[model]))
         self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(job.model)))
+        self._room = cache(lambda job: _weights_room(config, *process_memory(config, job, self.subject(job.model))))
 
     def of(self, job: JobKind, attempt: int) -> tuple[int, int]:
         """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
@@ -101,16 +102,11 @@ class Requests:
 
     def weights_mb(self, job: JobKind) -> int | None:
         """Return the memory that an evaluation may use for weights, on each GPU or in the machine, in MB; None without a limit."""
-        resources = self.config.resources
-        limit = resources.gpu_memory_mb if resources.gpus else resources.memory_mb
-        if limit is None:
-            return None
         try:
-            on_device, in_machine = process_memory(self.config, job, self.subject(job.model))
+            room = self._room(job)
         except InputError:
             return None
-        others = sum(on_device.values()) - on_device["weights"] + (0 if resources.gpus else sum(in_machine.values()))
-        return max(0, limit - math.ceil(MARGIN * others / 1e6))
+        return None if room == math.inf else int(room / 1e6)
 
     def gpus(self, job: JobKind) -> int:
         """Return the GPUs of an evaluation: one, or as many of `resources.gpus` as its weights need."""
@@ -156,7 +152,20 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         # In fp32: the scores of all layers, or a matrix, its magnitudes and its scores.
         largest = max(map(math.prod, subject.prunable.values()))
         machine["scores"] = 4 * (subject.prunable_weights if _uses_gradients(job.method) else 3 * largest)
-    return {"weights": weights} | device | {"a batch": _batch_bytes(config, job, subject)}, machine
+    device |= {"a batch": _batch_bytes(config, job, subject)}
+    if job.kind in ("evaluation", "selection"):
+        weights = int(min(weights, _weights_room(config, device, machine)))
+    return {"weights": weights} | device, machine
+
+
+def _weights_room(config: Config, device: dict[str, int], machine: dict[str, int]) -> float:
+    """Return the bytes that an evaluation has for weights on a GPU or in the machine, beside these parts; infinity without a limit.
+
+    The decoder layers for which there is no room stay in their files."""
+    resources = config.resources
+    limit = resources.gpu_memory_mb if resources.gpus else resources.memory_mb
+    others = sum(device.values()) - device.get("weights", 0) + (0 if resources.gpus else sum(machine.values()))
+    return max(0, 1e6 * limit - MARGIN * others) if limit else math.inf
 
 
 def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, dict[str, int]]:
