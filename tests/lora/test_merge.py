@@ -118,6 +118,18 @@ def test_without_an_adapter_the_merge_is_the_pruning(tmp_path, tiny):
         )
 
 
+def test_blocks_of_any_size_merge_to_the_same_files_whose_hashes_are_recorded(tmp_path, tiny_llama, monkeypatch):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    trained(tiny_llama, mask, "sparse_to_sparse", tmp_path / "adapter")
+    records = []
+    for block in (1 << 20, 100):
+        monkeypatch.setattr("sparseft.lora.merge.BLOCK", block)
+        monkeypatch.setattr("sparseft.checkpoints.rewriting.BLOCK", block)
+        records.append(merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / str(block)))
+        assert records[-1]["outputs"] == Checkpoint(tmp_path / str(block)).hashes()
+    assert records[0] == records[1]
+
+
 RUN = Run("llama", "boolq", "unstructured", 50, "sparse_to_dense", 0)
 OTHER_SEED = RUN.id.replace("seed0", "seed1")
 OWN = {"mask_sha256": "m", "run_id": RUN.id, "mode": RUN.mode}

@@ -12,12 +12,15 @@ from sparseft.checkpoints.checkpoint import (
     DTYPES,
     MANIFEST_VERSION,
     Checkpoint,
+    Tensor,
     read_header,
     safetensors_header,
+    small_files,
 )
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
+from sparseft.storage.hashes import sha256, write_hashed
 
 # Takes the name of a tensor and its new bytes.
 WriteTensor = Callable[[str, bytes], None]
@@ -53,6 +56,30 @@ def read_exactly(checkpoint: Checkpoint, name: str, dtype: str) -> np.ndarray | 
     words = converted(bits.reshape(-1), tensor.dtype, dtype).view(BITS[dtype])
     is_exact = np.array_equal(converted(words, dtype, tensor.dtype), bits.reshape(-1).view(np.uint8))
     return words.reshape(tensor.shape) if is_exact else None
+
+
+def rewrite(
+    checkpoint: Checkpoint, names: Set[str], content: Callable[[Tensor], Iterable[bytes]], folder: Path
+) -> dict[str, str]:
+    """Copy a checkpoint to `folder` with other values in the tensors `names`, and return the hashes of the copy.
+
+    The copy has the files, the headers and the byte layout of the checkpoint. `content` gives the new bytes of a tensor."""
+    checkpoint.copy_rest(folder)
+
+    def blocks(file: Path) -> Iterator[bytes]:
+        header, tensors = read_header(file)
+        yield header
+        with open(file, "rb") as source:
+            for tensor in tensors:
+                if tensor.name in names:
+                    yield from content(tensor)
+                    continue
+                source.seek(tensor.start)
+                for start in range(0, tensor.nbytes, BLOCK):
+                    yield source.read(min(BLOCK, tensor.nbytes - start))
+
+    hashes = {file.name: write_hashed(folder / file.name, blocks(file)) for file in checkpoint.files}
+    return hashes | {file.name: sha256(file) for file in small_files(folder)}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_
 from collections.abc import Callable
 from importlib.metadata import version
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,12 @@ _TORCH_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 
 def read_weight(checkpoint: Checkpoint, name: str) -> Tensor:
     """Return the tensor `name` of a checkpoint in its own dtype and shape, on the CPU."""
-    return torch.from_numpy(checkpoint.read(name)).view(_TORCH_DTYPES[checkpoint.tensors[name].dtype])
+    return as_weight(checkpoint.read(name), checkpoint.tensors[name].dtype)
+
+
+def as_weight(bits: np.ndarray, dtype: str) -> Tensor:
+    """Return bits, as `Checkpoint.read` gives them, as a tensor of their `dtype` that shares their memory."""
+    return torch.from_numpy(bits).view(_TORCH_DTYPES[dtype])
 
 
 def placed_copy(weight: Tensor, device: torch.device, fused: bool) -> Tensor:

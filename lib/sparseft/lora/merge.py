@@ -1,4 +1,4 @@
-"""Merge an adapter into its pruned base, one tensor at a time:
+"""Merge an adapter into its pruned base, one block of rows at a time:
 
     W' = (W + s B A) * M      with an adapter
     W' = W * M                without one (no_finetune), which is the pruning
@@ -7,24 +7,28 @@ The output has the base's files, headers and byte layout. Every tensor outside t
 the prunable weights differ. effective_weight.py computes W', for the training and for the merge.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
-from sparseft.checkpoints.rewriting import rewritten
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
+from sparseft.checkpoints.layers import is_finite
+from sparseft.checkpoints.rewriting import rewrite
 from sparseft.errors import InputError
-from sparseft.language_model.weights import fused_experts, read_weight
+from sparseft.language_model.weights import as_weight, fused_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
-from sparseft.lora.carried_mask import bits_of, carry_mask_
-from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.carried_mask import carry_mask_
+from sparseft.lora.effective_weight import build
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
-from sparseft.masks.mask_file import Mask, zero_pruned
+from sparseft.masks.mask_file import Mask, unpack, zero_pruned
 from sparseft.storage.atomic import atomic_folder
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
 _NO_ADAPTER = Adapter({}, 0.0, {}, "")
+# Rows of a mask that usually show whether it has a structure.
+_ROWS = 64
 
 
 def merge(
@@ -55,30 +59,31 @@ def merge(
             f"{adapter}: its target_modules do not name the layers of its matrices (first: {wrong[0]})",
             "train the run again",
         )
-    workspace = Workspace()
 
-    def merged(tensor: Tensor) -> bytes:
+    def merged(tensor: Tensor) -> Iterator[bytes]:
         layer = tensor.name.removesuffix(".weight")
-        if layer not in factors.pairs:
-            bits = base.read(tensor.name)
-            zero_pruned(bits, mask.bits[layer])
-            return bits.tobytes()
-        weight = carry_mask_(read_weight(base, tensor.name), torch.from_numpy(mask.kept(layer)))
-        weight = workspace.merged(weight, *factors.pairs[layer], factors.scale)
-        if not weight.isfinite().all():
-            raise InputError(
-                f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
-                "train again with a lower learning rate",
-            )
-        return bits_of(weight).numpy().tobytes()
+        rows = slice(0, 0)
+        for flat in base.read_blocks(tensor.name, BLOCK):
+            bits = flat.reshape(-1, tensor.shape[1])
+            rows = slice(rows.stop, rows.stop + len(bits))
+            packed = mask.bits[layer][rows]
+            if layer in factors.pairs:
+                A, B = factors.pairs[layer]
+                weight = as_weight(bits, tensor.dtype)
+                carry_mask_(weight, torch.from_numpy(unpack(packed, bits.shape)))
+                build(weight, weight, A, B[rows], factors.scale)
+                if not is_finite(bits, tensor.dtype):
+                    raise InputError(
+                        f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
+                        "train again with a lower learning rate",
+                    )
+            else:
+                zero_pruned(bits, packed)
+            # A copy, because the next block comes in the same memory.
+            yield bits.tobytes()
 
-    names = {f"{layer}.weight" for layer in mask.shape}
     with atomic_folder(output, "merged model") as temporary:
-        with rewritten(base, names, temporary) as write:
-            for tensor in base.tensors.values():
-                if tensor.name in names:
-                    write(tensor.name, merged(tensor))
-        outputs = Checkpoint(temporary).hashes()
+        outputs = rewrite(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
     return {
         "scale": factors.scale if adapter else None,
         "layers_merged": len(mask.shape),
@@ -94,7 +99,13 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     All layers but masked ones, and fused experts, compute the same product with another order of sums."""
     mode = factors.config.get("sparseft", {}).get("mode")
     # An adapter of stock PEFT names no mode.
-    if mode not in TRAINED_MODES:
+    if mode not in TRAINED_MODES or fused_experts(base.architecture):
         return False
-    kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in factors.pairs}
-    return kinds == {MaskedLoRALinear} and not fused_experts(base.architecture)
+
+    def is_masked(layer: str) -> bool:
+        # What a few rows of a mask show holds for all: that a weight is pruned, and that there is no structure.
+        parts = mask.bits[layer][:_ROWS], mask.bits[layer]
+        kept = (torch.from_numpy(unpack(bits, (len(bits), mask.shape[layer][1]))) for bits in parts)
+        return any(kind_of(mode, part) is MaskedLoRALinear for part in kept)
+
+    return all(map(is_masked, factors.pairs))
