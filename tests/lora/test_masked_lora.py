@@ -222,3 +222,11 @@ def test_on_a_gpu_each_layer_of_an_8b_model_is_one_block():
     with FakeTensorMode():
         weight = torch.empty(14336, 4096, dtype=torch.bfloat16, device="cuda")
     assert len(list(carried_mask.row_blocks(weight))) == 1
+
+
+def test_a_weight_that_carries_its_mask_is_not_written_to():
+    weight, kept = torch.randn(6, 8), torch.ones(6, 8, dtype=torch.bool)
+    assert carry_mask_(weight, kept)._version == 0
+    kept[2, 3] = False
+    version = carry_mask_(weight, kept)._version
+    assert carry_mask_(weight, kept)._version == version > 0

@@ -53,6 +53,7 @@ class StoredWeights(Mapping[str, Tensor]):
             return self._files[tensor.file].get_tensor(tensor.name)
         block, _, joint = name.rpartition(".")
         names = self._experts
+        assert names is not None
         matrices = (names.gate, names.up) if joint == "gate_up_proj" else (names.down,)
         joined = None
         for number in range(self._shapes[name][0]):
