@@ -204,9 +204,12 @@ def test_an_evaluation_takes_the_gpus_that_its_weights_need_and_leaves_room_for_
     )
     assert (free.gpus(job), free.weights_mb(job)) == (1, None)
     on_gpu, _ = process_memory(small.config, job, subject)
-    assert small.weights_mb(job) == pytest.approx(16_000 - 1.3 * (sum(on_gpu.values()) - on_gpu["weights"]) / 1e6, abs=1)
+    assert small.weights_mb(job) == pytest.approx(
+        16_000 - 1.3 * (sum(on_gpu.values()) - on_gpu["weights"]) / 1e6, abs=1
+    )
     assert small.gpus(job) * 1e6 * small.weights_mb(job) > subject.bytes > 1e6 * small.weights_mb(job)
     assert (tiny.gpus(job), tiny.weights_mb(job)) == (1, 0)
+    assert process_memory(tiny.config, job, subject)[1]["layers in their files"] == subject.bytes
     on_cpu = Requests(study(resources={"memory_mb": 20_000}))
     assert on_cpu.gpus(job) == 0
     assert 0 < on_cpu.weights_mb(job) < 19_000

@@ -154,7 +154,10 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         machine["scores"] = 4 * (subject.prunable_weights if _uses_gradients(job.method) else 3 * largest)
     device |= {"a batch": _batch_bytes(config, job, subject)}
     if job.kind in ("evaluation", "selection"):
-        weights = int(min(weights, _weights_room(config, device, machine)))
+        whole, weights = weights, int(min(weights, _weights_room(config, device, machine)))
+        if config.resources.gpus:
+            # They would be read from the disk for every batch if the machine could not keep them.
+            machine["layers in their files"] = max(0, whole - config.resources.gpus * weights)
     return {"weights": weights} | device, machine
 
 
