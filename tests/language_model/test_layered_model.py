@@ -16,27 +16,28 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", MODELS)
 def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it_is_used(name, dtype, tmp_path):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", dtype))
-    layered = LayeredModel(checkpoint, CPU)
+    layered = LayeredModel(checkpoint, CPU, widens_float16=True)
     model, _ = load_model(checkpoint.folder, CPU)
     if dtype == torch.float16:
         model.float()
     unfuse_experts(model)
     whole = dict(model.named_parameters())
     assert layered.dtype == (torch.float32 if dtype == torch.float16 else dtype)
-    for number in range(len(layered)):
-        with layered.layer(number) as decoder_layer:
-            for path, parameter in decoder_layer.named_parameters():
-                assert torch.equal(parameter, whole[f"model.layers.{number}.{path}"])
-                assert parameter.dtype == layered.dtype
-            held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
-            assert {path for path in held if ".layers." in path} == {
-                path for path in whole if path.startswith(f"model.layers.{number}.")
-            }
-            linears = layered.linears(number, prunable_shapes(checkpoint))
-            assert {layer: linear.weight.shape for layer, linear in linears.items()} == {
-                layer: shape for layer, shape in prunable_shapes(checkpoint).items() if f"layers.{number}." in layer
-            }
-        assert all(parameter.is_meta for parameter in decoder_layer.parameters())
+    for number in layered.layers([1, 0]):
+        for path, parameter in layered.model.model.layers[number].named_parameters():
+            assert torch.equal(parameter, whole[f"model.layers.{number}.{path}"])
+            assert parameter.dtype == layered.dtype
+        held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
+        assert {path for path in held if ".layers." in path} == {
+            path for path in whole if path.startswith(f"model.layers.{number}.")
+        }
+        linears = layered.linears(number, prunable_shapes(checkpoint))
+        assert {layer: linear.weight.shape for layer, linear in linears.items()} == {
+            layer: shape for layer, shape in prunable_shapes(checkpoint).items() if f"layers.{number}." in layer
+        }
+    layered.read_head()
+    for path, parameter in layered.model.named_parameters():
+        assert parameter.is_meta if ".layers." in path else torch.equal(parameter, whole[path])
     buffers = dict(model.named_buffers())
     for path, buffer in layered.model.named_buffers():
         assert torch.equal(buffer, buffers[path]), path

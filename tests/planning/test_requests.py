@@ -158,12 +158,30 @@ def bytes_kept_for_backward(model: torch.nn.Module, layers: dict[str, LoRALinear
 def test_masks_need_a_decoder_layer_and_the_hidden_states_of_examples_of_mean_length():
     # fp32; 128 examples of 140 tokens in the mean.
     states = 4 * 128 * 140 * 576
-    device = 4 * (OUTER + DECODER_LAYER) + states
-    assert need("mask", method="unstructured_wanda") == (device, PROGRAM + 3 * 4 * WIDEST)
+    device, machine = need("mask", method="unstructured_wanda")
+    assert machine == PROGRAM + states + 3 * 4 * WIDEST
+    assert 4 * (OUTER + DECODER_LAYER) < device < 4 * (OUTER + 2 * DECODER_LAYER)
     # The Hessian of the widest layer, its factors and the others.
     assert need("mask", method="unstructured_sparsegpt")[0] == device + 8 * 4 * 1536**2
-    scores = 4 * 30 * (2 * 576**2 + 2 * 192 * 576 + 3 * WIDEST)
-    assert need("mask", method="unstructured_fisher")[1] == PROGRAM + scores
+
+
+def test_masks_by_gradients_need_the_inputs_of_every_decoder_layer_and_the_scores_of_one():
+    # fp32; 128 examples of 160 tokens, which is a multiple of 32; 30 inputs, and the gradients of one.
+    kept = 31 * 4 * 128 * 160 * 576
+    prunable = DECODER_LAYER - 2 * 576
+    device, machine = need("mask", method="unstructured_fisher")
+    assert machine == PROGRAM + kept + 4 * prunable
+    assert device < 4 * (OUTER + 3 * DECODER_LAYER)
+    together = need("mask", method="unstructured_fisher", masks={"scope": "global"})
+    assert together == (device, PROGRAM + kept + 4 * 30 * prunable)
+    on_gpu = need("mask", method="unstructured_fisher", resources={"gpus": 1})[0]
+    assert on_gpu == device + CUDA + 4 * prunable
+
+
+def test_a_reconstruction_needs_a_decoder_layer_and_twice_the_hidden_states():
+    few, many = (need("reconstruction", reconstruction={"examples": examples}) for examples in (64, 128))
+    assert many[1] - few[1] == 2 * 4 * 64 * 140 * 576
+    assert many[0] == few[0] < 4 * (OUTER + 30 * DECODER_LAYER)
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from project import call_script, succeed
 from safetensors.torch import load_file, save_file
 from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, WANDA
 from sparseft.importances.fisher import FISHER
 from sparseft.importances.gradient import GRADIENT_MAGNITUDES
 from sparseft.importances.stade import STADE
+from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import INPUT_NORMS
-from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.batches import Example, collate, encode
+from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
@@ -34,6 +37,7 @@ from sparseft.pruning.calibration import (
 )
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
+from sparseft.study.mask_settings import kept_inputs, segment_length
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
@@ -51,6 +55,7 @@ EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows
 ]
 TASK = BY_NAME["hellaswag_mini"]
 BY_WANDA = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
+BY_TAYLOR = ExampleCalibration(TAYLOR, lambda checkpoint: EXAMPLES, {})
 
 
 def sums(checkpoint: Checkpoint, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -86,6 +91,49 @@ def test_a_statistic_of_gradients_is_that_of_the_full_gradients_of_each_example(
         assert found.dtype == np.float32
         assert found.max() > 1e-5  # and so not all within atol
         np.testing.assert_allclose(found, expected[layer].numpy(), rtol=2e-4, atol=1e-7, err_msg=layer)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("llama", torch.bfloat16), ("llama", torch.float32), ("qwen3_moe", torch.float32)]
+)
+def test_the_bits_are_those_of_a_backward_through_the_whole_model(tmp_path, monkeypatch, name, dtype, length):
+    """With segments of 2 and 3 of the 4 decoder layers, some are computed three times."""
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / name, dtype, changes={"num_hidden_layers": 4}))
+    monkeypatch.setattr(calibration, "segment_length", lambda *_: length)
+    parts = list(BY_TAYLOR.evidence_of_gradients(checkpoint, GRADIENT_MAGNITUDES))
+    layers = prunable_layers(checkpoint)
+    by_decoder_layer = [[layer for layer in layers if decoder_layer_of(layer) == number] for number in (3, 2, 1, 0)]
+    assert [list(part) for part in parts] == by_decoder_layer
+    model = load(checkpoint).requires_grad_(False)
+    weights = {layer: model.get_submodule(memory_path(checkpoint.architecture, layer)).weight for layer in layers}
+    totals = {layer: torch.zeros(weight.shape) for layer, weight in weights.items()}
+    for example in sorted(EXAMPLES, key=lambda example: -len(example.ids)):
+        for weight in weights.values():
+            weight.requires_grad_(True).grad = None
+        AnswerLoss(model)(collate([example], calibration.MULTIPLE)).mean().backward()
+        for layer, weight in weights.items():
+            totals[layer] += 0 if weight.grad is None else weight.grad.abs()
+    for layer, found in dict(ChainMap(*parts)).items():
+        assert np.array_equal(found, (totals[layer] / len(EXAMPLES)).numpy()), layer
+
+
+@pytest.mark.parametrize(
+    ("layers", "states", "weights", "length", "kept"),
+    [
+        (80, 1 << 30, 80 << 30, 1, 80),
+        # Two decoder layers in a segment: 40 kept inputs, and one more of the segment whose turn it is.
+        (80, 1 << 30, 79 << 30, 2, 41),
+        (80, 1 << 30, 27 << 30, 4, 23),
+        (80, 1 << 30, 4 << 30, 8, 17),
+        # A small model keeps 2 GiB.
+        (32, 1 << 26, 1 << 20, 1, 32),
+        (1, 1 << 40, 1 << 20, 1, 1),
+    ],
+)
+def test_segments_are_as_short_as_the_kept_inputs_fit(layers, states, weights, length, kept):
+    assert segment_length(layers, states, weights) == length
+    assert kept_inputs(layers, length) == kept
 
 
 def load(checkpoint: Checkpoint) -> nn.Module:
@@ -198,7 +246,7 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     tensors["model.layers.1.input_layernorm.weight"][:] = float("nan")
     save_file(tensors, file, {"format": "pt"})
     checkpoint = Checkpoint(tmp_path / "m")
-    with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: .*gradient .*finite"):
+    with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*gradient .*finite"):
         compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
         BY_WANDA.prune_in_sequence(checkpoint, wanda({}))
@@ -331,10 +379,3 @@ def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tin
     assert (code, said.count("\n")) == (2, 1)
     assert re.match(f"error: {fault}", said), said
     assert not list((tmp_path / "out").glob("*"))
-
-
-@pytest.mark.parametrize(("free", "place"), [(8000, "cuda"), (7999, "cpu")])
-def test_gradients_are_added_on_a_gpu_if_half_of_its_free_memory_holds_the_totals(monkeypatch, free, place):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**6))
-    assert calibration._place_of_totals(torch.device("cuda"), 1000).type == place
-    assert calibration._place_of_totals(torch.device("cpu"), 1).type == "cpu"

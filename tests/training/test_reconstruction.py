@@ -12,6 +12,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model, load_tokenizer
 from sparseft.language_model.weights import memory_path, unfuse_experts
@@ -20,7 +21,7 @@ from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
-from sparseft.training.reconstruction import LayerReconstruction, Stream
+from sparseft.training.reconstruction import LayerReconstruction
 from tiny_models import save_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -118,17 +119,19 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     """The decoder layers of Gemma 3 differ in their windows and rotary angles."""
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
     job = job_of(checkpoint)
-    model, stock = (load_model(checkpoint.folder, CPU)[0] for _ in range(2))
-    stream = Stream(model, EXAMPLES, CPU)
-    parts = LayerReconstruction(model, EXAMPLES, lambda number: {}, SETTINGS, 0, CPU)
-    targets = parts._targets(stream, 1)
+    stock, _ = load_model(checkpoint.folder, CPU)
+    layered = LayeredModel(checkpoint, CPU)
+    stream = Stream(layered, [torch.tensor(example.ids) for example in EXAMPLES])
+    parts = LayerReconstruction(layered, EXAMPLES, None, lambda number: {}, SETTINGS, 0)
     masks = {layer: torch.from_numpy(job.mask.kept(layer)) for layer in job.mask.shape if ".layers.1." in layer}
-    adapted = attach(model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
-    for layer in adapted.values():
-        nn.init.normal_(layer.lora_B, std=0.1)
-    parts._gradients(stream, 1, [0, 1, 2], targets, 1.0)
-    factors = {name: [p.detach().clone().requires_grad_() for p in (layer.lora_A, layer.lora_B)]
-               for name, layer in adapted.items()}  # fmt: skip
+    for number in layered.layers([1]):
+        targets = parts._targets(stream, number)
+        adapted = attach(layered.model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
+        for layer in adapted.values():
+            nn.init.normal_(layer.lora_B, std=0.1)
+        parts._gradients(stream, number, [0, 1, 2], targets, 1.0, 1.0)
+        trained = {name: (layer.lora_A, layer.lora_B) for name, layer in adapted.items()}
+    factors = {name: [matrix.detach().clone().requires_grad_() for matrix in pair] for name, pair in trained.items()}
     weights = {
         f"{layer.removeprefix('model.layers.1.')}.weight":
             (stock.get_submodule(layer).weight + SETTINGS.lora_scale * factors[layer][1] @ factors[layer][0]) * mask
@@ -143,7 +146,7 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     loss = total / sum(target.numel() for target in targets)
     for layer, (A, B) in factors.items():
         dA, dB = torch.autograd.grad(loss, (A, B), retain_graph=True)
-        for ours, theirs in ((adapted[layer].lora_A.grad, dA), (adapted[layer].lora_B.grad, dB)):
+        for ours, theirs in zip((matrix.grad for matrix in trained[layer]), (dA, dB), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
 
 
@@ -185,6 +188,19 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     merged = load_model(tmp_path / "merged", CPU)[0]
     validation = encode(ROWS["validation"], TASK, load_tokenizer(folder), 512)
     assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == record["eval_loss"]
+
+
+def test_only_the_decoder_layer_that_trains_has_weights(tiny_models, tmp_path, monkeypatch):
+    held, train = [], LayerReconstruction._train
+
+    def note(parts: LayerReconstruction, *arguments: object) -> object:
+        layers = parts.layered.model.model.layers
+        held.append([number for number, layer in enumerate(layers) if not next(layer.parameters()).is_meta])
+        return train(parts, *arguments)
+
+    monkeypatch.setattr(LayerReconstruction, "_train", note)
+    run(Checkpoint(tiny_models["mixtral"]), tmp_path)
+    assert held == [[0], [1]]
 
 
 def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):

@@ -15,7 +15,8 @@ from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.language_model.layered_model import LayeredLoss, LayeredModel
+from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.weights import divide, memory_path, placed_copy, read_own_rows, read_weight, unfuse_experts
@@ -148,7 +149,7 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     # Before the evaluation, so that the adapter is there even if the evaluation fails.
     if accelerator.is_main_process:
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return record | {"eval_loss": loop.eval_loss()} | _conditions(model, layers, device, accelerator.num_processes)
+    return record | {"eval_loss": loop.eval_loss()} | _conditions(model, matrices, device, accelerator.num_processes)
 
 
 def reconstruct(
@@ -161,8 +162,8 @@ def reconstruct(
     number of threads, even if it was killed in between."""
     device = choose_device()
     torch.manual_seed(job.seed)
-    model, tokenizer = load_model(dense.folder, device)
-    unfuse_experts(model)
+    layered, tokenizer = LayeredModel(dense, device), load_tokenizer(dense.folder)
+    model = layered.model
     validation = encode(job.rows["validation"], job.task, tokenizer, model.config.max_position_embeddings)
     data = {"validation": validation, "reconstruction": examples}
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
@@ -177,13 +178,12 @@ def reconstruct(
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
     identity = job.identity(data, Path(__file__), _machine(device, 1))
-    reconstruction = LayerReconstruction(model, examples, adapt, job.settings, job.seed, device, state, identity)
+    loss = LayeredLoss(layered, validation, job.evaluation_batch_size)
+    reconstruction = LayerReconstruction(layered, examples, loss, adapt, job.settings, job.seed, state, identity)
     reconstruction.run()
-    layers = reconstruction.layers
-    loss = mean_answer_loss(AnswerLoss(model), validation, job.evaluation_batch_size, device)
-    matrices = {name: layer.factors() for name, layer in layers.items()}
+    matrices, eval_loss = reconstruction.factors, loss.mean()
     write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return reconstruction.record() | {"eval_loss": loss} | _conditions(model, layers, device, 1)
+    return reconstruction.record() | {"eval_loss": eval_loss} | _conditions(model, matrices, device, 1)
 
 
 def _adapt(
@@ -217,14 +217,14 @@ def _machine(device: torch.device, processes: int) -> list:
     return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
 
 
-def _conditions(model: nn.Module, layers: dict[str, LoRALinear], device: torch.device, processes: int) -> dict:
+def _conditions(model: nn.Module, matrices: dict, device: torch.device, processes: int) -> dict:
     """Return the part of train.json that says what trained."""
     return {
         "backend": TORCH.name,
         "device": device_name(device),
         "processes": processes,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "trainable_parameters": sum(layer.lora_A.numel() + layer.lora_B.numel() for layer in layers.values()),
+        "trainable_parameters": sum(matrix.numel() for pair in matrices.values() for matrix in pair),
         "versions": versions(),
     }
 

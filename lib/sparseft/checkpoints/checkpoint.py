@@ -130,6 +130,11 @@ class Checkpoint:
         _fill(bits, tensor, tensor.start)
         return bits
 
+    def map(self, name: str) -> np.ndarray:
+        """Return a tensor's bits as `read` gives them, mapped from its file. What is written to them is only in this memory."""
+        tensor = self.tensors[name]
+        return np.memmap(tensor.file, _word(tensor), "c", tensor.start, tensor.shape)
+
     def read_rows(self, name: str, rows: slice) -> np.ndarray:
         """Return some rows of a tensor's bits, as `read` gives them. Only these are read."""
         tensor = self.tensors[name]

@@ -1,34 +1,36 @@
 """Run a model decoder layer by decoder layer.
 
-A `Stream` holds what enters a decoder layer. A `LayeredModel` has the weights of one decoder layer in memory at a time. The
-other decoder layers are on torch's meta device, which holds shapes without values.
+A `LayeredModel` has the weights of one decoder layer in memory at a time. The other decoder layers are on torch's meta device,
+which holds shapes without values. A `Stream` holds what enters a decoder layer, in the machine's memory.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
-from sparseft.language_model.batches import Example
+from sparseft.language_model.batches import Batch, Example, collate
+from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.language_model.model import empty_model
-from sparseft.language_model.weights import memory_path, read_weight, unfuse_experts
+from sparseft.language_model.weights import map_weight, memory_path, unfuse_experts
 
 _LAYERS = "model.layers."
 
 
 class LayeredModel:
-    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none.
+    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none at first.
 
-    Fused experts are single layers. A float16 model is in float32. Raises InputError if the tensors are not those that
-    config.json describes, or as `load_model` does for another class or dtype."""
+    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError if the tensors are not
+    those that config.json describes, or as `load_model` does for another class or dtype."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, *, widens_float16: bool = False) -> None:
         model = empty_model(checkpoint)
-        if model.dtype == torch.float16:
+        if widens_float16 and model.dtype == torch.float16:
             model.float()
         unfuse_experts(model)
         for module in model.modules():
@@ -44,15 +46,24 @@ class LayeredModel:
         """Return the number of decoder layers."""
         return len(self.model.model.layers)
 
-    @contextmanager
-    def layer(self, number: int) -> Iterator[nn.Module]:
-        """Yield a decoder layer with its weights, which are freed after the block."""
-        decoder_layer = self.model.model.layers[number]
-        self._read(name for name in self.checkpoint.tensors if name.startswith(f"{_LAYERS}{number}."))
-        try:
-            yield decoder_layer
-        finally:
-            decoder_layer.to("meta")
+    def layers(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Yield the numbers of decoder layers. Each one has its weights until the next one is asked for.
+
+        On a CPU, they are mapped from their files. A thread reads the next one's part of the files, so that it is in the page cache."""
+        with ThreadPoolExecutor(1) as reader:
+            for place, number in enumerate(numbers, start=1):
+                self._read(self._names(number))
+                for following in numbers[place : place + 1]:
+                    reader.submit(self._touch, following)
+                try:
+                    yield number
+                finally:
+                    self.model.model.layers[number].to("meta")
+
+    def read_head(self) -> None:
+        """Give the output head its weights. Those of a tied model are the embeddings."""
+        self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        self._read(name for name in self.checkpoint.tensors if not name.startswith("model."))
 
     def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:
         """Return the modules of those prunable `layers` that are in a decoder layer, by their names on disk."""
@@ -63,12 +74,22 @@ class LayeredModel:
         """Return the name in memory of what has the name `name` on disk."""
         return memory_path(self.checkpoint.architecture, name)
 
+    def _names(self, number: int) -> list[str]:
+        """Return the tensors of a decoder layer."""
+        return [name for name in self.checkpoint.tensors if name.startswith(f"{_LAYERS}{number}.")]
+
+    def _touch(self, number: int) -> None:
+        """Read the tensors of a decoder layer, and keep none of them."""
+        for name in self._names(number):
+            for _ in self.checkpoint.read_blocks(name, BLOCK):
+                pass
+
     def _read(self, names: Iterable[str]) -> None:
         """Read tensors into the model."""
         for name in names:
             if ROTARY_BUFFER.search(name):
                 continue
-            weight = read_weight(self.checkpoint, name).to(self.device, self.dtype)
+            weight = map_weight(self.checkpoint, name).to(self.device, self.dtype)
             module, _, attribute = self._path(name).rpartition(".")
             setattr(self.model.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))
 
@@ -97,37 +118,55 @@ def layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
     return inputs[0], keywords
 
 
+@contextmanager
+def entering(model: nn.Module, number: int, states: Tensor) -> Iterator[None]:
+    """Let `states` (B, T, H) enter decoder layer `number`, or the final norm after the last one, during the block.
+
+    The decoder layers before it compute nothing."""
+    skipped = model.model.layers[:number]
+    for layer in skipped:
+        layer.forward = lambda *_, **__: states
+    try:
+        yield
+    finally:
+        for layer in skipped:
+            del layer.forward
+
+
 class Stream:
-    """Hold the hidden states of the examples that enter a decoder layer, and compute the layer on some of them."""
+    """Hold the hidden states of sequences that enter a decoder layer, and compute the layer on some of them.
+
+    The states are in the machine's memory. Only those of a batch are on the device that computes."""
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, examples: list[Example], device: torch.device) -> None:
-        self.model = model
-        self.device = device
-        # (tokens, H) for each example.
-        self.states = [layer_arguments(model, torch.tensor([example.ids], device=device))[0][0] for example in examples]
+    def __init__(self, layered: LayeredModel, sequences: Iterable[Tensor]) -> None:
+        """The sequences are token ids, int64 (tokens,)."""
+        self.model = layered.model
+        self.device = layered.device
+        # (tokens, H) for each sequence.
+        self.states = [layer_arguments(self.model, ids[None].to(self.device))[0][0].cpu() for ids in sequences]
         # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
         self._keywords: dict[tuple[int, int], list[dict]] = {}
 
     def outputs(self, number: int, batch: list[int]) -> Tensor:
-        """Return the outputs of decoder layer `number` for a batch of examples, given by their numbers.
+        """Return the outputs of decoder layer `number` for a batch of sequences, given by their numbers.
 
-        They are joined to (tokens of the batch, H). The examples are padded on the right. Causal attention lets no real token
-        see a padded one."""
-        states = [self.states[example] for example in batch]
+        They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal attention lets
+        no real token see a padded one."""
+        states = [self.states[sequence].to(self.device) for sequence in batch]
         # (B, T, H)
         padded = pad_sequence(states, batch_first=True)
         outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
         return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
 
-    def by_example(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
-        """Return what `outputs` returned for a batch, divided into its examples."""
-        return list(outputs.split([len(self.states[example]) for example in batch]))
+    def by_sequence(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
+        """Return what `outputs` returned for a batch, divided into its sequences, in the machine's memory."""
+        return list(outputs.cpu().split([len(self.states[sequence]) for sequence in batch]))
 
     def advance(self, batch: list[int], outputs: Tensor) -> None:
         """Let what `outputs` returned for a batch enter the next decoder layer."""
-        for example, states in zip(batch, self.by_example(batch, outputs), strict=True):
-            self.states[example] = states
+        for sequence, states in zip(batch, self.by_sequence(batch, outputs), strict=True):
+            self.states[sequence] = states
 
     @torch.no_grad()
     def _arguments(self, shape: torch.Size) -> list[dict]:
@@ -136,3 +175,39 @@ class Stream:
             ids = torch.zeros(shape, dtype=torch.long, device=self.device)
             self._keywords[shape] = layer_arguments(self.model, ids)[1]
         return self._keywords[shape]
+
+
+class LayeredLoss:
+    """Compute the evaluation loss of a LayeredModel, to the bits of the whole model's. Its decoder layers come one by one."""
+
+    def __init__(self, layered: LayeredModel, examples: list[Example], batch_size: int) -> None:
+        """The batches are those of `mean_answer_loss`."""
+        self.layered = layered
+        self.examples = examples
+        self.batch_size = batch_size
+        batches = [
+            collate([examples[place] for place in places]) for places in evaluation_batches(examples, batch_size)
+        ]
+        # A row of a batch is a sequence, with its padding.
+        self.stream = Stream(layered, [row for batch in batches for row in batch.ids])
+        rows = iter(range(len(examples)))
+        self._rows = [[next(rows) for _ in batch.ids] for batch in batches]
+
+    @torch.no_grad()
+    def advance(self, number: int) -> None:
+        """Compute decoder layer `number` on all examples."""
+        for rows in self._rows:
+            self.stream.advance(rows, self.stream.outputs(number, rows))
+
+    def mean(self) -> float:
+        """Return what `mean_answer_loss` returns, after the last decoder layer."""
+        self.layered.read_head()
+        loss = AnswerLoss(self.layered.model)
+        batches = iter(self._rows)
+
+        def head(batch: Batch) -> Tensor:
+            states = torch.stack([self.stream.states[row] for row in next(batches)]).to(self.layered.device)
+            with entering(self.layered.model, len(self.layered), states):
+                return loss(batch)
+
+        return mean_answer_loss(head, self.examples, self.batch_size, self.layered.device)

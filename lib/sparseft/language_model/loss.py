@@ -6,6 +6,7 @@ long.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class AnswerLoss(nn.Module):
 
 @torch.no_grad()
 def answer_losses(
-    loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device
+    loss: Callable[[Batch], Tensor], examples: list[Example], batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each example's answer, in nats, float64 (N,), and its number of answer tokens, int64 (N,).
 
@@ -117,7 +118,9 @@ def evaluation_batches(examples: list[Example], batch_size: int) -> list[list[in
     return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[-1]])
 
 
-def mean_answer_loss(loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device) -> float:
+def mean_answer_loss(
+    loss: Callable[[Batch], Tensor], examples: list[Example], batch_size: int, device: torch.device
+) -> float:
     """Return the mean loss over all answer tokens of `examples`, in nats. Raises InputError if it is not finite."""
     sums, tokens = answer_losses(loss, examples, batch_size, device)
     return float(sums.sum() / tokens.sum())

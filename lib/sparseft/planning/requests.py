@@ -16,6 +16,7 @@ from sparseft.modes import get_mode
 from sparseft.planning.sizes import Subject, TaskLengths, calibration_lengths, described, mask_lengths, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.grid import training_name
+from sparseft.study.mask_settings import kept_inputs, segment_length
 
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
 # reads and writes a model matrix by matrix.
@@ -39,6 +40,7 @@ LOADED = 4
 LOGIT_ROWS, FP32_LOGITS, BLOCK = 1 << 13, 8 * 512, 1 << 26
 # Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
 FORWARD = 0.65
+PADDED = 32  # tokens; the examples of gradients are padded to a multiple (pruning/calibration.py)
 MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
@@ -148,10 +150,8 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         largest = subject.width * max(map(math.prod, subject.shapes.values()))
         machine |= {"CUDA's libraries": CUDA_LIBRARIES, "tensors on their way to the GPU": LOADED * largest}
         device["CUDA"] = CUDA
-    if job.kind == "mask":
-        # In fp32: the scores of all layers, or a matrix, its magnitudes and its scores.
-        largest = max(map(math.prod, subject.prunable.values()))
-        machine["scores"] = 4 * (subject.prunable_weights if _uses_gradients(job.method) else 3 * largest)
+    if job.kind in ("mask", "reconstruction"):
+        machine |= _kept_in_machine(config, job, subject)
     device |= {"a batch": _batch_bytes(config, job, subject)}
     if job.kind in ("evaluation", "selection"):
         whole, weights = weights, int(min(weights, _weights_room(config, device, machine)))
@@ -171,26 +171,53 @@ def _weights_room(config: Config, device: dict[str, int], machine: dict[str, int
     return max(0, 1e6 * limit - MARGIN * others) if limit else math.inf
 
 
+def _kept_in_machine(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
+    """Return what a job that computes one decoder layer at a time keeps in the machine's memory, by part."""
+    layers, states = subject.config["num_hidden_layers"], subject.width * subject.config["hidden_size"]
+    if job.kind == "reconstruction":
+        section, validation = config.reconstruction, task_lengths(config, job.task)
+        lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
+        tokens = 2 * lengths.rows[0] * lengths.mean + validation.rows[1] * validation.mean
+        return {
+            "hidden states": states * tokens,
+            "adapter": 4 * subject.adapter_numbers(config, job.task, job.training),
+        }
+    lengths = mask_lengths(config, job.task, job.method)
+    if not _uses_gradients(job.method):
+        # In fp32: a matrix, its magnitudes and its scores.
+        scores = 4 * 3 * max(map(math.prod, subject.prunable.values()))
+        return {"hidden states": states * lengths.rows[0] * lengths.mean, "scores": scores}
+    of_layer = states * lengths.rows[0] * math.ceil(lengths.mean / PADDED) * PADDED
+    # With the gradients of a decoder layer's outputs.
+    kept = 1 + kept_inputs(layers, segment_length(layers, of_layer, subject.bytes))
+    is_global = config.masks.scope_of(job.method, config.grid.sparsities) == "global"
+    return {"hidden states": kept * of_layer, "scores": 4 * subject.prunable_weights // (1 if is_global else layers)}
+
+
 def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, dict[str, int]]:
     """Return the bytes of the model's weights that a process holds, and those of what belongs to them, by part."""
+    layers = subject.config["num_hidden_layers"]
     layer_and_outside = subject.width * subject.layer_and_outside
+    largest = max(map(math.prod, subject.prunable.values()))
     if job.kind == "mask":
-        # Without gradients, a decoder layer at a time is in the memory.
-        weights = subject.bytes if _uses_gradients(job.method) else layer_and_outside
-        return weights, {"Hessians": HESSIANS * subject.widest**2 if get_method(job.method).updates_weights else 0}
+        held = {"Hessians": HESSIANS * subject.widest**2 if get_method(job.method).updates_weights else 0}
+        if _uses_gradients(job.method):
+            held["a gradient"] = subject.width * largest
+            # On a CPU, they are the scores.
+            held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
+        return layer_and_outside, held
     numbers = subject.adapter_numbers(config, job.task, job.training)
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
     masked = subject.width * subject.prunable_weights if masks else 0
     if job.kind in ("evaluation", "selection"):
         # Before the merge, W' takes the place of W.
         return subject.bytes, {"adapter": 4 * numbers}
-    adapter = {"adapter, gradient, AdamW": ADAM * numbers}
+    adapter = {"adapter, gradient, AdamW": ADAM * numbers // (layers if job.kind == "reconstruction" else 1)}
     if masks:
-        largest = max(map(math.prod, subject.prunable.values()))
         adapter["W' and a gradient of a layer"] = subject.width * (largest + 2 * min(largest, BLOCK))
     settings = config.training_of(job.task, job.training)
     if job.kind == "reconstruction":
-        return subject.bytes, adapter
+        return layer_and_outside, adapter
     if settings.cache_weights:
         adapter["W'"] = masked
     if settings.shard_model:
@@ -211,9 +238,8 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         if _uses_gradients(job.method):
-            return lengths.long * layers * subject.activation_bytes + lengths.answer * logits
-        # The hidden states of all examples go from layer to layer.
-        return lengths.rows[0] * lengths.mean * states
+            return lengths.long * subject.activation_bytes + lengths.answer * logits
+        return int(FORWARD * lengths.long * subject.activation_bytes)
     if job.kind in ("evaluation", "selection"):
         heads = attention_heads(subject.config)
         cached = 2 * subject.width * heads.key_value * heads.size * layers
@@ -230,10 +256,8 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "reconstruction":
         section = config.reconstruction
         lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
-        # The inputs and outputs of a decoder layer for all examples, and its activations.
-        return (
-            2 * states * lengths.rows[0] * lengths.mean + section.batch_size * lengths.long * subject.activation_bytes
-        )
+        batch = section.batch_size * lengths.long * subject.activation_bytes
+        return max(batch, _loss_bytes(config, subject, task_lengths(config, job.task)))
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
     per_token = layers * subject.activation_bytes
     if settings.gradient_checkpointing:
@@ -279,7 +303,9 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        tokens: float = 3 * lengths.long * lengths.rows[0] * passes
+        # A backward by segments computes every decoder layer two or three times.
+        share = 5 if _uses_gradients(job.method) else 3
+        tokens: float = share * lengths.long * lengths.rows[0] * passes
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
         return 2 * tokens + 9 * subject.widest if get_method(job.method).updates_weights else tokens
     lengths = task_lengths(config, job.task)

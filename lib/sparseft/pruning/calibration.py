@@ -21,7 +21,7 @@ A float16 model is calibrated in float32, because its gradients would underflow.
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,14 +37,13 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.importances import Importance, Statistic
-from sparseft.language_model.batches import Example, collate, encode
+from sparseft.language_model.batches import Batch, Example, collate, encode
 from sparseft.language_model.hardware import choose_device
-from sparseft.language_model.layered_model import LayeredModel, Stream
+from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model, model_config
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.model import model_config
 from sparseft.methods import Method
-from sparseft.study.mask_settings import Masks
+from sparseft.study.mask_settings import Masks, segment_length
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.prepared import find_task, read_prepared
 from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, recorded_source
@@ -71,6 +70,10 @@ class ExampleCalibration:
         if key not in self._results:
             self._results[key] = compute_statistic(checkpoint, self.examples_of(checkpoint), statistic)
         return self._results[key]
+
+    def evidence_of_gradients(self, checkpoint: Checkpoint, statistic: Statistic) -> Iterator[dict[str, np.ndarray]]:
+        """Yield a statistic of the dense model's gradients by layer, fp32, decoder layer by decoder layer, last one first."""
+        return _of_gradients(checkpoint, self.examples_of(checkpoint), statistic)
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, Tensor, Tensor], None]) -> None:
         """Prune the model decoder layer by decoder layer, as Wanda and SparseGPT are published.
@@ -190,9 +193,11 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
     """Return a statistic of the dense model by layer over all examples, fp32.
 
     An expert that no token reaches has a total of zeros. Raises InputError if a value is not finite."""
-    if statistic.of_gradients:
-        return _of_gradients(checkpoint, examples, statistic)
     values: dict[str, np.ndarray] = {}
+    if statistic.of_gradients:
+        for part in _of_gradients(checkpoint, examples, statistic):
+            values |= part
+        return values
 
     def note(layer: str, _, evidence: Tensor) -> None:
         values[layer] = evidence.cpu().numpy()
@@ -201,48 +206,86 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
     return values
 
 
-def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: Statistic) -> dict[str, np.ndarray]:
-    """Return a statistic of the gradients dL_i/dW by layer, fp32.
+def _of_gradients(
+    checkpoint: Checkpoint, examples: list[Example], statistic: Statistic
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a statistic of the gradients dL_i/dW by layer, fp32, decoder layer by decoder layer, from the last to the first.
 
     Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees them. The
-    padding to MULTIPLE does not change the loss. A hook adds each gradient to its total and frees the gradient at once. So
-    memory is the model, the totals, one gradient and the activations of one example."""
-    device = choose_device()
-    model, _ = load_model(checkpoint.folder, device)
-    if model.dtype == torch.float16:
-        model.float()
-    # Experts that transformers fused are single layers again.
-    unfuse_experts(model)
-    model.requires_grad_(False)
-    weights = {
-        layer: model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
-        for layer in prunable_layers(checkpoint)
-    }
-    place = _place_of_totals(device, sum(weight.numel() for weight in weights.values()))
-    totals: dict[str, Tensor] = {}
+    padding to MULTIPLE does not change the loss. The bits are those of a backward through the whole model.
 
-    def add_and_free(layer: str, weight: Tensor) -> None:
-        statistic.add(totals[layer], weight.grad.to(place))
-        weight.grad = None
-
-    for layer, weight in weights.items():
-        totals[layer] = _zeros(statistic, weight, place)
-        weight.requires_grad_(True).register_post_accumulate_grad_hook(partial(add_and_free, layer))
+    A forward pass keeps what enters the decoder layers. Then one decoder layer at a time is computed again, with its backward, on
+    all examples. Memory is one decoder layer with its totals, one gradient, the weights outside the decoder layers, the
+    activations of one example in one decoder layer, and the kept inputs of all examples in the machine's memory."""
+    layered = LayeredModel(checkpoint, choose_device(), widens_float16=True)
+    layered.model.requires_grad_(False)
+    layered.read_head()
+    prunable = prunable_layers(checkpoint)
     # The longest example comes first, so that the heap does not grow later.
-    longest_first = sorted(examples, key=lambda example: -len(example.ids))
-    for example in tqdm(longest_first, desc="gradients"):
-        batch = collate([example], MULTIPLE).to(device)
-        AnswerLoss(model)(batch).mean().backward()
-    return {layer: _finished(layer, statistic, total, len(examples)).cpu().numpy() for layer, total in totals.items()}
+    batches = [collate([example], MULTIPLE) for example in sorted(examples, key=lambda example: -len(example.ids))]
+    stream = Stream(layered, [batch.ids[0] for batch in batches])
+    states = sum(of_example.nbytes for of_example in stream.states)
+    weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    steps = _steps(len(layered), segment_length(len(layered), states, weights))
+    # Decoder layer -> what enters it, by example.
+    inputs = {0: stream.states}
+    # What the loss says of the outputs of a decoder layer, and then of its inputs, by example.
+    gradients: list[Tensor | None] = [None] * len(batches)
+    numbers = tqdm(layered.layers([number for number, _ in steps]), desc="gradients", total=len(steps))
+    for number, (_, step) in zip(numbers, steps, strict=True):
+        stream.states = list(inputs[number])
+        if step != "keep":
+            del inputs[number]
+        if step != "backward":
+            with torch.no_grad():
+                _run_layer(stream, number, advance=True)
+            inputs[number + 1] = stream.states
+            continue
+        linears = layered.linears(number, prunable)
+        totals = {layer: _zeros(statistic, linear.weight, layered.device) for layer, linear in linears.items()}
+        for layer, linear in linears.items():
+            linear.weight.requires_grad_(True)
+            linear.weight.register_post_accumulate_grad_hook(partial(_add_and_free, statistic, totals[layer]))
+        for example, batch in enumerate(batches):
+            gradients[example] = _backward(layered, stream, number, example, batch, gradients[example])
+        yield {layer: _finished(layer, statistic, total, len(batches)).cpu().numpy() for layer, total in totals.items()}
 
 
-def _place_of_totals(device: torch.device, weights: int) -> torch.device:
-    """Return where the fp32 totals of so many weights are: on the GPU if half of its free memory holds them.
+def _steps(layers: int, length: int) -> list[tuple[int, str]]:
+    """Return the decoder layers in the order of a backward by segments of `length`, and what happens to the inputs of each.
 
-    The other half is for the activations. Both places add to the same bits."""
-    if device.type == "cuda" and 2 * 4 * weights <= torch.cuda.mem_get_info(device)[0]:
-        return device
-    return torch.device("cpu")
+    They are kept, dropped, or used by the backward. An example with 4 layers in segments of 2:
+
+        0 keep, 1 drop      2 keep, 3 backward, 2 backward      0 keep, 1 backward, 0 backward"""
+    starts = range(0, layers, length)
+    steps = [(number, "drop" if number % length else "keep") for number in range(starts[-1])]
+    for start in reversed(starts):
+        segment = range(start, min(start + length, layers))
+        steps += [(number, "keep") for number in segment[:-1]]
+        steps += [(number, "backward") for number in reversed(segment)]
+    return steps
+
+
+def _backward(
+    layered: LayeredModel, stream: Stream, number: int, example: int, batch: Batch, gradient: Tensor | None
+) -> Tensor | None:
+    """Compute decoder layer `number` and its backward on one example. Return the gradient of its inputs, (tokens, H).
+
+    `gradient` is that of its outputs. It is None of the last decoder layer, after which comes the loss of the example's batch. The
+    embeddings need no gradient."""
+    states = stream.states[example] = stream.states[example].detach().requires_grad_(number > 0)
+    if gradient is None:
+        with entering(layered.model, number, states[None].to(layered.device)):
+            AnswerLoss(layered.model)(batch.to(layered.device)).mean().backward()
+    else:
+        stream.outputs(number, [example]).backward(gradient.to(layered.device))
+    return states.grad
+
+
+def _add_and_free(statistic: Statistic, total: Tensor, weight: Tensor) -> None:
+    """Add a weight's gradient to the total of its layer, and free it."""
+    statistic.add(total, weight.grad)
+    weight.grad = None
 
 
 @torch.no_grad()
@@ -262,9 +305,9 @@ def _in_sequence(
 
     Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden states, and the
     layers' keywords for each length of an example."""
-    layered = LayeredModel(checkpoint, choose_device())
+    layered = LayeredModel(checkpoint, choose_device(), widens_float16=True)
     prunable = prunable_layers(checkpoint)
-    stream = Stream(layered.model, examples, layered.device)
+    stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
     totals: dict[str, Tensor] = {}
     tokens: Counter[str] = Counter()
 
@@ -274,20 +317,19 @@ def _in_sequence(
         statistic.add(totals[layer], x)
         tokens[layer] += len(x)
 
-    for number in tqdm(range(len(layered)), desc="decoder layers"):
-        with layered.layer(number):
-            linears = layered.linears(number, prunable)
-            hooks = []
-            for layer, linear in linears.items():
-                totals[layer] = _zeros(statistic, linear.weight, layered.device)
-                hooks.append(linear.register_forward_pre_hook(partial(add_inputs, layer)))
-            _run_layer(stream, number, advance=not changes_weights)
-            for hook in hooks:
-                hook.remove()
-            for layer, linear in linears.items():
-                change(layer, linear.weight, _finished(layer, statistic, totals.pop(layer), tokens[layer]))
-            if changes_weights:
-                _run_layer(stream, number, advance=True)
+    for number in tqdm(layered.layers(range(len(layered))), desc="decoder layers", total=len(layered)):
+        linears = layered.linears(number, prunable)
+        hooks = []
+        for layer, linear in linears.items():
+            totals[layer] = _zeros(statistic, linear.weight, layered.device)
+            hooks.append(linear.register_forward_pre_hook(partial(add_inputs, layer)))
+        _run_layer(stream, number, advance=not changes_weights)
+        for hook in hooks:
+            hook.remove()
+        for layer, linear in linears.items():
+            change(layer, linear.weight, _finished(layer, statistic, totals.pop(layer), tokens[layer]))
+        if changes_weights:
+            _run_layer(stream, number, advance=True)
 
 
 def _run_layer(stream: Stream, number: int, *, advance: bool) -> None:

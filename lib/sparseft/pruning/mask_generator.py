@@ -2,11 +2,11 @@
 
 The method's pattern selects what is pruned, in one of the ways of selection.py. allocation.py says how many weights of each layer,
 if the method has an allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the
-importance needs it. If masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not
-nested.
+importance needs it. The evidence of gradients comes decoder layer by decoder layer, unless all layers are ranked together. If
+masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not nested.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
+from sparseft.importances import Importance, Statistic
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, row_bytes, unpack
 from sparseft.methods import Method, get_method
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_report import NO_SCORES, mask_report, write_report
-from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
+from sparseft.pruning.scores import Source, bits_of, magnitude_source, random_source, scored_source, sum_columns
 from sparseft.pruning.selection import Ranking, Scores
 from sparseft.storage.atomic import atomic_files
 from sparseft.study.grid import PassFiles
@@ -62,7 +63,9 @@ def compute_masks(
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
     with atomic_files(places.report.parent, places.report.name, "masks") as folder:
         with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
-            masks_pass = MaskPass(checkpoint, method, percents, settings.seed, calibration, allocated, writer, ranking)
+            masks_pass = MaskPass(
+                checkpoint, method, percents, settings.seed, meta["scope"], calibration, allocated, writer, ranking
+            )
             is_sequential = settings.is_sequential(method_name)
             scores = masks_pass.run_in_sequence() if is_sequential else masks_pass.run()
         if is_sequential:
@@ -77,6 +80,7 @@ def compute_masks(
 class MaskPass:
     """Compute the masks of one method on one checkpoint: choose the scores.
 
+    `scope` is what is ranked together.
     `ranking` takes the first fields of a Ranking, and returns it.
     `allocated` is layer -> how many weights each sparsity prunes, int64 (sparsities,); None without an allocation."""
 
@@ -84,6 +88,7 @@ class MaskPass:
     method: Method
     percents: list[int]
     seed: int
+    scope: str
     calibration: "ExampleCalibration | None"
     allocated: dict[str, np.ndarray] | None
     writer: MaskWriter
@@ -91,19 +96,37 @@ class MaskPass:
 
     def run(self) -> Scores:
         """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
-        shape = self.writer.shape
         importance = self.method.importance
         if not importance:
             # Random bits are those of no float.
-            source, dtypes = random_source(self.checkpoint, self.seed), dict.fromkeys(shape)
-        elif importance.score:
-            statistic = importance.statistic
-            evidence = self.calibration.evidence(self.checkpoint, statistic) if self.calibration and statistic else None
-            source, dtypes = scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
+            return self._select(random_source(self.checkpoint, self.seed), dict.fromkeys(self.writer.shape))
+        if not importance.score:
+            dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in self.writer.shape}
+            return self._select(magnitude_source(self.checkpoint), dtypes)
+        scores: Scores = {}
+        # Each part of the evidence is freed before the next one is computed.
+        for of_part in map(partial(self._select_scored, importance), self._evidence(importance.statistic)):
+            scores |= of_part
+        return scores
+
+    def _evidence(self, statistic: Statistic | None) -> Iterator[dict[str, np.ndarray] | None]:
+        """Yield the evidence of the scores, in parts that hold all that is ranked together; None without a statistic."""
+        if not self.calibration or not statistic:
+            yield None
+        elif statistic.of_gradients and self.scope != "global":
+            yield from self.calibration.evidence_of_gradients(self.checkpoint, statistic)
         else:
-            source = magnitude_source(self.checkpoint)
-            dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
+            yield self.calibration.evidence(self.checkpoint, statistic)
+
+    def _select_scored(self, importance: Importance, evidence: dict[str, np.ndarray] | None) -> Scores:
+        """Write the masks of the layers of some evidence by their scores."""
+        source = scored_source(self.checkpoint, importance, evidence)
+        return self._select(source, dict.fromkeys(evidence or self.writer.shape, "F32"))
+
+    def _select(self, source: Source, dtypes: dict) -> Scores:
+        """Write the masks of the layers that have a dtype."""
         assert self.method.pattern.select, "another tool makes imported masks"
+        shape = {layer: shape for layer, shape in self.writer.shape.items() if layer in dtypes}
         return self.method.pattern.select(
             self.ranking(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
         )

@@ -114,9 +114,9 @@ class Ranking:
         return self._in_threads(lambda parts: select_units(self, parts), groups)
 
     def coupled_parts(self) -> list[list[Part]]:
-        """Return the groups of layers whose channels are coupled. Each layer of the model is in one of them."""
+        """Return the groups of layers whose channels are coupled. Each of the layers is in one of them."""
         assert self.checkpoint, "only a model has coupled layers"
-        return coupled_parts(self.checkpoint)
+        return [parts for parts in coupled_parts(self.checkpoint) if parts[0].layer in self.shape]
 
     def together(self) -> Scores:
         """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
@@ -144,7 +144,7 @@ class Ranking:
         with ThreadPoolExecutor(self.threads) as pool:
             futures = [pool.submit(select, item) for item in items]
             try:
-                for future in tqdm(futures, desc="masks", disable=None):
+                for future in tqdm(futures, desc="masks", disable=None, leave=None):
                     scores |= future.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)

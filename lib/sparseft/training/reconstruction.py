@@ -9,8 +9,9 @@
 Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
 the errors of the layers before it.
 
-Memory is the model, the inputs and the targets of one decoder layer for all examples, and the activations and the optimiser of
-one decoder layer.
+Memory on the device is one decoder layer, what is outside of the decoder layers, and the activations and the optimiser of one
+decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, the hidden states of the
+validation examples, and A and B.
 
 Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
 decays linearly. Here the schedule is that of `training:`.
@@ -25,12 +26,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.layered_model import Stream
+from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, write_state
@@ -40,21 +41,22 @@ from sparseft.training.steps import Progress, Steps, read_state, write_state
 class LayerReconstruction:
     """Reconstruct the decoder layers of a dense model on examples, and hold what was measured."""
 
-    model: nn.Module
+    layered: LayeredModel
     examples: list[Example]
+    # The evaluation loss of the reconstructed model.
+    loss: LayeredLoss
     # Takes the number of a decoder layer, prunes it, puts LoRA layers into it and returns these by name.
     adapt: Callable[[int], dict[str, LoRALinear]]
     # The schedule of each decoder layer.
     settings: Training
     seed: int
-    device: torch.device
     # The file from which a killed reconstruction continues, or None to save nothing.
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # The results: the LoRA layers by name, and for each decoder layer that is reconstructed the errors over all examples before
+    # The results: A and B by layer, and for each decoder layer that is reconstructed the errors over all examples before
     # and after, and the losses and the speed of its steps.
-    layers: dict[str, LoRALinear] = field(default_factory=dict)
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     errors: list[tuple[float, float]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     # The numbers of the decoder layers after which a killed reconstruction was resumed.
@@ -67,24 +69,23 @@ class LayerReconstruction:
 
         Raises InputError if a loss or its gradient is not finite."""
         saved = self._resume()
-        stream = Stream(self.model, self.examples, self.device)
-        number_of_layers = len(self.model.model.layers)
-        for number in range(number_of_layers):
+        stream = Stream(self.layered, [torch.tensor(example.ids) for example in self.examples])
+        for number in self.layered.layers(range(len(self.layered))):
             targets = self._targets(stream, number)
             adapted = self.adapt(number)
-            self.layers |= adapted
-            if number < len(self.errors):
+            is_new = number == len(self.errors)
+            if is_new:
+                self._reconstruct(stream, number, targets, adapted)
+            else:
                 load_factors(adapted, saved)
                 self._error(stream, number, targets, advance=True)
-                continue
-            before = self._error(stream, number, targets)
-            # The error is 0 if the mask prunes nothing.
-            self.progress.append(self._train(stream, number, targets, adapted, before or 1.0))
-            after = self._error(stream, number, targets, advance=True)
-            self.errors.append((before, after))
-            what = f"decoder layer {number + 1} of {number_of_layers}"
-            print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
-            self._save()
+            # A decoder layer's own A and B are freed with it.
+            for name, layer in adapted.items():
+                A, B = layer.factors()
+                self.factors[name] = A.detach().cpu(), B.detach().cpu()
+            self.loss.advance(number)
+            if is_new:
+                self._save()
 
     def record(self) -> dict:
         """Return the measured part of train.json.
@@ -97,7 +98,7 @@ class LayerReconstruction:
             loss = sum(point["loss"] for point in points) / len(points)
             norm = math.hypot(*(point["gradient_norm"] for point in points))
             progress.curve.append({**points[0], "loss": loss, "gradient_norm": norm})
-        peak = max(self.peak_memory, peak_memory(self.device))
+        peak = max(self.peak_memory, peak_memory(self.layered.device))
         return progress.record(self.settings.batch_size, peak) | {
             "updates": progress.updates,
             "reconstruction": {
@@ -115,13 +116,23 @@ class LayerReconstruction:
             },
         }
 
+    def _reconstruct(self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]) -> None:
+        """Reconstruct one decoder layer, and note its errors."""
+        before = self._error(stream, number, targets)
+        # The error is 0 if the mask prunes nothing.
+        self.progress.append(self._train(stream, number, targets, adapted, before or 1.0))
+        after = self._error(stream, number, targets, advance=True)
+        self.errors.append((before, after))
+        what = f"decoder layer {number + 1} of {len(self.layered)}"
+        print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
+
     def _train(
         self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], unit: float
     ) -> Progress:
         """Train the adapters of one decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
-        progress = Progress.of(self.model.dtype)
+        progress = Progress.of(self.layered.dtype)
         numbers = {id(example): number for number, example in enumerate(self.examples)}
         # The batches are the same for every decoder layer.
         batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
@@ -137,7 +148,7 @@ class LayerReconstruction:
         """Compute the gradients of a decoder layer's error on some examples, times `scale`, and return the error.
 
         Both are divided by `unit`."""
-        wanted = torch.cat([targets[example] for example in batch])
+        wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
         loss = mse_loss(stream.outputs(number, batch).float(), wanted.float()) / unit
         (loss * scale).backward()
         return loss.item()
@@ -147,16 +158,16 @@ class LayerReconstruction:
         """Return the outputs (tokens, H) of a decoder layer by example."""
         targets: list[Tensor] = []
         for batch in self._batches():
-            targets += stream.by_example(batch, stream.outputs(number, batch))
+            targets += stream.by_sequence(batch, stream.outputs(number, batch))
         return targets
 
     @torch.no_grad()
     def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
         """Return the error of a decoder layer over all examples. With `advance`, its outputs enter the next layer."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.layered.device)
         for batch in self._batches():
             outputs = stream.outputs(number, batch)
-            wanted = torch.cat([targets[example] for example in batch])
+            wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
             total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64)
             if advance:
                 stream.advance(batch, outputs)
@@ -168,7 +179,7 @@ class LayerReconstruction:
         numbers = list(range(len(self.examples)))
         return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
-    def _resume(self) -> dict[str, list[Tensor]]:
+    def _resume(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Load the measurements of the saved state, and return its A and B by layer; empty if there is no state."""
         state = read_state(self.state, self.identity) if self.state else None
         if state is None:
@@ -184,10 +195,10 @@ class LayerReconstruction:
         if not self.state:
             return
         content = {
-            "factors": {name: [layer.lora_A.detach(), layer.lora_B.detach()] for name, layer in self.layers.items()},
+            "factors": self.factors,
             "errors": self.errors,
             "progress": [vars(layer) for layer in self.progress],
-            "peak_memory": max(self.peak_memory, peak_memory(self.device)),
+            "peak_memory": max(self.peak_memory, peak_memory(self.layered.device)),
             "resumed_after": self.resumed_after,
         }
         write_state(self.state, self.identity, content)
