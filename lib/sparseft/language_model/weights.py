@@ -36,9 +36,9 @@ def as_weight(bits: np.ndarray, dtype: str) -> Tensor:
 
 def map_weight(checkpoint: Checkpoint, name: str) -> Tensor:
     """Return a tensor as `read_weight` does, mapped from its file. Fused experts are copied, as transformers does."""
-    weight = torch.from_numpy(checkpoint.map(name)).view(_TORCH_DTYPES[checkpoint.tensors[name].dtype])
-    is_fused = bool(fused_experts(checkpoint.architecture)) and ".experts." in name
-    return placed_copy(weight, weight.device, is_fused) if is_fused else weight
+    weight = as_weight(checkpoint.map(name), checkpoint.tensors[name].dtype)
+    is_fused = fused_experts(checkpoint.architecture) and ".experts." in name
+    return weight.clone() if is_fused else weight
 
 
 def placed_copy(weight: Tensor, device: torch.device, fused: bool) -> Tensor:
