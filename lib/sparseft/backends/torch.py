@@ -19,7 +19,7 @@ from sparseft.language_model.layered_model import LayeredLoss, LayeredModel
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
-from sparseft.language_model.weights import divide, memory_path, placed_copy, read_own_rows, read_weight, unfuse_experts
+from sparseft.language_model.weights import divide, memory_path, read_own_rows, read_weight, unfuse_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace, build
@@ -56,7 +56,7 @@ def adapted_model(
 class TrainedWeights(StoredWeights):
     """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the adapter.
 
-    A weight of the base that is changed is a copy on `device`."""
+    What changes a weight is computed on `device`."""
 
     def __init__(
         self,
@@ -83,8 +83,7 @@ class TrainedWeights(StoredWeights):
             return super().__getitem__(name)
         if kind != "weight":
             return self._adapter.pairs[layer][kind == "lora_B"]
-        is_fused = bool(self._experts) and ".experts." in name
-        weight = carry_mask_(placed_copy(super().__getitem__(name), self._device, is_fused), self._masks(layer))
+        weight = carry_mask_(super().__getitem__(name).to(self._device), self._masks(layer))
         if layer in self._masked:
             A, B = (matrix.to(self._device) for matrix in self._adapter.pairs[layer])
             build(weight, weight, A, B, self._adapter.scale)

@@ -7,30 +7,28 @@ device. accelerate moves the weights and the hidden states.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from accelerate import dispatch_model
 from accelerate.utils import set_module_tensor_to_device
-from safetensors import safe_open
 from torch import Tensor, empty, nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.weights import fused_experts, memory_path
+from sparseft.language_model.weights import fused_experts, map_weight, memory_path
 
 # The place of a decoder layer whose weights stay in their files, as accelerate calls it.
 DISK = "disk"
 
 
 class StoredWeights(Mapping[str, Tensor]):
-    """Map the name of a parameter of `model` to its weight in the checkpoint's files, whose memory the weight shares.
+    """Map the name of a parameter of `model` to its weight, which is mapped from the checkpoint's files.
 
-    Only fused experts are copied. The files hold their matrices one by one."""
+    Experts are copied. If the model fuses them, their matrices are joined, because the files hold them one by one."""
 
     def __init__(self, checkpoint: Checkpoint, model: nn.Module) -> None:
-        self._tensors = {memory_path(checkpoint.architecture, name): t for name, t in checkpoint.tensors.items()}
+        self._checkpoint = checkpoint
+        self._on_disk = {memory_path(checkpoint.architecture, name): name for name in checkpoint.tensors}
         self._experts = fused_experts(checkpoint.architecture)
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        self._files: dict[Path, safe_open] = {}
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""
@@ -45,12 +43,9 @@ class StoredWeights(Mapping[str, Tensor]):
         return name in self._shapes
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return the weight on the CPU. It must not be written to."""
-        if name in self._tensors:
-            tensor = self._tensors[name]
-            if tensor.file not in self._files:
-                self._files[tensor.file] = safe_open(tensor.file, framework="pt")
-            return self._files[tensor.file].get_tensor(tensor.name)
+        """Return the weight on the CPU. Nothing that is written to it reaches the file."""
+        if name in self._on_disk:
+            return map_weight(self._checkpoint, self._on_disk[name])
         block, _, joint = name.rpartition(".")
         names = self._experts
         assert names is not None

@@ -41,18 +41,6 @@ def map_weight(checkpoint: Checkpoint, name: str) -> Tensor:
     return weight.clone() if is_fused else weight
 
 
-def placed_copy(weight: Tensor, device: torch.device, fused: bool) -> Tensor:
-    """Return a copy of a weight on `device`. On a CPU it has the weight's address modulo 64 bytes, unless it is of `fused` experts.
-
-    There, the product of one row in fp32 rounds by this remainder. The weight of the merged model has it too, because it is mapped
-    from a file with the same layout. Fused experts begin at multiples of 64 bytes."""
-    if device.type != "cpu" or fused:
-        return weight.to(device, copy=True)
-    memory = torch.empty(weight.numel() + 64 // weight.element_size(), dtype=weight.dtype)
-    start = (weight.data_ptr() - memory.data_ptr()) % 64 // weight.element_size()
-    return memory[start : start + weight.numel()].view(weight.shape).copy_(weight)
-
-
 class Expert(nn.Module):
     """Compute one SwiGLU expert: down(act(gate x) * up x). Its matrices have their names on disk."""
 
