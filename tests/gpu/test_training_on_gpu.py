@@ -123,6 +123,18 @@ def test_all_gpus_together_train_the_adapter_of_one_with_whole_models_or_a_divid
     )
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_in_the_machine_s_memory_train_the_adapter_of_weights_on_the_gpu(inputs, tmp_path, note, mode):
+    outputs = [tmp_path / name for name in ("whole", "offloaded")]
+    whole, offloaded = (
+        train(flags(inputs, output, mode, steps=4, shard_model=output.name == "offloaded")) for output in outputs
+    )
+    assert offloaded["loss_curve"] == whole["loss_curve"]
+    assert sha256(weights_of(outputs[1])) == sha256(weights_of(outputs[0]))
+    megabytes = [record["peak_memory_bytes"] / 1e6 for record in (whole, offloaded)]
+    note(f"{mode}, {inputs.name.rstrip('0')}: same bits; {megabytes[0]:.0f} MB whole, {megabytes[1]:.0f} MB offloaded")
+
+
 def close_share(one: Path, other: Path) -> float:
     """Return the share of two adapters' entries that differ by less than 1e-3 of the largest.
 

@@ -94,7 +94,6 @@ def changed(path: str, value: object) -> dict:
             "training: stop_if_after_steps 60 is not below steps 60",
         ),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
-        ("training.shard_model", True, "training.shard_model needs at least 2 processes; .*resources.processes"),
         ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
         ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
         ("resources", {"processes": 2, "gpus": 1}, "resources: gpus 1, processes 2: .*; set gpus to 2 or 0"),

@@ -229,7 +229,7 @@ def _conditions(model: nn.Module, matrices: dict, device: torch.device, processe
 
 
 def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: torch.device, processes: int) -> None:
-    """Divide a model without weights among all processes, and load and prune each one's rows."""
+    """Divide a model without weights among all processes, as `divide` does, and load and prune each one's rows."""
 
     def carry_own_mask(name: str, weight: Tensor, rows: slice) -> None:
         layer = name.removesuffix(".weight")
@@ -237,7 +237,7 @@ def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: t
             carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))
 
     divide(loss, device, processes)
-    read_own_rows(loss.model, checkpoint, device, carry_own_mask)
+    read_own_rows(loss.model, checkpoint, carry_own_mask)
 
 
 def new_accelerator() -> Accelerator:

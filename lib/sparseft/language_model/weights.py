@@ -116,25 +116,29 @@ def memory_path(architecture: Architecture, layer: str) -> str:
 def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
     """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums their gradients.
 
-    Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards.
+    Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards. A single process
+    keeps all weights in the machine's memory, and gathers from there.
     The model may have no weights yet. Its trained parameters must be on `device`, the device of this process."""
     # cerebras-pytorch requires torch 2.4, which does not have `fully_shard`.
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
+    if not torch.distributed.is_initialized():
+        # FSDP2 needs a group, also if it has one process. Without a store, torch would look for the variables of torchrun.
+        backend = {"cpu": "gloo", "cuda": "nccl"}[device.type]
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (processes,))
+    # Pinned memory is copied to a GPU several times as fast. Without a GPU there is none.
+    policy = OffloadPolicy() if processes > 1 else CPUOffloadPolicy(pin_memory=device.type == "cuda")
     trained = {parameter for parameter in loss.parameters() if parameter.requires_grad}
-    for layer in loss.model.model.layers:
-        fully_shard(layer, mesh=mesh, ignored_params=trained)
-    fully_shard(loss, mesh=mesh, ignored_params=trained)
+    for module in (*loss.model.model.layers, loss):
+        fully_shard(module, mesh=mesh, offload_policy=policy, ignored_params=trained)
 
 
-def read_own_rows(
-    model: nn.Module, checkpoint: Checkpoint, device: torch.device, prune: Callable[[str, Tensor, slice], None]
-) -> None:
+def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str, Tensor, slice], None]) -> None:
     """Load the weights of a model that `divide` has divided. Each process reads only its own rows from the checkpoint's files.
 
-    prune: (name on disk, own rows, their place among all rows); changes the rows in place before they move to `device`
+    prune: (name on disk, own rows, their place among all rows); changes the rows in place before they move to their device
 
     Raises InputError if a file is shorter than its header says."""
     # Not at the top, for the same reason as in `divide`.
@@ -155,8 +159,10 @@ def read_own_rows(
                 own = torch.from_numpy(checkpoint.read_rows(tensor, rows)).view(parameter.dtype)
                 prune(tensor, own, rows)
                 whole = {"shape": parameter.shape, "stride": parameter.stride()}
-                divided = DTensor.from_local(own.to(device), mesh, parameter.placements, run_check=False, **whole)
-                filled[parameter] = nn.Parameter(divided, requires_grad=False)
+                # This moves the rows to the process's device. FSDP2 wants them back if it keeps them in the machine's memory.
+                divided = DTensor.from_local(own, mesh, parameter.placements, run_check=False, **whole)
+                kept = divided.cpu() if mesh.size() == 1 else divided
+                filled[parameter] = nn.Parameter(kept, requires_grad=False)
             # load_state_dict with assign=True tells FSDP2 that the parameter was replaced.
             module.load_state_dict({name: filled[parameter]}, strict=False, assign=True)
 

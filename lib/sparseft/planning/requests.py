@@ -150,6 +150,8 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         largest = subject.width * max(map(math.prod, subject.shapes.values()))
         machine |= {"CUDA's libraries": CUDA_LIBRARIES, "tensors on their way to the GPU": LOADED * largest}
         device["CUDA"] = CUDA
+        if _is_offloaded(config, job):
+            machine["weights"] = sum(_pinned(subject.width * math.prod(shape)) for shape in subject.shapes.values())
     if job.kind in ("mask", "reconstruction"):
         machine |= _kept_in_machine(config, job, subject)
     device |= {"a batch": _batch_bytes(config, job, subject)}
@@ -220,10 +222,26 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
         return layer_and_outside, adapter
     if settings.cache_weights:
         adapter["W'"] = masked
-    if settings.shard_model:
-        # FSDP holds what it has gathered twice: as it was received, and as tensors.
-        return subject.bytes // config.resources.processes, adapter | {"gathered weights": 2 * layer_and_outside}
-    return subject.bytes, adapter
+    if not settings.shard_model:
+        return subject.bytes, adapter
+    if _is_offloaded(config, job):
+        # A tensor is copied to the GPU, and then to its place there.
+        largest_tensor = subject.width * max(map(math.prod, subject.shapes.values()))
+        return 0, adapter | {"gathered weights": layer_and_outside + largest_tensor}
+    processes = config.resources.processes
+    # FSDP holds what it has gathered from other processes twice: as it was received, and as tensors.
+    return subject.bytes // processes, adapter | {"gathered weights": min(2, processes) * layer_and_outside}
+
+
+def _is_offloaded(config: Config, job: JobKind) -> bool:
+    """Return whether a training keeps its weights in the machine's memory, and copies them to its only GPU."""
+    is_on_one_gpu = job.kind == "training" and config.resources.gpus == 1
+    return is_on_one_gpu and config.training_of(job.task, job.training).shard_model
+
+
+def _pinned(size: int) -> int:
+    """Return the bytes of pinned memory that torch takes for `size` bytes: the next power of two (CachingHostAllocator.h)."""
+    return 1 << (size - 1).bit_length()
 
 
 def _uses_gradients(method: str) -> bool:

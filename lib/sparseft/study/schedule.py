@@ -50,7 +50,8 @@ class Training(Section):
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
     shard_model: bool = False
-    """Divide the weights among the processes (FSDP). Needs at least two `resources.processes`, and `cache_weights: false`."""
+    """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a decoder
+    layer at a time to the GPU. Needs `cache_weights: false`."""
     length_buckets: Positive = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
     eval_every: Count = 0
@@ -112,8 +113,6 @@ class Training(Section):
     def check_processes(self, processes: int) -> None:
         """Raise InputError if `processes` processes cannot share a training."""
         micro_batches = self.batch_size // self.micro_batch_size
-        if self.shard_model and processes == 1:
-            raise InputError("training.shard_model needs at least 2 processes", "set resources.processes to 2 or more")
         if micro_batches % processes:
             raise InputError(
                 f"resources.processes: {processes} processes cannot share {micro_batches} micro-batches per step",
@@ -124,7 +123,7 @@ class Training(Section):
         """Raise InputError if the stage `throughput` cannot measure this training, because it measures one process."""
         if self.shard_model:
             raise InputError(
-                "training.shard_model needs at least 2 processes, and throughput is measured in one",
+                "training.shard_model: throughput is measured with the whole model on one device",
                 "set it to false, or leave the stage throughput out",
             )
 
