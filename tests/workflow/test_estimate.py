@@ -6,6 +6,7 @@ import pytest
 import yaml
 from project import ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
+from sparseft.planning import estimate
 from sparseft.planning.estimate import disk, hours, needs, study_jobs
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
@@ -44,23 +45,33 @@ def test_the_sweep_takes_what_the_docs_say():
     assert "hours on one machine" in said.splitlines()[-1]
 
 
-# README's example, but with texts of 2,048 tokens.
-@pytest.mark.parametrize(("training", "lines"), [
-    ({"micro_batch_size": 8}, ["m: training on own needs 109 GB on a GPU, which is more than the usual 80 GB; lower"
-                               " training.micro_batch_size, or set training.gradient_checkpointing: true (23 GB)"]),
-    ({"micro_batch_size": 8, "gradient_checkpointing": True}, []),
+# README's example, but with texts of 2,048 tokens, on a machine of 32 GB.
+@pytest.mark.parametrize(("resources", "training", "lines"), [
+    ({"gpus": 1}, {"micro_batch_size": 8},
+     ["training on own needs 109 GB on a GPU, which has 80; set training: {gradient_checkpointing: true}"
+      " (23 GB on a GPU, 5 GB in the machine)"]),
+    ({"gpus": 1}, {"micro_batch_size": 8, "gradient_checkpointing": True}, []),
+    ({"gpus": 1, "gpu_memory_mb": 12000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
+     ["training on own needs 22 GB on a GPU, which has 12; set training: {shard_model: true}"
+      " (10 GB on a GPU, 22 GB in the machine)"]),
+    ({}, {"micro_batch_size": 1, "gradient_checkpointing": True, "cache_weights": True},
+     ["training on own needs 35 GB in the machine, which has 32; set training: {cache_weights: false} (22 GB in the machine)"]),
+    ({"memory_mb": 4000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
+     ["evaluation on own needs 9 GB in the machine, which has 4; set evaluation_batch_size: 1 (2 GB in the machine)",
+      "training on own needs 22 GB in the machine, which has 4; use a larger one"]),
 ])  # fmt: skip
-def test_a_training_that_needs_more_memory_than_a_gpu_is_said_before_its_job(training, lines):
-    sections = {
+def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_would_fit(
+    monkeypatch, resources, training, lines
+):
+    monkeypatch.setattr(estimate, "machine_memory", lambda: 32 * 10**9)
+    config = laid_over({
         "models": {"m": {"source": "hub:huggyllama/llama-7b", "dtype": "bfloat16"}},
         "tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}},
         "grid": {"models": ["m"], "tasks": ["own"]},
         "training": {"batch_size": 32, **training},
-    }
-    config = laid_over(sections | {"resources": {"gpus": 1}})
-    assert needs(config, study_jobs(config)).splitlines()[1:] == lines
-    config = laid_over(sections)
-    assert len(needs(config, study_jobs(config)).splitlines()) == 1
+        "resources": resources,
+    })  # fmt: skip
+    assert needs(config, study_jobs(config)).splitlines()[1:] == [f"m: {line}" for line in lines]
 
 
 def test_pruned_bases_and_merged_models_are_as_large_as_their_models():

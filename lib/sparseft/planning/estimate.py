@@ -10,11 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
+from typing import Any
+
+import yaml
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_seconds, process_memory
+from sparseft.planning.devices import machine_memory
+from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_bytes, job_seconds, process_memory
+from sparseft.planning.sizes import Subject
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
@@ -48,6 +53,8 @@ IMPORTS = 10
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
+# Numbers of GPUs of one machine, for the advice.
+GPUS = (2, 4, 8)
 
 
 def report(config: Config) -> str:
@@ -71,35 +78,95 @@ def report(config: Config) -> str:
 def needs(config: Config, jobs: Iterable[Job]) -> str:
     """Return a sentence on the hours of some jobs, and on the disk space of the whole study if its models are known.
 
-    A line follows for each model whose training needs more memory than a GPU has."""
+    A line follows for each model and kind of job that needs more memory than there is."""
     jobs = list(jobs)
     try:
         kept, running = disk(config)
-        lines = too_large_for_a_gpu(config, jobs)
+        lines = too_large(config, jobs)
     except InputError:
         return hours(config, jobs)
     space = f"{sum(kept.values()) / GB:,.2f} GB, and {running / GB:,.2f} GB per running job"
     return "\n".join([f"{hours(config, jobs)}; disk: {space}", *lines])
 
 
-def too_large_for_a_gpu(config: Config, jobs: Iterable[Job]) -> list[str]:
-    """Return a line for each model with a training that needs more memory than CARD, with what it needs with checkpointing."""
+def too_large(config: Config, jobs: Iterable[Job]) -> list[str]:
+    """Return a line for each model and kind of job that needs more memory than there is, with the least change that helps.
+
+    Without resources.gpu_memory_mb, a GPU has CARD. Without resources.memory_mb, a job may use the memory of this machine."""
     requests = Requests(config)
-    training = config.training.model_copy(update={"gradient_checkpointing": True})
-    checkpointing = config.model_copy(update={"training": training})
-    lines: dict[str, str] = {}
-    kinds = {kind_of(rule, wildcards) for rule, wildcards in jobs} if config.resources.gpus else set()
-    for job in (job for job in kinds if job and job.kind == "training"):
-        on_device, _ = process_memory(config, job, requests.subject(job.model))
-        size = sum(on_device.values())
-        if size <= CARD:
+    resources = config.resources
+    limits = {
+        "on a GPU": 1e6 * (resources.gpu_memory_mb or 0) or CARD,
+        "in the machine": 1e6 * (resources.memory_mb or 0) or machine_memory(),
+    }
+    lines: dict[tuple[str, str], str] = {}
+    for job in dict.fromkeys(kind_of(rule, wildcards) for rule, wildcards in jobs):
+        if not job or (job.model, job.kind) in lines:
             continue
-        line = f"{job.model}: training on {job.task} needs {size / GB:.0f} GB on a GPU, which is more than the usual {CARD / GB:.0f} GB"
-        lines[job.model] = f"{line}; lower training.micro_batch_size"
-        if not config.training_of(job.task, job.training).gradient_checkpointing:
-            less, _ = process_memory(checkpointing, job, requests.subject(job.model))
-            lines[job.model] += f", or set training.gradient_checkpointing: true ({sum(less.values()) / GB:.0f} GB)"
+        subject = requests.subject(job.model)
+        needed = _needed(config, job, subject)
+        missing = [
+            f"{size / GB:.0f} GB {where}, which has {limits[where] / GB:.0f}"
+            for where, size in needed.items()
+            if size > limits[where]
+        ]
+        if not missing:
+            continue
+        advice = "use a larger one"
+        for change in _smaller(config, job):
+            less = _needed(_changed(config, change), job, subject)
+            if all(size <= limits[where] for where, size in less.items()):
+                text = yaml.safe_dump(change, default_flow_style=True, sort_keys=False, width=1000).strip()
+                sizes = ", ".join(f"{size / GB:.0f} GB {where}" for where, size in less.items() if size)
+                advice = f"set {text[1:-1]} ({sizes})"
+                break
+        what = " on ".join(filter(None, (job.kind, job.task)))
+        lines[job.model, job.kind] = f"{job.model}: {what} needs {' and '.join(missing)}; {advice}"
     return list(lines.values())
+
+
+def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
+    """Return the bytes that a job needs at least on each of its GPUs, and in the machine for all of its processes."""
+    in_machine = job_bytes(config, job, subject)
+    if job.kind not in RUN_THE_MODEL:
+        return {"on a GPU": 0, "in the machine": in_machine}
+    on_device, _ = process_memory(config, job, subject)
+    on_gpu = sum(on_device.values()) if config.resources.gpus else 0
+    if job.kind in ("evaluation", "selection"):
+        # The decoder layers of an evaluation for which there is no room stay in their files.
+        less = on_device["weights"] - subject.width * subject.layer_and_outside
+        on_gpu, in_machine = (on_gpu - less, in_machine) if on_gpu else (0, in_machine - less)
+    return {"on a GPU": on_gpu, "in the machine": in_machine}
+
+
+def _smaller(config: Config, job: JobKind) -> Iterator[dict[str, Any]]:
+    """Yield changes of the configuration with which a job needs less memory. The first ones cost least time."""
+    small_batches = {"evaluation_batch_size": 1}
+    if job.kind in ("evaluation", "selection"):
+        yield small_batches
+    if job.kind != "training":
+        return
+    settings, gpus = config.training_of(job.task, job.training), config.resources.gpus
+
+    def training(**keys: object) -> dict[str, dict]:
+        changed = {key: value for key, value in keys.items() if getattr(settings, key) != value}
+        return {"training": changed} if changed else {}
+
+    whole = {"gradient_checkpointing": True, "cache_weights": False}
+    divided = whole | {"shard_model": True}
+    for placed in (whole, divided)[: 1 + bool(gpus)]:
+        yield training(**placed)
+        yield training(**placed, micro_batch_size=1) | small_batches
+    for number in filter(gpus.__lt__, GPUS) if gpus else ():
+        yield training(**divided, micro_batch_size=1) | {"resources": {"gpus": number, "processes": number}}
+
+
+def _changed(config: Config, change: Mapping[str, Any]) -> Config:
+    """Return the configuration with other values of some keys, or of some keys of its sections."""
+    sections = {
+        key: getattr(config, key).model_copy(update=new) for key, new in change.items() if isinstance(new, dict)
+    }
+    return config.model_copy(update={**change, **sections})
 
 
 def disk(config: Config) -> tuple[dict[str, int], int]:
@@ -140,9 +207,23 @@ def memory(config: Config) -> list[str]:
             total = f"{on_device / GB:.2f} on the GPU, {in_machine / GB:.2f} in the machine"
         parts = ", ".join(f"{part} {size / GB:.2f}" for part, size in (device | machine).items() if size)
         cell = " ".join(filter(None, (job.task, job.method, job.training)))
-        line = f"  {job.model} {job.kind} {total}: {parts} ({cell})"
+        line = f"  {job.model} {job.kind} {total}{_placement(requests, job, device, machine)}: {parts} ({cell})"
         largest[job.model, job.kind] = max(largest.get((job.model, job.kind), (0, "")), (on_device + in_machine, line))
     return [line for _, line in largest.values()]
+
+
+def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], machine: Mapping[str, int]) -> str:
+    """Return in words where the weights of a job are, if they are not whole on one device of this machine."""
+    # A backend with devices of its own has no weights here.
+    if device.get("weights") in (None, requests.subject(job.model).bytes):
+        return ""
+    if job.kind in ("evaluation", "selection"):
+        gpus = requests.gpus(job)
+        return f", weights {f'on GPUs: {gpus}' if gpus else 'in the machine'}, the others in their files"
+    if job.kind != "training":
+        return ", a decoder layer at a time"
+    processes = requests.config.resources.processes
+    return ", weights in the machine" if "weights" in machine else f", weights divided among {processes}"
 
 
 def _passes(config: Config) -> list[Run]:

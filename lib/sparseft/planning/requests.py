@@ -136,7 +136,9 @@ def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "prepare" and subject.source.startswith("pypi:"):
         # The whole model is in float32 while it is dequantised.
         return PROGRAM + 4 * subject.weights
-    return PROGRAM + MATRIX * max(map(math.prod, subject.shapes.values()))
+    # The proof reads a tensor outside the mask from both models.
+    outside = 2 * subject.width * max(map(math.prod, subject.shapes.values()))
+    return PROGRAM + max(outside, MATRIX * max(map(math.prod, subject.prunable.values())))
 
 
 def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
