@@ -130,10 +130,11 @@ def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
     in_machine = job_bytes(config, job, subject)
     if job.kind not in RUN_THE_MODEL:
         return {"on a GPU": 0, "in the machine": in_machine}
-    on_device, _ = process_memory(config, job, subject)
+    on_device, always_in_machine = process_memory(config, job, subject)
     on_gpu = sum(on_device.values()) if config.resources.gpus else 0
     if job.kind in ("evaluation", "selection"):
         # The decoder layers of an evaluation for which there is no room stay in their files.
+        in_machine -= always_in_machine.get("layers in their files", 0)
         less = on_device["weights"] - subject.width * subject.layer_and_outside
         on_gpu, in_machine = (on_gpu - less, in_machine) if on_gpu else (0, in_machine - less)
     return {"on a GPU": on_gpu, "in the machine": in_machine}
