@@ -49,7 +49,9 @@ def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str,
 
 def command(values: dict[str, object], processes: int = 0) -> list[str]:
     """Return the command line of train.py, in several processes if `processes` is not 0."""
-    launch = ["-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    launch = (
+        ["-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    )
     words = [f"--{name}={value}" for name, value in values.items()]
     return [sys.executable, *launch, str(TRAIN), *words]
 

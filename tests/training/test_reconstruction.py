@@ -126,7 +126,7 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     adapted = attach(model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
     for layer in adapted.values():
         nn.init.normal_(layer.lora_B, std=0.1)
-    parts._gradients(stream, 1, [0, 1, 2], targets, 1.0)
+    parts._gradients(stream, 1, [0, 1, 2], targets, 1.0, 1.0)
     factors = {name: [p.detach().clone().requires_grad_() for p in (layer.lora_A, layer.lora_B)]
                for name, layer in adapted.items()}  # fmt: skip
     weights = {
