@@ -78,7 +78,7 @@ def prepare(folder: Path) -> None:
 
 def train(folder: Path, processes: int, shard: bool) -> tuple[int, int]:
     """Train the model in `folder`, and return the peaks of the largest process and of all together."""
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
+    launch = ("-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", str(processes))
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary, "run")
         program = command(

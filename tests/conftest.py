@@ -42,8 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that are not in the tier. Put long files first, so that two processes end together."""
-    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name != "test_workflow.py"))
+    """Deselect the tests that are not in the tier. Put files with slow tests first, so that two processes end together."""
+    slow = {item.path for item in items if "slow" in _marks(item)}
+    items.sort(key=lambda item: item.path not in slow)
     excluded = {item for item in items if _marks(item) & LEFT_OUT[config.getoption("tier")]}
     config.hook.pytest_deselected(items=list(excluded))
     items[:] = [item for item in items if item not in excluded]

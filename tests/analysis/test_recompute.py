@@ -22,7 +22,7 @@ GRID = {"methods": ["unstructured"], "sparsities": [0, 50], "modes": MODES, "see
 @pytest.mark.slow
 def test_tables_of_a_study_are_what_its_records_give(tmp_path, tiny_models):
     study = Study(tmp_path)
-    probes = {"evaluation": {"probes": ["boolq_mini"]}}
+    probes = {"evaluation": {"probes": ["gsm8k_mini"]}}
     study.configure({"llama": tiny_models["llama"]}, grid={"models": ["llama"]} | GRID, **TINY_STUDY, **probes)
     study.snakemake()
     assert differences(study.folder / "results") == []

@@ -102,7 +102,7 @@ def test_generated_answers_are_those_of_the_cpu(inputs, device, note):
 
 @pytest.mark.parametrize("mode", ["sparse_to_sparse", "sparse_to_dense"])
 def test_throughput_is_measured_on_the_device(inputs, masks, device, note, mode):
-    settings = Throughput(batch_sizes=[4, 16], warmup_steps=2, steps=4, repeats=1)
+    settings = Throughput(batch_sizes=[4, 16], warmup_steps=1, steps=2, repeats=1)
     training = MeasuredTraining(
         Checkpoint(inputs / "model"),
         masks["device"] / "masks_sparsity50_unstructured.pt",

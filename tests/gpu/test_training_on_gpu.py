@@ -22,7 +22,7 @@ from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 TRAIN = ROOT / "workflow/scripts/train.py"
-SCHEDULE = {"steps": 40, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "lora_r": 16, "save_every": 1}
+SCHEDULE = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "lora_r": 16, "save_every": 1}
 MODES = ["sparse_to_sparse", "sparse_to_dense"]
 # Wide enough for the attention kernels of a GPU, which want heads of 64.
 WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
@@ -48,8 +48,10 @@ def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str,
 
 
 def command(values: dict[str, object], processes: int = 0) -> list[str]:
-    """Return the command line of train.py, started by torchrun if `processes` is not 0."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    """Return the command line of train.py, in several processes if `processes` is not 0."""
+    launch = (
+        ["-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    )
     words = [f"--{name}={value}" for name, value in values.items()]
     return [sys.executable, *launch, str(TRAIN), *words]
 

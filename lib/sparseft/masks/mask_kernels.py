@@ -6,7 +6,8 @@ are counted only in the bins that hold a threshold. Of the weights that equal t,
 
     keep  <=>  m > t  or  (m == t and at least `ties` equal weights come before)
 
-A stable ascending sort would prune the same weights, but nothing is sorted here.
+A stable ascending sort would prune the same weights. Here only those weights of a row are sorted that share the high digit of a
+threshold.
 
 Every function releases the GIL, so that threads run side by side. All functions are in one file, because numba's cache of
 compiled code notices an edit only in a function's own file.
@@ -20,7 +21,7 @@ from sparseft.storage.compiled import compiled
 BINS = 1 << 16
 # Values of the low digit of a 32-bit magnitude.
 LOW = 1 << 15
-# Bytes of a mask that are made at once. The codes of their weights stay in the first cache.
+# Bytes of a mask, or groups, that are made at once. The codes of their weights stay in the first cache.
 CHUNK = 512
 # Stands for a code that the high digit does not decide.
 UNDECIDED = np.uint8(255)
@@ -49,6 +50,92 @@ def count_low(bits, slots, counts):
 
 
 @compiled
+def find_row_thresholds(bits, counts, histogram, thresholds, ties):
+    """Find the thresholds of every row of `bits`, uint16 or uint32 (rows, cols), and add its magnitudes to `histogram`.
+
+    counts: int64 (rows, levels), ascending, how many weights are to be pruned
+    histogram: as `count_high` counts
+    thresholds, ties: (rows, levels), filled as `write_masks` takes them"""
+    shift = _shift(bits)
+    top = _magnitude_bits(bits)
+    of_row = np.zeros(BINS, np.int32)
+    slots = np.full(BINS, -1, np.int8)
+    for row in range(bits.shape[0]):
+        lowest, highest = np.uint64(BINS), np.uint64(0)
+        for value in bits[row]:
+            digit = (value & top) >> shift
+            of_row[digit] += np.int32(1)
+            lowest = min(lowest, digit)
+            highest = max(highest, digit)
+        level, before = 0, 0
+        for digit in range(lowest, highest + 1):
+            number = of_row[digit]
+            if number:
+                while level < counts.shape[1] and counts[row, level] <= before + number:
+                    thresholds[row, level] = digit
+                    ties[row, level] = counts[row, level] - before
+                    level += 1
+                before += number
+                histogram[digit] += number
+                of_row[digit] = 0
+        if shift:
+            _add_low_digits(bits[row], slots, thresholds[row], ties[row])
+
+
+@compiled
+def _add_low_digits(bits, slots, thresholds, ties):
+    """Add the low digits to the thresholds of a row, uint32 (levels,), and mend their ties. `slots` is all -1, also after."""
+    shift = _shift(bits)
+    top = _magnitude_bits(bits)
+    digits = thresholds.copy()
+    # Levels with the same high digit share a slot.
+    for level in range(digits.size):
+        slots[digits[level]] = level
+    found = np.empty((digits.size, bits.size), bits.dtype)
+    sizes = np.zeros(digits.size, np.int64)
+    for value in bits:
+        slot = slots[(value & top) >> shift]
+        if slot >= 0:
+            found[slot, sizes[slot]] = value & top
+            sizes[slot] += 1
+    for slot in range(digits.size):
+        found[slot, : sizes[slot]].sort()
+    for level in range(digits.size):
+        slot = slots[digits[level]]
+        values = found[slot, : sizes[slot]]
+        thresholds[level] = values[max(ties[level] - 1, 0)]
+        ties[level] -= np.searchsorted(values, thresholds[level])
+    slots[digits] = -1
+
+
+@compiled
+def rank_in_groups(bits, group, ranks):
+    """Write the rank of each magnitude among its `group` consecutive ones to `ranks`, uint8 (n,). Equal ones keep their order.
+
+    bits: uint16 or uint32 (n,)"""
+    top = _magnitude_bits(bits)
+    groups = bits.size // group
+    # Both hold place i of group g at (i, g).
+    values = np.empty((group, CHUNK), bits.dtype)
+    found = np.empty((group, CHUNK), bits.dtype)
+    for first in range(0, groups, CHUNK):
+        number = min(CHUNK, groups - first)
+        found[:] = 0
+        for i in range(group):
+            for g in range(number):
+                values[i, g] = bits[group * (first + g) + i] & top
+        for later in range(group):
+            for earlier in range(later):
+                for g in range(number):
+                    is_lower = values[later, g] < values[earlier, g]
+                    found[earlier, g] += is_lower
+                    found[later, g] += 1 - is_lower
+        for i in range(group):
+            for g in range(number):
+                ranks[group * (first + g) + i] = found[i, g]
+
+
+@compiled
 def write_masks(bits, cols, thresholds, ties, packed):
     """Pack the masks of `bits`, uint16 or uint32 (rows * cols,), for every level.
 
@@ -56,8 +143,9 @@ def write_masks(bits, cols, thresholds, ties, packed):
     ties: int64 (like thresholds), how many weights equal to the threshold must still be pruned; it is counted down
     packed: uint8 (levels, rows * ceil(cols / 8)), which is filled"""
     row_bytes = (cols + 7) // 8
-    lookup = np.empty(BINS, np.uint8)
+    lookup = np.empty(BINS, np.uint8) if _shift(bits) else np.empty(LOW, np.uint8)
     codes = np.empty((8, CHUNK), np.uint8)
+    equals = np.empty(CHUNK, np.uint8)
     for row in range(bits.size // cols):
         scope = row if thresholds.shape[0] > 1 else 0
         if row == 0 or scope:
@@ -68,12 +156,12 @@ def write_masks(bits, cols, thresholds, ties, packed):
             for level in range(thresholds.shape[1]):
                 out = packed[level, row * row_bytes + first : row * row_bytes + min(row_bytes, first + CHUNK)]
                 equal = _code(thresholds[scope, level], thresholds[scope])
-                ties[scope, level] = _pack(codes, equal, ties[scope, level], out)
+                ties[scope, level] = _pack(codes, equal, ties[scope, level], equals, out)
 
 
 @compiled
 def _fill(lookup, thresholds):
-    """Write the code of every high digit to `lookup`, uint8 (BINS,)."""
+    """Write the code of every high digit to `lookup`, uint8 (number of high digits,)."""
     shift = _shift(thresholds)
     start = 0
     for level in range(thresholds.size):
@@ -110,18 +198,20 @@ def _encode(weights, thresholds, lookup, codes):
 
 
 @compiled
-def _pack(codes, equal, ties, out):
-    """Write the mask of one level to `out`, uint8 (n,). Return how many weights with the code `equal` must still be pruned."""
+def _pack(codes, equal, ties, equals, out):
+    """Write the mask of one level to `out`, uint8 (n,). Return how many weights with the code `equal` must still be pruned.
+
+    equals: uint8 (CHUNK,), which is overwritten"""
     number = 0
     if ties:
-        # `out` holds the numbers of eight weights each. Without them, the loop takes eight times as long.
+        # Numbers of eight weights each. Without them, the loop takes eight times as long.
         for b in range(out.size):
-            equals = np.uint8(0)
+            of_byte = np.uint8(0)
             for i in range(8):
-                equals = np.uint8(equals + np.uint8(codes[i, b] == equal))
-            out[b] = equals
+                of_byte = np.uint8(of_byte + np.uint8(codes[i, b] == equal))
+            equals[b] = of_byte
         for b in range(out.size):
-            number += out[b]
+            number += equals[b]
     # The last code that is pruned. If only some of the equal weights are, they are cleared below.
     last = np.uint8(equal if ties and number <= ties else equal - 1)
     for b in range(out.size):
@@ -131,10 +221,12 @@ def _pack(codes, equal, ties, out):
         out[b] = byte
     if number <= ties:
         return ties - number
-    for place in range(8 * out.size):
-        if ties and codes[place % 8, place // 8] == equal:
-            out[place // 8] &= ~np.uint8(1 << place % 8)
-            ties -= 1
+    for b in range(out.size):
+        if ties and equals[b]:
+            for i in range(8):
+                if ties and codes[i, b] == equal:
+                    out[b] &= ~np.uint8(1 << i)
+                    ties -= 1
     return 0
 
 

@@ -1,6 +1,5 @@
 """Report what the masks of a method prune in each layer, and the scores behind it, as JSON and as plots."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,13 @@ def distribution_of_values(values: np.ndarray, counts: np.ndarray) -> Distributi
     places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
     positive = values > 0
     exponents = np.frexp(values[positive])[1] - 1
-    octaves: Counter[int] = Counter()
-    for exponent, count in zip(exponents.tolist(), counts[positive].tolist(), strict=True):
-        octaves[max(exponent, int(exponents[-1]) - _OCTAVES)] += count
-    quantiles = dict(zip(QUANTILES, map(float, values[places]), strict=True))
-    return {"quantiles": quantiles, "octaves": dict(octaves), "zeros": int(counts[~positive].sum())}
+    octaves, starts = np.unique(np.maximum(exponents, exponents[-1:] - _OCTAVES), return_index=True)
+    sizes = np.add.reduceat(counts[positive], starts)
+    return {
+        "quantiles": dict(zip(QUANTILES, map(float, values[places]), strict=True)),
+        "octaves": dict(zip(octaves.tolist(), sizes.tolist(), strict=True)),
+        "zeros": int(counts[~positive].sum()),
+    }
 
 
 def mask_report(

@@ -29,7 +29,15 @@ from sparseft.checkpoints.checkpoint import Checkpoint, infinity, to_float32
 from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack, row_bytes
-from sparseft.masks.mask_kernels import BINS, LOW, count_high, count_low, write_masks
+from sparseft.masks.mask_kernels import (
+    BINS,
+    LOW,
+    count_high,
+    count_low,
+    find_row_thresholds,
+    rank_in_groups,
+    write_masks,
+)
 from sparseft.pruning.mask_report import NO_SCORES, Distribution, distribution_of_histogram, distribution_of_values
 from sparseft.pruning.scores import Source, row_blocks
 from sparseft.study.mask_settings import Masks
@@ -188,13 +196,11 @@ def select_rows(ranking: Ranking, layer: str) -> Distribution:
     histogram = np.zeros(BINS, np.int32)
 
     def make(row: int, block: np.ndarray) -> np.ndarray:
-        count_high(block, histogram)
-        # numpy sorts 16-bit numbers by their digits if the sort is stable.
-        ordered = np.sort(_magnitudes(block).reshape(-1, cols), kind="stable" if block.itemsize == 2 else None)
-        wanted = counts[row : row + len(ordered)]
-        thresholds = np.take_along_axis(ordered, np.maximum(wanted - 1, 0), axis=1)
-        below = [np.count_nonzero(ordered < threshold[:, None], axis=1) for threshold in thresholds.T]
-        return _masks(block, ranking.shape[layer], thresholds, wanted - np.stack(below, axis=1))
+        wanted = counts[row : row + block.size // cols]
+        thresholds = np.empty(wanted.shape, block.dtype)
+        ties = np.empty(wanted.shape, np.int64)
+        find_row_thresholds(block.reshape(-1, cols), wanted, histogram, thresholds, ties)
+        return _masks(block, ranking.shape[layer], thresholds, ties)
 
     ranking.write(layer, make)
     return ranking.distribution(layer, histogram)
@@ -211,8 +217,9 @@ def select_groups(ranking: Ranking, layer: str, group: int) -> Distribution:
 
     def make(_: int, block: np.ndarray) -> np.ndarray:
         count_high(block, histogram)
-        ranks = rank_in_groups(_magnitudes(block), group).reshape(-1, cols)
-        return np.stack([pack(ranks >= count).reshape(-1) for count in counts])
+        ranks = np.empty(block.size, np.uint8)
+        rank_in_groups(block, group, ranks)
+        return np.stack([pack(ranks.reshape(-1, cols) >= count).reshape(-1) for count in counts])
 
     ranking.write(layer, make)
     return ranking.distribution(layer, histogram)
@@ -244,18 +251,6 @@ def check_groups(layer: str, cols: int, group: int) -> None:
         )
 
 
-def rank_in_groups(values: np.ndarray, group: int) -> np.ndarray:
-    """Return the rank of each value among its `group` consecutive ones, uint8 (n,). Equal values rank in their order."""
-    columns = np.ascontiguousarray(values.reshape(-1, group).T)
-    ranks = np.zeros(columns.shape, np.uint8)
-    for later in range(group):
-        for earlier in range(later):
-            is_lower = columns[later] < columns[earlier]
-            ranks[earlier] += is_lower
-            ranks[later] += ~is_lower
-    return ranks.T.reshape(-1)
-
-
 def _masks(block: np.ndarray, shape: tuple[int, int], thresholds: np.ndarray, ties: np.ndarray) -> np.ndarray:
     """Return the packed masks of some whole rows, uint8 (levels, n). `thresholds` and `ties`: those of `write_masks`."""
     cols = shape[1]
@@ -264,11 +259,6 @@ def _masks(block: np.ndarray, shape: tuple[int, int], thresholds: np.ndarray, ti
     is_one_row = cols % 8 == 0 and len(thresholds) == 1
     write_masks(block, block.size if is_one_row else cols, thresholds, ties, packed)
     return packed
-
-
-def _magnitudes(bits: np.ndarray) -> np.ndarray:
-    """Return the bits without their sign."""
-    return bits & (np.iinfo(bits.dtype).max >> 1)
 
 
 def _with_low_digits(
