@@ -8,6 +8,7 @@ Writes the report, and exits with 0 if the proof passed and with 1 if it failed.
 """
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -48,14 +49,14 @@ def main(
     original = Checkpoint(base) if base else None
     claim_record(output, "validation", [mask_path, model.folder, *model.files, base])
     mask = read_mask(mask_path)
-    # A merged model and a prepared base must be what was recorded when they were written.
-    hashes = model.hashes()
+    # A merged model and a prepared base must be what was recorded when they were written. Both are hashed at the same time.
+    with ThreadPoolExecutor(2) as threads:
+        hashes, *base_hashes = threads.map(Checkpoint.hashes, filter(None, [model, original]))
     check_model(model.folder, hashes)
     inputs = {"mask": sha256(mask_path), "checkpoint": hashes, "base": None}
     if original:
-        base_hashes = original.hashes()
-        original.check_manifest(base_hashes)
-        inputs["base"] = original.digest_of(base_hashes)
+        original.check_manifest(*base_hashes)
+        inputs["base"] = original.digest_of(*base_hashes)
     if run_id is not None:
         check_run(mask, mask_path, Run.parse(run_id))
     report = validate(model, mask, tolerance=tolerance, base=original)
