@@ -192,12 +192,12 @@ def _adapt(
     mode: str,
     settings: Training,
     device: torch.device,
-    *kind: Callable,
+    kind: Callable = kind_of,
 ) -> dict[str, LoRALinear]:
     """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `kind` as in `attach`."""
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    return attach(model, _masks(mask, device), paths, mode, settings, *kind)
+    return attach(model, _masks(mask, device), paths, mode, settings, kind)
 
 
 def _masks(mask: Mask, device: torch.device) -> Callable[[str], Tensor]:
