@@ -10,7 +10,7 @@ from sparseft.study import grid
 @pytest.mark.slow
 def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tmp_path, tiny_models):
     study = Study(tmp_path / "a folder with spaces")
-    asked = {"batch_sizes": [2, 65536], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "sequence_length": 64,
+    asked = {"batch_sizes": [2], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "sequence_length": 64,
              "warmup_steps": 1, "steps": 1, "repeats": 2, "memory_mb": 2000}  # fmt: skip
     cells = tiny_grid("llama", "boolq_mini", ["unstructured"])
     study.configure({"llama": tiny_models["llama"]}, grid=cells, throughput=asked, **TINY_STUDY)
@@ -18,18 +18,15 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
     with open(study.folder / grid.ResultPaths().throughput_table) as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["batch_size"], row["status"], row["repeats"]) for row in rows] == [
-        (method, size, status, "0" if status == grid.OUT_OF_MEMORY else "2")
-        for method in ("dense", "unstructured")
-        for size, status in (("2", grid.MEASURED), ("65536", grid.OUT_OF_MEMORY))
+        (method, "2", grid.MEASURED, "2") for method in ("dense", "unstructured")
     ]
     for row in rows:
         assert row["device"].startswith("CPU: ")
         assert row["memory_limit_bytes"] == "2000000000"
-        if row["status"] == grid.MEASURED:
-            low, mean, high = (float(row[f"samples_per_second{end}"]) for end in ("_low", "", "_high"))
-            assert low < mean < high
-            assert row["tokens_per_sample"] == row["tokens_per_sample_padded"] == "64"
-            assert float(row["tokens_per_second"]) == pytest.approx(64 * mean)
+        low, mean, high = (float(row[f"samples_per_second{end}"]) for end in ("_low", "", "_high"))
+        assert low < mean < high
+        assert row["tokens_per_sample"] == row["tokens_per_sample_padded"] == "64"
+        assert float(row["tokens_per_second"]) == pytest.approx(64 * mean)
     plots = {path.name for path in (study.folder / grid.ResultPaths().throughput_plots).iterdir()}
     assert plots >= {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
     assert study.planned("throughput") == {}
