@@ -84,7 +84,7 @@ def find_row_thresholds(bits, counts, histogram, thresholds, ties):
 
 @compiled
 def _add_low_digits(bits, slots, thresholds, ties):
-    """Add the low digits to the thresholds of a row, uint32 (levels,), and mend their ties. `slots` is all -1, also after."""
+    """Add the low digits to the thresholds of a row, uint32 (levels,), and correct their ties. `slots` is all -1, also after."""
     shift = _shift(bits)
     top = _magnitude_bits(bits)
     digits = thresholds.copy()
