@@ -98,7 +98,7 @@ def test_a_statistic_of_gradients_is_that_of_the_full_gradients_of_each_example(
     ("name", "dtype"), [("llama", torch.bfloat16), ("llama", torch.float32), ("qwen3_moe", torch.float32)]
 )
 def test_the_bits_are_those_of_a_backward_through_the_whole_model(tmp_path, monkeypatch, name, dtype, length):
-    """With segments of 2 and 3 of the 4 decoder layers, some are computed three times."""
+    """Segments of 2 and 3 of the 4 decoder layers compute some layers three times."""
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, dtype, changes={"num_hidden_layers": 4}))
     monkeypatch.setattr(calibration, "segment_length", lambda *_: length)
     parts = list(BY_TAYLOR.evidence_of_gradients(checkpoint, GRADIENT_MAGNITUDES))

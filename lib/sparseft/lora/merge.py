@@ -103,7 +103,7 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
         return False
 
     def is_masked(layer: str) -> bool:
-        # What a few rows of a mask show holds for all: that a weight is pruned, and that there is no structure.
+        # If a few rows show a pruned weight and no structure, the whole mask has both properties.
         parts = mask.bits[layer][:_ROWS], mask.bits[layer]
         kept = (torch.from_numpy(unpack(bits, (len(bits), mask.shape[layer][1]))) for bits in parts)
         return any(kind_of(mode, part) is MaskedLoRALinear for part in kept)
