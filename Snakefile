@@ -24,6 +24,7 @@ include: "rules/masks.smk"
 include: STUDY.training_backend.rules
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
+include: "rules/export.smk"
 include: "rules/analyze.smk"
 include: "rules/terminal.smk"
 

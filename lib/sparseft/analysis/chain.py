@@ -4,6 +4,7 @@ base     train.inputs.model == before.inputs.model == merge.inputs.model == vali
 mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
 adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model == selection.inputs.model
+         == engines.inputs.model, if the engines were checked
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data == selection.inputs.validation
 train    train.inputs.train == before == evaluation == selection == the data that calibrated the mask
 start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
@@ -114,6 +115,8 @@ def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     yield files.evaluation.file_name, files.evaluation.digests
     if files.selection:
         yield files.selection.file_name, files.selection.digests | {"data": files.selection.inputs.validation}
+    if files.engines:
+        yield files.engines.file_name, files.engines.digests
 
 
 def _digests(links: Links) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.errors import InputError
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import RunRecord, read_record_file
@@ -29,6 +30,7 @@ SCHEMAS: dict[str, type[RunRecord]] = {
     "validation": ValidationRecord,
     "evaluation": EvaluationRecord,
     "selection": SelectionRecord,
+    "engines": EnginesRecord,
 }
 # These must be equal before and after the merge. Otherwise a difference of the results has other causes than the merge.
 SAME_BEFORE = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
@@ -38,7 +40,7 @@ SAME_SELECTION = ("metric", "definition_sha256", "dtype", "harness", "few_shot",
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Hold the sound records of one run. `train`, `before`, `merge` and `selection` are None if absent or unsound.
+    """Hold the sound records of one run. `train`, `before`, `merge`, `selection` and `engines` are None if absent or unsound.
 
     `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. `reasons` says what is missing or
     unsound. `date` is that of the evaluation."""
@@ -50,6 +52,7 @@ class RunFiles:
     before: BeforeMergeRecord | None
     merge: MergeRecord | None
     selection: SelectionRecord | None
+    engines: EnginesRecord | None
     on_disk: dict[str, str]
     reasons: list[str]
     date: str
@@ -122,6 +125,9 @@ def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
             continue
         # Only the trainings with a name are compared on the selection rows.
         if name == "selection" and not run.training and not path.exists():
+            continue
+        # No study needs it.
+        if name == "engines" and not path.exists():
             continue
         try:
             record = read_record_file(path, schema)

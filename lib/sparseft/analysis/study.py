@@ -209,6 +209,8 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
+    if files.engines:
+        row |= files.engines.columns
     return row
 
 

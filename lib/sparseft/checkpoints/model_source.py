@@ -27,7 +27,9 @@ from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import read_json
 from sparseft.study.sources import Model
 
-WANTED = ("*.safetensors", *SMALL_FILES)
+# The licence of a model is in its README.md, which decides nothing that it computes.
+README = "README.md"
+WANTED = ("*.safetensors", *SMALL_FILES, README)
 
 
 def prepare_model(model: Model, output: Path) -> dict:
@@ -121,6 +123,8 @@ def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
 def _write_folder(source: Checkpoint, dtype: str, folder: Path) -> None:
     """Copy a checkpoint to `folder`. What is not in safetensors files of this dtype already becomes one such file."""
     source.copy_rest(folder)
+    if (source.folder / README).exists():
+        shutil.copyfile(source.folder / README, folder / README)
     names = sorted(tensor_shapes(source.config, source.folder))
     stored = {name: tensor.dtype for name, tensor in source.tensors.items()}
     if stored == dict.fromkeys(names, DTYPES[dtype]) and not isinstance(source, ModelZooCheckpoint):

@@ -45,6 +45,17 @@ class PrunedManifest(CheckpointManifest):
     original: str = provenance("The digest of the dense model.")
 
 
+class ExportManifest(CheckpointManifest):
+    """Record an exported run: manifest.json."""
+
+    run_id: str = provenance("The run.")
+    source: str = provenance("Where its dense model comes from.")
+    merged: dict[str, str] = provenance("The sha256 of each file of the merged model.")
+    mask: str = provenance("The sha256 of the mask.")
+    why_not_smaller: str | None = provenance("Why no channel was left out. Null if the model is smaller.")
+    others: dict[str, FileEntry] = provenance("The files beside the model, which do not decide what it computes.")
+
+
 class TaskManifest(RecordPart):
     """Record the prepared rows of a task: manifest.json."""
 

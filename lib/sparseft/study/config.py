@@ -14,6 +14,7 @@ from sparseft.errors import InputError
 from sparseft.methods import DENSE, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
+from sparseft.study.export_settings import Export
 from sparseft.study.grid import (
     IMPORTED_METHOD,
     METHODS,
@@ -122,6 +123,7 @@ class _Keys(Section):
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
+    export: Export = Export()
     backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]  # a table has them
     """What trains. Only `torch` trains on this machine's CPU and GPUs."""
     keep_merged: bool = False

@@ -119,11 +119,12 @@ def probe_files(config: Config, task: str) -> list[str]:
     return files
 
 
-def throughput_digests(config: Config) -> dict[str, str]:
-    """Return the sha256 of each measurement of the throughput that is there.
+def measured_digests(config: Config) -> dict[str, str]:
+    """Return the sha256 of each measurement of the throughput and of the engines that is there.
 
     A study shows them, but does not make them. As inputs of a job they would be measured again after a change of the code."""
-    return {path: sha256(Path(path)) for path in throughput_targets(config) if Path(path).is_file()}
+    paths = throughput_targets(config) + run_targets(config, "engines.json")
+    return {path: sha256(Path(path)) for path in paths if Path(path).is_file()}
 
 
 def throughput_targets(config: Config) -> list[str]:
@@ -248,6 +249,8 @@ def final_targets(config: Config) -> list[str]:
 
 def check_measured(config: Config, target: str) -> None:
     """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible."""
+    if target.startswith(f"{config.paths.runs}/") and target.endswith("/engines.json"):
+        config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         for task in config.grid.tasks:
             config.training_backend.check_measured(config, task)

@@ -21,7 +21,9 @@ from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultP
 
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
 # Keys whose change makes no run again.
-_WITHOUT_RUNS = re.compile(r"results$|throughput\.|analysis\.|resources\.(memory_mb|minutes)|grid\.(?!trainings)")
+_WITHOUT_RUNS = re.compile(
+    r"results$|throughput\.|analysis\.|export\.|resources\.(memory_mb|minutes)|grid\.(?!trainings)"
+)
 # Pattern of a changed key -> how to keep what was made with the old value. The first pattern that fits a key counts.
 _TO_KEEP_BOTH = {
     r"models\.": "another name under models:",

@@ -1,0 +1,97 @@
+"""Write a run's merged model as a folder that can be given away: a stock checkpoint, a model card, and the hashes of all files.
+
+model files     the merged model, without the channels and heads that its mask prunes if compact can leave them out
+README.md       the model card
+model.gguf      the same model for llama.cpp, if the configuration asks for it
+manifest.json   what it was made from, and the hash of each file
+"""
+
+import shutil
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint, small_files
+from sparseft.checkpoints.model_source import README
+from sparseft.checkpoints.rewriting import write_manifest
+from sparseft.errors import InputError
+from sparseft.export.engines import GGUF, convert
+from sparseft.export.model_card import model_card
+from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.pruning.compact import compact, plan_cuts
+from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.records.manifests import ExportManifest, FileEntry, ModelManifest
+from sparseft.records.record_file import read_record_file
+from sparseft.records.training_record import TrainingRecord
+from sparseft.records.validation_record import ValidationRecord
+from sparseft.storage.atomic import atomic_folder
+from sparseft.storage.hashes import sha256
+from sparseft.storage.record import check_model, remake_advice
+from sparseft.study.export_settings import Export
+from sparseft.study.grid import NO_FINETUNE, Run
+
+Records = tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]
+
+
+def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> ExportManifest:
+    """Write the folder, and return its manifest. `merged` lies in the run's folder, whose records are read.
+
+    Raises InputError if a record is missing or of another model, or if the proof of the run failed. Then no file is written."""
+    hashes, mask_sha256 = merged.hashes(), sha256(mask_path)
+    check_model(merged.folder, hashes)
+    records = read_records(merged.folder.parent, run, hashes, mask_sha256)
+    origin = read_record_file(base / "manifest.json", ModelManifest)
+    obstacle = why_not_smaller(merged, read_mask(mask_path))
+    with atomic_folder(output, "export") as folder:
+        size = f"Nothing was left out: {obstacle}."
+        if obstacle:
+            for file in (*merged.files, *small_files(merged.folder)):
+                shutil.copyfile(file, folder / file.name)
+        else:
+            report = compact(merged, mask_path, folder)
+            size = (
+                f"The pruned channels and heads, all of them zero, are left out: {report['before']['parameters']:,} ->"
+                f" {report['after']['parameters']:,} parameters, {report['before']['bytes']:,} ->"
+                f" {report['after']['bytes']:,} bytes."
+            )
+        model_card(run, base, origin, records, size).save(folder / README)
+        if settings.gguf:
+            convert(settings, folder, folder / GGUF, run.id)
+        others = [path for path in (folder / README, folder / GGUF, folder / "compact.json") if path.exists()]
+        written = write_manifest(
+            folder,
+            ExportManifest,
+            run_id=run.id,
+            source=origin.source,
+            merged=hashes,
+            mask=mask_sha256,
+            why_not_smaller=obstacle,
+            others={path.name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for path in others},
+        )
+    return ExportManifest(**written)
+
+
+def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
+    """Return why a mask leaves nothing out; None if it leaves out channels or heads."""
+    if not mask.meta["reached"]:
+        return "the mask prunes nothing"
+    try:
+        plan_cuts(merged, mask)
+    except InputError as error:
+        return error.args[0]
+    return None
+
+
+def read_records(folder: Path, run: Run, hashes: dict[str, str], mask: str) -> Records:
+    """Return the proof, the evaluation and the training of a run, all sound and of the model with these hashes and this mask."""
+    proof, evaluation = (read_record_file(folder / one.file_name, one) for one in (ValidationRecord, EvaluationRecord))
+    training = None
+    if run.mode != NO_FINETUNE:
+        training = read_record_file(folder / TrainingRecord.file_name, TrainingRecord)
+    if faults := proof.faults():
+        raise InputError(
+            f"{folder / proof.file_name}: {faults[0]}", "correct the run, because an export states its proof"
+        )
+    for record, digests in ((proof, proof.inputs.checkpoint), (evaluation, evaluation.inputs.model)):
+        if record.run_id not in (None, run.id) or digests != hashes or proof.inputs.mask != mask:
+            path = folder / record.file_name
+            raise InputError(f"{path}: of another run, model or mask than {run.id}", remake_advice(path))
+    return proof, evaluation, training

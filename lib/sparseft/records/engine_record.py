@@ -1,0 +1,84 @@
+"""Define engines.json: what each engine computed with an exported run and with its dense model, how fast, and in how much memory.
+
+A prompt runs alone, so speeds are those of one request at a time.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
+from sparseft.records.record_file import RecordPart, RunRecord, kind
+
+# What describes the columns of summary.csv that come from this record. Each begins with the name of an engine.
+COLUMNS = {
+    "_speedup": ("", "tokens_per_second divided by that of the dense model in the same engine and measurement."),
+    "_tokens_per_second": (
+        "tokens/s",
+        "Generated tokens per second of one request at a time, with the time of its prompt, measured in this engine.",
+    ),
+    "_first_token_seconds": ("s", "Time from a prompt to its first token, measured in this engine."),
+    "_memory_bytes": ("bytes", "The largest memory of this engine's process."),
+}
+
+
+class EngineResult(RecordPart):
+    """Hold what one engine computed with one of the two models, and what it took."""
+
+    engine: str = setting("The name of the engine.")
+    version: str = provenance("Its version.")
+    model: Literal["dense", "run"] = provenance("The dense model, or the exported run.")
+    tokens_per_second: Positive = measurement("Generated tokens per second, with the time of the prompt.", "tokens/s")
+    first_token_seconds: Positive = measurement("Time from a prompt to its first token. Median of the prompts.", "s")
+    peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")
+    peak_memory_kind: str = provenance("What the peak memory counts.")
+    cpu_share: NonNegative = measurement("The share of its threads' time that the CPU gave it.", "fraction")
+    same_tokens: Fraction = measurement("The share of the greedy tokens before the first that differs.", "fraction")
+    difference: NonNegative = measurement("Mean difference of a token's log-likelihood from the reference.", "nats")
+    bound: Positive = provenance("The largest such difference that agrees.", "nats")
+
+    @property
+    def agrees(self) -> bool:
+        """Return whether the engine computed what transformers did: the same tokens, or log-likelihoods within the bound."""
+        return self.same_tokens == 1 or self.difference <= self.bound
+
+
+class EngineInputs(RecordPart):
+    """Hold the digests of what was measured."""
+
+    dense: str = provenance("The digest of the dense model.")
+    export: str = provenance("The digest of the exported model.")
+    model: dict[str, str] = provenance("The sha256 of each file of the merged model.", link="merged")
+    data: str = provenance("The sha256 of the rows of the prompts.")
+
+
+class EnginesRecord(RunRecord):
+    """Record the check of the engines."""
+
+    file_name: ClassVar[str] = "engines.json"
+    record: Literal["engines"] = kind("engines")
+    passed: bool = measurement("Whether every engine agrees with transformers on both models.")
+    device: str = provenance("The device of the reference.")
+    threads: PositiveCount = provenance("The CPU threads of each engine.")
+    dtype: str = provenance("The number format of the weights.")
+    gguf: str | None = provenance("The number format of the GGUF files. Null without one.")
+    prompts: PositiveCount = provenance("The number of prompts.")
+    prompt_tokens: PositiveCount = provenance("The tokens of each prompt.", "tokens")
+    new_tokens: PositiveCount = provenance("The tokens that are generated after each.", "tokens")
+    results: list[EngineResult] = measurement("The result of each engine and model.", min_length=1)
+    inputs: EngineInputs = provenance("The digests of what was measured.")
+
+    def contradictions(self) -> dict[str, object]:
+        """Return that the verdict is not that of the results."""
+        agree = all(result.agrees for result in self.results)
+        return {f"passed {self.passed} is not what the results say": self.passed != agree}
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Return the measurements of the run in each engine that agrees, and how much faster than dense it is."""
+        columns: dict[str, Any] = {}
+        speeds = {(one.engine, one.model): one.tokens_per_second for one in self.results}
+        for one in self.results:
+            if one.model == "run" and one.agrees:
+                speedup = one.tokens_per_second / speeds[one.engine, "dense"]
+                values = (speedup, one.tokens_per_second, one.first_token_seconds, one.peak_memory_bytes)
+                columns |= {f"{one.engine}{name}": value for name, value in zip(COLUMNS, values, strict=True)}
+        return columns

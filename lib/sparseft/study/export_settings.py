@@ -1,0 +1,54 @@
+"""The section that says what an exported run gets, and which engines are checked on it."""
+
+from shutil import which
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sparseft.errors import InputError
+from sparseft.study.section import Length, Positive, Section
+
+# The engines, of which transformers is the reference. export/engine_process.py runs them.
+ENGINES = ("transformers", "vllm", "llama_cpp")
+ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
+EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
+
+
+class Export(Section):
+    """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them, so ask for them by
+    their names."""
+
+    gguf: Literal["f32", "f16", "bf16", "q8_0"] | None = None
+    """Number format of a GGUF file beside the exported model. Null means that there is none."""
+    converter: str | None = Field(None, examples=["/opt/llama.cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"])
+    """The command of llama.cpp's converter: a Python that has what the converter needs, and the path of convert_hf_to_gguf.py."""
+    engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
+    """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp. transformers is the
+    reference, and is always measured. Unless you name its Python, it is the one that runs the study."""
+    prompts: Positive = 8
+    """Number of prompts, which are parts of the task's validation rows. They run one after the other."""
+    prompt_tokens: Length = 128
+    """Tokens of each prompt."""
+    new_tokens: Length = 32
+    """Tokens that are generated after each prompt."""
+
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the engines and the converter, and whether it is."""
+        names = list(self.pythons)
+        return {
+            "gguf and converter need each other: set both, or leave both out": bool(self.gguf) != bool(self.converter),
+            "llama_cpp reads a GGUF file: set gguf and converter": "llama_cpp" in names and not self.gguf,
+            f"engines names one twice: {', '.join(self.engines)}": len(names) < len(self.engines),
+        }
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """Return the Python of each engine by its name."""
+        return dict(place.partition(":")[::2] for place in self.engines)
+
+    def check(self, target: str) -> None:
+        """Raise InputError if `target`, a check of the engines, names none, or if a Python is not there."""
+        faults = [f"{name}:{python}: no such program" for name, python in self.pythons.items() if not which(python)]
+        if faults or not self.engines:
+            what = f"export.engines: {faults[0]}" if faults else "export.engines is empty"
+            raise InputError(f"{target}: {what}", ADVICE)

@@ -1,0 +1,43 @@
+# What no study needs. Ask for it by name:
+#   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/export
+#   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/engines.json
+EXPORT = STUDY.export
+
+
+# Write a run as a folder that can be given away: smaller if its mask allows it, with a model card.
+use rule run_script as export_run with:
+    input:
+        lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/train.json",
+        f"{PATHS.run}/validation_report.json",
+        f"{PATHS.run}/evaluation.json",
+        model_path=grid.MANIFEST,
+        mask_path=mask_of,
+        checkpoint=f"{PATHS.run}/model_dir",
+    output:
+        output_dir=directory(f"{PATHS.run}/export"),
+    pathvars:
+        job=f"export_run/{grid.RUN_ID}",
+    resources:
+        **requested("files"),
+    params:
+        **running("export_run.py"),
+        settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter),
+
+
+# Compare and measure the engines on the exported run and on its dense model. A difference (exit code 1) is a result.
+use rule run_script as check_engines with:
+    input:
+        data_dir=rows_of,
+        model_path=grid.MANIFEST,
+        export_dir=f"{PATHS.run}/export",
+    output:
+        output=f"{PATHS.run}/engines.json",
+    pathvars:
+        job=f"check_engines/{grid.RUN_ID}",
+    threads: STUDY.resources.threads
+    resources:
+        **requested("evaluation", gpu=ONE_GPU),
+    params:
+        **running("check_engines.py"),
+        settings=flags(run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump()),
+        otherwise="|| [ $? -eq 1 ]",

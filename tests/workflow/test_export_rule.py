@@ -1,0 +1,46 @@
+"""The optional rules: the exported folder of a run, and the check of the engines, for who asks for them."""
+
+import sys
+
+import pytest
+from project import TINY_STUDY, Study, tiny_grid
+from sparseft.checkpoints.checkpoint import Checkpoint
+
+RUN = "results/runs/llama-hellaswag_mini-structured-sparsity50-no_finetune-seed0"
+
+
+@pytest.fixture
+def study(tmp_path, tiny_models) -> Study:
+    study = Study(tmp_path / "study")
+    export = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4}
+    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export=export, **TINY_STUDY)
+    return study
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(study):
+    assert not {"export_run", "check_engines"} & study.planned().keys()
+    planned = study.planned(f"{RUN}/engines.json")
+    assert (planned["export_run"], planned["check_engines"], planned["evaluate_run"]) == (1, 1, 1)
+    study.snakemake(f"{RUN}/engines.json")
+    record = study.json(f"{RUN}/engines.json")
+    assert [(one["engine"], one["model"]) for one in record["results"]] == [
+        ("transformers", "dense"),
+        ("transformers", "run"),
+    ]
+    assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
+    exported = Checkpoint(study.folder / RUN / "export")
+    assert exported.config["intermediate_size"] == 24
+    assert record["inputs"]["export"] == exported.digest
+
+
+@pytest.mark.parametrize(
+    ("engines", "line"),
+    [
+        ([], "export.engines is empty; "),
+        (["vllm:/nowhere/python"], "export.engines: vllm:/nowhere/python: no such program; "),
+    ],
+)
+def test_a_check_of_engines_that_are_not_there_is_refused_before_anything_runs(study, tiny_models, engines, line):
+    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export={"engines": engines}, **TINY_STUDY)
+    assert f"error: {RUN}/engines.json: {line}" in study.snakemake(f"{RUN}/engines.json", "-n", expect=2)

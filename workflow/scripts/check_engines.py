@@ -1,0 +1,95 @@
+"""Check that engines compute with an exported run what transformers does, and measure them beside the dense model.
+
+    check_engines.py --run_id RUN --export_dir RUN_FOLDER/export --model_path models/smollm2 --data_dir data/boolq_mini \\
+        --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
+
+Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1 if one
+does not. Let nothing else run meanwhile, because the times are measured.
+"""
+
+import sys
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.command import Flags, Threads, run
+from sparseft.errors import InputError
+from sparseft.export.engines import find_engines, measure
+from sparseft.language_model.hardware import device_name, start
+from sparseft.language_model.model import load_tokenizer
+from sparseft.records.engine_record import EnginesRecord
+from sparseft.records.manifests import ExportManifest
+from sparseft.records.record_file import read_record_file, write
+from sparseft.storage.record import claim_record
+from sparseft.study.export_settings import Export
+from sparseft.study.grid import Run
+from sparseft.tasks.overlap import texts_of
+from sparseft.tasks.prepared import find_task, read_prepared
+
+
+def main(
+    *,
+    run_id: str,
+    export_dir: Path,
+    model_path: Path,
+    data_dir: Path,
+    output: Path,
+    settings: Flags[Export] = Export(),
+    threads: Threads = 1,
+) -> int:
+    """Measure every engine, write the record, and print a line per result.
+
+    Args:
+        run_id: the run
+        export_dir: its exported folder
+        model_path: folder of the prepared dense model
+        data_dir: folder with validation.jsonl, from which the prompts are cut
+        output: the record, engines.json
+        threads: CPU threads of each engine
+    """
+    claim_record(output, "engines", [export_dir, model_path, data_dir])
+    engines = find_engines(settings)
+    models = {"dense": Checkpoint(model_path), "run": Checkpoint(export_dir)}
+    manifest = read_record_file(export_dir / "manifest.json", ExportManifest)
+    digests = {name: model.digest for name, model in models.items()}
+    task = find_task(data_dir, Run.parse(run_id).task)
+    rows, data_sha256 = read_prepared(data_dir / "validation.jsonl", task)
+    tokenizer = load_tokenizer(export_dir)
+    needed = settings.prompts * settings.prompt_tokens
+    ids = [token for part in texts_of(task, rows).parts for token in tokenizer(part).input_ids]
+    if len(ids) < needed:
+        raise InputError(
+            f"{data_dir}/validation.jsonl: its prompts have {len(ids)} tokens, {needed} are needed",
+            "lower export.prompts or export.prompt_tokens",
+        )
+    prompts = [ids[begin : begin + settings.prompt_tokens] for begin in range(0, needed, settings.prompt_tokens)]
+    results = []
+    for result in measure(engines, {name: model.folder for name, model in models.items()}, prompts, settings, threads):
+        results.append(result)
+        print(
+            f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s, first token after"
+            f" {result.first_token_seconds:.3f} s, {result.peak_memory_bytes / 1e6:.0f} MB;"
+            f" {100 * result.same_tokens:.0f} % of the tokens before the first difference, log-likelihoods"
+            f" {result.difference:.1e} apart: {'agrees' if result.agrees else 'DIFFERS'}",
+            file=sys.stderr,
+        )
+    record = EnginesRecord(
+        run_id=run_id,
+        passed=all(result.agrees for result in results),
+        device=device_name(start(threads)),
+        threads=threads,
+        dtype=str(models["run"].config.get("dtype")),
+        results=results,
+        **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens"}),
+        inputs={
+            "dense": digests["dense"],
+            "export": digests["run"],
+            "model": manifest.merged,
+            "data": data_sha256,
+        },
+    )
+    write(output, record)
+    return 0 if record.passed else 1
+
+
+if __name__ == "__main__":
+    run(main)
