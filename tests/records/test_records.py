@@ -9,8 +9,10 @@ import pytest
 from pydantic import BaseModel
 from sound_records import CONTENTS, changed
 from sparseft.errors import InputError
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.manifests import (
+    ExportManifest,
     MaskReport,
     ModelManifest,
     PrunedManifest,
@@ -26,7 +28,7 @@ from sparseft.storage.record import check_record, read_record
 from sparseft.study import grid
 from sparseft.study.schedule import Training
 
-MANIFESTS = [MaskReport, ModelManifest, PrunedManifest, SelectionManifest, TaskManifest]
+MANIFESTS = [ExportManifest, MaskReport, ModelManifest, PrunedManifest, SelectionManifest, TaskManifest]
 SCHEMAS = [*CONTENTS, MeasurementRecord, *MANIFESTS]
 
 
@@ -120,6 +122,7 @@ DAMAGE = [
     (ThroughputRecord, {"batches__0__status": grid.SKIPPED}, "size 4 2 repeats"),
     (ThroughputRecord, {"batches__0__status": "lost"}, "batches 0 status measured"),
     (ThroughputRecord, {"batches": []}, "batches 1"),
+    (EnginesRecord, {"results__1__difference": 0.06}, "passed True results"),
 ]
 
 
@@ -151,6 +154,7 @@ def test_the_answers_can_be_dropped_and_what_is_compared_stays():
                          "definition": None}),
     (ValidationRecord, {"base": "base", "mask": "mask"}),
     (EvaluationRecord, {"data": "data", "train": "train", "definition": None}),
+    (EnginesRecord, {}),
     (SelectionRecord, {"data": "selection", "train": "train", "definition": None}),
 ])  # fmt: skip
 def test_a_record_names_the_digests_of_its_links(schema, digests):
@@ -201,6 +205,21 @@ def test_every_field_says_what_it_is_in_which_unit_and_in_which_role(schema):
         assert re.fullmatch(r"[^\n]{4,400}\.", field.description), name
         assert field.json_schema_extra["role"] in ("setting", "measurement", "provenance"), name
         assert isinstance(field.json_schema_extra["unit"], str)
+
+
+def test_the_columns_of_the_engines_are_those_of_the_run_and_the_speed_beside_dense():
+    vllm = {
+        "vllm_speedup": 1.5,
+        "vllm_tokens_per_second": 30.0,
+        "vllm_first_token_seconds": 0.5,
+        "vllm_memory_bytes": 10**9,
+    }
+    content = changed(EnginesRecord, results__1__same_tokens=1.0, results__1__difference=9.0)
+    found = EnginesRecord(**content).columns
+    assert {name: value for name, value in found.items() if name.startswith("vllm")} == vllm
+    # What an engine measured of a model that it does not compute as transformers does is no column.
+    wrong = changed(EnginesRecord, passed=False, results__3__difference=0.06)
+    assert not any(name.startswith("vllm") for name in EnginesRecord(**wrong).columns)
 
 
 # What a validation report says against what its rows show.

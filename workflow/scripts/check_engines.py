@@ -63,7 +63,8 @@ def main(
         )
     prompts = [ids[begin : begin + settings.prompt_tokens] for begin in range(0, needed, settings.prompt_tokens)]
     results = []
-    for result in measure(engines, {name: model.folder for name, model in models.items()}, prompts, settings, threads):
+    folders = {"dense": model_path, "run": export_dir}
+    for result in measure(engines, folders, prompts, settings, threads):
         results.append(result)
         print(
             f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s, first token after"

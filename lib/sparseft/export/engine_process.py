@@ -70,10 +70,19 @@ def vllm(request: dict[str, Any]) -> Engine:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     from vllm import LLM, SamplingParams
+    from vllm.platforms import current_platform
 
-    length = max(map(len, request["prompts"])) + request["new_tokens"] + 1
-    # Without the cache of prefixes, because the same prompt is computed twice.
-    model = LLM(request["model"], max_model_len=length, max_num_seqs=1, enable_prefix_caching=False, enforce_eager=True)
+    model = LLM(
+        request["model"],
+        # By itself vLLM would round a model in float32.
+        dtype=json.loads(Path(request["model"], "config.json").read_text())["dtype"],
+        max_model_len=max(map(len, request["prompts"])) + request["new_tokens"] + 1,
+        max_num_seqs=1,
+        # The same prompt is computed twice.
+        enable_prefix_caching=False,
+        # On a CPU, the compilation takes longer than it saves here.
+        enforce_eager=current_platform.is_cpu(),
+    )
 
     def run(ids: Tokens, **options: Any) -> Any:
         parameters = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, **options)

@@ -82,7 +82,8 @@ def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
 
 def read_records(folder: Path, run: Run, hashes: dict[str, str], mask: str) -> Records:
     """Return the proof, the evaluation and the training of a run, all sound and of the model with these hashes and this mask."""
-    proof, evaluation = (read_record_file(folder / one.file_name, one) for one in (ValidationRecord, EvaluationRecord))
+    proof = read_record_file(folder / ValidationRecord.file_name, ValidationRecord)
+    evaluation = read_record_file(folder / EvaluationRecord.file_name, EvaluationRecord)
     training = None
     if run.mode != NO_FINETUNE:
         training = read_record_file(folder / TrainingRecord.file_name, TrainingRecord)
@@ -90,8 +91,11 @@ def read_records(folder: Path, run: Run, hashes: dict[str, str], mask: str) -> R
         raise InputError(
             f"{folder / proof.file_name}: {faults[0]}", "correct the run, because an export states its proof"
         )
-    for record, digests in ((proof, proof.inputs.checkpoint), (evaluation, evaluation.inputs.model)):
-        if record.run_id not in (None, run.id) or digests != hashes or proof.inputs.mask != mask:
-            path = folder / record.file_name
-            raise InputError(f"{path}: of another run, model or mask than {run.id}", remake_advice(path))
+    of_run = (run.id, hashes)
+    if (proof.run_id or run.id, proof.inputs.checkpoint, proof.inputs.mask) != (*of_run, mask):
+        path = folder / proof.file_name
+        raise InputError(f"{path}: of another run, model or mask than {run.id}", remake_advice(path))
+    if (evaluation.run_id or run.id, evaluation.inputs.model) != of_run:
+        path = folder / evaluation.file_name
+        raise InputError(f"{path}: of another run or model than {run.id}", remake_advice(path))
     return proof, evaluation, training

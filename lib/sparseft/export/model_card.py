@@ -101,10 +101,11 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     pruned = f"pruned to {run.sparsity} % of its prunable weights by `{run.method}`"
     sentences = [f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
     if training:
+        keys = training.settings
         sentences.append(
-            f"It was fine-tuned on `{run.task}` in mode `{run.mode}` with LoRA of rank {training.lora_r}:"
-            f" {training.steps} steps of {training.batch_size} examples, learning rate {training.learning_rate:g}, seed"
-            f" {run.seed}. The adapter is merged into the weights."
+            f"It was fine-tuned on `{run.task}` in mode `{run.mode}` with LoRA of rank {keys['lora_r']}: {training.steps}"
+            f" steps of {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}. The adapter is"
+            " merged into the weights."
         )
     else:
         sentences.append("It was not fine-tuned.")

@@ -1,0 +1,86 @@
+"""Test the check of engines: what the reference computes, and when an engine agrees with it."""
+
+import pytest
+import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.export import engine_process
+from sparseft.export.engines import BOUNDS, _bound, _result
+from sparseft.records.engine_record import EngineResult
+from sparseft.study.export_settings import ENGINES, Export
+from tiny_models import change_json
+from transformers import AutoModelForCausalLM
+
+PROMPTS = [list(range(3, 15)), list(range(20, 32))]
+
+
+def test_every_engine_of_the_configuration_has_a_loader():
+    assert tuple(engine_process.ENGINES) == ENGINES
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models, tmp_path_factory):
+    """Return stock transformers' model, in a folder whose own settings would sample and end early."""
+    folder = tmp_path_factory.mktemp("model") / "llama"
+    model = AutoModelForCausalLM.from_pretrained(tiny_models["llama"], dtype=torch.float32)
+    model.save_pretrained(folder)
+    greedy = greedy_tokens(model, PROMPTS[0], 2)
+    settings = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "eos_token_id": greedy[0]}
+    change_json(folder / "generation_config.json", **settings)
+    return folder, model
+
+
+@torch.no_grad()
+def greedy_tokens(model, prompt: list[int], number: int) -> list[int]:
+    """Return the likeliest next tokens, each from a whole forward pass."""
+    ids = list(prompt)
+    for _ in range(number):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_the_reference_gives_stock_transformers_greedy_tokens_and_their_log_likelihoods(model):
+    folder, stock = model
+    engine = engine_process.transformers({"model": str(folder), "threads": 1})
+    answer = engine_process.measure(engine, PROMPTS, 5, threads=1)
+    assert answer["tokens"] == [greedy_tokens(stock, prompt, 5) for prompt in PROMPTS]
+    assert all(first > 0 for first in answer["first_seconds"] + answer["seconds"])
+    with torch.no_grad():
+        logits = stock(torch.tensor([PROMPTS[1] + [7, 8, 9]])).logits[0].log_softmax(-1)
+    expected = [float(logits[11 + place, token]) for place, token in enumerate([7, 8, 9])]
+    assert engine.score(PROMPTS[1], [7, 8, 9]) == pytest.approx(expected, abs=1e-6)
+
+
+def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:
+    """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1."""
+    cost = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "cpu_share": 0.9,
+            "peak_memory_bytes": 10, "peak_memory_kind": "resident"}  # fmt: skip
+    reference = {"tokens": [[1, 2, 3], [4, 5, 6]], "log_likelihoods": [[-1.0] * 3] * 2}
+    answer = {"tokens": tokens, "log_likelihoods": log_likelihoods, **cost}
+    return _result("vllm", "1.0", "run", answer, reference, bound)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "scores", "same", "difference", "agrees"),
+    [
+        ([[1, 2, 3], [4, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 1.0, 0.5, True),
+        # What follows a token that differs is another text.
+        ([[1, 2, 3], [4, 9, 6]], [[-1.0] * 3, [-1.0, -1.0, -2.5]], 4 / 6, 0.25, True),
+        ([[1, 2, 3], [9, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 3 / 6, 0.5, False),
+    ],
+)
+def test_an_engine_agrees_with_equal_tokens_or_with_log_likelihoods_within_the_bound(
+    tokens, scores, same, difference, agrees
+):
+    found = result(tokens, scores)
+    assert (found.same_tokens, found.difference, found.agrees) == (same, difference, agrees)
+    assert (found.tokens_per_second, found.first_token_seconds) == (6 / 3.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gguf", "bound"),
+    [("vllm", "q8_0", "bfloat16"), ("llama_cpp", "q8_0", "q8_0"), ("llama_cpp", "f32", "bfloat16")],
+)
+def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, bound):
+    settings = Export(gguf=gguf, converter="python convert.py")
+    folder = Checkpoint(tiny_models["llama"]).folder
+    assert _bound(folder, engine, settings) == BOUNDS[bound]
