@@ -200,7 +200,7 @@ def importance_table() -> str:
     rows = []
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
-        looks_at = "examples" if importance.statistic else "the weights"
+        looks_at = "examples" if importance.uses_examples else "the weights"
         patterns = ", ".join(pattern.name for pattern in PATTERNS if pattern.allows(importance))
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
         rows.append([name, importance.formula, looks_at, patterns, source])

@@ -1,6 +1,7 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from sparseft.methods import get_method
 from sparseft.planning.inputs import model_files, selection_files, task_files
+from sparseft.study.sources import pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
 base_of = lambda w: grid.base_manifest(w.method)
@@ -28,6 +29,12 @@ calibration_sources = own_files(lambda w: list(filter(None, [STUDY.masks.calibra
 imported_sources = own_files(lambda w: model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))))
 
 
+def pruned_source(w):
+    """Return the manifest of the pruned base that a model is made from; nothing if it has another source."""
+    source = STUDY.models[w.model].source
+    return f"pruned/{source.partition(':')[2]}/manifest.json" if pruned_base(source) else []
+
+
 def mask_examples(w):
     """Return the files of the examples that a method looks at: a task's, a text's, or none."""
     method = get_method(w.method)
@@ -44,7 +51,7 @@ def mask_flags(w):
     examples = {"task": task, "data_dir": grid.DATA.format(task=task)} if method.uses_task else {}
     if method.calibration:
         examples = {"text": grid.calibration_text(w.method)}
-    base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.updates_weights else None
+    base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.has_pruned_base else None
     # Another number of threads changes the last bits of the scores from examples.
     threads = STUDY.resources.threads if method.uses_examples else None
     return flags(method=w.method, **examples, pruned_dir=base, threads=threads, **STUDY.masks.used_by(w.method))

@@ -1,4 +1,4 @@
-# One job makes the masks of all sparsities of a model and a method in one pass, if it updates no weights. A sparsity that is
+# One job makes the masks of all sparsities of a model and a method in one pass, if it has no pruned base. A sparsity that is
 # added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters trained on them.
 
 # The jobs of this command on other machines start when some masks exist already. They make what this command planned.
@@ -51,15 +51,15 @@ use rule compute_masks as compute_one_mask with:
 ruleorder: compute_masks > compute_one_mask
 
 
-# The importances that update weights: mask and pruned base of one sparsity, from which the runs start. manifest.json is written
-# last, so that it stands for the whole folder.
+# Methods that update weights or write a smaller model: mask and pruned base of one sparsity, from which the runs start.
+# manifest.json is written last, so that it stands for the whole folder.
 use rule compute_masks as prune with:
     output:
         output_dir=PRUNED.outputs(),
     pathvars:
         job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
-        method=grid.UPDATING_METHOD,
+        method=grid.PRUNING_METHOD,
 
 
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.

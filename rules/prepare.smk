@@ -2,6 +2,7 @@
 use rule run_script as prepare_model with:
     input:
         model_sources,
+        pruned_source,
     output:
         output_dir=grid.MANIFEST,
     pathvars:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
+from sparseft.importances import DEFAULT, IMPORTANCES, UNITS, WANDA, WEIGHTS
 from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, Method, get_method, sort_key
 from sparseft.patterns import PATTERNS, Pattern
@@ -21,12 +21,21 @@ def test_every_method_is_found_by_its_name():
     assert get_method("structured").importance is DEFAULT
 
 
+# Without an importance, neither pattern is a method.
+SMALLER = (
+    "experts_reap experts_frequency experts_ean experts_random layers_block_influence layers_perplexity layers_random"
+)
+
+
 def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_it():
     made = {(method.pattern.name, method.importance.name) for method in METHODS.values() if method.importance}
-    for importance in IMPORTANCES:
+    for importance in WEIGHTS:
         patterns = {pattern for pattern, name in made if name == importance.name}
         assert patterns >= {"unstructured", "semistructured"}
-        assert ("structured" in patterns) == importance.ranks_channels
+        assert ("structured" in patterns) == ("channels" in importance.ranks)
+    for importance in UNITS:
+        assert {pattern for pattern, name in made if name == importance.name} == importance.ranks
+    assert {name for name, method in METHODS.items() if method.pattern.units} == set(SMALLER.split())
     assert {name for pattern, name in made if pattern == "structured"} == {"magnitude", "gradient", "taylor", "fisher"}
     assert [method.name for method in METHODS.values() if not method.importance] == ["random"]
 
@@ -46,7 +55,7 @@ def test_a_pattern_allows_only_what_can_rank_it():
     assert Pattern("new", select=UNSTRUCTURED.select).allows(DEFAULT)
     assert not Pattern("new", select=UNSTRUCTURED.select).allows(SPARSEGPT)
     # Layers that lose the same channels cannot be pruned one after the other.
-    by_inputs = replace(WANDA, name="by_inputs", ranks_channels=True)
+    by_inputs = replace(WANDA, name="by_inputs", ranks=frozenset({"weights", "channels"}))
     assert STRUCTURED.allows(by_inputs)
     assert (Method(UNSTRUCTURED, by_inputs).is_sequential, Method(STRUCTURED, by_inputs).is_sequential) == (True, False)
 
@@ -92,7 +101,7 @@ def test_an_imported_method_updates_weights_and_looks_at_no_examples():
 REFUSED = (
     "structured_wanda unstructured_ random_wanda Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
     " unstructured_on_c4 random_on_c4 unstructured_wanda_on_ unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4"
-    " imported imported_ imported_A imported_a_on_c4"
+    " imported imported_ imported_A imported_a_on_c4 experts layers experts_magnitude layers_reap experts_random_on_c4"
 )
 
 

@@ -1,7 +1,7 @@
 """List the methods: what is removed (pattern), by which score (importance), and how much of each layer (allocation).
 
-A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance. `dense` is
-the method of the runs at sparsity 0, which keep every weight.
+A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance. `experts` and
+`layers` always have one. `dense` is the method of the runs at sparsity 0, which keep every weight.
 
 Every layer loses the same share of its weights, unless the name ends in an allocation: PATTERN_owl or PATTERN_IMPORTANCE_owl.
 
@@ -98,7 +98,7 @@ class Method:
     @property
     def uses_examples(self) -> bool:
         """Return whether the masks depend on examples, of a task or of a text."""
-        return bool(self.statistics)
+        return any(value.uses_examples for value in self.importances)
 
     @property
     def importances(self) -> list[Importance]:
@@ -117,13 +117,18 @@ class Method:
 
     @property
     def updates_weights(self) -> bool:
-        """Return whether the runs start from other weights than the model's, which the pruning has updated."""
+        """Return whether the kept weights get other values."""
         return self.pattern.updates_weights or (self.importance is not None and self.importance.updates_weights)
+
+    @property
+    def has_pruned_base(self) -> bool:
+        """Return whether the runs start from a checkpoint of the method, with updated weights or fewer, and not from the model."""
+        return self.updates_weights or self.pattern.units is not None
 
     @property
     def is_sequential(self) -> bool:
         """Return whether `masks.sequential` applies to the method."""
-        return self.importance is not None and self.importance.is_sequential and not self.pattern.removes_channels
+        return self.importance is not None and self.importance.is_sequential and self.pattern.removes == "weights"
 
     @property
     def accumulated(self) -> str:
@@ -135,7 +140,8 @@ def _methods() -> list[Method]:
     """Return every method: first those with the default importance or none, then the others by pattern.
 
     Each is followed by the same method with each allocation that its pattern allows."""
-    methods = [Method(pattern, DEFAULT if pattern.has_importance else None) for pattern in PATTERNS]
+    plain = [pattern for pattern in PATTERNS if not pattern.has_importance or pattern.allows(DEFAULT)]
+    methods = [Method(pattern, DEFAULT if pattern.has_importance else None) for pattern in plain]
     others = [importance for importance in IMPORTANCES if importance is not DEFAULT]
     for pattern in PATTERNS:
         methods += [Method(pattern, importance) for importance in others if pattern.allows(importance)]

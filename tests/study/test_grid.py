@@ -53,12 +53,12 @@ def test_a_name_that_is_no_run_is_refused(name):
 
 def test_masks_and_pruned_bases_lie_in_a_folder_of_the_task_if_they_depend_on_its_examples():
     uniform = [get_method(name) for name in grid.TASK_METHODS if not get_method(name).allocation]
-    assert {method.importance for method in uniform} == {value for value in IMPORTANCES if value.statistic}
+    assert {method.importance for method in uniform} == {value for value in IMPORTANCES if value.uses_examples}
     for name in [*METHODS, "dense", "imported_a", *(f"{name}_on_c4" for name in grid.TASK_METHODS)]:
         method, run = get_method(name), Run("llama", "boolq", name, 50, "sparse_to_dense", 0)
         task = "boolq/" if method.uses_task else ""
         assert grid.fill(grid.mask_path(name), run) == f"masks/llama/{task}masks_sparsity50_{name}.pt"
-        base = f"pruned/llama/{task}sparsity50_{name}" if method.updates_weights else "models/llama"
+        base = f"pruned/llama/{task}sparsity50_{name}" if method.has_pruned_base else "models/llama"
         assert grid.fill(grid.base_manifest(name), run) == f"{base}/manifest.json"
         assert grid.fill(grid.exported(name), run) == f"modelzoo/llama/{task}sparsity50_{name}"
 

@@ -8,19 +8,22 @@ A method that looks at a task's training examples needs --task and --data_dir. A
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
         --text c4.jsonl
 
-A method that updates weights also writes its pruned weights, each sparsity as a checkpoint of its own:
+A method that updates weights, or that removes experts or decoder layers, also writes its pruned base, each sparsity as a
+checkpoint of its own:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2/boolq --sparsity 0.5 \\
         --method unstructured_sparsegpt --task boolq --data_dir data/boolq --pruned_dir pruned/smollm2/boolq
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from pydantic import Field
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.command import Flags, Threads, run
 from sparseft.errors import InputError
@@ -86,7 +89,7 @@ def main(
         method: a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a mask
             that keeps every weight
         importance: importance of the methods that name none
-        pruned_dir: folder of the pruned weights, for methods that update weights; one folder in it per sparsity
+        pruned_dir: folder of the pruned bases, for methods that have them; one folder in it per sparsity
         format: format of the mask files
         threads: any number gives the same masks, unless the scores come from examples
         plot: also draw sparsities and scores by layer
@@ -97,8 +100,8 @@ def main(
     settings = with_text(masks, methods, examples)
     for value in methods:
         check_method(value, settings, percents, examples)
-        if value.updates_weights and not (pruned_dir and format == "pt"):
-            raise InputError(f"{value.name} updates weights", "give --pruned_dir for them, and leave --format out")
+        if value.has_pruned_base and not (pruned_dir and format == "pt"):
+            raise InputError(f"{value.name} writes a pruned base", "give --pruned_dir for it, and leave --format out")
     checkpoint = open_checkpoint(model_path)
     if isinstance(checkpoint, ModelZooCheckpoint) and any(value.uses_examples for value in methods):
         raise InputError(
@@ -107,7 +110,9 @@ def main(
         )
     passes = []
     for value in methods:
-        bases = pruned_dir if value.updates_weights else None
+        if units := value.pattern.units:
+            units.removed(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), percents, model_path)
+        bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]
             files = pass_files(output_dir, value.name, names, bases, ending=format, has_plots=plot, is_added=is_added)
@@ -119,13 +124,21 @@ def main(
         hold(files.report)
         calibration = calibration_of(value, settings, examples, threads)
         if files.base:
-            # Only a method that updates weights needs the libraries of this module.
-            from sparseft.pruning.sparsegpt import prune_weights
-
             hold(files.base)
-            prune_weights(checkpoint, value.name, group[0], files, settings, calibration)
+            pruning_of(value)(checkpoint, value.name, group[0], files, settings, calibration)
         else:
             compute_masks(checkpoint, value.name, group, files, settings, calibration=calibration, threads=threads)
+
+
+def pruning_of(method: Method) -> Callable:
+    """Return the function that writes the pruned base of a method. Only such a method needs the libraries of its module."""
+    if method.pattern.units:
+        from sparseft.pruning.smaller import remove_units
+
+        return remove_units
+    from sparseft.pruning.sparsegpt import prune_weights
+
+    return prune_weights
 
 
 def methods_of(names: list[str], importance: str) -> list[Method]:

@@ -127,12 +127,12 @@ def _digests(links: Links) -> dict[str, str | None]:
 def _shared(files, digests: Mapping[str, str | None]) -> Iterator[tuple[str, str, str, str | None]]:
     """Yield what a run shares with other runs: what it is, its place, the settings that decide it, and the digest."""
     run, mask = files.run, files.validation.mask
-    updates_weights = get_method(run.method).updates_weights
+    has_pruned_base = get_method(run.method).has_pruned_base
     # Masks of one name may have been made with other settings, which settings.py compares.
     settings = str(sorted(mask.settings.items()))
-    yield "base", run.model, "", (updates_weights and mask.original) or digests["base"]
+    yield "base", run.model, "", (has_pruned_base and mask.original) or digests["base"]
     yield "mask", fill(mask_path(run.method), run), settings, digests["mask"]
-    if updates_weights:
+    if has_pruned_base:
         yield "pruned base", fill(base_folder(run.method), run), settings, digests["base"]
     yield "data", run.task, "", digests["data"]
     yield "prompts", run.task, "", files.evaluation.prompt_sha256

@@ -23,6 +23,7 @@ from sparseft.records.engine_record import COLUMNS as ENGINE_COLUMNS
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
+from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
 from sparseft.study.export_settings import ENGINES
@@ -34,6 +35,7 @@ from sparseft.tasks.metrics import PERPLEXITIES
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
 RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss train_merge_gap reached_sparsity".split()]
+RUNS += ["parameters", "model_bytes"]
 RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
 RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
 CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
@@ -52,7 +54,7 @@ FILES = {
     "missing.csv": ("missing", MISSING),
 }
 INTEGERS = {"sparsity", "seed", "examples", "seeds", "peak_memory_bytes", "selection_examples", "trainings_tried"}
-INTEGERS |= {"against_sparsity", "comparisons"}
+INTEGERS |= {"against_sparsity", "comparisons", "parameters", "model_bytes"}
 # A spreadsheet takes a text that begins with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -70,7 +72,7 @@ MEANINGS = {
     "setting": ("", "The settings in which runs of its model and task differ; empty if all agree. Only runs that agree in"
                 " every setting that both have are pooled or compared."),
     "train_merge_gap": ("nats per token", "Loss after the merge minus before it; 0 but for rounding if the merge is exact."),
-    "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, which may differ from the requested one."),
+    "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, or the share of removed weights, which may differ from the requested one."),
     "train_loss": ("nats per token", "Training loss, mean over the last tenth of the steps."),
     "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
     "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),
@@ -183,7 +185,7 @@ def describe(column: str) -> tuple[str, str]:
             return describe(name)[0], f"{words} end of the 95 % confidence interval of {name}."
     if column in MEANINGS:
         return MEANINGS[column]
-    for record in (EvaluationRecord, TrainingRecord):
+    for record in (EvaluationRecord, TrainingRecord, ValidationRecord):
         fields: dict[str, Any] = record.model_fields
         for field in fields.values():
             if field.json_schema_extra["column"] == column:

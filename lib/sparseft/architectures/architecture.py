@@ -9,7 +9,7 @@ Masks prune matrices only. Biases and norms keep their bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +21,13 @@ Words = tuple[str, ...]
 # The name of a tensor -> its shape.
 Shapes = dict[str, tuple[int, ...]]
 
+# The types of decoder layers with a window, and without one.
+SLIDING, FULL = "sliding_attention", "full_attention"
 # A model with tied embeddings stores no output head.
 _HEAD = "lm_head.weight"
 # A key of config.json -> the name that it has in files of other releases of transformers.
-_OTHER_NAMES = {"num_local_experts": "num_experts"}
+_EXPERTS = "num_local_experts"
+_OTHER_NAMES = {_EXPERTS: "num_experts"}
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 
 
@@ -99,7 +102,9 @@ class Architecture:
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
     coupled           all prunable matrices, in groups whose channels are removed together
     windows           config -> by decoder layer, how many tokens back a token sees, itself included; None if all
-    smaller_config    (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
+    smaller_config    (config, unit -> number of units left) -> the keys of config.json that a model with fewer channels and
+                      heads changes
+    layer_lists       the keys of config.json that hold a list with an entry per decoder layer
     is_tied           whether the output head is the embeddings where config.json does not say
     fixed             keys of config.json -> the one value that is computed here; a missing key has it
     experts           the module of the experts; None without experts
@@ -114,6 +119,7 @@ class Architecture:
     coupled: tuple[Coupled, ...]
     windows: Callable[[dict], list[int | None]]
     smaller_config: Callable[[dict, dict[str, int]], dict]
+    layer_lists: tuple[str, ...] = ("layer_types",)
     is_tied: bool = False
     fixed: dict[str, object] = field(default_factory=dict)
     experts: ExpertBlock | None = None
@@ -138,6 +144,11 @@ class Architecture:
         """Return whether the decoder layers of a model have a tensor of this name."""
         return _pattern(self.layer_tensors).fullmatch(name) is not None
 
+    def rows_of(self, name: str) -> str | None:
+        """Return in words what the rows of a tensor of a decoder layer are; None for any other tensor."""
+        shapes = (shape for known, shape in self.layer_tensors.items() if _pattern([known]).fullmatch(name))
+        return next(shapes, (None,))[0]
+
     def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
         """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
         groups = []
@@ -155,6 +166,26 @@ class Architecture:
                         parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
                 groups.append(parts)
         return groups
+
+    def config_of_part(self, config: dict, key: str, kept: Sequence[int]) -> dict:
+        """Return the keys of config.json that a model with fewer experts or decoder layers changes, and their new values.
+
+        key: what is fewer, as `sizes` names it: num_local_experts or num_hidden_layers
+        kept: the numbers of those that are left; experts may have other numbers in each decoder layer"""
+        if key == _EXPERTS:
+            # A file may have both names.
+            names = [name for name in (_EXPERTS, _OTHER_NAMES[_EXPERTS]) if name in config]
+            top_k = min(len(kept), config["num_experts_per_tok"])
+            return {**dict.fromkeys(names, len(kept)), "num_experts_per_tok": top_k}
+        lists = {name: config[name] for name in self.layer_lists if config.get(name)}
+        windows = self.windows(config)
+        if len(set(windows)) > 1:
+            # A rule such as "every sixth layer" would name other layers now.
+            lists.setdefault("layer_types", [FULL if window is None else SLIDING for window in windows])
+        changes: dict[str, Any] = {name: [values[number] for number in kept] for name, values in lists.items()}
+        if "max_window_layers" in config:
+            changes["max_window_layers"] = sum(number < config["max_window_layers"] for number in kept)
+        return {**changes, "num_hidden_layers": len(kept)}
 
     def activation_bytes(self, config: dict, width: int) -> int:
         """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate.

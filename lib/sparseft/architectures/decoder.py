@@ -10,7 +10,7 @@ A removed unit meets zero columns of o or down. So whatever its rows compute add
 q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
-from sparseft.architectures.architecture import Architecture, Coupled, Words, attention_heads
+from sparseft.architectures.architecture import FULL, SLIDING, Architecture, Coupled, Words, attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -49,8 +49,7 @@ MLP: dict[str, Words] = {
     "mlp.down_proj.weight": ("hidden_size", "intermediate_size"),
 }
 
-# transformers' name of a decoder layer with a window, and its default for the first one.
-SLIDING = "sliding_attention"
+# transformers' default of the first decoder layer with a window.
 MAX_WINDOW_LAYERS = 28
 
 # The prunable matrices of a decoder layer, and what is removed from them together.
@@ -118,7 +117,7 @@ def windows_by_layer(config: dict) -> list[int | None]:
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
     layers = range(config["num_hidden_layers"])
     first = config.get("max_window_layers", MAX_WINDOW_LAYERS)
-    types = config.get("layer_types") or [SLIDING if number >= first else "full_attention" for number in layers]
+    types = config.get("layer_types") or [SLIDING if number >= first else FULL for number in layers]
     return [window if types[number] == SLIDING else None for number in layers]
 
 

@@ -7,6 +7,7 @@ window, and have rotary angles of their own. Every sixth layer sees all tokens. 
 from dataclasses import replace
 
 from sparseft.architectures import decoder
+from sparseft.architectures.architecture import FULL, SLIDING
 from sparseft.errors import InputError
 
 NORMS = {
@@ -22,9 +23,9 @@ def windows(config: dict) -> list[int | None]:
     """Return the window of each decoder layer. `layer_types` or `sliding_window_pattern` says which layers have one."""
     pattern = config.get("sliding_window_pattern", WINDOW_PATTERN)
     layers = range(config["num_hidden_layers"])
-    by_pattern = ["full_attention" if (number + 1) % pattern == 0 else decoder.SLIDING for number in layers]
+    by_pattern = [FULL if (number + 1) % pattern == 0 else SLIDING for number in layers]
     types = config.get("layer_types") or by_pattern
-    return [config["sliding_window"] if types[number] == decoder.SLIDING else None for number in layers]
+    return [config["sliding_window"] if types[number] == SLIDING else None for number in layers]
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:

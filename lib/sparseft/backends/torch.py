@@ -15,11 +15,11 @@ from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
-from sparseft.language_model.layered_model import LayeredLoss, LayeredModel
+from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, decoder_layer_tensors, read_tensors
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
-from sparseft.language_model.weights import divide, memory_path, read_own_rows, read_weight, unfuse_experts
+from sparseft.language_model.weights import divide, memory_path, read_own_rows, unfuse_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace, build
@@ -167,13 +167,17 @@ def reconstruct(
     data = {"validation": validation, "reconstruction": examples}
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
     workspace = Workspace()
+    base = None if dense.digest == job.checkpoint.digest else empty_model(job.checkpoint)
+    if base:
+        unfuse_experts(base)
 
     def adapt(number: int) -> dict[str, LoRALinear]:
         """Prune a decoder layer of the dense model, with the weights of the job's checkpoint, and return its new LoRA layers."""
         own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
-        if dense.digest != job.checkpoint.digest:
-            for layer, path in own.items():
-                model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
+        if base:
+            # It may have fewer experts.
+            read_tensors(base, job.checkpoint, decoder_layer_tensors(job.checkpoint, number), device, layered.dtype)
+            model.model.layers[number] = base.model.layers[number]
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
     identity = job.identity(data, Path(__file__), _machine(device, 1))

@@ -166,6 +166,13 @@ class Checkpoint:
             _fill(bits, tensor, tensor.start + start * bits.itemsize)
             yield bits
 
+    def totals(self) -> dict[str, int]:
+        """Return the bytes of the weights' files, and the number of parameters in them."""
+        return {
+            "bytes": sum(file.stat().st_size for file in self.files),
+            "parameters": sum(math.prod(tensor.shape) for tensor in self.tensors.values()),
+        }
+
     def copy_rest(self, folder: Path) -> None:
         """Copy the files beside the weights to another folder."""
         for file in small_files(self.folder):

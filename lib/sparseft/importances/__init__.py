@@ -1,16 +1,25 @@
 """List the importances. To add one, write its file and put it into the table."""
 
+from sparseft.importances.block_influence import BLOCK_INFLUENCE
+from sparseft.importances.ean import EAN
 from sparseft.importances.fisher import FISHER
+from sparseft.importances.frequency import FREQUENCY
 from sparseft.importances.gradient import GRADIENT
 from sparseft.importances.importance import Importance, Statistic
 from sparseft.importances.magnitude import MAGNITUDE
+from sparseft.importances.perplexity import PERPLEXITY
+from sparseft.importances.random import RANDOM
+from sparseft.importances.reap import REAP
 from sparseft.importances.ria import RIA
 from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.importances.stade import STADE
 from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
-IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, FISHER, WANDA, RIA, STADE, SPARSEGPT)
+WEIGHTS = (MAGNITUDE, GRADIENT, TAYLOR, FISHER, WANDA, RIA, STADE, SPARSEGPT)
+# Those of experts and decoder layers.
+UNITS = (REAP, FREQUENCY, EAN, BLOCK_INFLUENCE, PERPLEXITY, RANDOM)
+IMPORTANCES = WEIGHTS + UNITS
 # The importance of a method whose name has none.
 DEFAULT = MAGNITUDE
 

@@ -1,4 +1,4 @@
-"""Describe what an importance is: what it looks at, and how it scores the weights of a layer."""
+"""Describe what an importance is: what it looks at, and how it scores the weights of a layer, or what is larger than a weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Importance:
-    """Describe how every prunable weight is scored. The weights with the lowest scores are pruned first.
+    """Describe how every prunable weight, expert or decoder layer is scored. Those with the lowest scores are pruned first.
 
     `score(weights, evidence, column_sums)` returns the scores of some rows of a layer, non-negative fp32 (rows, cols):
 
@@ -48,8 +48,13 @@ class Importance:
     # What it looks at in addition to the weights.
     statistic: Statistic | None = None
     score: Callable[[np.ndarray, Any, Any], np.ndarray] | None = None
-    # Whether the sums of its scores rank whole channels.
-    ranks_channels: bool = True
+    # What its scores, or their sums, rank: weights, channels, experts or decoder layers ("layers").
+    ranks: frozenset[str] = frozenset({"weights", "channels"})
+    # score_units(observation) returns the scores of experts or of decoder layers, float64 (groups, units). The groups and the
+    # observation are those of pruning/unit_scores.py. None if it scores weights.
+    score_units: Callable[[Any], np.ndarray] | None = None
+    # How often the model runs over the examples for these scores, from the number of its decoder layers. None if it never does.
+    passes: Callable[[int], float] | None = None
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.
     scope: str = "layer"
     has_fixed_scope: bool = False
@@ -60,6 +65,11 @@ class Importance:
     settings: tuple[str, ...] = ()
     # Whether it also gives the kept weights other values.
     updates_weights: bool = False
+
+    @property
+    def uses_examples(self) -> bool:
+        """Return whether the scores depend on examples."""
+        return self.statistic is not None or self.passes is not None
 
     @property
     def is_sequential(self) -> bool:

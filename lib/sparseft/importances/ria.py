@@ -29,7 +29,7 @@ RIA = Importance(
     source="Zhang et al., Plug-and-Play, ICLR 2024, with a = 1/2; lib/prune.py of its code, commit 7bc55b0",
     statistic=INPUT_NORMS,
     score=score,
-    ranks_channels=False,
+    ranks=frozenset({"weights"}),
     accumulated="norm of the inputs over all tokens of all examples",
     uses_column_sums=True,
 )

@@ -38,7 +38,7 @@ STADE = Importance(
     ),
     score=score,
     # It compares the weights of one row, as wanda does.
-    ranks_channels=False,
+    ranks=frozenset({"weights"}),
     scope="row",
     accumulated="standard deviation of the inputs over all tokens of all examples",
 )

@@ -36,7 +36,7 @@ WANDA = Importance(
     statistic=INPUT_NORMS,
     score=score,
     # Wanda compares the weights of one row, so it says nothing about whole channels.
-    ranks_channels=False,
+    ranks=frozenset({"weights"}),
     scope="row",
     accumulated="norm of the inputs over all tokens of all examples",
 )

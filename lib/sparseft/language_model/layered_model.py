@@ -52,7 +52,7 @@ class LayeredModel:
         On a CPU, they are mapped from their files. A thread reads the next one's part of the files, so that it is in the page cache."""
         with ThreadPoolExecutor(1) as reader:
             for place, number in enumerate(numbers, start=1):
-                self._read(self._names(number))
+                self._read(decoder_layer_tensors(self.checkpoint, number))
                 for following in numbers[place : place + 1]:
                     reader.submit(self._touch, following)
                 try:
@@ -68,30 +68,35 @@ class LayeredModel:
     def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:
         """Return the modules of those prunable `layers` that are in a decoder layer, by their names on disk."""
         own = [layer for layer in layers if decoder_layer_of(layer) == number]
-        return {layer: self.model.get_submodule(self._path(layer)) for layer in own}
-
-    def _path(self, name: str) -> str:
-        """Return the name in memory of what has the name `name` on disk."""
-        return memory_path(self.checkpoint.architecture, name)
-
-    def _names(self, number: int) -> list[str]:
-        """Return the tensors of a decoder layer."""
-        return [name for name in self.checkpoint.tensors if name.startswith(f"{_LAYERS}{number}.")]
+        architecture = self.checkpoint.architecture
+        return {layer: self.model.get_submodule(memory_path(architecture, layer)) for layer in own}
 
     def _touch(self, number: int) -> None:
         """Read the tensors of a decoder layer, and keep none of them."""
-        for name in self._names(number):
+        for name in decoder_layer_tensors(self.checkpoint, number):
             for _ in self.checkpoint.read_blocks(name, BLOCK):
                 pass
 
     def _read(self, names: Iterable[str]) -> None:
         """Read tensors into the model."""
-        for name in names:
-            if ROTARY_BUFFER.search(name):
-                continue
-            weight = map_weight(self.checkpoint, name).to(self.device, self.dtype)
-            module, _, attribute = self._path(name).rpartition(".")
-            setattr(self.model.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))
+        read_tensors(self.model, self.checkpoint, names, self.device, self.dtype)
+
+
+def read_tensors(
+    model: nn.Module, checkpoint: Checkpoint, names: Iterable[str], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Read tensors of a checkpoint into its model, whose experts are unfused."""
+    for name in names:
+        if ROTARY_BUFFER.search(name):
+            continue
+        weight = map_weight(checkpoint, name).to(device, dtype)
+        module, _, attribute = memory_path(checkpoint.architecture, name).rpartition(".")
+        setattr(model.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))
+
+
+def decoder_layer_tensors(checkpoint: Checkpoint, number: int) -> list[str]:
+    """Return the tensors of a decoder layer."""
+    return [name for name in checkpoint.tensors if name.startswith(f"{_LAYERS}{number}.")]
 
 
 def layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:

@@ -67,7 +67,7 @@ def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, floa
     layers = [f"model.layers.{number}" for number in range(len(model.model.layers))]
     sizes = [_size(layer) for layer in model.model.layers]
     places = {name: main for name, _ in model.named_children() if name != "model"}
-    places |= {f"model.{name}": main for name, _ in model.model.named_children() if name != "layers"}
+    places |= {f"model.{name}": main for name, child in model.model.named_children() if child is not model.model.layers}
     places |= zip(layers, places_of(sizes, _size(model) - sum(sizes), rooms), strict=True)
     for name, _ in list(model.named_parameters()):
         module = ".".join(name.split(".")[: 3 if name.startswith("model.layers.") else 2])

@@ -177,7 +177,7 @@ def _is_consistent(mask: Mask) -> bool:
     shapes_of_bits = {layer: array.shape for layer, array in mask.bits.items() if array.dtype == np.uint8}
     if not shapes_of_bits or packed_shapes != shapes_of_bits:
         return False
-    total = sum(rows * cols for rows, cols in mask.shape.values())
+    total = sum(rows * cols for rows, cols in mask.shape.values()) + mask.meta.get("removed_weights", 0)
     kept = sum(map(count_kept, mask.bits.values()))
     if mask.meta.get("reached") != 1 - kept / total:
         return False
@@ -261,9 +261,10 @@ class MaskWriter:
         self.metas = [meta | entries for meta in self.metas]
 
     def finish(self) -> None:
-        """Write the files. The reached sparsity is counted from the bits that were written."""
-        total = sum(rows * cols for rows, cols in self.shape.values())
+        """Write the files. The reached sparsity is counted from the bits that were written, and from the removed weights."""
+        weights = sum(rows * cols for rows, cols in self.shape.values())
         for level, path in enumerate(self.paths):
+            total = weights + self.metas[level].get("removed_weights", 0)
             reached = 1 - sum(int(kept[level]) for kept in self.kept.values()) / total
             content = {"format_version": FORMAT_VERSION, "meta": self.metas[level] | {"reached": reached}}
             write = self._write_safetensors if path.suffix == ".safetensors" else self._write_pt

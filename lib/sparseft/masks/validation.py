@@ -35,6 +35,10 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     outside, changed = _compare(checkpoint, base, mask) if base else ([], [])
     mask_of_base = mask.meta.get("base") == base.digest if base else None
     is_complete = bool(rows) and not unmatched
+    # A smaller model lacks them, so they count as zeros of the model that was pruned.
+    removed = mask.meta.get("removed_weights", 0)
+    weights = total["weights"] + removed
+    share = lambda count: (count + removed) / weights if rows else None  # noqa: E731
     not_checked = []
     if base is None:
         not_checked.append("The tensors outside the mask were compared with nothing, because no base was given.")
@@ -55,9 +59,11 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
         "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),
         "max_abs_pruned": max((row["max_abs_pruned"] for row in rows), default=0.0),
         "tolerance": tolerance,
-        "expected_sparsity": total["pruned"] / total["weights"] if rows else None,
-        "actual_sparsity": total["zeros"] / total["weights"] if rows else None,
-        "sparsity_within_tolerance": (total["zeros"] + total["within_tolerance"]) / total["weights"] if rows else None,
+        **checkpoint.totals(),
+        "removed_weights": removed,
+        "expected_sparsity": share(total["pruned"]),
+        "actual_sparsity": share(total["zeros"]),
+        "sparsity_within_tolerance": share(total["zeros"] + total["within_tolerance"]),
         "tensors_outside_checked": len(outside),
         "tensors_outside_changed": changed,
         "layers": rows,

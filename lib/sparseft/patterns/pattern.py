@@ -1,10 +1,86 @@
 """Describe what a pattern is: what is removed together, and how its masks are selected from the scores."""
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
+from sparseft.architectures.architecture import Architecture, size_of
+from sparseft.errors import InputError
 from sparseft.importances.importance import Importance
+
+# How far the share of the removed weights may be from the requested sparsity.
+TOLERANCE = Fraction(2, 100)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Describe what a pattern removes from a model so that a smaller model is left: experts or decoder layers.
+
+    key      the number of units, as the architectures name it
+    title    the units in words, for messages
+    places   a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as `group`
+             if each decoder layer has units of its own
+
+    The same number of units is removed from each group, and at least one stays."""
+
+    key: str
+    title: str
+    places: str
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Return the group and the unit that a tensor or a layer belongs to; None if it belongs to none."""
+        match = re.match(self.places, name)
+        return (int(match.groupdict().get("group") or 0), int(match["unit"])) if match else None
+
+    def renamed(self, name: str, number: int) -> str:
+        """Return the name that a tensor of a unit has as a tensor of unit `number`."""
+        match = re.match(self.places, name)
+        assert match, f"{name} belongs to no unit"
+        return f"{name[: match.start('unit')]}{number}{name[match.end('unit') :]}"
+
+    def number(self, architecture: Architecture, config: dict) -> int:
+        """Return how many units each group of a model has. Raises InputError if it has none."""
+        if self.key not in architecture.sizes:
+            raise InputError(
+                f"{architecture.class_name} has no {self.title}",
+                "leave out the methods that remove them, or use another model",
+            )
+        return size_of(self.key, config)
+
+    def removed(
+        self,
+        architecture: Architecture,
+        config: dict,
+        prunable: Mapping[str, tuple[int, ...]],
+        percents: Iterable[int],
+        place: object,
+    ) -> dict[int, int]:
+        """Return by sparsity, in percent, how many units each group loses. `prunable` are the shapes of the prunable layers.
+
+        Raises InputError, naming the model's `place`, if the nearest number reaches a share of the prunable weights that is not
+        near the sparsity, or if two sparsities lead to the same number."""
+        number = self.number(architecture, config)
+        sizes = {layer: math.prod(shape) for layer, shape in prunable.items()}
+        unit = Fraction(sum(size for layer, size in sizes.items() if self.place(layer)), number * sum(sizes.values()))
+        numbers: dict[int, int] = {}
+        for percent in filter(None, percents):
+            asked = Fraction(percent, 100)
+            near = sorted(range(1, number), key=lambda count: abs(count * unit - asked))[:2]
+            reached = [
+                f"{float(100 * count * unit):.1f} % ({count} of {number} {self.title})" for count in sorted(near)
+            ]
+            advice = f"choose among what it reaches, such as {' and '.join(reached)}" if near else "use another method"
+            if not near or abs(near[0] * unit - asked) > TOLERANCE:
+                raise InputError(f"{place}: no whole number of {self.title} reaches {percent} %", advice)
+            if near[0] in numbers.values():
+                raise InputError(
+                    f"{place}: two sparsities remove {near[0]} of {number} {self.title}, {percent} % is one", advice
+                )
+            numbers[percent] = near[0]
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -13,7 +89,7 @@ class Pattern:
 
     name: str
     # select(ranking) writes the masks of all layers of a `Ranking` (pruning/selection.py), by one of its methods. It returns what
-    # this method returns: the distribution of the scores by layer. None if the masks are another tool's.
+    # this method returns: the distribution of the scores by layer. None if the masks are another tool's, or keep all that is left.
     select: Callable[[Any], dict[str, Any]] | None
     # What is removed, in words for the results page.
     words: str = ""
@@ -22,9 +98,12 @@ class Pattern:
     # The keys of `masks:` that the pattern uses.
     settings: tuple[str, ...] = ()
     has_importance: bool = True
-    # Whether it removes coupled channels of several layers. Then the layers are not pruned one after the other, and the model
-    # can be written without them.
-    removes_channels: bool = False
+    # What an importance must rank: weights, channels (coupled ones of several layers), experts or decoder layers ("layers").
+    removes: str = "weights"
+    # What is removed, if a smaller model is written at once: a pruned base, whose masks keep every weight.
+    units: Units | None = None
+    # Whether a reconstruction of the decoder layers that are left can learn something.
+    is_reconstructed: bool = True
     # Whether every scope loses exactly the requested share of its weights, except for rounding.
     has_exact_counts: bool = True
     # Whether an allocation, or an importance that updates weights, can decide how many weights a layer loses.
@@ -38,4 +117,4 @@ class Pattern:
         """Return whether the scores of an importance can rank what the pattern removes."""
         if not self.has_importance or (importance.updates_weights and not self.takes_counts):
             return False
-        return importance.ranks_channels or not self.removes_channels
+        return self.removes in importance.ranks

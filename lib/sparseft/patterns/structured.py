@@ -7,6 +7,6 @@ STRUCTURED = Pattern(
     select=lambda ranking: ranking.by_unit(ranking.coupled_parts()),
     words="whole channels and heads",
     scope="layer",
-    removes_channels=True,
+    removes="channels",
     has_exact_counts=False,
 )

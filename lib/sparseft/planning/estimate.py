@@ -179,10 +179,10 @@ def disk(config: Config) -> tuple[dict[str, int], int]:
     adapters = [models[run.model].adapter_numbers(config, run.task, run.training) for run in trained]
     masks, bases = 0, 0
     for run in _passes(config):
-        updates_weights = get_method(run.method).updates_weights
-        number = 1 if run.method == DENSE or updates_weights else len(config.grid.sparsities)
+        has_pruned_base = get_method(run.method).has_pruned_base
+        number = 1 if run.method == DENSE or has_pruned_base else len(config.grid.sparsities)
         masks += number * (models[run.model].prunable_weights // 8)
-        bases += models[run.model].bytes if updates_weights else 0
+        bases += models[run.model].bytes if has_pruned_base else 0
     kept = {
         "models": sum(model.bytes for model in models.values()),
         "masks": masks,
@@ -228,10 +228,10 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
 
 
 def _passes(config: Config) -> list[Run]:
-    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it updates weights."""
+    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it has a pruned base."""
     passes = {}
     for run in targets.runs(config):
-        folder_of = base_folder if get_method(run.method).updates_weights else mask_folder
+        folder_of = base_folder if get_method(run.method).has_pruned_base else mask_folder
         passes[fill(folder_of(run.method), run), run.method] = run
     return list(passes.values())
 

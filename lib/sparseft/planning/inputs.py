@@ -15,7 +15,7 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.planning.sizes import description
+from sparseft.planning.sizes import Subject, description
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
@@ -103,12 +103,17 @@ def check_sources(config: Config) -> None:
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
     for name in config.grid.models:
-        content, place = description(name, config.models[name]) or (None, "")
+        content, place = description(name, config.models[name], config.models) or (None, "")
         if content is None:
             continue
         architecture = find_architecture(content.get("architectures"), place)
         config.training_backend.check_architecture(architecture, f"models.{name}")
-        tensor_shapes(content, place)
+        subject = Subject(name, "", content, tensor_shapes(content, place), 1)
+        for method in map(get_method, config.grid.methods):
+            if units := method.pattern.units:
+                units.removed(
+                    architecture, content, subject.prunable, config.grid.sparsities, f"{method.name}, models.{name}"
+                )
         window, limit = config.perplexity and config.perplexity.context, content.get("max_position_embeddings")
         # Otherwise the first evaluation would find it, after hours.
         if window and limit and window > limit:

@@ -75,7 +75,8 @@ class JobKind:
             return cls(kind, cell.model, cell.task, training=training_name(cell.training))
         method = get_method(cell.method)
         if not method.uses_examples:
-            return cls("weights", cell.model)
+            # A smaller model is written tensor by tensor.
+            return cls("files" if method.pattern.units else "weights", cell.model)
         return cls(kind, cell.model, cell.task if method.uses_task else "", cell.method)
 
 
@@ -85,7 +86,7 @@ class Requests:
     def __init__(self, config: Config) -> None:
         self.config = config
         # What raises InputError, because a model is not known yet, is computed again the next time.
-        self.subject = cache(lambda model: described(model, config.models[model]))
+        self.subject = cache(lambda model: described(model, config.models[model], config.models))
         self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(job.model)))
         self._room = cache(lambda job: _weights_room(config, *process_memory(config, job, self.subject(job.model))))
 
@@ -322,7 +323,8 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     """Return how many tokens pass the model forward, at 2 FLOP per weight. A backward is two. Every example is a long one."""
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
-        passes = config.masks.passes_of(job.method, config.grid.sparsities)
+        layers = subject.config["num_hidden_layers"]
+        passes = config.masks.passes_of(job.method, config.grid.sparsities, layers)
         # A backward by segments computes every decoder layer two or three times.
         share = 5 if _uses_gradients(job.method) else 3
         tokens: float = share * lengths.long * lengths.rows[0] * passes

@@ -5,9 +5,11 @@ its manifest has the measured lengths. Before that, they are typical of the buil
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
@@ -17,7 +19,7 @@ from sparseft.methods import get_method
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS
-from sparseft.study.sources import Model, split_mdl
+from sparseft.study.sources import Model, PrunedBase, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import Lengths
 from sparseft.tasks.text import LENGTH
@@ -111,9 +113,9 @@ class Subject:
         return settings.lora_r * sum(sides)
 
 
-def described(name: str, model: Model) -> Subject:
-    """Return the model `name` of a study, on the disk or not. Raises InputError if its sizes are unknown."""
-    config_and_place = description(name, model)
+def described(name: str, model: Model, models: Mapping[str, Model] = MappingProxyType({})) -> Subject:
+    """Return the model `name` of a study with these `models`, on the disk or not. Raises InputError if its sizes are unknown."""
+    config_and_place = description(name, model, models)
     if config_and_place is None:
         manifest = MANIFEST.format(model=name)
         raise InputError(
@@ -124,26 +126,48 @@ def described(name: str, model: Model) -> Subject:
     return Subject(name, model.source, config, tensor_shapes(config, place), 4 if model.dtype == "float32" else 2)
 
 
-def description(name: str, model: Model) -> tuple[dict, str] | None:
+def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[dict, str] | None:
     """Return a model's config.json and where it comes from; None if it is not known.
 
-    It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order."""
+    It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is not
+    there yet follows from its model, which is one of `models`."""
     kind, _, place = model.source.partition(":")
+    base = pruned_base(model.source)
     prepared = Path(MODEL.format(model=name))
     folders = (
         [mdl[1] if kind == "mdl" and (mdl := split_mdl(place)) else Path(place)] if kind in ("path", "mdl") else []
     )
+    if base:
+        folders.append(Path("pruned", place))
     manifest = prepared / "manifest.json"
     if not manifest.exists() or read_json(manifest).get("source") == model.source:
         folders.append(prepared)
     for folder in folders:
         if (folder / "config.json").exists():
             return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
+    if base:
+        return _future_base(base, models)
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
     if unpinned in NAMED:
         return NAMED[unpinned], unpinned
     config = known_config(place) if kind == "hub" else None
     return (config, model.source) if config else None
+
+
+def _future_base(base: PrunedBase, models: Mapping[str, Model]) -> tuple[dict, str] | None:
+    """Return the config.json of a pruned base from that of its model; None if this is not known.
+
+    Which experts or decoder layers it will lose is not known. The first ones stand for those that are left."""
+    parent = description(base.model, models[base.model], models)
+    units = get_method(base.method).pattern.units
+    if parent is None or units is None:
+        return parent
+    config, place = parent
+    subject = Subject(base.model, "", config, tensor_shapes(config, place), 1)
+    percent = int(base.sparsity)
+    lost = units.removed(subject.architecture, config, subject.prunable, [percent], place)[percent]
+    left = range(units.number(subject.architecture, config) - lost)
+    return config | subject.architecture.config_of_part(config, units.key, left), place
 
 
 def count(shapes: Shapes) -> int:

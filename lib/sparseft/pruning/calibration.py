@@ -238,7 +238,7 @@ def _of_gradients(
             del inputs[number]
         if step != "backward":
             with torch.no_grad():
-                _run_layer(stream, number, advance=True)
+                run_layer(stream, number, advance=True)
             inputs[number + 1] = stream.states
             continue
         linears = layered.linears(number, prunable)
@@ -323,16 +323,16 @@ def _in_sequence(
         for layer, linear in linears.items():
             totals[layer] = _zeros(statistic, linear.weight, layered.device)
             hooks.append(linear.register_forward_pre_hook(partial(add_inputs, layer)))
-        _run_layer(stream, number, advance=not changes_weights)
+        run_layer(stream, number, advance=not changes_weights)
         for hook in hooks:
             hook.remove()
         for layer, linear in linears.items():
             change(layer, linear.weight, _finished(layer, statistic, totals.pop(layer), tokens[layer]))
         if changes_weights:
-            _run_layer(stream, number, advance=True)
+            run_layer(stream, number, advance=True)
 
 
-def _run_layer(stream: Stream, number: int, *, advance: bool) -> None:
+def run_layer(stream: Stream, number: int, *, advance: bool) -> None:
     """Run a decoder layer on every example by itself. With `advance`, its outputs enter the next decoder layer."""
     for example in range(len(stream.states)):
         outputs = stream.outputs(number, [example])

@@ -9,21 +9,20 @@ for all layers, so every layer must keep equally many units. Some pruned channel
 be a multiple of 8.
 """
 
-import json
-import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.checkpoint import INDEX, Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.checkpoints.rewriting import write_smaller
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_replaceable
-from sparseft.storage.reading import read_json
 from sparseft.storage.record import check_model
 
 # The axis that a tensor loses a part of, 0 for rows and 1 for columns, and what is kept of it, bool (rows,) or (cols,).
@@ -45,16 +44,13 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     cuts, units = plan_cuts(checkpoint, mask)
     changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
     with atomic_folder(output, "smaller model") as folder:
-        checkpoint.copy_rest(folder)
-        for file in checkpoint.files:
-            _write_weights(checkpoint, file, cuts, folder / file.name)
-        write_json(folder / "config.json", checkpoint.config | changes)
-        smaller = Checkpoint(folder)
-        _correct_index(smaller)
+        smaller = write_smaller(
+            checkpoint, folder, changes, partial(_resized, cuts=cuts), partial(_content, checkpoint, cuts)
+        )
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
             "inputs": {"checkpoint": checkpoint.digest_of(hashes), "mask": mask_sha256},
-            "before": _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in changes}},
-            "after": _totals(smaller) | {"config": changes},
+            "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
+            "after": smaller.totals() | {"config": changes},
             "outputs": smaller.hashes(),
         }
         write_json(folder / "compact.json", report)
@@ -104,50 +100,28 @@ def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:
     return units
 
 
-def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], path: Path) -> None:
-    """Write the smaller tensors of one safetensors file to `path`, in the same order.
-
-    Raises InputError if a weight that is left out is not zero. A bias may be anything."""
-    header, tensors = read_header(file)
-    metadata = json.loads(header[8:]).get("__metadata__")
-    smaller = [_smaller(tensor, *cuts[tensor.name]) if tensor.name in cuts else tensor for tensor in tensors]
-    with open(path, "wb") as target:
-        target.write(safetensors_header(smaller, metadata))
-        for tensor in tensors:
-            if tensor.name not in cuts:
-                target.write(checkpoint.read_bytes(tensor.name))
-                continue
-            axis, kept = cuts[tensor.name]
-            bits = checkpoint.read(tensor.name)
-            # The shift removes the sign, because -0 is zero too.
-            if tensor.name.endswith(".weight") and (np.compress(~kept, bits, axis) << 1).any():
-                raise InputError(
-                    f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
-                    "give the merged checkpoint and the mask that it was merged with",
-                )
-            target.write(np.compress(kept, bits, axis).data)
-
-
-def _smaller(tensor: Tensor, axis: int, kept: np.ndarray) -> Tensor:
+def _resized(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
     """Return a tensor with its future shape and size."""
+    if tensor.name not in cuts:
+        return tensor
+    axis, kept = cuts[tensor.name]
     shape = list(tensor.shape)
     shape[axis] = int(kept.sum())
     return tensor.changed(tensor.dtype, tuple(shape))
 
 
-def _correct_index(checkpoint: Checkpoint) -> None:
-    """Correct the sizes in the index of a sharded checkpoint. Its files stay the same."""
-    path = checkpoint.folder / INDEX
-    if path.exists():
-        index = read_json(path)
-        size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-        totals = {"total_parameters": _totals(checkpoint)["parameters"], "total_size": size}
-        write_json(path, index | {"metadata": index.get("metadata", {}) | totals})
+def _content(checkpoint: Checkpoint, cuts: dict[str, Cut], tensor: Tensor) -> bytes | memoryview:
+    """Return the bytes of a smaller tensor.
 
-
-def _totals(checkpoint: Checkpoint) -> dict[str, int]:
-    """Return the bytes of the weights' files, and the number of parameters in them."""
-    return {
-        "bytes": sum(file.stat().st_size for file in checkpoint.files),
-        "parameters": sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),
-    }
+    Raises InputError if a weight that is left out is not zero. A bias may be anything."""
+    if tensor.name not in cuts:
+        return checkpoint.read_bytes(tensor.name)
+    axis, kept = cuts[tensor.name]
+    bits = checkpoint.read(tensor.name)
+    # The shift removes the sign, because -0 is zero too.
+    if tensor.name.endswith(".weight") and (np.compress(~kept, bits, axis) << 1).any():
+        raise InputError(
+            f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
+            "give the merged checkpoint and the mask that it was merged with",
+        )
+    return np.compress(kept, bits, axis).data

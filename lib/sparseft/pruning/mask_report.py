@@ -68,7 +68,7 @@ def mask_report(
             for layer, size in sizes.items()
         ]
         starved = [layer for layer, size in sizes.items() if counts[layer] < STARVED * size]
-        reached = 1 - sum(counts.values()) / sum(sizes.values())
+        reached = 1 - sum(counts.values()) / (sum(sizes.values()) + meta.get("removed_weights", 0))
         sparsities.append(
             {"asked_percent": percent, "reached": reached, "layers_below_1_percent_kept": starved, "layers": layers}
         )

@@ -1,5 +1,7 @@
 """Write the mask of a method that updates weights, and its pruned weights W' * M as a checkpoint of their own.
 
+smaller.py does the same for a method that removes experts or decoder layers.
+
 The runs of the method start from this pruned base, as those of other methods start from the model. It has the files, the
 dtypes and the byte layout of the original model. Only the prunable weights differ. The mask has the digests of both: `base`
 is the pruned base, and `original` is the model from which it was made.
@@ -8,6 +10,7 @@ is the pruned base, and `original` is the model from which it was made.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +60,19 @@ class PrunedWriter:
         self.scores[layer] = scores
 
 
+def checked_origin(
+    original: Checkpoint, method: str, percent: int, settings: Masks, meta: dict
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the manifest of a pruned base says about its origin, and the metadata of its mask, to which `meta` is added.
+
+    Raises InputError if the tensors of the original do not fit its config.json, or if one of its weights is not finite."""
+    check_tensors(original, original.folder)
+    if not original.prepared:
+        check_finite_weights(original, original.folder)
+    origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
+    return origin, mask_meta(method, [percent], settings, original.digest) | meta | origin
+
+
 @contextmanager
 def pruned_writer(
     original: Checkpoint, method: str, percent: int, settings: Masks, files: PassFiles, meta: dict
@@ -64,14 +80,9 @@ def pruned_writer(
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
     `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with its
-    report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError if the tensors of the
-    original do not fit its config.json, or if one of its weights is not finite."""
+    report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError as `checked_origin` does."""
     shape = prunable_shapes(original)
-    check_tensors(original, original.folder)
-    if not original.prepared:
-        check_finite_weights(original, original.folder)
-    origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
-    meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
+    origin, meta = checked_origin(original, method, percent, settings, meta)
     assert files.base, f"{method} updates weights"
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with (

@@ -40,9 +40,14 @@ class ModelManifest(CheckpointManifest):
 class PrunedManifest(CheckpointManifest):
     """Record a pruned base: manifest.json."""
 
-    method: str = setting("The method that updated the weights.")
+    method: str = setting("The method that updated the weights, or removed some.")
     sparsity: Fraction = setting("The sparsity that was asked for.", "fraction")
     original: str = provenance("The digest of the dense model.")
+    original_weights: PositiveCount | None = measurement("Its prunable weights, if some were removed.", default=None)
+    removed_weights: Count | None = measurement("Those that were removed.", default=None)
+    removed: list[list[Count]] | None = measurement(
+        "The removed experts of each decoder layer, or, in one list, the removed decoder layers.", default=None
+    )
 
 
 class ExportManifest(CheckpointManifest):
@@ -107,6 +112,7 @@ class MaskMeta(MaskSettings):
     original: str | None = provenance("The digest of the dense model, if the base has other weights.", default=None)
     sparsity: Fraction | None = provenance("The sparsity that was asked for.", "fraction", default=None)
     reached: Fraction | None = measurement("The sparsity that was reached.", "fraction", default=None)
+    removed_weights: Count | None = measurement("The prunable weights that the base lacks.", default=None)
     scope: str | None = setting("Which weights were ranked together.", default=None)
     outliers: list[float] | None = measurement("The share of outliers of each decoder layer.", "fraction", default=None)
     calibration: str | None = provenance("The name of the text that calibrated the mask.", default=None)
@@ -155,6 +161,13 @@ class ScoreRow(RecordPart):
     zeros: Count = measurement("The number of scores that are 0.")
 
 
+class UnitRow(RecordPart):
+    """Hold the experts of a decoder layer, or the decoder layers of the model."""
+
+    scores: list[float] = measurement("The score of each one.")
+    removed: list[Count] = measurement("The numbers of those that were removed.")
+
+
 class MaskReport(MaskMeta):
     """Record what the masks of a method prune: report_METHOD.json. Its first fields are the metadata of the masks."""
 
@@ -163,3 +176,6 @@ class MaskReport(MaskMeta):
     scores_percent: int | None = provenance("The sparsity whose scores these are.", "%", default=None)
     sparsities: list[ReachedSparsity] = measurement("The result of each sparsity.")
     scores: list[ScoreRow] = measurement("The scores of each layer.")
+    units: list[UnitRow] | None = measurement(
+        "The scores of experts or decoder layers, if these were removed.", default=None
+    )

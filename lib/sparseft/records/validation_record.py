@@ -1,6 +1,7 @@
 """Define validation_report.json: what the comparison of every weight with the mask found.
 
-A report that fails, or that says more than its layer rows show, marks its run with a fault (`faults`). Sparsities are fractions of the prunable weights.
+A report that fails, or that says more than its layer rows show, marks its run with a fault (`faults`). Sparsities are fractions of the prunable weights of the
+model that was pruned.
 """
 
 import math
@@ -49,8 +50,13 @@ class ValidationRecord(RunRecord):
     max_abs_violation: float = measurement("The largest magnitude of a violation, or 0.")
     max_abs_pruned: NonNegative = measurement("The largest magnitude of a pruned weight, or 0.")
     tolerance: float = provenance("The largest magnitude that passes as zero.")
-    expected_sparsity: Fraction | None = measurement("The share that the mask prunes.", "fraction")
-    actual_sparsity: Fraction | None = measurement("The share of exact zeros.", "fraction")
+    parameters: PositiveCount | None = measurement(
+        "The parameters of the merged model.", column="parameters", default=None
+    )
+    bytes: PositiveCount | None = measurement("The size of their files.", "bytes", column="model_bytes", default=None)
+    removed_weights: Count = measurement("The prunable weights that a pruned base lacks.", default=0)
+    expected_sparsity: Fraction | None = measurement("The share that the mask prunes, or that was removed.", "fraction")
+    actual_sparsity: Fraction | None = measurement("The share of exact zeros, or of what was removed.", "fraction")
     sparsity_within_tolerance: Fraction | None = measurement("The share that passes as zero.", "fraction")
     tensors_outside_checked: Count = measurement("The tensors outside the mask that were compared with the base.")
     tensors_outside_changed: list[str] = measurement("The tensors that differ from the base and must not.")
@@ -77,9 +83,10 @@ class ValidationRecord(RunRecord):
             ),
         }
         for name, column in {"expected_sparsity": "pruned", "actual_sparsity": "zeros"}.items():
-            share, count = getattr(self, name), sum(getattr(row, column) for row in self.layers)
-            is_right = share is None or math.isclose(share * self.weights, count, rel_tol=ROUNDING)
-            is_fault[f"{name} {share} is not that of its layer rows, {count:,} of {self.weights:,}"] = not is_right
+            count = self.removed_weights + sum(getattr(row, column) for row in self.layers)
+            share, weights = getattr(self, name), self.removed_weights + self.weights
+            is_right = share is None or math.isclose(share * weights, count, rel_tol=ROUNDING)
+            is_fault[f"{name} {share} is not that of its layer rows, {count:,} of {weights:,}"] = not is_right
         wrong = "; ".join(text for text, is_true in is_fault.items() if is_true)
         if not self.passed:
             return [f"validation failed: {wrong or 'it does not say why'}"]

@@ -25,11 +25,12 @@ from sparseft.study.grid import (
     TRAINING,
     WILDCARDS,
     ResultPaths,
+    base_folder,
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training
 from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
-from sparseft.study.sources import Model, Perplexity, TaskData
+from sparseft.study.sources import Model, Perplexity, TaskData, pruned_base
 from sparseft.tasks import BY_NAME
 
 if TYPE_CHECKING:
@@ -150,6 +151,8 @@ class Config(_AllKeys):
         """Check the sections against each other."""
         for method in self.grid.methods:
             self.masks.check(method, self.grid.sparsities)
+        for name in self.models:
+            self._check_model(name)
         for name in self.tasks:
             self._check_task(name)
         self.training_backend.check_modes(self.grid.modes)
@@ -175,11 +178,40 @@ class Config(_AllKeys):
         }
         imported = [name for name in self.grid.methods if get_method(name).imported]
         several = imported and len(self.grid.models) > 1
+        reconstructs = any(get_mode(mode).reconstructs for mode in self.trained_modes)
+        unchanged = [
+            name for name in self.grid.methods if reconstructs and not get_method(name).pattern.is_reconstructed
+        ]
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         return faults | {
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
+            f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"
+            " leave out one or the other": unchanged,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
         }
+
+    def _check_model(self, name: str) -> None:
+        """Raise ValueError or InputError if the source of a model is a pruned base that this study cannot make."""
+        seen = [name]
+        while base := pruned_base(self.models[seen[-1]].source):
+            method = get_method(base.method)
+            place = base_folder(base.method).format(**base._asdict()).partition("/")[2]
+            is_made = method.has_pruned_base and self.models[seen[-1]].source == f"pruned:{place}"
+            refuse(
+                {
+                    f"models.{name}: {base.model} is no model of this study; describe it under models": (
+                        base.model not in self.models
+                    ),
+                    f"models.{name}: {base.method} has no pruned base at this place; write pruned:MODEL/sparsityXX_METHOD, or"
+                    " pruned:MODEL/TASK/sparsityXX_METHOD if the method looks at a task's examples": not is_made,
+                    f"models.{name}: {base.task} is no task of this study; describe it under tasks": (
+                        base.task and base.task not in self.tasks
+                    ),
+                    f"models.{name} is made from itself; name another model": base.model in seen,
+                }
+            )
+            self.masks.check(base.method, [int(base.sparsity)])
+            seen.append(base.model)
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""

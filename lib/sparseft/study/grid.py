@@ -18,11 +18,7 @@ from sparseft.errors import InputError
 
 METHODS = tuple(methods.METHODS)
 TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_task)
-WEIGHT_METHODS = tuple(name for name in METHODS if name not in TASK_METHODS)
 DENSE = methods.DENSE.name
-# Of the methods that look at examples: those that update weights, which have a job per sparsity, and those that do not.
-UPDATING_METHODS = tuple(name for name in TASK_METHODS if methods.METHODS[name].updates_weights)
-MASKING_METHODS = tuple(name for name in TASK_METHODS if name not in UPDATING_METHODS)
 # An expression for the names of the methods whose masks another tool made. There is one for every name of its checkpoints.
 IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
 
@@ -32,10 +28,15 @@ def on_text(names: tuple[str, ...]) -> str:
     return rf"(?:{'|'.join(names)}){methods.ON}{methods.TEXT_NAME}"
 
 
+def _expression(has_pruned_base: bool) -> str:
+    """Return an expression for the methods of this project that have a pruned base, or for those that have none."""
+    names = [name for name, method in methods.METHODS.items() if method.has_pruned_base == has_pruned_base]
+    return "|".join([*names, on_text(tuple(name for name in names if name in TASK_METHODS))])
+
+
 TEXT_METHOD = on_text(TASK_METHODS)
-# Expressions for the methods of this project: those that update weights, and those that do not.
-UPDATING_METHOD = "|".join([*UPDATING_METHODS, on_text(UPDATING_METHODS)])
-MASKING_METHOD = "|".join([*WEIGHT_METHODS, *MASKING_METHODS, on_text(MASKING_METHODS)])
+# Those with a pruned base have a job per sparsity.
+PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
@@ -156,7 +157,7 @@ CALIBRATION = "data/calibration_{text}.jsonl"
 CALIBRATION_SOURCE = f"{CALIBRATION}.json"
 MASKS = "masks/{model}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
-# The weights of a method that updates them.
+# The pruned base of a method that updates weights or writes a smaller model.
 PRUNED_BASES = "pruned/{model}"
 PRUNED_NAME = "sparsity{sparsity}_{method}"
 # The masked checkpoints of ModelZoo.
@@ -214,7 +215,7 @@ def mask_path(method: str) -> str:
 
 @dataclass(frozen=True)
 class PassFiles:
-    """Hold the paths of a pass: a mask per sparsity, the report, and the pruned base of a method that updates weights.
+    """Hold the paths of a pass: a mask per sparsity, the report, and the pruned base of a method that has one.
 
     With a `plot_name`, plots are written beside the report."""
 
@@ -256,8 +257,8 @@ def pass_files(
 def base_folder(method: str) -> str:
     """Return the folder of the weights from which the runs of a method start, with wildcards.
 
-    It is the model, or the pruned base of a method that updates weights."""
-    if not methods.get_method(method).updates_weights:
+    It is the model, or the pruned base of the method."""
+    if not methods.get_method(method).has_pruned_base:
         return MODEL
     return f"{PRUNED_BASES}{_task_folder(method)}/{PRUNED_NAME}"
 

@@ -52,6 +52,8 @@ class Masks(Section):
     sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not positive
     definite gets ten times as much, which the report records."""
+    renormalize_router_weights: bool = True
+    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob: true`."""
 
     def scope_of(self, method_name: str, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
@@ -81,9 +83,13 @@ class Masks(Section):
         """Return whether a method prunes layer by layer, in one pass per sparsity."""
         return self.sequential and get_method(method_name).is_sequential
 
-    def passes_of(self, method_name: str, percents: list[int]) -> int:
-        """Return how often the model runs over the calibration examples for the masks of these sparsities."""
+    def passes_of(self, method_name: str, percents: list[int], layers: int) -> float:
+        """Return how often a model of `layers` decoder layers runs over the calibration examples in a job of the masks.
+
+        The masks are those of these sparsities."""
         method = get_method(method_name)
+        if method.importance and method.importance.passes:
+            return method.importance.passes(layers)
         if self.is_sequential(method_name):
             # An allocation is made before the scores, on the dense model.
             return bool(method.allocation) + sum(percent > 0 for percent in percents)

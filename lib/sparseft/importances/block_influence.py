@@ -1,0 +1,32 @@
+"""Define block_influence: how much a decoder layer turns the hidden states."""
+
+from typing import Any
+
+import numpy as np
+
+from sparseft.importances.importance import Importance
+
+
+def distances(inputs: Any, outputs: Any) -> list[Any]:
+    """Return the sum over the tokens of 1 - cos(x, y) for inputs x and outputs y, (tokens, H), and the number of tokens."""
+    from torch.nn.functional import cosine_similarity
+
+    cosines = cosine_similarity(inputs.float(), outputs.float(), dim=-1)
+    return [(1 - cosines.double()).sum(), len(cosines)]
+
+
+def score_units(observation: Any) -> np.ndarray:
+    """Return the mean of 1 - cos(x, y) over all tokens for each decoder layer."""
+    sums, tokens = observation.sum_by_layer(distances)
+    return (sums / tokens)[None]
+
+
+BLOCK_INFLUENCE = Importance(
+    name="block_influence",
+    formula="1 - mean cos(x, y)",
+    source="Men et al. 2024, ShortGPT, arXiv 2403.03853",
+    ranks=frozenset({"layers"}),
+    score_units=score_units,
+    passes=lambda layers: 1,
+    accumulated="mean over all tokens of 1 - the cosine of a decoder layer's input and output",
+)

@@ -1,0 +1,24 @@
+"""Define random: a random score of each expert or decoder layer, the baseline of the other importances."""
+
+from typing import Any
+
+import numpy as np
+
+from sparseft.importances.importance import Importance
+
+
+def score_units(observation: Any) -> np.ndarray:
+    """Return numbers from 0 to below 1, which are the same on every machine. They depend on the seed and the numbers of units."""
+    groups, units = observation.shape
+    words = np.random.Philox(key=observation.settings.seed).random_raw(groups * units)
+    return (words >> 11).reshape(groups, units) / 2**53
+
+
+RANDOM = Importance(
+    name="random",
+    formula="random",
+    source="",
+    ranks=frozenset({"experts", "layers"}),
+    score_units=score_units,
+    settings=("seed",),
+)

@@ -1,0 +1,171 @@
+"""Score the experts or the decoder layers of a model by what they compute on examples.
+
+A group is what loses its units together: a decoder layer with its experts, or the model with its decoder layers. The files of
+the importances have the scores. The model runs decoder layer by decoder layer, and each example runs by itself, so no token is
+padding. Memory is one decoder layer, the weights outside the decoder layers, and the hidden states of the examples.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+from sparseft.language_model.hardware import choose_device
+from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, Stream
+from sparseft.methods import Method
+from sparseft.pruning.calibration import ExampleCalibration, run_layer
+from sparseft.study.mask_settings import Masks
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Hold what the experts of a decoder layer compute on some tokens. Each tensor is (tokens, experts).
+
+    probabilities  the softmax of the router's logits over all experts, fp32
+    chosen         whether an expert is among the top k of a token, bool
+    norms          the norm of the expert's output before the router's weight, fp32; 0 where it is not chosen"""
+
+    probabilities: Tensor
+    chosen: Tensor
+    norms: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Run a model over the examples, for the `score_units` of an importance. `shape` is (groups, units)."""
+
+    checkpoint: Checkpoint
+    shape: tuple[int, int]
+    settings: Masks
+    calibration: ExampleCalibration | None
+
+    @property
+    def config(self) -> dict:
+        """Return the content of config.json."""
+        return self.checkpoint.config
+
+    @torch.no_grad()
+    def sum_by_expert(self, values: Callable[[Routed], Sequence[Tensor]]) -> list[np.ndarray]:
+        """Return the sums over all examples of the `values` of each expert, float64 (decoder layers, experts).
+
+        `values` returns some tensors (experts,) for an example in a decoder layer."""
+        names = self.checkpoint.architecture.experts
+        assert names, "the model has no experts"
+        rows: list[list[np.ndarray]] = []
+        for stream, number in self._layers():
+            parts: list[Sequence[Tensor]] = []
+            block = getattr(stream.model.model.layers[number], names.in_memory)
+            with _routed(block, values, parts):
+                run_layer(stream, number, advance=True)
+            rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
+        return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
+
+    @torch.no_grad()
+    def sum_by_layer(self, values: Callable[[Tensor, Tensor], Sequence[Tensor | int]]) -> list[np.ndarray]:
+        """Return the sums over all examples of the `values` of each decoder layer, float64 (decoder layers,).
+
+        `values` returns some numbers for the inputs and the outputs of an example, (tokens, H)."""
+        rows: list[list[np.ndarray]] = []
+        for stream, number in self._layers():
+            parts = []
+            for example in range(len(stream.states)):
+                inputs, outputs = stream.states[example].to(stream.device), stream.outputs(number, [example])
+                parts.append(values(inputs, outputs))
+                stream.advance([example], outputs)
+            rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
+        return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
+
+    def losses_without_layers(self) -> np.ndarray:
+        """Return the mean answer loss of the model without each decoder layer, float64 (decoder layers,).
+
+        The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states are kept."""
+        layered, examples = self._model()
+        whole = LayeredLoss(layered, examples, batch_size=1)
+        losses = []
+        for left_out in tqdm(range(len(layered)), desc="decoder layers"):
+            before = list(whole.stream.states)
+            for number in layered.layers(range(left_out + 1, len(layered))):
+                whole.advance(number)
+            losses.append(whole.mean())
+            whole.stream.states = before
+            for number in layered.layers([left_out]):
+                whole.advance(number)
+        return np.array(losses)
+
+    def _model(self) -> tuple[LayeredModel, list]:
+        """Return the model and the examples. A float16 model is in float32."""
+        assert self.calibration, "the importance looks at examples"
+        layered = LayeredModel(self.checkpoint, choose_device(), widens_float16=True)
+        return layered, self.calibration.examples_of(self.checkpoint)
+
+    def _layers(self) -> Iterator[tuple[Stream, int]]:
+        """Yield what enters each decoder layer, and its number. The caller computes it on every example."""
+        layered, examples = self._model()
+        stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
+        for number in tqdm(layered.layers(range(len(layered))), desc="decoder layers", total=len(layered)):
+            yield stream, number
+
+
+def score_units(
+    checkpoint: Checkpoint, method: Method, settings: Masks, calibration: ExampleCalibration | None
+) -> np.ndarray:
+    """Return the score of each unit that the method may remove, float64 (groups, units).
+
+    Raises InputError if one is not finite, or if the model has no such units."""
+    importance, units = method.importance, method.pattern.units
+    assert importance and importance.score_units and units, f"{method.name} removes no units"
+    number = units.number(checkpoint.architecture, checkpoint.config)
+    groups = {place[0] for name in checkpoint.tensors if (place := units.place(name))}
+    shape = len(groups), number
+    scores = importance.score_units(Observation(checkpoint, shape, settings, calibration))
+    assert scores.shape == shape, f"{importance.name} returned {scores.shape}"
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"{checkpoint.folder}: a score of {method.name} is not finite",
+            "check the model's weights, or use another importance",
+        )
+    return scores.astype(np.float64)
+
+
+@contextmanager
+def _routed(block: nn.Module, values: Callable[[Routed], Sequence[Tensor]], found: list) -> Iterator[None]:
+    """Add the `values` to `found` each time that a block of experts has run."""
+    router: list[Tensor] = []
+    norms: list[Tensor] = []
+
+    def note_router(_: nn.Module, __: tuple, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        # The logits (tokens, experts), the weights of the top k, and their numbers (tokens, k).
+        router[:] = outputs[0], outputs[2]
+
+    def note_norms(_: nn.Module, __: tuple, outputs: Tensor) -> None:
+        norms.append(torch.linalg.vector_norm(outputs, dim=1, dtype=torch.float32))
+
+    def finish(*_: object) -> None:
+        logits, numbers = router
+        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, numbers, True)
+        table = torch.zeros_like(logits, dtype=torch.float32)
+        # The experts run in the order of their numbers, and each one gets its tokens in their order.
+        table.T[chosen.T] = torch.cat(norms)
+        norms.clear()
+        routed = Routed(logits.softmax(1, dtype=torch.float32), chosen, table)
+        found.append(values(routed))
+
+    # transformers calls the router `gate` in every class.
+    hooks = [block.gate.register_forward_hook(note_router), block.register_forward_hook(finish)]
+    hooks += [expert.register_forward_hook(note_norms) for expert in block.experts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sum(values: Sequence[Tensor | int]) -> np.ndarray:
+    """Return the sum of values of the same shape, float64."""
+    return sum(torch.as_tensor(value).double() for value in values).cpu().numpy()

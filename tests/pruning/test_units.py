@@ -1,0 +1,328 @@
+"""Scores of experts and decoder layers beside hooks in stock transformers, and the smaller model beside its cut-up parent."""
+
+import copy
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example
+from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import read_checked_mask, read_mask
+from sparseft.masks.validation import validate
+from sparseft.methods import get_method
+from sparseft.patterns.experts import EXPERTS
+from sparseft.patterns.layers import LAYERS
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.smaller import remove_units
+from sparseft.pruning.unit_scores import score_units
+from sparseft.study.grid import PassFiles
+from sparseft.study.mask_settings import Masks
+from tiny_models import change_json, save_tiny
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+# Of different lengths, so that a batch would have padding. Two of them are longer than a window.
+EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(20 + 17 * j)], 5 + j) for j in range(5)]
+IDS = torch.arange(3, 243).reshape(2, 120)
+LAYERED = {
+    "num_hidden_layers": 7,
+    # transformers writes it, and a smaller model must have its own.
+    "layer_types": ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention"] * 3,
+}
+
+
+def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None) -> np.ndarray:
+    found = get_method(method)
+    calibration = ExampleCalibration(found.importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    return score_units(checkpoint, found, settings or Masks(), calibration)
+
+
+def pruned(method: str, percent: int, checkpoint: Checkpoint, places) -> tuple[Checkpoint, dict]:
+    """Return the pruned base and the report."""
+    calibration = ExampleCalibration(get_method(method).importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    remove_units(checkpoint, method, percent, places, Masks(), calibration)
+    return Checkpoint(places.base), json.loads(places.report.read_text())
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS, use_cache=False).logits
+
+
+def load(folder) -> nn.Module:
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    assert not any(loading.values()), loading
+    return model.eval()
+
+
+def watched_experts(model: nn.Module, renormalizes: bool) -> dict[str, np.ndarray]:
+    """Compute the scores of all experts from what stock transformers computes, token by token, on one padded batch.
+
+    The outputs of the experts come from their parameters, by the formula of the paper."""
+    length = max(len(example.ids) for example in EXAMPLES)
+    ids = torch.tensor([example.ids + [259] * (length - len(example.ids)) for example in EXAMPLES])
+    attention_mask = torch.tensor([[1] * len(example.ids) + [0] * (length - len(example.ids)) for example in EXAMPLES])
+    is_token = attention_mask.flatten().bool()
+    blocks = [layer.mlp for layer in model.model.layers]
+    inputs = {}
+    hooks = [
+        block.register_forward_pre_hook(lambda block, args: inputs.update({block: args[0].flatten(0, 1)}))
+        for block in blocks
+    ]
+    with torch.no_grad():
+        model(ids, attention_mask=attention_mask, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    found = {"reap": [], "frequency": [], "ean": []}
+    for block in blocks:
+        x = inputs[block][is_token]
+        experts, probabilities = block.experts, (x @ block.gate.weight.T).float().softmax(1)
+        top = probabilities.topk(block.gate.top_k).indices
+        norms, weights = [[[] for _ in experts.gate_up_proj] for _ in range(2)]
+        for token, chosen in zip(x, top.tolist(), strict=True):
+            p = (token @ block.gate.weight.T).float().softmax(0)
+            for expert in chosen:
+                gate, up = (experts.gate_up_proj[expert] @ token).chunk(2)
+                norms[expert].append((experts.down_proj[expert] @ (nn.functional.silu(gate) * up)).norm().item())
+                weights[expert].append((p[expert] / p[chosen].sum() if renormalizes else p[expert]).item())
+        products = [np.multiply(*pair) for pair in zip(norms, weights, strict=True)]
+        found["reap"].append([product.mean() if len(product) else 0 for product in products])
+        found["frequency"].append([len(own) for own in norms])
+        found["ean"].append([sum(own) for own in norms])
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "renormalizes"),
+    [
+        ("mixtral", {}, False),
+        ("mixtral", {"num_experts_per_tok": 3}, False),
+        ("qwen3_moe", {}, True),
+        ("qwen3_moe", {"norm_topk_prob": False}, False),
+    ],
+)
+def test_the_scores_of_experts_are_those_of_stock_transformers(name, changes, renormalizes, tmp_path):
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32, changes))
+    with torch.no_grad():
+        watched = watched_experts(load(checkpoint.folder), renormalizes)
+    assert len(np.unique(watched["frequency"])) > 2
+    for importance, expected in watched.items():
+        np.testing.assert_allclose(scores_of(f"experts_{importance}", checkpoint), expected, rtol=2e-4)
+    if renormalizes:
+        plain = watched_experts(load(checkpoint.folder), renormalizes=False)["reap"]
+        np.testing.assert_allclose(
+            scores_of("experts_reap", checkpoint, Masks(renormalize_router_weights=False)), plain, rtol=2e-4
+        )
+
+
+@torch.no_grad()
+def test_block_influence_is_the_mean_distance_of_what_enters_and_leaves_a_decoder_layer(tmp_path):
+    checkpoint = Checkpoint(save_tiny("gemma3", tmp_path / "model", torch.float32, LAYERED))
+    model = load(checkpoint.folder)
+    distances = [[] for _ in model.model.layers]
+    for number, layer in enumerate(model.model.layers):
+        layer.register_forward_hook(
+            lambda _, inputs, outputs, number=number: distances[number].append(
+                1 - nn.functional.cosine_similarity(inputs[0][0].double(), outputs[0].double())
+            )
+        )
+    for example in EXAMPLES:
+        model(torch.tensor([example.ids]), use_cache=False)
+    expected = [float(torch.cat(own).mean()) for own in distances]
+    np.testing.assert_allclose(scores_of("layers_block_influence", checkpoint), [expected], rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_perplexity_of_a_decoder_layer_is_that_of_the_model_without_it(tmp_path):
+    checkpoint = Checkpoint(save_tiny("gemma3", tmp_path / "model", torch.float32, LAYERED))
+    expected = []
+    for left_out in range(LAYERED["num_hidden_layers"]):
+        model = without_layers(load(checkpoint.folder), [left_out])
+        losses = []
+        for example in EXAMPLES:
+            ids = torch.tensor(example.ids)
+            of_tokens = nn.functional.cross_entropy(
+                model(ids[None], use_cache=False).logits[0, :-1], ids[1:], reduction="none"
+            )
+            losses += of_tokens[example.answer_start - 1 :].tolist()
+        expected.append(math.exp(sum(losses) / len(losses)))
+    np.testing.assert_allclose(scores_of("layers_perplexity", checkpoint), [expected], rtol=1e-4)
+
+
+def without_layers(model: nn.Module, removed: list[int]) -> nn.Module:
+    """Return stock transformers' model without some of its decoder layers. Those left keep their windows."""
+    kept = [number for number in range(len(model.model.layers)) if number not in removed]
+    model.model.layers = nn.ModuleList([model.model.layers[number] for number in kept])
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[number] for number in kept]
+    model.config = model.model.config = config
+    return model
+
+
+def without_experts(model: nn.Module, removed: list[list[int]], top_k: int) -> nn.Module:
+    """Return stock transformers' model without some experts of each decoder layer."""
+    for layer, gone in zip(model.model.layers, removed, strict=True):
+        block = layer.mlp
+        kept = [number for number in range(len(block.experts.down_proj)) if number not in gone]
+        for module, name in ((block.experts, "gate_up_proj"), (block.experts, "down_proj"), (block.gate, "weight")):
+            setattr(module, name, nn.Parameter(getattr(module, name)[kept]))
+        block.experts.num_experts = block.gate.num_experts = len(kept)
+        block.gate.top_k = top_k
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "percent", "number", "top_k"),
+    [
+        ("mixtral", "experts_reap", 43, 2, 2),
+        ("mixtral", "experts_random", 64, 3, 1),
+        ("qwen3_moe", "experts_ean", 33, 2, 2),
+        ("qwen3_moe", "experts_frequency", 17, 1, 2),
+    ],
+)
+def test_a_model_without_experts_has_the_logits_of_its_parent_without_them(
+    name, method, percent, number, top_k, tmp_path, places
+):
+    parent = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32, max_shard_size="40KB"))
+    base, report = pruned(method, percent, parent, places)
+    removed = [row["removed"] for row in report["units"]]
+    assert [len(own) for own in removed] == [number, number]
+    if "random" not in method:
+        lowest = np.argsort(scores_of(method, parent), axis=1, kind="stable")[:, :number]
+        assert removed == np.sort(lowest).tolist()
+    assert base.config["num_experts_per_tok"] == top_k
+    torch.testing.assert_close(
+        logits(load(base.folder)), logits(without_experts(load(parent.folder), removed, top_k)), rtol=0, atol=2e-6
+    )
+    check_part(parent, base, places, removed)
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "layers", "types", "changes"),
+    [
+        ("gemma3", "layers_block_influence", 7, [SLIDING] * 3 + [FULL] + [SLIDING] * 3, {}),
+        # config.json names no types, but a rule: every sixth decoder layer sees all tokens, or the first three do.
+        ("gemma3", "layers_random", 8, [SLIDING] * 5 + [FULL] + [SLIDING] * 2, {}),
+        ("qwen3", "layers_perplexity", 6, [FULL] * 3 + [SLIDING] * 3, {"max_window_layers": 3}),
+        ("qwen3_moe", "layers_random", 4, None, {}),
+        ("llama", "layers_random", 5, None, {}),
+    ],
+)
+def test_a_model_without_decoder_layers_has_the_logits_of_its_parent_without_them(
+    name, method, layers, types, changes, tmp_path, places
+):
+    changes = changes | {"num_hidden_layers": layers} | ({"layer_types": types} if types else {})
+    folder = save_tiny(name, tmp_path / "model", torch.float32, changes, max_shard_size="40KB")
+    if types and types[3] == SLIDING:
+        change_json(folder / "config.json", layer_types=None)
+    parent = Checkpoint(folder)
+    base, report = pruned(method, round(200 / layers), parent, places)
+    (removed,) = [row["removed"] for row in report["units"]]
+    assert len(removed) == 2
+    assert base.config["num_hidden_layers"] == layers - 2
+    torch.testing.assert_close(
+        logits(load(base.folder)), logits(without_layers(load(parent.folder), removed)), rtol=0, atol=2e-6
+    )
+    windows = parent.architecture.windows(parent.config)
+    assert base.architecture.windows(base.config) == [
+        window for number, window in enumerate(windows) if number not in removed
+    ]
+    check_part(parent, base, places, [removed])
+
+
+def check_part(parent: Checkpoint, base: Checkpoint, places: PassFiles, removed: list[list[int]]) -> None:
+    """Check the bytes of the base's tensors, its mask and its records."""
+    of_experts = len(removed) > 1
+    place = r"model\.layers\.(\d+)\..*experts\.(\d+)" if of_experts else r"model\.layers\.(\d+)()"
+    expected, gone = {}, 0
+    for name in parent.tensors:
+        content = parent.read(name)
+        match = re.match(place, name)
+        if match:
+            own = removed[int(match[1])] if of_experts else removed[0]
+            unit = int(match[2] or match[1])
+            if unit in own:
+                gone += content.size * (name.removesuffix(".weight") in prunable_shapes(parent))
+                continue
+            start, end = match.span(2 if of_experts else 1)
+            name = f"{name[:start]}{unit - sum(number < unit for number in own)}{name[end:]}"
+        elif of_experts and name.endswith(".gate.weight"):
+            content = np.delete(content, removed[int(name.split(".")[2])], axis=0)
+        expected[name] = content
+    assert base.tensors.keys() == expected.keys()
+    for name, content in expected.items():
+        np.testing.assert_array_equal(base.read(name), content)
+    mask, _ = read_checked_mask(places.masks[0], base)
+    assert all(mask.kept(layer).all() for layer in prunable_shapes(base))
+    total = sum(rows * cols for rows, cols in prunable_shapes(parent).values())
+    manifest, report = (json.loads(file.read_text()) for file in (base.folder / "manifest.json", places.report))
+    for record in (manifest, report, mask.meta):
+        assert (record["removed_weights"], record["original"]) == (gone, parent.digest)
+    assert (manifest["removed"], manifest["original_weights"]) == (removed, total)
+    proof = validate(base, mask, base=base)
+    assert proof["passed"]
+    for reached in (
+        mask.meta["reached"],
+        report["sparsities"][0]["reached"],
+        proof["expected_sparsity"],
+        proof["actual_sparsity"],
+    ):
+        assert reached == pytest.approx(gone / total)
+
+
+def test_the_proof_of_a_smaller_model_fails_if_its_router_was_changed_and_refuses_another_base(tmp_path, places):
+    parent = Checkpoint(save_tiny("mixtral", tmp_path / "model"))
+    base, _ = pruned("experts_random", 43, parent, places)
+    mask = read_mask(places.masks[0])
+    merge(base, mask, "m", None, tmp_path / "merged")
+    merged = Checkpoint(tmp_path / "merged")
+    assert validate(merged, mask, base=base)["passed"]
+    weights = load_file(merged.files[0])
+    weights["model.layers.1.block_sparse_moe.gate.weight"][1, 2] += 1
+    save_file(weights, merged.files[0], metadata={"format": "pt"})
+    report = validate(Checkpoint(merged.folder), mask, base=base)
+    assert report["tensors_outside_changed"] == ["model.layers.1.block_sparse_moe.gate.weight"]
+    with pytest.raises(InputError, match=r"another config.json"):
+        validate(merged, mask, base=parent)
+
+
+@pytest.mark.parametrize(
+    ("units", "name", "percents", "line"),
+    [
+        (
+            EXPERTS.units,
+            "mixtral",
+            [30],
+            r"no whole number of experts reaches 30 %; .*21.4 % \(1 of 4 experts\) and 42.9 %",
+        ),
+        # One expert must stay.
+        (EXPERTS.units, "mixtral", [86], "no whole number of experts reaches 86 %"),
+        (EXPERTS.units, "mixtral", [21, 22], "two sparsities remove 1 of 4 experts, 22 % is one"),
+        (LAYERS.units, "mixtral", [5], "no whole number of decoder layers reaches 5 %"),
+        (EXPERTS.units, "llama", [50], "LlamaForCausalLM has no experts"),
+    ],
+)
+def test_a_sparsity_that_no_whole_number_of_units_reaches_is_refused(units, name, percents, line, tiny_models):
+    checkpoint = Checkpoint(tiny_models[name])
+    with pytest.raises(InputError, match=line):
+        units.removed(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), percents, "models.m")
+
+
+def test_equal_scores_are_cut_by_number_and_no_sparsity_removes_nothing(tmp_path, places):
+    parent = Checkpoint(save_tiny("mixtral", tmp_path / "model", changes={"num_experts_per_tok": 4}))
+    # Every token has every expert.
+    _, report = pruned("experts_frequency", 43, parent, places)
+    assert [row["removed"] for row in report["units"]] == [[0, 1], [0, 1]]
+    assert LAYERS.units.removed(parent.architecture, parent.config, prunable_shapes(parent), [0, 50], "") == {50: 1}
