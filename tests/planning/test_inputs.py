@@ -38,6 +38,11 @@ def study(source: str = "path:model", **sections: object) -> dict:
         (study("path:moved"), ["models.mine: moved/config.json: no such file"]),
         (study("mdl:x.mdl@model"), ["models.mine: x.mdl: no such file"]),
         (study("path:gpt"), ["gpt: architecture GPT2LMHeadModel"]),
+        (study(grid={"methods": ["experts_random"], "sparsities": [50]}), ["LlamaForCausalLM has no experts"]),
+        (
+            study(grid={"methods": ["layers_random"], "sparsities": [50, 51]}),
+            ["layers_random, models.mine: two sparsities remove 16 of 32 decoder layers, 51 % is one"],
+        ),
         (
             study(
                 tasks={"own": {"kind": "instruction", "local": "rows"}},

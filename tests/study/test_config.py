@@ -138,6 +138,13 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
          r"cerebras\.num_csx 3 .*batch_size 4\b"),
         ({"backend": "cerebras", "training": {"batch_size": 6, "micro_batch_size": 1}, "cerebras": {"num_csx": 3},
           "evaluation_batch_size": 4}, r"cerebras\.num_csx 3 .*evaluation_batch_size 4\b"),
+        ({"grid": {"modes": ["reconstruct"], "methods": ["layers_random"]}}, r"grid\.modes: .*nothing to learn with \['layers_random'\]"),
+        ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}}, r"models\.part: other is no model of this study"),
+        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity"}}},
+         r"models\.part: layers_perplexity has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_METHOD"),
+        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}}, r"models\.part: unstructured has no pruned base"),
+        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity"}}}, r"models\.part: mine is no task"),
+        ({"models": {"part": {"source": "pruned:part/sparsity50_layers_random"}}}, r"models\.part is made from itself"),
         *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},
            "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base") for backend in BACKENDS),
         *(({"backend": backend, "grid": {"modes": ["reconstruct"]}}, f"the backend {backend} does not reconstruct")

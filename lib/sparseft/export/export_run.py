@@ -71,6 +71,8 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
 
 def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
     """Return why a mask leaves nothing out; None if it leaves out channels or heads."""
+    if mask.meta.get("removed_weights"):
+        return "experts or decoder layers were left out when the model was pruned"
     if not mask.meta["reached"]:
         return "the mask prunes nothing"
     try:

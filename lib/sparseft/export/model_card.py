@@ -29,7 +29,7 @@ _TEXT = """\
 ## Proof
 
 1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight {largest:g}.
-2. {zeros:.2f} % of the {weights:,} prunable weights are exact zeros in the merged model. The sha256 of the mask is `{mask}`.
+2. {zeros:.2f} % of the {weights:,} prunable weights {state}. The sha256 of the mask is `{mask}`.
 3. {size}
 
 ## Results
@@ -84,7 +84,8 @@ def model_card(
         violations=proof.violations,
         largest=proof.max_abs_pruned,
         zeros=100 * (proof.actual_sparsity or 0),
-        weights=proof.weights,
+        weights=proof.weights + proof.removed_weights,
+        state="of the dense model were left out" if proof.removed_weights else "are exact zeros in the merged model",
         mask=proof.inputs.mask,
         size=size,
         rows="\n".join(f"| {one.dataset_name} | {one.metric_type} | {one.metric_value:.4f} |" for one in results),

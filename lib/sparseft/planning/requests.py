@@ -191,7 +191,9 @@ def _kept_in_machine(config: Config, job: JobKind, subject: Subject) -> dict[str
     if not _uses_gradients(job.method):
         # In fp32: a matrix, its magnitudes and its scores.
         scores = 4 * 3 * max(map(math.prod, subject.prunable.values()))
-        return {"hidden states": states * lengths.rows[0] * lengths.mean, "scores": scores}
+        # The importance keeps what entered the decoder layer that is left out.
+        copies = 2 if _leaves_out(job.method, layers) else 1
+        return {"hidden states": copies * states * lengths.rows[0] * lengths.mean, "scores": scores}
     of_layer = states * lengths.rows[0] * math.ceil(lengths.mean / PADDED) * PADDED
     # With the gradients of a decoder layer's outputs.
     kept = 1 + kept_inputs(layers, segment_length(layers, of_layer, subject.bytes))
@@ -252,6 +254,12 @@ def _uses_gradients(method: str) -> bool:
     return any(statistic.of_gradients for statistic in get_method(method).statistics)
 
 
+def _leaves_out(method: str, layers: int) -> bool:
+    """Return whether the scores of a method are losses of models without some of the `layers`."""
+    importance = get_method(method).importance
+    return importance is not None and importance.passes is not None and importance.passes(layers) > 1
+
+
 def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the bytes of the activations and the logits of what a process computes at a time."""
     layers, states = subject.config["num_hidden_layers"], subject.width * subject.config["hidden_size"]
@@ -260,6 +268,8 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         lengths = mask_lengths(config, job.task, job.method)
         if _uses_gradients(job.method):
             return lengths.long * subject.activation_bytes + lengths.answer * logits
+        if _leaves_out(job.method, layers):
+            return int(FORWARD * lengths.long * subject.activation_bytes) + lengths.answer * logits
         return int(FORWARD * lengths.long * subject.activation_bytes)
     if job.kind in ("evaluation", "selection"):
         heads = attention_heads(subject.config)
