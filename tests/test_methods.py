@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES, UNITS, WANDA, WEIGHTS
+from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
 from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, Method, get_method, sort_key
 from sparseft.patterns import PATTERNS, Pattern
@@ -29,12 +29,11 @@ SMALLER = (
 
 def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_it():
     made = {(method.pattern.name, method.importance.name) for method in METHODS.values() if method.importance}
-    for importance in WEIGHTS:
+    for importance in IMPORTANCES:
         patterns = {pattern for pattern, name in made if name == importance.name}
-        assert patterns >= {"unstructured", "semistructured"}
+        assert (patterns >= {"unstructured", "semistructured"}) == ("weights" in importance.ranks)
         assert ("structured" in patterns) == ("channels" in importance.ranks)
-    for importance in UNITS:
-        assert {pattern for pattern, name in made if name == importance.name} == importance.ranks
+        assert patterns - {"unstructured", "semistructured", "structured"} == importance.ranks - {"weights", "channels"}
     assert {name for name, method in METHODS.items() if method.pattern.units} == set(SMALLER.split())
     assert {name for pattern, name in made if pattern == "structured"} == {"magnitude", "gradient", "taylor", "fisher"}
     assert [method.name for method in METHODS.values() if not method.importance] == ["random"]

@@ -158,6 +158,7 @@ def validation(run: Run, inputs: dict, merged: dict) -> dict:
         "layers_checked": 2, "layers_expected": 2, "violations": 0, "max_abs_violation": 0.0, "max_abs_pruned": 0.0,
         "tolerance": 0.0, "expected_sparsity": share, "actual_sparsity": share, "sparsity_within_tolerance": share,
         "tensors_outside_checked": 62, "tensors_outside_changed": [],
+        "parameters": 9000 - 10 * run.sparsity, "bytes": 20_000,
         "layers": [{"layer": f"model.layers.{number}.mlp.up_proj", **row} for number in range(2)],
         "inputs": {"mask": inputs["mask"], "checkpoint": merged, "base": inputs["model"]},
     }  # fmt: skip

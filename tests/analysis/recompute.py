@@ -110,6 +110,7 @@ def read_run(folder):
     run["standard_error"] = np.std(scores_of([after])["value"].means, ddof=1) / sqrt(after["examples"])
     pruned, weights = (sum(layer[name] for layer in proof["layers"]) for name in ("pruned", "weights"))
     run |= {"reached_sparsity": 100 * pruned / weights, "validation_overlap": after["overlap"]}
+    run |= {"parameters": proof["parameters"], "model_bytes": proof["bytes"]}
     is_sound = proof["passed"] and not train.get("ended_early") and not proof["not_checked"]
     if train:
         losses = [step["loss"] for step in train["loss_curve"]][-max(1, len(train["loss_curve"]) // 10) :]

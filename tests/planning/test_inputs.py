@@ -41,7 +41,7 @@ def study(source: str = "path:model", **sections: object) -> dict:
         (study(grid={"methods": ["experts_random"], "sparsities": [50]}), ["LlamaForCausalLM has no experts"]),
         (
             study(grid={"methods": ["layers_random"], "sparsities": [50, 51]}),
-            ["layers_random, models.mine: two sparsities remove 16 of 32 decoder layers, 51 % is one"],
+            ["layers_random, models.mine: 50 % and 51 % both remove 16 of 32 decoder layers"],
         ),
         (
             study(

@@ -309,7 +309,7 @@ def test_the_proof_of_a_smaller_model_fails_if_its_router_was_changed_and_refuse
         ),
         # One expert must stay.
         (EXPERTS.units, "mixtral", [86], "no whole number of experts reaches 86 %"),
-        (EXPERTS.units, "mixtral", [21, 22], "two sparsities remove 1 of 4 experts, 22 % is one"),
+        (EXPERTS.units, "mixtral", [21, 22], "21 % and 22 % both remove 1 of 4 experts; leave one"),
         (LAYERS.units, "mixtral", [5], "no whole number of decoder layers reaches 5 %"),
         (EXPERTS.units, "llama", [50], "LlamaForCausalLM has no experts"),
     ],

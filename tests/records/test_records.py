@@ -241,6 +241,7 @@ def test_a_sound_report_has_no_fault():
     ({"tensors_outside_changed": ["a", "b"]}, "says passed.*outside the mask: a, b"),
     ({"layers__0__violations": 3}, "says passed.*totals .* 3 violations"),
     ({"expected_sparsity": 0.25}, "says passed.*expected_sparsity 0.25 .* 1,000 of 2,000"),
+    ({"removed_weights": 2000}, "says passed.*expected_sparsity 0.5 .* 3,000 of 4,000"),
     ({"actual_sparsity": 0.25}, "says passed.*actual_sparsity 0.25 .* 1,000 of 2,000"),
 ])  # fmt: skip
 def test_a_report_that_fails_or_that_says_more_than_its_rows_show_has_a_fault(changes, words):

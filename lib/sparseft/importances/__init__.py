@@ -16,10 +16,22 @@ from sparseft.importances.stade import STADE
 from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
-WEIGHTS = (MAGNITUDE, GRADIENT, TAYLOR, FISHER, WANDA, RIA, STADE, SPARSEGPT)
-# Those of experts and decoder layers.
-UNITS = (REAP, FREQUENCY, EAN, BLOCK_INFLUENCE, PERPLEXITY, RANDOM)
-IMPORTANCES = WEIGHTS + UNITS
+IMPORTANCES = (
+    MAGNITUDE,
+    GRADIENT,
+    TAYLOR,
+    FISHER,
+    WANDA,
+    RIA,
+    STADE,
+    SPARSEGPT,
+    REAP,
+    FREQUENCY,
+    EAN,
+    BLOCK_INFLUENCE,
+    PERPLEXITY,
+    RANDOM,
+)
 # The importance of a method whose name has none.
 DEFAULT = MAGNITUDE
 

@@ -75,10 +75,9 @@ class Units:
             advice = f"choose among what it reaches, such as {' and '.join(reached)}" if near else "use another method"
             if not near or abs(near[0] * unit - asked) > TOLERANCE:
                 raise InputError(f"{place}: no whole number of {self.title} reaches {percent} %", advice)
-            if near[0] in numbers.values():
-                raise InputError(
-                    f"{place}: two sparsities remove {near[0]} of {number} {self.title}, {percent} % is one", advice
-                )
+            for other in (known for known, count in numbers.items() if count == near[0]):
+                same = f"{other} % and {percent} % both remove {near[0]} of {number} {self.title}"
+                raise InputError(f"{place}: {same}", "leave one of them out")
             numbers[percent] = near[0]
         return numbers
 
