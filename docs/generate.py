@@ -40,6 +40,7 @@ SECTIONS = {
     "masks": "Masks",
     "masks.calibration.NAME": "CalibrationText",
     "training": "Training",
+    "training.distillation": "Distillation",
     "reconstruction": "Reconstruction",
     "perplexity": "Perplexity",
     "evaluation": "Evaluation",

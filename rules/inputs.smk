@@ -6,6 +6,8 @@ from sparseft.study.sources import pruned_base
 # The manifest of the weights from which a run starts, and its mask.
 base_of = lambda w: grid.base_manifest(w.method)
 mask_of = lambda w: grid.mask_path(w.method)
+# The dense model, from which a distillation learns.
+teacher_of = lambda w: grid.MANIFEST if STUDY.training_of(w.task, grid.training_name(w.training)).distillation else []
 # The prepared rows of a run's task, and the file that defines how they are scored.
 ROWS = [f"{grid.DATA}/train.jsonl", f"{grid.DATA}/validation.jsonl"]
 rows_of = lambda w: [*ROWS, *targets.definition_files(STUDY, w.task)]
@@ -94,7 +96,7 @@ def job_flags(run_id):
 @cache
 def schedule_flags(mode, task, training):
     """Return the flags of a mode's schedule on a task in a training. They are cached, because many runs need them."""
-    return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
+    return flags(**dict(STUDY.schedule_of(mode, task, grid.training_name(training))))
 
 
 def run_settings(w):
@@ -120,7 +122,9 @@ def scored_besides(w):
 
 
 def placed(kind):
-    """Return a function that gives the flags with the files of an evaluation, and with the memory that its weights may use."""
+    """Return a function that gives the flags with the files of a job, and with the memory that weights may use.
+
+    In an evaluation they are those of the model, and in a distillation those of its teacher."""
     room = lambda w: REQUESTS.weights_mb(JobKind.of(kind, cell_of(w)))
     return lambda w, input, output: f"{places(w, input, output)} {flags(weights_mb=room(w))}"
 

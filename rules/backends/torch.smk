@@ -13,6 +13,7 @@ use rule run_script as train_adapter with:
         model_path=base_of,
         mask_path=mask_of,
         initial_adapter=lambda w: PATHS.initial_adapter(w.mode) or [],
+        dense_path=teacher_of,
     output:
         directory(f"{PATHS.run}/adapter"),
         output_dir=f"{PATHS.run}/train.json",
@@ -28,6 +29,7 @@ use rule run_script as train_adapter with:
     params:
         **running("train.py"),
         launch=LAUNCH,
+        places=placed("training"),
         settings=run_settings,
 
 
@@ -49,6 +51,7 @@ use rule train_adapter as reconstruct_adapter with:
     params:
         **running("reconstruct.py"),
         launch=[],
+        places=places,
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
 
 

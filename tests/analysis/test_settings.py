@@ -14,6 +14,8 @@ ORIGINAL = RUN.format(method="dense", sparsity="00", mode="no_finetune", seed=0)
 SPARSE = RUN.format(method="unstructured", sparsity="50", mode="sparse_to_sparse", seed="{seed}")
 UNTUNED = RUN.format(method="unstructured", sparsity="50", mode="no_finetune", seed=0)
 
+TAUGHT = {"weight": 0.25, "temperature": 3.0}
+
 
 def trained_with(**values):
     return lambda files: files["train"].update(values)
@@ -37,6 +39,7 @@ def masked_with(**values):
         (trained_with(learning_rate=0.5), "learning_rate 0.5"),
         (trained_with(backend="cerebras"), "backend cerebras"),
         (trained_with(lora_targets=["q_proj", "v_proj"]), "lora_targets q_proj, v_proj"),
+        (trained_with(distillation=TAUGHT), "distillation weight=0.25 temperature=3.0"),
         (evaluated_with(harness="lm-eval 2"), "evaluation harness lm-eval 2"),
         (masked_with(scope="row"), "unstructured scope row"),
     ],
@@ -121,6 +124,7 @@ def study_with(**sections) -> Config:
         ({"grid": {"seeds": [5]}}, "not in the configured grid"),
         ({"training": {"learning_rate": 0.25}}, "learning_rate 0.001 instead of 0.25"),
         ({"training": {"lora_targets": ["q_proj"]}}, "lora_targets none instead of q_proj"),
+        ({"training": {"distillation": TAUGHT}}, "distillation none instead of weight=0.25 temperature=3.0"),
         (examples(480, 61), "60 validation examples instead of 61"),
         (examples(481, 60), "480 training examples instead of 481"),
         ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
@@ -133,6 +137,12 @@ def test_a_run_that_the_configuration_does_not_make_is_outside_the_study(write_r
     assert "outside" not in set(read_study(runs_dir, study_with()).faults["kind"])
     with pytest.raises(InputError, match=reason):
         read_study(runs_dir, study_with(**sections))
+
+
+def test_a_run_belongs_to_the_study_with_its_distillation(write_run, runs_dir):
+    write_run(SPARSE.format(seed=0), change=trained_with(learning_rate=0.001, distillation=TAUGHT))
+    study = study_with(training={"distillation": TAUGHT})
+    assert "outside" not in set(read_study(runs_dir, study).faults["kind"])
 
 
 def test_a_run_outside_the_study_is_only_in_summary(write_run, runs_dir):

@@ -16,7 +16,7 @@ from sparseft.language_model.batches import encode
 from sparseft.language_model.hardware import limit_threads, peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.storage.hashes import sha256
-from sparseft.study.schedule import Training
+from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
@@ -40,6 +40,7 @@ CASES = {
     "biases": ("qwen2", FP32, "unstructured", "sparse_to_sparse", {}),
     "windows": ("gemma3", BF16, "unstructured", "sparse_to_sparse", {}),
     "more experts": ("qwen3_moe", FP32, "unstructured", "sparse_to_sparse", {}),
+    "taught": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"distillation": Distillation(temperature=3.0)}),
     "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
 }
 
@@ -63,9 +64,11 @@ def train_each(folder: Path) -> None:
         mask = compute_masks(checkpoint, method, [50], seed=0)[50]
         for name, shard in (("whole", False), ("divided", True)):
             settings = SETTINGS.model_copy(update={**changes, "shard_model": shard})
-            job = TrainingJob(checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, {"mode": mode})
+            teacher = checkpoint if settings.distillation else None
+            job = TrainingJob(checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, {"mode": mode}, teacher=teacher)
             output = folder / case / name
-            record = train(job, output / "adapter", output / "state.pt", accelerator)
+            # In a divided training, the decoder layers of the teacher stay in their files.
+            record = train(job, output / "adapter", output / "state.pt", accelerator, 0 if shard else None)
             if accelerator.is_main_process:
                 (output / "record.json").write_text(json.dumps(record))
     accelerator.end_training()
@@ -133,7 +136,7 @@ def share_a_step(checkpoint: Path, output: Path) -> None:
     examples = encode(TASK.generate("train", 8, 0), TASK, tokenizer, 512)
     loop = Loop(AnswerLoss(model), layers, {}, settings, 0, accelerator, 1)
     steps = Steps(loop.parameters, settings)
-    loss = loop._accumulate(1, examples, 1.0)
+    loss = loop._accumulate(1, examples, 1.0)["loss"]
     gradients = torch.cat([parameter.grad.flatten() for parameter in steps.parameters])
     peak = peak_memory(accelerator.device)
     torch.save([loss, gradients, loop._peak_memory() >= peak], f"{output}{accelerator.process_index}.pt")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from project import laid_over
 from sparseft.language_model.batches import Batch
-from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss
+from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, DistillationFunction
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import MaskedLoRALinear, attach
-from sparseft.planning.requests import CUDA, JobKind, process_memory
+from sparseft.planning.requests import CUDA, DISTILLED, FP32_LOGITS, JobKind, process_memory
 from sparseft.planning.sizes import NAMED, described
 from sparseft.study.schedule import Training
 from torch.nn import functional as F
@@ -85,6 +85,19 @@ def counted(monkeypatch, settings: Training, length: int, examples: int) -> dict
                     optimizer.step()
             peaks[stage] = peak.peak
     return peaks
+
+
+def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monkeypatch):
+    monkeypatch.setitem(ROWS, "meta", ROWS["cuda"])
+    rows, words = 1024, 1000
+    with torch.device("meta"), (peak := Peak()):
+        student, teacher = (torch.zeros(rows, words, dtype=torch.bfloat16) for _ in range(2))
+        targets = torch.zeros(rows, dtype=torch.long)
+        before = peak.now
+        DistillationFunction.apply(student.requires_grad_() * 1, targets, teacher, 2.0).sum().backward()
+    # The product with 1 is there too.
+    counted = peak.peak - before - student.nbytes
+    assert 0.7 * DISTILLED * FP32_LOGITS * words < counted <= DISTILLED * FP32_LOGITS * words
 
 
 # docs/gpu.md has the table of more cases.

@@ -91,6 +91,10 @@ def test_a_model_of_unknown_size_requests_its_own_once_it_is_there(tmp_path, mon
 ROWS = {"train_examples": 8000, "validation_examples": 1000}
 LONGER = {
     "training": ({"training": {"steps": 100}}, {"training": {"steps": 200}}),
+    "training with a teacher": (
+        {"training": {"steps": 9000}},
+        {"training": {"steps": 9000, "distillation": {"weight": 0.5}}},
+    ),
     "throughput": ({"throughput": {"repeats": 2}}, {"throughput": {"repeats": 4}}),
     "reconstruction": ({"reconstruction": {"steps": 10}}, {"reconstruction": {"steps": 20}}),
     "evaluation": ({"perplexity": None}, {"perplexity": {}}),
@@ -105,7 +109,9 @@ LONGER = {
 @pytest.mark.parametrize("kind", LONGER)
 def test_more_work_requests_more_time(kind):
     method = "unstructured_wanda" if kind == "mask" else ""
-    few, more = (request(kind, method=method, resources={"threads": 8}, **sections)[1] for sections in LONGER[kind])
+    few, more = (
+        request(kind.split()[0], method=method, resources={"threads": 8}, **sections)[1] for sections in LONGER[kind]
+    )
     assert few < more <= 2.5 * few
 
 
@@ -206,6 +212,35 @@ def test_checkpointing_and_cached_weights_change_the_memory_of_a_training_by_wha
     prunable = 30 * (DECODER_LAYER - 2 * 576)
     assert less < plain
     assert more - plain == 4 * prunable
+
+
+def test_a_teacher_takes_the_room_that_the_training_leaves_on_the_gpu_and_none_beside_a_divided_model():
+    """LLaMA-7B: its weights are 13.5 GB, and its embedding, head and a decoder layer 0.9 GB."""
+    job = JobKind("training", "llama", "boolq")
+    subject = described("llama", study().models["llama"])
+    outside = subject.width * subject.layer_and_outside
+    # The settings of a training, and how much of its teacher is on the device.
+    cases = [
+        ({}, {}, subject.bytes, None),
+        ({"shard_model": True}, {}, outside, 0),
+        ({}, {"gpu_memory_mb": 80_000}, subject.bytes, None),
+        ({}, {"gpu_memory_mb": 30_000}, None, None),
+        ({}, {"gpu_memory_mb": 1}, outside, 0),
+    ]
+    for settings, memory, expected, room in cases:
+        training = {"batch_size": 8, "micro_batch_size": 2, "distillation": {"weight": 0.5}, **settings}
+        requests = Requests(study(training=training, resources={"gpus": 1} | memory))
+        device, machine = process_memory(requests.config, job, subject)
+        others = sum(device.values()) - device["teacher"]
+        if expected is None:
+            expected = int(1e6 * 30_000 - 1.3 * others)
+            assert outside < expected < subject.bytes
+        assert device["teacher"] == expected
+        assert machine["layers in their files"] == subject.bytes - expected
+        if memory:
+            room = int(max(0, memory["gpu_memory_mb"] - 1.3 * others / 1e6))
+        assert requests.weights_mb(job) == room
+    assert Requests(study(resources={"gpus": 1, "gpu_memory_mb": 30_000})).weights_mb(job) is None
 
 
 @pytest.mark.parametrize("kind", ["training", "evaluation"])

@@ -187,6 +187,15 @@ def test_every_key_of_the_training_is_in_its_record_and_those_that_decide_the_ad
     assert (record.final_task_loss, TrainingRecord(**CONTENTS[TrainingRecord]).final_task_loss) == (None, 0.5)
 
 
+def test_the_final_task_loss_of_a_distillation_is_its_cross_entropy():
+    content = changed(TrainingRecord, distillation={"weight": 0.25, "temperature": 2.0})
+    for point in content["loss_curve"]:
+        point |= {"cross_entropy": point["loss"] / 2, "divergence": 0.0}
+    record = TrainingRecord(**content)
+    assert (record.final_loss, record.final_task_loss) == (0.5, 0.25)
+    assert record.model_dump()["distillation"] == {"weight": 0.25, "temperature": 2.0}
+
+
 def parts_of(schema: type[BaseModel]) -> set[type[BaseModel]]:
     """Return a schema and the schemas of its parts."""
     found = {schema}
@@ -194,7 +203,8 @@ def parts_of(schema: type[BaseModel]) -> set[type[BaseModel]]:
     while pending:
         annotation = pending.pop()
         pending += get_args(annotation)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        # Not the sections of the configuration, whose keys have no role of their own.
+        if isinstance(annotation, type) and issubclass(annotation, RecordPart):
             found |= parts_of(annotation)
     return found
 

@@ -13,7 +13,7 @@ from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
 from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Training
+from sparseft.study.schedule import Distillation, Training
 from sparseft.study.section import parse_section
 from sparseft.study.sources import split_mdl
 
@@ -93,6 +93,7 @@ def changed(path: str, value: object) -> dict:
             {"stop_if_loss_above": 8, "stop_if_after_steps": 60},
             "training: stop_if_after_steps 60 is not below steps 60",
         ),
+        ("training.distillation", {"weight": 1.5}, "training.distillation.weight: .*less than or equal to 1, not 1.5"),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
         ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
         ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
@@ -167,6 +168,8 @@ def test_sections_that_do_not_fit_each_other_are_refused(sections, line):
         (STOP | {"steps": 5}, {}, "stop_if_after_steps 5 is not below steps 5"),
         *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights True: Cerebras") for name in BACKENDS),
         *((STOP, {"backend": name}, r"training\.stop_if_loss_above 8\.0: Cerebras") for name in BACKENDS),
+        *(({"distillation": {"weight": 0}}, {"backend": name}, r"training\.distillation weight=0\.0 .*: Cerebras")
+          for name in BACKENDS),
     ],
 )  # fmt: skip
 def test_an_impossible_training_of_the_grid_is_refused_in_one_line_with_its_place(keys, sections, line):
@@ -211,13 +214,15 @@ def test_the_default_study_s_schedules_are_these():
     }
 
 
-def test_a_reconstruction_has_its_own_steps_and_never_stops_nor_does_a_measurement():
-    study = laid_over({"grid": {"trainings": {"stopping": STOP | {"lora_r": 4}}}})
+def test_a_reconstruction_has_its_own_steps_and_never_stops_nor_has_a_teacher_nor_does_a_measurement():
+    study = laid_over({"grid": {"trainings": {"stopping": STOP | {"lora_r": 4, "distillation": {"weight": 0.25}}}}})
     training = study.schedule_of("sparse_to_dense", "boolq_mini", "stopping")
     layer = study.schedule_of("reconstruct", "boolq_mini", "stopping")
     measured = study.throughput.schedule(training, 4)
     assert (layer.steps, layer.lora_r) == (study.reconstruction.steps, 4)
     assert [schedule.stop_if_loss_above for schedule in (training, layer, measured)] == [8.0, None, None]
+    taught = Distillation(weight=0.25, temperature=2.0)
+    assert [schedule.distillation for schedule in (training, layer, measured)] == [taught, None, None]
 
 
 def test_text_of_the_command_line_is_read_as_what_it_says():

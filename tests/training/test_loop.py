@@ -12,17 +12,21 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.study.schedule import STOP_WINDOW, Training
+from sparseft.study.schedule import STOP_WINDOW, Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Progress, Steps
 from tiny_models import save_tiny
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 
 from masks import compute_masks
 
 CPU = torch.device("cpu")
+TAUGHT = Distillation(weight=0.3, temperature=3.0)
 
 
 def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path | None = None) -> Loop:
@@ -33,7 +37,8 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
     task = BY_NAME["boolq_mini"]
     data = {split: encode(task.generate(split, n, 0), task, tokenizer, 512)
             for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
-    return Loop(AnswerLoss(model), layers, data, settings, 0, Accelerator(cpu=True), 4, state)
+    teacher = load_model(checkpoint.folder, CPU)[0] if settings.distillation else None
+    return Loop(AnswerLoss(model), layers, data, settings, 0, Accelerator(cpu=True), 4, state, teacher=teacher)
 
 
 def mean_loss(model, batch):
@@ -146,7 +151,7 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
     batch = loop.data["train"][:8]
     loss = mean_loss(loop.loss.model, batch)
     expected = torch.autograd.grad(loss, loop.parameters)
-    assert loop._accumulate(1, batch, 1.0) == pytest.approx(loss.item(), rel=1e-5)
+    assert loop._accumulate(1, batch, 1.0) == {"loss": pytest.approx(loss.item(), rel=1e-5)}
     gradients = [parameter.grad.clone() for parameter in loop.parameters]
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
@@ -227,9 +232,9 @@ def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     steps = Steps([used, unused], Training(steps=2, weight_decay=0.1, learning_rate=0.5, warmup_fraction=0))
 
-    def backward(_: float) -> float:
+    def backward(_: float) -> dict[str, float]:
         used.sum().backward()
-        return 1.0
+        return {"loss": 1.0}
 
     for step in (1, 2):
         steps.take(step, backward, 1, Progress())
@@ -241,8 +246,9 @@ STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate":
 
 
 @pytest.mark.long
-def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path):
-    free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=2)
+@pytest.mark.parametrize("distillation", [None, TAUGHT])
+def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path, distillation):
+    free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=2, distillation=distillation)
     stopped = free.model_copy(update={"stop_if_loss_above": 0.1})
     whole, _, _ = run(tiny_llama, "sparse_to_sparse", free)
     assert (whole["ended_early"], len(whole["loss_curve"])) == (None, 8)
@@ -277,3 +283,55 @@ def test_the_mean_of_the_last_steps_ends_a_training(losses, end):
     found = progress.early_end(settings)
     assert found == (end and {"step": len(losses), "loss": pytest.approx(end), "loss_above": 7.0})
     assert progress.early_end(Training(steps=60)) is None
+
+
+def parts_of(loop: Loop, stock: torch.nn.Module, batch: list) -> list[torch.Tensor]:
+    """Return the cross-entropy and the divergence of a whole batch, from torch's functions and a stock teacher."""
+    whole = collate(batch)
+    own, of_teacher = (
+        model(input_ids=whole.ids, use_cache=False).logits.flatten(0, 1)[whole.positions]
+        for model in (loop.loss.model, stock)
+    )
+    log_q, log_p = ((logits / 3.0).log_softmax(1) for logits in (own, of_teacher.detach()))
+    return [F.cross_entropy(own, whole.targets), F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)]
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_the_gradient_of_a_distillation_is_autograd_s_of_the_weighted_sum(tiny, weight):
+    settings = Training(batch_size=8, micro_batch_size=2, distillation={"weight": weight, "temperature": 3.0})
+    loop = prepare(tiny, "sparse_to_sparse", settings)
+    batch = loop.data["train"][:8]
+    parts = parts_of(loop, AutoModelForCausalLM.from_pretrained(tiny.folder).eval(), batch)
+    assert min(parts) > 0.02
+    # With the weight 1, there is no cross-entropy in the loss.
+    loss = 9.0 * parts[1] if weight == 1 else 0.7 * parts[0] + 2.7 * parts[1]
+    expected = torch.autograd.grad(loss, loop.parameters)
+    found = loop._accumulate(1, batch, 1.0)
+    assert found == {name: pytest.approx(value.item(), rel=1e-4)
+                     for name, value in zip(("loss", "cross_entropy", "divergence"), (loss, *parts), strict=True)}  # fmt: skip
+    for parameter, gradient in zip(loop.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_the_weight_0_trains_to_the_bits_of_a_training_without_a_teacher(tiny_llama):
+    settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01)
+    taught = settings.model_copy(update={"distillation": Distillation(weight=0, temperature=3.0)})
+    (plain, layers, _), (found, others, _) = (
+        run(tiny_llama, "sparse_to_sparse", setting) for setting in (settings, taught)
+    )
+    for point in found["loss_curve"]:
+        assert point.pop("cross_entropy") == point["loss"]
+        assert point.pop("divergence") > 0.02
+    assert found["loss_curve"] == plain["loss_curve"]
+    assert all(map(torch.equal, matrices(layers), matrices(others)))
+
+
+def test_a_distillation_brings_the_model_nearer_to_its_teacher_which_does_not_change(tiny_llama):
+    taught = Distillation(weight=1, temperature=1)
+    settings = Training(steps=12, batch_size=4, micro_batch_size=4, learning_rate=0.02, distillation=taught)
+    loop = prepare(tiny_llama, "sparse_to_sparse", settings)
+    before = {name: value.clone() for name, value in loop.teacher.state_dict().items()}
+    curve = loop.fit()["loss_curve"]
+    assert curve[-1]["divergence"] < 0.8 * curve[0]["divergence"]
+    assert not loop.teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in loop.teacher.state_dict().items())

@@ -54,6 +54,7 @@ def test_the_sweep_takes_what_the_docs_say():
     ({"gpus": 1, "gpu_memory_mb": 12000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
      ["training on own needs 22 GB on a GPU, which has 12; set training: {shard_model: true}"
       " (10 GB on a GPU, 22 GB in the machine)"]),
+    ({"gpus": 1, "gpu_memory_mb": 24_000}, {"micro_batch_size": 1, "gradient_checkpointing": True, "distillation": {}}, []),
     ({}, {"micro_batch_size": 1, "gradient_checkpointing": True, "cache_weights": True},
      ["training on own needs 35 GB in the machine, which has 32; set training: {cache_weights: false} (22 GB in the machine)"]),
     ({"memory_mb": 4000}, {"micro_batch_size": 1, "gradient_checkpointing": True},

@@ -144,6 +144,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"run_id": RUN.replace("sparsity50", "sparsity70")}, None, ["structured at 0.5"]),
     ("train.py", {"micro_batch_size": 3}, None, ["micro_batch_size 3", "batch_size 4"]),
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
+    ("train.py", {"dense_path": "@models/tiny"}, None, ["--dense_path", "--distillation.weight"]),
     ("train.py", {"lora_targets": ["q_proj", "x_proj"]}, None, ["x_proj"]),
     ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),

@@ -55,6 +55,7 @@ WAFERS = {"backend": "cerebras", "cerebras": {"num_csx": 2, "job_labels": ["name
         ({"grid": {"sparsities": [100]}}, "analyze", "grid.sparsities.0: Input should be less than 100"),
         ({"grid": {**tiny_grid("a", "boolq_mini"), "models": ["a", "b"]}}, "analyze", "models.b"),
         (DIVIDED, "throughput", "training.shard_model: throughput "),
+        ({"training": {"distillation": {}}}, "throughput", "training.distillation: throughput "),
         (
             WAFERS | {"throughput": {"steps": 100, "batch_sizes": [4, 3]}},
             "throughput",

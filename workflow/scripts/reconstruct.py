@@ -6,7 +6,7 @@
 
 Writes adapter/ and train.json, as train.py does. --steps, --batch_size and --learning_rate are those of each decoder layer.
 All examples of a step are in one forward pass, so --micro_batch_size, --gradient_checkpointing, --cache_weights and
---eval_every have no effect. A killed run continues after the last decoder layer in RUN_FOLDER/state.pt, unless --save_every is
+--eval_every have no effect. Nor has --distillation, because every decoder layer learns from the dense one. A killed run continues after the last decoder layer in RUN_FOLDER/state.pt, unless --save_every is
 0. Without --text, the layers are reconstructed on training examples of the task.
 """
 
@@ -29,7 +29,7 @@ from sparseft.study.schedule import Reconstruction
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.rows import read_documents
-from sparseft.training.job import JobFlags, TrainingJob, check_outputs, job_of, write_train_record
+from sparseft.training.job import JobFlags, TrainingJob, check_outputs, dense_model, job_of, write_train_record
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     adapter = flags.output_dir / "adapter"
     state = flags.output_dir / "state.pt"
     hold(adapter)
-    dense = Checkpoint(target.dense_path) if target.dense_path else job.checkpoint
-    if dense.digest != job.mask.meta.get("original", job.checkpoint.digest):
-        raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
+    dense = dense_model(target.dense_path, job.checkpoint, job.mask)
     examples, chosen = examples_of(target, job, dense)
     measured = reconstruct(job, dense, examples, adapter, state if job.settings.save_every else None)
     measured["reconstruction"] |= chosen

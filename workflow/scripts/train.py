@@ -4,12 +4,13 @@
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
 Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory, hashes. With
---save_every a killed run continues from RUN_FOLDER/state.pt. With `python -m sparseft.training.processes --nproc_per_node N`
+--save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the dense model. With `python -m sparseft.training.processes --nproc_per_node N`
 several processes share every step.
 """
 
 from pathlib import Path
 
+from cyclopts.types import NonNegativeInt
 from sparseft.backends.torch import hold_together, new_accelerator, train
 from sparseft.command import Flags, run
 from sparseft.language_model.hardware import keep_freed_memory, start
@@ -17,22 +18,31 @@ from sparseft.study.grid import TASK_MODES
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
 
-def main(*, flags: Flags[JobFlags], initial_adapter: Path | None = None) -> None:
+def main(
+    *,
+    flags: Flags[JobFlags],
+    initial_adapter: Path | None = None,
+    dense_path: Path | None = None,
+    weights_mb: NonNegativeInt | None = None,
+) -> None:
     """Read the job, train it, and write its record.
 
     Args:
         initial_adapter: the adapter of reconstruct.py that a run in mode reconstruct_to_sparse starts from
+        dense_path: the dense model that a distillation learns from, if --model_path is a pruned base with other weights
+        weights_mb: memory for the weights of the dense model on each device, in MB; by default all of them are there. The decoder
+            layers for which there is no room are read from their files for every batch, which changes no result
     """
     start(flags.threads)
-    check_outputs(flags, initial_adapter)
-    job = job_of(flags, TASK_MODES, initial_adapter)
+    check_outputs(flags, initial_adapter, dense_path)
+    job = job_of(flags, TASK_MODES, initial_adapter, dense_path)
     if job.settings.shard_model:
         keep_freed_memory(below=1 << 20)
     adapter = flags.output_dir / "adapter"
     state = flags.output_dir / "state.pt"
     accelerator = new_accelerator()
     hold_together(adapter, accelerator)
-    record = train(job, adapter, state, accelerator)
+    record = train(job, adapter, state, accelerator, weights_mb)
     if accelerator.is_main_process:
         write_train_record(flags, job, record)
         state.unlink(missing_ok=True)

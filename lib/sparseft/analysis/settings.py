@@ -100,7 +100,9 @@ def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
 def _configured_training(study: Config, run: Run) -> Settings:
     """Return the settings that a configuration requests of the training of a run."""
     compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
-    schedule = study.schedule_of(run.mode, run.task, run.training).model_dump(include=compared)
+    schedule: dict[str, object] = {
+        name: value for name, value in study.schedule_of(run.mode, run.task, run.training) if name in compared
+    }
     schedule |= {"backend": study.backend}
     if get_mode(run.mode).reconstructs:
         chosen = study.reconstruction_examples()

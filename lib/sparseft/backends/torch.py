@@ -123,8 +123,12 @@ def trained_model(
     return model.eval(), load_tokenizer(checkpoint.folder), adapter.digest
 
 
-def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
+def train(
+    job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator, weights_mb: int | None = None
+) -> dict:
     """Train an adapter on rows["train"], write it and return the measured part of train.json.
+
+    weights_mb: memory for the weights of a teacher on the device of each process, in MB; None puts all of them there
 
     If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine with the
     same numbers of threads and processes, even if it was killed in between."""
@@ -142,7 +146,10 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     context = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
-    loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
+    rooms = None if weights_mb is None else {str(device): 1e6 * weights_mb}
+    teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
+    batch_size = job.evaluation_batch_size
+    loop = Loop(loss, layers, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
     record = loop.fit()
     matrices = {name: layer.factors() for name, layer in layers.items()}
     # Before the evaluation, so that the adapter is there even if the evaluation fails.

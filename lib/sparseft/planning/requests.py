@@ -38,6 +38,8 @@ LOADED = 4
 # On a GPU: rows of logits that an evaluation has at once; bytes per word of the 512 rows that are in fp32 (language_model/loss.py);
 # entries of the blocks of a gradient and its mask (lora/carried_mask.py).
 LOGIT_ROWS, FP32_LOGITS, BLOCK = 1 << 13, 8 * 512, 1 << 26
+# How much more is in fp32 in a distillation; counted (tests/planning/test_counted_memory.py).
+DISTILLED = 3
 # Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
 FORWARD = 0.65
 PADDED = 32  # tokens; the examples of gradients are padded to a multiple (pruning/calibration.py)
@@ -88,7 +90,7 @@ class Requests:
         # What raises InputError, because a model is not known yet, is computed again the next time.
         self.subject = cache(lambda model: described(model, config.models[model], config.models))
         self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(job.model)))
-        self._room = cache(lambda job: _weights_room(config, *process_memory(config, job, self.subject(job.model))))
+        self._room = cache(lambda job: _room(config, job, self.subject(job.model)))
 
     def of(self, job: JobKind, attempt: int) -> tuple[int, int]:
         """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
@@ -104,7 +106,9 @@ class Requests:
         return attempt * megabytes, attempt * minutes
 
     def weights_mb(self, job: JobKind) -> int | None:
-        """Return the memory that an evaluation may use for weights, on each GPU or in the machine, in MB; None without a limit."""
+        """Return the memory that an evaluation may use for weights, on each GPU or in the machine, in MB; None without a limit.
+
+        In a training, they are the weights of the teacher."""
         try:
             room = self._room(job)
         except InputError:
@@ -158,12 +162,42 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
     if job.kind in ("mask", "reconstruction"):
         machine |= _kept_in_machine(config, job, subject)
     device |= {"a batch": _batch_bytes(config, job, subject)}
+    if _is_distilled(config, job):
+        whole, outside = subject.bytes, subject.width * subject.layer_and_outside
+        room = _teacher_room(config, job, weights + sum(device.values()))
+        device["teacher"] = min(whole, max(outside, int(min(whole, room))))
+        # The processes read the same files.
+        machine["layers in their files"] = (whole - device["teacher"]) // config.resources.processes
     if job.kind in ("evaluation", "selection"):
         whole, weights = weights, int(min(weights, _weights_room(config, device, machine)))
         if config.resources.gpus:
             # They would be read from the disk for every batch if the machine could not keep them.
             machine["layers in their files"] = max(0, whole - config.resources.gpus * weights)
     return {"weights": weights} | device, machine
+
+
+def _room(config: Config, job: JobKind, subject: Subject) -> float:
+    """Return the bytes that a job has for weights that may stay in their files; infinity without a limit."""
+    device, machine = process_memory(config, job, subject)
+    if job.kind != "training":
+        return _weights_room(config, device, machine)
+    others = sum(device.values()) - device.get("teacher", 0)
+    return _teacher_room(config, job, others) if _is_distilled(config, job) else math.inf
+
+
+def _is_distilled(config: Config, job: JobKind) -> bool:
+    """Return whether a job is a training with a teacher."""
+    return job.kind == "training" and config.training_of(job.task, job.training).distillation is not None
+
+
+def _teacher_room(config: Config, job: JobKind, others: int) -> float:
+    """Return the bytes that a teacher has on each device beside `others`; infinity without a limit.
+
+    Without a limit, the decoder layers of the teacher of a divided model stay in their files, because it is as large."""
+    resources = config.resources
+    if resources.gpus and resources.gpu_memory_mb:
+        return max(0, 1e6 * resources.gpu_memory_mb - MARGIN * others)
+    return 0 if config.training_of(job.task, job.training).shard_model else math.inf
 
 
 def _weights_room(config: Config, device: dict[str, int], machine: dict[str, int]) -> float:
@@ -295,8 +329,12 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         # Every layer keeps its input, and one layer at a time computes its activations again.
         per_token = layers * states + subject.activation_bytes
     batch = settings.micro_batch_size * (lengths.long * per_token + lengths.answer * logits)
-    if config.resources.gpus:
-        batch += FP32_LOGITS * subject.config["vocab_size"]
+    fp32 = FP32_LOGITS * subject.config["vocab_size"] if config.resources.gpus else 0
+    if _is_distilled(config, job):
+        # The logits of the teacher, and three times as much in fp32. Its activations are gone when those of the training come.
+        batch += settings.micro_batch_size * lengths.answer * logits
+        fp32 *= DISTILLED
+    batch += fp32
     # A measurement has no evaluation.
     return batch if job.kind == "throughput" else max(batch, _loss_bytes(config, subject, lengths))
 
@@ -345,7 +383,9 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     if job.kind == "training":
         settings = config.training_of(job.task, job.training)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
-        return 3 * settings.steps * settings.batch_size * lengths.long + losses * evaluated
+        # The teacher has no backward.
+        passes = 4 if settings.distillation else 3
+        return passes * settings.steps * settings.batch_size * lengths.long + losses * evaluated
     if job.kind == "reconstruction":
         section = config.reconstruction
         long = calibration_lengths(config, job.task, section.calibration, section.examples).long

@@ -29,6 +29,12 @@ class Step(RecordPart):
     loss: NonNegative = measurement("The mean loss of the step's examples before its update.", "nats per token")
     gradient_norm: NonNegative | None = measurement("The norm of the gradient. Null if unknown.", default=None)
     learning_rate: NonNegative | None = measurement("The learning rate. Null if unknown.", default=None)
+    cross_entropy: NonNegative | None = measurement(
+        "The cross-entropy, if the loss is that of a distillation.", "nats per token", default=None
+    )
+    divergence: NonNegative | None = measurement(
+        "Its divergence from the dense model, at the temperature.", "nats per token", default=None
+    )
 
 
 class Evaluated(RecordPart):
@@ -46,7 +52,7 @@ class TrainingInputs(RecordPart):
     train: str = setting("The sha256 of the training rows.", link="train")
     validation: str = provenance("The sha256 of the validation rows.", link="data")
     initial_adapter: str | None = provenance("That which it started from, if any.", link="start", default=None)
-    dense: str | None = provenance("The digest of the dense model. Null if no layer is reconstructed.", default=None)
+    dense: str | None = provenance("The digest of the dense model. Null if nothing is learnt from it.", default=None)
 
 
 class TrainingOutputs(RecordPart):
@@ -140,8 +146,11 @@ class TrainingRecord(Scheduled):
 
     @property
     def final_task_loss(self) -> float | None:
-        """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
-        return None if self.reconstruction else self.final_loss
+        """Return the cross-entropy at the end of a training on the task; None of a reconstruction, whose loss is another one."""
+        if self.reconstruction:
+            return None
+        losses = [step.cross_entropy for step in self.loss_curve if step.cross_entropy is not None]
+        return final_loss(losses) if losses else self.final_loss
 
     def contradictions(self) -> dict[str, object]:
         """Return another number of losses than of steps, and a final loss that is not theirs."""

@@ -14,6 +14,24 @@ from sparseft.study.section import Count, LearningRate, Length, Positive, Sectio
 STOP_WINDOW = 10
 
 
+class Distillation(Section):
+    """Set how a training also learns the next-token probabilities of the dense model, its teacher.
+
+    The loss is (1 - weight) * cross-entropy + weight * temperature^2 * KL(teacher || student), a mean over the answer tokens.
+    Both probabilities of the divergence are softmax(logits / temperature). The gradient of the divergence shrinks as
+    1 / temperature^2, which the factor makes good (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2)."""
+
+    weight: float = Field(0.5, ge=0, le=1)
+    """Share of the divergence in the loss. The rest is that of the cross-entropy with the answers."""
+    temperature: float = Field(2.0, gt=0, le=1000)
+    """What the logits of both models are divided by. A high one also teaches the unlikely tokens."""
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Return what the cross-entropy and the divergence are multiplied by in the loss."""
+        return 1 - self.weight, self.weight * self.temperature**2
+
+
 class Training(Section):
     """Set the training schedule: one for all modes, so that their results can be compared.
 
@@ -45,6 +63,9 @@ class Training(Section):
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
     gradient: Literal["exact", "straight_through"] = "exact"
     """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
+    distillation: Distillation | None = Field(None, examples=[{"weight": 0.5, "temperature": 2.0}])
+    """Learn from the dense model too. Null means that the loss is only the cross-entropy. Only the backend torch has it. A
+    reconstruction does not use it."""
     cache_weights: bool = False
     """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
     gradient_checkpointing: bool = False
@@ -61,7 +82,7 @@ class Training(Section):
     stop_if_loss_above: Annotated[float, Field(gt=0)] | None = None
     """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null means that
     every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A reconstruction never ends
-    early."""
+    early. With `distillation`, the loss is the weighted sum."""
     stop_if_after_steps: Positive | None = None
     """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
 
@@ -126,12 +147,17 @@ class Training(Section):
                 "training.shard_model: throughput is measured with the whole model on one device",
                 "set it to false, or leave the stage throughput out",
             )
+        if self.distillation:
+            raise InputError(
+                "training.distillation: throughput is measured without a teacher",
+                "set it to null, or leave the stage throughput out",
+            )
 
 
-# Neither a reconstruction nor a measurement is evaluated or ends early. The loss of a reconstruction is not in nats.
-UNINTERRUPTED = {"eval_every": 0, "stop_if_loss_above": None, "stop_if_after_steps": None}
+# Neither a reconstruction nor a measurement is evaluated, ends early or has a teacher. The loss of a reconstruction is not in nats.
+PLAIN = {"eval_every": 0, "stop_if_loss_above": None, "stop_if_after_steps": None, "distillation": None}
 # One decoder layer needs no saving of memory.
-ONE_LAYER = UNINTERRUPTED | {"cache_weights": False, "gradient_checkpointing": False}
+ONE_LAYER = PLAIN | {"cache_weights": False, "gradient_checkpointing": False}
 
 
 class Reconstruction(Section):
@@ -163,7 +189,7 @@ class Throughput(Section):
     """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
     # The keys of `training` that `schedule` sets.
-    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "save_every", *UNINTERRUPTED}
+    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "save_every", *PLAIN}
     # The keys that narrow the grid. Each has the name of a key of `grid`.
     AXES: ClassVar = ("methods", "sparsities", "modes", "trainings")
 
@@ -192,7 +218,7 @@ class Throughput(Section):
         """Return the schedule of a measurement of `batch_size`, without saved states."""
         sizes = {"batch_size": batch_size, "micro_batch_size": batch_size}
         decided = {"steps": self.warmup_steps + self.steps, "save_every": 0, **sizes}
-        return training.model_copy(update=decided | UNINTERRUPTED)
+        return training.model_copy(update=decided | PLAIN)
 
 
 class Resources(Section):

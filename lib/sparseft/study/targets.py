@@ -44,8 +44,15 @@ _NAMED = (
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
 )
-# Keys of `training` that do not change the compiled program.
-NOT_COMPILED = {"eval_every", "save_every", "length_buckets", "stop_if_loss_above", "stop_if_after_steps"}
+# Keys of `training` that do not change the compiled program, or that no compiled program has.
+NOT_COMPILED = {
+    "eval_every",
+    "save_every",
+    "length_buckets",
+    "stop_if_loss_above",
+    "stop_if_after_steps",
+    "distillation",
+}
 
 
 def runs(config: Config) -> list[Run]:

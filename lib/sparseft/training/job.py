@@ -75,6 +75,8 @@ class TrainingJob:
     provenance: dict
     # The adapter that the training starts from, in a mode that starts from another; else None.
     initial: Adapter | None = None
+    # The dense model, if the training is a distillation.
+    teacher: Checkpoint | None = None
     # Split -> the sha256 of the file from which its rows were read, for `write_train_record`.
     rows_sha256: dict[str, str] = field(default_factory=dict)
 
@@ -105,12 +107,16 @@ def check_outputs(flags: JobFlags, *inputs: Path | None) -> None:
 
 
 def job_of(
-    flags: JobFlags, modes: tuple[str, ...] = NEW_ADAPTER_MODES, initial_adapter: Path | None = None
+    flags: JobFlags,
+    modes: tuple[str, ...] = NEW_ADAPTER_MODES,
+    initial_adapter: Path | None = None,
+    dense_path: Path | None = None,
 ) -> TrainingJob:
     """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
 
     modes: those that the caller trains
-    initial_adapter: the adapter that the training starts from, in a mode that starts from another"""
+    initial_adapter: the adapter that the training starts from, in a mode that starts from another
+    dense_path: the dense model that a distillation learns from, if the base is a pruned one"""
     run = Run.parse(flags.run_id)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
@@ -129,6 +135,9 @@ def job_of(
     initial = _initial_adapter(initial_adapter, run, flags.training, provenance)
     if initial:
         provenance["initial_adapter"] = initial.digest
+    is_distilled = bool(flags.training.distillation and get_mode(run.mode).learns_task)
+    if dense_path and not is_distilled:
+        raise InputError("--dense_path: this training has no teacher", "leave it out, or set --distillation.weight")
     return TrainingJob(
         checkpoint=checkpoint,
         mask=mask,
@@ -140,6 +149,7 @@ def job_of(
         evaluation_batch_size=flags.evaluation_batch_size,
         provenance=provenance,
         initial=initial,
+        teacher=dense_model(dense_path, checkpoint, mask) if is_distilled else None,
         rows_sha256=rows_sha256,
     )
 
@@ -169,6 +179,16 @@ def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance
     return adapter
 
 
+def dense_model(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
+    """Return the model that was pruned, from which a distillation and a reconstruction learn: that in `path`, or the run's base.
+
+    Raises InputError if it is another model, such as a pruned base."""
+    dense = Checkpoint(path) if path else base
+    if dense.digest != mask.meta.get("original", base.digest):
+        raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
+    return dense
+
+
 def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inputs: str) -> None:
     """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
 
@@ -179,6 +199,7 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
         "mask": job.provenance["mask_sha256"],
         **{split: job.rows_sha256[split] for split in SPLITS},
         **({"initial_adapter": job.initial.digest} if job.initial else {}),
+        **({"dense": job.teacher.digest} if job.teacher else {}),
     }
     content = {
         **job.settings.model_dump(),

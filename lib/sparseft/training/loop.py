@@ -1,7 +1,8 @@
 """Train the adapters of a whole model, in micro-batches.
 
-The loss of a step is the mean over the answer tokens of its whole batch. A batch is divided into micro-batches, and these are
-divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
+The loss of a step is the mean over the answer tokens of its whole batch. In a distillation it is a weighted sum of two means:
+the cross-entropy, and the divergence of the model from its teacher (study/schedule.py). A batch is divided into micro-batches,
+and these are divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
 """
 
 from contextlib import nullcontext
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, collate, shuffled
+from sparseft.language_model.batches import Batch, Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
+from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss, teacher_logits
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, say_step, step_seed, write_state
@@ -42,6 +43,8 @@ class Loop:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
+    # The dense model of a distillation. It is no part of `loss`, so that it is neither trained nor divided.
+    teacher: nn.Module | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -106,32 +109,46 @@ class Loop:
         if self.accelerator.is_main_process:
             say_step(step, self.settings.steps, progress.curve[-1]["loss"])
 
-    def _accumulate(self, step: int, batch: list[Example], scale: float) -> float:
+    def _accumulate(self, step: int, batch: list[Example], scale: float) -> dict[str, float]:
         """Compute the gradients of one step, times `scale`.
 
-        Return its loss without the scale: the mean over the answer tokens of the whole batch."""
+        Return its loss without the scale: the mean over the answer tokens of the whole batch. A distillation adds the parts."""
         torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         size = self.settings.micro_batch_size
         accelerator = self.accelerator
         answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
         micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
         own_micro_batches = micro_batches[accelerator.process_index :: accelerator.num_processes]
-        mean_loss = torch.zeros((), device=accelerator.device)
+        distillation = self.settings.distillation
+        factors = distillation.factors if distillation else (1.0,)
+        means = torch.zeros(len(factors), device=accelerator.device)
         # W' is the same in all micro-batches of a step. All layers share one workspace.
         workspace = next(iter(self.layers.values())).workspace
         with workspace.caching() if self.settings.cache_weights else nullcontext():
             for micro_batch in own_micro_batches:
-                part = self.loss(collate(micro_batch).to(accelerator.device)).sum() / answer_tokens
-                (part * scale).backward()
-                mean_loss += part.detach()
+                parts = self._losses(collate(micro_batch).to(accelerator.device)) / answer_tokens
+                loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))
+                (loss * scale).backward()
+                means += parts.detach()
         if accelerator.num_processes > 1:
             # In one message, because adapters are small.
             gradients = [parameter.grad for parameter in self.parameters]
             total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
             for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
-        # item() waits for the device, so the measured time includes the gradients.
-        return accelerator.reduce(mean_loss, "sum").item()
+        # tolist() waits for the device, so the measured time includes the gradients.
+        parts = accelerator.reduce(means, "sum").tolist()
+        loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))
+        return {"loss": loss} | (dict(zip(("cross_entropy", "divergence"), parts, strict=True)) if distillation else {})
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Return the sum of the losses over the answer tokens of a batch, (1,); (2,) for the two parts of a distillation."""
+        distillation = self.settings.distillation
+        if not distillation:
+            return self.loss(batch).sum()[None]
+        assert self.teacher is not None
+        parts = self.loss(batch, teacher_logits(self.teacher, batch), distillation.temperature)
+        return torch.stack([part.sum() for part in parts])
 
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""

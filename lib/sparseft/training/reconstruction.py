@@ -144,14 +144,14 @@ class LayerReconstruction:
 
     def _gradients(
         self, stream: Stream, number: int, batch: list[int], targets: list[Tensor], unit: float, scale: float
-    ) -> float:
+    ) -> dict[str, float]:
         """Compute the gradients of a decoder layer's error on some examples, times `scale`, and return the error.
 
         Both are divided by `unit`."""
         wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
         loss = mse_loss(stream.outputs(number, batch).float(), wanted.float()) / unit
         (loss * scale).backward()
-        return loss.item()
+        return {"loss": loss.item()}
 
     @torch.no_grad()
     def _targets(self, stream: Stream, number: int) -> list[Tensor]:

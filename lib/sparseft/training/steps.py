@@ -42,7 +42,7 @@ BURN_IN = 3
 class Progress:
     """Hold what a training has measured so far: one value per step, and one per evaluation."""
 
-    # Per step: its number, loss, gradient norm and learning rate.
+    # Per step: its number, its losses by name, gradient norm and learning rate.
     curve: list[dict] = field(default_factory=list)
     # Per evaluation: the step that it came after, and the evaluation loss.
     evaluations: list[dict] = field(default_factory=list)
@@ -114,36 +114,38 @@ class Steps:
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.schedule = cosine_schedule(self.optimizer, settings.steps_to_peak, settings.steps)
 
-    def take(self, step: int, gradients: Callable[[float], float], tokens: int, progress: Progress) -> None:
+    def take(self, step: int, gradients: Callable[[float], dict[str, float]], tokens: int, progress: Progress) -> None:
         """Take one step, and append its measurements to `progress`.
 
-        gradients: computes the gradients of the loss times a scale, and returns the loss without the scale
+        gradients: computes the gradients of the loss times a scale, and returns the loss without the scale as "loss", and its parts
         tokens: those of the step's batch, without padding
 
         Raises InputError if the loss or its gradient is not finite."""
         start = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
-        loss, norm = self._clipped(gradients, progress)
-        check_finite(step, loss, norm, self.key)
+        losses, norm = self._clipped(gradients, progress)
+        check_finite(step, losses["loss"], norm, self.key)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=False)
-        progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
+        progress.curve.append({"step": step, **losses, "gradient_norm": norm, "learning_rate": rate})
         progress.seconds.append(time.perf_counter() - start)
         progress.tokens.append(tokens)
 
-    def _clipped(self, gradients: Callable[[float], float], progress: Progress) -> tuple[float, float]:
-        """Compute the gradients and clip them. Return the loss, and the gradients' norm before the clipping.
+    def _clipped(
+        self, gradients: Callable[[float], dict[str, float]], progress: Progress
+    ) -> tuple[dict[str, float], float]:
+        """Compute the gradients and clip them. Return the losses, and the gradients' norm before the clipping.
 
         If they overflow, they are computed again with half the scale. The scale is a power of two, so it rounds nothing."""
         while True:
             scale = progress.loss_scale
-            loss = gradients(scale)
+            losses = gradients(scale)
             if scale > 1:
                 torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
             norm = clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
-            if scale == 1 or math.isfinite(norm) or not math.isfinite(loss):
-                return loss, norm
+            if scale == 1 or math.isfinite(norm) or not math.isfinite(losses["loss"]):
+                return losses, norm
             progress.loss_scale = scale / 2
             self.optimizer.zero_grad(set_to_none=False)
 
