@@ -13,7 +13,15 @@ from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.sizes import Subject, TaskLengths, calibration_lengths, described, mask_lengths, task_lengths
+from sparseft.planning.sizes import (
+    Subject,
+    TaskLengths,
+    calibration_lengths,
+    described,
+    mask_lengths,
+    perplexity_tokens,
+    task_lengths,
+)
 from sparseft.study.config import Config
 from sparseft.study.grid import training_name
 from sparseft.study.mask_settings import kept_inputs, segment_length
@@ -53,7 +61,6 @@ DOWNLOAD = 10e6  # bytes per second, shared with others
 READING_ON_GPU, READING_ON_CPU = 270, 5
 START = 20  # minutes for what does not grow with the model
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
-PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 
 
 @dataclass(frozen=True)
@@ -349,7 +356,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         return (number or lengths.rows[1]) * _evaluated_tokens(config, lengths)
     probes = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
     tokens = sum(lengths.rows[1] * _evaluated_tokens(config, lengths) for lengths in probes)
-    return tokens + (PERPLEXITY if config.perplexity else 0)
+    return tokens + perplexity_tokens(config)
 
 
 def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:
