@@ -22,7 +22,7 @@ Words = tuple[str, ...]
 Shapes = dict[str, tuple[int, ...]]
 
 # A model with tied embeddings stores no output head.
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 # A key of config.json -> the name that it has in files of other releases of transformers.
 _OTHER_NAMES = {"num_local_experts": "num_experts"}
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
@@ -182,7 +182,7 @@ class Architecture:
         self._check(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
-            del words[_HEAD]
+            del words[HEAD]
         experts = range(size_of("num_local_experts", config) if self.experts else 1)
         layer = {name.format(expert=expert): shape for expert in experts for name, shape in self.layer_tensors.items()}
         for number in range(config["num_hidden_layers"]):
