@@ -12,9 +12,9 @@ import torch
 from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
 from sparseft.language_model.hardware import keep_freed_memory
+from sparseft.language_model.products import way_of
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
-from sparseft.lora.products import way_of
 from sparseft.study.schedule import Training
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""Time the ways in which a CPU can multiply a masked layer's matrices, and compare the fastest with that of lora/products.py.
+"""Time the ways in which a CPU can multiply a masked layer's matrices, and compare the fastest with that of language_model/products.py.
 
     python benchmarks/products.py
 
@@ -13,7 +13,7 @@ import torch
 from bench import interleaved, report
 from lora import SHAPES, TOKENS
 from sparseft.language_model.hardware import keep_freed_memory
-from sparseft.lora.products import Way, way_of
+from sparseft.language_model.products import Way, way_of
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -25,6 +25,7 @@ WAYS = {
     "torch.mm, dY^T copied": Way(copy=True),
     "oneDNN": Way(onednn=True),
     "oneDNN, dY^T copied": Way(onednn=True, copy=True),
+    "in fp32, rounded": Way(in_fp32=True),
 }
 REPEATS = 5
 # A way must save this part of the time, because smaller differences are noise.
@@ -48,7 +49,9 @@ def products(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> dict[tu
 
 
 def is_possible(way: Way, dtype: torch.dtype) -> bool:
-    """Return whether this machine has a way for a dtype. oneDNN may lack it in 16 bits."""
+    """Return whether this machine has a way for a dtype. oneDNN may lack it in 16 bits, and fp32 is not widened."""
+    if way.in_fp32 and dtype == torch.float32:
+        return False
     try:
         way.multiply(torch.ones(2, 2, dtype=dtype), torch.ones(2, 2, dtype=dtype))
     except RuntimeError:
@@ -69,8 +72,8 @@ def relative_times(dtype: torch.dtype) -> dict[tuple[str, str], float]:
 
 def time_of_way(name: str, relative: dict[tuple[str, str], float]) -> float:
     """Return the time of both products in one way, in units of torch.mm's."""
-    library = "oneDNN" if WAYS[name].onednn else "torch.mm"
-    return relative[INPUT, library] + relative[WEIGHT, name]
+    of_input = next(own for own, way in WAYS.items() if way == WAYS[name]._replace(copy=False))
+    return relative[INPUT, of_input] + relative[WEIGHT, name]
 
 
 def best_way(relative: dict[tuple[str, str], float]) -> str:

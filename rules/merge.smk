@@ -18,8 +18,8 @@ use rule run_script as merge_adapter with:
     # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
     threads: STUDY.resources.threads
     resources:
-        # One weight matrix in fp32. A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
-        **requested("files", gpu=ONE_GPU),
+        # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
+        **requested("blocks", gpu=ONE_GPU),
     params:
         **running("merge.py"),
         settings=flags(run_id=grid.RUN_ID),
@@ -38,7 +38,7 @@ use rule run_script as validate_sparsity with:
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     resources:
-        **requested("files"),
+        **requested("blocks"),
     params:
         **running("validate_sparsity.py"),
         settings=flags(run_id=grid.RUN_ID),

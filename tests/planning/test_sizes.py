@@ -7,7 +7,7 @@ from project import laid_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.planning.sizes import NAMED, described, task_lengths
+from sparseft.planning.sizes import NAMED, described, perplexity_tokens, task_lengths
 from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from tiny_models import MODELS
@@ -79,3 +79,23 @@ def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"lengths": vars(typical) | {"rows": [3, 4], "long": 9}}))
     assert (task_lengths(config, "boolq").rows, task_lengths(config, "boolq").long) == ((3, 4), 9)
+
+
+def test_the_rows_of_a_local_task_and_the_tokens_of_a_local_text_are_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"train.jsonl": "{}\n" * 5, "validation.jsonl": "{}\n" * 3, "train.txt": "x" * 4000}.items():
+        (tmp_path / name).write_text(content)
+    tasks = {
+        "boolq": {"local": str(tmp_path), "validation_examples": 2},
+        "hellaswag": {"local": str(tmp_path / "elsewhere")},
+        "own": {"kind": "text", "local": str(tmp_path / "texts"), "length": 100},
+    }
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "train.txt").rename(tmp_path / "texts/train.txt")
+    config = laid_over({"tasks": tasks, "perplexity": {"local": str(tmp_path / "texts/train.txt")}})
+    assert task_lengths(config, "boolq").rows == (5, 2)
+    assert task_lengths(config, "hellaswag").rows == BY_NAME["hellaswag"].lengths.rows
+    assert task_lengths(config, "own").rows[0] == 4000 // (4 * 100)
+    assert perplexity_tokens(config) == 1000
+    assert perplexity_tokens(laid_over({"perplexity": {}})) > 300_000
+    assert perplexity_tokens(laid_over({"perplexity": None})) == 0

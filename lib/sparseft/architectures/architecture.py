@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 # The types of decoder layers with a window, and without one.
 SLIDING, FULL = "sliding_attention", "full_attention"
 # A model with tied embeddings stores no output head.
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 # A key of config.json -> the name that it has in files of other releases of transformers.
 _EXPERTS = "num_local_experts"
 _OTHER_NAMES = {_EXPERTS: "num_experts"}
@@ -213,7 +213,7 @@ class Architecture:
         self._check(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
-            del words[_HEAD]
+            del words[HEAD]
         experts = range(size_of("num_local_experts", config) if self.experts else 1)
         layer = {name.format(expert=expert): shape for expert in experts for name, shape in self.layer_tensors.items()}
         for number in range(config["num_hidden_layers"]):

@@ -142,12 +142,10 @@ class Checkpoint:
         _fill(bits, tensor, tensor.start + rows.start * tensor.nbytes // tensor.shape[0])
         return bits
 
-    def read_bytes(self, name: str) -> bytes | memoryview:
-        """Return the bytes of a tensor of any dtype."""
+    def read_bytes(self, name: str) -> memoryview:
+        """Return the bytes of a tensor of any dtype, mapped from its file."""
         tensor = self.tensors[name]
-        with open(tensor.file, "rb") as stream:
-            stream.seek(tensor.start)
-            return stream.read(tensor.nbytes)
+        return np.memmap(tensor.file, np.uint8, "r", tensor.start, (tensor.nbytes,)).data
 
     def read_float32(self, name: str) -> np.ndarray:
         """Return a tensor's values in fp32."""

@@ -20,6 +20,7 @@ from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.language_model.placement import StoredWeights, place
+from sparseft.language_model.products import use_products
 from sparseft.language_model.weights import fused_experts
 from sparseft.storage.reading import read_json
 
@@ -64,7 +65,7 @@ def load_model(
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
     _check_class_and_dtype(checkpoint, model)
-    return model.eval(), load_tokenizer(folder)
+    return use_products(model).eval(), load_tokenizer(folder)
 
 
 def empty_model(checkpoint: Checkpoint) -> nn.Module:
@@ -84,7 +85,7 @@ def empty_model(checkpoint: Checkpoint) -> nn.Module:
     if (checkpoint.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
     _check_class_and_dtype(checkpoint, model)
-    return model.eval()
+    return use_products(model).eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

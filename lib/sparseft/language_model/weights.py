@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture, ExpertBlock
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.language_model.products import Linear
 
 # Importing transformers would take longer than a merge of a small model.
 _IS_FUSED = int(version("transformers").split(".")[0]) >= 5
@@ -181,6 +182,6 @@ def own_rows(rows: int, processes: int, process: int) -> slice:
 
 def _linear(weight: Tensor) -> nn.Linear:
     """Return a linear layer of this very weight (rows, cols), which takes no gradient."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear

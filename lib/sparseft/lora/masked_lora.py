@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sparseft.language_model.products import linear, way_of
 from sparseft.lora.carried_mask import carry_mask_, mask_, row_blocks
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import initial_factor
-from sparseft.lora.products import way_of
 from sparseft.modes import get_mode
 from sparseft.study.schedule import Training
 
@@ -123,9 +123,9 @@ class LoRALinear(nn.Module):
         A, B = self.factors()
         # (T, in) and (T, r), with T tokens.
         tokens = x.flatten(0, -2)
-        low = self.scale * F.linear(self.dropout(tokens), A.to(x.dtype))
+        low = self.scale * linear(self.dropout(tokens), A.to(x.dtype))
         # addmm_ adds in place, so the memory holds one (T, out) instead of three.
-        y = F.linear(tokens, self.weight, self.bias).addmm_(low, B.to(x.dtype).T)
+        y = linear(tokens, self.weight, self.bias).addmm_(low, B.to(x.dtype).T)
         # The last size is not -1, because an expert may get no token, and torch cannot infer a size of an empty tensor.
         return y.view(*x.shape[:-1], y.shape[-1])
 

@@ -30,8 +30,8 @@ from sparseft.study.section import parse_section
 KIND_OF = {
     "train_adapter": "training",
     "reconstruct_adapter": "reconstruction",
-    "merge_adapter": "files",
-    "validate_sparsity": "files",
+    "merge_adapter": "blocks",
+    "validate_sparsity": "blocks",
     "evaluate_run": "evaluation",
     "evaluate_adapter": "evaluation",
     "evaluate_selection": "selection",

