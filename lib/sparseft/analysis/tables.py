@@ -35,23 +35,12 @@ from sparseft.tasks.metrics import PERPLEXITIES
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
 RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss train_merge_gap reached_sparsity".split()]
-RUNS += [
-    "parameters",
-    "model_bytes",
-    MEASURED,
-    *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split(),
-]
+RUNS += ["parameters", "model_bytes"]
+RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
 RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
 CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
-CELLS += [
-    "train_merge_gap",
-    "reached_sparsity",
-    "parameters",
-    "model_bytes",
-    MEASURED,
-    "training_tokens",
-    "measured_seconds",
-]
+CELLS += ["train_merge_gap", "reached_sparsity", "parameters", "model_bytes"]
+CELLS += [MEASURED, "training_tokens", "measured_seconds"]
 CELLS += "samples_per_second tokens_per_second selection_value selection_eval_loss selection_examples".split()
 CELLS += "trainings_tried chosen decided_by obstacle pareto status".split()
 CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]

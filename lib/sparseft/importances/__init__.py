@@ -16,22 +16,9 @@ from sparseft.importances.stade import STADE
 from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
-IMPORTANCES = (
-    MAGNITUDE,
-    GRADIENT,
-    TAYLOR,
-    FISHER,
-    WANDA,
-    RIA,
-    STADE,
-    SPARSEGPT,
-    REAP,
-    FREQUENCY,
-    EAN,
-    BLOCK_INFLUENCE,
-    PERPLEXITY,
-    RANDOM,
-)
+IMPORTANCES: tuple[Importance, ...] = (MAGNITUDE, GRADIENT, TAYLOR, FISHER, WANDA, RIA, STADE, SPARSEGPT)
+# Those of experts and decoder layers.
+IMPORTANCES += (REAP, FREQUENCY, EAN, BLOCK_INFLUENCE, PERPLEXITY, RANDOM)
 # The importance of a method whose name has none.
 DEFAULT = MAGNITUDE
 
