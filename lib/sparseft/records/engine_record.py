@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Literal
 from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordPart, RunRecord, kind
 
-# The two models that are compared: the dense one, and the exported run.
-Compared = Literal["dense", "run"]
 # What describes the columns of summary.csv that come from this record. Each begins with the name of an engine.
 COLUMNS = {
     "_speedup": ("", "tokens_per_second divided by that of the dense model in the same engine and measurement."),
@@ -27,7 +25,7 @@ class EngineResult(RecordPart):
 
     engine: str = setting("The name of the engine.")
     version: str = provenance("Its version.")
-    model: Compared = provenance("dense or run.")
+    model: str = provenance("dense: the dense model. run: the exported one.")
     tokens_per_second: Positive = measurement("Generated tokens per second, with the time of the prompt.", "tokens/s")
     first_token_seconds: Positive = measurement("Time from a prompt to its first token. Median of the prompts.", "s")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")

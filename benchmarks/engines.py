@@ -1,0 +1,183 @@
+"""Time what a smaller model saves in the engines that serve it: structured masks, removed layers, removed experts.
+
+    python benchmarks/engines.py models/smollm2_bf16 --engines vllm:/envs/vllm/bin/python llama_cpp:/envs/llama_cpp/bin/python \\
+        --gguf bf16 --converter "/envs/llama_cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"
+
+An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the tokenizer of
+the model. Each engine runs in a process of its own. The table is printed and written to benchmarks/results/engines.md.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from bench import report
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.model_source import prepare_model
+from sparseft.command import Flags, run
+from sparseft.export.engines import find_engines, measure
+from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import read_mask
+from sparseft.pruning.compact import compact
+from sparseft.records.engine_record import EngineResult
+from sparseft.storage.hashes import sha256
+from sparseft.study.export_settings import Export
+from sparseft.study.grid import MASK_NAME, PRUNED_NAME
+from sparseft.study.sources import Model
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+REPEATS = 3
+SCRIPT = Path(__file__).parents[1] / "workflow/scripts/compute_masks.py"
+TEXT = Path(__file__).parents[1] / "docs/statistics.md"
+STRUCTURED = (30, 50)
+LAYERS = (20, 40)
+CONTROL = 50
+# Half of the experts, in percent of the prunable weights of the Mixtral below.
+EXPERTS = 48
+MIXTRAL = {
+    "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+# The names of the dense models, with which the others are compared.
+DENSE, MIXTURE = "dense", "Mixtral"
+
+
+def subjects(dense: Path, work: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield each model to measure: the name of its dense model, its own name, and its folder."""
+    yield DENSE, DENSE, dense
+    for percent in STRUCTURED:
+        masked = merged(dense, work, "structured", percent)
+        mask = mask_of(work, "structured", percent)
+        compact(Checkpoint(masked), mask, work / f"compact{percent}")
+        yield DENSE, f"structured {percent} %", work / f"compact{percent}"
+    for percent in LAYERS:
+        yield DENSE, f"layers {percent} %", shortened(dense, work, "layers_random", percent)
+    yield DENSE, f"unstructured {CONTROL} %", merged(dense, work, "unstructured", CONTROL)
+    mixture = random_mixtral(dense, work)
+    yield MIXTURE, MIXTURE, mixture
+    yield MIXTURE, "Mixtral, half its experts", shortened(mixture, work / "experts", "experts_random", EXPERTS)
+
+
+def compute_masks(model: Path, folder: Path, method: str, percent: int, *options: object) -> None:
+    """Compute the masks of a method."""
+    flags = ["--model_path", model, "--output_dir", folder, "--method", method, "--sparsity", str(percent / 100)]
+    subprocess.run([str(word) for word in (sys.executable, SCRIPT, *flags, *options)], check=True)
+
+
+def mask_of(folder: Path, method: str, percent: int) -> Path:
+    """Return the path of a mask."""
+    return folder / f"{MASK_NAME.format(sparsity=percent, method=method)}.pt"
+
+
+def merged(model: Path, work: Path, method: str, percent: int) -> Path:
+    """Return the folder of W * M."""
+    compute_masks(model, work, method, percent)
+    mask, folder = mask_of(work, method, percent), work / f"{method}{percent}"
+    merge(Checkpoint(model), read_mask(mask), sha256(mask), None, folder)
+    return folder
+
+
+def shortened(model: Path, work: Path, method: str, percent: int) -> Path:
+    """Return the folder of a model without some of its layers or experts. The speed does not depend on which ones are left."""
+    compute_masks(model, work, method, percent, "--pruned_dir", work / "pruned")
+    return work / "pruned" / PRUNED_NAME.format(sparsity=percent, method=method)
+
+
+def random_mixtral(model: Path, work: Path) -> Path:
+    """Return a Mixtral of random weights with the tokenizer and the dtype of a model, prepared."""
+    source, config = work / "random", Checkpoint(model).config
+    torch.manual_seed(0)
+    ends = {name: config.get(name) for name in ("bos_token_id", "eos_token_id")}
+    made = MixtralForCausalLM(MixtralConfig(vocab_size=config["vocab_size"], **ends, **MIXTRAL))
+    made.to(getattr(torch, config["dtype"])).save_pretrained(source)
+    AutoTokenizer.from_pretrained(model).save_pretrained(source)
+    prepare_model(Model(source=f"path:{source}", dtype=config["dtype"]), work / "mixtral")
+    return work / "mixtral"
+
+
+def tokens_per_second(result: EngineResult) -> float:
+    """Return the speed at which the engine would run if nothing else used the CPU."""
+    return result.tokens_per_second / result.cpu_share
+
+
+def rows_of(
+    results: list[EngineResult], base: dict[str, str], sizes: dict[str, tuple[float, float]]
+) -> list[list[str]]:
+    """Return a row per engine and model: medians of the turns, and their ratio to the dense model in the same engine."""
+    by_key: dict[tuple[str, str], list[EngineResult]] = {}
+    for result in results:
+        by_key.setdefault((result.engine, result.model), []).append(result)
+    rows = []
+    for (engine, name), turns in by_key.items():
+        row = [engine, name, *(f"{size:.1f}" for size in sizes[name])]
+        for value, form in (
+            (tokens_per_second, "{:.1f}"),
+            (lambda one: 1000 * one.first_token_seconds * one.cpu_share, "{:.0f}"),
+            (lambda one: one.peak_memory_bytes / 1e6, "{:.0f}"),
+        ):
+            # A ratio is taken within a turn, and then the median of the turns.
+            ratios = [
+                value(ours) / value(theirs) for ours, theirs in zip(turns, by_key[engine, base[name]], strict=True)
+            ]
+            row += [form.format(statistics.median(map(value, turns))), f"{statistics.median(ratios):.2f}"]
+        rows.append(
+            [*row, f"{max(one.difference for one in turns):.0e}", "yes" if all(one.agrees for one in turns) else "no"]
+        )
+    return rows
+
+
+def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=4), repeats: int = REPEATS) -> None:
+    """Measure every model in every engine, and report.
+
+    Args:
+        model_path: a prepared model folder
+        repeats: turns, in each of which every engine runs every model
+    """
+    torch.set_num_threads(1)
+    engines = find_engines(settings)
+    ids = AutoTokenizer.from_pretrained(model_path)(TEXT.read_text()).input_ids
+    length = settings.prompt_tokens
+    prompts = [ids[place * length : (place + 1) * length] for place in range(settings.prompts)]
+    with tempfile.TemporaryDirectory() as work:
+        made = list(subjects(model_path, Path(work)))
+        folders = {name: folder for _, name, folder in made}
+        sizes = {name: size_of(folder) for name, folder in folders.items()}
+        results = [one for _ in range(repeats) for one in measure(engines, folders, prompts, settings, threads=1)]
+    conditions = [
+        f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights, {MIXTRAL['num_local_experts']} experts",
+        ", ".join(f"{name} {version}" for name, (_, version) in engines.items()),
+        f"{settings.prompts} prompts of {length} tokens, one after the other, {settings.new_tokens} greedy tokens after each;"
+        f" one thread; medians of {repeats} turns; GGUF in {settings.gguf}",
+        "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts little",
+        "nats: the mean difference of a token's log-likelihood from transformers. agrees: equal tokens, or nats within the bound",
+    ]
+    header = [
+        "engine",
+        "model",
+        "M parameters",
+        "MB",
+        "tokens/s",
+        "x dense",
+        "first token ms",
+        "x dense",
+        "peak MB",
+        "x dense",
+    ]
+    rows = rows_of(results, {name: base for base, name, _ in made}, sizes)
+    report("engines", "Smaller models in three engines", conditions, [*header, "nats", "agrees"], rows)
+
+
+def size_of(folder: Path) -> tuple[float, float]:
+    """Return the millions of parameters of a model, and the megabytes of its weights."""
+    tensors = Checkpoint(folder).tensors.values()
+    parameters = sum(torch.Size(tensor.shape).numel() for tensor in tensors)
+    return parameters / 1e6, sum(tensor.nbytes for tensor in tensors) / 1e6
+
+
+if __name__ == "__main__":
+    run(main)
