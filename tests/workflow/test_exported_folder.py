@@ -95,16 +95,6 @@ def test_a_base_that_states_no_licence_gives_none(tmp_path, finished_runs):
     assert (card.data.license, card.data.base_model) == (None, None)
 
 
-def test_a_push_says_what_it_would_send_and_sends_nothing(box, monkeypatch):
-    _, exported = folders(box, STRUCTURED)
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", None)
-    code, said = call_script("push_to_hub.py", export_dir=exported, repo_id="somebody/smaller")
-    assert code == 0, said
-    assert "nothing was sent; add --confirm" in said
-    sent = [line.split("bytes  ")[1] for line in said.splitlines()]
-    assert sent[:-1] == [*sorted(Checkpoint(exported).hashes()), "README.md", "compact.json", "manifest.json"]
-
-
 def test_an_altered_file_is_not_sent(box, tmp_path):
     folder = Path(shutil.copytree(folders(box, STRUCTURED)[1], tmp_path / "export"))
     (folder / "README.md").write_text("another card")
