@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import write
@@ -23,6 +24,7 @@ SCHEMAS = {
     "validation_report": ValidationRecord,
     "evaluation": EvaluationRecord,
     "selection": SelectionRecord,
+    "engines": EnginesRecord,
 }
 
 
@@ -145,6 +147,21 @@ def end_early(files: dict[str, dict]) -> None:
     early = {"step": 40, "loss": 9.0, "loss_above": 5.0}
     files["train"]["loss_curve"] = files["train"]["loss_curve"][:40]
     files["train"].update(ended_early=early, updates=39, samples_per_second_overall=40 * 8 / 120.0)
+
+
+def check_engines(files: dict[str, dict]) -> None:
+    """Add the check of vLLM to the records of a run: it is twice as fast as the dense model."""
+    result = {
+        "engine": "vllm", "version": "0.32.0", "first_token_seconds": 0.25, "peak_memory_bytes": 10**9,
+        "peak_memory_kind": "resident", "cpu_share": 0.9, "same_tokens": 1.0, "difference": 0.001, "bound": 0.05,
+    }  # fmt: skip
+    merged = files["validation_report"]["inputs"]["checkpoint"]
+    files["engines"] = {
+        "run_id": files["evaluation"]["run_id"], "passed": True, "device": CPU, "threads": 1, "dtype": "bfloat16", "gguf": None,
+        "prompts": 8, "prompt_tokens": 128, "new_tokens": 32,
+        "results": [result | {"model": "dense", "tokens_per_second": 20.0}, result | {"model": "run", "tokens_per_second": 40.0}],
+        "inputs": {"dense": digest("m"), "export": digest("export"), "model": merged, "data": digest("t", "data")},
+    }  # fmt: skip
 
 
 def validation(run: Run, inputs: dict, merged: dict) -> dict:

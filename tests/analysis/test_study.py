@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import digest, end_early
+from conftest import check_engines, digest, end_early
 from sparseft.analysis.study import read_study
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -69,6 +69,10 @@ CHANGES = {
     "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
     "selected model": (
         lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}),
+        "broken chain, merged: ",
+    ),
+    "engines": (
+        lambda files: (check_engines(files), files["engines"]["inputs"].update(model={"a": digest("x")})),
         "broken chain, merged: ",
     ),
     "selected rows": (lambda files: files["selection"].update(prompt_sha256=digest("t", "prompts")), "validation rows"),

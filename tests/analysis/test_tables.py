@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from conftest import check_engines
 from sparseft.analysis import tables
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import FILES, compute, write_tables
@@ -45,6 +46,22 @@ def test_summary_has_the_measured_columns_and_types_are_read_back(written):
     types = written["grouped_summary.csv"].dtypes
     assert {str(types[name]) for name in ("sparsity", "seeds", "examples")} == {"int64"}
     assert {str(types[name]) for name in ("chosen", "pareto")} == {"bool"}
+
+
+def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs_dir):
+    for run_id in RUNS:
+        write_run(run_id, change=check_engines if run_id == RUNS[-1] else lambda files: None)
+    runs = compute(read_study(runs_dir), Analysis()).runs.set_index("run_id")
+    measured = {
+        "vllm_speedup": 2.0,
+        "vllm_tokens_per_second": 40.0,
+        "vllm_first_token_seconds": 0.25,
+        "vllm_memory_bytes": 1e9,
+    }
+    assert runs.loc[RUNS[-1], list(measured)].to_dict() == measured
+    assert runs.loc[RUNS[:-1], list(measured)].isna().all(axis=None)
+    assert set(measured) <= set(tables.measured_columns(runs))
+    assert [tables.describe(name)[0] for name in measured] == ["", "tokens/s", "s", "bytes"]
 
 
 def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):

@@ -39,13 +39,13 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
-        (owner, name, kind), files = parts[:3], self.folders.get(parts[1], Path())
+        (owner, name, kind), files = [*parts, "", ""][:3], self.folders.get(parts[1], Path())
         self.requested.append(self.path)
         if owner == "nobody":
             self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
         elif kind == "revision" and parts[3] not in ("main", COMMIT):
             self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        elif kind == "revision":
+        elif kind == "revision" or not kind:
             self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": []}).encode())
         elif kind == "tree":
             entries = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": file.name}
@@ -61,10 +61,10 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self):
         self.requested.append(self.path)
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        name = self.path.partition("?")[0]
+        address, name = f"http://{self.headers['Host']}", self.path.partition("?")[0]
         if name == "/api/repos/create":
             self.created.append(json.loads(body))
-            self.answer(200, json.dumps({"url": "http://hub/somebody/smaller"}).encode())
+            self.answer(200, json.dumps({"url": f"{address}/somebody/smaller"}).encode())
         elif "/preupload/" in name:
             files = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -75,7 +75,12 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(200, json.dumps({"commitOid": COMMIT, "commitUrl": "http://hub", "success": True}).encode())
+            self.answer(
+                200,
+                json.dumps(
+                    {"commitOid": COMMIT, "commitUrl": f"{address}/somebody/smaller/commit/{COMMIT}", "success": True}
+                ).encode(),
+            )
         else:  # the check of a model card
             self.answer(200, json.dumps({"errors": [], "warnings": []}).encode())
 
@@ -225,9 +230,8 @@ def test_an_export_is_sent_only_if_it_is_confirmed(tmp_path, hub, tiny_models):
     assert "to somebody/smaller: nothing was sent; add --confirm" in said.stdout
     done = online(tmp_path, hub, *push, "--confirm", HF_TOKEN="hf_of_the_test")
     assert done.returncode == 0, done.stderr
-    assert [(one["organization"], one["name"], one["private"]) for one in Hub.created] == [
-        ("somebody", "smaller", True)
-    ]
+    (created,) = Hub.created
+    assert (created["organization"], created["name"], created["visibility"]) == ("somebody", "smaller", "private")
     sent = {*Checkpoint(exported).hashes(), "README.md", "manifest.json"}
     assert Hub.uploaded == {name: (exported / name).read_bytes() for name in sent}
     refused = online(tmp_path, "http://127.0.0.1:9", *push, "--confirm", HF_TOKEN="hf_of_the_test")
