@@ -23,6 +23,8 @@ TINY = {
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
     "engines": {"REPEATS": 1, "STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}
     | {"MIXTRAL": lambda module: module.MIXTRAL | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}},
+    "distillation": {"PRUNINGS": (("layers_block_influence", 50),), "SIZES": (24, 8), "CALIBRATION": 4, "REPEATS": 1}
+    | {"SETTINGS": Training(steps=4)},
     "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
@@ -51,6 +53,7 @@ TINY = {
 ARGUMENTS = {
     "compact": ["{0}/model"],
     "engines": ["{0}/model", "--repeats", "1", "--prompts", "2", "--prompt_tokens", "8", "--new_tokens", "4"],
+    "distillation": ["{0}/model", "--hellaswag", "{0}", "--work", "{0}_work", "--seeds", "1"],
     "intervals": ["--repeats", "20"],
     "importance": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}"],
     "lora_gpu": "--device cpu --shapes 64x48 --tokens 32 --repeats 1".split(),

@@ -146,7 +146,9 @@ def train(
     context = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
-    rooms = None if weights_mb is None else {str(device): 1e6 * weights_mb}
+    # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
+    place_name = "cpu" if device.type == "cpu" else str(device)
+    rooms = None if weights_mb is None else {place_name: 1e6 * weights_mb}
     teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
     batch_size = job.evaluation_batch_size
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
