@@ -251,8 +251,9 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     if job.kind == "mask":
         held = {"Hessians": HESSIANS * subject.widest**2 if get_method(job.method).updates_weights else 0}
         if not _uses_gradients(job.method):
-            # The output head computes nothing.
-            return layer_and_outside - subject.width * math.prod(subject.shapes.get(HEAD, (0,))), held
+            # The output head computes nothing, unless the scores are losses.
+            head = 0 if _leaves_out(job.method, layers) else math.prod(subject.shapes.get(HEAD, (0,)))
+            return layer_and_outside - subject.width * head, held
         held["a gradient"] = subject.width * largest
         # On a CPU, they are the scores.
         held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
