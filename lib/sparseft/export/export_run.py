@@ -35,11 +35,13 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     """Write the folder, and return its manifest. `merged` lies in the run's folder, whose records are read.
 
     Raises InputError if a record is missing or of another model, or if the proof of the run failed. Then no file is written."""
-    hashes, mask_sha256 = merged.hashes(), sha256(mask_path)
+    mask, hashes, mask_sha256 = read_mask(mask_path), merged.hashes(), sha256(mask_path)
     check_model(merged.folder, hashes)
-    records = read_records(merged.folder.parent, run, hashes, mask_sha256)
+    records = read_records(merged.folder.parent, run, hashes)
+    if records[0].inputs.mask != mask_sha256:
+        raise InputError(f"{mask_path}: not the mask of the run's proof", remake_advice(mask_path))
     origin = read_record_file(base / "manifest.json", ModelManifest)
-    obstacle = why_not_smaller(merged, read_mask(mask_path))
+    obstacle = why_not_smaller(merged, mask)
     with atomic_folder(output, "export") as folder:
         size = f"Nothing was left out: {obstacle}."
         if obstacle:
@@ -80,8 +82,8 @@ def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
     return "the mask keeps every channel and head" if all(kept.all() for _, kept in cuts.values()) else None
 
 
-def read_records(folder: Path, run: Run, hashes: dict[str, str], mask: str) -> Records:
-    """Return the proof, the evaluation and the training of a run, all sound and of the model with these hashes and this mask."""
+def read_records(folder: Path, run: Run, hashes: dict[str, str]) -> Records:
+    """Return the proof, the evaluation and the training of a run, all sound and of the model with these hashes."""
     proof = read_record_file(folder / ValidationRecord.file_name, ValidationRecord)
     evaluation = read_record_file(folder / EvaluationRecord.file_name, EvaluationRecord)
     training = None
@@ -91,11 +93,10 @@ def read_records(folder: Path, run: Run, hashes: dict[str, str], mask: str) -> R
         raise InputError(
             f"{folder / proof.file_name}: {faults[0]}", "correct the run, because an export states its proof"
         )
-    of_run = (run.id, hashes)
-    if (proof.run_id or run.id, proof.inputs.checkpoint, proof.inputs.mask) != (*of_run, mask):
-        path = folder / proof.file_name
-        raise InputError(f"{path}: of another run, model or mask than {run.id}", remake_advice(path))
-    if (evaluation.run_id or run.id, evaluation.inputs.model) != of_run:
-        path = folder / evaluation.file_name
-        raise InputError(f"{path}: of another run or model than {run.id}", remake_advice(path))
+    for name, run_id, digests in (
+        (proof.file_name, proof.run_id, proof.inputs.checkpoint),
+        (evaluation.file_name, evaluation.run_id, evaluation.inputs.model),
+    ):
+        if run_id not in (None, run.id) or digests != hashes:
+            raise InputError(f"{folder / name}: of another run or model than {run.id}", remake_advice(folder / name))
     return proof, evaluation, training
