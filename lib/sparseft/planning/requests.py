@@ -216,7 +216,9 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
         if not _uses_gradients(job.method):
             # The output head computes nothing.
             return layer_and_outside - subject.width * math.prod(subject.shapes.get(HEAD, (0,))), held
-        held["a gradient"] = subject.width * largest
+        # A CPU without 16-bit instructions computes it in fp32.
+        in_fp32 = 4 if subject.width == 2 and not config.resources.gpus else 0
+        held["a gradient"] = (subject.width + in_fp32) * largest
         # On a CPU, they are the scores.
         held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
         return layer_and_outside, held
