@@ -254,7 +254,9 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
             # The output head computes nothing, unless the scores are losses.
             head = 0 if _leaves_out(job.method, layers) else math.prod(subject.shapes.get(HEAD, (0,)))
             return layer_and_outside - subject.width * head, held
-        held["a gradient"] = subject.width * largest
+        # A CPU without 16-bit instructions computes it in fp32.
+        in_fp32 = 4 if subject.width == 2 and not config.resources.gpus else 0
+        held["a gradient"] = (subject.width + in_fp32) * largest
         # On a CPU, they are the scores.
         held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
         return layer_and_outside, held
