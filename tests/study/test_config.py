@@ -64,6 +64,7 @@ def changed(path: str, value: object) -> dict:
         ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: .*pattern"),
         ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: .*pattern"),
         ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
+        ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
         # tasks
         ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
         ("tasks.boolq", {"lm_eval": "boolq"}, "tasks.boolq is built in"),

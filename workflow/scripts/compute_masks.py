@@ -43,6 +43,7 @@ class MaskFlags(Masks):
 
     calibration: Annotated[dict, Parameter(parse=False)] = Field({})
     imported: Annotated[dict, Parameter(parse=False)] = Field({})
+    imported_pattern: Annotated[dict, Parameter(parse=False)] = Field({})
 
 
 @dataclass(frozen=True)

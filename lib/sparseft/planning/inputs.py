@@ -130,7 +130,7 @@ def _sources(config: Config) -> dict[str, list[str]]:
         base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
         if not Path(base).exists():
             place = f"masks.imported.{get_method(method).imported}.{percent}"
-            places[place] = model_files(config.masks.imported_source(method, percent))
+            places[place] = model_files(config.pruned_source(model, method, percent) or "")
     for name in _prepared_tasks(config):
         places[f"tasks.{name}"] = task_files(config.task_data(name))
     texts: dict[str, Any] = {

@@ -243,6 +243,11 @@ class Config(_AllKeys):
             return self.tasks[name]
         return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
 
+    def pruned_source(self, model: str, method: str, percent: int) -> str | None:
+        """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned itself."""
+        source = self.masks.imported_source(method, percent)
+        return None if source == self.models[model].source else source
+
     def evaluated_tasks(self, name: str) -> list[str]:
         """Return the tasks on which a merged model of the task `name` is evaluated: its own, and the probes."""
         return [name, *(probe for probe in self.evaluation.probes if probe != name)]

@@ -39,7 +39,12 @@ class Masks(Section):
     )
     """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity in
     percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They are pruned
-    from the grid's only model."""
+    from the grid's only model. If the source is that of the model itself, the model's zeros are the mask."""
+    imported_pattern: dict[Name, Annotated[str, Field(pattern="^[1-9][0-9]?:[1-9][0-9]?$")]] = Field(
+        {}, examples=[{"wanda": "2:4"}]
+    )
+    """The pattern N:M of the checkpoints under a name of `imported`, if you know it: of every M weights in a row at most N are
+    not zero. It is checked, and every zero is pruned, natural zeros too."""
     sequential: bool = True
     """True: importances that were published so, such as wanda, prune layer by layer, in one pass per sparsity. False: one pass
     serves all sparsities, with the inputs of the dense model."""
@@ -52,6 +57,15 @@ class Masks(Section):
     sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not positive
     definite gets ten times as much, which the report records."""
+
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""
+        faults: dict[str, object] = {}
+        for name, pattern in self.imported_pattern.items():
+            most, group = map(int, pattern.split(":"))
+            faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
+            faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
+        return faults
 
     def scope_of(self, method_name: str, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
