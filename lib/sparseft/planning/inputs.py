@@ -21,7 +21,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import TaskData, split_mdl
+from sparseft.study.sources import OWN_CONTEXT, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 from sparseft.tasks.rows import source_file
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
@@ -111,7 +111,7 @@ def check_sources(config: Config) -> None:
         tensor_shapes(content, place)
         window, limit = config.perplexity and config.perplexity.context, content.get("max_position_embeddings")
         # Otherwise the first evaluation would find it, after hours.
-        if window and limit and window > limit:
+        if window and limit and window != OWN_CONTEXT and window > limit:
             what = f"perplexity.context: windows of {window} tokens, but {name} takes {limit}"
             raise InputError(what, f"set it to at most {limit}")
 

@@ -283,7 +283,8 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if settings.gradient_checkpointing:
         # Every layer keeps its input, and one layer at a time computes its activations again.
         per_token = layers * states + subject.activation_bytes
-    batch = settings.micro_batch_size * (lengths.long * per_token + lengths.answer * logits)
+    rows = lengths.long if settings.train_on_inputs else lengths.answer
+    batch = settings.micro_batch_size * (lengths.long * per_token + rows * logits)
     if config.resources.gpus:
         batch += FP32_LOGITS * subject.config["vocab_size"]
     # A measurement has no evaluation.

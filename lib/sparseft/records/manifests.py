@@ -102,6 +102,7 @@ class MaskMeta(MaskSettings):
     outliers: list[float] | None = measurement("The share of outliers of each decoder layer.", "fraction", default=None)
     calibration: str | None = provenance("The name of the text that calibrated the mask.", default=None)
     calibration_length: int | None = setting("The length of a calibration example.", "tokens", default=None)
+    calibration_choice: str | None = setting("How its windows were chosen. Null: shuffled.", default=None)
     more_damping: dict[str, float] | None = measurement("The damping of the layers that needed more.", default=None)
     accumulated: str | None = setting("What was accumulated over the calibration examples.", default=None)
     task: str | None = provenance("The task whose examples calibrated the mask.", default=None)

@@ -9,7 +9,7 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, TEXT_NAME, Method, get_method
 from sparseft.study.section import Positive, Section, Seed
-from sparseft.study.sources import CHECKPOINT, CalibrationText
+from sparseft.study.sources import CHECKPOINT, SHUFFLED, CalibrationText
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Percent = Annotated[int, Field(gt=0, lt=100)]
@@ -120,6 +120,8 @@ class Masks(Section):
         settings = {name: getattr(self, name) for name in names}
         if text := self.text_of(method_name):
             settings |= {f"calibration_{name}": getattr(text, name) for name in ("examples", "length", "seed")}
+            # Masks of the default choice say nothing of it.
+            settings |= {"calibration_choice": text.choice} if text.choice != SHUFFLED else {}
         return settings
 
     def text_of(self, method_name: str) -> CalibrationText | None:

@@ -45,7 +45,14 @@ _NAMED = (
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
 )
 # Keys of `training` that do not change the compiled program.
-NOT_COMPILED = {"eval_every", "save_every", "length_buckets", "stop_if_loss_above", "stop_if_after_steps"}
+NOT_COMPILED = {
+    "eval_every",
+    "save_every",
+    "length_buckets",
+    "stop_if_loss_above",
+    "stop_if_after_steps",
+    "train_on_inputs",
+}
 
 
 def runs(config: Config) -> list[Run]:
@@ -57,7 +64,7 @@ def runs(config: Config) -> list[Run]:
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
-                modes = config.trained_modes if sparsity else [PLAIN_LORA]
+                modes = config.trained_modes if sparsity or not config.trained_modes else [PLAIN_LORA]
                 for mode, training, seed in product(modes, config.training_names, grid.seeds):
                     grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
                 # A seed only changes the training, so one run without training is enough.
