@@ -132,6 +132,8 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
         ({"tasks": {"mine": TEXT}, "evaluation": {"probes": ["mine"]}}, "evaluation.probes: .*mine.* no metric"),
         ({"backend": "cerebras", "resources": {"processes": 2}, "training": {"batch_size": 8, "micro_batch_size": 4}},
          r"resources\.processes 2: .*Cerebras"),
+        ({"grid": {"modes": ["reconstruct"]}, "reconstruction": {"apart": True}, "training": {"lora_targets": ["q_proj", "v_proj"]}},
+         r"reconstruction\.apart: training\.lora_targets q_proj, v_proj are in one part .*; add projections of the other"),
         ({"grid": {"modes": ["reconstruct"]}, "resources": {"processes": 2},
           "training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}},
          r"training\.shard_model: reconstruct needs the whole model"),
