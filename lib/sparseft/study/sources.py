@@ -1,7 +1,7 @@
 """The sections that say where models, tasks and texts come from."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,9 +13,9 @@ CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"
 SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?)$"
 # The beginning of a place on the hub, among the sources of a text.
 HUB = "hub:"
-# How the windows of a text are chosen. The first is the default.
+# How the windows of a text are chosen, and the default.
 Choice = Literal["shuffled", "get_c4"]
-SHUFFLED = get_args(Choice)[0]
+SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
 TEXT = rf"^({HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
@@ -151,7 +151,7 @@ class CalibrationText(Section):
     """Tokens per window. At most the model's context."""
     seed: Seed = 0
     """Seed that chooses the windows."""
-    choice: Choice = "shuffled"
+    choice: Choice = SHUFFLED
     """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's function of
     this name, which draws each document anew, for the same documents, tokens and seed."""
 
