@@ -28,7 +28,7 @@ perplexity_sources = own_files(
     lambda w: [STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else []
 )
 calibration_sources = own_files(lambda w: list(filter(None, [STUDY.masks.calibration[w.text].local])))
-imported_sources = own_files(lambda w: model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))))
+imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
 
 
 def pruned_source(w):

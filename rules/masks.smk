@@ -62,7 +62,8 @@ use rule compute_masks as prune with:
         method=grid.PRUNING_METHOD,
 
 
-# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
+# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time. It is
+# the zeros of the model if the checkpoint is the model's own source.
 use rule run_script as import_pruned with:
     input:
         imported_sources,
@@ -78,7 +79,8 @@ use rule run_script as import_pruned with:
     params:
         **running("import_pruned.py", imported_sources),
         settings=lambda w: flags(
-            source=STUDY.masks.imported_source(w.method, int(w.sparsity)),
+            source=STUDY.pruned_source(w.model, w.method, int(w.sparsity)),
+            pattern=STUDY.masks.imported_pattern.get(get_method(w.method).imported),
             name=get_method(w.method).imported,
             sparsity=f"0.{w.sparsity}",
             pruned_dir=grid.PRUNED_BASES.format(model=w.model),

@@ -3,9 +3,11 @@
 import pandas as pd
 import pytest
 from project import ROOT
-from sparseft.analysis.baseline import COLUMNS, beside, read_baseline
+from sparseft.analysis.baseline import COLUMNS, OPTIONAL, beside, read_baseline
 from sparseft.errors import InputError
 
+# The columns that a file must have.
+HEADER = ",".join(name for name in COLUMNS if name not in OPTIONAL)
 CELLS = pd.DataFrame(
     {
         "model": ["m", "m", "n"],
@@ -25,7 +27,7 @@ CELLS = pd.DataFrame(
 )
 
 
-def baseline(tmp_path, *rows: str, header: str = ",".join(COLUMNS)) -> pd.DataFrame:
+def baseline(tmp_path, *rows: str, header: str = HEADER) -> pd.DataFrame:
     path = tmp_path / "theirs.csv"
     path.write_text("\n".join([header, *rows]) + "\n")
     return read_baseline(path)
@@ -57,11 +59,26 @@ def test_a_number_without_a_cell_of_ours_has_a_row(tmp_path):
     assert pd.isna(row["inside"])
 
 
+def test_a_number_is_reproduced_in_the_interval_or_the_tolerance_unless_the_sources_disagree(tmp_path):
+    rows = {
+        "m,boolq,unstructured,50,,acc,0.59,a,,": "reproduced",
+        "m,boolq,unstructured_wanda,50,,acc,0.85,a,0.1,their dtype": "reproduced",
+        "m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,20.5,a,0.5,": "reproduced",
+        "m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,22.5,b,0.5,": "sources disagree",
+        "n,boolq,unstructured,50,,acc,0.31,a,,": "not reproduced",
+        "m,boolq,unstructured,60,,acc,0.5,a,,": "not run",
+    }
+    table = beside(CELLS, baseline(tmp_path, *rows, header=",".join(COLUMNS)))
+    assert table["reproduction"].tolist() == list(rows.values())
+    assert table["note"].tolist()[1] == "their dtype"
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "what"),
     [
         (["m,boolq,x,50,,acc,0.5"], "model,task,method,sparsity,mode,metric,value", "line 2: source: Field required"),
-        (["m,boolq,x,50,,acc,0.5,s,1"], ",".join([*COLUMNS, "note"]), "line 2: note: unknown key"),
+        (["m,boolq,x,50,,acc,0.5,s,1"], f"{HEADER},page", "line 2: page: unknown key"),
+        (["m,boolq,x,50,,acc,0.5,s,-1"], f"{HEADER},tolerance", "line 2: tolerance: .*greater than or equal to 0"),
         (["m,boolq,x,5.5,,acc,0.5,s"], None, "line 2: sparsity: .* not '5.5'"),
         (["m,boolq,x,50,,acc,0.5,s", "m,boolq,x,50,,acc,much,s"], None, "line 3: value: .* not 'much'"),
         (["m,,x,50,,acc,0.5,s"], None, "line 2: task: .* not ''"),
@@ -70,7 +87,7 @@ def test_a_number_without_a_cell_of_ours_has_a_row(tmp_path):
 )
 def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, what):
     with pytest.raises(InputError, match=what):
-        baseline(tmp_path, *rows, header=header or ",".join(COLUMNS))
+        baseline(tmp_path, *rows, header=header or HEADER)
 
 
 def test_the_example_of_the_configuration_can_be_read():

@@ -129,6 +129,7 @@ def study_with(**sections) -> Config:
         (examples(481, 60), "480 training examples instead of 481"),
         ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
         ({"masks": {"scope": "row"}}, "scope layer instead of row"),
+        ({"perplexity": {"context": "model"}}, "perplexity over no tokens instead of \\['model'\\]"),
         ({"perplexity": {"context": 64}}, "perplexity over no tokens instead of \\[64\\]"),
     ],
 )

@@ -23,6 +23,7 @@ from sparseft.tasks import BY_NAME
 from sparseft.training import job as job_module
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from masks import compute_masks
 
@@ -51,6 +52,33 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tin
     assert one == again != other
     assert runs["one"]["loss_curve"] == runs["again"]["loss_curve"] != runs["other"]["loss_curve"]
     assert runs["one"]["eval_loss"] == runs["again"]["eval_loss"] != runs["other"]["eval_loss"]
+
+
+def test_a_training_on_the_inputs_takes_the_loss_of_every_token_but_the_first_as_transformers_does(
+    tmp_path, tiny_llama
+):
+    # The first step has the learning rate 0, and B starts at zero, so the losses are those of the pruned model.
+    settings = SETTINGS.model_copy(update={"steps": 1, "batch_size": 1, "micro_batch_size": 1, "warmup_fraction": 0.9})
+    rows = {**ROWS, "train": ROWS["train"][:1]}
+    answers, everything = (
+        run(tiny_llama, tmp_path / f"{flag}", settings=settings.model_copy(update={"train_on_inputs": flag}), rows=rows)
+        for flag in (False, True)
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama.folder, dtype=torch.float32)
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    for layer in mask.shape:
+        model.get_submodule(layer).weight.data *= torch.from_numpy(mask.kept(layer))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama.folder)
+    example = encode(rows["train"], TASK, tokenizer, 512)[0]
+    ids = torch.tensor([example.ids])
+    labels = ids.clone()
+    losses = [model(ids, labels=labels).loss.item()]
+    labels[0, : example.answer_start] = -100
+    losses.append(model(ids, labels=labels).loss.item())
+    found = [record["loss_curve"][0]["loss"] for record in (everything, answers)]
+    assert found == pytest.approx(losses, rel=0.01)
+    assert found[0] != pytest.approx(found[1], rel=0.02)
+    assert everything["eval_loss"] == answers["eval_loss"]
 
 
 def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_llama):

@@ -14,7 +14,7 @@ from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 from sparseft.training.job import TrainingJob
 from tiny_models import MODELS, PRUNABLE_LAYERS, TYPICAL
-from transformers import get_cosine_schedule_with_warmup
+from transformers import get_scheduler
 
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
@@ -103,20 +103,22 @@ def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monk
     assert not shares[1][1].any()
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
 @pytest.mark.parametrize(("warmup", "decay"), [(0.0, 0.0), (0.1, 0.0), (0.9, 0.5)])
-def test_the_optimizer_and_its_schedule_are_the_torch_backend_s(backend, warmup, decay):
+def test_the_optimizer_and_its_schedule_are_the_torch_backend_s(backend, warmup, decay, kind):
     """Gradients of the size of eps, where its place in the formula shows."""
-    settings = Training(steps=10, learning_rate=0.01, warmup_fraction=warmup, weight_decay=decay)
+    settings = Training(steps=10, learning_rate=0.01, warmup_fraction=warmup, weight_decay=decay,
+                        lr_scheduler_type=kind)  # fmt: skip
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
     optimizer, schedule = optimizer_and_schedule(iter([ours]), settings)
     reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=decay)
-    cosine = get_cosine_schedule_with_warmup(reference, round(warmup * 10), 10)
+    stock = get_scheduler(kind, reference, round(warmup * 10), 10)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
-        assert float(schedule.get_last_lr()[0]) == pytest.approx(cosine.get_last_lr()[0], abs=1e-9)
+        assert float(schedule.get_last_lr()[0]) == pytest.approx(stock.get_last_lr()[0], abs=1e-9)
         ours.grad = torch.randn(7, generator=generator) * 1e-7
         theirs.grad = ours.grad.clone()
-        for part in (optimizer, schedule, reference, cosine):
+        for part in (optimizer, schedule, reference, stock):
             part.step()
         torch.testing.assert_close(ours.data, theirs.data, rtol=1e-6, atol=1e-7)
     assert optimizer.param_groups[0]["eps"] == 1e-8

@@ -259,10 +259,14 @@ def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the
     names = {"checkpoint": model32.folder, "task": "boolq_mini", "data_dir": tmp_path / "data", "batch_size": 8}
     names |= {"wikitext2": tmp_path / "text.txt", "context": 64, "probes": f"boolq:{tmp_path / 'probe'}"}
     succeed("evaluate.py", **names, output=tmp_path / "without.json")
+    names["context"] = "model"
     succeed("evaluate.py", **names, calibration=tmp_path / "web.jsonl", output=tmp_path / "with.json")
     records = [read_record(tmp_path / f"{name}.json") for name in ("without", "with")]
     shares = [
         (record["overlap"], record["perplexity_overlap"], record["probes"]["boolq"]["overlap"]) for record in records
     ]
     assert shares == [(0.0, 0.0, 0.75), (0.25, 1.0, 0.75)]
+    # The context of the model is 512 tokens.
+    for record, length in zip(records, (64, 512), strict=True):
+        assert [name for name in record["metrics"] if "_ppl_" in name] == [f"local_text_ppl_{length}"]
     assert records[1]["inputs"]["calibration"] == [sha256(tmp_path / "web.jsonl")]

@@ -78,7 +78,13 @@ def test_a_disk_that_is_full_leaves_no_batches(tmp_path):
 @pytest.mark.parametrize("target", ["CPU", "CSX"])
 def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     run = run_of(
-        inputs, tmp_path / "run", target=target, weight_decay=0.1, lora_targets=["q_proj"], warmup_fraction=0.2
+        inputs,
+        tmp_path / "run",
+        target=target,
+        weight_decay=0.1,
+        lora_targets=["q_proj"],
+        warmup_fraction=0.2,
+        lr_scheduler_type="linear",
     )
     run.write_batches()
     run.write(tmp_path / "trainer.yaml")
@@ -87,6 +93,7 @@ def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     assert init["backend"]["backend_type"] == target
     assert init["optimizer"]["AdamW"]["weight_decay"] == 0.1
     assert init["loop"] == {"max_steps": 10}
+    assert [*init["schedulers"][0]["SequentialLR"]["schedulers"][1]] == ["LinearLR"]
     parts = [part for scheduler in init["schedulers"][0]["SequentialLR"]["schedulers"] for part in scheduler.values()]
     assert [part["total_iters"] for part in parts] == [2, 8]  # together the steps: none is left in the warm-up
     callbacks = {name: value for callback in init["callbacks"] for name, value in callback.items()}

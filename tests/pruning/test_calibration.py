@@ -284,6 +284,26 @@ def test_long_documents_give_one_random_window_each():
     assert not starts & {2000, 4000}  # documents that are not longer than a window
 
 
+@pytest.mark.parametrize(
+    ("seed", "starts"),
+    [
+        (0, [7012, 7013, 1000, 5124, 7009, 3018, 5035, 3004]),
+        (3, [5139, 3029, 5121, 6000, 5003, 7015, 3017, 6000]),
+    ],
+)
+def test_windows_are_those_of_wanda_s_get_c4(seed, starts):
+    # `starts` was printed by get_c4 of locuslab/wanda@0628038, lib/data.py, on these documents.
+    documents = [document(1000 * number + 1000, length) for number, length in enumerate((11, 9, 40, 10, 200, 11, 30))]
+    asked = settings(seed=seed, choice="get_c4", examples=8)
+    windows = choose_windows(documents, letters, asked, PLACE)
+    assert [window[0] for window in windows] == starts
+    assert all(window == list(range(window[0], window[0] + 10)) for window in windows)
+    with pytest.raises(
+        InputError, match="^text.jsonl: no document is longer than a window of 10 tokens, .*; give longer"
+    ):
+        choose_windows(["a" * 10, "b"], letters, asked, PLACE)
+
+
 def test_short_documents_are_joined_by_blank_lines():
     documents = ["abc", "", "defghij", "k" * 30]
     windows = choose_windows(documents, letters, settings(), PLACE)
@@ -336,7 +356,12 @@ def test_masks_are_those_of_the_windows_as_examples(tiny_llama, web, base):
 def test_the_mask_says_which_text_it_looked_at_and_belongs_to_every_task(tmp_path, tiny_models, web):
     succeed("prepare_text.py", text=web, output=tmp_path / "c4.jsonl")
     method = "unstructured_wanda_on_c4"
-    chosen = {"calibration_examples": 4, "calibration_length": 10, "calibration_seed": 3}
+    chosen = {
+        "calibration_examples": 4,
+        "calibration_length": 10,
+        "calibration_seed": 3,
+        "calibration_choice": "get_c4",
+    }
     masks = []
     for file in (web, tmp_path / "c4.jsonl"):
         succeed("compute_masks.py", model_path=tiny_models["llama"], output_dir=tmp_path / "out", sparsity=0.5, method=method,

@@ -15,7 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
-from sparseft.pruning.imported import infer_mask
+from sparseft.pruning.imported import infer_mask, pattern_of
 from tiny_models import TYPICAL, change_json, save_tiny
 from transformers import AutoModelForCausalLM
 
@@ -57,6 +57,17 @@ def merged_adapter(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torc
     pruned, sparse = wanda(W, x)
     A, B = 0.1 * torch.randn(4, W.shape[1]), 0.1 * torch.randn(W.shape[0], 4)
     return pruned, (sparse.float() + (B @ A) * (sparse != 0)).to(W.dtype)
+
+
+def in_groups(kept: int, group: int) -> Callable:
+    """Return a tool that keeps the `kept` largest weights of every `group` in a row, as torch sorts them."""
+
+    def prune(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        order = W.float().abs().view(len(W), -1, group).argsort(dim=2, stable=True)
+        pruned = torch.zeros_like(order, dtype=torch.bool).scatter_(2, order[..., : group - kept], True).view_as(W)
+        return pruned, W.masked_fill(pruned, 0)
+
+    return prune
 
 
 def prune_with(tool: Callable, base: Checkpoint, folder: Path, **options: object) -> dict[str, np.ndarray]:
@@ -131,6 +142,59 @@ def test_minus_zero_is_zero():
     assert counts == {"natural_zeros": 2, "changed_weights": 1}
 
 
+@pytest.mark.parametrize(("sparsity", "kept", "group"), [(0.5, 2, 4), (0.5, 4, 8), (0.25, 3, 4)])
+def test_without_a_parent_every_zero_is_pruned_and_the_pattern_is_found_in_every_layer(tmp_path, sparsity, kept, group):
+    base = base_with_zeros("mixtral", tmp_path / "base")
+    prune_with(in_groups(kept, group), base, tmp_path / "pruned")
+    saved = Checkpoint(tmp_path / "pruned")
+    flags = imported(saved, tmp_path, tmp_path, round(100 * sparsity))
+    del flags["source"]
+    said = succeed("import_pruned.py", **flags)
+    mask = read_mask(tmp_path / f"masks/masks_sparsity{100 * sparsity:.0f}_imported_tool.pt")
+    report = json.loads(next((tmp_path / "masks").glob("report_*.json")).read_text())
+    rows = report["sparsities"][0]["layers"]
+    for row in rows:
+        filled = saved.read_float32(f"{row['layer']}.weight") != 0
+        np.testing.assert_array_equal(mask.kept(row["layer"]), filled)
+        assert (row["kept"], row["zeros_pattern"]) == (filled.sum(), f"{kept}:{group}")
+        # Nothing tells them from pruned weights.
+        assert "natural_zeros" not in row
+    assert mask.meta["original"] == mask.meta["source_digest"] == saved.digest
+    assert f"({kept}:{group} in {len(rows)} layers)\n" in said
+
+
+@pytest.mark.parametrize("from_parent", [True, False])
+def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_breaks_it(tmp_path, from_parent):
+    base = base_with_zeros("llama", tmp_path / "base")
+    kept_by_tool = prune_with(in_groups(2, 4), base, tmp_path / "pruned")
+    pair = imported(base, tmp_path / "pruned", tmp_path) | {"pattern": "2:4"}
+    if not from_parent:
+        del pair["source"]
+        pair["model_path"] = tmp_path / "pruned"
+    said = succeed("import_pruned.py", **pair)
+    assert ("natural zeros pruned" in said) == from_parent
+    mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt")
+    assert mask.meta["stated_pattern"] == "2:4"
+    for layer, kept in kept_by_tool.items():
+        np.testing.assert_array_equal(
+            mask.kept(layer), kept & (Checkpoint(tmp_path / "pruned").read_float32(f"{layer}.weight") != 0)
+        )
+    weights = load_file(tmp_path / "pruned/model.safetensors")
+    weights[f"{UP}.weight"][5, 8:12] = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    save(weights, tmp_path / "pruned")
+    line = refused(tmp_path, "import_pruned.py", **pair | {"output_dir": tmp_path / "m", "pruned_dir": tmp_path / "b"})
+    what = f"{UP}, row 5, columns 8 to 11: 3 weights are not zero, and 2:4 allows 2; correct the pattern"
+    assert f"{tmp_path}/pruned: {what}" in line
+
+
+def test_a_pattern_that_few_weights_obey_by_chance_is_unstructured():
+    generator = np.random.default_rng(0)
+    for share in (0.5, 0.1, 0.02):
+        assert pattern_of(generator.random((64, 64)) < share) == "unstructured"
+    assert pattern_of(np.ones((4, 32), bool)) == "unstructured"
+    assert pattern_of(np.tile([True, False], (4, 16))) == "1:2"
+
+
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory) -> Path:
     """Return a folder with a base with zeros and its checkpoint that wanda pruned."""
@@ -185,6 +249,10 @@ def weight(name: str, value: float) -> Callable[[Path], None]:
 
 REFUSED = [
     ({"sparsity": 0.6}, None, r"pruned: 49\.\d\d % of the prunable weights are pruned, not 60 %; correct the sparsity or"),
+    ({"source": "path:base", "sparsity": 0.5}, None, "0.00 % .*; if the model itself was pruned, leave --source out"),
+    ({"pattern": "24"}, None, "masks: imported_pattern.tool: .*pattern"),
+    ({"pattern": "4:4"}, None, "masks: imported_pattern.tool 4:4: N must be less than M"),
+    ({"pattern": "2:5"}, None, "has rows of 48 weights, which groups of 5 do not divide"),
     ({"sparsity": 0}, None, "imported.tool.0: .*greater than 0"),
     ({"name": "Wanda"}, None, "method 'imported_Wanda' is unknown; .* or imported_NAME"),
     ({"source": "pypi:llama==1"}, None, "masks: imported.tool.50: .*pattern"),

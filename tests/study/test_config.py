@@ -64,6 +64,7 @@ def changed(path: str, value: object) -> dict:
         ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: .*pattern"),
         ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: .*pattern"),
         ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
+        ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
         # tasks
         ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
         ("tasks.boolq", {"lm_eval": "boolq"}, "tasks.boolq is built in"),
@@ -132,6 +133,8 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
         ({"tasks": {"mine": TEXT}, "evaluation": {"probes": ["mine"]}}, "evaluation.probes: .*mine.* no metric"),
         ({"backend": "cerebras", "resources": {"processes": 2}, "training": {"batch_size": 8, "micro_batch_size": 4}},
          r"resources\.processes 2: .*Cerebras"),
+        ({"grid": {"modes": ["reconstruct"]}, "reconstruction": {"apart": True}, "training": {"lora_targets": ["q_proj", "v_proj"]}},
+         r"reconstruction\.apart: training\.lora_targets q_proj, v_proj are in one part .*; add projections of the other"),
         ({"grid": {"modes": ["reconstruct"]}, "resources": {"processes": 2},
           "training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}},
          r"training\.shard_model: reconstruct needs the whole model"),

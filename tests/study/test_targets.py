@@ -75,6 +75,13 @@ def test_throughput_is_measured_once_per_trained_cell_or_for_what_you_choose(thr
     assert targets.throughput_targets(study) == sorted(expected)
 
 
+def test_a_study_without_modes_evaluates_the_models_and_trains_none():
+    study = study_of(grid=GRID | {"modes": []})
+    assert {run.mode for run in targets.runs(study)} == {"no_finetune"}
+    assert {run.sparsity for run in targets.runs(study)} == set(GRID["sparsities"])
+    assert targets.throughput_targets(study) == []
+
+
 def programs(needed=targets.programs, **sections) -> dict[str, targets.Program]:
     return needed(study_of(**{"backend": "cerebras", **sections}))
 

@@ -21,7 +21,7 @@ from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
-from sparseft.training.reconstruction import LayerReconstruction
+from sparseft.training.reconstruction import APART, WHOLE, LayerReconstruction
 from tiny_models import save_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,11 +46,16 @@ def job_of(checkpoint: Checkpoint, settings: Training = SETTINGS, **changes: obj
 
 
 def run(
-    checkpoint: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES
+    checkpoint: Checkpoint,
+    folder: Path,
+    settings: Training = SETTINGS,
+    examples: list[Example] = EXAMPLES,
+    parts: tuple[str | None, ...] = WHOLE,
 ) -> dict:
     """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
-    return reconstruct(job_of(checkpoint, settings), checkpoint, examples, folder / "adapter", folder / "state.pt")
+    job = job_of(checkpoint, settings)
+    return reconstruct(job, checkpoint, examples, folder / "adapter", folder / "state.pt", parts)
 
 
 def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:
@@ -68,15 +73,16 @@ def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[st
     return weights
 
 
-def outputs_of(model: nn.Module, number: int) -> Tensor:
-    """Return the outputs of a decoder layer for every real token of EXAMPLES, from whole forward passes, (tokens, H)."""
+def outputs_of(model: nn.Module, number: int, module: str = "") -> Tensor:
+    """Return the outputs of a decoder layer, or of a module in it, for every real token of EXAMPLES, from whole forward passes, (tokens, H)."""
     outputs = []
-    handle = model.model.layers[number].register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
+    layer = model.model.layers[number].get_submodule(module)
+    handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
     with torch.no_grad():
         for example in EXAMPLES:
             model(torch.tensor([example.ids]), use_cache=False)
     handle.remove()
-    return torch.cat(outputs)
+    return torch.cat([output.flatten(0, -2) for output in outputs])
 
 
 @pytest.mark.long
@@ -90,6 +96,30 @@ def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(t
         ours.model.layers[number].load_state_dict(merged_weights(tiny, tmp_path, number), strict=False)
         error = F.mse_loss(outputs_of(ours, number), outputs_of(dense, number)).item()
         assert layer["error_after"] == pytest.approx(error, rel=1e-3)
+        dense.model.layers[number].load_state_dict(ours.model.layers[number].state_dict())
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_attention_and_mlp_apart_have_the_errors_of_each_on_equal_inputs(tiny_models, tmp_path, name):
+    checkpoint = Checkpoint(tiny_models[name])
+    rows = run(checkpoint, tmp_path, parts=APART)["reconstruction"]["layers"]
+    ours, dense = (load_model(checkpoint.folder, CPU)[0] for _ in range(2))
+    for model in (ours, dense):
+        unfuse_experts(model)
+    for number in range(2):
+        attention, mlp = rows[2 * number : 2 * number + 2]
+        weights = merged_weights(checkpoint, tmp_path, number)
+        first = {key: weight for key, weight in weights.items() if key.startswith("self_attn.")}
+        assert 0 < len(first) < len(weights)
+        ours.model.layers[number].load_state_dict(first, strict=False)
+        pair = [outputs_of(model, number, "self_attn") for model in (ours, dense)]
+        assert attention["error_after"] == pytest.approx(F.mse_loss(*pair).item(), rel=1e-2)
+        # The dense MLP after the reconstructed attention is the target of the MLP.
+        target = outputs_of(ours, number)
+        ours.model.layers[number].load_state_dict(weights, strict=False)
+        assert mlp["error_after"] == pytest.approx(F.mse_loss(outputs_of(ours, number), target).item(), rel=1e-2)
+        for row in (attention, mlp):
+            assert row["error_after"] < 0.6 * row["error_before"]
         dense.model.layers[number].load_state_dict(ours.model.layers[number].state_dict())
 
 
@@ -122,7 +152,7 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     stock, _ = load_model(checkpoint.folder, CPU)
     layered = LayeredModel(checkpoint, CPU)
     stream = Stream(layered, [torch.tensor(example.ids) for example in EXAMPLES])
-    parts = LayerReconstruction(layered, EXAMPLES, None, lambda number: {}, SETTINGS, 0)
+    parts = LayerReconstruction(layered, EXAMPLES, None, lambda *_: {}, SETTINGS, 0)
     masks = {layer: torch.from_numpy(job.mask.kept(layer)) for layer in job.mask.shape if ".layers.1." in layer}
     for number in layered.layers([1]):
         targets = parts._targets(stream, number)

@@ -3,22 +3,30 @@
 import pytest
 import torch
 from sparseft.study.schedule import Training
-from sparseft.training.steps import Progress, Steps, cosine_schedule
-from transformers import get_cosine_schedule_with_warmup
+from sparseft.training.steps import Progress, Steps
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+TRANSFORMERS = {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_schedule_with_warmup}
 
 
+@pytest.mark.parametrize("decay", TRANSFORMERS)
 @pytest.mark.parametrize("warmup, steps", [(0, 1), (0, 7), (2, 20), (5, 5), (1, 1), (6, 60), (37, 1000)])
-def test_learning_rates(warmup, steps):
-    ours, theirs = (rates(schedule, warmup, steps) for schedule in (cosine_schedule, get_cosine_schedule_with_warmup))
+def test_learning_rates(warmup, steps, decay):
+    settings = Training(
+        steps=steps, learning_rate=0.003, warmup_fraction=min(warmup / steps, 0.9999), lr_scheduler_type=decay
+    )
+    assert settings.steps_to_peak == warmup
+    taken = Steps([torch.zeros(1, requires_grad=True)], settings)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.003)
+    ours = rates(taken.optimizer, taken.schedule, steps)
+    theirs = rates(optimizer, TRANSFORMERS[decay](optimizer, warmup, steps), steps)
     assert ours == theirs
     assert ours[warmup] == 0.003 or warmup == steps
     assert not warmup or ours[0] == 0
 
 
-def rates(schedule, warmup: int, steps: int) -> list[float]:
+def rates(optimizer, scheduler, steps: int) -> list[float]:
     """Return the learning rate of every step, and the one after the last."""
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.003)
-    scheduler = schedule(optimizer, warmup, steps)
     found = []
     for _ in range(steps + 1):
         found += scheduler.get_last_lr()

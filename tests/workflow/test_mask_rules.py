@@ -161,6 +161,28 @@ def test_a_setting_makes_the_masks_again_that_depend_on_it(study, configuration,
     assert study.planned("masks") == {**jobs, "masks": 1}
 
 
+def test_a_checkpoint_with_2_4_zeros_is_trained_and_proved_without_its_parent(tmp_path, tiny_models):
+    study = Study(tmp_path)
+    sparse = Path(shutil.copytree(tiny_models["llama"], tmp_path / "sparse"))
+    weights = load_file(sparse / "model.safetensors")
+    for layer in prunable_shapes(Checkpoint(sparse)):
+        weight = weights[f"{layer}.weight"]
+        smallest = weight.abs().view(len(weight), -1, 4).topk(2, largest=False).indices
+        weight.view(len(weight), -1, 4).scatter_(2, smallest, 0)
+    save_file(weights, sparse / "model.safetensors", metadata={"format": "pt"})
+    grid = tiny_grid("llama", TASK, ["imported_own"]) | {"sparsities": [50], "modes": ["sparse_to_sparse"]}
+    masks = {"imported": {"own": {50: "path:./sparse"}}, "imported_pattern": {"own": "2:4"}}
+    study.configure({"llama": sparse}, grid=grid, masks=masks, keep_merged=True, **TINY_STUDY)
+    folder = run("imported_magnitude", "sparse_to_sparse").replace("magnitude", "own")
+    study.snakemake(f"{folder}/validation_report.json")
+    assert study.json(f"{folder}/validation_report.json")["passed"]
+    merged = Checkpoint(study.folder / f"{folder}/model_dir")
+    for layer in prunable_shapes(merged):
+        new, old = (checkpoint.read_float32(f"{layer}.weight") for checkpoint in (merged, Checkpoint(sparse)))
+        assert not new[old == 0].any()
+        assert (new != old).any()
+
+
 def test_an_imported_checkpoint_that_changed_is_imported_again(study):
     weights = study.folder / "sparse/model.safetensors"
     before = weights.read_bytes()

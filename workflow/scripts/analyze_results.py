@@ -41,6 +41,8 @@ from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
 from sparseft.study.section import flags
 
 COMPARED = "baseline_comparison.csv"
+# The columns of that table that are printed.
+SAID = [*baseline.KEYS, "metric", "value", "baseline_value", "difference", "reproduction", "source"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> Non
     is_stale = not inputs.configuration and is_marked(output, "analysis")
     others = {}
     if inputs.baseline:
-        others[COMPARED] = partial(write_csv, baseline.beside(results.cells, theirs))
+        compared = baseline.beside(results.cells, theirs)
+        others[COMPARED] = partial(write_csv, compared)
+        print(compared[SAID].to_string(index=False), file=sys.stderr)
     if inputs.configuration and inputs.configuration.resolve() != (output / CONFIGURATION).resolve():
         others[CONFIGURATION] = partial(shutil.copyfile, inputs.configuration)
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.

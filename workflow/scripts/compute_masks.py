@@ -35,7 +35,7 @@ from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
-from sparseft.study.sources import CalibrationText
+from sparseft.study.sources import SHUFFLED, CalibrationText, Choice
 
 if TYPE_CHECKING:
     from sparseft.pruning.calibration import ExampleCalibration
@@ -46,6 +46,7 @@ class MaskFlags(Masks):
 
     calibration: Annotated[dict, Parameter(parse=False)] = Field({})
     imported: Annotated[dict, Parameter(parse=False)] = Field({})
+    imported_pattern: Annotated[dict, Parameter(parse=False)] = Field({})
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ class Examples:
         data_dir: folder of the task's train.jsonl
         text: text of the methods that end in _on_NAME, a .jsonl or .txt file; --calibration_* choose its windows
         calibration_length: tokens per window of --text
+        calibration_choice: how the windows are chosen; get_c4 as wanda's code
     """
 
     task: str | None = None
     data_dir: Path | None = None
     text: Path | None = None
     calibration_length: int = CalibrationText.model_fields["length"].default
+    calibration_choice: Choice = SHUFFLED
 
 
 def main(
@@ -161,7 +164,7 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
         raise InputError(f"a method looks at the text {texts[0]}", "give its file with --text")
     if not texts:
         return masks
-    text = {"text": str(examples.text), "length": examples.calibration_length}
+    text = {"text": str(examples.text), "length": examples.calibration_length, "choice": examples.calibration_choice}
     text |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
     return parse_section(Masks, masks.model_dump() | {"calibration": {texts[0]: text}}, "masks")
 

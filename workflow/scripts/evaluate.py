@@ -10,6 +10,7 @@ rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has on
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
@@ -20,7 +21,7 @@ from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import read_text
-from sparseft.study.sources import Perplexity
+from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.overlap import Texts, texts_of
 from sparseft.tasks.prepared import find_task, read_splits
@@ -35,7 +36,7 @@ def main(
     checkpoint: Path,
     flags: Flags[EvaluationFlags],
     wikitext2: Path | None = None,
-    context: int = Perplexity().context,
+    context: int | Literal["model"] = Perplexity().context,
     probes: tuple[str, ...] = (),
     calibration: tuple[Path, ...] = (),
 ) -> None:
@@ -44,7 +45,7 @@ def main(
     Args:
         checkpoint: Hugging Face checkpoint folder
         wikitext2: text of the perplexity, as prepare_wikitext2.py writes it
-        context: tokens per window of the perplexity
+        context: tokens per window of the perplexity; model for the model's own context
         probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
         calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
     """
@@ -69,6 +70,8 @@ def main(
     seen = [texts_of(task, rows["train"])] if task.is_trainable else []
     shares, calibration_sha256 = overlaps(sets, seen, calibration)
     model, tokenizer, hashes = load_checked(checkpoint, flags)
+    if context == OWN_CONTEXT:
+        context = model.config.max_position_embeddings
     # The perplexity comes before the task, because it may be refused.
     perplexity = token_perplexity(model, tokenizer, text, context) if text else None
     record = evaluate(model, tokenizer, task, rows, flags.batch_size) | {"overlap": shares[flags.task]}

@@ -3,6 +3,8 @@
     import_pruned.py --model_path models/llama --source path:/data/llama-wanda-50 --name wanda --sparsity 0.5 \\
         --output_dir masks/llama --pruned_dir pruned/llama
 
+Without --source, the zeros of --model_path itself are the mask.
+
 Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --output_dir. The pruned weights become a checkpoint
 of their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
 """
@@ -21,33 +23,46 @@ from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
 
 
-def main(*, model_path: Path, source: str, name: str, sparsity: str, output_dir: Path, pruned_dir: Path) -> None:
+def main(
+    *,
+    model_path: Path,
+    name: str,
+    sparsity: str,
+    output_dir: Path,
+    pruned_dir: Path,
+    source: str | None = None,
+    pattern: str | None = None,
+) -> None:
     """Check the inputs, import the checkpoint, and print the counts to stderr.
 
     Args:
-        model_path: folder of the model that the tool was given
-        source: the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]
+        model_path: folder of the model that the tool was given, or of the pruned checkpoint itself, prepared
         name: the method is called imported_NAME: letters a to z and digits
         sparsity: fraction of the weights that the tool pruned, in whole percents
         output_dir: folder of the mask and its report
         pruned_dir: folder in which the pruned weights get a folder
+        source: the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]
+        pattern: N:M, if of every M weights in a row at most N are not zero; then every zero is pruned
     """
     method = get_method(f"{IMPORTED.name}_{name}").name
     percent = whole_percent(sparsity)
-    settings = parse_section(Masks, {"imported": {name: {percent: source}}}, "masks")
+    described = {"imported": {name: {percent: source or f"path:{model_path}"}}}
+    settings = parse_section(Masks, described | {"imported_pattern": {name: pattern} if pattern else {}}, "masks")
     files = pass_files(output_dir, method, [f"{percent:02d}"], pruned_dir)
-    kind, _, place = source.partition(":")
+    kind, _, place = (source or "").partition(":")
     check_apart([output_dir, pruned_dir], [model_path, Path(place) if kind == "path" else None])
     check_ours(output_dir, "masks", *files.masks, files.report)
     check_replaceable(files.base, "pruned model")
     hold(files.report)
     hold(files.base)
-    counts = import_pruned(Checkpoint(model_path), settings.imported_source(method, percent), method, percent, files)
-    print(
-        f"{files.masks[0]}: {100 * counts['reached']:.2f} % pruned, {counts['natural_zeros']} natural zeros kept,"
-        f" {counts['changed_weights']} kept weights changed",
-        file=sys.stderr,
-    )
+    stated = settings.imported_pattern.get(name)
+    counts = import_pruned(Checkpoint(model_path), source, method, percent, files, stated)
+    found = ", ".join(f"{pattern} in {number} layers" for pattern, number in sorted(counts["patterns"].items()))
+    said = [f"{100 * counts['reached']:.2f} % pruned ({found})"]
+    if source:
+        said.append(f"{counts['natural_zeros']} natural zeros {'pruned' if stated else 'kept'}")
+        said.append(f"{counts['changed_weights']} kept weights changed")
+    print(f"{files.masks[0]}: {', '.join(said)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
 from sparseft.study.section import parse_section
-from sparseft.study.sources import CalibrationText
+from sparseft.study.sources import SHUFFLED, CalibrationText, Choice
 from sparseft.tasks.rows import read_documents
 from sparseft.training.job import JobFlags, TrainingJob, check_outputs, dense_model, job_of, write_train_record
+from sparseft.training.reconstruction import APART, WHOLE
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class TargetFlags:
         calibration_examples: windows of --text, or training examples
         calibration_length: tokens per window
         calibration_seed: seed that chooses them
+        calibration_choice: how windows are chosen; get_c4 as wanda's code
+        apart: reconstruct the attention of each decoder layer and then its MLP
     """
 
     dense_path: Path | None = None
@@ -49,6 +52,8 @@ class TargetFlags:
     calibration_examples: PositiveInt = Reconstruction.model_fields["examples"].default
     calibration_length: int = CalibrationText.model_fields["length"].default
     calibration_seed: NonNegativeInt = Masks.model_fields["calibration_seed"].default
+    calibration_choice: Choice = SHUFFLED
+    apart: bool = False
 
 
 def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:
@@ -58,7 +63,7 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     job = job_of(flags, RECONSTRUCTING_MODES)
     # Each decoder layer has a schedule of its own, which train.json records.
     own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
-    job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
+    job = replace(job, settings=Reconstruction(**own, apart=target.apart).schedule(job.settings))
     if flags.training.stop_if_loss_above is not None:
         raise InputError(
             "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
@@ -69,8 +74,9 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     hold(adapter)
     dense = dense_model(target.dense_path, job.checkpoint, job.mask)
     examples, chosen = examples_of(target, job, dense)
-    measured = reconstruct(job, dense, examples, adapter, state if job.settings.save_every else None)
-    measured["reconstruction"] |= chosen
+    saved, parts = state if job.settings.save_every else None, APART if target.apart else WHOLE
+    measured = reconstruct(job, dense, examples, adapter, saved, parts)
+    measured["reconstruction"] |= {**chosen, "apart": target.apart}
     write_train_record(flags, job, measured, dense=dense.digest)
     state.unlink(missing_ok=True)
 
@@ -84,7 +90,8 @@ def examples_of(flags: TargetFlags, job: TrainingJob, dense: Checkpoint) -> tupl
             dense, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
         return examples, chosen
-    chosen["length"] = flags.calibration_length
+    chosen |= {"length": flags.calibration_length}
+    chosen |= {"choice": flags.calibration_choice} if flags.calibration_choice != SHUFFLED else {}
     text = parse_section(CalibrationText, {"text": str(flags.text), **chosen}, "reconstruction")
     documents, digest = read_documents(flags.text)
     examples = text_examples(dense, documents, text, flags.text)

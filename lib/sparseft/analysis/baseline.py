@@ -1,12 +1,18 @@
 """Put published or other numbers beside those of a study.
 
-The file is a .csv with one header line and exactly the columns of a Number.
+The file is a .csv with one header line and the columns of a Number. The last two may be missing. Each number gets a verdict:
+
+    reproduced          it lies in our interval, or no further from our value than its tolerance
+    sources disagree    it is not reproduced, and the file has another value of the same cell and metric
+    not reproduced      neither of them
+    not run             there is no such cell of ours
 """
 
 from csv import DictReader
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
@@ -15,7 +21,8 @@ from sparseft.storage.reading import read_text
 from sparseft.study.section import Section, first_fault
 
 KEYS = ["model", "task", "method", "sparsity", "mode"]
-TABLE = [*KEYS, *"training setting metric value low high baseline_value difference inside source".split()]
+TABLE = [*KEYS, *"training setting metric value low high baseline_value difference inside tolerance".split()]
+TABLE += ["reproduction", "source", "note"]
 
 
 class Number(Section, str_strip_whitespace=True):
@@ -31,9 +38,12 @@ class Number(Section, str_strip_whitespace=True):
     metric: str = Field(min_length=1)
     value: float
     source: str
+    tolerance: float | None = Field(None, ge=0)
+    note: str | None = None
 
 
 COLUMNS = list(Number.model_fields)
+OPTIONAL = {"tolerance", "note"}
 REMEDY = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
 
 
@@ -42,7 +52,8 @@ def read_baseline(path: Path) -> pd.DataFrame:
     numbers = []
     for line, row in enumerate(DictReader(StringIO(read_text(path, REMEDY)), restkey="more"), 2):
         try:
-            numbers.append(Number.model_validate(row).model_dump())
+            given = {name: text for name, text in row.items() if text or name not in OPTIONAL}
+            numbers.append(Number.model_validate(given).model_dump())
         except ValidationError as error:
             raise InputError(f"{path}: line {line}: {first_fault(error)}", REMEDY) from None
     return pd.DataFrame(numbers, columns=COLUMNS)
@@ -51,13 +62,14 @@ def read_baseline(path: Path) -> pd.DataFrame:
 def beside(cells: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Return a row per number of the baseline and cell of ours that agree; a number without a cell has a row without ours.
 
-    `inside` says whether the number lies in the interval of ours; it is empty for a metric without an interval."""
+    `inside` says whether the number lies in the interval of ours; it is empty for a metric without an interval. `reproduction` is the
+    verdict."""
     chosen = cells[cells["chosen"]]
     rows = []
     for theirs in baseline.to_dict("records"):
         keys = {name: theirs[name] for name in KEYS if theirs[name] != ""}
         ours = chosen[(chosen[list(keys)] == list(keys.values())).all(axis=1)]
-        own = {"baseline_value": theirs["value"], "source": theirs["source"], "metric": theirs["metric"]}
+        own = {"baseline_value": theirs["value"]} | {name: theirs[name] for name in ("metric", "source", *OPTIONAL)}
         for metric, part in ours.groupby("metric"):
             column = "value" if theirs["metric"] in ("value", metric) else theirs["metric"]
             columns = {column: "value", f"{column}_low": "low", f"{column}_high": "high"}
@@ -66,4 +78,8 @@ def beside(cells: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
         rows += [theirs | own | {"value": None}] if ours.empty else []
     table = pd.DataFrame(rows, columns=TABLE).astype({"value": float, "low": float, "high": float})
     inside = table["baseline_value"].between(table["low"], table["high"]).astype(object)
-    return table.assign(difference=table["value"] - table["baseline_value"], inside=inside.where(table["low"].notna()))
+    table = table.assign(difference=table["value"] - table["baseline_value"], inside=inside.where(table["low"].notna()))
+    is_near = table["difference"].abs() <= table["tolerance"].astype(float)
+    others = table.groupby([*KEYS, "metric"], dropna=False)["baseline_value"].transform("nunique") > 1
+    verdicts = {"not run": table["value"].isna(), "reproduced": inside.eq(True) | is_near, "sources disagree": others}
+    return table.assign(reproduction=np.select(list(verdicts.values()), list(verdicts), "not reproduced"))

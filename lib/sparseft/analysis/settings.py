@@ -21,6 +21,7 @@ from sparseft.records.training_record import DECIDING_KEYS
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.schedule import Reconstruction, Training
+from sparseft.study.sources import OWN_CONTEXT
 from sparseft.study.targets import runs
 from sparseft.tasks.metrics import PERPLEXITIES
 
@@ -151,8 +152,11 @@ def _other_data(files, study: Config) -> list[str]:
     differing = [
         f"{found} {name} examples instead of {wanted}" for name, wanted, found in counted if wanted not in (None, found)
     ]
-    wanted = [study.perplexity.context] if study.perplexity else []
+    wanted: list[object] = [study.perplexity.context] if study.perplexity else []
     measured = [int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PERPLEXITIES)]
+    if wanted == [OWN_CONTEXT]:
+        # The model's own context is not known here.
+        wanted = [*measured[:1]] or wanted
     if measured != wanted:
         differing.append(f"perplexity over {measured or 'no'} tokens instead of {wanted or 'none'}")
     return differing

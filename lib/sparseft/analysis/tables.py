@@ -102,7 +102,10 @@ MEANINGS = {
     "high": ("as value", "Upper end of the 95 % confidence interval of value."),
     "baseline_value": ("as value", "The number that is compared."),
     "inside": ("", "Whether that number lies in the interval; empty without an interval."),
+    "tolerance": ("as value", "The difference at which that number counts as reproduced, by its file."),
+    "reproduction": ("", "reproduced (inside the interval or the tolerance), sources disagree, not reproduced, or not run."),
     "source": ("", "Where that number is from."),
+    "note": ("", "What its file says of it, such as the reason of the tolerance."),
     "left_out": ("", "Whether the run is in no table."),
     "reason": ("", "What is missing, unreadable or contradictory."),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode, of_length, refuse_longer
+from sparseft.language_model.batches import Example, encode_splits, of_length, refuse_longer
 from sparseft.language_model.loss import logits
 from sparseft.language_model.model import FIXED_ROPE, attention_windows
 from sparseft.lora.effective_weight import Workspace
@@ -90,7 +90,7 @@ def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool = False
     """Return the examples by split, as tokens. With `fill`, cut or repeat each to `length` tokens.
 
     Raises InputError if an example has more than `length` tokens."""
-    data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
+    data = encode_splits(job.rows, job.task, tokenizer, sys.maxsize, job.settings)
     if fill:
         return {split: [of_length(example, length) for example in examples] for split, examples in data.items()}
     refuse_longer(

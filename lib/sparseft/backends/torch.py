@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.batches import Example, encode, encode_splits
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
 from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, decoder_layer_tensors, read_tensors
 from sparseft.language_model.loss import AnswerLoss
@@ -31,7 +31,7 @@ from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
-from sparseft.training.reconstruction import LayerReconstruction
+from sparseft.training.reconstruction import WHOLE, LayerReconstruction, part_of
 
 
 def adapted_model(
@@ -144,7 +144,7 @@ def train(
     if settings.shard_model:
         load_divided(loss, job.checkpoint, job.mask, device, accelerator.num_processes)
     context = model.config.max_position_embeddings
-    data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
+    data = encode_splits(job.rows, job.task, tokenizer, context, settings)
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
     # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
     place_name = "cpu" if device.type == "cpu" else str(device)
@@ -161,9 +161,14 @@ def train(
 
 
 def reconstruct(
-    job: TrainingJob, dense: Checkpoint, examples: list[Example], adapter: Path, state: Path | None
+    job: TrainingJob,
+    dense: Checkpoint,
+    examples: list[Example],
+    adapter: Path,
+    state: Path | None,
+    parts: tuple[str | None, ...] = WHOLE,
 ) -> dict:
-    """Reconstruct the outputs of every decoder layer of `dense` on the examples, under the job's mask.
+    """Reconstruct the outputs of every decoder layer of `dense` on the examples, or of its `parts`, under the job's mask.
 
     Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction continues
     after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
@@ -180,18 +185,23 @@ def reconstruct(
     if base:
         unfuse_experts(base)
 
-    def adapt(number: int) -> dict[str, LoRALinear]:
-        """Prune a decoder layer of the dense model, with the weights of the job's checkpoint, and return its new LoRA layers."""
-        own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
+    def adapt(number: int, part: str | None) -> dict[str, LoRALinear]:
+        """Prune a part of a decoder layer of the dense model, with the weights of the job's checkpoint.
+
+        Return its new LoRA layers."""
+        places = paths.items()
+        own = {key: path for key, path in places if decoder_layer_of(key) == number and part_of(path, parts) == part}
         if base:
             # It may have fewer experts.
             read_tensors(base, job.checkpoint, decoder_layer_tensors(job.checkpoint, number), device, layered.dtype)
-            model.model.layers[number] = base.model.layers[number]
+            for name, child in base.model.layers[number].named_children():
+                if part_of(f".{name}.", parts) == part:
+                    setattr(model.model.layers[number], name, child)
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
-    identity = job.identity(data, Path(__file__), _machine(device, 1))
+    identity = job.identity(data, Path(__file__), [*_machine(device, 1), *filter(None, parts)])
     loss = LayeredLoss(layered, validation, job.evaluation_batch_size)
-    reconstruction = LayerReconstruction(layered, examples, loss, adapt, job.settings, job.seed, state, identity)
+    reconstruction = LayerReconstruction(layered, examples, loss, adapt, job.settings, job.seed, state, identity, parts)
     reconstruction.run()
     matrices, eval_loss = reconstruction.factors, loss.mean()
     write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)

@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, own_place, print_traceback
-from sparseft.language_model.batches import encode, of_length, shuffled
+from sparseft.language_model.batches import encode_splits, of_length, shuffled
 from sparseft.language_model.hardware import limited_memory, memory_kills, peak_memory, private_memory, start
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.masks.mask_file import read_mask
@@ -191,7 +191,8 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     length = throughput.sequence_length
     if length and length > limit:
         raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
-    examples = encode(training.rows, find_task(training.data, training.task), tokenizer, limit)
+    task = find_task(training.data, training.task)
+    examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings)["train"]
     if length:
         examples = [of_length(example, length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")

@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -78,6 +78,18 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
     refuse_indivisible(task.name, divisible)
     refuse_longer(f"{task.name}: examples", [len(example.ids) for example in examples], max_length)
     return examples
+
+
+def encode_splits(
+    rows: dict[str, list[Row]], task: Task, tokenizer, max_length: int, settings: Training
+) -> dict[str, list[Example]]:
+    """Return the examples of a training by split. Raises InputError as `encode` does.
+
+    With `train_on_inputs`, every token of a training example but the first counts as its answer."""
+    data = {split: encode(of_split, task, tokenizer, max_length) for split, of_split in rows.items()}
+    if settings.train_on_inputs:
+        data["train"] = [replace(example, answer_start=1) for example in data["train"]]
+    return data
 
 
 def _texts(rows: list[Row], task: Task, tokenizer) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ A `LayeredModel` has the weights of one decoder layer in memory at a time. The o
 which holds shapes without values. A `Stream` holds what enters a decoder layer, in the machine's memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -153,15 +153,17 @@ class Stream:
         # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
         self._keywords: dict[tuple[int, int], list[dict]] = {}
 
-    def outputs(self, number: int, batch: list[int]) -> Tensor:
-        """Return the outputs of decoder layer `number` for a batch of sequences, given by their numbers.
+    def outputs(self, number: int, batch: list[int], module: str | None = None) -> Tensor:
+        """Return the outputs of decoder layer `number`, or of a `module` in it, for a batch of sequences, given by their numbers.
 
-        They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal attention lets
+        After the module, the decoder layer computes nothing more. They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal attention lets
         no real token see a padded one."""
         states = [self.states[sequence].to(self.device) for sequence in batch]
         # (B, T, H)
         padded = pad_sequence(states, batch_first=True)
-        outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
+        layer = self.model.model.layers[number]
+        compute = _until(layer, module) if module else layer
+        outputs = compute(padded, **self._arguments(padded.shape[:2])[number])
         return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
 
     def by_sequence(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
@@ -180,6 +182,29 @@ class Stream:
             ids = torch.zeros(shape, dtype=torch.long, device=self.device)
             self._keywords[shape] = layer_arguments(self.model, ids)[1]
         return self._keywords[shape]
+
+
+class _EarlyEndError(Exception):
+    """Carry the outputs of a module out of the forward of its decoder layer."""
+
+
+def _until(layer: nn.Module, name: str) -> Callable[..., Tensor]:
+    """Return a function that computes a decoder layer up to its module `name`, and returns what this module returns first."""
+
+    def reached(module: nn.Module, inputs: tuple, outputs: Tensor | tuple) -> None:
+        raise _EarlyEndError(outputs if isinstance(outputs, Tensor) else outputs[0])
+
+    def compute(states: Tensor, **keywords: object) -> Tensor:
+        handle = layer.get_submodule(name).register_forward_hook(reached)
+        try:
+            layer(states, **keywords)
+        except _EarlyEndError as end:
+            return end.args[0]
+        finally:
+            handle.remove()
+        raise AssertionError(f"the decoder layer does not call {name}")
+
+    return compute
 
 
 class LayeredLoss:

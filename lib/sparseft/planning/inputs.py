@@ -21,7 +21,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import TaskData, split_mdl
+from sparseft.study.sources import OWN_CONTEXT, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 from sparseft.tasks.rows import source_file
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
@@ -116,7 +116,7 @@ def check_sources(config: Config) -> None:
                 )
         window, limit = config.perplexity and config.perplexity.context, content.get("max_position_embeddings")
         # Otherwise the first evaluation would find it, after hours.
-        if window and limit and window > limit:
+        if window and limit and window != OWN_CONTEXT and window > limit:
             what = f"perplexity.context: windows of {window} tokens, but {name} takes {limit}"
             raise InputError(what, f"set it to at most {limit}")
 
@@ -135,7 +135,7 @@ def _sources(config: Config) -> dict[str, list[str]]:
         base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
         if not Path(base).exists():
             place = f"masks.imported.{get_method(method).imported}.{percent}"
-            places[place] = model_files(config.masks.imported_source(method, percent))
+            places[place] = model_files(config.pruned_source(model, method, percent) or "")
     for name in _prepared_tasks(config):
         places[f"tasks.{name}"] = task_files(config.task_data(name))
     texts: dict[str, Any] = {

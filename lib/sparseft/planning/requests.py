@@ -341,11 +341,12 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if settings.gradient_checkpointing:
         # Every layer keeps its input, and one layer at a time computes its activations again.
         per_token = layers * states + subject.activation_bytes
-    batch = settings.micro_batch_size * (lengths.long * per_token + lengths.answer * logits)
+    rows = lengths.long if settings.train_on_inputs else lengths.answer
+    batch = settings.micro_batch_size * (lengths.long * per_token + rows * logits)
     fp32 = FP32_LOGITS * subject.config["vocab_size"] if config.resources.gpus else 0
     if _is_distilled(config, job):
         # The logits of the teacher, and three times as much in fp32. Its activations are gone when those of the training come.
-        batch += settings.micro_batch_size * lengths.answer * logits
+        batch += settings.micro_batch_size * rows * logits
         fp32 *= DISTILLED
     batch += fp32
     # A measurement has no evaluation.

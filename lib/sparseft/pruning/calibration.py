@@ -173,6 +173,8 @@ def choose_windows(
 
     Raises InputError with the `place` of the text if it has fewer tokens than all windows together."""
     generator = random.Random(text.seed)
+    if text.choice == "get_c4":
+        return _drawn_windows(documents, encode, text, place, generator)
     windows: list[list[int]] = []
     for document in generator.sample(documents, len(documents)):
         ids = encode(document)
@@ -187,6 +189,39 @@ def choose_windows(
             "give more text, or lower the examples or the length of the calibration",
         )
     return [_window(ids, text.length, generator) for _ in range(text.examples)]
+
+
+def _drawn_windows(
+    documents: list[str],
+    encode: Callable[[str], list[int]],
+    text: CalibrationText,
+    place: Path,
+    generator: random.Random,
+) -> list[list[int]]:
+    """Return the windows that wanda's `get_c4` draws.
+
+    Each window comes from any document that is longer, and never starts at the last possible token. Raises InputError if no
+    document is longer than a window.
+
+    Source: locuslab/wanda@0628038, lib/data.py, get_c4."""
+    windows: list[list[int]] = []
+    too_short: set[int] = set()
+    while len(windows) < text.examples:
+        if len(too_short) == len(documents):
+            raise InputError(
+                f"{place}: no document is longer than a window of {text.length} tokens, and get_c4 joins none",
+                "give longer documents, or lower the length or leave the choice of the calibration out",
+            )
+        number = generator.randrange(len(documents))
+        if number in too_short:
+            continue
+        ids = encode(documents[number])
+        if len(ids) > text.length:
+            start = generator.randrange(len(ids) - text.length)
+            windows.append(ids[start : start + text.length])
+        else:
+            too_short.add(number)
+    return windows
 
 
 def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic: Statistic) -> dict[str, np.ndarray]:

@@ -8,6 +8,11 @@ Such a checkpoint holds no mask, and its zeros are not the mask, because a weigh
 
 -0.0 is zero. A weight that the tool kept, and that became exactly zero, cannot be told from a pruned one. The mask therefore
 says that it is inferred.
+
+Every zero is pruned in two cases. Both are the user's statement, and never a guess:
+
+    no parent       the model itself is the pruned checkpoint, so that nothing tells its natural zeros
+    a pattern N:M   of M consecutive weights of a row at most N are not zero; a natural zero may be one of the others
 """
 
 from collections import Counter
@@ -32,48 +37,99 @@ TOLERANCE = 0.01
 # Keys of a configuration that do not change what a model computes from tokens, so that tools may write other values.
 _WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
+# The M of the patterns N:M that are looked for in a checkpoint's zeros, the smallest first.
+_GROUPS = (2, 4, 8, 16, 32)
 _GIVE_BASE = "give the model that the tool pruned, in the same dtype (models.NAME.source and dtype, or --model_path)"
 
 
-def infer_mask(base: np.ndarray, pruned: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def infer_mask(base: np.ndarray | None, pruned: np.ndarray, stated: str | None = None) -> tuple[np.ndarray, dict]:
     """Return the mask of a layer, bool (rows, cols), and its numbers of natural zeros and of changed weights.
 
-    `base` and `pruned` are its bits in the base and in the pruned checkpoint, (rows, cols)."""
+    `base` and `pruned` are its bits in the base and in the pruned checkpoint, (rows, cols). Without a base there are no such
+    numbers. `stated` is the pattern N:M that the user stated."""
     # The shift removes the sign.
     is_zero = pruned << 1 == 0
+    if base is None:
+        return ~is_zero, {}
     natural = is_zero & (base << 1 == 0)
     changed = ~is_zero & (pruned != base)
-    return natural | ~is_zero, {
+    return ~is_zero if stated else natural | ~is_zero, {
         "natural_zeros": int(np.count_nonzero(natural)),
         "changed_weights": int(np.count_nonzero(changed)),
     }
 
 
-def import_pruned(base: Checkpoint, source: str, method: str, percent: int, files: PassFiles) -> dict:
+def pattern_of(filled: np.ndarray) -> str:
+    """Return the pattern of a layer's zeros: N:M with the smallest M of _GROUPS, or unstructured.
+
+    `filled`, bool (rows, cols), says what is not zero. N:M means that N is the most in a group of M consecutive weights of a
+    row, and that the layer has N / M of its weights up to TOLERANCE."""
+    for group in _GROUPS:
+        if filled.shape[1] % group == 0:
+            most = int(_in_groups(filled, group).max())
+            if most < group and abs(filled.mean() - most / group) <= TOLERANCE:
+                return f"{most}:{group}"
+    return "unstructured"
+
+
+def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> None:
+    """Raise InputError, naming the layer and the group, if a group of a layer breaks the pattern N:M that the user stated."""
+    most, group = map(int, stated.split(":"))
+    remedy = "correct the pattern (masks.imported_pattern or --pattern), or leave it out"
+    if filled.shape[1] % group:
+        raise InputError(
+            f"{place}: {layer} has rows of {filled.shape[1]} weights, which groups of {group} do not divide", remedy
+        )
+    counts = _in_groups(filled, group)
+    for row, number in np.argwhere(counts > most)[:1]:
+        columns = f"columns {number * group} to {(number + 1) * group - 1}"
+        what = f"{layer}, row {row}, {columns}: {counts[row, number]} weights are not zero, and {stated} allows {most}"
+        raise InputError(f"{place}: {what}", remedy)
+
+
+def _in_groups(filled: np.ndarray, group: int) -> np.ndarray:
+    """Return how many weights of each group of a row are not zero, (rows, cols / group)."""
+    return np.count_nonzero(filled.reshape(len(filled), -1, group), axis=2)
+
+
+def import_pruned(
+    base: Checkpoint, source: str | None, method: str, percent: int, files: PassFiles, stated: str | None = None
+) -> dict[str, Any]:
     """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`.
 
-    Return the sparsity that it reaches, as a fraction, and the counts of `infer_mask` over all layers. One layer at a time is
-    in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not come from it, if it has
-    another sparsity, or if a weight is not finite."""
-    pruned = open_source(source)
-    check_origin(pruned, source, base)
+    Return the sparsity that it reaches, as a fraction, the counts of `infer_mask` over all layers, and the number of layers by
+    the pattern of their zeros. One layer at a time is in memory. `base` is the model that the tool was given. Without a source,
+    the base itself was pruned. Raises InputError if the checkpoint does not come from the base, if it has another sparsity or
+    breaks the `stated` pattern, or if a weight is not finite."""
+    pruned, place = base, source or str(base.folder)
+    if source:
+        pruned = open_source(source)
+        check_origin(pruned, source, base)
     shapes = prunable_shapes(base)
-    meta = {"inferred": True, "source": source, "source_digest": pruned.digest}
+    meta = {"inferred": True, "source": source, "source_digest": pruned.digest, "stated_pattern": stated}
     totals: Counter[str] = Counter()
-    with pruned_writer(base, method, percent, Masks(), files, meta) as writer:
+    patterns: Counter[str] = Counter()
+    given = {key: value for key, value in meta.items() if value is not None}
+    with pruned_writer(base, method, percent, Masks(), files, given) as writer:
         for layer in tqdm(shapes, desc="layers", disable=None):
-            bits = _read_in_dtype(pruned, source, base, f"{layer}.weight")
-            kept, counts = infer_mask(base.read(f"{layer}.weight"), bits)
-            writer.write(layer, kept, bits, **counts)
+            bits = _read_in_dtype(pruned, place, base, f"{layer}.weight")
+            filled = bits << 1 != 0
+            if stated:
+                check_pattern(filled, stated, layer, place)
+            kept, counts = infer_mask(base.read(f"{layer}.weight") if source else None, bits, stated)
+            pattern = pattern_of(filled)
+            writer.write(layer, kept, bits, zeros_pattern=pattern, **counts)
             totals.update(counts, kept=int(np.count_nonzero(kept)))
+            patterns[pattern] += 1
         reached = 1 - totals.pop("kept") / sum(rows * cols for rows, cols in shapes.values())
         if abs(reached - percent / 100) > TOLERANCE:
             raise InputError(
-                f"{source}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",
-                "correct the sparsity or the source",
+                f"{place}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",
+                "correct the sparsity or the source; if the model itself was pruned, leave --source out, or give"
+                " masks.imported and models.NAME.source the same text",
             )
         writer.meta.update(totals)
-    return {"reached": reached, **totals}
+    return {"reached": reached, "patterns": dict(patterns), **totals}
 
 
 def check_origin(pruned: Checkpoint, source: str, base: Checkpoint) -> None:

@@ -91,7 +91,9 @@ class SelectionManifest(RecordFile):
 
 # The keys of `masks:` that a mask records. The others have fields of their own.
 _KEYS: dict[str, Any] = {
-    name: key for name, key in Masks.model_fields.items() if name not in ("scope", "calibration", "imported")
+    name: key
+    for name, key in Masks.model_fields.items()
+    if name not in ("scope", "calibration", "imported", "imported_pattern")
 }
 _FIELDS: dict[str, Any] = {
     name: (key.annotation | None, setting(key.description, default=None)) for name, key in _KEYS.items()
@@ -117,6 +119,7 @@ class MaskMeta(MaskSettings):
     outliers: list[float] | None = measurement("The share of outliers of each decoder layer.", "fraction", default=None)
     calibration: str | None = provenance("The name of the text that calibrated the mask.", default=None)
     calibration_length: int | None = setting("The length of a calibration example.", "tokens", default=None)
+    calibration_choice: str | None = setting("How its windows were chosen. Null: shuffled.", default=None)
     more_damping: dict[str, float] | None = measurement("The damping of the layers that needed more.", default=None)
     accumulated: str | None = setting("What was accumulated over the calibration examples.", default=None)
     task: str | None = provenance("The task whose examples calibrated the mask.", default=None)
@@ -124,8 +127,9 @@ class MaskMeta(MaskSettings):
     text_sha256: str | None = setting("The sha256 of the text that calibrated the mask.", default=None)
     text_source: JsonValue = provenance("Where that text comes from.", default=None)
     inferred: bool | None = setting("Whether the mask was read off a checkpoint of another tool.", default=None)
-    source: str | None = provenance("That checkpoint.", default=None)
+    source: str | None = provenance("That checkpoint. Null if it is the model itself.", default=None)
     source_digest: str | None = provenance("The digest of that checkpoint.", default=None)
+    stated_pattern: str | None = setting("Its pattern N:M, if the user stated one.", default=None)
     natural_zeros: int | None = measurement("Its zeros that are zero in the model too.", default=None)
     changed_weights: int | None = measurement("The kept weights that the tool changed.", default=None)
 
@@ -140,6 +144,7 @@ class KeptRow(RecordPart):
     damping: float | None = measurement("The damping of its Hessian, if weights are updated.", default=None)
     output_error: NonNegative | None = measurement("The error of its outputs, if so.", default=None)
     natural_zeros: Count | None = measurement("The zeros of the model itself, if imported.", default=None)
+    zeros_pattern: str | None = measurement("The pattern of its zeros, unstructured or N:M, if imported.", default=None)
     changed_weights: Count | None = measurement("The kept weights that a tool changed, if so.", default=None)
 
 

@@ -30,7 +30,7 @@ from sparseft.study.grid import (
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training
 from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
-from sparseft.study.sources import Model, Perplexity, TaskData, pruned_base
+from sparseft.study.sources import SHUFFLED, Model, Perplexity, TaskData, pruned_base
 from sparseft.tasks import BY_NAME
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ class Grid(Section):
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
     modes: list[Literal[TRAINED_MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
-        min_length=1, examples=[["sparse_to_sparse"]]
+        examples=[["sparse_to_sparse"]]
     )
-    """How to fine-tune. The pruned model without it is always evaluated too, and so is a mode that another one starts from."""
+    """How to fine-tune. The pruned model without it is always evaluated too, and so is a mode that another one starts from. If the
+    list is empty, nothing is trained."""
     seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
     """Seeds of adapters and batches. Each is one more training."""
     trainings: dict[TrainingName, dict[str, Any]] = Field(
@@ -237,8 +238,10 @@ class Config(_AllKeys):
         self.check_trainings(name, lambda schedule: schedule.check_processes(self.resources.processes))
         for mode in self.trained_modes:
             self.check_trainings(name, partial(Training.check, mode=mode, projections=set(PROJECTIONS)))
+            if get_mode(mode).reconstructs:
+                self.check_trainings(name, self.reconstruction.schedule)
 
-    def check_trainings(self, task: str, check: Callable[[Training], None], names: Iterable[str] = ()) -> None:
+    def check_trainings(self, task: str, check: Callable[[Training], object], names: Iterable[str] = ()) -> None:
         """Call `check` with the schedule of each training of a task, or of those in `names`.
 
         If `check` raises InputError, the error gets the name of the training."""
@@ -277,6 +280,11 @@ class Config(_AllKeys):
             return self.tasks[name]
         return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
 
+    def pruned_source(self, model: str, method: str, percent: int) -> str | None:
+        """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned itself."""
+        source = self.masks.imported_source(method, percent)
+        return None if source == self.models[model].source else source
+
     def evaluated_tasks(self, name: str) -> list[str]:
         """Return the tasks on which a merged model of the task `name` is evaluated: its own, and the probes."""
         return [name, *(probe for probe in self.evaluation.probes if probe != name)]
@@ -303,15 +311,17 @@ class Config(_AllKeys):
             names.add(self.reconstruction.calibration)
         return sorted(filter(None, names))
 
-    def reconstruction_examples(self) -> dict[str, int | None]:
-        """Return by the names of the flags which examples the decoder layers are reconstructed on.
+    def reconstruction_examples(self) -> dict[str, int | str | None]:
+        """Return by the names of the flags which examples the decoder layers are reconstructed on, and whether in two parts.
 
-        The length is None if they are those of the task."""
+        The length is None if they are those of the task, and the choice is None if it is the default."""
         text = self.masks.calibration.get(self.reconstruction.calibration or "")
         return {
+            "apart": self.reconstruction.apart,
             "calibration_examples": self.reconstruction.examples,
             "calibration_seed": text.seed if text else self.masks.calibration_seed,
             "calibration_length": text.length if text else None,
+            "calibration_choice": text.choice if text and text.choice != SHUFFLED else None,
         }
 
     def unused_training(self) -> list[str]:

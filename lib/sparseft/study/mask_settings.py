@@ -9,7 +9,7 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, TEXT_NAME, Method, get_method
 from sparseft.study.section import Positive, Section, Seed
-from sparseft.study.sources import CHECKPOINT, CalibrationText
+from sparseft.study.sources import CHECKPOINT, SHUFFLED, CalibrationText
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Percent = Annotated[int, Field(gt=0, lt=100)]
@@ -39,7 +39,12 @@ class Masks(Section):
     )
     """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity in
     percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They are pruned
-    from the grid's only model."""
+    from the grid's only model. If the source is that of the model itself, the model's zeros are the mask."""
+    imported_pattern: dict[Name, Annotated[str, Field(pattern="^[1-9][0-9]?:[1-9][0-9]?$")]] = Field(
+        {}, examples=[{"wanda": "2:4"}]
+    )
+    """The pattern N:M of the checkpoints under a name of `imported`, if you know it: of every M weights in a row at most N are
+    not zero. It is checked, and every zero is pruned, natural zeros too."""
     sequential: bool = True
     """True: importances that were published so, such as wanda, prune layer by layer, in one pass per sparsity. False: one pass
     serves all sparsities, with the inputs of the dense model."""
@@ -54,6 +59,15 @@ class Masks(Section):
     definite gets ten times as much, which the report records."""
     renormalize_router_weights: bool = True
     """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob: true`."""
+
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""
+        faults: dict[str, object] = {}
+        for name, pattern in self.imported_pattern.items():
+            most, group = map(int, pattern.split(":"))
+            faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
+            faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
+        return faults
 
     def scope_of(self, method_name: str, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
@@ -112,6 +126,8 @@ class Masks(Section):
         settings = {name: getattr(self, name) for name in names}
         if text := self.text_of(method_name):
             settings |= {f"calibration_{name}": getattr(text, name) for name in ("examples", "length", "seed")}
+            # Masks of the default choice say nothing of it.
+            settings |= {"calibration_choice": text.choice} if text.choice != SHUFFLED else {}
         return settings
 
     def text_of(self, method_name: str) -> CalibrationText | None:

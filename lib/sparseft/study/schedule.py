@@ -10,6 +10,8 @@ from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
 from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small
 
+# The projections of the attention.
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 # The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
 STOP_WINDOW = 10
 
@@ -38,7 +40,7 @@ class Training(Section):
     A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
 
     steps: Positive = 60
-    """Optimiser steps, over which warm-up and cosine decay extend. Each mini task suggests its own number."""
+    """Optimiser steps, over which warm-up and decay extend. Each mini task suggests its own number."""
     batch_size: Small = 8
     """Examples per optimiser step."""
     micro_batch_size: Positive = 8
@@ -47,6 +49,8 @@ class Training(Section):
     """Peak learning rate of AdamW. Each mini task suggests its own."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the steps until the learning rate is at its peak, rounded to whole steps. With 0, training starts at the peak."""
+    lr_scheduler_type: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls from its peak to 0 at the last step. The name and the values are those of transformers."""
     weight_decay: float = Field(0.0, ge=0, le=10)
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -61,6 +65,9 @@ class Training(Section):
         [], examples=[["q_proj", "v_proj"]]
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
+    train_on_inputs: bool = False
+    """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses are always on
+    the answers. The name is that of Alpaca-LoRA and of Shears."""
     gradient: Literal["exact", "straight_through"] = "exact"
     """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
     distillation: Distillation | None = Field(None, examples=[{"weight": 0.5, "temperature": 2.0}])
@@ -172,14 +179,21 @@ class Reconstruction(Section):
     examples: Positive = 128
     """Number of windows of the text, or of training examples."""
     steps: Positive = 100
-    """Optimiser steps for each decoder layer. Warm-up and cosine decay are tied to them."""
+    """Optimiser steps for each decoder layer. Warm-up and decay are tied to them."""
     batch_size: Small = 8
     """Examples per step. All of them are in one forward pass of one layer."""
     learning_rate: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
+    apart: bool = False
+    """Reconstruct the attention of each decoder layer and then its MLP, each with `steps` steps of its own."""
 
     def schedule(self, training: Training) -> Training:
-        """Return the schedule of each decoder layer."""
+        """Return the schedule of each decoder layer. Raises InputError if one of its parts would have no adapter."""
+        if self.apart and len({name in ATTENTION for name in training.lora_targets}) == 1:
+            raise InputError(
+                f"reconstruction.apart: training.lora_targets {', '.join(training.lora_targets)} are in one part of a layer",
+                "add projections of the other part, or set apart to false",
+            )
         sizes = {"batch_size": self.batch_size, "micro_batch_size": self.batch_size}
         decided = {"steps": self.steps, "learning_rate": self.learning_rate, **sizes}
         return training.model_copy(update=decided | ONE_LAYER)

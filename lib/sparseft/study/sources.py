@@ -17,6 +17,11 @@ _PRUNED = re.sub(r"\?P<\w+>", "", PRUNED)
 SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?|{_PRUNED})$"
 # The beginning of a place on the hub, among the sources of a text.
 HUB = "hub:"
+# How the windows of a text are chosen, and the default.
+Choice = Literal["shuffled", "get_c4"]
+SHUFFLED: Choice = "shuffled"
+# A number of tokens that every model has for itself.
+OWN_CONTEXT = "model"
 TEXT = rf"^({HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
 
 
@@ -145,8 +150,9 @@ class Perplexity(Section):
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["Salesforce/wikitext/wikitext-2-raw-v1"])
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is set,
     Salesforce's WikiText-2 at a fixed revision."""
-    context: Length = 2048
-    """Tokens per window. Windows do not overlap."""
+    context: Length | Literal["model"] = 2048
+    """Tokens per window. Windows do not overlap. `model` means the model's own context, max_position_embeddings, as in wanda's
+    code."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the source, and whether it is."""
@@ -165,6 +171,9 @@ class CalibrationText(Section):
     """Tokens per window. At most the model's context."""
     seed: Seed = 0
     """Seed that chooses the windows."""
+    choice: Choice = SHUFFLED
+    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's function of
+    this name, which draws each document anew, for the same documents, tokens and seed."""
 
     @property
     def hub(self) -> str | None:

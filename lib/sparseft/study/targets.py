@@ -52,6 +52,7 @@ NOT_COMPILED = {
     "stop_if_loss_above",
     "stop_if_after_steps",
     "distillation",
+    "train_on_inputs",
 }
 
 
@@ -64,7 +65,7 @@ def runs(config: Config) -> list[Run]:
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
-                modes = config.trained_modes if sparsity else [PLAIN_LORA]
+                modes = config.trained_modes if sparsity or not config.trained_modes else [PLAIN_LORA]
                 for mode, training, seed in product(modes, config.training_names, grid.seeds):
                     grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
                 # A seed only changes the training, so one run without training is enough.

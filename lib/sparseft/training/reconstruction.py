@@ -9,12 +9,19 @@
 Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
 the errors of the layers before it.
 
+A decoder layer is reconstructed as a whole, or in two parts, the attention and then the MLP:
+
+    attention    f_b and g_b are the outputs of its attention, before they are added to the hidden states
+    MLP          f_b has the reconstructed attention, and the dense MLP
+
+So the inputs of the MLP are equal too, and its error does not include that of the attention.
+
 Memory on the device is one decoder layer, what is outside of the decoder layers, and the activations and the optimiser of one
 decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, the hidden states of the
 validation examples, and A and B.
 
 Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
-decays linearly. Here the schedule is that of `training:`.
+decays linearly. Here the schedule is that of `training:`. Two parts: arXiv 2510.14444.
 """
 
 import math
@@ -36,6 +43,17 @@ from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, write_state
 
+# The name of the attention in the decoder layer of every class.
+ATTENTION = "self_attn"
+# The parts of a decoder layer by the module whose outputs are reconstructed. None is the decoder layer with what is left of it.
+WHOLE: tuple[str | None, ...] = (None,)
+APART: tuple[str | None, ...] = (ATTENTION, None)
+
+
+def part_of(path: str, parts: tuple[str | None, ...]) -> str | None:
+    """Return the part of a decoder layer that has the module at `path`. None has what no other part has."""
+    return next((part for part in parts if part and f".{part}." in path), None)
+
 
 @dataclass
 class LayerReconstruction:
@@ -45,8 +63,8 @@ class LayerReconstruction:
     examples: list[Example]
     # The evaluation loss of the reconstructed model.
     loss: LayeredLoss
-    # Takes the number of a decoder layer, prunes it, puts LoRA layers into it and returns these by name.
-    adapt: Callable[[int], dict[str, LoRALinear]]
+    # Takes the number of a decoder layer and a part of it, prunes the part, puts LoRA layers into it and returns these by name.
+    adapt: Callable[[int, str | None], dict[str, LoRALinear]]
     # The schedule of each decoder layer.
     settings: Training
     seed: int
@@ -54,37 +72,41 @@ class LayerReconstruction:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # The results: A and B by layer, and for each decoder layer that is reconstructed the errors over all examples before
-    # and after, and the losses and the speed of its steps.
+    # WHOLE or APART.
+    parts: tuple[str | None, ...] = WHOLE
+    # The results: A and B by layer, and for each part of a decoder layer that is reconstructed the errors over all examples
+    # before and after, and the losses and the speed of its steps.
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     errors: list[tuple[float, float]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
-    # The numbers of the decoder layers after which a killed reconstruction was resumed.
+    # The numbers of the whole decoder layers after which a killed reconstruction was resumed.
     resumed_after: list[int] = field(default_factory=list)
     # The peak memory of the earlier processes of this training, in bytes.
     peak_memory: int = 0
 
     def run(self) -> None:
-        """Reconstruct every decoder layer. Continue after the last layer of the saved state if there is one.
+        """Reconstruct every decoder layer. Continue after the last part of the saved state if there is one.
 
         Raises InputError if a loss or its gradient is not finite."""
         saved = self._resume()
         stream = Stream(self.layered, [torch.tensor(example.ids) for example in self.examples])
-        for number in self.layered.layers(range(len(self.layered))):
-            targets = self._targets(stream, number)
-            adapted = self.adapt(number)
-            is_new = number == len(self.errors)
-            if is_new:
-                self._reconstruct(stream, number, targets, adapted)
+        done = len(self.errors)
+        layers = self.layered.layers(range(len(self.layered)))
+        for place, (number, part) in enumerate((number, part) for number in layers for part in self.parts):
+            targets = self._targets(stream, number, part)
+            adapted = self.adapt(number, part)
+            if place >= done:
+                self._reconstruct(stream, number, targets, adapted, part)
             else:
                 load_factors(adapted, saved)
-                self._error(stream, number, targets, advance=True)
+                self._error(stream, number, targets, part, advance=True)
             # A decoder layer's own A and B are freed with it.
             for name, layer in adapted.items():
                 A, B = layer.factors()
                 self.factors[name] = A.detach().cpu(), B.detach().cpu()
-            self.loss.advance(number)
-            if is_new:
+            if part is None:
+                self.loss.advance(number)
+            if place >= done:
                 self._save()
 
     def record(self) -> dict:
@@ -116,20 +138,28 @@ class LayerReconstruction:
             },
         }
 
-    def _reconstruct(self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]) -> None:
-        """Reconstruct one decoder layer, and note its errors."""
-        before = self._error(stream, number, targets)
+    def _reconstruct(
+        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], part: str | None
+    ) -> None:
+        """Reconstruct one part of a decoder layer, and note its errors."""
+        before = self._error(stream, number, targets, part)
         # The error is 0 if the mask prunes nothing.
-        self.progress.append(self._train(stream, number, targets, adapted, before or 1.0))
-        after = self._error(stream, number, targets, advance=True)
+        self.progress.append(self._train(stream, number, targets, adapted, before or 1.0, part))
+        after = self._error(stream, number, targets, part, advance=True)
         self.errors.append((before, after))
-        what = f"decoder layer {number + 1} of {len(self.layered)}"
+        what = f"decoder layer {number + 1} of {len(self.layered)}" + (f", {part}" if part else "")
         print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
 
     def _train(
-        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], unit: float
+        self,
+        stream: Stream,
+        number: int,
+        targets: list[Tensor],
+        adapted: dict[str, LoRALinear],
+        unit: float,
+        part: str | None,
     ) -> Progress:
-        """Train the adapters of one decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
+        """Train the adapters of one part of a decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress.of(self.layered.dtype)
@@ -139,37 +169,50 @@ class LayerReconstruction:
         for step, examples in enumerate(batches, start=1):
             batch = [numbers[id(example)] for example in examples]
             tokens = sum(len(example.ids) for example in examples)
-            steps.take(step, partial(self._gradients, stream, number, batch, targets, unit), tokens, progress)
+            steps.take(
+                step, partial(self._gradients, stream, number, batch, targets, unit, part=part), tokens, progress
+            )
         return progress
 
     def _gradients(
-        self, stream: Stream, number: int, batch: list[int], targets: list[Tensor], unit: float, scale: float
+        self,
+        stream: Stream,
+        number: int,
+        batch: list[int],
+        targets: list[Tensor],
+        unit: float,
+        scale: float,
+        part: str | None = None,
     ) -> dict[str, float]:
-        """Compute the gradients of a decoder layer's error on some examples, times `scale`, and return the error.
+        """Compute the gradients of the error of a decoder layer's part on some examples, times `scale`, and return the error.
 
         Both are divided by `unit`."""
         wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
-        loss = mse_loss(stream.outputs(number, batch).float(), wanted.float()) / unit
+        loss = mse_loss(stream.outputs(number, batch, part).float(), wanted.float()) / unit
         (loss * scale).backward()
         return {"loss": loss.item()}
 
     @torch.no_grad()
-    def _targets(self, stream: Stream, number: int) -> list[Tensor]:
-        """Return the outputs (tokens, H) of a decoder layer by example."""
+    def _targets(self, stream: Stream, number: int, part: str | None = None) -> list[Tensor]:
+        """Return the outputs (tokens, H) of a part of a decoder layer by example."""
         targets: list[Tensor] = []
         for batch in self._batches():
-            targets += stream.by_sequence(batch, stream.outputs(number, batch))
+            targets += stream.by_sequence(batch, stream.outputs(number, batch, part))
         return targets
 
     @torch.no_grad()
-    def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
-        """Return the error of a decoder layer over all examples. With `advance`, its outputs enter the next layer."""
+    def _error(
+        self, stream: Stream, number: int, targets: list[Tensor], part: str | None = None, *, advance: bool = False
+    ) -> float:
+        """Return the error of a part of a decoder layer over all examples.
+
+        With `advance`, the outputs of a decoder layer enter the next one."""
         total = torch.zeros((), dtype=torch.float64, device=self.layered.device)
         for batch in self._batches():
-            outputs = stream.outputs(number, batch)
+            outputs = stream.outputs(number, batch, part)
             wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
             total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64)
-            if advance:
+            if advance and part is None:
                 stream.advance(batch, outputs)
         return total.item() / sum(target.numel() for target in targets)
 
@@ -187,7 +230,7 @@ class LayerReconstruction:
         self.errors = state["errors"]
         self.progress = [Progress(**layer) for layer in state["progress"]]
         self.peak_memory = state["peak_memory"]
-        self.resumed_after = [*state["resumed_after"], len(self.errors)]
+        self.resumed_after = [*state["resumed_after"], len(self.errors) // len(self.parts)]
         return state["factors"]
 
     def _save(self) -> None:

@@ -2,10 +2,10 @@
 
 A killed run continues from the state to the same bits. The state is no output of any rule.
 
-The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine. Gradients are clipped.
+The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine or a line. Gradients are clipped.
 Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of transformers'
-get_cosine_schedule_with_warmup, to the bit. The module of that function also imports PEFT if it is installed, which would make
-the start of every job twice as long.
+get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, to the bit. The module of these functions also imports PEFT if
+it is installed, which would make the start of every job twice as long.
 """
 
 import io
@@ -112,7 +112,7 @@ class Steps:
         self.settings = settings
         self.key = key
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        self.schedule = cosine_schedule(self.optimizer, settings.steps_to_peak, settings.steps)
+        self.schedule = schedule_of(self.optimizer, settings.lr_scheduler_type, settings.steps_to_peak, settings.steps)
 
     def take(self, step: int, gradients: Callable[[float], dict[str, float]], tokens: int, progress: Progress) -> None:
         """Take one step, and append its measurements to `progress`.
@@ -150,14 +150,16 @@ class Steps:
             self.optimizer.zero_grad(set_to_none=False)
 
 
-def cosine_schedule(optimizer: Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
+def schedule_of(optimizer: Optimizer, decay: str, warmup_steps: int, steps: int) -> LambdaLR:
     """Return the schedule of a training of `steps` steps. The learning rate of `optimizer` is the peak.
 
-    With a warm-up, the first step has learning rate 0."""
+    `decay` is cosine or linear. With a warm-up, the first step has learning rate 0."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return step / warmup_steps
+        if decay == "linear":
+            return max(0.0, (steps - step) / max(1, steps - warmup_steps))
         progress = (step - warmup_steps) / max(1, steps - warmup_steps)
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 

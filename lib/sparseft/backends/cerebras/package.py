@@ -26,7 +26,7 @@ from sparseft.checkpoints.checkpoint import DTYPES
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
-from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.study.schedule import Training
 
 RELEASES = ("2.6.0", "2.10.0")
@@ -146,18 +146,18 @@ class TorchAdamW(cstorch.optim.AdamW):
 def optimizer_and_schedule(
     parameters: Iterable[nn.Parameter], settings: Training
 ) -> tuple[cstorch.optim.Optimizer, cstorch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW, and the schedule of transformers' get_cosine_schedule_with_warmup.
+    """Return AdamW, and the schedule of transformers' get_cosine_schedule_with_warmup or get_linear_schedule_with_warmup.
 
-    The learning rate rises in a line from 0 and then falls in a cosine to 0."""
+    The learning rate rises in a line from 0 and then falls in a cosine or a line to 0."""
     rate = settings.learning_rate
     warmup = settings.steps_to_peak
     optimizer = TorchAdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
     schedulers = cstorch.optim.lr_scheduler
-    cosine = schedulers.CosineDecayLR(optimizer, rate, 0.0, settings.steps - warmup)
+    decay = getattr(schedulers, DECAYS[settings.lr_scheduler_type])(optimizer, rate, 0.0, settings.steps - warmup)
     if not warmup:
-        return optimizer, cosine
+        return optimizer, decay
     line = schedulers.LinearLR(optimizer, 0.0, rate, warmup)
-    return optimizer, schedulers.SequentialLR(optimizer, [line, cosine], [warmup])
+    return optimizer, schedulers.SequentialLR(optimizer, [line, decay], [warmup])
 
 
 def write_mdl(folder: Path, step: int, content: dict) -> None:

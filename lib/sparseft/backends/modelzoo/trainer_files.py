@@ -26,7 +26,7 @@ from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.backends import MODELZOO
-from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.training.job import TrainingJob
 
 FILE = "batches.h5"
@@ -145,10 +145,10 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     cerebras = run.cerebras
     warmup = settings.steps_to_peak
     peak = settings.learning_rate
-    # As transformers' get_cosine_schedule_with_warmup: a line from 0, then a cosine to 0.
+    # As transformers' get_cosine_schedule_with_warmup: a line from 0, then a cosine to 0, or a line to 0.
     line = {"initial_learning_rate": 0.0, "end_learning_rate": peak, "total_iters": warmup}
-    cosine = {"initial_learning_rate": peak, "end_learning_rate": 0.0, "total_iters": settings.steps - warmup}
-    schedulers = [{"LinearLR": line}, {"CosineDecayLR": cosine}]
+    decay = {"initial_learning_rate": peak, "end_learning_rate": 0.0, "total_iters": settings.steps - warmup}
+    schedulers = [{"LinearLR": line}, {DECAYS[settings.lr_scheduler_type]: decay}]
     # A CS-3 computes in cbfloat16, for which ModelZoo needs dynamic loss scaling. The CPU backend computes in fp32.
     precision = {"fp16_type": "bfloat16"}
     backend: dict = {"backend_type": "CPU"}

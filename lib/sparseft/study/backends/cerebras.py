@@ -16,6 +16,8 @@ from sparseft.study.section import Length, Positive, Section
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
+# training.lr_scheduler_type -> the class of cerebras-pytorch, which goes from a first to a last rate.
+DECAYS = {"cosine": "CosineDecayLR", "linear": "LinearLR"}
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
 LEAST_TIMED_STEPS = 100
 # Keys of `training` that only the backend torch has. They save memory on a GPU, interrupt the program on the appliance, or need a
