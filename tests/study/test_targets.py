@@ -45,6 +45,14 @@ def test_a_grid_has_one_dense_run_per_model_task_and_seed():
     assert len([run for run in dense if run.mode == NO_FINETUNE]) == cells
 
 
+@pytest.mark.parametrize("modes", [["no_finetune", "sparse_to_sparse"], ["sparse_to_sparse"], ["no_finetune"]])
+def test_a_study_has_its_untrained_runs_whether_it_names_the_mode_or_not(modes):
+    trained = {"sparse_to_sparse", "sparse_to_dense"} if "sparse_to_sparse" in modes else set()
+    found = {(run.sparsity, run.mode) for run in targets.runs(study_of(grid=GRID | {"modes": modes}))}
+    assert {mode for _, mode in found} == trained | {NO_FINETUNE}
+    assert {sparsity for sparsity, mode in found if mode == NO_FINETUNE} == {0, 50, 90}
+
+
 def test_every_trained_run_has_every_training_and_another_training_adds_its_own_runs_only():
     few, more = runs_of({"short": {}}), runs_of({"short": {}, "long": {}})
     assert {run.training for run in more if run.mode == NO_FINETUNE} == {""}

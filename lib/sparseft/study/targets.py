@@ -57,7 +57,8 @@ def runs(config: Config) -> list[Run]:
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
-                modes = config.trained_modes if sparsity else [PLAIN_LORA]
+                trained = config.trained_modes
+                modes = [PLAIN_LORA] if trained and not sparsity else trained
                 for mode, training, seed in product(modes, config.training_names, grid.seeds):
                     grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
                 # A seed only changes the training, so one run without training is enough.
