@@ -13,7 +13,9 @@ from threading import Thread
 
 import pytest
 import yaml
-from project import ROOT, TINY_STUDY, tiny_grid
+from project import ROOT, TINY_STUDY, laid_over, tiny_grid
+from sparseft.errors import InputError
+from sparseft.planning.inputs import check_sources
 from tiny_models import change_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -31,10 +33,13 @@ class Hub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
+        path = self.path.partition("?")[0].removeprefix("/api/models").removeprefix("/api/datasets")
+        parts = path.strip("/").split("/")
         (owner, name, kind), files = parts[:3], self.folders.get(parts[1], Path())
         self.requested.append(self.path)
-        if owner == "nobody":
+        if kind == "auth-check" and name != "mistral":
+            self.answer(200, b"")
+        elif owner == "nobody":
             self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
         elif kind == "revision" and parts[3] not in ("main", COMMIT):
             self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
@@ -180,3 +185,32 @@ def test_a_dry_run_refuses_what_the_hub_s_config_json_already_says(tmp_path, hub
     # Without a network, the class becomes known when the model is prepared.
     unreachable = dry_run(tmp_path, "http://127.0.0.1:9", "hub:somebody/gpt2")
     assert unreachable.returncode == 0, unreachable.stderr
+
+
+@pytest.mark.parametrize(("token", "gated"), [("", "gated, and this machine has no token; "), ("hf_x", "gated; ")])
+def test_all_that_the_hub_refuses_is_named_before_anything_is_fetched(tmp_path, hub, monkeypatch, token, gated):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    names = {"a": "gated/mistral", "b": "somebody/llama", "c": "nobody/mistral@v1"}
+    study = laid_over(
+        {
+            "models": {name: {"source": f"hub:{place}"} for name, place in names.items()},
+            "tasks": {"boolq": {"hub": "gated/mistral/default"}, "gsm8k": {"local": "x"}},
+            "grid": {"models": list(names), "tasks": ["boolq", "gsm8k"]},
+        }
+    )
+    (tmp_path / "x").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / f"x/{split}.jsonl").touch()
+    before = len(Hub.requested)
+    with pytest.raises(InputError) as caught:
+        check_sources(study)
+    log_in = "then run `hf auth login` or set HF_TOKEN"
+    assert str(caught.value) == (
+        f"models.a: hub:gated/mistral: {gated}accept its licence on {hub}/gated/mistral, {log_in}; also: "
+        f"models.c: hub:nobody/mistral: no such repository, or a private one; check the name, {log_in}; also: "
+        f"tasks.boolq: hub:gated/mistral: {gated}accept its licence on {hub}/datasets/gated/mistral, {log_in}"
+    )
+    assert fetched_files(before) == set()

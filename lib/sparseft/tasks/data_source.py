@@ -155,6 +155,9 @@ def hub_dataset(place: str, key: str) -> dict:
         dataset = load_dataset(f"{organisation}/{name}", **part, revision=revision or None)
     # The client raises a dozen kinds of errors for a data set that cannot be loaded.
     except Exception as error:
+        if "gated" in str(error):
+            remedy = f"accept its terms on its page and run `hf auth login`, or {remedy}"
+            raise InputError(f"{place} is gated on the hub", remedy) from None
         raise InputError(
             f"{place} cannot be loaded from the hub ({type(error).__name__})", f"go online, or {remedy}"
         ) from None
