@@ -26,6 +26,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 from sparseft.errors import InputError
 from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.requests import JobKind, Requests
+from sparseft.storage import revisions
 from sparseft.study import grid, targets
 from sparseft.study.configfiles import check_command, parse_study, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
@@ -48,6 +49,7 @@ try:
         for file in FILES:
             read_sections(file)
     STUDY = with_normal_places(parse_study(config, FILES, workflow.config_settings.config), Path.cwd())
+    revisions.fix(STUDY.revisions)
     if workflow.is_main_process:
         check_inputs(STUDY, HASHES)
 except (InputError, OSError) as error:

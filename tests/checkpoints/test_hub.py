@@ -121,6 +121,13 @@ def dry_run(folder: Path, endpoint: str, source: str) -> subprocess.CompletedPro
     return online(folder, endpoint, "-m", "snakemake", *options)
 
 
+def test_a_place_without_a_revision_is_fetched_at_the_one_that_the_study_fixes(tmp_path, hub):
+    done = prepare(tmp_path, hub, "hub:somebody/llama", SPARSEFT_REVISIONS="a/b=x hub:somebody/llama=v9")
+    assert (done.returncode, "it has no revision v9" in done.stderr) == (2, True)
+    done = prepare(tmp_path, hub, "hub:somebody/llama", SPARSEFT_REVISIONS=f"hub:somebody/llama={COMMIT}")
+    assert (done.returncode, "warning" in done.stderr) == (0, False)
+
+
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
 def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny_models, revision):
     done = prepare(tmp_path, hub, f"hub:somebody/mistral{revision}")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import parse_json, read_json
+from sparseft.storage.revisions import fixed
+from sparseft.study.sources import HUB
 
 # How long a plan waits for the hub's answer, in seconds.
 PLAN_TIMEOUT = 3
@@ -21,7 +23,7 @@ def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
     """Return a folder with the files of a place that fit the patterns `wanted`. Raises InputError if they cannot be fetched."""
     from huggingface_hub import snapshot_download
 
-    name, _, revision = place.partition("@")
+    name, _, revision = fixed(f"{HUB}{place}").removeprefix(HUB).partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
     # The client of the hub raises a dozen kinds of errors.
@@ -45,7 +47,7 @@ def known_config(place: str) -> dict | None:
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    name, _, revision = place.partition("@")
+    name, _, revision = fixed(f"{HUB}{place}").removeprefix(HUB).partition("@")
     cached = try_to_load_from_cache(name, _CONFIG, revision=revision or None)
     if isinstance(cached, str):
         return read_json(Path(cached), _GIVE_MODEL)

@@ -20,6 +20,7 @@ from sparseft.planning.sizes import description
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
+from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, TaskData, split_mdl
@@ -77,11 +78,15 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
     A prepared file must have the sha256 that its manifest records. Snakemake compares dates only, so it does not see a file that
     was edited or replaced with its date kept."""
     check_sources(config)
-    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
-    for task in _prepared_tasks(config):
-        manifests += [Path(DATA.format(task=task), name) for name in ("manifest.json", MANIFEST_FILE)]
-    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
-    manifests += [source_file(Path(WIKITEXT2))] if config.perplexity else []
+    manifests = source_manifests(config)
+    for manifest in filter(Path.exists, manifests):
+        for place, commit in fetched([manifest]).items():
+            if commit != config.revisions.get(place, commit):
+                raise InputError(
+                    f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}",
+                    f"leave {place} out, or delete {manifest} to prepare it again",
+                )
+    manifests += [Path(DATA.format(task=task), MANIFEST_FILE) for task in _prepared_tasks(config)]
     for manifest in filter(Path.exists, manifests):
         recorded = _recorded(manifest)
         for file, digest in hashes.of(recorded).items():
@@ -90,6 +95,14 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
                     f"{file}: not the file that {manifest.name} beside it records",
                     f"delete {manifest} to prepare it again, or name your file as a source in the configuration",
                 )
+
+
+def source_manifests(config: Config) -> list[Path]:
+    """Return the manifests of the models, tasks and texts of a study, prepared or not."""
+    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
+    manifests += [Path(DATA.format(task=task), "manifest.json") for task in _prepared_tasks(config)]
+    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
+    return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
 
 
 def check_sources(config: Config) -> None:

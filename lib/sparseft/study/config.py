@@ -125,6 +125,11 @@ class _Keys(Section):
     analysis: Analysis = Analysis()
     backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]  # a table has them
     """What trains. Only `torch` trains on this machine's CPU and GPUs."""
+    revisions: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = Field(
+        {}, examples=[{"hub:org/model": "0123456789abcdef0123456789abcdef01234567"}]
+    )
+    """Commits of the places on the hub that you give without `@REVISION`: `hub:ORG/NAME` of a model, or a place of data.
+    `configuration.yaml` has those that were fetched, so that another folder or machine fetches the same."""
     keep_merged: bool = False
     """Keep the merged models, `results/runs/*/model_dir`, after their evaluation."""
     results: str = Field("results", pattern=f"^{RESULTS}$", examples=["results/wanda"])

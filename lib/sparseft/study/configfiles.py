@@ -124,8 +124,10 @@ def complete(config: Config, folder: Path) -> Config:
 
 
 def complete_text(config: Config, folder: Path) -> str:
-    """Return the text of configuration.yaml: the complete configuration as YAML, below two lines that say what it is."""
-    content = complete(config, folder).model_dump(mode="json")
+    """Return the text of configuration.yaml: the complete configuration as YAML, below two lines that say what it is.
+
+    The revisions are those that the study has fetched, so they are added when it is written."""
+    content = complete(config, folder).model_dump(mode="json", exclude={"revisions"})
     return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 

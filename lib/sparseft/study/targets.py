@@ -231,6 +231,12 @@ def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+def first_evaluations(config: Config) -> list[str]:
+    """Return the evaluation of one run per model and task."""
+    first = {(run.model, run.task): run for run in reversed(runs(config))}
+    return [f"{fill(config.paths.run, run)}/evaluation.json" for run in first.values()]
+
+
 def record_targets(config: Config) -> list[str]:
     """Return the records of all runs, which the analysis reads."""
     files = selection_targets(config)

@@ -19,6 +19,7 @@ from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.revisions import fixed
 from sparseft.tasks.rows import (
     DOCUMENT,
     DOCUMENT_BREAK,
@@ -142,6 +143,7 @@ def hub_dataset(place: str, key: str) -> dict:
     from datasets import load_dataset
 
     remedy = f"set {key} to a local copy (docs/tasks.md)"
+    place = fixed(place)
     path, _, revision = place.partition("@")
     organisation, name, *parts = path.split("/")
     if parts and path.endswith(FILE_ENDINGS):
