@@ -43,6 +43,8 @@ def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path):
     assert failure(log, tmp_path) == ""
     log.write_bytes(b"traceback | error: inner\n\xff\nerror: one; do it\nerror: two; do that\nE0000 torchrun failed\n")
     assert failure(log, tmp_path) == f"merge_run/a-seed0: error: two; do that (log: {log})"
+    log.write_text("step 1 of 3\ninterrupted\n")
+    assert failure(log, tmp_path) == f"merge_run/a-seed0: interrupted (log: {log})"
     log.write_text("Killed\n")
     assert failure(log, tmp_path) == ""
 

@@ -106,7 +106,8 @@ def result(
 def failure(log: Path, logs: Path) -> str:
     """Return a failed job, what is wrong and its log on one line; empty if the log in the folder `logs` has no such line."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    errors = [line for line in lines if line.startswith("error: ")]
+    # command.py prints both.
+    errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
     return f"{log.relative_to(logs).with_suffix('')}: {errors[-1]} (log: {log})" if errors else ""
 
 
