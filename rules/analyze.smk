@@ -5,6 +5,9 @@ from sparseft.study.configfiles import complete_text
 # Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
 # analysis depends on this file and runs again.
 use rule run_script as write_configuration with:
+    input:
+        # Then all is fetched, and the manifests know the revisions. They are no inputs, because you may delete models.
+        lambda w: targets.first_evaluations(STUDY),
     output:
         # `update` keeps the file until it is replaced, because it may be the --configfile of this very command.
         output=update(f"{PATHS.analysis}/{grid.CONFIGURATION}"),
@@ -14,6 +17,7 @@ use rule run_script as write_configuration with:
     params:
         **running("write_configuration.py"),
         settings=flags(text=complete_text(STUDY, Path.cwd())),
+        places=lambda w, output: flags(output=output.output, manifests=source_manifests(STUDY)),
 
 
 use rule run_script as analyze_results with:

@@ -26,11 +26,11 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 from sparseft.errors import InputError
 from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.requests import JobKind, Requests
+from sparseft.storage import revisions
 from sparseft.study import grid, targets
-from sparseft.study.config import Config
-from sparseft.study.configfiles import check_command, read_sections, with_normal_places
+from sparseft.study.configfiles import check_command, parse_study, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
-from sparseft.study.section import flags, parse_section
+from sparseft.study.section import flags
 
 
 def refuse(error):
@@ -39,15 +39,17 @@ def refuse(error):
     sys.exit(2)
 
 
+FILES = [Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles]
 # Beside Snakemake's own records, so that a copied study takes it along.
 HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
 
 try:
     if workflow.is_main_process:
         check_command(sys.argv)
-        for file in workflow.overwrite_configfiles:
-            read_sections(Path(os.path.relpath(file)))
-    STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
+        for file in FILES:
+            read_sections(file)
+    STUDY = with_normal_places(parse_study(config, FILES, workflow.config_settings.config), Path.cwd())
+    revisions.fix(STUDY.revisions)
     if workflow.is_main_process:
         check_inputs(STUDY, HASHES)
 except (InputError, OSError) as error:

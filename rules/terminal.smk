@@ -1,9 +1,14 @@
 # The GPUs of this machine, and what the terminal shows in addition to Snakemake's own lines: notes before the first job, one line
-# per job, the result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own lines instead.
+# per job and per error, the result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own
+# lines instead.
 import logging
+import signal
 import time
+from contextlib import suppress
+from threading import Timer
 
 import numpy as np
+import psutil
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
@@ -18,6 +23,10 @@ IS_SHORT = (
     Quietness.REASON in (OUTPUT.quiet or ()) and not OUTPUT.verbose and not (OUTPUT.dryrun and OUTPUT.printshellcmds)
 )
 HIDDEN = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
+# What Snakemake says of a script that has said what is wrong, or that it was interrupted.
+HAS_SAID = ("returned non-zero exit status 2.", "returned non-zero exit status 130.")
+# Seconds in which a job may end by itself after Ctrl-C.
+GRACE = 3
 
 
 def is_shown(record):
@@ -30,6 +39,12 @@ def is_shown(record):
     elif event == LogEvent.JOB_ERROR:
         # The analysis has thousands of inputs.
         record.input = record.input[:10]
+        lines = [terminal.failure(Path(log), Path(PATHS.logs)) for log in record.log if log.startswith(PATHS.logs)]
+        if IS_SHORT and any(lines):
+            print(*lines, sep="\n", file=sys.stderr)
+            return False
+    elif event == LogEvent.ERROR and IS_SHORT and str(record.msg).endswith(HAS_SAID):
+        return False
     return not (IS_SHORT and (event in HIDDEN or str(record.msg).startswith(("Select jobs", "Removing temporary"))))
 
 
@@ -65,6 +80,23 @@ class Terminal(logging.Handler):
             show_findings()
 
 
+def interrupt(number, frame):
+    """End Snakemake, and soon its jobs too. Ctrl-C reaches them all, but a signal from another program only Snakemake.
+
+    Snakemake would wait until its jobs have finished, and then make their results again."""
+    timer = Timer(GRACE, interrupt_jobs)
+    timer.daemon = True
+    timer.start()
+    signal.default_int_handler(number, frame)
+
+
+def interrupt_jobs():
+    """Send Ctrl-C to all processes below this one."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+
+
 def run_interval(outcomes):
     """Return the ends of the interval of one run, as the analysis computes it. Its libraries take a second to import."""
     from sparseft.analysis.statistics import Scores, Spread, interval
@@ -92,6 +124,9 @@ onstart:
     # The objects of the plan stay, so no search for garbage needs to read them.
     gc.freeze()
     gc.enable()
+    # The executor of a cluster cancels its jobs.
+    if not QUEUED and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
     Path(PATHS.stop).unlink(missing_ok=True)
 

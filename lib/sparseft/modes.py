@@ -22,7 +22,7 @@ class Mode:
     # Whether every step of a training multiplies by W' = (W + s B A) * M. Then the adapter has no input of its own, so dropout
     # is impossible, and the merged model has exactly the weights of the trained model.
     masks_every_step: bool
-    # What PEFT computes with the adapter, because PEFT does not know the mask. It is written into adapter_config.json.
+    # What PEFT computes with the adapter, because PEFT does not know the mask. It is written into the adapter.
     stock_peft: str = ""
     # Whether the adapters learn the outputs of the dense decoder layers. Otherwise a training learns the task.
     reconstructs: bool = False

@@ -90,7 +90,7 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
 @pytest.mark.parametrize(
     ("verdicts", "sentence"),
     [
-        ({}, "No pruned model is surely within the tolerance of 0.02: 4 lower and 2 not told apart."),
+        ({}, "No pruned model is shown to be within 0.02 of dense: 4 lower and 2 not told apart."),
         (
             {"unstructured": "within"},
             "Largest sparsity within 0.02 of dense: unstructured 10 % (no_finetune) and unstructured 10 % (sparse_to_sparse).",

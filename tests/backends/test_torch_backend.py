@@ -17,6 +17,7 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.placement import DISK, placement
+from sparseft.lora.adapter import read_adapter
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
@@ -97,7 +98,7 @@ def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     # B of an expert that no token was sent to stays 0.
     assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)
-    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    config = read_adapter(tmp_path / "adapter").config
     assert (config["r"], config["lora_alpha"], config["sparseft"]) == (4, 8.0, {"mode": "sparse_to_sparse"})
     assert record["peak_memory_bytes"] > 10**6
     assert record["versions"]["torch"] == torch.__version__

@@ -14,9 +14,11 @@ from threading import Thread
 
 import pytest
 import yaml
-from project import ROOT, TINY_STUDY, tiny_grid
+from project import ROOT, TINY_STUDY, laid_over, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
+from sparseft.errors import InputError
+from sparseft.planning.inputs import check_sources
 from sparseft.records.manifests import ExportManifest, FileEntry
 from sparseft.storage.hashes import sha256
 from tiny_models import change_json
@@ -38,10 +40,13 @@ class Hub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
+        path = self.path.partition("?")[0].removeprefix("/api/models").removeprefix("/api/datasets")
+        parts = path.strip("/").split("/")
         (owner, name, kind), files = [*parts, "", ""][:3], self.folders.get(parts[1], Path())
         self.requested.append(self.path)
-        if owner == "nobody":
+        if kind == "auth-check" and name != "mistral":
+            self.answer(200, b"")
+        elif owner == "nobody":
             self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
         elif kind == "revision" and parts[3] not in ("main", COMMIT):
             self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
@@ -149,6 +154,13 @@ def dry_run(folder: Path, endpoint: str, source: str) -> subprocess.CompletedPro
     return online(folder, endpoint, "-m", "snakemake", *options)
 
 
+def test_a_place_without_a_revision_is_fetched_at_the_one_that_the_study_fixes(tmp_path, hub):
+    done = prepare(tmp_path, hub, "hub:somebody/llama", SPARSEFT_REVISIONS="a/b=x hub:somebody/llama=v9")
+    assert (done.returncode, "it has no revision v9" in done.stderr) == (2, True)
+    done = prepare(tmp_path, hub, "hub:somebody/llama", SPARSEFT_REVISIONS=f"hub:somebody/llama={COMMIT}")
+    assert (done.returncode, "warning" in done.stderr) == (0, False)
+
+
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
 def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny_models, revision):
     done = prepare(tmp_path, hub, f"hub:somebody/mistral{revision}")
@@ -237,3 +249,32 @@ def test_an_export_is_sent_only_if_it_is_confirmed(tmp_path, hub, tiny_models):
     refused = online(tmp_path, "http://127.0.0.1:9", *push, "--confirm", HF_TOKEN="hf_of_the_test")
     assert refused.returncode == 2
     assert re.fullmatch("error: hub:somebody/smaller: .*; .*hf auth login.*\n", refused.stderr)
+
+
+@pytest.mark.parametrize(("token", "gated"), [("", "gated, and this machine has no token; "), ("hf_x", "gated; ")])
+def test_all_that_the_hub_refuses_is_named_before_anything_is_fetched(tmp_path, hub, monkeypatch, token, gated):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    names = {"a": "gated/mistral", "b": "somebody/llama", "c": "nobody/mistral@v1"}
+    study = laid_over(
+        {
+            "models": {name: {"source": f"hub:{place}"} for name, place in names.items()},
+            "tasks": {"boolq": {"hub": "gated/mistral/default"}, "gsm8k": {"local": "x"}},
+            "grid": {"models": list(names), "tasks": ["boolq", "gsm8k"]},
+        }
+    )
+    (tmp_path / "x").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / f"x/{split}.jsonl").touch()
+    before = len(Hub.requested)
+    with pytest.raises(InputError) as caught:
+        check_sources(study)
+    log_in = "then run `hf auth login` or set HF_TOKEN"
+    assert str(caught.value) == (
+        f"models.a: hub:gated/mistral: {gated}accept its licence on {hub}/gated/mistral, {log_in}; also: "
+        f"models.c: hub:nobody/mistral: no such repository, or a private one; check the name, {log_in}; also: "
+        f"tasks.boolq: hub:gated/mistral: {gated}accept its licence on {hub}/datasets/gated/mistral, {log_in}"
+    )
+    assert fetched_files(before) == set()

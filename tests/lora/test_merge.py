@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,12 @@ def randomise(layers: dict) -> None:
         layer.lora_B.data = 0.2 * torch.randn(layer.lora_B.shape, generator=generator)
 
 
-def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path):
+def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path, origin: dict | None = None):
     """Write an adapter with random B, and return its model."""
     model, _, layers = adapted_model(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
     randomise(layers)
     matrices = {name: layer.factors() for name, layer in layers.items()}
-    write_adapter(folder, matrices, SETTINGS, base="base", sparseft={"mask_sha256": "m"})
+    write_adapter(folder, matrices, SETTINGS, base="base", sparseft=origin or {"mask_sha256": "m"})
     return model
 
 
@@ -82,7 +83,9 @@ def test_peft_loads_the_adapter_over_the_pruned_base_and_gives_our_logits(tmp_pa
     merge(base, mask, "m", None, tmp_path / "pruned")
     merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
     pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype="auto")
-    peer = PeftModel.from_pretrained(pruned, tmp_path / "adapter").eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Unexpected keyword")
+        peer = PeftModel.from_pretrained(pruned, tmp_path / "adapter").eval()
     with torch.no_grad():
         torch.testing.assert_close(model(IDS).logits, peer(IDS).logits)
     ours, theirs = load_file(tmp_path / "out/model.safetensors"), peer.merge_and_unload().state_dict()
@@ -139,10 +142,7 @@ PLAIN = "not a plain LoRA adapter"
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"sparseft": OWN | {"run_id": OTHER_SEED}}, f"run_id is {OTHER_SEED}, .*{RUN.id}"),
-        ({"sparseft": OWN | {"mode": "sparse_to_sparse"}}, "mode is sparse_to_sparse, .*sparse_to_dense"),
-        ({"sparseft": {"mask_sha256": "m"}}, "its run_id is None"),
-        ({"sparseft": OWN | {"mask_sha256": "other"}}, "its mask_sha256 is other, not m"),
+        ({"sparseft": OWN}, "has the key sparseft of an earlier version; train the run again"),
         ({"r": 6}, "do not have the rank r 6"),
         ({"target_modules": ["q_proj", "k_proj"]}, r"target_modules do not name .*\(first: .*down_proj\)"),
         ({"use_rslora": True}, PLAIN),
@@ -157,15 +157,31 @@ PLAIN = "not a plain LoRA adapter"
 )
 def test_an_adapter_that_does_not_fit_is_refused_by_what_its_configuration_says(tmp_path, tiny_llama, changes, line):
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
-    trained(tiny_llama, mask, "sparse_to_dense", tmp_path / "adapter")
+    trained(tiny_llama, mask, "sparse_to_dense", tmp_path / "adapter", OWN)
     path = tmp_path / "adapter/adapter_config.json"
-    content = json.loads(path.read_text()) | {"sparseft": OWN}
+    content = json.loads(path.read_text())
     path.write_text(json.dumps(content | changes))
     with pytest.raises(InputError, match=line):
         merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()
     path.write_text(json.dumps(content))
     assert merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out", RUN)["layers_merged"] == 14
+
+
+@pytest.mark.parametrize(
+    ("origin", "line"),
+    [
+        (OWN | {"run_id": OTHER_SEED}, f"run_id is {OTHER_SEED}, .*{RUN.id}"),
+        (OWN | {"mode": "sparse_to_sparse"}, "mode is sparse_to_sparse, .*sparse_to_dense"),
+        ({"mask_sha256": "m"}, "its run_id is None"),
+        (OWN | {"mask_sha256": "other"}, "its mask_sha256 is other, not m"),
+    ],
+)
+def test_an_adapter_of_another_run_is_refused(tmp_path, tiny_llama, origin, line):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    trained(tiny_llama, mask, "sparse_to_dense", tmp_path / "adapter", origin)
+    with pytest.raises(InputError, match=line):
+        merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out", RUN)
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path, tiny_llama):

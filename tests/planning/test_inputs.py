@@ -5,7 +5,8 @@ from pathlib import Path
 
 import lm_eval
 import pytest
-from project import laid_over
+import yaml
+from project import laid_over, succeed
 from sparseft.errors import InputError
 from sparseft.planning.inputs import KnownHashes, check_inputs, check_sources, task_files
 from sparseft.planning.sizes import NAMED
@@ -89,6 +90,34 @@ def test_a_prepared_file_that_was_replaced_is_refused(folder):
         InputError, match=r"^models/mine/config\.json: not the file that manifest\.json beside it records"
     ):
         check_inputs(config, KnownHashes(Path("known.json")))
+
+
+def test_what_was_fetched_is_in_the_configuration_and_another_commit_is_refused(folder):
+    commits = {"hub:a/b": "0" * 40, "org/rows": "1" * 40, "org/text/part": "2" * 40}
+    one, two, three = commits.values()
+    manifests = {
+        "models/mine/manifest.json": {"source": "hub:a/b", "revision": one, "files": {}},
+        "models/fixed/manifest.json": {"source": "hub:a/b@main", "revision": two, "files": {}},
+        "data/hellaswag_mini/manifest.json": {"source": {"hub": "org/rows", "revision": two}, "sha256": {}},
+        "data/calibration_c.jsonl.json": {"source": {"hub": "org/text/part", "revision": three}},
+        "data/boolq_mini/manifest.json": {"source": {"local": "x"}},
+    }
+    for name, content in manifests.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(json.dumps(content))
+    output = Path("configuration.yaml")
+    succeed(
+        "write_configuration.py", text="# one\nresults: results\n", output=output, manifests=[*manifests, "gone.json"]
+    )
+    assert yaml.safe_load(output.read_text()) == {"results": "results", "revisions": commits}
+    succeed("write_configuration.py", text="# one\n", output=output, manifests=["gone.json"])
+    assert yaml.safe_load(output.read_text()) == {"revisions": commits}
+    check_inputs(laid_over(study("hub:a/b", revisions=commits)), KnownHashes(Path("known.json")))
+    wrong = study("hub:a/b", revisions=commits | {"hub:a/b": two})
+    with pytest.raises(
+        InputError, match=rf"models/mine/manifest.json has hub:a/b at {one}, not at {two}; leave hub:a/b"
+    ):
+        check_inputs(laid_over(wrong), KnownHashes(Path("known.json")))
 
 
 def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from project import DEFAULT, ROOT, laid_over
 from sparseft.errors import InputError
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
-from sparseft.study.configfiles import read_sections
+from sparseft.study.configfiles import complete, read_sections
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Distillation, Training
 from sparseft.study.section import parse_section
@@ -206,6 +206,23 @@ def test_each_layer_of_a_schedule_lies_over_those_before_it(training, own, named
     raw["grid"]["trainings"] = {"name": named}
     found = parse_section(Config, raw, "configuration").training_of("hellaswag_mini", "name")
     assert (found.steps, found.learning_rate, found.batch_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("training", "task", "named", "size"),
+    [
+        ({"batch_size": 4}, "boolq_mini", {}, 4),  # below the default of 8
+        ({"batch_size": "12"}, "boolq_mini", {}, 6),
+        ({"batch_size": 8}, "hellaswag_mini", {}, 4),  # the task's suggestion divides it
+        ({"batch_size": 6}, "hellaswag_mini", {}, 3),
+        ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24}, 12),
+        ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24, "micro_batch_size": 4}, 4),
+    ],
+)
+def test_a_micro_batch_follows_the_batch_and_is_never_larger_than_it_was(training, task, named, size):
+    study = laid_over({"training": training, "grid": {"trainings": {"a": named}}})
+    assert study.training_of(task, "a").micro_batch_size == size
+    assert complete(study, Path.cwd()).training_of(task, "a").micro_batch_size == size
 
 
 def test_the_default_study_s_schedules_are_these():

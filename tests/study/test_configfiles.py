@@ -1,14 +1,17 @@
 """Configuration files: what is refused in them, and the complete one that gives the same study again."""
 
+import re
 from pathlib import Path
 
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
 from sparseft.study.configfiles import (
+    DEFAULT,
     check_command,
     complete,
     complete_text,
+    parse_study,
     read_configuration,
     read_sections,
     with_normal_places,
@@ -129,3 +132,25 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line)
         return check_command(["snakemake", *command])
     with pytest.raises(InputError, match=line):
         check_command(["snakemake", *command])
+
+
+def test_every_mistake_of_a_file_is_told_in_one_line_with_its_line_of_the_file(write):
+    text = "grid:\n  methods: [unstructured,\n    wandering]\n  sparsitys: [0]\nmodels: {}\ntraining: {batch_size: x}\n"
+    file = write(text + "cerebras:\n  csx_micro_batch_size: none\n")
+    with pytest.raises(InputError) as caught:
+        read_configuration([file])
+    faults = re.findall(r"\((\d)\) ([\w.]+): .*?(?: \(([^()]*), line (\d+)\))(?=; )", str(caught.value))
+    places = [("grid.methods.1", 3), ("grid.sparsitys", 4), ("training.batch_size", 6)]
+    places.append(("cerebras.csx_micro_batch_size", 8))
+    assert faults == [(str(n), place, str(file), str(line)) for n, (place, line) in enumerate(places, 1)]
+    with pytest.raises(InputError, match=r"grid\.methods\.0: .*\(--config\); (?!.*line)"):
+        parse_study(read_sections(DEFAULT) | {"grid": {"methods": ["no"]}}, [file], {"grid": {"methods": ["no"]}})
+
+
+def test_mistakes_between_sections_are_told_together(write):
+    text = "grid: {models: [llama], tasks: [none]}"
+    with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
+        read_configuration([write(text)])
+    text = "grid: {methods: [semistructured], modes: [reconstruct]}\nbackend: cerebras"
+    with pytest.raises(InputError, match=r"semistructured: 10 % is no N:4.*; also: mode reconstruct"):
+        read_configuration([write(text)])

@@ -45,6 +45,14 @@ def test_a_grid_has_one_dense_run_per_model_task_and_seed():
     assert len([run for run in dense if run.mode == NO_FINETUNE]) == cells
 
 
+@pytest.mark.parametrize("modes", [["no_finetune", "sparse_to_sparse"], ["sparse_to_sparse"], ["no_finetune"]])
+def test_a_study_has_its_untrained_runs_whether_it_names_the_mode_or_not(modes):
+    trained = {"sparse_to_sparse", "sparse_to_dense"} if "sparse_to_sparse" in modes else set()
+    found = {(run.sparsity, run.mode) for run in targets.runs(study_of(grid=GRID | {"modes": modes}))}
+    assert {mode for _, mode in found} == trained | {NO_FINETUNE}
+    assert {sparsity for sparsity, mode in found if mode == NO_FINETUNE} == {0, 50, 90}
+
+
 def test_every_trained_run_has_every_training_and_another_training_adds_its_own_runs_only():
     few, more = runs_of({"short": {}}), runs_of({"short": {}, "long": {}})
     assert {run.training for run in more if run.mode == NO_FINETUNE} == {""}
@@ -75,8 +83,8 @@ def test_throughput_is_measured_once_per_trained_cell_or_for_what_you_choose(thr
     assert targets.throughput_targets(study) == sorted(expected)
 
 
-def test_a_study_without_modes_evaluates_the_models_and_trains_none():
-    study = study_of(grid=GRID | {"modes": []})
+def test_a_study_of_no_finetune_alone_evaluates_the_models_and_trains_none():
+    study = study_of(grid=GRID | {"modes": ["no_finetune"]})
     assert {run.mode for run in targets.runs(study)} == {"no_finetune"}
     assert {run.sparsity for run in targets.runs(study)} == set(GRID["sparsities"])
     assert targets.throughput_targets(study) == []

@@ -10,7 +10,7 @@ from sparseft.errors import InputError
 from sparseft.storage.atomic import write_json
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import ResultPaths, Run
-from sparseft.study.terminal import check_target, findings, made_again, result
+from sparseft.study.terminal import check_target, failure, findings, made_again, result
 
 RUN = Run("smollm2", "hellaswag_mini", "unstructured", 50, "sparse_to_dense", 0)
 RECORD = {"metric": "acc_norm", "value": 0.9416}
@@ -35,6 +35,18 @@ def test_a_run_shows_its_metric_with_the_interval_or_what_is_wrong(tmp_path, mon
     said = result(wildcards, ResultPaths(), lambda outcomes: (min(outcomes), max(outcomes)))
     assert f"{RUN.id}{line}" in said
     assert said.startswith("note: ") == ("metric" not in (record or {}))
+
+
+def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path):
+    log = tmp_path / "merge_run/a-seed0.log"
+    log.parent.mkdir()
+    assert failure(log, tmp_path) == ""
+    log.write_bytes(b"traceback | error: inner\n\xff\nerror: one; do it\nerror: two; do that\nE0000 torchrun failed\n")
+    assert failure(log, tmp_path) == f"merge_run/a-seed0: error: two; do that (log: {log})"
+    log.write_text("step 1 of 3\ninterrupted\n")
+    assert failure(log, tmp_path) == f"merge_run/a-seed0: interrupted (log: {log})"
+    log.write_text("Killed\n")
+    assert failure(log, tmp_path) == ""
 
 
 def test_the_findings_end_with_the_place_of_the_page(tmp_path):

@@ -42,6 +42,19 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
 
+def test_a_failed_job_is_one_line(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text('{"prompt": "a", "respons": "b"}\n')
+    study = Study(tmp_path)
+    study.configure({"a": tmp_path}, tasks={"mine": {"kind": "instruction", "local": "."}}, grid=tiny_grid("a", "mine"))
+    said = study.snakemake("data/mine/train.jsonl", expect=1)
+    (line,) = [line for line in said.splitlines() if "error: " in line]
+    assert line.startswith("prepare_task/mine: error: train.jsonl, line 1: field 'response' is missing; ")
+    assert line.endswith("(log: results/logs/prepare_task/mine.log)")
+    assert "CalledProcessError" not in said
+    assert "on_gpus" not in said
+
+
 DIVIDED = {"training": {**TINY_STUDY["training"], "shard_model": True}, "resources": {"processes": 2}}
 WAFERS = {"backend": "cerebras", "cerebras": {"num_csx": 2, "job_labels": ["name=x"]}}
 

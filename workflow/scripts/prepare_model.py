@@ -12,6 +12,7 @@ from pathlib import Path
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.command import Flags, run
 from sparseft.storage.ownership import claim_folder
+from sparseft.storage.revisions import fixed
 from sparseft.study.sources import Model
 
 
@@ -24,7 +25,7 @@ def main(*, model: Flags[Model], output_dir: Path) -> None:
     claim_folder(output_dir, "model")
     manifest = prepare_model(model, output_dir)
     revision = manifest["revision"]
-    if revision and not model.source.endswith(f"@{revision}"):
+    if revision and not fixed(model.source).endswith(f"@{revision}"):
         place = f"{model.source.partition('@')[0]}@{revision}"
         print(f"warning: {model.source} may change; to keep what was fetched, set source to {place}", file=sys.stderr)
     print(

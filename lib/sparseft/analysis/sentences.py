@@ -100,7 +100,7 @@ def _within(pruned: pd.DataFrame, tolerance: float) -> str:
         or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
         methods = listed(f"{row.method} {percent(row)} % ({row.where})" for row in largest.itertuples())
         return f"Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
-    start = f"No pruned model is surely within the tolerance of {tolerance:g}" if is_share else "Losses against dense"
+    start = f"No pruned model is shown to be within {tolerance:g} of dense" if is_share else "Losses against dense"
     return f"{start}: {counts}." if (counts := _counted(pruned)) else ""
 
 
@@ -130,7 +130,7 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
     text = "; ".join(parts) + _widest(pd.concat(open_pairs))
     if len(single):
         modes = listed(single["where"].unique())
-        text += f"{'; o' if text else 'O'}ne seed tells no methods apart in {modes}"
+        text += f"{'; w' if text else 'W'}ith one seed no methods are told apart in {modes}"
     return text + _unequal(pruned) + "."
 
 

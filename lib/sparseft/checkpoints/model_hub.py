@@ -1,4 +1,7 @@
-"""Fetch models from the Hugging Face hub with its own client. A place on the hub is ORG/NAME[@REVISION]."""
+"""Fetch models from the Hugging Face hub with its own client. A place on the hub is ORG/NAME[@REVISION].
+
+Also say which repositories of the hub this machine may not read, before anything runs.
+"""
 
 import errno
 from collections.abc import Iterable
@@ -7,6 +10,8 @@ from pathlib import Path
 
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import parse_json, read_json
+from sparseft.storage.revisions import fixed
+from sparseft.study.sources import HUB
 
 # How long a plan waits for the hub's answer, in seconds.
 PLAN_TIMEOUT = 3
@@ -18,7 +23,7 @@ def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
     """Return a folder with the files of a place that fit the patterns `wanted`. Raises InputError if they cannot be fetched."""
     from huggingface_hub import snapshot_download
 
-    name, _, revision = place.partition("@")
+    name, _, revision = fixed(f"{HUB}{place}").removeprefix(HUB).partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
     # The client of the hub raises a dozen kinds of errors.
@@ -42,7 +47,7 @@ def known_config(place: str) -> dict | None:
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    name, _, revision = place.partition("@")
+    name, _, revision = fixed(f"{HUB}{place}").removeprefix(HUB).partition("@")
     cached = try_to_load_from_cache(name, _CONFIG, revision=revision or None)
     if isinstance(cached, str):
         return read_json(Path(cached), _GIVE_MODEL)
@@ -57,14 +62,38 @@ def known_config(place: str) -> dict | None:
         return None
 
 
-def _hub_error(name: str, revision: str, error: Exception) -> InputError:
-    """Return why a model of the hub cannot be fetched, and what to do about it."""
+def check_access(places: dict[str, tuple[str, str]]) -> None:
+    """Raise InputError with all repositories of the hub that this machine may not read. Without a network, nothing is known.
+
+    places: a key of the configuration -> "models" or "datasets", and ORG/NAME, which may have more parts behind it"""
     from huggingface_hub import constants, errors
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    faults = []
+    for key, (kind, place) in places.items():
+        name = "/".join(place.partition("@")[0].split("/")[:2])
+        url = f"{constants.ENDPOINT}/api/{kind}/{name}/auth-check"
+        try:
+            hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT))
+        except errors.RepositoryNotFoundError as error:
+            faults.append(f"{key}: {_hub_error(name, '', error, folder='datasets/' * (kind == 'datasets'))}")
+        # The job that fetches the place reports any other error.
+        except Exception:
+            break
+    if faults:
+        what, _, advice = "; also: ".join(faults).rpartition("; ")
+        raise InputError(what, advice)
+
+
+def _hub_error(name: str, revision: str, error: Exception, folder: str = "") -> InputError:
+    """Return why a repository of the hub cannot be fetched, and what to do about it. `folder` is that of its kind."""
+    from huggingface_hub import constants, errors, get_token
 
     log_in = "then run `hf auth login` or set HF_TOKEN"
+    gated = "gated" if get_token() else "gated, and this machine has no token"
     # The first that fits counts: the error of a gated repository is a subclass of that of a missing one.
     reasons = {
-        errors.GatedRepoError: ("gated", f"accept its licence on {constants.ENDPOINT}/{name}, {log_in}"),
+        errors.GatedRepoError: (gated, f"accept its licence on {constants.ENDPOINT}/{folder}{name}, {log_in}"),
         errors.RepositoryNotFoundError: ("no such repository, or a private one", f"check the name, {log_in}"),
         errors.RevisionNotFoundError: (f"it has no revision {revision or 'main'}", "name a branch, a tag or a commit"),
         errors.LocalEntryNotFoundError: (

@@ -22,6 +22,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows, reported
 from sparseft.storage.hashes import sha256
+from sparseft.storage.revisions import fixed
 from sparseft.study.sources import TaskData
 from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.tasks.lm_eval import (
@@ -181,7 +182,7 @@ def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Da
         files = {split: Path(data.local, f"{split}.jsonl") for split in SPLITS}
         rows = {split: rows_table(name, file) for split, file in files.items()}
         return rows, {"local": {split: sha256(file) for split, file in files.items()}}
-    place = data.hub or _place_of(name, config)
+    place = fixed(data.hub or _place_of(name, config))
     datasets = hub_dataset(place, f"tasks.{name}.local")
     source = hub_source(place, datasets)
     if not re.fullmatch(COMMIT, place.partition("@")[2]):

@@ -6,13 +6,14 @@
                                         base_model.model.{layer}.lora_B.weight  (out, r)
     adapter/adapter_config.json         r, alpha, and which layers have matrices
 
-The key `sparseft` of the configuration holds the mode and the sha256 of the mask. Stock PEFT ignores it: it would run and
-merge every adapter as if the mask were all ones.
+The metadata `sparseft` of the weights' file is JSON with the run, its mode and the sha256 of the mask. Stock PEFT does not read
+it: it would run and merge every adapter as if the mask were all ones.
 
 Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -32,11 +33,13 @@ from sparseft.study.schedule import Training
 
 _ADVICE = "train the run again"
 _PREFIX = "base_model.model."
+# The name of the metadata that say where an adapter of this project comes from.
+_ORIGIN = "sparseft"
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = frozenset(
     (
         "auto_mapping base_model_name_or_path bias eva_config inference_mode init_lora_weights loftq_config lora_alpha"
-        " lora_dropout lora_ga_config megatron_core peft_type peft_version qalora_group_size r revision sparseft"
+        " lora_dropout lora_ga_config megatron_core peft_type peft_version qalora_group_size r revision"
         " target_modules task_type"
     ).split()
 )
@@ -50,7 +53,7 @@ def factor_names(layer: str) -> tuple[str, str]:
 def write_adapter(
     folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], settings: Training, *, base: str, sparseft: dict
 ) -> None:
-    """Write an adapter folder. `matrices`: layer -> (A (r, in), B (out, r)). `base`: the model's name."""
+    """Write an adapter folder. `matrices`: layer -> (A (r, in), B (out, r)). `base`: the model's name. `sparseft`: its origin."""
     tensors = {
         name: matrix.detach().float().cpu().contiguous()
         for layer, pair in matrices.items()
@@ -68,10 +71,15 @@ def write_adapter(
         "fan_in_fan_out": False,
         "inference_mode": True,
         "target_modules": [name for name in PROJECTIONS if name in projections],
-        "sparseft": sparseft,
     }
+    content = save(tensors)
+    size = int.from_bytes(content[:8], "little")
+    # The library would write several metadata in another order every time.
+    entries = {"__metadata__": {"format": "pt", _ORIGIN: json.dumps(sparseft)}, **json.loads(content[8 : 8 + size])}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
     with atomic_folder(folder, "adapter") as temporary:
-        (temporary / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (temporary / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
         write_json(temporary / ADAPTER_CONFIG, config)
 
 
@@ -82,7 +90,7 @@ class Adapter(NamedTuple):
     pairs: dict[str, tuple[Tensor, Tensor]]
     # s = alpha / r.
     scale: float
-    # The content of adapter_config.json.
+    # The content of adapter_config.json, and under "sparseft" the origin, which an adapter of stock PEFT lacks.
     config: dict
     # The digest of the bytes that all this was read from.
     digest: str
@@ -98,6 +106,8 @@ def read_adapter(folder: Path) -> Adapter:
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
     check_adapter(folder, digest)
     config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
+    if _ORIGIN in config:
+        raise InputError(f"{folder / ADAPTER_CONFIG}: has the key {_ORIGIN} of an earlier version", _ADVICE)
     if not _is_plain(config):
         raise InputError(
             f"{folder}: not a plain LoRA adapter",
@@ -108,6 +118,9 @@ def read_adapter(folder: Path) -> Adapter:
         tensors = load(weights)
     except SafetensorError as error:
         raise InputError(f"{path}: {error}", _ADVICE) from None
+    metadata = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")]).get("__metadata__", {})
+    if _ORIGIN in metadata:
+        config[_ORIGIN] = parse_json(metadata[_ORIGIN], path, _ADVICE)
     names = {
         layer: factor_names(layer)
         for layer in sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})

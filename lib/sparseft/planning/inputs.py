@@ -13,16 +13,19 @@ import yaml
 
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import small_files
+from sparseft.checkpoints.model_hub import check_access
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.sizes import Subject, description
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
+from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import OWN_CONTEXT, TaskData, split_mdl
-from sparseft.tasks.data_source import SPLITS
+from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, split_mdl
+from sparseft.tasks import BY_NAME
+from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
 from sparseft.tasks.rows import source_file
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
 
@@ -75,11 +78,15 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
     A prepared file must have the sha256 that its manifest records. Snakemake compares dates only, so it does not see a file that
     was edited or replaced with its date kept."""
     check_sources(config)
-    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
-    for task in _prepared_tasks(config):
-        manifests += [Path(DATA.format(task=task), name) for name in ("manifest.json", MANIFEST_FILE)]
-    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
-    manifests += [source_file(Path(WIKITEXT2))] if config.perplexity else []
+    manifests = source_manifests(config)
+    for manifest in filter(Path.exists, manifests):
+        for place, commit in fetched([manifest]).items():
+            if commit != config.revisions.get(place, commit):
+                raise InputError(
+                    f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}",
+                    f"leave {place} out, or delete {manifest} to prepare it again",
+                )
+    manifests += [Path(DATA.format(task=task), MANIFEST_FILE) for task in _prepared_tasks(config)]
     for manifest in filter(Path.exists, manifests):
         recorded = _recorded(manifest)
         for file, digest in hashes.of(recorded).items():
@@ -90,8 +97,16 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
                 )
 
 
+def source_manifests(config: Config) -> list[Path]:
+    """Return the manifests of the models, tasks and texts of a study, prepared or not."""
+    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
+    manifests += [Path(DATA.format(task=task), "manifest.json") for task in _prepared_tasks(config)]
+    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
+    return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
+
+
 def check_sources(config: Config) -> None:
-    """Raise InputError if local files are missing, or if the study's backend and texts do not suit a model.
+    """Raise InputError if local files are missing, if the hub refuses a model or data, or if backend or texts suit no model.
 
     One error names all files that are missing. A model that must be fetched is not known yet."""
     missing = [
@@ -102,6 +117,7 @@ def check_sources(config: Config) -> None:
     ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
+    check_access(_hub_places(config))
     for name in config.grid.models:
         content, place = description(name, config.models[name], config.models) or (None, "")
         if content is None:
@@ -143,6 +159,28 @@ def _sources(config: Config) -> dict[str, list[str]]:
     }
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
+
+
+def _hub_places(config: Config) -> dict[str, tuple[str, str]]:
+    """Return what the study must still fetch from the hub, by its place in the configuration, as `check_access` takes it.
+
+    The data set of a task that only lm-eval describes is not known yet."""
+    models, data = {}, {}
+    for name in config.grid.models:
+        if not Path(MANIFEST.format(model=name)).exists():
+            models[f"models.{name}"] = config.models[name].source
+    for name in _prepared_tasks(config):
+        task = config.task_data(name)
+        if not (task.local or Path(DATA.format(task=name), "manifest.json").exists()):
+            data[f"tasks.{name}"] = task.hub or (BY_NAME[name].hub if name in BY_NAME else None)
+    for name in config.calibration_texts():
+        if not Path(CALIBRATION.format(text=name)).exists():
+            data[f"masks.calibration.{name}"] = config.masks.calibration[name].hub
+    if config.perplexity and not (config.perplexity.local or Path(WIKITEXT2).exists()):
+        data["perplexity"] = config.perplexity.hub or WIKITEXT2_PLACE
+    return {key: ("models", source.removeprefix(HUB)) for key, source in models.items() if source.startswith(HUB)} | {
+        key: ("datasets", place) for key, place in data.items() if place
+    }
 
 
 def _prepared_tasks(config: Config) -> list[str]:

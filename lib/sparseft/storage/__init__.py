@@ -6,5 +6,6 @@ locks      one process per output, and no child without its parent
 reading    text and JSON
 hashes     sha256 of files
 record     the records of a run, with a digest of themselves, and the files that they record
+revisions  those of places on the hub that have none of their own
 compiled   compiled loops, kept on disk
 """

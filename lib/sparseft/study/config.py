@@ -18,17 +18,17 @@ from sparseft.study.export_settings import Export
 from sparseft.study.grid import (
     IMPORTED_METHOD,
     METHODS,
+    MODES,
     PROJECTIONS,
     RESULTS,
     TEXT_METHOD,
-    TRAINED_MODES,
     TRAINING,
     WILDCARDS,
     ResultPaths,
     base_folder,
 )
 from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training
+from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
 from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
 from sparseft.study.sources import SHUFFLED, Model, Perplexity, TaskData, pruned_base
 from sparseft.tasks import BY_NAME
@@ -69,11 +69,11 @@ class Grid(Section):
     (`masks.calibration`). Dense runs belong to sparsity 0."""
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
-    modes: list[Literal[TRAINED_MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
-        examples=[["sparse_to_sparse"]]
+    modes: list[Literal[MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
+        min_length=1, examples=[["sparse_to_sparse"]]
     )
-    """How to fine-tune. The pruned model without it is always evaluated too, and so is a mode that another one starts from. If the
-    list is empty, nothing is trained."""
+    """How to fine-tune. `no_finetune`, the pruned model without it, is always evaluated too, also if the list leaves it out, and
+    so is a mode that another one starts from."""
     seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
     """Seeds of adapters and batches. Each is one more training."""
     trainings: dict[TrainingName, dict[str, Any]] = Field(
@@ -128,6 +128,11 @@ class _Keys(Section):
     export: Export = Export()
     backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]  # a table has them
     """What trains. Only `torch` trains on this machine's CPU and GPUs."""
+    revisions: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = Field(
+        {}, examples=[{"hub:org/model": "0123456789abcdef0123456789abcdef01234567"}]
+    )
+    """Commits of the places on the hub that you give without `@REVISION`: `hub:ORG/NAME` of a model, or a place of data.
+    `configuration.yaml` has those that were fetched, so that another folder or machine fetches the same."""
     keep_merged: bool = False
     """Keep the merged models, `results/runs/*/model_dir`, after their evaluation."""
     results: str = Field("results", pattern=f"^{RESULTS}$", examples=["results/wanda"])
@@ -150,14 +155,20 @@ class Config(_AllKeys):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         """Check the sections against each other."""
-        for method in self.grid.methods:
-            self.masks.check(method, self.grid.sparsities)
-        for name in self.models:
-            self._check_model(name)
-        for name in self.tasks:
-            self._check_task(name)
-        self.training_backend.check_modes(self.grid.modes)
-        self.training_backend.check(self)
+        checks: list[Callable[[], None]] = [
+            *(partial(self.masks.check, method, self.grid.sparsities) for method in self.grid.methods),
+            *(partial(self._check_model, name) for name in self.models),
+            *(partial(self._check_task, name) for name in self.tasks),
+            partial(self.training_backend.check_modes, self.grid.modes),
+            partial(self.training_backend.check, self),
+        ]
+        faults: dict[str, object] = {}
+        for check in checks:
+            try:
+                check()
+            except ValueError as error:
+                faults[str(error)] = True
+        refuse(faults)
         return self
 
     def contradictions(self) -> dict[str, object]:
@@ -266,8 +277,8 @@ class Config(_AllKeys):
 
     @property
     def trained_modes(self) -> list[str]:
-        """Return the modes of the grid, and those that they start from."""
-        return with_starts(self.grid.modes)
+        """Return the modes of the grid that train, and those that they start from."""
+        return [mode for mode in with_starts(self.grid.modes) if get_mode(mode).is_trained]
 
     @property
     def training_backend(self) -> Backend:
@@ -297,7 +308,7 @@ class Config(_AllKeys):
         suggested = BY_NAME[task].suggested_training if task in BY_NAME else {}
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
         named = self.grid.trainings[training] if training else {}
-        return Training(**{**suggested, **set_by_user, **self.tasks[task].training, **named})
+        return Training(**laid_over(suggested, set_by_user, self.tasks[task].training, named))
 
     def schedule_of(self, mode: str, task: str, training: str = "") -> Training:
         """Return the schedule of a mode on a task in a training. If the mode reconstructs, it is that of each decoder layer."""
@@ -331,7 +342,7 @@ class Config(_AllKeys):
         for key in sorted(self.training.model_fields_set):
             value, used = getattr(self.training, key), [getattr(schedule, key) for schedule in schedules]
             # A complete configuration sets every key, so a default value need not be the user's choice.
-            if value not in (Training.model_fields[key].default, *used):
+            if value not in (getattr(Training(), key), *used):
                 sentences.append(f"training.{key} {value} is used by no run, because tasks or trainings set {used}")
         return sentences
 

@@ -1,15 +1,17 @@
 """Read configuration files as Snakemake reads them, and write one complete file that makes the study again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import yaml
 
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
+from sparseft.study.section import depth, parse_section
 from sparseft.study.sources import split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
@@ -50,7 +52,34 @@ def read_configuration(files: list[Path]) -> Config:
     content: dict = {}
     for file in (DEFAULT, *files):
         update_config(content, read_sections(file))
-    return parse_section(Config, content, "configuration")
+    return parse_study(content, files)
+
+
+def parse_study(content: dict, files: list[Path], given: Mapping = MappingProxyType({})) -> Config:
+    """Return a configuration, checked. Raises InputError, with the lines of `files` where its faults are.
+
+    `given` is what the command line sets, over all files."""
+    return parse_section(Config, content, "configuration", partial(_line_of, files, given))
+
+
+def _line_of(files: list[Path], given: Mapping, place: tuple) -> str:
+    """Return the file and the line that set the key at a place; empty if the default study or no file sets it."""
+    if not place or depth(dict(given), place) == len(place):
+        return " (--config)" if place else ""
+    for file in reversed(files):
+        node: Any = yaml.compose(read_text(file, "correct the path"), Loader=_Loader)
+        line = 0
+        for part in place:
+            is_list = isinstance(node, yaml.SequenceNode)
+            pairs = [(None, item) for item in node.value] if is_list else getattr(node, "value", [])
+            keys = [str(number) if is_list else key.value for number, (key, _) in enumerate(pairs)]
+            if str(part) not in keys:
+                break
+            key, node = pairs[keys.index(str(part))]
+            line = (key or node).start_mark.line + 1
+        else:
+            return f" ({file}, line {line})"
+    return ""
 
 
 def read_sections(file: Path) -> dict:
@@ -95,8 +124,10 @@ def complete(config: Config, folder: Path) -> Config:
 
 
 def complete_text(config: Config, folder: Path) -> str:
-    """Return the text of configuration.yaml: the complete configuration as YAML, below two lines that say what it is."""
-    content = complete(config, folder).model_dump(mode="json")
+    """Return the text of configuration.yaml: the complete configuration as YAML, below two lines that say what it is.
+
+    The revisions are those that the study has fetched, so they are added when it is written."""
+    content = complete(config, folder).model_dump(mode="json", exclude={"revisions"})
     return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 

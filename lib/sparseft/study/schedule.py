@@ -1,6 +1,6 @@
 """The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from sparseft.study.section import Count, LearningRate, Length, Positive, Sectio
 
 # The projections of the attention.
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+# The most examples of a forward pass, unless the user sets another number.
+MICRO_BATCH = 8
 # The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
 STOP_WINDOW = 10
 
@@ -34,6 +36,11 @@ class Distillation(Section):
         return 1 - self.weight, self.weight * self.temperature**2
 
 
+def micro_batch(batch_size: int, largest: int = MICRO_BATCH) -> int:
+    """Return the largest divisor of a batch size that is not above `largest`."""
+    return max(size for size in range(1, largest + 1) if batch_size % size == 0)
+
+
 class Training(Section):
     """Set the training schedule: one for all modes, so that their results can be compared.
 
@@ -43,8 +50,13 @@ class Training(Section):
     """Optimiser steps, over which warm-up and decay extend. Each mini task suggests its own number."""
     batch_size: Small = 8
     """Examples per optimiser step."""
-    micro_batch_size: Positive = 8
-    """Examples per forward pass. Must divide batch_size. A smaller value needs less memory."""
+    micro_batch_size: Positive = Field(
+        # A wrong batch_size is not in `keys`.
+        default_factory=lambda keys: micro_batch(keys.get("batch_size", MICRO_BATCH)),
+        json_schema_extra={"default": MICRO_BATCH},
+    )
+    """Examples per forward pass. Must divide batch_size. A smaller value needs less memory. If you set batch_size only, this is
+    its largest divisor up to the value that would hold otherwise."""
     learning_rate: LearningRate = 1e-3
     """Peak learning rate of AdamW. Each mini task suggests its own."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
@@ -102,7 +114,7 @@ class Training(Section):
             f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}": (
                 (self.stop_if_after_steps or 0) >= self.steps
             ),
-            f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}": (
+            f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: leave it out": (
                 self.batch_size % self.micro_batch_size
             ),
             "shard_model keeps no masked weights: set cache_weights or shard_model to false": (
@@ -159,6 +171,22 @@ class Training(Section):
                 "training.distillation: throughput is measured without a teacher",
                 "set it to null, or leave the stage throughput out",
             )
+
+
+def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of the layers of a schedule. Each layer lies over those before it.
+
+    A layer that sets only batch_size shrinks a micro_batch_size below it that does not divide it."""
+    keys: dict[str, Any] = {}
+    follows = False
+    for layer in layers:
+        keys |= layer
+        follows = (follows or "batch_size" in layer) and "micro_batch_size" not in layer
+    # The numbers may be texts, and wrong ones are refused with the other keys.
+    sizes = [str(keys.get(name, 0)) for name in ("batch_size", "micro_batch_size")]
+    if follows and all(size.isdecimal() and int(size) for size in sizes):
+        keys["micro_batch_size"] = micro_batch(*map(int, sizes))
+    return keys
 
 
 # Neither a reconstruction nor a measurement is evaluated, ends early or has a teacher. The loss of a reconstruction is not in nats.

@@ -1,8 +1,9 @@
 """What all sections of the configuration share: how they check their keys, the limits of their numbers, and their flags."""
 
 import re
+from collections.abc import Callable
 from shlex import join
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -42,7 +43,7 @@ class Section(BaseModel):
             field.description = field.description and one_line(field.description)
 
     def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the keys taken together, and whether it is. The first that is true is refused."""
+        """Return what may be wrong with the keys taken together, and whether it is."""
         return {}
 
     @model_validator(mode="before")
@@ -69,28 +70,54 @@ S = TypeVar("S", bound=Section)
 
 
 def refuse(faults: dict[str, object]) -> None:
-    """Raise ValueError with the first text whose value is true."""
-    for text, is_there in faults.items():
-        if is_there:
-            raise ValueError(text)
+    """Raise ValueError with every text whose value is true."""
+    if texts := [text for text, is_there in faults.items() if is_there]:
+        raise ValueError("; also: ".join(texts))
 
 
-def parse_section(section: type[S], raw: dict, name: str) -> S:
-    """Return a section, checked. Raises InputError with `name` and the place of the first fault in it."""
+def parse_section(section: type[S], raw: dict, name: str, line_of: Callable[[tuple], str] = lambda place: "") -> S:
+    """Return a section, checked. Raises InputError with `name`, and every fault with its place.
+
+    `line_of` returns where a file sets the key at a place, such as ("training", "steps"); empty if it is unknown."""
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{name}: {first_fault(error)}", "config/schema.json describes every key") from None
+        faults: dict[tuple, str] = {}
+        for fault in error.errors():
+            place = tuple(part for part in fault["loc"] if part != "[key]")
+            known = place if fault["type"] == "missing" else place[: depth(raw, place)]
+            # A default that follows from a wrong key has no fault of its own. A value of several types has one fault per type.
+            if fault["type"] != "default_factory_not_called":
+                faults.setdefault(known, _text(fault, known) + line_of(known))
+        texts = list(faults.values())
+        if len(texts) > 1:
+            texts = [f"({number}) {text}" for number, text in enumerate(texts, 1)]
+        raise InputError(f"{name}: {'; '.join(texts)}", "config/schema.json describes every key") from None
+
+
+def depth(raw: Any, place: tuple) -> int:
+    """Return how many parts of a place are in nested mappings and lists."""
+    for number, part in enumerate(place):
+        items = enumerate(raw) if isinstance(raw, list) else raw.items() if isinstance(raw, dict) else ()
+        inner = {str(key): value for key, value in items}
+        if str(part) not in inner:
+            return number
+        raw = inner[str(part)]
+    return len(place)
 
 
 def first_fault(error: ValidationError) -> str:
     """Return the first fault of a section: its place, what is wrong, and the value."""
     fault = error.errors()[0]
+    return _text(fault, tuple(part for part in fault["loc"] if part != "[key]"))
+
+
+def _text(fault: Any, place: tuple) -> str:
+    """Return a fault of a section with its place."""
     message = "unknown key" if fault["type"] == "extra_forbidden" else re.sub(r"^Value error, ", "", fault["msg"])
     if isinstance(fault["input"], str | int | float | None) and fault["type"] not in ("value_error", "json_invalid"):
         message += f", not {fault['input']!r:.200}"
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    return f"{place}: {message}" if place else message
+    return f"{'.'.join(map(str, place))}: {message}" if place else message
 
 
 def flags(**values: object) -> str:

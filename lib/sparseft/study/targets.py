@@ -65,7 +65,8 @@ def runs(config: Config) -> list[Run]:
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
-                modes = config.trained_modes if sparsity or not config.trained_modes else [PLAIN_LORA]
+                trained = config.trained_modes
+                modes = [PLAIN_LORA] if trained and not sparsity else trained
                 for mode, training, seed in product(modes, config.training_names, grid.seeds):
                     grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
                 # A seed only changes the training, so one run without training is enough.
@@ -237,6 +238,12 @@ def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     if get_mode(get_mode(mode).starts_from or mode).reconstructs:
         texts += reconstruction_text(config)
     return list(dict.fromkeys(texts))
+
+
+def first_evaluations(config: Config) -> list[str]:
+    """Return the evaluation of one run per model and task."""
+    first = {(run.model, run.task): run for run in reversed(runs(config))}
+    return [f"{fill(config.paths.run, run)}/evaluation.json" for run in first.values()]
 
 
 def record_targets(config: Config) -> list[str]:

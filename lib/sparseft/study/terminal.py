@@ -1,4 +1,4 @@
-"""Say in the terminal what a study does: what it makes again, the result of each run, the findings, and a wrong target.
+"""Say in the terminal what a study does: what it makes again, the result of each run, errors, the findings, a wrong target.
 
 The workflow reports its events here. Nothing here imports Snakemake.
 """
@@ -103,6 +103,14 @@ def result(
         return text
     except (InputError, OSError, KeyError) as error:
         return f"note: {run.id}: its evaluation.json cannot be read: {error}"
+
+
+def failure(log: Path, logs: Path) -> str:
+    """Return a failed job, what is wrong and its log on one line; empty if the log in the folder `logs` has no such line."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    # command.py prints both.
+    errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
+    return f"{log.relative_to(logs).with_suffix('')}: {errors[-1]} (log: {log})" if errors else ""
 
 
 def findings(folder: Path) -> str:

@@ -19,6 +19,7 @@ from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.revisions import fixed
 from sparseft.tasks.rows import (
     DOCUMENT,
     DOCUMENT_BREAK,
@@ -142,6 +143,7 @@ def hub_dataset(place: str, key: str) -> dict:
     from datasets import load_dataset
 
     remedy = f"set {key} to a local copy (docs/tasks.md)"
+    place = fixed(place)
     path, _, revision = place.partition("@")
     organisation, name, *parts = path.split("/")
     if parts and path.endswith(FILE_ENDINGS):
@@ -155,6 +157,9 @@ def hub_dataset(place: str, key: str) -> dict:
         dataset = load_dataset(f"{organisation}/{name}", **part, revision=revision or None)
     # The client raises a dozen kinds of errors for a data set that cannot be loaded.
     except Exception as error:
+        if "gated" in str(error):
+            remedy = f"accept its terms on its page and run `hf auth login`, or {remedy}"
+            raise InputError(f"{place} is gated on the hub", remedy) from None
         raise InputError(
             f"{place} cannot be loaded from the hub ({type(error).__name__})", f"go online, or {remedy}"
         ) from None

@@ -71,7 +71,7 @@ class TrainingJob:
     rows: dict[str, list[Row]]
     # The evaluation after the merge uses the same size. With another size, the two losses would also differ by rounding.
     evaluation_batch_size: int
-    # Where the adapter comes from. It is written into adapter_config.json.
+    # Where the adapter comes from. It is written into the adapter.
     provenance: dict
     # The adapter that the training starts from, in a mode that starts from another; else None.
     initial: Adapter | None = None
