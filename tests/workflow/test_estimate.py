@@ -49,7 +49,7 @@ def test_the_sweep_takes_what_the_docs_say():
 @pytest.mark.parametrize(("resources", "training", "lines"), [
     ({"gpus": 1}, {"micro_batch_size": 8},
      ["training on own needs 109 GB on a GPU, which has 80; set training: {gradient_checkpointing: true}"
-      " (23 GB on a GPU, 5 GB in the machine)"]),
+      " (23 GB on a GPU, 4 GB in the machine)"]),
     ({"gpus": 1}, {"micro_batch_size": 8, "gradient_checkpointing": True}, []),
     ({"gpus": 1, "gpu_memory_mb": 12000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
      ["training on own needs 22 GB on a GPU, which has 12; set training: {shard_model: true}"
