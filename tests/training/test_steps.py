@@ -40,10 +40,10 @@ def test_gradients_that_float16_cannot_hold_are_scaled_and_a_scale_that_overflow
     weight = torch.full((4,), 0.5, requires_grad=True)
     progress = Progress.of(torch.float16)
 
-    def gradients(factor: float) -> float:
+    def gradients(factor: float) -> dict[str, float]:
         loss = slope * weight.half().float().sum()
         (factor * loss).backward()
-        return loss.item()
+        return {"loss": loss.item()}
 
     Steps([weight], Training()).take(1, gradients, 4, progress)
     assert progress.loss_scale == scale

@@ -319,7 +319,7 @@ def add_copy(package: Path, old: str, new: str) -> None:
     (package / f"{new}.py").write_text(source.replace(old, new).replace(old.upper(), new.upper()))
     table = package / "__init__.py"
     lines = table.read_text().splitlines(keepends=True)
-    names = next(line for line in lines if line.startswith(f"{package.name.upper()} = ("))
+    names = next(line for line in lines if re.match(rf"{package.name.upper()}(: .*)? = \(", line))
     first = next(line for line in lines if line.startswith("from sparseft"))
     added = f"from sparseft.{package.name}.{new} import {new.upper()}\n"
     text = "".join(lines).replace(first, added + first, 1).replace(names, names.replace(")", f", {new.upper()})"))

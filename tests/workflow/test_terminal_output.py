@@ -42,14 +42,17 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
 
-def test_a_failed_job_is_one_line(tmp_path):
+def test_a_failed_job_is_one_line(tmp_path, tiny_models):
+    rows = tmp_path / "rows"
+    rows.mkdir()
     for split in ("train", "validation"):
-        (tmp_path / f"{split}.jsonl").write_text('{"prompt": "a", "respons": "b"}\n')
+        (rows / f"{split}.jsonl").write_text('{"prompt": "a", "respons": "b"}\n')
     study = Study(tmp_path)
-    study.configure({"a": tmp_path}, tasks={"mine": {"kind": "instruction", "local": "."}}, grid=tiny_grid("a", "mine"))
+    tasks = {"mine": {"kind": "instruction", "local": "rows"}}
+    study.configure({"a": tiny_models["llama"]}, tasks=tasks, grid=tiny_grid("a", "mine"))
     said = study.snakemake("data/mine/train.jsonl", expect=1)
     (line,) = [line for line in said.splitlines() if "error: " in line]
-    assert line.startswith("prepare_task/mine: error: train.jsonl, line 1: field 'response' is missing; ")
+    assert line.startswith("prepare_task/mine: error: rows/train.jsonl, line 1: field 'response' is missing; ")
     assert line.endswith("(log: results/logs/prepare_task/mine.log)")
     assert "CalledProcessError" not in said
     assert "on_gpus" not in said
