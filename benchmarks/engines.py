@@ -136,7 +136,7 @@ def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=4), repea
 
     Args:
         model_path: a prepared model folder
-        repeats: turns, in each of which every engine runs every model
+        repeats: number of turns; in each turn, every engine runs every model
     """
     torch.set_num_threads(1)
     engines = find_engines(settings)

@@ -143,7 +143,7 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
         ({"backend": "cerebras", "training": {"batch_size": 6, "micro_batch_size": 1}, "cerebras": {"num_csx": 3},
           "evaluation_batch_size": 4}, r"cerebras\.num_csx 3 .*evaluation_batch_size 4\b"),
         ({"grid": {"modes": ["reconstruct"], "methods": ["layers_random"]}}, r"grid\.modes: .*nothing to learn with \['layers_random'\]"),
-        ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}}, r"models\.part: other is no model of this study"),
+        ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}}, r"models\.part: other is not a model of this study"),
         ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity"}}},
          r"models\.part: layers_perplexity has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_METHOD"),
         ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}}, r"models\.part: unstructured has no pruned base"),

@@ -5,7 +5,7 @@ The file is a .csv with one header line and the columns of a Number. The last tw
     reproduced          it lies in our interval, or no further from our value than its tolerance
     sources disagree    it is not reproduced, and the file has another value of the same cell and metric
     not reproduced      neither of them
-    not run             there is no such cell of ours
+    not run             the study has no cell with its values
 """
 
 from csv import DictReader

@@ -132,7 +132,7 @@ def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
         return {"on a GPU": 0, "in the machine": in_machine}
     on_device, always_in_machine = process_memory(config, job, subject)
     on_gpu = sum(on_device.values()) if config.resources.gpus else 0
-    # The decoder layers of an evaluation or a teacher for which there is no room stay in their files.
+    # The decoder layers of an evaluation or of a teacher that do not fit stay in their files.
     processes = config.resources.processes if job.kind == "training" else 1
     in_machine -= processes * always_in_machine.get("layers in their files", 0)
     if job.kind in ("evaluation", "selection"):

@@ -211,7 +211,7 @@ def _teacher_room(config: Config, job: JobKind, others: int) -> float:
 def _weights_room(config: Config, device: dict[str, int], machine: dict[str, int]) -> float:
     """Return the bytes that an evaluation has for weights on a GPU or in the machine, beside these parts; infinity without a limit.
 
-    The decoder layers for which there is no room stay in their files."""
+    The decoder layers that do not fit stay in their files."""
     resources = config.resources
     limit = resources.gpu_memory_mb if resources.gpus else resources.memory_mb
     others = sum(device.values()) - device.get("weights", 0) + (0 if resources.gpus else sum(machine.values()))

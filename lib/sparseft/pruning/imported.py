@@ -45,8 +45,8 @@ _GIVE_BASE = "give the model that the tool pruned, in the same dtype (models.NAM
 def infer_mask(base: np.ndarray | None, pruned: np.ndarray, stated: str | None = None) -> tuple[np.ndarray, dict]:
     """Return the mask of a layer, bool (rows, cols), and its numbers of natural zeros and of changed weights.
 
-    `base` and `pruned` are its bits in the base and in the pruned checkpoint, (rows, cols). Without a base there are no such
-    numbers. `stated` is the pattern N:M that the user stated."""
+    `base` and `pruned` are its bits in the base and in the pruned checkpoint, (rows, cols). Without a base the
+    numbers are absent. `stated` is the pattern N:M that the user stated."""
     # The shift removes the sign.
     is_zero = pruned << 1 == 0
     if base is None:

@@ -211,7 +211,7 @@ class Config(_AllKeys):
             is_made = method.has_pruned_base and self.models[seen[-1]].source == f"pruned:{place}"
             refuse(
                 {
-                    f"models.{name}: {base.model} is no model of this study; describe it under models": (
+                    f"models.{name}: {base.model} is not a model of this study; describe it under models": (
                         base.model not in self.models
                     ),
                     f"models.{name}: {base.method} has no pruned base at this place; write pruned:MODEL/sparsityXX_METHOD, or"
