@@ -44,7 +44,8 @@ def run(main: Callable[..., int | None]) -> None:
         sys.exit(130)
     except Exception as error:
         print_traceback(error)
-        print("error: " + one_line(message(error)), file=sys.stderr)
+        # One write, so that the lines of processes that share a log do not mix.
+        sys.stderr.write(f"error: {one_line(message(error))}\n")
         sys.exit(2)
     sys.exit(code or 0)
 

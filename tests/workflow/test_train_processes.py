@@ -114,7 +114,7 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
 @pytest.mark.parametrize(("end", "last"), [("sys.exit(2)", "error: wrong; do"), ("os.abort()", "error: process ")])
 def test_a_training_of_several_processes_ends_with_an_error_and_no_traceback(tmp_path, end, last):
     script = tmp_path / "script.py"
-    script.write_text(f"import os, sys\nprint('error: wrong; do', file=sys.stderr, flush=True)\n{end}\n")
+    script.write_text(f"import os, sys\nsys.stderr.write('error: wrong; do\\n')\n{end}\n")
     done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
