@@ -4,6 +4,7 @@
 #   snakemake analyze --configfile config/sweep.yaml        the full study
 #   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
 #   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
+#   snakemake engines                                       every run exported, checked and measured in the engines that serve it
 #
 # A configuration with `results: results/NAME` has its results in that folder.
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity10_unstructured.pt
@@ -29,7 +30,7 @@ include: "rules/analyze.smk"
 include: "rules/terminal.smk"
 
 
-# The stages by name. Each one is the whole grid up to that stage, except throughput, which only measures. A function gives the
+# The stages by name. Each one is the whole grid up to that stage, except the last two, which only measure. A function gives the
 # files of a stage, because the plan of another target needs none of them. The first rule is the default target.
 rule analyze:
     input:
@@ -62,3 +63,8 @@ rule throughput:
     input:
         PATHS.throughput_table,
         PATHS.throughput_plots,
+
+
+rule engines:
+    input:
+        lambda w: targets.run_targets(STUDY, "engines.json"),

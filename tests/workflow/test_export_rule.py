@@ -34,13 +34,9 @@ def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(
     assert record["inputs"]["export"] == exported.digest
 
 
-@pytest.mark.parametrize(
-    ("engines", "line"),
-    [
-        ([], "export.engines is empty; "),
-        (["vllm:/nowhere/python"], "export.engines: vllm:/nowhere/python: no such program; "),
-    ],
-)
-def test_a_check_of_engines_that_are_not_there_is_refused_before_anything_runs(study, tiny_models, engines, line):
-    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export={"engines": engines}, **TINY_STUDY)
-    assert f"error: {RUN}/engines.json: {line}" in study.snakemake(f"{RUN}/engines.json", "-n", expect=2)
+@pytest.mark.parametrize("target", ["engines", f"{RUN}/engines.json"])
+def test_a_check_of_engines_that_are_not_there_is_refused_before_anything_runs(study, tiny_models, target):
+    grid, export = tiny_grid("llama", "hellaswag_mini"), {"engines": ["vllm:/nowhere/python"]}
+    study.configure(tiny_models, grid=grid, export=export, **TINY_STUDY)
+    line = "export.engines: vllm:/nowhere/python: no such program; "
+    assert f"error: {target}: {line}" in study.snakemake(target, "-n", expect=2)

@@ -5,6 +5,7 @@
     {task}_{perplexity}_vs_sparsity the perplexity of a text
     {task}_recovered_share          the share of the gap to dense that fine-tuning closed
     {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
+    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity, against the speed in an engine that was measured
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in a
 setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not drawn. The
@@ -40,6 +41,7 @@ from sparseft.analysis.study import OUTSIDE, SOUND
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.locks import end_with_parent
+from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, MODES, OUT_OF_MEMORY
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
@@ -156,13 +158,26 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
     yield Chart("value_vs_sparsity", "value", label, label)
     if metric != LOSS.name:
         yield Chart("loss_vs_sparsity", "eval_loss", "loss (nats per answer token)", "loss")
-    for column in points.columns[points.columns.str.contains("_ppl_")]:
+    perplexities = points.columns[points.columns.str.contains("_ppl_")]
+    for column in perplexities:
         yield Chart(f"{column}_vs_sparsity", column, "perplexity", f"perplexity ({column})")
     words = "share of the gap to dense that fine-tuning closed"
     yield Chart("recovered_share", "recovered_share", "share of the gap closed", words)
     if devices == 1:
         words = f"{label} against training speed"
         yield Chart("value_vs_speed", "value", label, words, x="samples_per_second", x_label=SPEED)
+    for engine in ENGINES:
+        speed = {"x": f"{engine}_speedup", "x_label": f"tokens/s in {engine}, as a multiple of dense"}
+        if speed["x"] in points:
+            yield Chart(f"value_vs_{engine}_speed", "value", label, f"{label} against the speed in {engine}", **speed)
+            for column in perplexities:
+                yield Chart(
+                    f"{column}_vs_{engine}_speed",
+                    column,
+                    "perplexity",
+                    f"{column} against the speed in {engine}",
+                    **speed,
+                )
 
 
 def lines_of(study) -> pd.DataFrame:
@@ -207,7 +222,7 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         draw_line(axes, place, line, chart.y, method, style)
         for point in () if step else line.itertuples():
             mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
-            axes.annotate(f"{point.sparsity} %", (point.samples_per_second, point.value), **mark)
+            axes.annotate(f"{point.sparsity} %", (getattr(point, chart.x), getattr(point, chart.y)), **mark)
     if chart.y == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):

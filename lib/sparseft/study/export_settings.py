@@ -24,7 +24,7 @@ class Export(Section):
     """The command of llama.cpp's converter: a Python that has what the converter needs, and the path of convert_hf_to_gguf.py."""
     engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
     """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp. transformers is the
-    reference, and is always measured. Unless you name its Python, it is the one that runs the study."""
+    reference, and is always measured, also if the list is empty. Unless you name its Python, it is the one that runs the study."""
     prompts: Positive = 8
     """Number of prompts, which are parts of the task's validation rows. They run one after the other."""
     prompt_tokens: Length = 128
@@ -47,8 +47,7 @@ class Export(Section):
         return dict(place.partition(":")[::2] for place in self.engines)
 
     def check(self, target: str) -> None:
-        """Raise InputError if `target`, a check of the engines, names none, or if a Python is not there."""
-        faults = [f"{name}:{python}: no such program" for name, python in self.pythons.items() if not which(python)]
-        if faults or not self.engines:
-            what = f"export.engines: {faults[0]}" if faults else "export.engines is empty"
-            raise InputError(f"{target}: {what}", ADVICE)
+        """Raise InputError if the Python of an engine, which `target` needs, is not there."""
+        for name, python in self.pythons.items():
+            if not which(python):
+                raise InputError(f"{target}: export.engines: {name}:{python}: no such program", ADVICE)

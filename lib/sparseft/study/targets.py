@@ -264,7 +264,7 @@ def final_targets(config: Config) -> list[str]:
 
 def check_measured(config: Config, target: str) -> None:
     """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible."""
-    if target.startswith(f"{config.paths.runs}/") and target.endswith("/engines.json"):
+    if target == "engines" or (target.startswith(f"{config.paths.runs}/") and target.endswith("/engines.json")):
         config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         for task in config.grid.tasks:

@@ -19,7 +19,7 @@ from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
 from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultPaths, Run, fill
 
-STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
+STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
 # Keys whose change makes no run again.
 _WITHOUT_RUNS = re.compile(
     r"results$|throughput\.|analysis\.|export\.|resources\.(memory_mb|minutes)|grid\.(?!trainings)"
