@@ -13,6 +13,8 @@ from sparseft.planning.requests import (
     CUDA,
     CUDA_LIBRARIES,
     LOADED,
+    LOGITS,
+    LOGITS_ON_GPU,
     PROGRAM,
     RUN_THE_MODEL,
     UNKNOWN,
@@ -248,7 +250,8 @@ def test_on_a_gpu_the_weights_go_tensor_by_tensor_through_the_machine_s_memory(k
     on_cpu, on_gpu = need(kind), need(kind, resources={"gpus": 1})
     assert on_cpu[1] == PROGRAM
     assert on_gpu[1] == PROGRAM + CUDA_LIBRARIES + LOADED * 4 * 49152 * 576
-    assert on_gpu[0] >= on_cpu[0] + CUDA
+    # The softmax of an evaluation makes one copy less on a GPU.
+    assert on_gpu[0] >= (on_cpu[0] if kind == "training" else LOGITS_ON_GPU / LOGITS * on_cpu[0]) + CUDA
 
 
 def test_an_evaluation_takes_the_gpus_that_its_weights_need_and_leaves_room_for_its_batch():

@@ -39,8 +39,9 @@ BLOCKS = 250_000_000
 ADAM = 16
 # Bytes per square of the widest layer's inputs in an update of weights: the Hessian of each layer, and its factors.
 HESSIANS = 32
-# Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
-LOGITS = 4
+# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
+# counted on a GPU, which makes no copy in fp32 before the softmax.
+LOGITS, LOGITS_ON_GPU = 16, 12
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
 # Tensors that transformers loads at a time.
@@ -321,12 +322,13 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind in ("evaluation", "selection"):
         heads = attention_heads(subject.config)
         cached = 2 * subject.width * heads.key_value * heads.size * layers
+        scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
         return max(
             # What has neither choices nor generated answers is evaluated by its loss.
             config.evaluation_batch_size
             * (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
-            * (cached if lengths.max_new_tokens else LOGITS * logits)
+            * (cached if lengths.max_new_tokens else scored)
             if lengths.choices or lengths.max_new_tokens
             else _loss_bytes(config, subject, lengths)
             for lengths in of_tasks
