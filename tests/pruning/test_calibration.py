@@ -2,8 +2,10 @@
 
 import json
 import re
+import weakref
 from collections import ChainMap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,22 @@ def test_the_bits_are_those_of_a_backward_through_the_whole_model(tmp_path, monk
             totals[layer] += 0 if weight.grad is None else weight.grad.abs()
     for layer, found in dict(ChainMap(*parts)).items():
         assert np.array_equal(found, (totals[layer] / len(EXAMPLES)).numpy()), layer
+
+
+def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "llama", torch.float32))
+    totals: list[weakref.ref] = []
+
+    def shape(*sizes: int) -> tuple[int, ...]:
+        assert all(total() is None for total in totals)
+        return sizes
+
+    def add(total: Tensor, gradient: Tensor) -> None:
+        totals.append(weakref.ref(total))
+        GRADIENT_MAGNITUDES.add(total, gradient)
+
+    parts = BY_TAYLOR.evidence_of_gradients(checkpoint, replace(GRADIENT_MAGNITUDES, shape=shape, add=add))
+    assert sum(1 for _ in parts) * 7 * len(EXAMPLES) == len(totals)
 
 
 @pytest.mark.parametrize(

@@ -280,10 +280,11 @@ def _of_gradients(
         totals = {layer: _zeros(statistic, linear.weight, layered.device) for layer, linear in linears.items()}
         for layer, linear in linears.items():
             linear.weight.requires_grad_(True)
-            linear.weight.register_post_accumulate_grad_hook(partial(_add_and_free, statistic, totals[layer]))
+            linear.weight.register_post_accumulate_grad_hook(partial(_add_and_free, statistic, totals, layer))
         for example, batch in enumerate(batches):
             gradients[example] = _backward(layered, stream, number, example, batch, gradients[example])
-        yield {layer: _finished(layer, statistic, total, len(batches)).cpu().numpy() for layer, total in totals.items()}
+        # The totals are popped, because those of two decoder layers must not be in memory at once.
+        yield {layer: _finished(layer, statistic, totals.pop(layer), len(batches)).cpu().numpy() for layer in linears}
 
 
 def _steps(layers: int, length: int) -> list[tuple[int, str]]:
@@ -317,9 +318,9 @@ def _backward(
     return states.grad
 
 
-def _add_and_free(statistic: Statistic, total: Tensor, weight: Tensor) -> None:
+def _add_and_free(statistic: Statistic, totals: dict[str, Tensor], layer: str, weight: Tensor) -> None:
     """Add a weight's gradient to the total of its layer, and free it."""
-    statistic.add(total, weight.grad)
+    statistic.add(totals[layer], weight.grad)
     weight.grad = None
 
 
