@@ -45,6 +45,8 @@ def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path):
     assert failure(log, tmp_path) == f"merge_run/a-seed0: error: two; do that (log: {log})"
     log.write_text("step 1 of 3\ninterrupted\n")
     assert failure(log, tmp_path) == f"merge_run/a-seed0: interrupted (log: {log})"
+    log.write_text('environment: line 1: 11213 Killed                  CUDA_VISIBLE_DEVICES= "${@:2}"\n')
+    assert failure(log, tmp_path).startswith("merge_run/a-seed0: error: the job was killed, ")
     log.write_text("Killed\n")
     assert failure(log, tmp_path) == ""
 

@@ -19,6 +19,8 @@ from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
 from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultPaths, Run, fill
 
+# What bash says of a process that SIGKILL ended.
+KILLED = re.compile(r": line \d+: +\d+ Killed ")
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
 # Keys whose change makes no run again.
 _WITHOUT_RUNS = re.compile(
@@ -110,6 +112,10 @@ def failure(log: Path, logs: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     # command.py prints both.
     errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
+    if not errors and any(KILLED.search(line) for line in lines):
+        errors = [
+            "error: the job was killed, as Linux does if memory runs out; request more memory, or lower its batch size"
+        ]
     return f"{log.relative_to(logs).with_suffix('')}: {errors[-1]} (log: {log})" if errors else ""
 
 
