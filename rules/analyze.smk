@@ -16,7 +16,8 @@ use rule run_script as write_configuration with:
     localrule: True
     params:
         **running("write_configuration.py"),
-        settings=flags(text=complete_text(STUDY, Path.cwd())),
+        # A function, because Snakemake would fill in the {{fields}} of a template in the text.
+        settings=lambda w: flags(text=complete_text(STUDY, Path.cwd())),
         places=lambda w, output: flags(output=output.output, manifests=source_manifests(STUDY)),
 
 

@@ -11,6 +11,7 @@ from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, Method, get_method, sort_key
 from sparseft.patterns import PATTERNS, Pattern
 from sparseft.patterns.semistructured import SEMISTRUCTURED
+from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
 
@@ -31,9 +32,10 @@ def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_
     made = {(method.pattern.name, method.importance.name) for method in METHODS.values() if method.importance}
     for importance in IMPORTANCES:
         patterns = {pattern for pattern, name in made if name == importance.name}
-        assert (patterns >= {"unstructured", "semistructured"}) == ("weights" in importance.ranks)
+        of_weights = {"unstructured", "semistructured", "semistructured8"}
+        assert (patterns >= of_weights) == ("weights" in importance.ranks)
         assert ("structured" in patterns) == ("channels" in importance.ranks)
-        assert patterns - {"unstructured", "semistructured", "structured"} == importance.ranks - {"weights", "channels"}
+        assert patterns - of_weights - {"structured"} == importance.ranks - {"weights", "channels"}
     assert {name for name, method in METHODS.items() if method.pattern.units} == set(SMALLER.split())
     assert {name for pattern, name in made if pattern == "structured"} == {"magnitude", "gradient", "taylor", "fisher"}
     assert [method.name for method in METHODS.values() if not method.importance] == ["random"]
@@ -62,7 +64,9 @@ def test_a_pattern_allows_only_what_can_rank_it():
 def test_every_method_that_prunes_single_weights_by_an_importance_can_divide_them_by_outliers():
     divided = {name: method for name, method in METHODS.items() if method.allocation}
     assert {name.removesuffix("_owl") for name in divided} == {
-        name for name in METHODS.keys() - divided.keys() if METHODS[name].pattern in (UNSTRUCTURED, SEMISTRUCTURED)
+        name
+        for name in METHODS.keys() - divided.keys()
+        if METHODS[name].pattern in (UNSTRUCTURED, SEMISTRUCTURED, SEMISTRUCTURED8)
     }
     for name, method in divided.items():
         base = METHODS[name.removesuffix("_owl")]

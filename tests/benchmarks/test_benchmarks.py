@@ -39,6 +39,7 @@ TINY = {
     "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
     "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}}
     | {"VARIANTS": lambda module: {name: module.VARIANTS[name] for name in ("sparse_to_dense", module.EXACT)}},
+    "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
     | {"PLANS": lambda module: {"one mask": module.PLANS["one mask"]}},
     "products": LAYER,
@@ -60,6 +61,8 @@ ARGUMENTS = {
     "lora_model": ["{0}/model"],
     "lora_model_gpu": "--device cpu --layers 1 --size tiny --tokens 16 --turns 1".split(),
     "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],
+    # Without the authors' repositories, only this project runs.
+    "peers": ["{0}/model", "--wikitext", "{0}"],
 }
 
 

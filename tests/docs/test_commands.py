@@ -17,7 +17,7 @@ from sparseft.study.configfiles import read_configuration
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]
-FOLDERS = ("config", "profiles", "workflow", "benchmarks", "tests", "docs", "envs")
+FOLDERS = ("config", "profiles", "studies", "workflow", "benchmarks", "tests", "docs", "envs")
 OTHER_MODES = {"--unlock", "--lint", "--report", "--help"}  # of snakemake: these plan nothing
 ASKED = [(page, words) for page in PAGES for words in commands(page)]
 
@@ -35,8 +35,11 @@ def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
     (tmp_path / "a_model").symlink_to(tiny_models["llama"])
     for name, content in files(page).items():
         (tmp_path / name).write_text(with_a_model(yaml.safe_dump(content), tmp_path))
-    for name in set(re.findall(r"\b(?:local|lm_eval|text): ([\w./]+)(?=[\s,}])", page.read_text())):
-        make_data(tmp_path / name)
+    text = page.read_text()
+    text += "".join((ROOT / name).read_text() for name in set(re.findall(r"studies/\w+/\w+\.yaml", text)))
+    for name in set(re.findall(r"\b(?:local|lm_eval|text): ([\w./]+)(?=[\s,}])", text)):
+        if not (ROOT / name).exists():
+            make_data(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
     return tmp_path

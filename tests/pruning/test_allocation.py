@@ -44,8 +44,8 @@ def train(tmp_path) -> Path:
 
 @pytest.fixture
 def uneven(tmp_path) -> Checkpoint:
-    """A tiny model of 5 decoder layers, each with another share of outliers. Its rows divide into groups of 10 and 20."""
-    sizes = {"hidden_size": 40, "intermediate_size": 60, "head_dim": 10, "num_hidden_layers": 5}
+    """A tiny model of 5 decoder layers, each with another share of outliers. Its rows divide into groups of 8."""
+    sizes = {"hidden_size": 40, "intermediate_size": 64, "head_dim": 10, "num_hidden_layers": 5}
     folder = save_tiny("llama", tmp_path / "uneven", torch.float32, sizes)
     file = folder / "model.safetensors"
     weights = load_file(file)
@@ -162,20 +162,20 @@ def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transforme
 
 
 @pytest.mark.parametrize(
-    ("method", "changes"),
+    ("method", "percents", "changes"),
     [
-        ("unstructured_owl", {}),
-        ("unstructured_owl", {"scope": "row"}),
-        ("unstructured_taylor_owl", {}),
-        ("unstructured_wanda_owl", {"sequential": False}),
-        ("unstructured_ria_owl", {"sequential": False}),
-        ("semistructured_owl", {"nm_group": 20}),
-        ("semistructured_wanda_owl", {"nm_group": 10, "sequential": False}),
+        # Above the last sparsity a layer would lose every weight.
+        ("unstructured_owl", TEN[:8], {}),
+        ("unstructured_owl", TEN[:8], {"scope": "row"}),
+        ("unstructured_taylor_owl", TEN[:8], {}),
+        ("unstructured_wanda_owl", TEN[:8], {"sequential": False}),
+        ("unstructured_ria_owl", TEN[:8], {"sequential": False}),
+        ("semistructured8_owl", [0, 25, 50], {}),
+        ("semistructured8_wanda_owl", [0, 25, 50], {"sequential": False}),
     ],
 )
-def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, train, method, changes):
-    # At 80 % a layer would lose every weight.
-    masks = computed(uneven, method, train, TEN[:8], **changes)
+def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, train, method, percents, changes):
+    masks = computed(uneven, method, train, percents, **changes)
     total = sum(rows * cols for rows, cols in masks[0].shape.values())
     for percent, mask in masks.items():
         assert sum(pruned_counts(mask).values()) == round(Fraction(percent * total, 100))
@@ -211,11 +211,11 @@ def kept_by_sort(scores: np.ndarray, count: int) -> np.ndarray:
     return kept.reshape(scores.shape)
 
 
-@pytest.mark.parametrize(("method", "group"), [("unstructured_wanda_owl", None), ("semistructured_wanda_owl", 20)])
-def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train, method, group):
-    changes = {"nm_group": group} if group else {}
-    percents = [0, 50, 75]
-    masks, dense = (computed(uneven, method, train, percents, sequential=flag, **changes) for flag in (True, False))
+@pytest.mark.parametrize(
+    ("method", "percents"), [("unstructured_wanda_owl", [0, 50, 75]), ("semistructured8_wanda_owl", [0, 25, 50])]
+)
+def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train, method, percents):
+    masks, dense = (computed(uneven, method, train, percents, sequential=flag) for flag in (True, False))
     assert masks[50].meta["outliers"] == dense[50].meta["outliers"]
     for percent in percents:
         assert pruned_counts(masks[percent]) == pruned_counts(dense[percent])
@@ -232,15 +232,13 @@ def test_equal_shares_are_said_because_the_allocation_is_then_uniform(uneven, tr
     assert "the same share of outliers" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("method", "group"), [("unstructured_sparsegpt_owl", None), ("semistructured_sparsegpt_owl", 20)]
-)
-def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, method, group):
-    options = Masks(**SETTINGS, sparsegpt_block=20, **({"nm_group": group} if group else {}))
+@pytest.mark.parametrize("method", ["unstructured_sparsegpt_owl", "semistructured8_sparsegpt_owl"])
+def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, method):
+    options = Masks(**SETTINGS, sparsegpt_block=24)
     prune_weights(uneven, method, 50, places, options, calibrate(get_method(method), TASK.name, train, options))
     mask = read_mask(places.masks[0])
     magnitude = method.replace("_sparsegpt", "")
-    expected = computed(uneven, magnitude, train, [50], **({"nm_group": group} if group else {}))[50]
+    expected = computed(uneven, magnitude, train, [50])[50]
     assert mask.meta["outliers"] == expected.meta["outliers"]
     assert (mask.meta["owl_lambda"], mask.meta["reached"]) == (0.15, 0.5)
     assert pruned_counts(mask) == pruned_counts(expected)

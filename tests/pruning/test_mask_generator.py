@@ -42,15 +42,14 @@ def reference(scopes: Tensor | np.ndarray, percent: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
     ("scope", "percents"),
-    [("layer", SPARSITIES), ("row", SPARSITIES), ("global", SPARSITIES), (4, [0, 25, 50, 75]), (8, [50]), (16, [75])],
+    [("layer", SPARSITIES), ("row", SPARSITIES), ("global", SPARSITIES), (4, [0, 25, 50, 75]), (8, [50, 75])],
 )
 def test_masks_equal_a_stable_sort_by_magnitude(tmp_path, dtype, scope, percents):
     """An integer is the size of the groups of N:M."""
     checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "m", dtype))
     weights = load_file(tmp_path / "m/model.safetensors")
-    method, settings = (
-        ("unstructured", {"scope": scope}) if isinstance(scope, str) else ("semistructured", {"nm_group": scope})
-    )
+    method = {4: "semistructured", 8: "semistructured8"}.get(scope, "unstructured")
+    settings = {"scope": scope} if isinstance(scope, str) else {}
     for percent, mask in compute_masks(checkpoint, method, percents, **settings).items():
         assert len(mask.shape) == PRUNABLE_LAYERS["mixtral"]
         if scope == "global":
@@ -121,8 +120,7 @@ def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch
 @pytest.mark.parametrize(
     "settings, method, percents, line",
     [
-        ({}, "semistructured", [30], r"semistructured: 30 % .*N:4.* 0, 25, 50, 75\b.*masks\.nm_group"),
-        ({"nm_group": 5}, "semistructured", [40], r"groups of 5; .*masks\.nm_group"),
+        ({}, "semistructured", [30], r"semistructured: 30 % .*N:4.* 0, 25, 50, 75\b.*grid\.methods"),
         ({"scope": "global"}, "unstructured_wanda", [50], "masks.scope .*masks.sequential.* unstructured_wanda"),
         ({}, "dense", [0, 30], "keeps every weight"),
     ],
@@ -130,6 +128,12 @@ def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch
 def test_what_a_method_cannot_do_is_refused(tiny_llama, settings, method, percents, line):
     with pytest.raises(InputError, match=line):
         compute_masks(tiny_llama, method, percents, **settings)
+
+
+def test_rows_that_groups_do_not_divide_are_refused(odd):
+    line = "down_proj: its 33 columns cannot be divided into groups of 8; .*grid.methods"
+    with pytest.raises(InputError, match=line):
+        compute_masks(odd, "semistructured8", [50])
 
 
 def test_layers_of_two_dtypes_are_not_ranked_together(tmp_path):

@@ -124,8 +124,8 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
          "masks.scope global is impossible with masks.sequential"),
         ({"grid": {"methods": ["semistructured_wanda_owl"], "sparsities": [0, 50]}},
          "masks.owl_lambda 0.08 is too small for N:4"),
-        ({"grid": {"methods": ["semistructured_sparsegpt"], "sparsities": [50]}, "masks": {"nm_group": 10}},
-         "masks.sparsegpt_block 128: semistructured_sparsegpt.*; set it to a multiple of 10"),
+        ({"grid": {"methods": ["semistructured8_sparsegpt"], "sparsities": [50]}, "masks": {"sparsegpt_block": 100}},
+         "masks.sparsegpt_block 100: semistructured8_sparsegpt.*; set it to a multiple of 8"),
         ({"models": {"other": {"source": "path:y"}}, "masks": {"imported": {"a": {10: "path:x"}}},
           "grid": {"methods": ["imported_a"], "models": ["smollm2", "other"]}}, r"grid\.methods: .*imported_a.* one model"),
         ({"masks": {"imported": {"a": {50: "path:x"}}}, "grid": {"methods": ["imported_a"]}},
@@ -287,7 +287,7 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     own = {"sparsegpt_block": 64, "sparsegpt_damping": 0.01}
     task = {"calibration_examples": 128, "calibration_seed": 0}
     assert masks.used_by("unstructured_sparsegpt") == own | task
-    assert masks.used_by("semistructured_sparsegpt") == own | task | {"nm_group": 4}
+    assert masks.used_by("semistructured_sparsegpt") == own | task
     assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
     # The analysis compares these settings between runs.
     assert own.keys() <= MaskMeta.model_fields.keys()

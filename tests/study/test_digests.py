@@ -96,6 +96,7 @@ JOBS = {
     "boolq_mini wanda": used_values("boolq_mini", methods=["unstructured_wanda"]),
     "gsm8k taylor": used_values("gsm8k", methods=["structured_taylor"]),
     "owl": used_values(methods=["unstructured_owl_on_c4"]),
+    "4:8": used_values(methods=["semistructured8"]),
 }
 
 
@@ -111,6 +112,7 @@ def job_digests(project: Path) -> dict[str, str]:
         ("importances/wanda.py", {"boolq_mini wanda", "owl"}),  # OWL divides the weights by wanda's scores.
         ("importances/gradient.py", {"gsm8k taylor"}),  # Both have one statistic.
         ("patterns/structured.py", {"gsm8k taylor"}),
+        ("patterns/semistructured.py", {"4:8"}),  # One function makes both patterns of N:M.
         ("tasks/boolq.py", {"boolq", "boolq_mini wanda"}),  # The mini task has the prompt of the real one.
         ("importances/importance.py", set(JOBS)),
     ],

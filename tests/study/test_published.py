@@ -4,14 +4,16 @@ import json
 
 import pytest
 import yaml
+from hub_cache import write
+from lm_eval.api.model import LM
 from project import ROOT, laid_over, succeed
-from snakemake.utils import update_config
 from sparseft.analysis.baseline import KEYS, read_baseline
+from sparseft.evaluation.harness import run_harness
+from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+from sparseft.study.sources import TaskData
 from sparseft.study.targets import runs
 
 FOLDER = ROOT / "studies/published"
-# File -> those over which it is laid.
-BASES = {"wanda_llama2_7b_4_8": ["wanda_llama2_7b"]}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CONTEXTS = {"llama_7b": 2048, "llama2_7b": 4096}
 # config.json of both, but for the context.
@@ -30,24 +32,26 @@ LLAMA = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_path):
-    sections: dict = {}
-    for part in [*BASES.get(name, []), name]:
-        update_config(sections, yaml.safe_load((FOLDER / f"{part}.yaml").read_text()))
-    config = laid_over(sections)
+    config = laid_over(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
     cells = {(run.model, run.task, run.method, run.sparsity, run.mode) for run in runs(config)}
     baseline = read_baseline(FOLDER / f"{name}.csv")
     assert set(baseline[KEYS].itertuples(index=False, name=None)) <= cells
     (model,) = config.grid.models
-    assert set(baseline["metric"]) == {f"wikitext2_ppl_{CONTEXTS[model]}"}
-    assert config.perplexity.context == "model"
+    # Each number is the perplexity at the model's own context, or the accuracy of a task whose definition is beside the studies.
+    if config.perplexity:
+        assert set(baseline["metric"]) == {f"wikitext2_ppl_{CONTEXTS[model]}"}
+        assert config.perplexity.context == "model"
+    else:
+        assert set(baseline["metric"]) == {"exact_match", *(f"probe_{probe}" for probe in config.evaluation.probes)}
+        own = [task for task in config.tasks.values() if task.lm_eval]
+        assert len(own) == 4 and all((ROOT / task.lm_eval).is_file() for task in own)
     assert baseline["note"].notna().all()
     # No weights are needed to plan it, only a config.json.
     (tmp_path / f"models/{model}").mkdir(parents=True)
     content = LLAMA | {"max_position_embeddings": CONTEXTS[model]}
     (tmp_path / f"models/{model}/config.json").write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
-    parts = [FOLDER / f"{part}.yaml" for part in [*BASES.get(name, []), name]]
-    said = succeed("estimate.py", configfile=parts)
+    said = succeed("estimate.py", configfile=FOLDER / f"{name}.yaml")
     trained = sum(run.mode != "no_finetune" for run in runs(config))
     assert f"runs: {len(runs(config))}, of which {trained} are trained" in said
 
@@ -55,3 +59,39 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
 def test_every_study_has_its_numbers():
     assert sorted(path.stem for path in FOLDER.glob("*.csv")) == NAMES
     assert len(NAMES) == 4
+
+
+# Task -> the answer of a row, and texts that a model generates for it with whether they are right.
+ANSWERS = {
+    "shears_number": ("1200.0", {"3 boxes of 400 are 1,200.": 1, "1200.00": 1, "1200, not 1300": 0, "": 0}),
+    "shears_letter": ("B", {"The answer is B": 1, "(B) or (C)": 1, "C, not B": 0, "none": 0}),
+}
+
+
+class Texts(LM):
+    """A model that generates the texts in the order of the rows."""
+
+    def __init__(self, texts):
+        super().__init__()
+        self.texts = list(texts)
+
+    def generate_until(self, requests):
+        return [self.texts[request.doc_id] for request in requests]
+
+    def loglikelihood(self, requests): ...
+    def loglikelihood_rolling(self, requests): ...
+
+
+@pytest.mark.process  # lm-eval starts git and tools that describe the machine.
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_answers_of_shears_are_scored_as_by_its_code(name, tmp_path):
+    answer, texts = ANSWERS[name]
+    rows = [{"instruction": f"Problem {number}", "output": "so", "answer": answer} for number in range(len(texts))]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    data = TaskData(lm_eval=str(FOLDER / f"tasks/{name}.yaml"), local=str(tmp_path), answer="{{output}}")
+    examples = load_lm_eval_examples("mine", data)
+    _, samples = run_harness(Texts(texts), examples.task, examples.rows)
+    assert {text: sample["exact_match"] for text, sample in zip(texts, samples, strict=True)} == texts
+    assert examples.rows["train"][1]["prompt"].endswith("### Instruction:\nProblem 1\n\n### Response:\n")
+    assert examples.rows["train"][1]["answer"].strip() == "so"

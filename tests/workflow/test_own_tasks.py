@@ -53,6 +53,11 @@ def test_the_speed_of_a_training_on_a_text_is_measured(tmp_path):
     assert repeat["tokens"] == repeat["padded_tokens"] == 2 * 2 * 32
 
 
+def test_a_template_in_the_configuration_has_no_fields_of_snakemake(tmp_path):
+    (tmp_path / "study.yaml").write_text("tasks: {mine: {lm_eval: gsm8k, answer: 'So {{question}}'}}")
+    assert "write_configuration" in Study(tmp_path).snakemake("--dry-run")
+
+
 @pytest.mark.slow
 def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
     assert list(OWN) == TASKS

@@ -107,8 +107,8 @@ class Pattern:
     has_exact_counts: bool = True
     # Whether an allocation, or an importance that updates weights, can decide how many weights a layer loses.
     takes_counts: bool = False
-    # Whether groups of `masks.nm_group` weights are ranked by themselves.
-    has_groups: bool = False
+    # M of N:M: how many consecutive weights of a row are ranked by themselves. N follows from the sparsity. None if not N:M.
+    group: int | None = None
     # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
     updates_weights: bool = False
 

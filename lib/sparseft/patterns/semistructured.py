@@ -1,13 +1,18 @@
-"""Define semistructured: of every M = `masks.nm_group` weights in a row, those with the lowest scores (N:M)."""
+"""Define semistructured: of every 4 weights in a row, those with the lowest scores. At 50 % it is 2:4."""
 
 from sparseft.patterns.pattern import Pattern
 
-SEMISTRUCTURED = Pattern(
-    "semistructured",
-    select=lambda ranking: ranking.by_group(ranking.settings.nm_group),
-    words="some weights of each small group in a row (N:M)",
-    scope="group",
-    settings=("nm_group",),
-    takes_counts=True,
-    has_groups=True,
-)
+
+def in_groups(name: str, group: int) -> Pattern:
+    """Return the pattern that ranks every `group` consecutive weights of a row by themselves: N:M, with M = `group`."""
+    return Pattern(
+        name,
+        select=lambda ranking: ranking.by_group(group),
+        words=f"some of every {group} weights in a row (N:{group})",
+        scope="group",
+        takes_counts=True,
+        group=group,
+    )
+
+
+SEMISTRUCTURED = in_groups("semistructured", 4)

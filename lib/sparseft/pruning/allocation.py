@@ -59,8 +59,7 @@ def allocate_by_outliers(
     assert statistic, f"{method.name} has no allocation"
     norms = calibration.evidence(checkpoint, statistic)
     shares = outlier_shares(checkpoint, norms, settings.owl_m)
-    group = settings.nm_group if method.pattern.has_groups else None
-    return shares, allocate(shares, prunable_shapes(checkpoint), percents, settings.owl_lambda, group)
+    return shares, allocate(shares, prunable_shapes(checkpoint), percents, settings.owl_lambda, method.pattern.group)
 
 
 def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:

@@ -247,7 +247,8 @@ def check_groups(layer: str, cols: int, group: int) -> None:
     """Raise InputError if the groups of N:M do not divide a layer's rows."""
     if cols % group:
         raise InputError(
-            f"{layer}: its {cols} columns cannot be divided into groups of {group}", "choose another masks.nm_group"
+            f"{layer}: its {cols} columns cannot be divided into groups of {group}",
+            "leave the method out of grid.methods",
         )
 
 

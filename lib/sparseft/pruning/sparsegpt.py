@@ -69,8 +69,7 @@ def prune_weights(
 
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
     shapes = prunable_shapes(checkpoint)
-    group = settings.nm_group if get_method(method).pattern.has_groups else None
-    if group:
+    if group := get_method(method).pattern.group:
         for layer, (_, cols) in shapes.items():
             check_groups(layer, cols, group)
     meta = calibration.meta

@@ -26,8 +26,6 @@ class Masks(Section):
     """Seed of the method random."""
     scope: Literal["layer", "row", "global"] | None = None
     """Which weights are ranked together by unstructured and random. Null means the choice of the importance (docs/methods.md)."""
-    nm_group: Annotated[int, Field(ge=2, le=64)] = 4
-    """M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4."""
     calibration_examples: Positive = 128
     """Training examples that the methods use which look at examples, and those that end in `_owl`."""
     calibration_seed: Seed = 0
@@ -53,7 +51,7 @@ class Masks(Section):
     owl_m: float = Field(5.0, gt=0, le=100)
     """M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder layer."""
     sparsegpt_block: Positive = 128
-    """Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of nm_group."""
+    """Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of M."""
     sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not positive
     definite gets ten times as much, which the report records."""
@@ -74,8 +72,8 @@ class Masks(Section):
         method = get_method(method_name)
         if method.pattern is DENSE and any(percents):
             raise InputError(f"method {method_name!r} keeps every weight", "set the sparsity to 0")
-        if method.pattern.has_groups:
-            self._check_groups(method, percents)
+        if group := method.pattern.group:
+            self._check_groups(method, group, percents)
         if method.pattern.scope:
             return method.pattern.scope
         if method.importance and method.importance.has_fixed_scope:
@@ -161,26 +159,26 @@ class Masks(Section):
             if percent and get_method(method_name).imported:
                 self.imported_source(method_name, percent)
 
-    def _check_groups(self, method: Method, percents: list[int]) -> None:
+    def _check_groups(self, method: Method, group: int, percents: list[int]) -> None:
         """Raise InputError if N:M is impossible for a sparsity, for a block of columns, or for an allocation."""
-        if method.updates_weights and self.sparsegpt_block % self.nm_group:
+        if method.updates_weights and self.sparsegpt_block % group:
             raise InputError(
-                f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {self.nm_group} in a block",
-                f"set it to a multiple of {self.nm_group}",
+                f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {group} in a block",
+                f"set it to a multiple of {group}",
             )
-        impossible = [percent for percent in percents if percent * self.nm_group % 100]
+        impossible = [percent for percent in percents if percent * group % 100]
         if impossible:
-            possible = [str(percent) for percent in range(100) if percent * self.nm_group % 100 == 0]
+            possible = [str(percent) for percent in range(100) if percent * group % 100 == 0]
             raise InputError(
-                f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
-                f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
+                f"{method.pattern.name}: {impossible[0]} % is no N:{group}",
+                f"choose sparsities among {', '.join(possible)}, or leave {method.name} out of grid.methods",
             )
         # At 2 lambda M = 1 the slots of the layer with the least outliers and of that with the most have equal keys.
-        if method.allocation and 2 * self.owl_lambda * self.nm_group <= 1:
+        if method.allocation and 2 * self.owl_lambda * group <= 1:
             raise InputError(
-                f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
+                f"masks.owl_lambda {self.owl_lambda} is too small for N:{group}: {method.name} would give every layer"
                 " the same N",
-                f"set it to {(500 // self.nm_group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
+                f"set it to {(500 // group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
             )
 
 
