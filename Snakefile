@@ -14,9 +14,10 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
-configfile: f"{workflow.basedir}/config/config.yaml"
+configfile: workflow.source_path("config/config.yaml")
 
 
+include: "rules/project.smk"
 include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/jobs.smk"
@@ -27,7 +28,11 @@ include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/export.smk"
 include: "rules/analyze.smk"
-include: "rules/terminal.smk"
+
+
+if not IS_MODULE:
+
+    include: "rules/terminal.smk"
 
 
 # The stages by name. Each one is the whole grid up to that stage, except the last two, which only measure. A function gives the

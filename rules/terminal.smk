@@ -1,6 +1,7 @@
-# The GPUs of this machine, and what the terminal shows in addition to Snakemake's own lines: notes before the first job, one line
-# per job and per error, the result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own
-# lines instead.
+# What the terminal shows in addition to Snakemake's own lines: notes before the first job, one line per job and per error, the
+# result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own lines instead. If another
+# workflow imports this one, the terminal is its own.
+import gc
 import logging
 import signal
 import time
@@ -13,9 +14,12 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.planning.devices import visible_gpus
 from sparseft.planning.estimate import needs
 from sparseft.study import terminal
+
+# By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
+# would take a fifth of its time. It begins with the first job.
+gc.disable()
 
 OUTPUT = workflow.output_settings
 # A dry run that prints commands must also print their jobs.
@@ -137,15 +141,9 @@ onsuccess:
 
 if workflow.is_main_process:
     notes = STUDY.unused_training()
-    gpus = 0 if QUEUED else len(visible_gpus())
-    if QUEUED:
-        # Without this, Snakemake would cut every job's threads to the cores of the login node.
-        workflow.register_resource("_cores", None)
-    elif "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", max(gpus, STUDY.resources.gpus))
-    if gpus and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
+    if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
         notes.append(
-            f"GPUs of this machine: {gpus}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
+            f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
         )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
