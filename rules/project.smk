@@ -8,8 +8,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import git
-from snakemake.sourcecache import HostingProviderFile, LocalGitFile, LocalSourceFile
+from snakemake.sourcecache import HostingProviderFile, LocalSourceFile
 
 
 def refuse(error):
@@ -20,14 +19,13 @@ def refuse(error):
 
 def project_folder(source):
     """Return the folder of the project, from the folder of its rules as Snakemake names it."""
-    if isinstance(source, HostingProviderFile):
-        repository = source.hosted_repo.repo
-    elif isinstance(source, LocalGitFile):
-        repository = git.Repo(source.repo_path)
-    elif isinstance(source, LocalSourceFile):
+    if isinstance(source, LocalSourceFile):
         return Path(source.path).parent
-    else:
-        refuse(f"{source} is no git repository; give a folder, github(...), gitlab(...) or git+file:")
+    if not isinstance(source, HostingProviderFile):
+        refuse(
+            f"the Snakefile is in {source}, without its project; give its path on the disk, github(...) or gitlab(...)"
+        )
+    repository = source.hosted_repo.repo
     commit = repository.commit(source.ref).hexsha
     folder = Path(".snakemake/sparseft", commit).absolute()
     if not folder.exists():
