@@ -3,7 +3,6 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from shlex import quote
 from types import SimpleNamespace
 
 from sparseft.errors import InputError
@@ -47,15 +46,16 @@ pathvars:
     benchmarks=PATHS.benchmarks,
 
 
-# How the command of every job begins. It is not the prefix of the shell, which an importing workflow may set for its own jobs.
+# How the command of every job begins. It is not the prefix of the shell, which an importing workflow may set for its own jobs. It
+# has no path, because a moved folder would then run everything again.
 # - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's
-#   environment runs them. The path is not in params, because a moved folder would then run everything again.
+#   environment runs them.
 # - `on_gpus N COMMAND` runs a command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
-BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
+os.environ["SPARSEFT_ROOT"] = str(ROOT)
+os.environ["SPARSEFT_BIN"] = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 PREPARED = (
-    f"export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
-    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} SPARSEFT_LOG_TRACEBACKS=1; "
-    'on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
+    'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
+    ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
     'else python "$SCRIPTS/on_gpus.py" --gpus "$1" -- "${{@:2}}"; fi; }}; '
 )
 

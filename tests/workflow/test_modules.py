@@ -56,7 +56,7 @@ def test_a_finished_study_stays_finished_and_the_importing_workflow_uses_its_fil
     assert study.planned() == {}
     (study.folder / RUN / "validation_report.json").unlink()
     report = (study.folder / RUN / "evaluation.json").read_bytes()
-    study.snakemake("copy.json", "--notemp")
+    study.snakemake("copy.json", "--cores", "1")
     assert study.json("copy.json")["passed"]
     assert (study.folder / RUN / "evaluation.json").read_bytes() == report
 
@@ -65,8 +65,7 @@ def test_a_git_repository_gives_the_same_study(importing, repository):
     study = importing(repository)
     assert study.planned() == {}
     (study.folder / RUN / "validation_report.json").unlink()
-    said = study.snakemake("copy.json", "--dry-run", "--printshellcmds")
-    assert f"PYTHONPATH={study.folder}/.snakemake/sparseft/" in said.replace("'", "")
+    assert study.planned("copy.json") == {"validate_sparsity": 1, "copy": 1}
     (commit,) = (study.folder / ".snakemake/sparseft").iterdir()
     assert (commit / "workflow/scripts/validate_sparsity.py").is_file()
 
