@@ -47,8 +47,11 @@ def project_folder(source):
 ROOT = project_folder(workflow.current_basedir)
 sys.path.insert(0, str(ROOT / "lib"))
 
-import sparseft
-
+try:
+    # This also imports the libraries that a plan needs.
+    import sparseft.study.config
+except ModuleNotFoundError as error:
+    refuse(f"{error}; install what SparseFT needs: {sys.executable} -m pip install {ROOT}")
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
     refuse(
         f"the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"

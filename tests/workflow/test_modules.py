@@ -25,7 +25,7 @@ def importing(own_study):
             f"module sparseft:\n    snakefile: {snakefile}\n    config: config\n"
             f"use rule * from sparseft {words}\n"
             f"rule copy:\n    input: '{RUN}/validation_report.json'\n    output: 'copy.json'\n"
-            '    shell: \'[ "$SET$PYTHONPATH" = theirs ] && cp {input} {output}\'\n'
+            "    shell: '[ \"$SET$SCRIPTS\" = theirs ] && cp {input} {output}'\n"
         )
         # The importing workflow has no library.
         return Study(own_study.folder, own_study.folder)
