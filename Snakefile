@@ -2,7 +2,7 @@
 #
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
 #   snakemake analyze --configfile config/sweep.yaml        the full study
-#   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
+#   snakemake prepare | masks | train | validate | evaluate | analyze the whole grid up to that stage
 #   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
 #   snakemake engines                                       every run exported, checked and measured in the engines that serve it
 #
@@ -14,10 +14,12 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
-configfile: workflow.source_path("config/config.yaml")
-
-
 include: "rules/project.smk"
+
+
+configfile: f"{ROOT}/config/config.yaml"
+
+
 include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/jobs.smk"
@@ -40,6 +42,12 @@ if not IS_MODULE:
 rule analyze:
     input:
         lambda w: targets.final_targets(STUDY),
+
+
+# What needs the network. On a cluster whose nodes have none, the login node makes it first.
+rule prepare:
+    input:
+        lambda w: fetched_files(STUDY),
 
 
 rule masks:

@@ -66,6 +66,8 @@ class Terminal(logging.Handler):
             check_targets()
         elif event == LogEvent.RUN_INFO and not self.is_planned:
             self.is_planned = True
+            if OUTPUT.dryrun:
+                logger.info(f"{terminal.requested(map(requests_of, unlike_jobs()))}\n")
             logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs()]))
             if OUTPUT.dryrun and IS_SHORT:
                 # Quiet about both, Snakemake ends a dry run here.
@@ -82,6 +84,26 @@ class Terminal(logging.Handler):
             logger.info(f"         {record.done} of {record.total} jobs done")
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
+
+
+def unlike_jobs():
+    """Return one of the planned jobs of each rule, model and task, because the others request as much."""
+    return {
+        (job.rule.name, job.wildcards_dict.get("model"), job.wildcards_dict.get("task")): job
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.log
+    }.values()
+
+
+def requests_of(job):
+    """Return the rule of a job, and what it requests."""
+    found = job.resources
+    return job.rule.name, {
+        "memory, MB": int(found.get("mem_mb", 0)),
+        "minutes": int(found.get("runtime", 0)),
+        "GPUs": int(found.get("gpu", 0)),
+        "threads": job.threads,
+    }
 
 
 def interrupt(number, frame):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, split_mdl
+from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
 from sparseft.tasks.rows import source_file
@@ -105,6 +105,26 @@ def source_manifests(config: Config) -> list[Path]:
     return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
 
 
+def fetched_files(config: Config) -> list[Path]:
+    """Return the files that need the network: the prepared models, tasks and texts, and the checkpoints of another tool.
+
+    A model that is made from a pruned base of the study is not among them."""
+    own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
+    files = [file for file in source_manifests(config) if file not in own]
+    if any(config.training_names):
+        files += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
+    for model, method, percent in _imported(config):
+        if (config.pruned_source(model, method, percent) or "").startswith(HUB):
+            files.append(Path(base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")))
+    return files
+
+
+def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
+    """Yield the model, the method and the sparsity of each checkpoint of another tool."""
+    methods = [method for method in config.grid.methods if get_method(method).imported]
+    yield from product(config.grid.models, methods, filter(None, config.grid.sparsities))
+
+
 def check_sources(config: Config) -> None:
     """Raise InputError if local files are missing, if the hub refuses a model or data, or if backend or texts suit no model.
 
@@ -146,8 +166,7 @@ def _sources(config: Config) -> dict[str, list[str]]:
         for name in config.grid.models
         if not Path(MANIFEST.format(model=name)).exists()
     }
-    imported = [method for method in config.grid.methods if get_method(method).imported]
-    for model, method, percent in product(config.grid.models, imported, filter(None, config.grid.sparsities)):
+    for model, method, percent in _imported(config):
         base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
         if not Path(base).exists():
             place = f"masks.imported.{get_method(method).imported}.{percent}"
