@@ -49,7 +49,7 @@ sys.path.insert(0, str(ROOT / "lib"))
 
 try:
     # This also imports the libraries that a plan needs.
-    import sparseft.study.config
+    import sparseft.planning.inputs
 except ModuleNotFoundError as error:
     refuse(f"{error}; install what SparseFT needs: {sys.executable} -m pip install {ROOT}")
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
