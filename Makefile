@@ -75,7 +75,7 @@ docs: .venv/installed ## build the documentation in site/; fails if a link is de
 lint: .venv/installed-tests ## check the code with ruff, mypy, snakefmt and snakemake --lint, and that imports go down the folders only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakefmt --check Snakefile workflow/Snakefile rules
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/snakemake --lint
@@ -83,7 +83,7 @@ lint: .venv/installed-tests ## check the code with ruff, mypy, snakefmt and snak
 format: .venv/installed-tests ## format the code as lint requires
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/snakefmt Snakefile workflow/Snakefile rules
 
 bench: .venv/installed-tests ## the benchmarks that need no data set, beside other projects, as ratios in one run
 	$(BIN)/python benchmarks/masks.py

@@ -2,7 +2,7 @@
 #
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
 #   snakemake analyze --configfile config/sweep.yaml        the full study
-#   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
+#   snakemake prepare | masks | train | validate | evaluate | analyze the whole grid up to that stage
 #   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
 #   snakemake engines                                       every run exported, checked and measured in the engines that serve it
 #
@@ -14,7 +14,10 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
-configfile: f"{workflow.basedir}/config/config.yaml"
+include: "rules/project.smk"
+
+
+configfile: f"{ROOT}/config/config.yaml"
 
 
 include: "rules/common.smk"
@@ -27,7 +30,11 @@ include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/export.smk"
 include: "rules/analyze.smk"
-include: "rules/terminal.smk"
+
+
+if not IS_MODULE:
+
+    include: "rules/terminal.smk"
 
 
 # The stages by name. Each one is the whole grid up to that stage, except the last two, which only measure. A function gives the
@@ -35,6 +42,12 @@ include: "rules/terminal.smk"
 rule analyze:
     input:
         lambda w: targets.final_targets(STUDY),
+
+
+# What needs the network. On a cluster whose nodes have none, the login node makes it first.
+rule prepare:
+    input:
+        lambda w: fetched_files(STUDY),
 
 
 rule masks:

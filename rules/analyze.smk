@@ -2,6 +2,11 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.configfiles import complete_text
 
 
+def shown(name, category):
+    """Return a file of the analysis that `snakemake --report` shows."""
+    return report(f"{PATHS.analysis}/{name}", category=category, labels={"file": name})
+
+
 # Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
 # analysis depends on this file and runs again.
 use rule run_script as write_configuration with:
@@ -26,8 +31,17 @@ use rule run_script as analyze_results with:
         lambda w: targets.record_targets(STUDY),
         configuration=rules.write_configuration.output,
     output:
-        directory(f"{PATHS.analysis}/plots"),
-        output_dir=expand(f"{PATHS.analysis}/{{name}}", name=(*grid.TABLES, grid.FINDINGS, *grid.PAGES, grid.REPORT)),
+        report(
+            directory(f"{PATHS.analysis}/plots"),
+            patterns=["{figure}.svg"],
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        output_dir=[
+            *(shown(name, "Tables") for name in grid.TABLES),
+            *(shown(name, "Pages") for name in (grid.REPORT, *grid.PAGES)),
+            f"{PATHS.analysis}/{grid.FINDINGS}",
+        ],
     pathvars:
         job="analyze_results",
     # The script draws with two processes. The figures are the same for any number.
@@ -49,8 +63,8 @@ use rule run_script as analyze_throughput with:
     input:
         records=targets.throughput_targets(STUDY),
     output:
-        table=PATHS.throughput_table,
-        plots=directory(PATHS.throughput_plots),
+        table=report(PATHS.throughput_table, category="Tables"),
+        plots=report(directory(PATHS.throughput_plots), patterns=["{figure}.svg"], category="Figures"),
     pathvars:
         job="analyze_throughput",
     params:

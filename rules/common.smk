@@ -1,29 +1,12 @@
 # The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
-import gc
 import os
 import sys
 from functools import cache
 from pathlib import Path
-from shlex import quote
 from types import SimpleNamespace
 
-import sparseft
-
-# By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
-# would take a fifth of its time. It begins with the first job (terminal.smk).
-gc.disable()
-
-ROOT = Path(workflow.basedir)
-if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
-    # The jobs get PYTHONPATH=ROOT/lib, so the plan and the jobs would use two different libraries.
-    print(
-        f"error: the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"
-        f" run the snakemake of that project's own environment, or set PYTHONPATH={quote(str(ROOT / 'lib'))}",
-        file=sys.stderr,
-    )
-    sys.exit(2)
-
 from sparseft.errors import InputError
+from sparseft.planning.devices import visible_gpus
 from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.storage import revisions
@@ -32,14 +15,13 @@ from sparseft.study.configfiles import check_command, parse_study, read_sections
 from sparseft.study.digests import job_digest
 from sparseft.study.section import flags
 
-
-def refuse(error):
-    """Print an InputError on one line and end Snakemake, before any job starts."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
-FILES = [Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles]
+# Whether another workflow imports this one.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+if workflow.modifier.path_modifier.prefix or workflow.modifier.path_modifier.modifies_prefixes:
+    refuse("the module sparseft has a prefix; remove it, and set results: results/NAME in its configuration")
+GIVEN = workflow.overwrite_configfiles
+# Those of the command line are laid over those of an importing workflow.
+FILES = [Path(os.path.relpath(file)) for file in (*(workflow.configfiles[len(GIVEN) :] if IS_MODULE else []), *GIVEN)]
 # Beside Snakemake's own records, so that a copied study takes it along.
 HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
 
@@ -64,16 +46,16 @@ pathvars:
     benchmarks=PATHS.benchmarks,
 
 
-# What stands before the command of every job:
+# How the command of every job begins. It is not the prefix of the shell, which an importing workflow may set for its own jobs. It
+# has no path, because a moved folder would then run everything again.
 # - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's
-#   environment runs them. The path is not in params, because a moved folder would then run everything again.
+#   environment runs them.
 # - `on_gpus N COMMAND` runs a command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
-# - `set -euo pipefail` is repeated, because this prefix replaces Snakemake's own.
-BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
-shell.prefix(
-    f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
-    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} SPARSEFT_LOG_TRACEBACKS=1; "
-    'on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
+os.environ["SPARSEFT_ROOT"] = str(ROOT)
+os.environ["SPARSEFT_BIN"] = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
+PREPARED = (
+    'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
+    ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
     'else python "$SCRIPTS/on_gpus.py" --gpus "$1" -- "${{@:2}}"; fi; }}; '
 )
 
@@ -81,6 +63,13 @@ shell.prefix(
 # Whether jobs wait in the queue of a cluster, whose profile sets --jobs. The queue counts the resources that they request. On
 # one machine, they take turns on its GPUs, unless --resources sets other numbers.
 QUEUED = workflow.resource_settings.nodes is not None
+if workflow.is_main_process:
+    GPUS = 0 if QUEUED else len(visible_gpus())
+    if QUEUED:
+        # Without this, Snakemake would cut every job's threads to the cores of the login node.
+        workflow.register_resource("_cores", None)
+    elif "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
 REQUESTS = Requests(STUDY)
 # The GPUs of a job that has one process.
 ONE_GPU = min(1, STUDY.resources.gpus)

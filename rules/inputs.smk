@@ -1,6 +1,6 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from sparseft.methods import get_method
-from sparseft.planning.inputs import model_files, selection_files, source_manifests, task_files
+from sparseft.planning.inputs import fetched_files, model_files, selection_files, source_manifests, task_files
 from sparseft.study.sources import pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.

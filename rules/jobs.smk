@@ -20,5 +20,6 @@ rule run_script:
         # What follows if the script fails.
         otherwise="",
     shell:
-        'on_gpus {resources.gpu} python {params.launch:q} "$SCRIPTS"/{params.script} {params.settings} {params.places}'
+        PREPARED
+        + 'on_gpus {resources.gpu} python {params.launch:q} "$SCRIPTS"/{params.script} {params.settings} {params.places}'
         " > {log:q} 2>&1 {params.otherwise}"

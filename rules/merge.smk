@@ -20,6 +20,8 @@ use rule run_script as merge_adapter with:
     resources:
         # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
         **requested("blocks", gpu=ONE_GPU),
+        # A cluster's profile limits the merged models that exist, because a group of jobs holds this until its evaluation ends.
+        merged_models=1,
     params:
         **running("merge.py"),
         settings=flags(run_id=grid.RUN_ID),

@@ -1,6 +1,7 @@
-# The GPUs of this machine, and what the terminal shows in addition to Snakemake's own lines: notes before the first job, one line
-# per job and per error, the result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own
-# lines instead.
+# What the terminal shows in addition to Snakemake's own lines: notes before the first job, one line per job and per error, the
+# result of each run, the hours of the plan, and the findings. `--quiet host` shows Snakemake's own lines instead. If another
+# workflow imports this one, the terminal is its own.
+import gc
 import logging
 import signal
 import time
@@ -13,9 +14,12 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.planning.devices import visible_gpus
 from sparseft.planning.estimate import needs
 from sparseft.study import terminal
+
+# By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
+# would take a fifth of its time. It begins with the first job.
+gc.disable()
 
 OUTPUT = workflow.output_settings
 # A dry run that prints commands must also print their jobs.
@@ -62,6 +66,8 @@ class Terminal(logging.Handler):
             check_targets()
         elif event == LogEvent.RUN_INFO and not self.is_planned:
             self.is_planned = True
+            if OUTPUT.dryrun:
+                logger.info(f"{terminal.requested(map(requests_of, unlike_jobs()))}\n")
             logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs()]))
             if OUTPUT.dryrun and IS_SHORT:
                 # Quiet about both, Snakemake ends a dry run here.
@@ -78,6 +84,26 @@ class Terminal(logging.Handler):
             logger.info(f"         {record.done} of {record.total} jobs done")
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
+
+
+def unlike_jobs():
+    """Return one of the planned jobs of each rule, model and task, because the others request as much."""
+    return {
+        (job.rule.name, job.wildcards_dict.get("model"), job.wildcards_dict.get("task")): job
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.log
+    }.values()
+
+
+def requests_of(job):
+    """Return the rule of a job, and what it requests."""
+    found = job.resources
+    return job.rule.name, {
+        "memory, MB": int(found.get("mem_mb", 0)),
+        "minutes": int(found.get("runtime", 0)),
+        "GPUs": int(found.get("gpu", 0)),
+        "threads": job.threads,
+    }
 
 
 def interrupt(number, frame):
@@ -137,15 +163,9 @@ onsuccess:
 
 if workflow.is_main_process:
     notes = STUDY.unused_training()
-    gpus = 0 if QUEUED else len(visible_gpus())
-    if QUEUED:
-        # Without this, Snakemake would cut every job's threads to the cores of the login node.
-        workflow.register_resource("_cores", None)
-    elif "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", max(gpus, STUDY.resources.gpus))
-    if gpus and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
+    if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
         notes.append(
-            f"GPUs of this machine: {gpus}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
+            f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
         )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

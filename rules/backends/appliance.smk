@@ -40,5 +40,5 @@ rule run_on_appliance:
         turn=lambda w, input: TURN,
         places=lambda w, input, output: f"{places(w, input, output)} {OTHER_FLAGS}",
     shell:
-        'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} {params.turn}'
+        PREPARED + 'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} {params.turn}'
         " -- {params.script} {params.settings} {params.places} 2> {log:q}"

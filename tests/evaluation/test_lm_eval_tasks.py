@@ -15,15 +15,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, succeed
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate, evaluate_probe
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result
 from sparseft.evaluation.harness import outcome_key, run_harness
 from sparseft.evaluation.lm_eval_definitions import FOLDER
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+from sparseft.evaluation.recorded_answers import write_lm_eval_files
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.study.sources import TaskData
+from sparseft.tasks.lm_eval import members_of
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.scoring import BOOTSTRAP
 from tiny_models import change_json, save_tiny
@@ -287,7 +289,7 @@ def test_rows_from_the_hub_are_those_that_lm_eval_evaluates(hub, capsys):
     assert examples.task.definition["split"] == "test"
     pinned = f"allenai/ai2_arc/ARC-Easy@{COMMIT}"
     warning = capsys.readouterr().err.splitlines()
-    assert len(warning) == 1 and warning[0].endswith(f"set tasks.easy.hub to {pinned}")
+    assert len(warning) == 1 and warning[0].endswith(f"set revisions to {{allenai/ai2_arc/ARC-Easy: {COMMIT}}}")
     assert load_lm_eval_examples("easy", TaskData(lm_eval="arc_easy", hub=pinned)).rows == examples.rows
     assert capsys.readouterr().err == ""
 
@@ -339,3 +341,76 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
     # Only lm-eval has the filters of the sums.
     checked = read_record_file(tmp_path / "with.json", EvaluationRecord)
     assert (checked.scored_by, checked.probes["sums"].scored_by) == (None, "lm-eval")
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory) -> Path:
+    """A folder with two tasks of choices of unequal size, and a group that has the second one in a group of its own."""
+    folder = tmp_path_factory.mktemp("group")
+    for name, number in (("bricks", 3), ("tiles", 5)):
+        task = CHOICE | {"task": name, "doc_to_text": f"The {name} {{{{thing}}}}"}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+        for split, numbers in (("train", range(20, 24)), ("validation", range(number))):
+            write(folder / f"rows/{name}/{split}.jsonl", map(OWN_ROWS["colours"], numbers))
+    (folder / "inner.yaml").write_text(yaml.safe_dump({"group": "inner", "task": ["tiles"]}))
+    return folder
+
+
+def group_file(folder: Path, is_weighted: bool, *more: dict) -> Path:
+    """Write the group, with means by size or not."""
+    means = [{"metric": "acc_norm", "weight_by_size": is_weighted}, {"metric": "acc", "filter_list": "none"}, *more]
+    file = folder / "all.yaml"
+    file.write_text(yaml.safe_dump({"group": "all", "task": ["bricks", "inner"], "aggregate_metric_list": means}))
+    return file
+
+
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_a_group_is_stock_lm_eval_s(model32, group, tmp_path, is_weighted):
+    model, tokenizer = model32
+    data = TaskData(lm_eval=str(group_file(group, is_weighted)), local=str(group / "rows"))
+    examples = load_lm_eval_examples("all", data)
+    members = list(members_of(examples.task, examples.rows))
+    probes = {task.name: evaluate_probe(model, tokenizer, task, rows, 3) for task, rows in members}
+    ours = group_result(examples.task, probes)
+    # Stock lm-eval reads the rows with its own loader.
+    for name in ("bricks", "tiles"):
+        files = {split: str(group / f"rows/{name}/{split}.jsonl") for split in SPLITS}
+        task = yaml.safe_load((group / f"{name}.yaml").read_text()) | {"dataset_path": "json"}
+        task["dataset_kwargs"] = {"data_files": files, "cache_dir": str(tmp_path / "cache")}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    for name in ("all", "inner"):
+        (tmp_path / f"{name}.yaml").write_text((group / f"{name}.yaml").read_text())
+    tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
+    theirs = simple_evaluate(lm, tasks=["all"], task_manager=tasks, bootstrap_iters=BOOTSTRAP)
+    results = theirs["results"] | theirs["groups"]
+    for name, result in {"all": ours, **probes}.items():
+        assert result["metric"] == "acc_norm"
+        assert result["value"] == pytest.approx(results[name]["acc_norm,none"], abs=1e-12), name
+        assert result["standard_error"] == pytest.approx(results[name]["acc_norm_stderr,none"], abs=1e-12), name
+    assert len({probe["value"] for probe in probes.values()}) == 2
+
+
+def test_the_scripts_evaluate_a_group_as_a_probe_and_train_on_none(group, tmp_path):
+    folder = save_tiny("llama", tmp_path / "model", torch.float32)
+    source = {"lm_eval": group_file(group, True), "local": group / "rows", "metric": "acc"}
+    flags = {"task": "all", **source, "output_dir": tmp_path / "data/all"}
+    code, said = call_script("prepare_task.py", **flags)
+    assert code == 2 and "error: task 'all' is a group of lm-eval, and a run has one task; take it as a probe" in said
+    succeed("prepare_task.py", **flags, only_probe=True)
+    own = {
+        "task": "boolq_mini",
+        "train_examples": 4,
+        "validation_examples": 4,
+        "output_dir": tmp_path / "data/boolq_mini",
+    }
+    succeed("prepare_task.py", **own)
+    place = {"checkpoint": folder, "task": "boolq_mini", "data_dir": tmp_path / "data/boolq_mini"}
+    succeed("evaluate.py", **place, probes=f"all:{tmp_path / 'data/all'}", output=tmp_path / "evaluation.json")
+    record = read_record_file(tmp_path / "evaluation.json", EvaluationRecord)
+    assert set(record.probes) == {"bricks", "tiles"}
+    outcomes = [*record.probes["bricks"].outcomes, *record.probes["tiles"].outcomes]
+    assert len(outcomes) == 8 and record.groups["all"].value == pytest.approx(sum(outcomes) / 8, abs=1e-12)
+    write_lm_eval_files(record, "run", tmp_path / "data", tmp_path / "files")
+    assert {file.name.split("_2")[0] for file in (tmp_path / "files").glob("samples_*")} == {
+        "samples_boolq_mini", "samples_bricks", "samples_tiles"}  # fmt: skip

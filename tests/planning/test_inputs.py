@@ -8,7 +8,7 @@ import pytest
 import yaml
 from project import laid_over, succeed
 from sparseft.errors import InputError
-from sparseft.planning.inputs import KnownHashes, check_inputs, check_sources, task_files
+from sparseft.planning.inputs import KnownHashes, check_inputs, check_sources, fetched_files, task_files
 from sparseft.planning.sizes import NAMED
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
@@ -135,3 +135,36 @@ def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path, monkeyp
         (tmp_path / name).write_text(content)
     expected = ["task.yaml", "between.yaml", "folder/other.yaml", "missing.yaml", "rows/train.jsonl"]
     assert task_files(TaskData(lm_eval="task.yaml", local="rows"))[:5] == expected
+
+
+def test_a_group_is_listed_with_the_files_beside_it_and_the_rows_of_its_tasks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["all.yaml", "one.yaml", "rows/one/train.jsonl", "rows/two/train.jsonl", "rows/one/validation.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("group: all\n")
+    assert task_files(TaskData(lm_eval="all.yaml", local="rows")) == names
+
+
+@pytest.mark.parametrize(
+    ("sections", "more"),
+    [
+        (
+            {
+                "masks": {"imported": {"theirs": {50: "hub:a/b"}}},
+                "grid": {"methods": ["imported_theirs"], "sparsities": [0, 50]},
+            },
+            "pruned/smollm2/sparsity50_imported_theirs/manifest.json",
+        ),
+        (
+            {
+                "models": {"smollm2": {"source": "hub:a/b"}, "half": {"source": "pruned:smollm2/sparsity50_layers_random"}},
+                "grid": {"models": ["smollm2", "half"], "trainings": {"long": {"steps": 3}, "short": {}}},
+            },
+            "data/hellaswag_mini/selection_manifest.json",
+        ),
+    ],
+)  # fmt: skip
+def test_a_pruned_base_of_the_study_needs_no_network(sections, more):
+    files = ["models/smollm2/manifest.json", "data/hellaswag_mini/manifest.json", more]
+    assert list(map(str, fetched_files(laid_over(sections)))) == files

@@ -10,7 +10,7 @@ from sparseft.errors import InputError
 from sparseft.storage.atomic import write_json
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import ResultPaths, Run
-from sparseft.study.terminal import check_target, failure, findings, made_again, result
+from sparseft.study.terminal import check_target, failure, findings, made_again, requested, result
 
 RUN = Run("smollm2", "hellaswag_mini", "unstructured", 50, "sparse_to_dense", 0)
 RECORD = {"metric": "acc_norm", "value": 0.9416}
@@ -64,7 +64,11 @@ def test_the_findings_end_with_the_place_of_the_page(tmp_path):
         ("evaluate", True, ""),
         ("data/boolq_mini/train.jsonl", True, ""),
         ("there", False, ""),
-        ("evalute", False, "evalute: no stage and no rule makes it; name a file of the study, or a stage: masks, "),
+        (
+            "evalute",
+            False,
+            "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, masks, ",
+        ),
         ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
         ("masks/smollm2/masks_sparsity45_unstructured.pt", True, "sparsity 45"),
     ],
@@ -140,3 +144,10 @@ def test_a_changed_setting_is_named_with_its_two_values_and_how_to_keep_both(
     assert line.startswith(changed)
     assert (": 2 runs are made again; keep both with " + advice in line) == bool(changed)
     assert made_again(laid_over(sections), []) == ""
+
+
+def test_the_largest_request_of_each_rule_is_in_the_table():
+    jobs = [("train", {"MB": 20, "GPUs": 0}), ("merge", {"MB": 5, "GPUs": 0}), ("train", {"MB": 9, "GPUs": 2})]
+    lines = [line.split() for line in requested(jobs).splitlines()]
+    assert lines[0][-2:] == ["MB", "GPUs"]
+    assert lines[1:] == [["merge", "5", "-"], ["train", "20", "2"]]

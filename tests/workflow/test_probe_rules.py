@@ -90,3 +90,13 @@ def test_results_of_a_probe_and_the_perplexity_stand_in_the_evaluation_and_in_th
     file.write_text(yaml.safe_dump(content | {"metric_list": [{**acc, "metric": "acc_norm"}, acc]}))
     assert {"prepare_task", "train_adapter", "evaluate_run"} <= study.planned().keys()
     json.dumps(record, allow_nan=False)
+
+
+def test_the_stage_prepare_makes_all_that_nodes_without_network_need(study):
+    calibrated = (
+        "masks={calibration: {mine: {text: wiki.jsonl}}}",
+        "grid={methods: [unstructured_wanda_on_mine], sparsities: [50]}",
+    )
+    assert study.planned("prepare", "--config", *calibrated) == {
+        "prepare_model": 1, "prepare_task": 2, "prepare_wikitext2": 1, "prepare_calibration": 1, "prepare": 1,
+    }  # fmt: skip

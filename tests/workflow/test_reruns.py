@@ -385,16 +385,23 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anythin
     assert "Traceback" not in said + twice
 
 
-def test_a_plan_of_one_library_and_jobs_of_another_are_refused(copied_study):
-    words = "-m snakemake --configfile study.yaml --snakefile".split()
-    command = [sys.executable, *words, copied_study.root / "Snakefile"]
-    (copied_study.folder / RUN / "evaluation.json").unlink()
-    done = subprocess.run(command, cwd=copied_study.folder, env={**os.environ, "PYTHONPATH": str(ROOT / "lib")},
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f"the plan would use {ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'};" in line
-    assert not (copied_study.folder / RUN / "evaluation.json").exists()
+def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):
+    with open(copied_study.root / "lib/sparseft/study/grid.py", "a") as file:
+        file.write("\nraise SystemExit(7)\n")
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", copied_study.root / "Snakefile"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    assert subprocess.run(command, cwd=copied_study.folder, env=environment, check=False).returncode == 7
+
+
+def test_two_versions_in_one_workflow_are_refused(copied_study):
+    modules = [
+        f"module {name}:\n    snakefile: {str(root / 'Snakefile')!r}\n    config: config\nuse rule * from {name} as {name}_*\n"
+        for name, root in (("first", ROOT), ("second", copied_study.root))
+    ]
+    (copied_study.folder / "Snakefile").write_text("".join(modules))
+    said = Study(copied_study.folder, copied_study.folder).snakemake("--dry-run", expect=2)
+    places = f"{ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'}"
+    assert f"error: the plan would use {places}; import one version of SparseFT only" in said
 
 
 @pytest.mark.slow

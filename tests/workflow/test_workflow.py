@@ -45,3 +45,12 @@ def test_the_two_modes_give_different_adapters_and_only_sparse_to_dense_has_a_ga
     gaps = [abs(float(summary[run]["train_merge_gap"])) for run in (dense, sparse)]
     assert gaps[0] > 0.1
     assert gaps[1] == 0
+
+
+def test_snakemake_s_report_has_the_page_the_figures_and_the_tables(own_study):
+    own_study.snakemake("--report", "report.html")
+    report = (own_study.folder / "report.html").read_text()
+    figures = {path.name for path in (own_study.folder / PATHS.analysis / "plots").glob("*.svg")}
+    assert figures
+    for name in (grid.REPORT, *grid.PAGES, *grid.TABLES, *figures):
+        assert f"{name}" in report.replace("\\/", "/"), name

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result, token_perplexity
 from sparseft.evaluation.inputs import EvaluationFlags, begin, load_checked, overlaps
 from sparseft.language_model.hardware import peak_memory
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -22,6 +22,7 @@ from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import read_text
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
+from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.overlap import Texts, texts_of
 from sparseft.tasks.prepared import find_task, read_splits
@@ -57,6 +58,16 @@ def main(
     start = time.perf_counter()
     tasks = {name: find_task(folder, name) for name, folder in folders.items()}
     prepared = {name: read_splits(folders[name], task) for name, task in tasks.items()}
+    if is_group(tasks[flags.task].definition):
+        tasks[flags.task].check_trainable()
+    groups = {name: task for name, task in tasks.items() if is_group(task.definition)}
+    for name, group in groups.items():
+        del tasks[name]
+        rows, digests = prepared.pop(name)
+        for member, own_rows in members_of(group, rows):
+            if member.name in tasks:
+                raise InputError(f"--probes {name}: its task {member.name} is evaluated twice", "name it once")
+            tasks[member.name], prepared[member.name] = member, (own_rows, digests)
     sets = {name: texts_of(task, prepared[name][0]["validation"]) for name, task in tasks.items()}
     task, (rows, digests) = tasks.pop(flags.task), prepared.pop(flags.task)
     for name, probe in tasks.items():
@@ -89,6 +100,8 @@ def main(
             | {"data_sha256": sha256["validation"], "train_sha256": sha256["train"], "overlap": shares[name]}
             for name, (probe_rows, sha256) in prepared.items()
         }
+    if groups:
+        record["groups"] = {name: group_result(group, record["probes"]) for name, group in groups.items()}
     cost = {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_memory(model.device)}
     write(flags.output, EvaluationRecord(run_id=flags.run_id, **record, **cost, inputs=inputs))
 

@@ -145,7 +145,9 @@ def _faults(
         own = files.validation.faults() + broken_links(links[run], run) + selection_faults(files)
         found += [(run.id, "fault", text) for text in own + of_others.get(run, [])]
         found += [(run.id, "unchecked", text) for text in _unchecked(files, files_of)]
-        lacking = [name for name in probes if name not in (*files.evaluation.probes, run.task)]
+        lacking = [
+            name for name in probes if name not in (*files.evaluation.probes, *files.evaluation.groups, run.task)
+        ]
         if lacking:
             reason = f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"
             found.append((run.id, "incomplete", reason))
@@ -199,6 +201,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     }
     for name, probe in evaluation.probes.items():
         row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
+    row |= {f"probe_{name}": group.value for name, group in evaluation.groups.items()}
     if train:
         row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss

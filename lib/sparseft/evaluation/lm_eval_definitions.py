@@ -49,8 +49,8 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
             raise InputError(
                 f"{place}: lm-eval has no task {source!r}", "give a name of `lm_eval ls tasks`, or a .yaml file"
             )
-        if entry.kind != Kind.TASK:
-            raise InputError(f"{place}: lm-eval's {source} is no single task in YAML", "name one of its tasks")
+        if entry.kind not in (Kind.TASK, Kind.GROUP):
+            raise InputError(f"{place}: lm-eval's {source} is no task and no group in YAML", "name one of its tasks")
         file = entry.yaml_path.relative_to(FOLDER).as_posix()
         return own_config(file), file
     try:
@@ -70,6 +70,38 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
         if not isinstance(entry, dict) or entry.get("metric") not in metric_registry:
             raise InputError(f"{source}: metric_list: {entry} has no metric of lm-eval", "correct metric_list")
     return {key: value for key, value in config.items() if key not in _UNUSED}, None
+
+
+def group_members(config: dict, source: str, place: str) -> dict[str, str]:
+    """Return by name the tasks of a group, also those of its groups, each as `tasks.NAME.lm_eval` names a task.
+
+    `source` is what names the group. A member of a user's file is the file of its name beside it, or else lm-eval's task of this
+    name. Raises InputError if there is none, or if the group changes a task."""
+    members: dict[str, str] = {}
+    if not isinstance(config.get("task"), list):
+        raise InputError(f"{place}: the group {config.get('group')!r} has no list of tasks", "list them under task")
+    for child in config["task"]:
+        if isinstance(child, dict):
+            if "group" not in child:
+                raise InputError(f"{place}: the group changes its task {child.get('task')!r}", "name unchanged tasks")
+            members |= group_members(child, source, place)
+            continue
+        file = Path(source).with_name(f"{child}.yaml")
+        if source.endswith((".yaml", ".yml")) and file.is_file():
+            part = read_definition(str(file), place)[0]
+            members |= group_members(part, source, place) if "group" in part else {child: str(file)}
+            continue
+        entry = _index().get(child)
+        if entry is None:
+            raise InputError(
+                f"{place}: there is no {file.name}, and lm-eval has no task {child!r}", "correct the group"
+            )
+        if entry.kind in (Kind.GROUP, Kind.TAG):
+            part = {"task": sorted(entry.tags)} if entry.kind == Kind.TAG else entry.cfg or {}
+            members |= group_members(part, child, place)
+        else:
+            members[child] = child
+    return members
 
 
 def config_of(definition: dict) -> dict:

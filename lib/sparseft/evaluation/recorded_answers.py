@@ -17,6 +17,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.harness import load_task, simple_evaluate
 from sparseft.evaluation.lm_eval_rendering import sandboxed
 from sparseft.records.evaluation_record import AnswersPart, EvaluationRecord
+from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.prepared import find_task, read_splits
 
 # lm-eval would start git to find the version of this project, and no record has it.
@@ -52,16 +53,21 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
     answers: dict[str, AnswersPart] = {record.task: record, **record.probes}
     digests = {name: (probe.data_sha256, probe.train_sha256) for name, probe in record.probes.items()}
     digests[record.task] = (record.inputs.data, record.inputs.train)
+    # The rows of a group's members are in its own folder.
+    folder_of = {name: name for name in answers} | {
+        member: group for group, part in record.groups.items() for member in part.members
+    }
     tasks = []
-    for name in answers:
-        task = find_task(data / name, name)
-        rows, prepared = read_splits(data / name, task)
-        if (prepared["validation"], prepared["train"]) != digests[name]:
+    for place in dict.fromkeys(folder_of.values()):
+        task = find_task(data / place, place)
+        rows, prepared = read_splits(data / place, task)
+        parts = list(members_of(task, rows)) if is_group(task.definition) else [(task, rows)]
+        if any((prepared["validation"], prepared["train"]) != digests[part.name] for part, _ in parts):
             raise InputError(
-                f"{data / name}: not the rows that were evaluated",
+                f"{data / place}: not the rows that were evaluated",
                 "name the folder of the study's data with --data_dir",
             )
-        tasks.append(load_task(task, rows))
+        tasks += [load_task(*part) for part in parts]
     with sandboxed(record.task):
         results = simple_evaluate(RecordedAnswers(answers), tasks)
     samples = results.pop("samples")

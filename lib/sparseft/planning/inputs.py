@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, split_mdl
+from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
 from sparseft.tasks.rows import source_file
@@ -105,6 +105,26 @@ def source_manifests(config: Config) -> list[Path]:
     return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
 
 
+def fetched_files(config: Config) -> list[Path]:
+    """Return the files that need the network: the prepared models, tasks and texts, and the checkpoints of another tool.
+
+    A model that is made from a pruned base of the study is not among them."""
+    own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
+    files = [file for file in source_manifests(config) if file not in own]
+    if any(config.training_names):
+        files += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
+    for model, method, percent in _imported(config):
+        if (config.pruned_source(model, method, percent) or "").startswith(HUB):
+            files.append(Path(base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")))
+    return files
+
+
+def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
+    """Yield the model, the method and the sparsity of each checkpoint of another tool."""
+    methods = [method for method in config.grid.methods if get_method(method).imported]
+    yield from product(config.grid.models, methods, filter(None, config.grid.sparsities))
+
+
 def check_sources(config: Config) -> None:
     """Raise InputError if local files are missing, if the hub refuses a model or data, or if backend or texts suit no model.
 
@@ -146,8 +166,7 @@ def _sources(config: Config) -> dict[str, list[str]]:
         for name in config.grid.models
         if not Path(MANIFEST.format(model=name)).exists()
     }
-    imported = [method for method in config.grid.methods if get_method(method).imported]
-    for model, method, percent in product(config.grid.models, imported, filter(None, config.grid.sparsities)):
+    for model, method, percent in _imported(config):
         base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
         if not Path(base).exists():
             place = f"masks.imported.{get_method(method).imported}.{percent}"
@@ -202,7 +221,8 @@ def model_files(source: str) -> list[str]:
 def task_files(data: TaskData) -> list[str]:
     """Return the user's own files that a task is prepared from: those of its folder, and its YAML file.
 
-    A YAML file comes with all files outside lm-eval's package that it includes."""
+    A YAML file comes with all files outside lm-eval's package that it includes, and that of a group with those beside it. The
+    folder of a group has a folder for each of its tasks."""
     files = []
     if data.lm_eval_file:
         included: list[Path] = []
@@ -213,7 +233,9 @@ def task_files(data: TaskData) -> list[str]:
     # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
     for split in SPLITS if data.local else ():
         text = f"{data.local}/{split}.txt"
-        files.append(text if data.kind == "text" and Path(text).exists() else f"{data.local}/{split}.jsonl")
+        of_members = sorted(map(str, Path(data.local or "").glob(f"*/{split}.jsonl"))) if data.lm_eval else []
+        whole = f"{data.local}/{split}.jsonl"
+        files += [text] if data.kind == "text" and Path(text).exists() else of_members or [whole]
     return files
 
 
@@ -231,7 +253,10 @@ def _add_included(path: Path, files: list[Path]) -> None:
         content = None
     files.append(path)
     names = content.get("include", []) if isinstance(content, dict) else []
-    for name in [names] if isinstance(names, str) else names:
+    names = [names] if isinstance(names, str) else names
+    if isinstance(content, dict) and "group" in content:
+        names = [*names, *sorted(file.name for file in path.parent.glob("*.yaml"))]
+    for name in names:
         _add_included((path.parent / name).resolve(), files)
 
 

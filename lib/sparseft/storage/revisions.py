@@ -26,14 +26,14 @@ def fixed(place: str) -> str:
 
 def fetched(manifests: Iterable[Path]) -> dict[str, str]:
     """Return the commits of the places on the hub that these manifests of models, tasks and texts record."""
-    revisions = {}
+    revisions: dict[str, str] = {}
     for manifest in manifests:
         record = read_json(manifest)
         source = record.get("source")
         if isinstance(source, dict):
-            place, commit = source.get("hub"), source.get("revision")
+            # Each task of a group has a source of its own.
+            places = [(part.get("hub"), part.get("revision")) for part in source.get("members", {"": source}).values()]
         else:
-            place, commit = source, record.get("revision")
-        if place and commit and "@" not in place:
-            revisions[place] = commit
+            places = [(source, record.get("revision"))]
+        revisions |= {place: commit for place, commit in places if place and commit and "@" not in place}
     return revisions

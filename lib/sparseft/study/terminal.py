@@ -6,7 +6,7 @@ The workflow reports its events here. Nothing here imports Snakemake.
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -21,7 +21,7 @@ from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultP
 
 # What bash says of a process that SIGKILL ended.
 KILLED = re.compile(r": line \d+: +\d+ Killed ")
-STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
+STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
 # Keys whose change makes no run again.
 _WITHOUT_RUNS = re.compile(
     r"results$|throughput\.|analysis\.|export\.|resources\.(memory_mb|minutes)|grid\.(?!trainings)"
@@ -117,6 +117,20 @@ def failure(log: Path, logs: Path) -> str:
             "error: the job was killed, as Linux does if memory runs out; request more memory, or lower its batch size"
         ]
     return f"{log.relative_to(logs).with_suffix('')}: {errors[-1]} (log: {log})" if errors else ""
+
+
+def requested(jobs: Iterable[tuple[str, dict[str, int]]]) -> str:
+    """Return a table of what the jobs of each rule request at most. `jobs` has the rule of each job, and its requests by name."""
+    largest: dict[str, dict[str, int]] = {}
+    for rule, requests in jobs:
+        known = largest.setdefault(rule, dict.fromkeys(requests, 0))
+        largest[rule] = {name: max(known[name], number) for name, number in requests.items()}
+    names = next(iter(largest.values()), {})
+    lines = [
+        ("each job requests at most", *names),
+        *((rule, *found.values()) for rule, found in sorted(largest.items())),
+    ]
+    return "\n".join(f"{line[0]:<26}" + "".join(f"{cell or '-':>12}" for cell in line[1:]) for line in lines)
 
 
 def findings(folder: Path) -> str:

@@ -114,7 +114,12 @@ class Task(RowFormat):
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 
     def check_trainable(self) -> None:
-        """Raise InputError if the task has no rows to train on."""
+        """Raise InputError if the task has no rows to train on, or is a group of lm-eval."""
+        if "members" in self.definition:
+            raise InputError(
+                f"task {self.name!r} is a group of lm-eval, and a run has one task",
+                "take it as a probe (evaluation.probes), or name one of its tasks",
+            )
         if not self.is_trainable:
             raise InputError(
                 f"task {self.name!r} has no training rows: lm-eval's definition names no training_split",

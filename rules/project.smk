@@ -1,0 +1,59 @@
+# Find the folder of this project, which has the scripts and the library. The Snakefile lies in it if it is read from the disk. If
+# Snakemake reads it from a git repository, as for a module, it fetches single files only. Then the whole commit is written once
+# into .snakemake/sparseft/.
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from snakemake.sourcecache import HostingProviderFile, LocalSourceFile
+
+
+def refuse(error):
+    """Print an error on one line and end Snakemake, before any job starts."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def project_folder(source):
+    """Return the folder of the project, from the folder of its rules as Snakemake names it."""
+    if isinstance(source, LocalSourceFile):
+        return Path(source.path).parent
+    if not isinstance(source, HostingProviderFile):
+        refuse(
+            f"the Snakefile is in {source}, without its project; give its path on the disk, github(...) or gitlab(...)"
+        )
+    repository = source.hosted_repo.repo
+    commit = repository.commit(source.ref).hexsha
+    folder = Path(".snakemake/sparseft", commit).absolute()
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent))
+        with tempfile.TemporaryFile() as archive:
+            repository.archive(archive, commit)
+            archive.seek(0)
+            with tarfile.open(fileobj=archive) as files:
+                files.extractall(partial, filter="data")
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Another process was first.
+            shutil.rmtree(partial)
+    return folder
+
+
+ROOT = project_folder(workflow.current_basedir)
+sys.path.insert(0, str(ROOT / "lib"))
+
+try:
+    # This also imports the libraries that a plan needs.
+    import sparseft.planning.inputs
+except ModuleNotFoundError as error:
+    refuse(f"{error}; install what SparseFT needs: {sys.executable} -m pip install {ROOT}")
+if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
+    refuse(
+        f"the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"
+        " import one version of SparseFT only"
+    )
