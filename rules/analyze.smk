@@ -2,11 +2,6 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.configfiles import complete_text
 
 
-def shown(name, category):
-    """Return a file of the analysis that `snakemake --report` shows."""
-    return report(f"{PATHS.analysis}/{name}", category=category, labels={"file": name})
-
-
 # Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
 # analysis depends on this file and runs again.
 use rule run_script as write_configuration with:
@@ -38,8 +33,11 @@ use rule run_script as analyze_results with:
             labels={"figure": "{figure}"},
         ),
         output_dir=[
-            *(shown(name, "Tables") for name in grid.TABLES),
-            *(shown(name, "Pages") for name in (grid.REPORT, *grid.PAGES)),
+            *(report(f"{PATHS.analysis}/{name}", category="Tables", labels={"file": name}) for name in grid.TABLES),
+            *(
+                report(f"{PATHS.analysis}/{name}", category="Pages", labels={"file": name})
+                for name in (grid.REPORT, *grid.PAGES)
+            ),
             f"{PATHS.analysis}/{grid.FINDINGS}",
         ],
     pathvars:

@@ -51,8 +51,10 @@ pathvars:
 # - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's
 #   environment runs them.
 # - `on_gpus N COMMAND` runs a command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
-os.environ["SPARSEFT_ROOT"] = str(ROOT)
-os.environ["SPARSEFT_BIN"] = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
+os.environ.update(
+    SPARSEFT_ROOT=str(ROOT),
+    SPARSEFT_BIN="" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:",
+)
 PREPARED = (
     'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
     ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
