@@ -1,5 +1,6 @@
 """Load a prepared checkpoint as a model in memory, with its tokenizer, and say what its attention depends on."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from sparseft.errors import InputError, one_line
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.products import use_products
 from sparseft.language_model.weights import fused_experts
+from sparseft.planning.devices import machine_memory
 from sparseft.storage.reading import read_json
 
 # Types of rotary embeddings whose angles do not depend on the length of the batch.
@@ -46,9 +48,12 @@ def load_model(
     size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     # On a CPU, the weights are mapped from their files and take no room, except for experts, which transformers joins.
     takes_room = device.type != "cpu" or fused_experts(checkpoint.architecture)
-    if rooms and takes_room and size > next(iter(rooms.values())):
+    is_divided = rooms and takes_room and size > next(iter(rooms.values()))
+    # transformers maps a file as a whole. Linux refuses that if the file is larger than the machine's memory.
+    is_too_large = device.type == "cpu" and max(file.stat().st_size for file in checkpoint.files) > machine_memory()
+    if is_divided or is_too_large:
         model = empty_model(checkpoint)
-        place(model, StoredWeights(checkpoint, model), rooms)
+        place(model, StoredWeights(checkpoint, model), rooms if is_divided and rooms else {device.type: math.inf})
         return model, load_tokenizer(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
