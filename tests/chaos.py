@@ -10,12 +10,14 @@ of the undisturbed study. Power is not cut, so what the system had in its cache 
 import argparse
 import os
 import random
+import signal
 import subprocess
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -51,8 +53,10 @@ def start(study: Study, *arguments: str) -> subprocess.Popen:
     """Start Snakemake in the study's folder. All that it prints goes to a file there."""
     command = [study.python, "-m", "snakemake", *arguments, "--snakefile", study.root / "Snakefile", "--configfile",
                "study.yaml"]  # fmt: skip
+    # A shell without job control lets what it starts in the background ignore SIGINT.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with open(study.folder / "said", "a") as said:
-        return subprocess.Popen(list(map(str, command)), cwd=study.folder, stdout=said, stderr=said)
+        return subprocess.Popen(list(map(str, command)), cwd=study.folder, stdout=said, stderr=said, preexec_fn=heed)
 
 
 def running(study: Study) -> list[psutil.Process]:
