@@ -166,7 +166,7 @@ def test_the_answer_of_the_configuration_is_a_text_of_a_generated_answer(tmp_pat
 @pytest.mark.long
 def test_names_of_lm_eval_s_tasks(tmp_path):
     """lm-eval's index takes 8 s to make, so one test has all cases."""
-    for name, what in {"arc_esay": "no task 'arc_esay'", "squadv2": "no task and no group"}.items():
+    for name, what in {"arc_esay": "no task 'arc_esay'", "squadv2": "neither a task nor a group"}.items():
         with pytest.raises(InputError, match=rf"^tasks\.mine\.lm_eval: .*{what}"):
             read_definition(name, "tasks.mine.lm_eval")
     with pytest.raises(InputError, match="unsafe_code is not supported"):

@@ -50,7 +50,9 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
                 f"{place}: lm-eval has no task {source!r}", "give a name of `lm_eval ls tasks`, or a .yaml file"
             )
         if entry.kind not in (Kind.TASK, Kind.GROUP):
-            raise InputError(f"{place}: lm-eval's {source} is no task and no group in YAML", "name one of its tasks")
+            raise InputError(
+                f"{place}: {source} of lm-eval is neither a task nor a group in YAML", "name one of its tasks"
+            )
         file = entry.yaml_path.relative_to(FOLDER).as_posix()
         return own_config(file), file
     try:

@@ -117,7 +117,7 @@ def _member_metric(task: Task, mean: AggMetricConfig) -> str:
             return entry["name"]
     filters = f" with the filter {', '.join(mean.filter_list)}" if mean.filter_list else ""
     raise InputError(
-        f"tasks.{task.name}: the task has no {mean.metric}{filters}, of which its group has the mean",
+        f"tasks.{task.name}: its group takes the mean of {mean.metric}{filters}, which the task does not have",
         "correct aggregate_metric_list, or name one of its tasks",
     )
 

@@ -6,7 +6,7 @@ Such a checkpoint holds no mask, and its zeros are not the mask, because a weigh
     natural zero    zero in both; nothing shows that the tool pruned it, so the mask keeps it
     kept            everything else, also a weight that the tool changed (SparseGPT's update, a merged adapter)
 
--0.0 is zero. A weight that the tool kept, and that became exactly zero, cannot be told from a pruned one. The mask therefore
+-0.0 is zero. A weight that the tool kept, and that became exactly zero, looks like a pruned one. The mask therefore
 says that it is inferred.
 
 Every zero is pruned in two cases. Both are the user's statement, and never a guess:

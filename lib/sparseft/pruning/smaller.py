@@ -1,4 +1,4 @@
-"""Remove whole experts or decoder layers, and write what is left as a pruned base, a checkpoint of its own.
+"""Remove whole experts or decoder layers, and write the smaller model as a pruned base, a checkpoint of its own.
 
 The units with the lowest scores are removed, and those with the lowest numbers first if scores are equal. Every group loses
 equally many, because stock transformers takes one number of experts for all decoder layers. The units that are left are

@@ -216,7 +216,7 @@ class Config(_AllKeys):
                     ),
                     f"models.{name}: {base.method} has no pruned base at this place; write pruned:MODEL/sparsityXX_METHOD, or"
                     " pruned:MODEL/TASK/sparsityXX_METHOD if the method looks at a task's examples": not is_made,
-                    f"models.{name}: {base.task} is no task of this study; describe it under tasks": (
+                    f"models.{name}: {base.task} is not a task of this study; describe it under tasks": (
                         base.task and base.task not in self.tasks
                     ),
                     f"models.{name} is made from itself; name another model": base.model in seen,

@@ -8,15 +8,15 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.study.section import Length, Positive, Section
 
-# The engines, of which transformers is the reference. export/engine_process.py runs them.
+# The engines that export/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", "llama_cpp")
 ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
 EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
 
 class Export(Section):
-    """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them, so ask for them by
-    their names."""
+    """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them. Ask for them by
+    their names, or for all of them with the stage `engines`."""
 
     gguf: Literal["f32", "f16", "bf16", "q8_0"] | None = None
     """Number format of a GGUF file beside the exported model. Null means that there is none."""
