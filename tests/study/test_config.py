@@ -147,7 +147,7 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
         ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity"}}},
          r"models\.part: layers_perplexity has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_METHOD"),
         ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}}, r"models\.part: unstructured has no pruned base"),
-        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity"}}}, r"models\.part: mine is no task"),
+        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity"}}}, r"models\.part: mine is not a task"),
         ({"models": {"part": {"source": "pruned:part/sparsity50_layers_random"}}}, r"models\.part is made from itself"),
         *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},
            "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base") for backend in BACKENDS),
