@@ -37,8 +37,9 @@ MASK_JOB = 400_000_000
 BLOCKS = 250_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
-# Bytes per square of the widest layer's inputs in an update of weights: the Hessian of each layer, and its factors.
-HESSIANS = 32
+# Bytes per square of the widest layer's inputs in an update of weights: the Hessian of each layer, and its factors. Measured with
+# LLaMA-7B's widths (docs/large_models.md).
+HESSIANS = 24
 # Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
 # counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
