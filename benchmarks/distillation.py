@@ -53,9 +53,9 @@ PRUNINGS = (
     ("unstructured_wanda", 70),
 )
 DISTILLATION = Distillation(weight=0.5, temperature=2.0)
-SETTINGS = Training(steps=48, learning_rate=1e-3, save_every=8)
+SETTINGS = Training(steps=24, batch_size=4, learning_rate=1e-3, save_every=8)
 # Training and validation examples, and those of the scores of the masks.
-SIZES, CALIBRATION = (400, 256), 64
+SIZES, CALIBRATION = (96, 128), 32
 DENSE, UNTRAINED, PLAIN, EQUAL_STEPS, EQUAL_TIME = (
     "dense",
     "not trained",
