@@ -23,6 +23,8 @@ use rule run_script as prepare_task with:
         ),
     pathvars:
         job="prepare_task/{task}",
+    # The first job, because it refuses a task that cannot be trained.
+    priority: 1
     params:
         **running("prepare_task.py", task_sources),
         # A probe may lack training rows.

@@ -395,7 +395,8 @@ def test_the_scripts_evaluate_a_group_as_a_probe_and_train_on_none(group, tmp_pa
     folder = save_tiny("llama", tmp_path / "model", torch.float32)
     source = {"lm_eval": group_file(group, True), "local": group / "rows", "metric": "acc"}
     flags = {"task": "all", **source, "output_dir": tmp_path / "data/all"}
-    code, said = call_script("prepare_task.py", **flags)
+    # It is refused before its rows are read.
+    code, said = call_script("prepare_task.py", **flags | {"local": tmp_path / "nowhere"})
     assert code == 2 and "error: task 'all' is a group of lm-eval, and a run has one task; take it as a probe" in said
     succeed("prepare_task.py", **flags, only_probe=True)
     own = {

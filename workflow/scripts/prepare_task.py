@@ -36,7 +36,7 @@ def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), onl
     manifest = output_dir / "manifest.json"
     check_ours(output_dir, "task", *(output_dir / f"{split}.jsonl" for split in SPLITS), manifest)
     check_apart([output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
-    examples = examples_of(task, data)
+    examples = examples_of(task, data, only_probe)
     if not only_probe:
         examples.task.check_trainable()
     examples.task.check(examples.rows)
@@ -58,7 +58,7 @@ def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), onl
         write(folder / manifest.name, record)
 
 
-def examples_of(name: str, data: TaskData) -> Examples:
+def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
     """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be loaded."""
     if name in BY_NAME:
         return load_examples(BY_NAME[name], data)
@@ -66,7 +66,7 @@ def examples_of(name: str, data: TaskData) -> Examples:
         # The import takes seconds.
         from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 
-        return load_lm_eval_examples(name, data)
+        return load_lm_eval_examples(name, data, only_probe=only_probe)
     if data.kind:
         return load_examples(KINDS[data.kind].own_task(name, data), data)
     raise InputError(

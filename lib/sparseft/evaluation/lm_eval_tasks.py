@@ -43,7 +43,7 @@ from sparseft.tasks.lm_eval import (
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.selection_rows import SELECTION, Candidates, shuffled, unused_rows
-from sparseft.tasks.task import SPLITS, Row, RowFormat, Task
+from sparseft.tasks.task import SPLITS, Row, RowFormat, Task, group_as_task
 
 # Keys of a definition that say where rows come from.
 _DATA_KEYS = (
@@ -54,13 +54,16 @@ _DATA_KEYS = (
 _AT_ONCE = 100
 
 
-def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
+def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True) -> Examples:
     """Return a task or a group of lm-eval under the name `name`, its examples, and where they come from.
 
-    Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
+    Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it. A group
+    is refused before its rows are loaded, unless it is `only_probe`."""
     assert data.lm_eval
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
     if "group" in config:
+        if not only_probe:
+            raise group_as_task(name)
         return _load_group(name, config, data)
     _check_supported(name, config, data)
     splits = Splits(name, config, bool(data.local))

@@ -13,6 +13,14 @@ Row = dict[str, Any]
 SPLITS = ("train", "validation")
 
 
+def group_as_task(name: str) -> InputError:
+    """Return the error that a group of lm-eval is the task of a run."""
+    return InputError(
+        f"task {name!r} is a group of lm-eval, and a run has one task",
+        "take it as a probe (evaluation.probes), or name one of its tasks",
+    )
+
+
 class Data(Protocol):
     """Name the keys of `tasks.NAME` that say which rows a task has."""
 
@@ -116,10 +124,7 @@ class Task(RowFormat):
     def check_trainable(self) -> None:
         """Raise InputError if the task has no rows to train on, or is a group of lm-eval."""
         if "members" in self.definition:
-            raise InputError(
-                f"task {self.name!r} is a group of lm-eval, and a run has one task",
-                "take it as a probe (evaluation.probes), or name one of its tasks",
-            )
+            raise group_as_task(self.name)
         if not self.is_trainable:
             raise InputError(
                 f"task {self.name!r} has no training rows: lm-eval's definition names no training_split",
