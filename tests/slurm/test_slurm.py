@@ -11,7 +11,7 @@ from pathlib import Path
 from project import ROOT, TINY_STUDY, Study, tiny_grid
 
 PROFILE = [
-    "--profile", str(ROOT / "profiles/slurm"), "--slurm-status-command", "squeue", "--slurm-no-account",
+    "--profile", str(ROOT / "profiles/slurm"), "--slurm-status-command", "squeue",
     "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2", "--latency-wait", "10",
     "--slurm-keep-successful-logs",
 ]  # fmt: skip
