@@ -230,7 +230,7 @@ def refused(form: str, fault: str, code: int = 2) -> str:
 
 @pytest.mark.skipif(bool(find_spec("wandb")), reason="needs an environment without wandb")
 def test_wandb_is_named_if_it_is_not_installed(study):
-    assert refused("wandb", "error: ") == 'error: wandb is not installed; pip install "sparseft[wandb]"\n'
+    assert refused("wandb", "error: ") == "error: wandb is not installed; make install-wandb\n"
     assert not Path("out").exists()
 
 

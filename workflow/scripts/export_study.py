@@ -148,7 +148,7 @@ def main(
     """
     check_apart([output_dir], [results_dir])
     if format == "wandb" and not find_spec("wandb"):
-        raise InputError("wandb is not installed", 'pip install "sparseft[wandb]"')
+        raise InputError("wandb is not installed", "make install-wandb")
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     hold(output_dir)
