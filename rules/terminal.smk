@@ -27,8 +27,8 @@ IS_SHORT = (
     Quietness.REASON in (OUTPUT.quiet or ()) and not OUTPUT.verbose and not (OUTPUT.dryrun and OUTPUT.printshellcmds)
 )
 HIDDEN = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
-# What Snakemake says of a script that has said what is wrong, or that it was interrupted.
-HAS_SAID = ("returned non-zero exit status 2.", "returned non-zero exit status 130.")
+# What Snakemake says of a failed script before it reports the job.
+FAILED = "RuleException:\nCalledProcessError"
 # Seconds in which a job may end by itself after Ctrl-C.
 GRACE = 3
 
@@ -47,7 +47,7 @@ def is_shown(record):
         if IS_SHORT and any(lines):
             print(*lines, sep="\n", file=sys.stderr)
             return False
-    elif event == LogEvent.ERROR and IS_SHORT and str(record.msg).endswith(HAS_SAID):
+    elif event == LogEvent.ERROR and IS_SHORT and str(record.msg).startswith(FAILED):
         return False
     return not (IS_SHORT and (event in HIDDEN or str(record.msg).startswith(("Select jobs", "Removing temporary"))))
 

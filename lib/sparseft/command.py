@@ -41,12 +41,14 @@ def run(main: Callable[..., int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         # As a shell reports a program that SIGINT ended.
-        sys.exit(130)
+        code = 130
     except Exception as error:
         print_traceback(error)
         # One write, so that the lines of processes that share a log do not mix.
         sys.stderr.write(f"error: {one_line(message(error))}\n")
-        sys.exit(2)
+        code = 2
+    # Outside of the handlers, so that the frames of the exception are gone. torch has aborted where they held tensors when Python
+    # ended.
     sys.exit(code or 0)
 
 
