@@ -1,5 +1,8 @@
 """Test the check of engines: what the reference computes, and when an engine agrees with it."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -48,6 +51,14 @@ def test_the_reference_gives_stock_transformers_greedy_tokens_and_their_log_like
         logits = stock(torch.tensor([PROMPTS[1] + [7, 8, 9]])).logits[0].log_softmax(-1)
     expected = [float(logits[11 + place, token]) for place, token in enumerate([7, 8, 9])]
     assert engine.score(PROMPTS[1], [7, 8, 9]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_an_engine_is_not_that_of_the_program_that_started_it():
+    held = bytearray(b"1") * 400_000_000
+    program = f"import runpy; print(runpy.run_path({engine_process.__file__!r})['peak_memory']()['peak_memory_bytes'])"
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 5_000_000 < int(started.stdout) < len(held) / 2
 
 
 def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:

@@ -101,13 +101,17 @@ def vllm(request: dict[str, Any]) -> Engine:
 def llama_cpp(request: dict[str, Any]) -> Engine:
     """Load a GGUF file in llama.cpp, on the GPU if it was built for one."""
     import numpy as np
-    from llama_cpp import Llama
+    from llama_cpp import GGML_TYPE_F32, Llama
 
     threads = {"n_threads": request["threads"], "n_threads_batch": request["threads"]}
     length = max(map(len, request["prompts"])) + request["new_tokens"]
-    model = Llama(request["model"], n_ctx=length, n_gpu_layers=-1, verbose=False, **threads)
 
-    def logits() -> np.ndarray:
+    def load(**cache: int) -> Llama:
+        return Llama(request["model"], n_ctx=length, n_gpu_layers=-1, verbose=False, **threads, **cache)
+
+    model = load()
+
+    def logits(model: Llama) -> np.ndarray:
         # llama-cpp-python itself keeps logits only if it computes those of every token of the prompt.
         return np.ctypeslib.as_array(model._ctx.get_logits_ith(-1), (model.n_vocab(),)).astype(np.float64)
 
@@ -116,15 +120,16 @@ def llama_cpp(request: dict[str, Any]) -> Engine:
         made: Tokens = []
         while len(made) < number:
             model.eval(made[-1:] or prompt)
-            made.append(int(logits().argmax()))
+            made.append(int(logits(model).argmax()))
         return made
 
     def score(prompt: Tokens, continuation: Tokens) -> list[float]:
-        model.reset()
+        # llama.cpp keeps keys and values in 16 bits. That rounds more than weights in 32 bits, and here the weights are checked.
+        exact = load(type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
         scores = []
         for ids, token in zip([prompt, *([one] for one in continuation)], continuation, strict=False):
-            model.eval(ids)
-            row = logits()
+            exact.eval(ids)
+            row = logits(exact)
             scores.append(float(row[token] - np.logaddexp.reduce(row)))
         return scores
 
@@ -169,8 +174,12 @@ def peak_memory() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "peak_memory_kind": "allocated on the GPU"}
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if sys.platform == "linux":
+        # ru_maxrss would count the program that started this one.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        resident = 1024 * int(status["VmHWM"].removesuffix("kB"))
+    else:
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_memory_bytes": resident, "peak_memory_kind": "resident"}
 
 
