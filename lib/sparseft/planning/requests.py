@@ -37,9 +37,9 @@ MASK_JOB = 400_000_000
 BLOCKS = 250_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
-# Bytes per square of the widest layer's inputs in an update of weights: the Hessian of each layer, and its factors. Measured with
-# LLaMA-7B's widths (docs/large_models.md).
-HESSIANS = 24
+# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of two more matrices
+# for the widest one (pruning/sparsegpt.py).
+HESSIAN, FACTORS = 4, 8
 # Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
 # counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
@@ -251,7 +251,9 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     layer_and_outside = subject.width * subject.layer_and_outside
     largest = max(map(math.prod, subject.prunable.values()))
     if job.kind == "mask":
-        held = {"Hessians": HESSIANS * subject.widest**2 if get_method(job.method).updates_weights else 0}
+        squares = sum(cols**2 for _, cols in subject.prunable.values()) // layers
+        hessians = HESSIAN * squares + FACTORS * subject.widest**2
+        held = {"Hessians": hessians if get_method(job.method).updates_weights else 0}
         if not _uses_gradients(job.method):
             # The output head computes nothing, unless the scores are losses.
             head = 0 if _leaves_out(job.method, layers) else math.prod(subject.shapes.get(HEAD, (0,)))

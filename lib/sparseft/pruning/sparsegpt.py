@@ -29,6 +29,7 @@ a Hessian for each of its layers, fp32 (cols, cols), the weights outside the dec
 examples.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
@@ -179,10 +180,8 @@ def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor,
         )
     is_dead = diagonal == 0
     diagonal[is_dead] = diagonal[~is_dead].mean()
-    damped = hessian.clone()
     for attempt in range(1, ATTEMPTS + 1):
-        damped.diagonal().copy_(diagonal + damping * diagonal.mean())
-        factor = _factor(damped)
+        factor = _factor(hessian, diagonal + damping * diagonal.mean())
         if factor is not None:
             return factor, damping
         fault = f"{layer}: its Hessian is not positive definite with a damping of {damping:g}"
@@ -205,13 +204,20 @@ def _output_energy(weights: Tensor, hessian: Tensor) -> float:
     return float((weights @ hessian * weights).sum(dtype=torch.float64))
 
 
-def _factor(damped: Tensor) -> Tensor | None:
-    """Return the upper triangle U with U^T U = damped^-1; None if a factorisation fails."""
-    lower, failed = torch.linalg.cholesky_ex(damped)
+def _factor(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
+    """Return the upper triangle U with U^T U = H^-1, if H has this diagonal; None if a factorisation fails.
+
+    Only two matrices of this size exist in addition to the Hessian."""
+    # In columns, as LAPACK has them. It would copy rows.
+    damped = hessian.mT.contiguous().mT
+    damped.diagonal().copy_(diagonal)
+    factor, failed = torch.linalg.cholesky_ex(damped)
     if failed:
         return None
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return upper if not failed and upper.isfinite().all() else None
+    inverse = torch.cholesky_inverse(factor, out=damped)
+    torch.linalg.cholesky_ex(inverse, upper=True, out=(factor, failed))
+    # Both are NaN if a value is NaN.
+    return factor if not failed and all(map(math.isfinite, factor.mT.aminmax())) else None
 
 
 def _share(count: int, end: int, cols: int) -> int:
