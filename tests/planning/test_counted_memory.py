@@ -10,8 +10,9 @@ from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, Disti
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import MaskedLoRALinear, attach
-from sparseft.planning.requests import CUDA, DISTILLED, FP32_LOGITS, JobKind, process_memory
+from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, JobKind, process_memory
 from sparseft.planning.sizes import NAMED, described
+from sparseft.pruning.sparsegpt import inverse_factor
 from sparseft.study.schedule import Training
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,3 +120,11 @@ def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts(monkeypatch, 
     peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
     assert sum(estimated.values()) - CUDA == pytest.approx(peaks[stage], rel=0.05)
+
+
+def test_the_factor_of_a_hessian_needs_two_matrices():
+    inputs = torch.randn(64, 256)
+    hessian = inputs.T @ inputs
+    with Peak() as peak:
+        inverse_factor("layer", hessian, 0.01)
+    assert peak.peak == pytest.approx(FACTORS * 256**2, rel=0.05)

@@ -173,8 +173,8 @@ def test_masks_need_a_decoder_layer_and_the_hidden_states_of_examples_of_mean_le
     device, machine = need("mask", method="unstructured_wanda")
     assert machine == PROGRAM + states + 3 * 4 * WIDEST
     assert 4 * (OUTER + DECODER_LAYER) < device < 4 * (OUTER + 2 * DECODER_LAYER)
-    # The Hessian of the widest layer, its factors and the others.
-    assert need("mask", method="unstructured_sparsegpt")[0] == device + 6 * 4 * 1536**2
+    # A Hessian for each of the seven layers, and two matrices for the factor of the widest one.
+    assert need("mask", method="unstructured_sparsegpt")[0] == device + 4 * (6 * 576**2 + 3 * 1536**2)
 
 
 def test_masks_by_gradients_need_the_inputs_of_every_decoder_layer_and_the_scores_of_one():
