@@ -120,7 +120,7 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
     factor = sparsegpt._factor
     fails = iter([False, True, True] + [False] * 20)
-    monkeypatch.setattr(sparsegpt, "_factor", lambda damped: None if next(fails) else factor(damped))
+    monkeypatch.setattr(sparsegpt, "_factor", lambda *arguments: None if next(fails) else factor(*arguments))
     prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
     second = list(prunable_shapes(checkpoint))[1]
     report = json.loads(places.report.read_text())
