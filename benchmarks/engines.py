@@ -7,15 +7,16 @@ An unstructured mask is the control: it leaves zeros, which no engine skips. The
 the model. Each engine runs in a process of its own. The table is printed and written to benchmarks/results/engines.md.
 """
 
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from bench import report
+from sparseft.analysis.statistics import mean_interval
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.command import Flags, run
@@ -30,7 +31,6 @@ from sparseft.study.grid import MASK_NAME, PRUNED_NAME
 from sparseft.study.sources import Model
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-REPEATS = 3
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/compute_masks.py"
 TEXT = Path(__file__).parents[1] / "docs/statistics.md"
 STRUCTURED = (30, 50)
@@ -105,38 +105,43 @@ def tokens_per_second(result: EngineResult) -> float:
     return result.tokens_per_second / result.cpu_share
 
 
+def first_token_milliseconds(result: EngineResult) -> float:
+    """Return the CPU time to the first token."""
+    return 1000 * result.first_token_seconds * result.cpu_share
+
+
 def rows_of(
     results: list[EngineResult], base: dict[str, str], sizes: dict[str, tuple[float, float]]
 ) -> list[list[str]]:
-    """Return a row per engine and model: medians of the turns, and their ratio to the dense model in the same engine."""
+    """Return a row per engine and model: means over the repeats, and the ratios to the dense model in the same engine."""
     by_key: dict[tuple[str, str], list[EngineResult]] = {}
     for result in results:
         by_key.setdefault((result.engine, result.model), []).append(result)
     rows = []
-    for (engine, name), turns in by_key.items():
+    for (engine, name), repeats in by_key.items():
         row = [engine, name, *(f"{size:.1f}" for size in sizes[name])]
-        for value, form in (
-            (tokens_per_second, "{:.1f}"),
-            (lambda one: 1000 * one.first_token_seconds * one.cpu_share, "{:.0f}"),
-            (lambda one: one.peak_memory_bytes / 1e6, "{:.0f}"),
-        ):
-            # A ratio is taken within a turn, and then the median of the turns.
-            ratios = [
-                value(ours) / value(theirs) for ours, theirs in zip(turns, by_key[engine, base[name]], strict=True)
-            ]
-            row += [form.format(statistics.median(map(value, turns))), f"{statistics.median(ratios):.2f}"]
-        rows.append(
-            [*row, f"{max(one.difference for one in turns):.0e}", "yes" if all(one.agrees for one in turns) else "no"]
-        )
+        dense = by_key[engine, base[name]]
+        for value, form in ((tokens_per_second, "{:.1f}"), (first_token_milliseconds, "{:.0f}")):
+            ours, theirs = (np.array([value(one) for one in some]) for some in (repeats, dense))
+            row += [form.format(ours.mean()), "1" if name == base[name] else with_interval(ours / theirs)]
+        ours, theirs = (max(one.peak_memory_bytes for one in some) for some in (repeats, dense))
+        row += [f"{ours / 1e6:.0f}", f"{ours / theirs:.2f}"]
+        row += [f"{max(one.difference for one in repeats):.0e}", "yes" if all(one.agrees for one in repeats) else "no"]
+        rows.append(row)
     return rows
 
 
-def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=4), repeats: int = REPEATS) -> None:
+def with_interval(ratios: np.ndarray) -> str:
+    """Return the mean of the ratios, one per repeat, with its 95 % interval."""
+    low, high = mean_interval(ratios)
+    return f"{ratios.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=2, repeats=5)) -> None:
     """Measure every model in every engine, and report.
 
     Args:
         model_path: a prepared model folder
-        repeats: number of turns; in each turn, every engine runs every model
     """
     torch.set_num_threads(1)
     engines = find_engines(settings)
@@ -147,12 +152,12 @@ def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=4), repea
         made = list(subjects(model_path, Path(work)))
         folders = {name: folder for _, name, folder in made}
         sizes = {name: size_of(folder) for name, folder in folders.items()}
-        results = [one for _ in range(repeats) for one in measure(engines, folders, prompts, settings, threads=1)]
+        results = list(measure(engines, folders, prompts, settings, threads=1))
     conditions = [
         f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights, {MIXTRAL['num_local_experts']} experts",
         ", ".join(f"{name} {version}" for name, (_, version) in engines.items()),
         f"{settings.prompts} prompts of {length} tokens, one after the other, {settings.new_tokens} greedy tokens after each;"
-        f" one thread; medians of {repeats} turns; GGUF in {settings.gguf}",
+        f" one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the largest memory; GGUF in {settings.gguf}",
         "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts little",
         "nats: the mean difference of a token's log-likelihood from transformers. agrees: equal tokens, or nats within the bound",
     ]

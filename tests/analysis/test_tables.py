@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from conftest import check_engines
+from scipy import stats
 from sparseft.analysis import tables
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import FILES, compute, write_tables
@@ -51,9 +52,13 @@ def test_summary_has_the_measured_columns_and_types_are_read_back(written):
 def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs_dir):
     for run_id in RUNS:
         write_run(run_id, change=check_engines if run_id == RUNS[-1] else lambda files: None)
-    runs = compute(read_study(runs_dir), Analysis()).runs.set_index("run_id")
+    results = compute(read_study(runs_dir), Analysis())
+    runs = results.runs.set_index("run_id")
+    low, high = stats.t.interval(0.95, df=1, loc=2.0, scale=0.5)
     measured = {
         "vllm_speedup": 2.0,
+        "vllm_speedup_low": pytest.approx(low),
+        "vllm_speedup_high": pytest.approx(high),
         "vllm_tokens_per_second": 40.0,
         "vllm_first_token_seconds": 0.25,
         "vllm_memory_bytes": 1e9,
@@ -61,7 +66,19 @@ def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs
     assert runs.loc[RUNS[-1], list(measured)].to_dict() == measured
     assert runs.loc[RUNS[:-1], list(measured)].isna().all(axis=None)
     assert set(measured) <= set(tables.measured_columns(runs))
-    assert [tables.describe(name)[0] for name in measured] == ["", "tokens/s", "s", "bytes"]
+    assert [tables.describe(name)[0] for name in measured] == ["", "", "", "tokens/s", "s", "bytes"]
+    # A cell has the mean of its runs, and no interval of one run.
+    assert {"vllm_speedup"} == {name for name in results.cells if name.startswith("vllm_speedup")}
+
+
+def test_an_engine_that_computes_something_else_has_no_columns(write_run, runs_dir):
+    def differ(files: dict[str, dict]) -> None:
+        check_engines(files)
+        files["engines"]["passed"] = False
+        files["engines"]["results"][-1].update(same_tokens=0.5, difference=0.06)
+
+    write_run(RUNS[0], change=differ)
+    assert not any(name.startswith("vllm") for name in compute(read_study(runs_dir), Analysis()).runs)
 
 
 def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):

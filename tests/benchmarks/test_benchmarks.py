@@ -21,7 +21,7 @@ LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
 # sizes, which take little time with a tiny model.
 TINY = {
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
-    "engines": {"REPEATS": 1, "STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}
+    "engines": {"STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}
     | {"MIXTRAL": lambda module: module.MIXTRAL | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}},
     "distillation": {"PRUNINGS": (("layers_block_influence", 50),), "SIZES": (24, 8), "CALIBRATION": 4, "REPEATS": 1}
     | {"SETTINGS": Training(steps=4)},

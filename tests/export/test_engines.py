@@ -1,5 +1,6 @@
 """Test the check of engines: what the reference computes, and when an engine agrees with it."""
 
+import resource
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.export import engine_process
-from sparseft.export.engines import BOUNDS, _bound, _result
+from sparseft.export.engines import BOUNDS, _bound, _forget, _result
 from sparseft.records.engine_record import EngineResult
 from sparseft.study.export_settings import ENGINES, Export
 from tiny_models import change_json
@@ -59,6 +60,28 @@ def test_the_memory_of_an_engine_is_not_that_of_the_program_that_started_it():
     program = f"import runpy; print(runpy.run_path({engine_process.__file__!r})['peak_memory']()['peak_memory_bytes'])"
     started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 5_000_000 < int(started.stdout) < len(held) / 2
+
+
+DISKS = ("ext2/ext3", "xfs", "btrfs", "overlayfs")
+
+
+def test_every_model_is_read_anew_from_the_disk(tmp_path):
+    kind = subprocess.run(
+        ["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if kind not in DISKS:
+        pytest.skip(f"needs files on a disk, not on {kind}")
+    place = tmp_path / "model.safetensors"
+    place.write_bytes(bytes(range(256)) * 4096)
+
+    def blocks_read() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+        assert place.read_bytes() == bytes(range(256)) * 4096
+        return resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before
+
+    assert blocks_read() == 0
+    _forget(tmp_path)
+    assert blocks_read() > 0
 
 
 def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:

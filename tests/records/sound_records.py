@@ -75,7 +75,7 @@ CONTENTS: dict[type[RecordPart], dict] = {
     },
     EnginesRecord: {
         "run_id": RUN, "passed": True, "device": "CPU", "threads": 1, "dtype": "bfloat16", "gguf": None, "prompts": 2,
-        "prompt_tokens": 16, "new_tokens": 4,
+        "prompt_tokens": 16, "new_tokens": 4, "repeats": 1,
         "results": [
             {"engine": engine, "version": "1.0", "model": model, "tokens_per_second": speed, "first_token_seconds": 0.5,
              "peak_memory_bytes": 10**9, "peak_memory_kind": "resident", "cpu_share": 0.9, "same_tokens": 0.75,

@@ -217,21 +217,6 @@ def test_every_field_says_what_it_is_in_which_unit_and_in_which_role(schema):
         assert isinstance(field.json_schema_extra["unit"], str)
 
 
-def test_the_columns_of_the_engines_are_those_of_the_run_and_the_speed_beside_dense():
-    vllm = {
-        "vllm_speedup": 1.5,
-        "vllm_tokens_per_second": 30.0,
-        "vllm_first_token_seconds": 0.5,
-        "vllm_memory_bytes": 10**9,
-    }
-    content = changed(EnginesRecord, results__1__same_tokens=1.0, results__1__difference=9.0)
-    found = EnginesRecord(**content).columns
-    assert {name: value for name, value in found.items() if name.startswith("vllm")} == vllm
-    # What an engine measured of a model that it does not compute as transformers does is no column.
-    wrong = changed(EnginesRecord, passed=False, results__3__difference=0.06)
-    assert not any(name.startswith("vllm") for name in EnginesRecord(**wrong).columns)
-
-
 # What a validation report says against what its rows show.
 LEFT = {"passed": False, "layers_checked": 0, "layers": [], "expected_sparsity": None, "actual_sparsity": None,
         "sparsity_within_tolerance": None}  # fmt: skip

@@ -12,7 +12,8 @@ RUN = "results/runs/llama-hellaswag_mini-structured-sparsity50-no_finetune-seed0
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
     study = Study(tmp_path / "study")
-    export = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4}
+    export = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4,
+              "repeats": 2}  # fmt: skip
     study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export=export, **TINY_STUDY)
     return study
 
@@ -24,10 +25,8 @@ def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(
     assert (planned["export_run"], planned["check_engines"], planned["evaluate_run"]) == (1, 1, 1)
     study.snakemake(f"{RUN}/engines.json")
     record = study.json(f"{RUN}/engines.json")
-    assert [(one["engine"], one["model"]) for one in record["results"]] == [
-        ("transformers", "dense"),
-        ("transformers", "run"),
-    ]
+    one_repeat = [("transformers", "dense"), ("transformers", "run")]
+    assert [(one["engine"], one["model"]) for one in record["results"]] == 2 * one_repeat
     assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
     exported = Checkpoint(study.folder / RUN / "export")
     assert exported.config["intermediate_size"] == 24

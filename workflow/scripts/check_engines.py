@@ -80,7 +80,7 @@ def main(
         threads=threads,
         dtype=str(models["run"].config.get("dtype")),
         results=results,
-        **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens"}),
+        **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens", "repeats"}),
         inputs={
             "dense": digests["dense"],
             "export": digests["run"],

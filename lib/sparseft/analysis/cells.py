@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparseft.analysis import engines
 from sparseft.analysis.statistics import Scores, Spread, interval, pooled_spread
 from sparseft.analysis.study import OUTSIDE, REPEATED, SOUND, Frames, in_order
 from sparseft.study.grid import NO_FINETUNE
@@ -31,6 +32,7 @@ DECIMALS = 12
 _WANTED = ["study", "model", "task", "method", "sparsity", "mode"]
 _FIRST = ("examples", "chance", "settings", "device", "selection_examples")
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
+_NOT_AVERAGED |= engines.ENDS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Bulletin 2, 1946).
 The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,6 +27,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
 
 LEVEL = 0.95
 
@@ -180,6 +181,11 @@ def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Sprea
     # Rounding may make the root of 0 a little negative.
     half_width = np.sqrt(max(b**2 - a * c, 0)) / a
     return Share(share, b / a - half_width, b / a + half_width)
+
+
+def mean_interval(measurements: Sequence[float]) -> tuple[float, float]:
+    """Return Student's interval of the mean of independent measurements; NaN for a single one."""
+    return DescrStatsW(measurements).tconfint_mean() if len(measurements) > 1 else (np.nan, np.nan)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

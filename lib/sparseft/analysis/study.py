@@ -21,6 +21,7 @@ from statistics import fmean
 import pandas as pd
 
 from sparseft.analysis.chain import Links, broken_links, conflicts, links_of, start_of
+from sparseft.analysis.engines import engine_columns
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selection_faults
 from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
@@ -214,7 +215,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
     if files.engines:
-        row |= files.engines.columns
+        row |= engine_columns(files.engines)
     return row
 
 

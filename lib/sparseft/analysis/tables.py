@@ -16,17 +16,16 @@ import pandas as pd
 
 from sparseft.analysis.cells import KEYS, pool
 from sparseft.analysis.comparisons import COMPARISONS, compare_cells, curves
+from sparseft.analysis.engines import COLUMNS as ENGINE_COLUMNS
 from sparseft.analysis.study import OUTSIDE, Frames, in_order
 from sparseft.analysis.throughput import measured_seconds
 from sparseft.errors import InputError
-from sparseft.records.engine_record import COLUMNS as ENGINE_COLUMNS
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
-from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import PERPLEXITIES
@@ -198,9 +197,8 @@ def describe(column: str) -> tuple[str, str]:
         found: Any = part.model_fields.get(column)
         if found:
             return found.json_schema_extra["unit"], found.description
-    for end, (unit, meaning) in ENGINE_COLUMNS.items():
-        if column in {f"{engine}{end}" for engine in ENGINES}:
-            return unit, meaning
+    if column in ENGINE_COLUMNS:
+        return ENGINE_COLUMNS[column]
     if column.startswith("overlap_"):
         return "fraction", "Share of the probe's examples that the model has seen."
     metric = get_metric(column)

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from sparseft.analysis.statistics import LEVEL
+from sparseft.analysis.statistics import mean_interval
 from sparseft.analysis.study import MEASURED_WITH
 from sparseft.records.throughput_record import BatchRecord, ThroughputRecord
 from sparseft.study.grid import Cell
@@ -71,9 +70,7 @@ def _of_batch(batch: BatchRecord) -> dict[str, object]:
     for name in ("samples", "tokens"):
         rates = repeats[name] / repeats["seconds"]
         row[f"{name}_per_second"] = rates.mean()
-        if len(rates) > 1:
-            ends = stats.t.interval(LEVEL, len(rates) - 1, rates.mean(), rates.sem() or 1e-300)
-            row |= zip((f"{name}_per_second_low", f"{name}_per_second_high"), ends, strict=True)
+        row |= zip((f"{name}_per_second_low", f"{name}_per_second_high"), mean_interval(rates), strict=True)
     total = repeats[["samples", "tokens", "padded_tokens"]].sum()
     return row | {
         "tokens_per_sample": total["tokens"] / total["samples"],

@@ -3,21 +3,10 @@
 A prompt runs alone, so speeds are those of one request at a time.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordPart, RunRecord, kind
-
-# What describes the columns of summary.csv that come from this record. Each begins with the name of an engine.
-COLUMNS = {
-    "_speedup": ("", "tokens_per_second divided by that of the dense model in the same engine and measurement."),
-    "_tokens_per_second": (
-        "tokens/s",
-        "Generated tokens per second of one request at a time, with the time of its prompt, measured in this engine.",
-    ),
-    "_first_token_seconds": ("s", "Time from a prompt to its first token, measured in this engine."),
-    "_memory_bytes": ("bytes", "The largest memory of this engine's process."),
-}
 
 
 class EngineResult(RecordPart):
@@ -63,22 +52,11 @@ class EnginesRecord(RunRecord):
     prompts: PositiveCount = provenance("The number of prompts.")
     prompt_tokens: PositiveCount = provenance("The tokens of each prompt.", "tokens")
     new_tokens: PositiveCount = provenance("The tokens that are generated after each.", "tokens")
-    results: list[EngineResult] = measurement("The result of each engine and model.", min_length=1)
+    repeats: PositiveCount = provenance("How often each engine ran each model.")
+    results: list[EngineResult] = measurement("The result of each repeat, engine and model.", min_length=1)
     inputs: EngineInputs = provenance("The digests of what was measured.")
 
     def contradictions(self) -> dict[str, object]:
         """Return that the verdict is not that of the results."""
         agree = all(result.agrees for result in self.results)
         return {f"passed {self.passed} is not what the results say": self.passed != agree}
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """Return the measurements of the run in each engine that agrees, and how much faster than dense it is."""
-        columns: dict[str, Any] = {}
-        speeds = {(one.engine, one.model): one.tokens_per_second for one in self.results}
-        for one in self.results:
-            if one.model == "run" and one.agrees:
-                speedup = one.tokens_per_second / speeds[one.engine, "dense"]
-                values = (speedup, one.tokens_per_second, one.first_token_seconds, one.peak_memory_bytes)
-                columns |= {f"{one.engine}{name}": value for name, value in zip(COLUMNS, values, strict=True)}
-        return columns

@@ -31,6 +31,9 @@ class Export(Section):
     """Tokens of each prompt."""
     new_tokens: Length = 32
     """Tokens that are generated after each prompt."""
+    repeats: Positive = 3
+    """How often each engine runs the dense model and the run, one after the other, each time in a new process. Several repeats
+    give an interval of the speedup."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the engines and the converter, and whether it is."""

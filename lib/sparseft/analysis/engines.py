@@ -1,0 +1,48 @@
+"""Make the columns of summary.csv that engines.json gives: how fast a run is in each engine, and how much memory it takes."""
+
+from statistics import fmean
+from typing import Any
+
+from sparseft.analysis.statistics import mean_interval
+from sparseft.records.engine_record import EngineResult, EnginesRecord
+from sparseft.study.export_settings import ENGINES
+
+# The end of each column, its unit and its meaning. A column begins with the name of an engine.
+_COLUMNS = {
+    "_speedup": ("", "Tokens per second, divided by those of the dense model in the same engine and repeat; mean."),
+    "_tokens_per_second": (
+        "tokens/s",
+        "Generated tokens per second of one request at a time, with the time of its prompt, in this engine; mean of the repeats.",
+    ),
+    "_first_token_seconds": ("s", "Time from a prompt to its first token in this engine; mean of the repeats."),
+    "_memory_bytes": ("bytes", "The largest memory of this engine's process."),
+}
+COLUMNS = {f"{engine}{end}": meaning for engine in ENGINES for end, meaning in _COLUMNS.items()}
+# A mean over seeds has no use for the ends of each seed's interval.
+ENDS = {f"{engine}_speedup_{end}" for engine in ENGINES for end in ("low", "high")}
+
+
+def engine_columns(record: EnginesRecord) -> dict[str, Any]:
+    """Return what each engine that agrees measured of the run, and how much faster than dense it is."""
+    columns: dict[str, Any] = {}
+    for engine in {one.engine: None for one in record.results}:
+        dense, run = (
+            [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
+        )
+        if all(one.agrees for one in run):
+            columns |= {f"{engine}{end}": value for end, value in _measured(run, dense).items()}
+    return columns
+
+
+def _measured(run: list[EngineResult], dense: list[EngineResult]) -> dict[str, float]:
+    """Return what was measured of a run beside the dense model, by the end of the column."""
+    ratios = [one.tokens_per_second / other.tokens_per_second for one, other in zip(run, dense, strict=True)]
+    low, high = mean_interval(ratios)
+    return {
+        "_speedup": fmean(ratios),
+        "_speedup_low": low,
+        "_speedup_high": high,
+        "_tokens_per_second": fmean(one.tokens_per_second for one in run),
+        "_first_token_seconds": fmean(one.first_token_seconds for one in run),
+        "_memory_bytes": max(one.peak_memory_bytes for one in run),
+    }
