@@ -161,14 +161,14 @@ def test_channels_of_olmo_2_are_left_out_if_all_heads_are_kept(tmp_path):
     shapes = prunable_shapes(base)
     bits = {}
     for part in (part for parts in coupled_parts(base) for part in parts):
-        kept = 24 if part.unit == "intermediate_size" else 2
+        kept = 32 if part.unit == "intermediate_size" else 2
         channels = np.arange(shapes[part.layer][part.axis]) < kept * part.width
         bits[part.layer] = pack(np.broadcast_to(channels[:, None] if part.axis == 0 else channels, shapes[part.layer]))
     mask = Mask({"method": "structured", "sparsity": 0.5}, bits, shapes)
     write_mask(tmp_path / "mask.pt", mask)
     merge(base, mask, "m", None, tmp_path / "masked")
     record = compact(Checkpoint(tmp_path / "masked"), tmp_path / "mask.pt", tmp_path / "small")
-    assert record["after"]["config"]["intermediate_size"] == 24
+    assert record["after"]["config"]["intermediate_size"] == 32
     ids = torch.arange(3, 51).reshape(2, 24)
     theirs, ours = (AutoModelForCausalLM.from_pretrained(tmp_path / name)(ids).logits for name in ("masked", "small"))
     assert theirs.std() > 0.1

@@ -29,7 +29,7 @@ def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(
     assert [(one["engine"], one["model"]) for one in record["results"]] == 2 * one_repeat
     assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
     exported = Checkpoint(study.folder / RUN / "export")
-    assert exported.config["intermediate_size"] == 24
+    assert exported.config["intermediate_size"] == 32
     assert record["inputs"]["export"] == exported.digest
 
 

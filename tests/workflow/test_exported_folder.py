@@ -48,7 +48,7 @@ def test_a_structured_run_is_exported_without_its_pruned_channels_and_with_the_s
     ours, theirs = logits(exported), logits(merged)
     # Other sums in bfloat16, as in tests/pruning/test_compact.py.
     assert (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()
-    assert Checkpoint(exported).config["intermediate_size"] == 24
+    assert Checkpoint(exported).config["intermediate_size"] == 32
     assert json.loads((exported / "manifest.json").read_text())["why_not_smaller"] is None
 
 

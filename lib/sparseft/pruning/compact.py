@@ -6,7 +6,7 @@
 A pruned channel or head meets a zero column of down or o, so it adds exactly 0, whatever the biases of its rows are. These
 are left out too. The smaller model computes the same function, except for the order of sums. Stock transformers takes one size
 for all layers, so every layer must keep equally many units. Some pruned channels are kept, as zeros, because their number must
-be a multiple of 8.
+be a multiple of 32.
 """
 
 from functools import partial
