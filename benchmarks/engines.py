@@ -1,7 +1,7 @@
 """Time what a smaller model saves in the engines that serve it: structured masks, removed layers, removed experts.
 
-    python benchmarks/engines.py models/smollm2_bf16 --engines vllm:/envs/vllm/bin/python llama_cpp:/envs/llama_cpp/bin/python \\
-        --gguf bf16 --converter "/envs/llama_cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"
+    python benchmarks/engines.py models/smollm2 --engines vllm:/envs/vllm/bin/python llama_cpp:/envs/llama_cpp/bin/python \\
+        --gguf f32 --converter "/envs/llama_cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"
 
 An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the tokenizer of
 the model. Each engine runs in a process of its own. The table is printed and written to benchmarks/results/engines.md.
@@ -137,7 +137,7 @@ def with_interval(ratios: np.ndarray) -> str:
     return f"{ratios.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
-def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=2, repeats=5)) -> None:
+def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=2, repeats=4)) -> None:
     """Measure every model in every engine, and report.
 
     Args:

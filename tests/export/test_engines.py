@@ -1,19 +1,24 @@
 """Test the check of engines: what the reference computes, and when an engine agrees with it."""
 
 import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.export import engine_process
-from sparseft.export.engines import BOUNDS, _bound, _forget, _result
+from sparseft.export import engine_process, engines
+from sparseft.export.engines import BOUNDS, _bound, _result
 from sparseft.records.engine_record import EngineResult
 from sparseft.study.export_settings import ENGINES, Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
+# What an engine measured of two prompts.
+ANSWER = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "cpu_share": 0.9, "peak_memory_bytes": 10,
+          "peak_memory_kind": "resident"}  # fmt: skip
 PROMPTS = [list(range(3, 15)), list(range(20, 32))]
 
 
@@ -65,31 +70,34 @@ def test_the_memory_of_an_engine_is_not_that_of_the_program_that_started_it():
 DISKS = ("ext2/ext3", "xfs", "btrfs", "overlayfs")
 
 
-def test_every_model_is_read_anew_from_the_disk(tmp_path):
-    kind = subprocess.run(
-        ["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    if kind not in DISKS:
-        pytest.skip(f"needs files on a disk, not on {kind}")
-    place = tmp_path / "model.safetensors"
-    place.write_bytes(bytes(range(256)) * 4096)
+@pytest.mark.parametrize("engine", ["transformers", "llama_cpp"])
+def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_models, monkeypatch, engine):
+    """The engine reads the weights, and gives a fixed answer."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=False)
+    if kind.stdout.strip() not in DISKS:
+        pytest.skip(f"needs files on a disk, not on {kind.stdout.strip()}")
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "model"))
+    shutil.copy(folder / "model.safetensors", folder / "model.gguf")
+    blocks = []
 
-    def blocks_read() -> int:
+    def answer(engine: str, python: str, request: dict, scratch: Path) -> dict:
+        place = Path(request["model"])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
-        assert place.read_bytes() == bytes(range(256)) * 4096
-        return resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before
+        (place / "model.safetensors" if place.is_dir() else place).read_bytes()
+        blocks.append(resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)
+        return ANSWER | {"tokens": [[1]], "log_likelihoods": [[-1.0]]}
 
-    assert blocks_read() == 0
-    _forget(tmp_path)
-    assert blocks_read() > 0
+    monkeypatch.setattr(engines, "run_engine", answer)
+    settings = Export(repeats=2, gguf="f32", converter="python convert.py")
+    results = list(engines.measure({engine: ("python", "1.0")}, {"dense": folder}, PROMPTS[:1], settings, threads=1))
+    assert len(results) == len(blocks) == 2
+    assert min(blocks) > 0
 
 
 def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:
     """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1."""
-    cost = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "cpu_share": 0.9,
-            "peak_memory_bytes": 10, "peak_memory_kind": "resident"}  # fmt: skip
     reference = {"tokens": [[1, 2, 3], [4, 5, 6]], "log_likelihoods": [[-1.0] * 3] * 2}
-    answer = {"tokens": tokens, "log_likelihoods": log_likelihoods, **cost}
+    answer = {"tokens": tokens, "log_likelihoods": log_likelihoods, **ANSWER}
     return _result("vllm", "1.0", "run", answer, reference, bound)
 
 

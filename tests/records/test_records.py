@@ -123,6 +123,8 @@ DAMAGE = [
     (ThroughputRecord, {"batches__0__status": "lost"}, "batches 0 status measured"),
     (ThroughputRecord, {"batches": []}, "batches 1"),
     (EnginesRecord, {"results__1__difference": 0.06}, "passed True results"),
+    (EnginesRecord, {"repeats": 2}, "not 2 engine model"),
+    (EnginesRecord, {"results__0__model": "run"}, "not 1 engine model"),
 ]
 
 

@@ -32,7 +32,7 @@ DECIMALS = 12
 _WANTED = ["study", "model", "task", "method", "sparsity", "mode"]
 _FIRST = ("examples", "chance", "settings", "device", "selection_examples")
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
-_NOT_AVERAGED |= engines.ENDS
+_NOT_AVERAGED |= engines.INTERVAL_ENDS
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _COLUMNS = {
 }
 COLUMNS = {f"{engine}{end}": meaning for engine in ENGINES for end, meaning in _COLUMNS.items()}
 # A mean over seeds has no use for the ends of each seed's interval.
-ENDS = {f"{engine}_speedup_{end}" for engine in ENGINES for end in ("low", "high")}
+INTERVAL_ENDS = {f"{engine}_speedup_{end}" for engine in ENGINES for end in ("low", "high")}
 
 
 def engine_columns(record: EnginesRecord) -> dict[str, Any]:

@@ -18,12 +18,13 @@ Bulletin 2, 1946).
 The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -183,9 +184,10 @@ def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Sprea
     return Share(share, b / a - half_width, b / a + half_width)
 
 
-def mean_interval(measurements: Sequence[float]) -> tuple[float, float]:
+def mean_interval(measurements: ArrayLike) -> tuple[float, float]:
     """Return Student's interval of the mean of independent measurements; NaN for a single one."""
-    return DescrStatsW(measurements).tconfint_mean() if len(measurements) > 1 else (np.nan, np.nan)
+    values = np.asarray(measurements, float)
+    return DescrStatsW(values).tconfint_mean(1 - LEVEL) if len(values) > 1 else (np.nan, np.nan)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

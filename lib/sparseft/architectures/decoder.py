@@ -66,9 +66,9 @@ CHANNELS = Coupled(
     rows=("gate_proj", "up_proj"),
     columns=("down_proj",),
     title="channels",
-    # A block of llama.cpp's number formats has 32 weights, and it is slow with rows of other lengths: with two thirds of its heads
-    # and 1,088 of its 1,536 channels, SmolLM2 was 1.4 times as fast as whole. With 1,080 channels it was no faster. Tensor cores
-    # and the grouped products of experts in transformers need rows of whole 16 bytes.
+    # On a CPU with AVX-512, llama.cpp's fast products of bfloat16 need rows of a multiple of 32 weights
+    # (ggml-cpu/llamafile/sgemm.cpp; measured in docs/smaller_models.md), and a block of q8_0 has 32 weights. Tensor cores and the
+    # grouped products of experts in transformers need rows of whole 16 bytes.
     multiple=32,
 )
 

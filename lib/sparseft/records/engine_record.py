@@ -3,6 +3,7 @@
 A prompt runs alone, so speeds are those of one request at a time.
 """
 
+from collections import Counter
 from typing import ClassVar, Literal
 
 from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
@@ -57,6 +58,11 @@ class EnginesRecord(RunRecord):
     inputs: EngineInputs = provenance("The digests of what was measured.")
 
     def contradictions(self) -> dict[str, object]:
-        """Return that the verdict is not that of the results."""
+        """Return that the verdict is not that of the results, or that a result is missing."""
         agree = all(result.agrees for result in self.results)
-        return {f"passed {self.passed} is not what the results say": self.passed != agree}
+        counts = Counter((one.engine, one.model) for one in self.results)
+        wanted = {(engine, model): self.repeats for engine, _ in counts for model in ("dense", "run")}
+        return {
+            f"passed {self.passed} is not what the results say": self.passed != agree,
+            f"the results are not {self.repeats} per engine and model": counts != wanted,
+        }
