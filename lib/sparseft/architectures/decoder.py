@@ -66,7 +66,7 @@ CHANNELS = Coupled(
     rows=("gate_proj", "up_proj"),
     columns=("down_proj",),
     title="channels",
-    # On a CPU with AVX-512, llama.cpp's fast products of bfloat16 need rows of a multiple of 32 weights
+    # On a CPU with AVX512-BF16, llama.cpp's fast products of bfloat16 need rows of a multiple of 32 weights
     # (ggml-cpu/llamafile/sgemm.cpp; measured in docs/smaller_models.md), and a block of q8_0 has 32 weights. Tensor cores and the
     # grouped products of experts in transformers need rows of whole 16 bytes.
     multiple=32,
