@@ -64,6 +64,7 @@ def test_what_a_model_that_is_served_scores_is_drawn_against_its_measured_speed(
         figure = figures[f"hellaswag_mini_{name}_vs_vllm_speed"]
         points = {tuple(point) for axes in figure.axes for line in axes.containers for point in line[0].get_xydata()}
         assert points == set(curves[["vllm_speedup", column]].itertuples(index=False, name=None))
+        assert {axes.get_yscale() for axes in figure.axes} == {"linear" if column == "value" else "log"}
     assert not [name for name in figures if "llama_cpp" in name]
 
 

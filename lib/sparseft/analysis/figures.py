@@ -35,6 +35,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import OUTSIDE, SOUND
@@ -54,6 +55,7 @@ WIDTH = 5.2
 # Characters in a line of a title of this width.
 TITLE = 50
 SPEED = "training speed (samples/s)"
+PERPLEXITY = "perplexity"
 SETTINGS = {
     **seaborn.axes_style("whitegrid"),
     **seaborn.plotting_context("notebook", font_scale=0.95),
@@ -160,7 +162,7 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
         yield Chart("loss_vs_sparsity", "eval_loss", "loss (nats per answer token)", "loss")
     perplexities = points.columns[points.columns.str.contains("_ppl_")]
     for column in perplexities:
-        yield Chart(f"{column}_vs_sparsity", column, "perplexity", f"perplexity ({column})")
+        yield Chart(f"{column}_vs_sparsity", column, PERPLEXITY, f"perplexity ({column})")
     words = "share of the gap to dense that fine-tuning closed"
     yield Chart("recovered_share", "recovered_share", "share of the gap closed", words)
     if devices == 1:
@@ -174,7 +176,7 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
                 yield Chart(
                     f"{column}_vs_{engine}_speed",
                     column,
-                    "perplexity",
+                    PERPLEXITY,
                     f"{column} against the speed in {engine}",
                     **speed,
                 )
@@ -202,8 +204,12 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
         for mode, axes in zip(modes, line, strict=True):
             _draw_panel(axes, points[(models == model) & (points["mode"] == mode)], chart, looks)
             axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
+            if chart.label == PERPLEXITY:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(LogFormatter())
+                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
-        axes.set_xlabel(chart.x_label, fontsize="small")
+        axes.set_xlabel(fill(chart.x_label, TITLE // 2), fontsize="small")
     add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0]})"])
     figure.supylabel(chart.label, fontsize="medium")
     add_legend(figure, panels.flat)
@@ -220,9 +226,11 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         style = looks[method] | ({} if step else {"linestyle": "none"})
         draw_line(axes, place, line, chart.y, method, style)
-        for point in () if step else line.itertuples():
+        # The dense point, which is that of all lines, is marked once.
+        for point in () if step else line[(line["sparsity"] > 0) | (number == 0)].itertuples():
             mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
-            axes.annotate(f"{point.sparsity} %", (getattr(point, chart.x), getattr(point, chart.y)), **mark)
+            name = f"{point.sparsity} %" if point.sparsity else DENSE
+            axes.annotate(name, (getattr(point, chart.x), getattr(point, chart.y)), **mark)
     if chart.y == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
