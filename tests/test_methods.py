@@ -22,6 +22,7 @@ def test_every_method_is_found_by_its_name():
     assert get_method("structured").importance is DEFAULT
 
 
+OF_CHANNELS = "magnitude gradient taylor fisher wanda activation flap obs random"
 # Without an importance, neither pattern is a method.
 SMALLER = (
     "experts_reap experts_frequency experts_ean experts_random layers_block_influence layers_perplexity layers_random"
@@ -37,7 +38,7 @@ def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_
         assert ("structured" in patterns) == ("channels" in importance.ranks)
         assert patterns - of_weights - {"structured"} == importance.ranks - {"weights", "channels"}
     assert {name for name, method in METHODS.items() if method.pattern.units} == set(SMALLER.split())
-    assert {name for pattern, name in made if pattern == "structured"} == {"magnitude", "gradient", "taylor", "fisher"}
+    assert {name for pattern, name in made if pattern == "structured"} == set(OF_CHANNELS.split())
     assert [method.name for method in METHODS.values() if not method.importance] == ["random"]
 
 
@@ -102,7 +103,7 @@ def test_an_imported_method_updates_weights_and_looks_at_no_examples():
 
 
 REFUSED = (
-    "structured_wanda unstructured_ random_wanda Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
+    "structured_ria structured_obs_refit unstructured_ random_wanda unstructured_refit Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
     " unstructured_on_c4 random_on_c4 unstructured_wanda_on_ unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4"
     " imported imported_ imported_A imported_a_on_c4 experts layers experts_magnitude layers_reap experts_random_on_c4"
 )

@@ -5,6 +5,8 @@ A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPO
 
 Every layer loses the same share of its weights, unless the name ends in an allocation: PATTERN_owl or PATTERN_IMPORTANCE_owl.
 
+With _refit after the importance, the kept weights change so that they make up for what the importance pruned.
+
 A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
 `masks.calibration` describes under this NAME.
 
@@ -17,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES, WANDA, Importance, Statistic
+from sparseft.importances import DEFAULT, HESSIAN, IMPORTANCES, WANDA, Importance, Statistic
 from sparseft.patterns import PATTERNS, Pattern
 
 DENSE = Pattern("dense", select=lambda ranking: ranking.keep_all(), has_importance=False)
@@ -29,7 +31,6 @@ IMPORTED = Pattern(
     scope="unknown",
     has_importance=False,
     has_exact_counts=False,
-    updates_weights=True,
 )
 
 
@@ -57,6 +58,25 @@ OWL = Allocation(
     accumulated="outliers by decoder layer, from the norms of the dense model's inputs",
 )
 ALLOCATIONS = (OWL,)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Describe how the kept weights change after an importance has chosen what is pruned. It looks at examples.
+
+    Algorithms that choose and update in one are importances. pruning/updates.py has both."""
+
+    name: str
+    # What it computes from the examples.
+    statistic: Statistic
+    # The keys of `masks:` that it uses.
+    settings: tuple[str, ...]
+    # What the masks' metadata says about what it computes from the examples.
+    accumulated: str
+
+
+# pruning/obs.py has its source and its formula.
+REFIT = Update("refit", HESSIAN, ("damping",), "sum of x x^T over all tokens of all examples")
 # Stands between the importance and the name of a text.
 ON = "_on_"
 TEXT_NAME = "[a-z0-9]+"
@@ -64,12 +84,14 @@ TEXT_NAME = "[a-z0-9]+"
 
 @dataclass(frozen=True)
 class Method:
-    """Combine a pattern, an importance and an allocation.
+    """Combine a pattern, an importance, an update and an allocation.
 
-    `random`, `dense` and imported masks have no importance. Without an allocation, every layer loses the same share."""
+    `random`, `dense` and imported masks have no importance. Without an update, or an importance that has one, the kept weights
+    stay as they are. Without an allocation, every layer loses the same share."""
 
     pattern: Pattern
     importance: Importance | None
+    update: Update | None = None
     allocation: Allocation | None = None
     # The name of the text whose examples the method looks at; None if they are the task's, or if it looks at none.
     calibration: str | None = None
@@ -80,7 +102,7 @@ class Method:
     def name(self) -> str:
         """Return the name in paths and tables. It leaves out the default importance."""
         importance = None if self.importance is DEFAULT else self.importance
-        name = "_".join(part.name for part in (self.pattern, importance, self.allocation) if part)
+        name = "_".join(part.name for part in (self.pattern, importance, self.update, self.allocation) if part)
         if self.imported:
             return f"{name}_{self.imported}"
         return f"{name}{ON}{self.calibration}" if self.calibration else name
@@ -98,7 +120,7 @@ class Method:
     @property
     def uses_examples(self) -> bool:
         """Return whether the masks depend on examples, of a task or of a text."""
-        return any(value.uses_examples for value in self.importances)
+        return self.update is not None or any(value.uses_examples for value in self.importances)
 
     @property
     def importances(self) -> list[Importance]:
@@ -108,7 +130,8 @@ class Method:
     @property
     def statistics(self) -> list[Statistic]:
         """Return what is computed from the examples, each statistic once."""
-        return list(dict.fromkeys(value.statistic for value in self.importances if value.statistic))
+        values = (*self.importances, self.update)
+        return list(dict.fromkeys(value.statistic for value in values if value and value.statistic))
 
     @property
     def uses_task(self) -> bool:
@@ -116,9 +139,16 @@ class Method:
         return self.uses_examples and not self.calibration
 
     @property
+    def algorithm(self) -> str | None:
+        """Return the name in pruning/updates.py of what changes the kept weights; None if they stay as they are."""
+        if self.update:
+            return self.update.name
+        return self.importance.update if self.importance else None
+
+    @property
     def updates_weights(self) -> bool:
         """Return whether the kept weights get other values."""
-        return self.pattern.updates_weights or (self.importance is not None and self.importance.updates_weights)
+        return self.imported is not None or self.algorithm is not None
 
     @property
     def has_pruned_base(self) -> bool:
@@ -131,26 +161,39 @@ class Method:
         return self.importance is not None and self.importance.is_sequential and self.pattern.removes == "weights"
 
     @property
+    def sums_columns(self) -> bool:
+        """Return whether the score of a channel is the sum over its columns only, because the scores look at their inputs."""
+        return self.importance is not None and self.importance.looks_at_inputs
+
+    @property
+    def settings(self) -> list[str]:
+        """Return the keys of `masks:` that the parts of the method use."""
+        parts = (self.pattern, self.importance, self.update, self.allocation)
+        return list(dict.fromkeys(key for part in parts if part for key in part.settings))
+
+    @property
     def accumulated(self) -> str:
         """Return what is computed from the examples, in words; empty if the method looks at none."""
-        return "; ".join(part.accumulated for part in (self.importance, self.allocation) if part and part.accumulated)
+        parts = (self.importance, self.update, self.allocation)
+        return "; ".join(part.accumulated for part in parts if part and part.accumulated)
 
 
 def _methods() -> list[Method]:
     """Return every method: first those with the default importance or none, then the others by pattern.
 
-    Each is followed by the same method with each allocation that its pattern allows."""
+    Each is followed by the same method with an update, and with each allocation, if its pattern allows it."""
     plain = [pattern for pattern in PATTERNS if not pattern.has_importance or pattern.allows(DEFAULT)]
     methods = [Method(pattern, DEFAULT if pattern.has_importance else None) for pattern in plain]
     others = [importance for importance in IMPORTANCES if importance is not DEFAULT]
     for pattern in PATTERNS:
         methods += [Method(pattern, importance) for importance in others if pattern.allows(importance)]
-    return [
-        replace(method, allocation=allocation)
-        for method in methods
-        for allocation in (None, *ALLOCATIONS)
-        if allocation is None or method.pattern.takes_counts
-    ]
+    variants = []
+    for method in methods:
+        variants.append(method)
+        if REFIT.name in method.pattern.updates and not method.algorithm:
+            variants.append(replace(method, update=REFIT))
+        variants += [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern.takes_counts]
+    return variants
 
 
 # The methods that need no text and no other tool, by name, in the order of the study.
@@ -171,9 +214,11 @@ def get_method(name: str) -> Method:
         return method
     if method and method.uses_examples and re.fullmatch(TEXT_NAME, text):
         return replace(method, calibration=text)
-    plain = ", ".join(known for known, method in METHODS.items() if not method.allocation)
+    plain = ", ".join(known for known, method in METHODS.items() if not (method.allocation or method.update))
     divided = " and ".join(pattern.name for pattern in PATTERNS if pattern.takes_counts)
+    refitted = " and ".join(pattern.name for pattern in PATTERNS if REFIT.name in pattern.updates)
     endings = "; ".join(f"_{value.name} may follow {divided}" for value in ALLOCATIONS)
+    endings += f"; _{REFIT.name} may follow {refitted}"
     endings += f"; {ON}NAME what looks at examples, with a name of the letters a to z and digits"
     raise InputError(
         f"method {name!r} is unknown", f"choose one of {plain} ({endings}), or {IMPORTED.name}_NAME with such a name"

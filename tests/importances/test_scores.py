@@ -48,7 +48,7 @@ def evidence(importance: Importance, examples: list[Tensor]) -> np.ndarray | Non
     return statistic.finish(total, count).numpy()
 
 
-SCORING = [importance for importance in IMPORTANCES if "weights" in importance.ranks and not importance.updates_weights]
+SCORING = [importance for importance in IMPORTANCES if "weights" in importance.ranks and not importance.update]
 
 
 @pytest.mark.parametrize("importance", SCORING, ids=lambda importance: importance.name)

@@ -5,14 +5,26 @@ import weakref
 import pytest
 import torch
 from project import laid_over
+from sparseft.architectures.architecture import Part
 from sparseft.language_model.batches import Batch
 from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, DistillationFunction
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import MaskedLoRALinear, attach
-from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, HESSIAN, JobKind, process_memory
+from sparseft.planning.requests import (
+    CUDA,
+    DISTILLED,
+    FACTORS,
+    FP32_LOGITS,
+    HESSIAN,
+    UNIT_FACTORS,
+    JobKind,
+    process_memory,
+)
 from sparseft.planning.sizes import NAMED, described
+from sparseft.pruning.obs import by_rounds, refit
 from sparseft.pruning.sparsegpt import inverse_factor
+from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -129,3 +141,15 @@ def test_the_factor_of_a_hessian_needs_two_matrices():
         inverse_factor("layer", hessian, 0.01)
     # The Hessian is counted, too.
     assert peak.peak == pytest.approx((HESSIAN + FACTORS) * 256**2, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share):
+    weights, inputs = torch.randn(8, 256), torch.randn(300, 256)
+    hessian = inputs.T @ inputs
+    choose = by_rounds(Masks())
+    with Peak() as peak:
+        kept, _ = choose(Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
+        refit("layer", weights, hessian, kept, 0.01)
+    planned = (HESSIAN + UNIT_FACTORS) * 256**2
+    assert 0.6 * planned < peak.peak <= 1.05 * planned

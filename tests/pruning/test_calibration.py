@@ -30,6 +30,7 @@ from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import (
+    Change,
     ExampleCalibration,
     calibrate_on_text,
     calibration_examples,
@@ -192,26 +193,27 @@ def test_a_statistic_of_inputs_is_that_of_the_captured_inputs(tiny, statistic, o
         np.testing.assert_allclose(found, of(inputs[layer]).numpy(), rtol=1e-5, err_msg=layer)
 
 
-def wanda(seen: dict[str, Tensor]) -> Callable[[str, Tensor, Tensor], None]:
+def wanda(seen: dict[str, Tensor]) -> Change:
     """Set half of every row to 0 by |w| ||x||; keeps the norms in `seen`."""
 
-    def prune(layer: str, weight: Tensor, norms: Tensor) -> None:
-        seen[layer] = norms
-        order = (weight.float().abs() * norms).sort(dim=1, stable=True).indices
-        weight.scatter_(1, order[:, : weight.shape[1] // 2], 0)
+    def prune(weights: dict[str, Tensor], norms_of: Callable[[str], Tensor]) -> None:
+        for layer, weight in weights.items():
+            seen[layer] = norms_of(layer)
+            order = (weight.float().abs() * seen[layer]).sort(dim=1, stable=True).indices
+            weight.scatter_(1, order[:, : weight.shape[1] // 2], 0)
 
     return prune
 
 
 def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny):
     norms, expected = {}, {}
-    BY_WANDA.prune_in_sequence(tiny, wanda(norms))
+    BY_WANDA.prune_in_sequence(tiny, INPUT_NORMS, wanda(norms))
     model, prune = load(tiny), wanda(expected)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
         for layer, x in captured(model, own, EXAMPLES).items():
             weight = model.get_submodule(memory_path(tiny.architecture, layer)).weight
-            prune(layer, weight.data, x.norm(dim=0).float())
+            prune({layer: weight.data}, lambda _, x=x: x.norm(dim=0).float())
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
@@ -267,7 +269,7 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*gradient .*finite"):
         compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
-        BY_WANDA.prune_in_sequence(checkpoint, wanda({}))
+        BY_WANDA.prune_in_sequence(checkpoint, INPUT_NORMS, wanda({}))
 
 
 PLACE = Path("text.jsonl")
@@ -408,7 +410,7 @@ def test_the_mask_says_which_text_it_looked_at_and_belongs_to_every_task(tmp_pat
         ({"method": "unstructured_wanda_on_c4", "text": "t.jsonl", "calibration_length": 1},
          "masks: calibration.c4.length: .*equal to 2"),
         ({"method": "unstructured_wanda", "scope": "column"}, "--scope: Input should be .layer., .row. or .global., not .column."),
-        ({"method": "structured_wanda"}, "method 'structured_wanda' is unknown"),
+        ({"method": "structured_ria"}, "method 'structured_ria' is unknown"),
         ({"method": "random", "threads": 0}, ".*for --threads. Must be >= 1; compute_masks.py --help"),
         ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
         ({"method": "unstructured_on_c4", "text": "t.jsonl"}, "method 'unstructured_on_c4' is unknown; choose one of "),

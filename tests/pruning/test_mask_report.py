@@ -8,7 +8,14 @@ from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_report import QUANTILES, Distribution, distribution_of_histogram, distribution_of_values
+from sparseft.pruning.mask_report import (
+    NO_SCORES,
+    QUANTILES,
+    Distribution,
+    distribution_of_histogram,
+    distribution_of_values,
+    mask_report,
+)
 from sparseft.study.grid import MASK_PLOTS, PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -42,9 +49,9 @@ def test_quantiles_are_numpy_s(dtype, error):
 
 @pytest.mark.long
 def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny_llama):
-    paths = [tmp_path / "40.pt", tmp_path / "80.pt"]
+    paths = [tmp_path / "40.pt", tmp_path / "70.pt"]
     files = PassFiles(paths, tmp_path / "report.json", plot_name="plot")
-    report = compute_masks(tiny_llama, "structured", [40, 80], files, Masks())
+    report = compute_masks(tiny_llama, "structured", [40, 70], files, Masks(head_share=1))
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     for path, part in zip(paths, report["sparsities"], strict=True):
         mask = read_mask(path)
@@ -56,7 +63,10 @@ def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny_llama):
         }
         assert part["reached"] == mask.meta["reached"]
     assert {file.name for file in (tmp_path / "plots").glob("*.png")} == {f"{plot}_plot.png" for plot in MASK_PLOTS}
-    less, more = (part["layers_below_1_percent_kept"] for part in report["sparsities"])
-    assert less == []  # one key-value head of two
-    assert len(more) == 8  # round(0.8 x 2) = 2 heads
-    assert all("self_attn" in layer for layer in more)
+
+
+def test_the_report_names_the_layers_that_keep_less_than_a_hundredth():
+    kept = {"a": np.array([2, 0]), "b": np.array([150, 100])}
+    shape, scores = {"a": (10, 20), "b": (10, 20)}, dict.fromkeys("ab", NO_SCORES)
+    parts = mask_report({}, [50, 75], kept, shape, scores)["sparsities"]
+    assert [part["layers_below_1_percent_kept"] for part in parts] == [[], ["a"]]

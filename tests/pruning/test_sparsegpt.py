@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.pruning.sparsegpt import output_error, prune_layer
+from sparseft.pruning.hessian import output_error
+from sparseft.pruning.sparsegpt import prune_layer
 from torch import Tensor
 
 ROWS, COLS, TOKENS = 24, 40, 200

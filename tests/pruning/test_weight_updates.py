@@ -19,8 +19,9 @@ from sparseft.masks.mask_file import check_mask, pack, read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.hessian import output_error
 from sparseft.pruning.pruned_base import pruned_writer
-from sparseft.pruning.sparsegpt import output_error, prune_layer, prune_weights
+from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny

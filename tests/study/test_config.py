@@ -284,7 +284,7 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     masks = Masks(scope="global", sparsegpt_block=64)
     assert masks.scope_of("unstructured_sparsegpt", [50]) == "block"
     assert masks.scope_of("semistructured_sparsegpt", [50]) == "group"
-    own = {"sparsegpt_block": 64, "sparsegpt_damping": 0.01}
+    own = {"sparsegpt_block": 64, "damping": 0.01}
     task = {"calibration_examples": 128, "calibration_seed": 0}
     assert masks.used_by("unstructured_sparsegpt") == own | task
     assert masks.used_by("semistructured_sparsegpt") == own | task

@@ -113,8 +113,9 @@ def main(
         )
     passes = []
     for value in methods:
-        if units := value.pattern.units:
-            units.removed(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), percents, model_path)
+        shapes = prunable_shapes(checkpoint)
+        architecture, config = checkpoint.architecture, checkpoint.config
+        value.pattern.check_model(architecture, config, shapes, percents, settings, model_path)
         bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]
@@ -139,9 +140,9 @@ def pruning_of(method: Method) -> Callable:
         from sparseft.pruning.smaller import remove_units
 
         return remove_units
-    from sparseft.pruning.sparsegpt import prune_weights
+    from sparseft.pruning.updates import UPDATES
 
-    return prune_weights
+    return UPDATES[method.algorithm]
 
 
 def methods_of(names: list[str], importance: str) -> list[Method]:

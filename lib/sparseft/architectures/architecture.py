@@ -23,12 +23,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 # The types of decoder layers with a window, and without one.
 SLIDING, FULL = "sliding_attention", "full_attention"
+# The unit of an attention: a key-value head with its query heads.
+KEY_VALUE_HEADS = "num_key_value_heads"
 # A model with tied embeddings stores no output head.
 HEAD = "lm_head.weight"
 # A key of config.json -> the name that it has in files of other releases of transformers.
 _EXPERTS = "num_local_experts"
 _OTHER_NAMES = {_EXPERTS: "num_experts"}
-_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+_OPTIONAL_SIZES = (KEY_VALUE_HEADS, "head_dim", "max_position_embeddings")
 
 
 class AttentionHeads(NamedTuple):
@@ -149,6 +151,10 @@ class Architecture:
         shapes = (shape for known, shape in self.layer_tensors.items() if _pattern([known]).fullmatch(name))
         return next(shapes, (None,))[0]
 
+    def title_of(self, unit: str) -> str:
+        """Return the coupled units that a key of config.json counts, in words."""
+        return next(group.title for group in self.coupled if group.unit == unit)
+
     def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
         """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
         groups = []
@@ -255,7 +261,7 @@ def size_of(word: str, config: dict) -> int:
     derived = {
         "queries": heads.query * heads.size,
         "keys": heads.key_value * heads.size,
-        "num_key_value_heads": heads.key_value,
+        KEY_VALUE_HEADS: heads.key_value,
     }
     return derived[word] if word in derived else stated(word, config)
 

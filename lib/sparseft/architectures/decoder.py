@@ -10,7 +10,15 @@ A removed unit meets zero columns of o or down. So whatever its rows compute add
 q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
-from sparseft.architectures.architecture import FULL, SLIDING, Architecture, Coupled, Words, attention_heads
+from sparseft.architectures.architecture import (
+    FULL,
+    KEY_VALUE_HEADS,
+    SLIDING,
+    Architecture,
+    Coupled,
+    Words,
+    attention_heads,
+)
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -55,7 +63,7 @@ MAX_WINDOW_LAYERS = 28
 # The prunable matrices of a decoder layer, and what is removed from them together.
 HEADS = Coupled(
     "self_attn",
-    "num_key_value_heads",
+    KEY_VALUE_HEADS,
     rows=("q_proj", "k_proj", "v_proj"),
     columns=("o_proj",),
     title="key-value heads",

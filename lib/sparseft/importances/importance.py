@@ -39,8 +39,8 @@ class Importance:
       statistic.
     - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
-    If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance that updates
-    weights has no `score` either, because its scores change while a layer is pruned (pruning/sparsegpt.py)."""
+    If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance with an `update`
+    has no `score` either, because its scores change while a layer is pruned."""
 
     name: str
     formula: str
@@ -63,8 +63,11 @@ class Importance:
     uses_column_sums: bool = False
     # The keys of `masks:` that only this importance uses.
     settings: tuple[str, ...] = ()
-    # Whether it also gives the kept weights other values.
-    updates_weights: bool = False
+    # Whether its scores are random bits, which do not depend on the weights.
+    is_random: bool = False
+    # The name in pruning/updates.py of the algorithm that scores, prunes and changes the kept weights in one; None if the
+    # importance only scores.
+    update: str | None = None
 
     @property
     def uses_examples(self) -> bool:
@@ -74,4 +77,12 @@ class Importance:
     @property
     def is_sequential(self) -> bool:
         """Return whether `masks.sequential` applies: the inputs of a layer depend on the pruned layers before it."""
-        return self.statistic is not None and not self.statistic.of_gradients and not self.updates_weights
+        return self.looks_at_inputs and not self.update
+
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Return whether the statistic is of the inputs of a layer.
+
+        Then the score of a channel or head is the sum over its columns of the last matrix, because their inputs are what the
+        channel computes. The inputs of its rows are the hidden states, which say nothing about it."""
+        return self.statistic is not None and not self.statistic.of_gradients

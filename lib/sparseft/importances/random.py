@@ -1,4 +1,4 @@
-"""Define random: a random score of each expert or decoder layer, the baseline of the other importances."""
+"""Define random: a random score of each channel, head, expert or decoder layer, the baseline of the other importances."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ RANDOM = Importance(
     name="random",
     formula="random",
     source="",
-    ranks=frozenset({"experts", "layers"}),
+    ranks=frozenset({"channels", "experts", "layers"}),
     score_units=score_units,
     settings=("seed",),
+    is_random=True,
 )

@@ -4,24 +4,8 @@ The score depends on the columns that are already pruned, and the kept weights c
 pruning/sparsegpt.py computes both, and there is no `score` here.
 """
 
-from typing import Any
-
-from sparseft.importances.importance import Importance, Statistic
-
-
-def add(total: Any, inputs: Any) -> None:
-    """Add x x^T of each token's inputs x, in fp32."""
-    inputs = inputs.float()
-    total.addmm_(inputs.T, inputs)
-
-
-# The sum of x x^T over all tokens of the examples, (cols, cols).
-HESSIAN = Statistic(
-    of_gradients=False,
-    shape=lambda rows, cols: (cols, cols),
-    add=add,
-    finish=lambda total, count: total,
-)
+from sparseft.importances.hessian import HESSIAN
+from sparseft.importances.importance import Importance
 
 SPARSEGPT = Importance(
     name="sparsegpt",
@@ -32,6 +16,6 @@ SPARSEGPT = Importance(
     scope="block",
     has_fixed_scope=True,
     accumulated="sum of x x^T over all tokens of all examples",
-    settings=("sparsegpt_block", "sparsegpt_damping"),
-    updates_weights=True,
+    settings=("sparsegpt_block", "damping"),
+    update="sparsegpt",
 )

@@ -28,14 +28,16 @@ def score(weights: np.ndarray, deviations: np.ndarray, column_sums: None) -> np.
     return np.abs(weights) * deviations
 
 
+# The standard deviation of each input column over all tokens of the examples, (cols,). Two sums whose difference is the variance
+# are in fp64, because the mean may be much larger than the deviation.
+INPUT_DEVIATIONS = Statistic(
+    of_gradients=False, shape=lambda rows, cols: (2, cols), add=add, finish=finish, dtype="float64"
+)
 STADE = Importance(
     name="stade",
     formula="|w| std(x)",
     source="Mecke et al. 2025, arXiv 2503.22451; lib/prune_zoo/stade.py of its code, commit 654f917, without its biases",
-    # Two sums whose difference is the variance are in fp64, because the mean may be much larger than the deviation.
-    statistic=Statistic(
-        of_gradients=False, shape=lambda rows, cols: (2, cols), add=add, finish=finish, dtype="float64"
-    ),
+    statistic=INPUT_DEVIATIONS,
     score=score,
     # It compares the weights of one row, as wanda does.
     ranks=frozenset({"weights"}),

@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +29,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, saf
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS, get_method
+from sparseft.patterns import Pattern
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
@@ -217,17 +218,26 @@ def _read_safetensors(path: Path) -> dict:
 
 
 @contextmanager
-def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int, int]]) -> Iterator["MaskWriter"]:
+def mask_writer(
+    paths: list[Path],
+    metas: list[dict],
+    shape: dict[str, tuple[int, int]],
+    pattern: Pattern | None = None,
+    pruned: Mapping[str, Iterable[int]] | None = None,
+) -> Iterator["MaskWriter"]:
     """Yield a writer of one mask file per path. A file has the format of its suffix, .pt or .safetensors.
 
     metas: the metadata of each file, to which "reached" is added
     shape: layer -> (rows, cols)
+    pattern: the pattern that every mask must have; None if it is not known
+    pruned: layer -> how many weights each file must prune; None if the scores decide it
 
-    The files are written after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all
+    Raises InputError after the block, before a file is written, if a mask is not as it must be. The files are written after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all
     files appear, or none."""
     writer = MaskWriter(paths, metas, shape)
     try:
         yield writer
+        writer.check(pattern, pruned)
         writer.finish()
     finally:
         writer.bits.clear()
@@ -259,6 +269,25 @@ class MaskWriter:
     def record(self, **entries: object) -> None:
         """Add `entries` to the metadata of every file."""
         self.metas = [meta | entries for meta in self.metas]
+
+    def check(self, pattern: Pattern | None, pruned: Mapping[str, Iterable[int]] | None) -> None:
+        """Raise InputError if a mask does not have the pattern, or does not prune as many weights of each layer as it must."""
+        for layer, (rows, cols) in self.shape.items():
+            counts = rows * cols - self.kept[layer]
+            if pruned and list(counts) != list(pruned[layer]):
+                raise InputError(
+                    f"{layer}: {counts.tolist()} weights are pruned by sparsity instead of {list(pruned[layer])}",
+                    "repair the pattern's `select`",
+                )
+            if not pattern or not pattern.is_sound:
+                continue
+            start, end = self._places[layer]
+            for bits in self.bits:
+                if not pattern.is_sound(unpack(bits[start:end].reshape(rows, -1), (rows, cols))):
+                    raise InputError(
+                        f"{layer}: its mask is none of {pattern.words}",
+                        f"repair `select` or `updates` of the pattern {pattern.name}",
+                    )
 
     def finish(self) -> None:
         """Write the files. The reached sparsity is counted from the bits that were written, and from the removed weights."""

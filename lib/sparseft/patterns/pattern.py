@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from sparseft.architectures.architecture import Architecture, size_of
 from sparseft.errors import InputError
 from sparseft.importances.importance import Importance
+from sparseft.patterns.channels import channels_removed
 
 # How far the share of the removed weights may be from the requested sparsity.
 TOLERANCE = Fraction(2, 100)
@@ -105,15 +108,35 @@ class Pattern:
     is_reconstructed: bool = True
     # Whether every scope loses exactly the requested share of its weights, except for rounding.
     has_exact_counts: bool = True
-    # Whether an allocation, or an importance that updates weights, can decide how many weights a layer loses.
+    # Whether an allocation can decide how many weights a layer loses.
     takes_counts: bool = False
+    # The names in pruning/updates.py of the algorithms that can make its masks and change the kept weights.
+    updates: tuple[str, ...] = ()
     # M of N:M: how many consecutive weights of a row are ranked by themselves. N follows from the sparsity. None if not N:M.
     group: int | None = None
-    # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
-    updates_weights: bool = False
+    # is_sound(kept) returns whether the mask of a layer, bool (rows, cols), is one of the pattern. Every written mask must pass.
+    is_sound: Callable[[np.ndarray], bool] | None = None
 
     def allows(self, importance: Importance) -> bool:
         """Return whether the scores of an importance can rank what the pattern removes."""
-        if not self.has_importance or (importance.updates_weights and not self.takes_counts):
+        if not self.has_importance or (importance.update and importance.update not in self.updates):
             return False
         return self.removes in importance.ranks
+
+    def check_model(
+        self,
+        architecture: Architecture,
+        config: dict,
+        prunable: Mapping[str, tuple[int, ...]],
+        percents: Iterable[int],
+        settings: Any,
+        place: object,
+    ) -> None:
+        """Raise InputError, naming the model's `place`, if the pattern cannot remove these sparsities, in percent, from a model.
+
+        prunable: the shapes of its prunable layers
+        settings: the section `masks:`"""
+        if self.units:
+            self.units.removed(architecture, config, prunable, percents, place)
+        elif self.removes == "channels":
+            channels_removed(architecture, config, prunable, percents, settings.head_share, place)

@@ -1,6 +1,16 @@
 """Define semistructured: of every 4 weights in a row, those with the lowest scores. At 50 % it is 2:4."""
 
+from functools import partial
+
+import numpy as np
+
 from sparseft.patterns.pattern import Pattern
+
+
+def is_sound(group: int, kept: np.ndarray) -> bool:
+    """Return whether every `group` consecutive weights of a row keep the same number."""
+    of_group = kept.reshape(-1, group).sum(axis=1)
+    return bool((of_group == of_group[0]).all())
 
 
 def in_groups(name: str, group: int) -> Pattern:
@@ -11,7 +21,9 @@ def in_groups(name: str, group: int) -> Pattern:
         words=f"some of every {group} weights in a row (N:{group})",
         scope="group",
         takes_counts=True,
+        updates=("sparsegpt",),
         group=group,
+        is_sound=partial(is_sound, group),
     )
 
 

@@ -11,4 +11,6 @@ def select(ranking: Any) -> dict[str, Any]:
     return ways[ranking.scope]()
 
 
-UNSTRUCTURED = Pattern("unstructured", select, words="single weights", settings=("scope",), takes_counts=True)
+UNSTRUCTURED = Pattern(
+    "unstructured", select, words="single weights", settings=("scope",), takes_counts=True, updates=("sparsegpt",)
+)

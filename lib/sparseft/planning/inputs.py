@@ -146,10 +146,8 @@ def check_sources(config: Config) -> None:
         config.training_backend.check_architecture(architecture, f"models.{name}")
         subject = Subject(name, "", content, tensor_shapes(content, place), 1)
         for method in map(get_method, config.grid.methods):
-            if units := method.pattern.units:
-                units.removed(
-                    architecture, content, subject.prunable, config.grid.sparsities, f"{method.name}, models.{name}"
-                )
+            percents, of_method = config.grid.sparsities, f"{method.name}, models.{name}"
+            method.pattern.check_model(architecture, content, subject.prunable, percents, config.masks, of_method)
         window, limit = config.perplexity and config.perplexity.context, content.get("max_position_embeddings")
         # Otherwise the first evaluation would find it, after hours.
         if window and limit and window != OWN_CONTEXT and window > limit:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sparseft.architectures.architecture import HEAD, attention_heads
+from sparseft.architectures.architecture import HEAD, KEY_VALUE_HEADS, attention_heads
 from sparseft.errors import InputError
-from sparseft.methods import get_method
+from sparseft.methods import Method, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.sizes import (
     Subject,
@@ -38,8 +38,8 @@ BLOCKS = 250_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
 # Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of two more matrices
-# for the widest one (pruning/sparsegpt.py).
-HESSIAN, FACTORS = 4, 8
+# for the widest one (pruning/sparsegpt.py), or of three if units are pruned (pruning/obs.py).
+HESSIAN, FACTORS, UNIT_FACTORS = 4, 8, 12
 # Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
 # counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
@@ -251,9 +251,7 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     layer_and_outside = subject.width * subject.layer_and_outside
     largest = max(map(math.prod, subject.prunable.values()))
     if job.kind == "mask":
-        squares = sum(cols**2 for _, cols in subject.prunable.values()) // layers
-        hessians = HESSIAN * squares + FACTORS * subject.widest**2
-        held = {"Hessians": hessians if get_method(job.method).updates_weights else 0}
+        held = {"Hessians": _hessians(get_method(job.method), config, subject)}
         if not _uses_gradients(job.method):
             # The output head computes nothing, unless the scores are losses.
             head = 0 if _leaves_out(job.method, layers) else math.prod(subject.shapes.get(HEAD, (0,)))
@@ -287,6 +285,19 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     processes = config.resources.processes
     # FSDP holds what it has gathered from other processes twice: as it was received, and as tensors.
     return subject.bytes // processes, adapter | {"gathered weights": min(2, processes) * layer_and_outside}
+
+
+def _hessians(method: Method, config: Config, subject: Subject) -> int:
+    """Return the bytes of the Hessians of a decoder layer, and of what is made of the widest one; 0 without an update."""
+    if not method.algorithm:
+        return 0
+    widths, factors = {layer: cols for layer, (_, cols) in subject.prunable.items()}, FACTORS
+    if method.pattern.removes == "channels":
+        groups = subject.architecture.coupled_parts(subject.config, subject.prunable)
+        last = [parts[-1] for parts in groups if config.masks.head_share or parts[0].unit != KEY_VALUE_HEADS]
+        widths, factors = {part.layer: widths[part.layer] for part in last}, UNIT_FACTORS
+    squares = sum(cols**2 for cols in widths.values()) // subject.config["num_hidden_layers"]
+    return HESSIAN * squares + factors * max(widths.values()) ** 2
 
 
 def _is_offloaded(config: Config, job: JobKind) -> bool:
@@ -396,7 +407,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         share = 5 if _uses_gradients(job.method) else 3
         tokens: float = share * lengths.long * lengths.rows[0] * passes
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
-        return 2 * tokens + 9 * subject.widest if get_method(job.method).updates_weights else tokens
+        return 2 * tokens + 9 * subject.widest if get_method(job.method).algorithm else tokens
     lengths = task_lengths(config, job.task)
     evaluated = lengths.rows[1] * lengths.long
     if job.kind == "training":

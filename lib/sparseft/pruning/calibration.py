@@ -21,7 +21,7 @@ A float16 model is calibrated in float32, because its gradients would underflow.
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,8 @@ from sparseft.tasks.prepared import find_task, read_prepared
 from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, recorded_source
 from sparseft.tasks.task import Row, Task
 
+# Takes the weights of a decoder layer, layer -> (rows, cols), and a function that returns the evidence of a layer.
+Change = Callable[[dict[str, Tensor], Callable[[str], Tensor]], None]
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32
 
@@ -75,17 +77,18 @@ class ExampleCalibration:
         """Yield a statistic of the dense model's gradients by layer, fp32, decoder layer by decoder layer, last one first."""
         return _of_gradients(checkpoint, self.examples_of(checkpoint), statistic)
 
-    def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, Tensor, Tensor], None]) -> None:
+    def prune_in_sequence(
+        self, checkpoint: Checkpoint, statistic: Statistic, prune: Change, observed: Container[str] | None = None
+    ) -> None:
         """Prune the model decoder layer by decoder layer, as Wanda and SparseGPT are published.
 
-        prune(layer, weight, evidence) changes each layer's weight (rows, cols) in place. The evidence is the statistic of the
-        layer's inputs, fp32. Raises InputError if it is not finite.
+        prune(weights, evidence) changes the weights of a decoder layer, layer -> (rows, cols), in place. evidence(layer) returns
+        the statistic of a layer's inputs, fp32, once. Only the layers in `observed` have one; None means all. Raises InputError
+        if it is not finite.
 
         Sources: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda. arXiv 2301.00774;
         IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
-        statistic = self.importance and self.importance.statistic
-        assert statistic, "the method looks at no inputs"
-        _in_sequence(checkpoint, self.examples_of(checkpoint), statistic, prune)
+        _in_sequence(checkpoint, self.examples_of(checkpoint), statistic, prune, observed=observed)
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
@@ -234,8 +237,9 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
             values |= part
         return values
 
-    def note(layer: str, _, evidence: Tensor) -> None:
-        values[layer] = evidence.cpu().numpy()
+    def note(weights: dict[str, Tensor], evidence: Callable[[str], Tensor]) -> None:
+        for layer in weights:
+            values[layer] = evidence(layer).cpu().numpy()
 
     _in_sequence(checkpoint, examples, statistic, note, changes_weights=False)
     return values
@@ -329,14 +333,15 @@ def _in_sequence(
     checkpoint: Checkpoint,
     examples: list[Example],
     statistic: Statistic,
-    change: Callable[[str, Tensor, Tensor], None],
+    change: Change,
     *,
     changes_weights: bool = True,
+    observed: Container[str] | None = None,
 ) -> None:
     """Run the model decoder layer by decoder layer, and change its weights. The steps for each decoder layer are:
 
-    1. Accumulate the statistic of the inputs of its layers while their weights are whole.
-    2. Call change(layer, weight, evidence) for each of its layers.
+    1. Accumulate the statistic of the inputs of its layers in `observed`, None meaning all, while their weights are whole.
+    2. Call change(weights, evidence), as `prune_in_sequence` says.
     3. Compute the outputs again if `changes_weights`. They are the inputs of the next decoder layer.
 
     Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden states, and the
@@ -357,13 +362,17 @@ def _in_sequence(
         linears = layered.linears(number, prunable)
         hooks = []
         for layer, linear in linears.items():
-            totals[layer] = _zeros(statistic, linear.weight, layered.device)
-            hooks.append(linear.register_forward_pre_hook(partial(add_inputs, layer)))
+            if observed is None or layer in observed:
+                totals[layer] = _zeros(statistic, linear.weight, layered.device)
+                hooks.append(linear.register_forward_pre_hook(partial(add_inputs, layer)))
         run_layer(stream, number, advance=not changes_weights)
         for hook in hooks:
             hook.remove()
-        for layer, linear in linears.items():
-            change(layer, linear.weight, _finished(layer, statistic, totals.pop(layer), tokens[layer]))
+        # A total is freed when the layer is changed.
+        change(
+            {layer: linear.weight for layer, linear in linears.items()},
+            lambda layer: _finished(layer, statistic, totals.pop(layer), tokens[layer]),
+        )
         if changes_weights:
             run_layer(stream, number, advance=True)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
-from sparseft.importances import Importance, Statistic
+from sparseft.importances import Statistic
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, row_bytes, unpack
 from sparseft.methods import Method, get_method
 from sparseft.pruning.allocation import allocate_by_outliers
@@ -59,13 +59,21 @@ def compute_masks(
     if method.allocation:
         assert calibration, "an allocation looks at examples"
         meta["outliers"], allocated = allocate_by_outliers(checkpoint, method, settings, calibration, percents)
-    ranking = partial(Ranking, checkpoint=checkpoint, scope=meta["scope"], settings=settings, threads=threads)
+    ranking = partial(
+        Ranking,
+        checkpoint=checkpoint,
+        scope=meta["scope"],
+        sums_columns=method.sums_columns,
+        settings=settings,
+        threads=threads,
+    )
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
+    scoring = Scoring(checkpoint, method, settings.seed, meta["scope"], calibration)
     with atomic_files(places.report.parent, places.report.name, "masks") as folder:
-        with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
-            masks_pass = MaskPass(
-                checkpoint, method, percents, settings.seed, meta["scope"], calibration, allocated, writer, ranking
-            )
+        with mask_writer(
+            [folder / path.name for path in places.masks], metas, shape, method.pattern, allocated
+        ) as writer:
+            masks_pass = MaskPass(scoring, percents, allocated, writer, ranking)
             is_sequential = settings.is_sequential(method_name)
             scores = masks_pass.run_in_sequence() if is_sequential else masks_pass.run()
         if is_sequential:
@@ -77,37 +85,34 @@ def compute_masks(
 
 
 @dataclass(frozen=True)
-class MaskPass:
-    """Compute the masks of one method on one checkpoint: choose the scores.
-
-    `scope` is what is ranked together.
-    `ranking` takes the first fields of a Ranking, and returns it.
-    `allocated` is layer -> how many weights each sparsity prunes, int64 (sparsities,); None without an allocation."""
+class Scoring:
+    """Score the weights of one checkpoint by one method. `scope` is what is ranked together."""
 
     checkpoint: Checkpoint
     method: Method
-    percents: list[int]
     seed: int
     scope: str
     calibration: "ExampleCalibration | None"
-    allocated: dict[str, np.ndarray] | None
-    writer: MaskWriter
-    ranking: Callable[..., Ranking]
 
-    def run(self) -> Scores:
-        """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
+    def sources(self) -> Iterator[tuple[Source, dict[str, str | None]]]:
+        """Yield the scores and their dtypes by layer, as a Ranking takes them, in parts that hold all that is ranked together.
+
+        Each part of the evidence is freed before the next one is computed."""
         importance = self.method.importance
-        if not importance:
+        layers = prunable_shapes(self.checkpoint)
+        if not importance or importance.is_random:
             # Random bits are those of no float.
-            return self._select(random_source(self.checkpoint, self.seed), dict.fromkeys(self.writer.shape))
-        if not importance.score:
-            dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in self.writer.shape}
-            return self._select(magnitude_source(self.checkpoint), dtypes)
-        scores: Scores = {}
-        # Each part of the evidence is freed before the next one is computed.
-        for of_part in map(partial(self._select_scored, importance), self._evidence(importance.statistic)):
-            scores |= of_part
-        return scores
+            yield random_source(self.checkpoint, self.seed), dict.fromkeys(layers)
+        elif not importance.score:
+            dtypes: dict[str, str | None] = {
+                layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in layers
+            }
+            yield magnitude_source(self.checkpoint), dtypes
+        else:
+            for evidence in self._evidence(importance.statistic):
+                source = scored_source(self.checkpoint, importance, evidence)
+                yield source, dict.fromkeys(evidence or layers, "F32")
+                del evidence, source
 
     def _evidence(self, statistic: Statistic | None) -> Iterator[dict[str, np.ndarray] | None]:
         """Yield the evidence of the scores, in parts that hold all that is ranked together; None without a statistic."""
@@ -118,24 +123,37 @@ class MaskPass:
         else:
             yield self.calibration.evidence(self.checkpoint, statistic)
 
-    def _select_scored(self, importance: Importance, evidence: dict[str, np.ndarray] | None) -> Scores:
-        """Write the masks of the layers of some evidence by their scores."""
-        source = scored_source(self.checkpoint, importance, evidence)
-        return self._select(source, dict.fromkeys(evidence or self.writer.shape, "F32"))
 
-    def _select(self, source: Source, dtypes: dict) -> Scores:
-        """Write the masks of the layers that have a dtype."""
-        assert self.method.pattern.select, "another tool makes imported masks"
-        shape = {layer: shape for layer, shape in self.writer.shape.items() if layer in dtypes}
-        return self.method.pattern.select(
-            self.ranking(source, shape, dtypes, self.percents, self.writer.write, self.allocated)
-        )
+@dataclass(frozen=True)
+class MaskPass:
+    """Compute the masks of one method on one checkpoint.
+
+    `ranking` takes the first fields of a Ranking, and returns it.
+    `allocated` is layer -> how many weights each sparsity prunes, int64 (sparsities,); None without an allocation."""
+
+    scoring: Scoring
+    percents: list[int]
+    allocated: dict[str, np.ndarray] | None
+    writer: MaskWriter
+    ranking: Callable[..., Ranking]
+
+    def run(self) -> Scores:
+        """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
+        select = self.scoring.method.pattern.select
+        assert select, "another tool makes imported masks"
+        scores: Scores = {}
+        for source, dtypes in self.scoring.sources():
+            shape = {layer: shape for layer, shape in self.writer.shape.items() if layer in dtypes}
+            scores |= select(self.ranking(source, shape, dtypes, self.percents, self.writer.write, self.allocated))
+        return scores
 
     def run_in_sequence(self) -> Scores:
         """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned.
 
         Return the distributions of scores of the first sparsity that prunes."""
-        assert self.calibration, "sequential methods look at examples"
+        checkpoint, calibration = self.scoring.checkpoint, self.scoring.calibration
+        importance = self.scoring.method.importance
+        assert calibration and importance and importance.statistic, "sequential methods look at examples"
         scores: Scores = {}
         for level, percent in enumerate(self.percents):
             if not percent:
@@ -143,19 +161,27 @@ class MaskPass:
                 self.ranking(None, self.writer.shape, {}, [percent], write).keep_all()
                 continue
             of_percent: Scores = {}
-            self.calibration.prune_in_sequence(self.checkpoint, partial(self._prune, level, of_percent))
+            prune = partial(self._prune, level, of_percent)
+            calibration.prune_in_sequence(checkpoint, importance.statistic, prune)
             scores = scores or of_percent
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
 
-    def _prune(self, level: int, scores: Scores, layer: str, weight: "Tensor", evidence: "Tensor") -> None:
+    def _prune(
+        self, level: int, scores: Scores, weights: dict[str, "Tensor"], evidence: Callable[[str], "Tensor"]
+    ) -> None:
+        """Call `_prune_layer` for each layer of a decoder layer."""
+        for layer, weight in weights.items():
+            self._prune_layer(level, scores, layer, weight, evidence(layer))
+
+    def _prune_layer(self, level: int, scores: Scores, layer: str, weight: "Tensor", evidence: "Tensor") -> None:
         """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and set its pruned weights to 0.
 
         `scores` gets the distribution of the layer's scores."""
         import torch
 
-        importance, select = self.method.importance, self.method.pattern.select
+        importance, select = self.scoring.method.importance, self.scoring.method.pattern.select
         assert importance and importance.score and select, "only scores are ranked in sequence"
-        weights = self.checkpoint.read_float32(f"{layer}.weight")
+        weights = self.scoring.checkpoint.read_float32(f"{layer}.weight")
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
         bits = bits_of(importance.score(weights, evidence.cpu().numpy(), sums))
         shape = self.writer.shape[layer]

@@ -7,7 +7,7 @@ dtypes and the byte layout of the original model. Only the prunable weights diff
 is the pruned base, and `original` is the model from which it was made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack
+from sparseft.methods import get_method
 from sparseft.pruning.mask_report import NO_SCORES, Distribution, mask_report, write_report
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
@@ -35,6 +36,7 @@ class PrunedWriter:
     scores: layer -> the distribution of its scores"""
 
     original: Checkpoint
+    settings: Masks
     masks: MaskWriter
     write_tensor: WriteTensor
     meta: dict = field(default_factory=dict)
@@ -75,11 +77,17 @@ def checked_origin(
 
 @contextmanager
 def pruned_writer(
-    original: Checkpoint, method: str, percent: int, settings: Masks, files: PassFiles, meta: dict
+    original: Checkpoint,
+    method: str,
+    percent: int,
+    settings: Masks,
+    files: PassFiles,
+    meta: dict,
+    pruned: Mapping[str, Iterable[int]] | None = None,
 ) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
-    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with its
+    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After the block, the pruned base appears first and then the mask with its
     report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError as `checked_origin` does."""
     shape = prunable_shapes(original)
     origin, meta = checked_origin(original, method, percent, settings, meta)
@@ -89,9 +97,10 @@ def pruned_writer(
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        with mask_writer([folder / files.masks[0].name], [meta], shape) as masks:
+        pattern = get_method(method).pattern
+        with mask_writer([folder / files.masks[0].name], [meta], shape, pattern, pruned) as masks:
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
-                writer = PrunedWriter(original, masks, write_tensor)
+                writer = PrunedWriter(original, settings, masks, write_tensor)
                 yield writer
             meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **origin)["digest"]}
             masks.record(**meta)

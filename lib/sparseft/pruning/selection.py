@@ -10,8 +10,9 @@ threshold of every sparsity follows. A second reading writes the masks. Scores o
 a high and a low digit, and a reading of its own for the low one (masks/mask_kernels.py). Memory is a few blocks per thread, for
 any model.
 
-Structured pruning removes whole coupled channels, scored by the sum over all weights of a channel. Source: LLM-Pruner (arXiv
-2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. architectures/ says what is coupled.
+Structured pruning removes whole coupled channels, scored by the sum over all weights of a channel, as LLM-Pruner does (arXiv
+2305.11627, sections 3.1 and 3.2). If the importance looks at the inputs of a layer, the sum is over the channel's columns only,
+as Wanda-sp and FLAP do (CASIA-IVA-Lab/FLAP, lib/prune.py). architectures/ says what is coupled.
 """
 
 import math
@@ -19,14 +20,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint, infinity, to_float32
-from sparseft.checkpoints.layers import coupled_parts
+from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack, row_bytes
 from sparseft.masks.mask_kernels import (
@@ -38,6 +38,7 @@ from sparseft.masks.mask_kernels import (
     rank_in_groups,
     write_masks,
 )
+from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.mask_report import NO_SCORES, Distribution, distribution_of_histogram, distribution_of_values
 from sparseft.pruning.scores import Source, row_blocks
 from sparseft.study.mask_settings import Masks
@@ -55,19 +56,21 @@ class Ranking:
     shape: layer -> (rows, cols)
     dtypes: layer -> dtype of its scores, BF16, F16 or F32; None if their bits are not those of a float
     percents: the sparsities in percent, ascending; a level is the index of a sparsity
-    emit: takes the masks
+    emit: takes the masks; left out if only the scores are wanted
     allocated: layer -> how many of its weights each level prunes, int64 (levels,); None if every scope prunes its share
     checkpoint: the model, whose channels are coupled
-    scope: what the settings rank together: layer, row, group or global"""
+    scope: what the settings rank together: layer, row, group or global
+    sums_columns: whether the score of a unit is the sum over its columns only"""
 
     source: Source
     shape: dict[str, tuple[int, int]]
     dtypes: dict[str, str | None]
     percents: list[int]
-    emit: Emit
+    emit: Emit = lambda layer, offset, packed: None
     allocated: dict[str, np.ndarray] | None = None
     checkpoint: Checkpoint | None = None
     scope: str = "layer"
+    sums_columns: bool = False
     settings: Masks = field(default_factory=Masks)
     threads: int = 1
 
@@ -117,14 +120,22 @@ class Ranking:
         """Rank every `size` consecutive weights of a row."""
         return self._in_threads(lambda layer: {layer: select_groups(self, layer, size)}, self.layers)
 
-    def by_unit(self, groups: list[list[Part]]) -> Scores:
-        """Rank the units of each group of layers by the sums of their scores. The layers of a group lose the same units."""
-        return self._in_threads(lambda parts: select_units(self, parts), groups)
+    def by_unit(self, groups: list[list[Part]], numbers: dict[str, list[int]] | None = None) -> Scores:
+        """Rank the units of each group of layers by the sums of their scores. The layers of a group lose the same units.
+
+        numbers: kind of unit -> how many units each level prunes; None if each level prunes its share of every group"""
+        of_kind = numbers or {}
+        return self._in_threads(lambda parts: select_units(self, parts, of_kind.get(parts[0].unit)), groups)
 
     def coupled_parts(self) -> list[list[Part]]:
         """Return the groups of layers whose channels are coupled. Each of the layers is in one of them."""
         assert self.checkpoint, "only a model has coupled layers"
         return [parts for parts in coupled_parts(self.checkpoint) if parts[0].layer in self.shape]
+
+    def coupled_numbers(self) -> dict[str, list[int]]:
+        """Return how many units each group of coupled layers loses at each level, by kind of unit."""
+        assert self.checkpoint, "only a model has coupled layers"
+        return coupled_numbers(self.checkpoint, self.percents, self.settings)
 
     def together(self) -> Scores:
         """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
@@ -225,11 +236,29 @@ def select_groups(ranking: Ranking, layer: str, group: int) -> Distribution:
     return ranking.distribution(layer, histogram)
 
 
-def select_units(ranking: Ranking, parts: list[Part]) -> Scores:
-    """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
-    units: Any = sum(_part_scores(ranking, part) for part in parts)  # fp64 (units,)
+def coupled_numbers(checkpoint: Checkpoint, percents: list[int], settings: Masks) -> dict[str, list[int]]:
+    """Return how many units each group of coupled layers loses by sparsity, in percent: kind of unit -> number by sparsity.
+
+    Raises InputError as `channels_removed` does."""
+    shapes = prunable_shapes(checkpoint)
+    config, place = checkpoint.config, checkpoint.folder
+    return channels_removed(checkpoint.architecture, config, shapes, percents, settings.head_share, place)
+
+
+def unit_scores(ranking: Ranking, parts: list[Part]) -> np.ndarray:
+    """Return the scores of the coupled units of `parts`, fp64 (units,)."""
+    summed = [part for part in parts if part.axis == 1 or not ranking.sums_columns]
+    return np.sum([_part_scores(ranking, part) for part in summed], axis=0)
+
+
+def select_units(ranking: Ranking, parts: list[Part], numbers: list[int] | None) -> Scores:
+    """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer.
+
+    numbers: how many units each level prunes; None if it prunes its share"""
+    units = unit_scores(ranking, parts)
     ranks = np.argsort(np.argsort(units, kind="stable"))
-    kept_units = ranks >= ranking.counts(units.size)[:, None]  # (levels, units)
+    counts = ranking.counts(units.size) if numbers is None else np.array(numbers)
+    kept_units = ranks >= counts[:, None]  # (levels, units)
     for part in parts:
         rows, cols = ranking.shape[part.layer]
         kept = np.repeat(kept_units, part.width, axis=1)  # (levels, rows) or (levels, cols)
@@ -298,10 +327,10 @@ def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:
     """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
     cols = ranking.shape[part.layer][1]
     dtype = ranking.dtypes[part.layer]
-    assert dtype, "random scores have no sums"
     sums = []
     for bits in ranking.source(part.layer):
-        sizes = np.abs(to_float32(bits, dtype)).reshape(-1, cols)
+        # Random bits are numbers, and those of no float.
+        sizes = (np.abs(to_float32(bits, dtype)) if dtype else bits).reshape(-1, cols)
         if not np.isfinite(sizes).all():
             raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
         sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))

@@ -23,14 +23,11 @@ WikiText-2, at 50 and 70 %, on q_proj of layer 0, gate_proj and o_proj of layer 
 condition number of H is up to 1e8, and up to 6e4 with the damping. H differs by up to 1.4e-7 of its norm, a mask in up to 1
 weight of 7,000, and the output error by up to 1.2e-4 of itself.
 
-A model is pruned decoder layer by decoder layer, and its pruned base is streamed to disk. Every layer is rounded once to the
-dtype of the model. The next decoder layer sees the rounded weights, because the file holds these. Memory is one decoder layer,
-a Hessian for each of its layers, fp32 (cols, cols), the weights outside the decoder layers, and the hidden states of the
-examples.
+A model is pruned decoder layer by decoder layer, and its pruned base is streamed to disk. Memory is one decoder layer, a Hessian
+for each of its layers, fp32 (cols, cols), the weights outside the decoder layers, and the hidden states of the examples.
 """
 
-import math
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,24 +35,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint, to_float32
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.rewriting import converted
-from sparseft.errors import InputError
+from sparseft.importances import HESSIAN
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.hessian import solve_damped
 from sparseft.pruning.mask_report import distribution_of_histogram
+from sparseft.pruning.new_weights import NewWeights, write_new_weights
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.scores import bits_of
 from sparseft.pruning.selection import check_groups
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-
-# How many dampings are tried on a Hessian, and the ratio of each to the one before.
-ATTEMPTS = 5
-DAMPING_RATIO = 10
 
 
 def prune_weights(
@@ -80,55 +74,31 @@ def prune_weights(
         counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
     else:
         counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
-    # The damping of each layer whose Hessian needed more than the settings say.
-    more_damping: dict[str, float] = {}
 
-    def prune(layer: str, weight: Tensor, hessian: Tensor) -> None:
-        """Prune a layer's weight (rows, cols) in fp32, write it, and set it to what the file holds."""
-        weights = weight.float()
-        block, damping = settings.sparsegpt_block, settings.sparsegpt_damping
-        pruned = prune_layer(layer, weights, hessian, counts[layer], block=block, damping=damping, group=group)
-        if pruned.damping != damping:
-            more_damping[layer] = pruned.damping
-        dtype = checkpoint.tensors[f"{layer}.weight"].dtype
-        bits = converted(bits_of(pruned.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weights.shape)
-        stored = torch.from_numpy(to_float32(bits, dtype)).to(weights.device)
-        histogram = np.zeros(BINS, np.int32)
-        count_high(bits_of(pruned.scores.cpu().numpy()), histogram)
-        writer.write(
-            layer,
-            pruned.kept.cpu().numpy(),
-            bits,
-            distribution_of_histogram(histogram, "F32"),
-            damping=pruned.damping,
-            output_error=output_error(weights, stored, hessian),
-        )
-        weight.copy_(stored)
+    def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
+        for layer, weight in weights.items():
+            block, damping, hessian = settings.sparsegpt_block, settings.damping, hessian_of(layer)
+            new = prune_layer(layer, weight.float(), hessian, counts[layer], block=block, damping=damping, group=group)
+            histogram = np.zeros(BINS, np.int32)
+            count_high(bits_of(new.scores.cpu().numpy()), histogram)
+            write_new_weights(writer, layer, weight, new, hessian, distribution_of_histogram(histogram, "F32"))
 
-    with pruned_writer(checkpoint, method, percent, settings, files, meta) as writer:
-        calibration.prune_in_sequence(checkpoint, prune)
-        writer.meta["more_damping"] = more_damping
+    pruned_counts = {layer: [count] for layer, count in counts.items()}
+    with pruned_writer(checkpoint, method, percent, settings, files, meta, pruned_counts) as writer:
+        calibration.prune_in_sequence(checkpoint, HESSIAN, prune)
 
 
 @dataclass(frozen=True)
-class PrunedLayer:
-    """Hold a pruned layer.
+class PrunedLayer(NewWeights):
+    """Hold what is left of a layer, and the costs by which its weights were ranked, (rows, cols)."""
 
-    kept: the mask, bool (rows, cols)
-    weights: the new weights, 0 where they are pruned, (rows, cols)
-    scores: the costs by which they were ranked, (rows, cols)
-    damping: the one with which the Hessian was positive definite"""
-
-    kept: Tensor
-    weights: Tensor
     scores: Tensor
-    damping: float
 
 
 def prune_layer(
     layer: str, weights: Tensor, hessian: Tensor, count: int, *, block: int, damping: float, group: int | None = None
 ) -> PrunedLayer:
-    """Prune `count` of the weights of a layer.
+    """Prune `count` of the weights of a layer, and return what is left.
 
     layer: its name, for errors
     weights: (rows, cols)
@@ -164,60 +134,30 @@ def prune_layer(
             columns[column + 1 :].addr_(U[column, column + 1 :], errors[column], alpha=-1)
         weights[:, start:end] = columns.T
         weights[:, end:].addmm_(errors.T, factor[start:end, end:], alpha=-1)
-    return PrunedLayer(kept, weights.masked_fill_(~kept, 0), scores, damping)
+    return PrunedLayer(weights.masked_fill_(~kept, 0), kept, damping, scores)
 
 
 def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     """Return the upper triangle U with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping.
 
-    A matrix that is not positive definite gets more damping, and stderr says so. Raises InputError after ATTEMPTS, or if H is 0,
-    because no token reaches the layer or all its inputs are zero."""
+    Raises InputError as `solve_damped` does."""
     diagonal = hessian.diagonal().clone()
-    if not diagonal.any():
-        raise InputError(
-            f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",
-            "raise masks.calibration_examples, or `examples` of the text under masks.calibration",
-        )
     is_dead = diagonal == 0
-    diagonal[is_dead] = diagonal[~is_dead].mean()
-    for attempt in range(1, ATTEMPTS + 1):
-        factor = _factor(hessian, diagonal + damping * diagonal.mean())
-        if factor is not None:
-            return factor, damping
-        fault = f"{layer}: its Hessian is not positive definite with a damping of {damping:g}"
-        if attempt < ATTEMPTS:
-            damping *= DAMPING_RATIO
-            print(f"{fault}; trying {damping:g}", file=sys.stderr)
-    raise InputError(fault, "raise masks.sparsegpt_damping or the number of calibration examples")
+    if not is_dead.all():
+        diagonal[is_dead] = diagonal[~is_dead].mean()
+    return solve_damped(layer, hessian, diagonal, diagonal.mean(), damping, _factor)
 
 
-def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:
-    """Return ||W X - W' X||^2 / ||W X||^2 over all tokens of the examples. The weights are (rows, cols).
-
-    It is 0 if W X is 0 everywhere, because such a layer has nothing to lose."""
-    energy = _output_energy(weights, hessian)
-    return _output_energy(weights - pruned, hessian) / energy if energy else 0.0
-
-
-def _output_energy(weights: Tensor, hessian: Tensor) -> float:
-    """Return ||W X||^2, which is the trace of W H W^T."""
-    return float((weights @ hessian * weights).sum(dtype=torch.float64))
-
-
-def _factor(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
-    """Return the upper triangle U with U^T U = H^-1, if H has this diagonal; None if a factorisation fails.
+def _factor(damped: Tensor) -> Tensor | None:
+    """Return the upper triangle U with U^T U = damped^-1; None if a factorisation fails.
 
     Only two matrices of this size exist in addition to the Hessian."""
-    # In columns, as LAPACK has them. It would copy rows.
-    damped = hessian.mT.contiguous().mT
-    damped.diagonal().copy_(diagonal)
     factor, failed = torch.linalg.cholesky_ex(damped)
     if failed:
         return None
     inverse = torch.cholesky_inverse(factor, out=damped)
     torch.linalg.cholesky_ex(inverse, upper=True, out=(factor, failed))
-    # Both are NaN if a value is NaN.
-    return factor if not failed and all(map(math.isfinite, factor.mT.aminmax())) else None
+    return None if failed else factor
 
 
 def _share(count: int, end: int, cols: int) -> int:

@@ -52,9 +52,14 @@ class Masks(Section):
     """M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder layer."""
     sparsegpt_block: Positive = 128
     """Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of M."""
-    sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not positive
-    definite gets ten times as much, which the report records."""
+    obs_rounds: Positive = 16
+    """Rounds of obs. Each removes its share of a layer's units, and updates the kept columns before the next one."""
+    damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the mean of the Hessian's diagonal that sparsegpt, obs and refit add to the diagonal. A Hessian that is still not
+    positive definite gets ten times as much, which the report records."""
+    head_share: Annotated[float, Field(ge=0, le=10)] = 0
+    """Share of the key-value heads that structured removes, with their query heads, as a multiple of the sparsity. 0: only
+    channels of the MLP. 1: the share of all weights. Channels lose the rest of the sparsity."""
     renormalize_router_weights: bool = True
     """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob: true`."""
 
@@ -110,15 +115,11 @@ class Masks(Section):
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""
         method = get_method(method_name)
-        names = list(method.pattern.settings)
-        if method.importance:
-            names += method.importance.settings
-            if method.importance.has_fixed_scope and "scope" in names:
-                names.remove("scope")
+        names = method.settings
+        if method.importance and method.importance.has_fixed_scope and "scope" in names:
+            names.remove("scope")
         if method.is_sequential:
             names.append("sequential")
-        if method.allocation:
-            names += method.allocation.settings
         if method.uses_task:
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
@@ -161,7 +162,7 @@ class Masks(Section):
 
     def _check_groups(self, method: Method, group: int, percents: list[int]) -> None:
         """Raise InputError if N:M is impossible for a sparsity, for a block of columns, or for an allocation."""
-        if method.updates_weights and self.sparsegpt_block % group:
+        if "sparsegpt_block" in method.settings and self.sparsegpt_block % group:
             raise InputError(
                 f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {group} in a block",
                 f"set it to a multiple of {group}",

@@ -1,0 +1,57 @@
+"""Compute how many channels and how many heads a model loses at a sparsity.
+
+Every decoder layer, and every expert, loses the same number, because stock transformers takes one size for all. Heads lose
+`masks.head_share` times the sparsity, rounded to whole key-value heads, and at least one stays. Channels lose the rest, so that the sparsity is reached
+to within one channel of each decoder layer.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from sparseft.architectures.architecture import KEY_VALUE_HEADS, Architecture, size_of
+from sparseft.errors import InputError
+
+
+def channels_removed(
+    architecture: Architecture,
+    config: dict,
+    prunable: Mapping[str, tuple[int, ...]],
+    percents: Iterable[int],
+    head_share: float,
+    place: object,
+) -> dict[str, list[int]]:
+    """Return how many units each group of coupled layers loses by sparsity: key of the number of units -> number by sparsity.
+
+    prunable: the shapes of the prunable layers
+    percents: the sparsities in percent
+    head_share: the share of the heads that goes, as a multiple of the sparsity
+
+    Raises InputError, naming the model's `place`, if a sparsity would leave no channel, or if the model can lose no heads."""
+    weights = dict.fromkeys((group.unit for group in architecture.coupled), 0)
+    for parts in architecture.coupled_parts(config, prunable):
+        weights[parts[0].unit] += sum(math.prod(prunable[part.layer]) for part in parts)
+    numbers = {unit: size_of(unit, config) for unit in weights}
+    total = sum(weights.values())
+    head_part = Fraction(weights[KEY_VALUE_HEADS], total)
+    removed: dict[str, list[int]] = {unit: [] for unit in weights}
+    for percent in percents:
+        asked = Fraction(percent, 100)
+        heads = round(Fraction(str(head_share)) * asked * numbers[KEY_VALUE_HEADS])
+        heads = min(heads, numbers[KEY_VALUE_HEADS] - 1)
+        heads_weights = Fraction(heads * weights[KEY_VALUE_HEADS], numbers[KEY_VALUE_HEADS])
+        # Where every decoder layer has the same kinds of channels, there is one kind.
+        share = (asked * total - heads_weights) / (total - weights[KEY_VALUE_HEADS])
+        for unit, number in numbers.items():
+            count = heads if unit == KEY_VALUE_HEADS else max(0, round(share * number))
+            if count >= number:
+                raise InputError(
+                    f"{place}: {percent} % cannot be reached: without any {architecture.title_of(unit)} and with"
+                    f" masks.head_share {head_share:g} it is {float(100 * (heads_weights / total + 1 - head_part)):.1f} %",
+                    "lower the sparsity, or raise masks.head_share",
+                )
+            removed[unit].append(count)
+        if heads:
+            # An architecture may be unable to lose heads.
+            architecture.smaller_config(config, {unit: number - removed[unit][-1] for unit, number in numbers.items()})
+    return removed

@@ -1,0 +1,72 @@
+"""Invert the Hessian H = sum_t x_t x_t^T of a layer's inputs, with damping, and measure the output error with it.
+
+    H + damping * mean(diag H) * I
+
+A matrix that is not positive definite gets more damping. Everything is in the dtype of H.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sparseft.errors import InputError
+
+# How many dampings are tried on a Hessian, and the ratio of each to the one before.
+ATTEMPTS = 5
+DAMPING_RATIO = 10
+
+
+def solve_damped(
+    layer: str,
+    hessian: Tensor,
+    diagonal: Tensor,
+    scale: Tensor,
+    damping: float,
+    solve: Callable[[Tensor], Tensor | None],
+) -> tuple[Tensor, float]:
+    """Return solve(H + damping * scale * I) of a layer, and the damping. H gets the `diagonal`, (cols,), before.
+
+    `scale` is the mean of the diagonal of all columns. solve(damped) may overwrite its matrix (cols, cols). It returns None if it fails, which stderr says. Then there is more damping.
+    Raises InputError after ATTEMPTS, or if the scale is 0, because no token reaches the layer or all its inputs are zero."""
+    if not scale:
+        raise InputError(
+            f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",
+            "raise masks.calibration_examples, or `examples` of the text under masks.calibration",
+        )
+    for attempt in range(1, ATTEMPTS + 1):
+        # In columns, as LAPACK has them. It would copy rows.
+        damped = hessian.mT.contiguous().mT
+        damped.diagonal().copy_(diagonal + damping * scale)
+        solution = solve(damped)
+        # Both are NaN if a value is NaN.
+        if solution is not None and all(map(math.isfinite, solution.mT.aminmax())):
+            return solution, damping
+        fault = f"{layer}: its Hessian is not positive definite with a damping of {damping:g}"
+        if attempt < ATTEMPTS:
+            damping *= DAMPING_RATIO
+            print(f"{fault}; trying {damping:g}", file=sys.stderr)
+    raise InputError(fault, "raise masks.damping or the number of calibration examples")
+
+
+def inverse(damped: Tensor) -> Tensor | None:
+    """Return the inverse of a positive definite matrix, in its place; None if it is not positive definite.
+
+    Only one more matrix of this size exists meanwhile."""
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    return None if failed else torch.cholesky_inverse(factor, out=damped)
+
+
+def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:
+    """Return ||W X - W' X||^2 / ||W X||^2 over all tokens of the examples. The weights are (rows, cols).
+
+    It is 0 if W X is 0 everywhere, because such a layer has nothing to lose."""
+    energy = _output_energy(weights, hessian)
+    return _output_energy(weights - pruned, hessian) / energy if energy else 0.0
+
+
+def _output_energy(weights: Tensor, hessian: Tensor) -> float:
+    """Return ||W X||^2, which is the trace of W H W^T."""
+    return float((weights @ hessian * weights).sum(dtype=torch.float64))

@@ -1,0 +1,191 @@
+"""Prune whole channels and heads, and change the kept columns so that the outputs change little.
+
+A unit g is some columns of the last matrix W of its coupled layers (down_proj or o_proj), and the rows that compute their inputs.
+
+    H = sum_t x_t x_t^T + damping * mean(diag) * I    over the inputs x_t of W for all tokens, (cols, cols)
+
+`obs` removes units in rounds. Without unit g, the least-squares change of the other columns, and its cost, are
+
+    W -= W_g [H^-1_gg]^-1 H^-1_g:        tr(W_g [H^-1_gg]^-1 W_g^T)
+
+Each round removes the units with the lowest costs together, with this change, and updates H^-1 for the columns that are left:
+
+    H^-1 -= H^-1_:g [H^-1_gg]^-1 H^-1_g:
+
+`refit` takes the units that an importance chose. Both end with the least-squares weights of the kept columns S. P are the others:
+
+    W_S + W_P H_PS H_SS^-1
+
+Sources: Kurtic et al., ZipLM, arXiv 2302.04089, section 3; Ling et al., SlimGPT, arXiv 2412.18110; Li et al., Tyr-the-Pruner,
+arXiv 2503.09657, for the last step. IST-DASLab/ZipLM removes one unit after the other, as here with as many rounds as units.
+
+A model is pruned decoder layer by decoder layer, as by SparseGPT. Memory is one decoder layer, one Hessian for each of its groups
+of coupled layers that lose units, and three more matrices of this size at a time.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparseft.architectures.architecture import Part
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import coupled_parts, decoder_layer_of, prunable_shapes
+from sparseft.importances import HESSIAN
+from sparseft.methods import get_method
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.hessian import inverse, solve_damped
+from sparseft.pruning.mask_generator import Scoring
+from sparseft.pruning.mask_report import distribution_of_values
+from sparseft.pruning.new_weights import NewWeights, write_new_weights
+from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
+from sparseft.pruning.selection import Ranking, coupled_numbers, unit_scores
+from sparseft.study.grid import PassFiles
+from sparseft.study.mask_settings import Masks
+
+# Takes the last of some coupled parts, its weights (rows, cols), its Hessian and the number of units that go. Returns the units
+# that are left, bool (units,), and the scores of all units, fp64 (units,).
+Choose = Callable[[Part, Tensor, Tensor, int], tuple[Tensor, np.ndarray]]
+
+
+def prune_units(
+    checkpoint: Checkpoint,
+    method: str,
+    percent: int,
+    files: PassFiles,
+    settings: Masks,
+    calibration: ExampleCalibration,
+) -> None:
+    """Prune the units of a model for a sparsity in percent, update what is left, and write mask, report, plots and pruned base.
+
+    Raises InputError as `pruned_writer`, `coupled_numbers` and `solve_damped` do."""
+    numbers = coupled_numbers(checkpoint, [percent], settings)
+    groups = coupled_parts(checkpoint)
+    choose = by_scores(checkpoint, method, settings, calibration) if get_method(method).update else by_rounds(settings)
+    changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}
+
+    def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
+        number = decoder_layer_of(next(iter(weights)))
+        for parts in (parts for parts in groups if decoder_layer_of(parts[0].layer) == number):
+            if parts[-1].layer in changed:
+                hessian = hessian_of(parts[-1].layer)
+                _prune_group(writer, parts, weights, hessian, numbers[parts[0].unit][0], choose)
+            else:
+                for part in parts:
+                    bits = checkpoint.read(f"{part.layer}.weight")
+                    writer.write(part.layer, np.ones(bits.shape, bool), bits)
+
+    with pruned_writer(checkpoint, method, percent, settings, files, calibration.meta) as writer:
+        calibration.prune_in_sequence(checkpoint, HESSIAN, prune, changed)
+
+
+def by_rounds(settings: Masks) -> Choose:
+    """Return the choice of `obs`."""
+
+    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> tuple[Tensor, np.ndarray]:
+        diagonal = hessian.diagonal()
+        inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
+        return choose_units(weights, inverted, part.width, number, settings.obs_rounds)
+
+    return choose
+
+
+def by_scores(checkpoint: Checkpoint, method: str, settings: Masks, calibration: ExampleCalibration) -> Choose:
+    """Return the choice of an importance by its scores in the dense model, as its masks without an update have it."""
+    scoring = Scoring(checkpoint, get_method(method), settings.seed, "layer", calibration)
+    shapes = prunable_shapes(checkpoint)
+    scores: dict[str, np.ndarray] = {}
+    for source, dtypes in scoring.sources():
+        shape = {layer: shapes[layer] for layer in dtypes}
+        sums_columns = scoring.method.sums_columns
+        ranking = Ranking(source, shape, dtypes, [], checkpoint=checkpoint, sums_columns=sums_columns)
+        scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in ranking.coupled_parts()}
+
+    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> tuple[Tensor, np.ndarray]:
+        of_units = scores[part.layer]
+        kept = torch.ones(len(of_units), dtype=torch.bool, device=weights.device)
+        kept[np.argsort(of_units, kind="stable")[:number]] = False
+        return kept, of_units
+
+    return choose
+
+
+def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rounds: int) -> tuple[Tensor, np.ndarray]:
+    """Return the units that are left after `number` are removed in `rounds`, bool (units,), and the costs before, fp64 (units,).
+
+    weights: (rows, cols); unit u is the columns from u * width on
+    inverted: H^-1, (cols, cols), which is overwritten
+
+    Ties go to the lowest unit."""
+    weights = weights.clone()
+    kept = torch.ones(weights.shape[1] // width, dtype=torch.bool, device=weights.device)
+    first = costs = _costs(weights, inverted, width, kept)
+    for done in range(rounds):
+        count = number * (done + 1) // rounds - number * done // rounds
+        gone = kept.nonzero()[:, 0][costs.argsort(stable=True)[:count]]
+        columns = (gone[:, None] * width + torch.arange(width, device=gone.device)).flatten()
+        change = torch.linalg.solve(inverted[columns][:, columns], inverted[columns])  # (columns, cols)
+        weights.addmm_(weights[:, columns], change, alpha=-1)
+        inverted.addmm_(inverted[:, columns], change, alpha=-1)
+        kept[gone] = False
+        costs = _costs(weights, inverted, width, kept)
+    return kept, first.double().cpu().numpy()
+
+
+def _costs(weights: Tensor, inverted: Tensor, width: int, kept: Tensor) -> Tensor:
+    """Return tr(W_g [H^-1_gg]^-1 W_g^T) of each unit that is kept, (kept units,)."""
+    units = len(kept)
+    numbers = torch.arange(units, device=kept.device)[kept]
+    blocks = inverted.view(units, width, units, width)[numbers, :, numbers]  # (kept units, width, width)
+    columns = weights.T.view(units, width, -1)[numbers]  # (kept units, width, rows)
+    if width == 1:
+        return columns.square().sum((1, 2)) / blocks[:, 0, 0]
+    return (torch.linalg.solve(blocks, columns) * columns).sum((1, 2))
+
+
+def refit(layer: str, weights: Tensor, hessian: Tensor, kept: Tensor, damping: float) -> NewWeights:
+    """Return the least-squares weights of a layer if only some of its columns are kept.
+
+    weights: (rows, cols)
+    hessian: (cols, cols), without damping
+    kept: bool (cols,)
+    damping: the first one, as a share of the mean of the Hessian's diagonal
+
+    Raises InputError as `solve_damped` does."""
+    right = (weights[:, ~kept] @ hessian[~kept][:, kept]).T  # (kept, rows)
+
+    def solve(damped: Tensor) -> Tensor | None:
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        return None if failed else torch.cholesky_solve(right, factor)
+
+    diagonal, part = hessian.diagonal(), hessian[kept][:, kept]
+    change, damping = solve_damped(layer, part, diagonal[kept], diagonal.mean(), damping, solve)
+    new = torch.zeros_like(weights)
+    new[:, kept] = weights[:, kept] + change.T
+    return NewWeights(new, kept.expand_as(weights), damping)
+
+
+def _prune_group(
+    writer: PrunedWriter,
+    parts: list[Part],
+    weights: dict[str, Tensor],
+    hessian: Tensor,
+    number: int,
+    choose: Choose,
+) -> None:
+    """Remove `number` of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was written.
+
+    weights: layer -> (rows, cols)
+    hessian: of the inputs of the last part, whose columns are updated"""
+    *heads, last = parts
+    weight = weights[last.layer].float()
+    units, costs = choose(last, weight, hessian, number)
+    scores = distribution_of_values(*np.unique(costs, return_counts=True))
+    new = refit(last.layer, weight, hessian, units.repeat_interleave(last.width), writer.settings.damping)
+    write_new_weights(writer, last.layer, weights[last.layer], new, hessian, scores)
+    for part in heads:
+        kept = units.repeat_interleave(part.width)[:, None]
+        weights[part.layer].mul_(kept)
+        bits = writer.original.read(f"{part.layer}.weight")
+        writer.write(part.layer, kept.expand_as(weights[part.layer]).cpu().numpy(), bits, scores)

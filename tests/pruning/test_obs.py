@@ -1,0 +1,204 @@
+"""Compare removed units with least squares in fp64, with the published expression, and with stock transformers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sparseft.architectures.architecture import KEY_VALUE_HEADS
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import coupled_parts
+from sparseft.errors import InputError
+from sparseft.importances.obs import OBS
+from sparseft.language_model.batches import Example
+from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.masks.mask_file import read_mask
+from sparseft.masks.validation import validate
+from sparseft.methods import get_method
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.compact import compact
+from sparseft.pruning.hessian import output_error
+from sparseft.pruning.obs import by_scores, choose_units, prune_units, refit
+from sparseft.study.mask_settings import Masks
+from test_weight_updates import EXAMPLES, hessians
+from tiny_models import TYPICAL, save_tiny
+from transformers import AutoModelForCausalLM
+
+from masks import compute_masks
+
+ROWS, COLS, TOKENS = 8, 24, 60
+CALIBRATION = ExampleCalibration(OBS, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+METHOD = "structured_obs"
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (rows, cols) and correlated inputs (tokens, cols), fp64."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(COLS, COLS, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(TOKENS, COLS, generator=generator, dtype=torch.float64) @ mixing
+    return torch.randn(ROWS, COLS, generator=generator, dtype=torch.float64), inputs
+
+
+def least_squares(weights: torch.Tensor, inputs: torch.Tensor, kept: torch.Tensor, damping: float = 0) -> torch.Tensor:
+    """Return the weights that minimise ||X (W - W')^T||^2 + d ||W - W'||^2 with W' = 0 outside of `kept`, by torch's solver."""
+    scale = damping * inputs.square().sum(0).mean()
+    rows = torch.cat([inputs, scale.sqrt() * torch.eye(inputs.shape[1], dtype=inputs.dtype)])
+    new = torch.zeros_like(weights)
+    new[:, kept] = torch.linalg.lstsq(rows[:, kept], rows @ weights.T).solution.T
+    return new
+
+
+@pytest.mark.parametrize("damping", [1e-9, 0.1])
+def test_the_refit_is_the_least_squares_solution_of_the_kept_columns(problem, damping):
+    weights, inputs = problem
+    kept = torch.arange(COLS) % 3 > 0
+    new = refit("layer", weights, inputs.T @ inputs, kept, damping)
+    torch.testing.assert_close(new.weights, least_squares(weights, inputs, kept, damping), rtol=1e-7, atol=1e-7)
+    assert torch.equal(new.kept, kept.expand(ROWS, COLS))
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_one_unit_a_round_is_the_greedy_choice_by_least_squares(problem, width):
+    """Each round removes the unit without which the outputs can be kept best, found by trying all of them."""
+    weights, inputs = problem
+    left = list(range(COLS // width))
+    for _ in range(3):
+
+        def error(unit: int) -> float:
+            units = torch.tensor([other in left and other != unit for other in range(COLS // width)])
+            new = least_squares(weights, inputs, units.repeat_interleave(width))
+            return float((inputs @ (weights - new).T).square().sum())
+
+        left.remove(min(left, key=error))
+    inverted = torch.linalg.inv(inputs.T @ inputs)
+    kept, _ = choose_units(weights, inverted, width, 3, rounds=3)
+    assert kept.nonzero()[:, 0].tolist() == left
+
+
+def test_the_costs_are_those_of_the_first_removal(problem):
+    weights, inputs = problem
+    _, costs = choose_units(weights, torch.linalg.inv(inputs.T @ inputs), 1, 1, rounds=1)
+    for unit in range(COLS):
+        new = least_squares(weights, inputs, torch.arange(COLS) != unit)
+        assert costs[unit] == pytest.approx(float((inputs @ (weights - new).T).square().sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 100])
+def test_any_number_of_rounds_removes_the_count_and_ties_go_to_the_lowest_unit(rounds):
+    kept, _ = choose_units(torch.ones(2, 10), torch.eye(10), 1, 6, rounds)
+    assert kept.tolist() == [False] * 6 + [True] * 4
+
+
+def test_what_looks_alike_is_made_up_for(problem):
+    """Of two equal inputs, one goes without any error."""
+    weights, inputs = problem
+    inputs[:, 5] = inputs[:, 9]
+    hessian = inputs.T @ inputs
+    damped = hessian + 1e-9 * hessian.diagonal().mean() * torch.eye(COLS, dtype=hessian.dtype)
+    kept, _ = choose_units(weights, torch.linalg.inv(damped), 1, 1, rounds=1)
+    assert int((~kept).nonzero()) in (5, 9)
+    assert output_error(weights, refit("layer", weights, hessian, kept, 1e-9).weights, hessian) < 1e-9
+
+
+@pytest.mark.parametrize("head_share", [0, 1])
+@pytest.mark.parametrize("name", TYPICAL)
+def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, head_share, tmp_path, places):
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
+    prune_units(checkpoint, METHOD, 50, places, Masks(head_share=head_share), CALIBRATION)
+    base, mask = Checkpoint(places.base), read_mask(places.masks[0])
+    assert validate(base, mask, base=base)["passed"]
+    errors = {
+        row["layer"]: row.get("output_error")
+        for row in json.loads(places.report.read_text())["sparsities"][0]["layers"]
+    }
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
+    unfuse_experts(model)
+    groups = coupled_parts(checkpoint)
+    for number in range(2):
+        own = [parts for parts in groups if parts[0].layer.startswith(f"model.layers.{number}.")]
+        sums = hessians(model, [parts[-1].layer for parts in own], checkpoint)
+        for parts in own:
+            last, hessian = parts[-1].layer, sums[parts[-1].layer]
+            modules = [model.get_submodule(memory_path(checkpoint.architecture, part.layer)) for part in parts]
+            before = modules[-1].weight.detach().double().clone()
+            for part, module in zip(parts, modules, strict=True):
+                written = torch.from_numpy(base.read_float32(f"{part.layer}.weight"))
+                if part.axis == 0:
+                    kept = torch.from_numpy(mask.kept(part.layer))
+                    assert torch.equal(written, module.weight.detach() * kept), part.layer
+                with torch.no_grad():
+                    module.weight.copy_(written)
+            if parts[0].unit == KEY_VALUE_HEADS and not head_share:
+                assert torch.equal(before.float(), modules[-1].weight.detach())
+                continue
+            kept = torch.from_numpy(mask.kept(last).all(axis=0))
+            expected = refit(last, before, hessian, kept, 0.01).weights
+            after = modules[-1].weight.detach().double()
+            assert (after - expected).norm() < 1e-3 * expected.norm(), last
+            assert errors[last] == pytest.approx(output_error(before, after, hessian), rel=1e-2), last
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_smaller_model_has_the_logits_of_the_pruned_base(dtype, tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("qwen3", tmp_path / "model", dtype, changes={"intermediate_size": 128}))
+    prune_units(checkpoint, METHOD, 30, places, Masks(), CALIBRATION)
+    compact(Checkpoint(places.base), places.masks[0], tmp_path / "small")
+    ids = torch.tensor([EXAMPLES[0].ids])
+    whole, small = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for folder in (places.base, tmp_path / "small")
+    )
+    assert small.config.intermediate_size < whole.config.intermediate_size
+    torch.testing.assert_close(small(ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("importance", ["", "_wanda", "_random"])
+def test_a_refit_has_the_mask_of_its_importance_and_the_same_rows(importance, tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
+    method = get_method(f"structured{importance}")
+    calibration = ExampleCalibration(method.importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    mask = compute_masks(checkpoint, method.name, [50], calibration if method.uses_examples else None)[50]
+    prune_units(checkpoint, f"structured{importance}_refit", 50, places, Masks(), calibration)
+    refitted = read_mask(places.masks[0])
+    assert all((mask.bits[layer] == refitted.bits[layer]).all() for layer in mask.shape)
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint.folder, places.base))
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name] * (weight != 0))}
+    assert changed == {f"model.layers.{number}.mlp.down_proj.weight" for number in range(2)}
+
+
+def test_an_update_loses_less_of_the_outputs_than_no_update(tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
+    dense = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+    ids = torch.tensor([EXAMPLES[-1].ids])
+    prune_units(checkpoint, METHOD, 50, places, Masks(), CALIBRATION)
+    updated = AutoModelForCausalLM.from_pretrained(places.base)
+    masked = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+    mask = read_mask(places.masks[0])
+    with torch.no_grad():
+        for layer in mask.shape:
+            masked.get_submodule(layer).weight.mul_(torch.from_numpy(mask.kept(layer)))
+        errors = [(model(ids).logits - dense(ids).logits).square().mean() for model in (updated, masked)]
+    assert errors[0] < errors[1]
+
+
+def test_an_expert_that_no_token_reaches_is_refused_before_a_file_appears(tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "model"))
+    calibration = ExampleCalibration(OBS, lambda checkpoint: [Example([5, 6], 1)], {"task": "boolq"})
+    with pytest.raises(InputError, match=r"w2: its inputs are zero .* or no token reaches it"):
+        prune_units(checkpoint, METHOD, 50, places, Masks(), calibration)
+    assert not places.base.exists() and not places.masks[0].exists()
+
+
+def test_scores_of_a_refit_rank_as_the_importance_does(tmp_path):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
+    choose = by_scores(checkpoint, "structured_refit", Masks(), CALIBRATION)
+    for parts in coupled_parts(checkpoint):
+        sums = 0
+        for part in parts:
+            sizes = np.abs(checkpoint.read_float32(f"{part.layer}.weight")).sum(axis=1 - part.axis, dtype=np.float64)
+            sums = sums + sizes.reshape(-1, part.width).sum(axis=1)
+        kept, scores = choose(parts[-1], torch.zeros(1), torch.zeros(1), 1)
+        np.testing.assert_allclose(scores, sums)
+        assert int((~kept).nonzero()) == sums.argmin()
