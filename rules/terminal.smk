@@ -15,6 +15,7 @@ from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import needs
+from sparseft.planning.inputs import rounded_heads
 from sparseft.study import terminal
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
@@ -162,7 +163,7 @@ onsuccess:
 
 
 if workflow.is_main_process:
-    notes = STUDY.unused_training()
+    notes = [*STUDY.unused_training(), *rounded_heads(STUDY)]
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
         notes.append(
             f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"

@@ -12,10 +12,12 @@ from typing import Any
 import yaml
 
 from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
 from sparseft.errors import InputError
 from sparseft.methods import get_method
+from sparseft.patterns.channels import rounding_of_heads
 from sparseft.planning.sizes import Subject, description
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
@@ -153,6 +155,18 @@ def check_sources(config: Config) -> None:
         if window and limit and window != OWN_CONTEXT and window > limit:
             what = f"perplexity.context: windows of {window} tokens, but {name} takes {limit}"
             raise InputError(what, f"set it to at most {limit}")
+
+
+def rounded_heads(config: Config) -> list[str]:
+    """Return a note for each model whose heads are so few that `masks.head_share` is missed by far."""
+    notes = []
+    if config.masks.head_share and any("head_share" in get_method(name).settings for name in config.grid.methods):
+        for name in config.grid.models:
+            content, _ = description(name, config.models[name], config.models) or (None, "")
+            number = attention_heads(content).key_value if content else 1
+            note = rounding_of_heads(number, config.grid.sparsities, config.masks.head_share)
+            notes += [f"models.{name}: {note}"] if content and note else []
+    return notes
 
 
 def _sources(config: Config) -> dict[str, list[str]]:
