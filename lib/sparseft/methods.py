@@ -6,7 +6,8 @@ A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPO
 Every layer loses the same share of its weights, unless the name ends in an allocation: PATTERN_owl or PATTERN_IMPORTANCE_owl.
 
 A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
-`masks.calibration` describes under this NAME.
+`masks.calibration` describes under this NAME. `self` is the text that the dense model samples. A text of which the task's examples
+are a part has a NAME that begins with `task`, so that the name of a method says whether its masks depend on a task.
 
 imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
 NAME.
@@ -60,6 +61,8 @@ ALLOCATIONS = (OWL,)
 # Stands between the importance and the name of a text.
 ON = "_on_"
 TEXT_NAME = "[a-z0-9]+"
+# The text that the dense model samples, and the part of a text that is the examples of the run's task.
+SELF, TASK = "self", "task"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Method:
     @property
     def uses_task(self) -> bool:
         """Return whether the masks depend on the examples of a task."""
-        return self.uses_examples and not self.calibration
+        return self.uses_examples and (self.calibration or TASK).startswith(TASK)
 
     @property
     def updates_weights(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.errors import InputError
-from sparseft.methods import get_method
+from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
@@ -22,8 +22,8 @@ from sparseft.study.grid import (
     MODES,
     NO_FINETUNE,
     PLAIN_LORA,
-    TASK_METHODS,
     TASK_MODES,
+    WINDOWS,
     Run,
     fill,
     mask_path,
@@ -222,19 +222,27 @@ def _layer_counts(config: Config, run: Run) -> str:
     if scope != "global" and not method.allocation and method.pattern.has_exact_counts:
         return scope
     # The scores decide how many weights a layer keeps.
-    return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
+    return f"{run.method}-{run.task}" if method.uses_task else run.method
+
+
+def text_path(config: Config, name: str) -> str:
+    """Return the prepared file of a calibration text. It has the wildcards {model} and {task} if it depends on them."""
+    text = config.masks.texts[name]
+    if not text.has_own_windows:
+        return CALIBRATION.format(text=name)
+    return WINDOWS.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
 
 
 def reconstruction_text(config: Config) -> list[str]:
     """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
     name = config.reconstruction.calibration
-    return [CALIBRATION.format(text=name)] if name else []
+    return [text_path(config, name)] if name else []
 
 
 def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were reconstructed."""
     name = get_method(method).calibration
-    texts = [CALIBRATION.format(text=name)] if name else []
+    texts = [text_path(config, name)] if name else []
     if get_mode(get_mode(mode).starts_from or mode).reconstructs:
         texts += reconstruction_text(config)
     return list(dict.fromkeys(texts))
