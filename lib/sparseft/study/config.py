@@ -194,9 +194,14 @@ class Config(_AllKeys):
         unchanged = [
             name for name in self.grid.methods if reconstructs and not get_method(name).pattern.is_reconstructed
         ]
+        described = self.masks.texts.get(text or "")
+        windows = described.examples if described and described.has_own_windows else None
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         return faults | {
             **self.masks.faults_of_texts(),
+            f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its examples": (
+                reconstructs and windows and self.reconstruction.examples > windows
+            ),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"
             " leave out one or the other": unchanged,
@@ -324,19 +329,22 @@ class Config(_AllKeys):
         if any(get_mode(mode).reconstructs for mode in self.trained_modes):
             names.add(self.reconstruction.calibration)
         texts = self.masks.texts
-        parts = {part for name in filter(None, names) for part in texts[name].parts}
-        return sorted((names | parts) & texts.keys())
+        read = set(filter(None, names))
+        return sorted(texts.keys() & read.union(*(texts[name].parts for name in read)))
 
     def reconstruction_examples(self) -> dict[str, int | str | None]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on, and whether in two parts.
 
-        The length is None if they are those of the task or of a model, and the choice is None if it is the default."""
+        The length is None unless they are windows of documents, and the choice is None if it is the default."""
         text = self.masks.texts.get(self.reconstruction.calibration or "")
+        chosen = {"apart": self.reconstruction.apart, "calibration_examples": self.reconstruction.examples}
+        if text and text.has_own_windows:
+            # The first ones are taken, so nothing chooses them.
+            return {**chosen, "calibration_seed": 0, "calibration_length": None, "calibration_choice": None}
         return {
-            "apart": self.reconstruction.apart,
-            "calibration_examples": self.reconstruction.examples,
+            **chosen,
             "calibration_seed": text.seed if text else self.masks.calibration_seed,
-            "calibration_length": text.length if text and not text.has_own_windows else None,
+            "calibration_length": text.length if text else None,
             "calibration_choice": text.choice if text and text.choice != SHUFFLED else None,
         }
 

@@ -147,8 +147,8 @@ class Masks(Section):
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
         if text := self.text_of(method_name):
-            names = ("examples",) if text.has_own_windows else ("examples", "length", "seed")
-            settings |= {f"calibration_{name}": getattr(text, name) for name in names}
+            chosen = ["examples"] if text.has_own_windows else ["examples", "length", "seed"]
+            settings |= {f"calibration_{name}": getattr(text, name) for name in chosen}
             # Masks of the default choice say nothing of it.
             settings |= {"calibration_choice": text.choice} if text.choice != SHUFFLED else {}
         return settings

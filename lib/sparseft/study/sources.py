@@ -7,8 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from sparseft.methods import SELF, TASK, TEXT_NAME
-from sparseft.study.section import Length, Positive, Section, Seed
+from sparseft.errors import InputError
+from sparseft.methods import SELF, TEXT_NAME
+from sparseft.study.section import Length, Positive, Section, Seed, parse_section
+from sparseft.tasks.rows import has_windows
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
@@ -32,6 +34,8 @@ Part = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 # The default number of windows of documents, and of `self` and a mixture; and their tokens.
 EXAMPLES, OWN_EXAMPLES = 128, 64
 LENGTH, OWN_LENGTH = 2048, 512
+# Windows that a model samples together. Another number gives other windows.
+TOGETHER = 16
 
 
 class Model(Section):
@@ -232,6 +236,21 @@ class CalibrationText(Section):
         shares = self.shares or [1] * len(self.parts)
         ends = [round(self.examples * total / sum(shares)) for total in accumulate(shares)]
         return {part: end - start for part, start, end in zip(self.parts, [0, *ends], ends, strict=False)}
+
+
+def given_text(
+    path: Path, place: str, *, examples: int, seed: int, length: int | None, choice: Choice | None
+) -> CalibrationText:
+    """Return the description of a prepared text from the flags of a script. Raises InputError with `place` if a flag is wrong.
+
+    A text of windows has no others, so only their number can be chosen."""
+    chosen = {name: value for name, value in (("length", length), ("choice", choice)) if value is not None}
+    if has_windows(path):
+        if seed or chosen:
+            what = f"{path}: its windows are fixed, and only --calibration_examples chooses among them"
+            raise InputError(what, "leave --calibration_length, --calibration_seed and --calibration_choice out")
+        return CalibrationText(text=SELF, examples=examples)
+    return parse_section(CalibrationText, {"text": str(path), "examples": examples, "seed": seed, **chosen}, place)
 
 
 def _is_in_file(text: object) -> bool:

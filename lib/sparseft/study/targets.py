@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,13 @@ def text_path(config: Config, name: str) -> str:
     if not text.has_own_windows:
         return CALIBRATION.format(text=name)
     return WINDOWS.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
+
+
+def window_files(config: Config) -> list[Path]:
+    """Return the files of the texts that the models of the study sample, and of the mixtures."""
+    names = [name for name in config.calibration_texts() if config.masks.texts[name].has_own_windows]
+    cells = product(map(partial(text_path, config), names), config.grid.models, config.grid.tasks)
+    return sorted({Path(path.format(model=model, task=task)) for path, model, task in cells})
 
 
 def reconstruction_text(config: Config) -> list[str]:
