@@ -166,7 +166,7 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
         return masks
     chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
     chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
-    text = given_text(examples.text, f"masks: calibration.{texts[0]}", **chosen)
+    text = given_text(examples.text, f"masks.calibration.{texts[0]}", **chosen)
     return masks.model_copy(update={"calibration": {texts[0]: text}})
 
 

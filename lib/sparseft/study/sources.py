@@ -182,7 +182,7 @@ class CalibrationText(Section):
     `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text that the
     dense model samples. A list is a mixture of texts by their names here, of `self`, and of `task`: the training examples of the
     run's task."""
-    shares: tuple[Annotated[float, Field(gt=0)], ...] = Field((), examples=[[0.5, 0.25, 0.25]])
+    shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
     examples: Positive = Field(
         default_factory=lambda keys: EXAMPLES if _is_in_file(keys.get("text")) else OWN_EXAMPLES,

@@ -304,15 +304,14 @@ def check_target(config: Config, target: str) -> None:
     }
     if "mode" in names:
         names.setdefault("training", "")
-    # A mask that is there needs no pass.
-    has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
-    for axis, values in allowed.items():
-        if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
-            choices = ", ".join(name or "none" for name in values)
-            raise InputError(
-                f"{target}: your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
-            )
     try:
+        # A mask that is there needs no pass.
+        has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
+        for axis, values in allowed.items():
+            if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
+                choices = ", ".join(name or "none" for name in values)
+                what = f"your configuration has no {axis} {names[axis]}"
+                raise InputError(what, f"choose among {choices}, or add it")
         config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names and not has_mask else [])
     except InputError as error:
         what, advice = error.args
