@@ -88,13 +88,12 @@ use rule run_script as sample_text with:
     input:
         model_path=grid.MANIFEST,
     output:
-        grid.WINDOWS_SOURCE,
-        output=grid.WINDOWS,
+        f"{grid.SAMPLED}.json",
+        output=grid.SAMPLED,
     pathvars:
         job="sample_text/{text}-{model}",
     wildcard_constraints:
         text=named_texts(lambda text: text.text == SELF),
-        task_folder="",
     threads: STUDY.resources.threads
     resources:
         **requested("sampling", gpu=gpus_of("sampling")),
@@ -117,13 +116,14 @@ use rule run_script as mix_texts with:
         text=lambda w: parts_of(w),
         data_dir=lambda w: f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl" if w.task_folder else [],
     output:
-        grid.WINDOWS_SOURCE,
-        output=grid.WINDOWS,
+        f"{grid.MIXED}.json",
+        output=grid.MIXED,
     pathvars:
         job="mix_texts/{text}-{model}{task_folder}",
     wildcard_constraints:
         text=named_texts(lambda text: text.parts),
     resources:
+        gpu=0,
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         **running("mix_texts.py"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
@@ -52,12 +52,11 @@ def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: C
 @torch.no_grad()
 def _continued(model: nn.Module, ids: torch.Tensor, text: CalibrationText, generator: torch.Generator) -> torch.Tensor:
     """Return the token ids (B, 1) continued by the model to (B, text.length)."""
-    cache, last = None, ids
+    cache, last = DynamicCache(), ids
     while ids.shape[1] < text.length:
-        outputs = model(last, past_key_values=cache, use_cache=True)
-        cache = outputs.past_key_values
-        probabilities = (outputs.logits[:, -1].float() / text.temperature).softmax(-1)
-        last = torch.multinomial(probabilities, 1, generator=generator)
+        # By its position, because releases of transformers name the cache differently.
+        logits = model(last, None, None, cache, use_cache=True).logits[:, -1]
+        last = torch.multinomial((logits.float() / text.temperature).softmax(-1), 1, generator=generator)
         ids = torch.cat([ids, last], 1)
     return ids
 

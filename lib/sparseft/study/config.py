@@ -200,7 +200,7 @@ class Config(_AllKeys):
         return faults | {
             **self.masks.faults_of_texts(),
             f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its examples": (
-                reconstructs and windows and self.reconstruction.examples > windows
+                windows and self.reconstruction.examples > windows
             ),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"

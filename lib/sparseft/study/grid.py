@@ -155,9 +155,9 @@ WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"
 CALIBRATION_SOURCE = f"{CALIBRATION}.json"
-# The windows of a text that a model samples or of a mixture, as token ids of the model. The task's examples may be a part of it.
-WINDOWS = "data/calibration_{text}-{model}{task_folder}.jsonl"
-WINDOWS_SOURCE = f"{WINDOWS}.json"
+# The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may be a part.
+SAMPLED = "data/calibration_{text}-{model}.jsonl"
+MIXED = "data/calibration_{text}-{model}{task_folder}.jsonl"
 MASKS = "masks/{model}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
 # The pruned base of a method that updates weights or writes a smaller model.

@@ -20,11 +20,11 @@ from sparseft.study.grid import (
     CONFIGURATION,
     DATA,
     DENSE,
+    MIXED,
     MODES,
     NO_FINETUNE,
     PLAIN_LORA,
     TASK_MODES,
-    WINDOWS,
     Run,
     fill,
     mask_path,
@@ -231,7 +231,7 @@ def text_path(config: Config, name: str) -> str:
     text = config.masks.texts[name]
     if not text.has_own_windows:
         return CALIBRATION.format(text=name)
-    return WINDOWS.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
+    return MIXED.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
 
 
 def window_files(config: Config) -> list[Path]:
