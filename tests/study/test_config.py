@@ -71,11 +71,6 @@ def changed(path: str, value: object) -> dict:
         ),
         (
             "masks.calibration",
-            {"task": WEB},
-            "masks.calibration.task: this name is that of the examples of the run's task",
-        ),
-        (
-            "masks.calibration",
             {"tasks": WEB},
             "masks.calibration.tasks: the name of a mixture with the part task begins",
         ),

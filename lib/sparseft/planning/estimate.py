@@ -18,16 +18,7 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.devices import machine_memory
-from sparseft.planning.requests import (
-    ADAM,
-    PLACED,
-    RUN_THE_MODEL,
-    JobKind,
-    Requests,
-    job_bytes,
-    job_seconds,
-    process_memory,
-)
+from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_bytes, job_seconds, process_memory
 from sparseft.planning.sizes import Subject
 from sparseft.study import targets
 from sparseft.study.config import Config
@@ -145,7 +136,7 @@ def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
     # The decoder layers of an evaluation or of a teacher that do not fit stay in their files.
     processes = config.resources.processes if job.kind == "training" else 1
     in_machine -= processes * always_in_machine.get("layers in their files", 0)
-    if job.kind in PLACED:
+    if job.is_placed:
         less = on_device["weights"] - subject.width * subject.layer_and_outside
         on_gpu, in_machine = (on_gpu - less, in_machine) if on_gpu else (0, in_machine - less)
     return {"on a GPU": on_gpu, "in the machine": in_machine}
@@ -229,7 +220,7 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
     # A backend with devices of its own has no weights here.
     if device.get("weights") in (None, requests.subject(job.model).bytes):
         return ""
-    if job.kind in PLACED:
+    if job.is_placed:
         gpus = requests.gpus(job)
         return f", weights {f'on GPUs: {gpus}' if gpus else 'in the machine'}, the others in their files"
     if job.kind != "training":

@@ -30,8 +30,6 @@ from sparseft.study.sources import TOGETHER
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which reads and
 # writes a model some rows at a time, and `files`, which does it matrix by matrix.
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "sampling", "mask")
-# Of these, those that read the decoder layers from the files for which there is no room.
-PLACED = ("evaluation", "selection", "sampling")
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
 # Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks. Both for
@@ -46,8 +44,6 @@ HESSIAN, FACTORS = 4, 8
 # Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
 # counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
-# The same per logit of a token that is sampled.
-SAMPLED = 16
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
 # Tensors that transformers loads at a time.
@@ -84,6 +80,11 @@ class JobKind:
     method: str = ""
     training: str = ""
     text: str = ""
+
+    @property
+    def is_placed(self) -> bool:
+        """Return whether the job reads the decoder layers for which there is no room from their files."""
+        return self.kind in ("evaluation", "selection", "sampling")
 
     @classmethod
     def of(cls, kind: str, cell: Any) -> "JobKind":
@@ -186,7 +187,7 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         device["teacher"] = min(whole, max(outside, int(min(whole, room))))
         # The processes read the same files.
         machine["layers in their files"] = (whole - device["teacher"]) // config.resources.processes
-    if job.kind in PLACED:
+    if job.is_placed:
         whole, weights = weights, int(min(weights, _weights_room(config, device, machine)))
         if config.resources.gpus:
             # They would be read from the disk for every batch if the machine could not keep them.
@@ -334,13 +335,10 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         return int(FORWARD * lengths.long * subject.activation_bytes)
     heads = attention_heads(subject.config)
     cached = 2 * subject.width * heads.key_value * heads.size * layers
+    scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
     if job.kind == "sampling":
-        # The logits of a token, and their softmax in fp32.
-        return TOGETHER * (
-            config.masks.texts[job.text].length * cached + logits + SAMPLED * subject.config["vocab_size"]
-        )
+        return TOGETHER * (config.masks.texts[job.text].length * cached + scored)
     if job.kind in ("evaluation", "selection"):
-        scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
         return max(
             # What has neither choices nor generated answers is evaluated by its loss.

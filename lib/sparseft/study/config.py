@@ -194,13 +194,12 @@ class Config(_AllKeys):
         unchanged = [
             name for name in self.grid.methods if reconstructs and not get_method(name).pattern.is_reconstructed
         ]
-        described = self.masks.texts.get(text or "")
-        windows = described.examples if described and described.has_own_windows else None
+        own = self.masks.texts.get(text or "")
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         return faults | {
             **self.masks.faults_of_texts(),
             f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its examples": (
-                windows and self.reconstruction.examples > windows
+                own and own.has_own_windows and self.reconstruction.examples > own.examples
             ),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"

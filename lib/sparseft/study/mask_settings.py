@@ -74,7 +74,6 @@ class Masks(Section):
         for name, text in self.calibration.items():
             place = f"masks.calibration.{name}"
             faults |= {
-                f"{place}: this name is that of the examples of the run's task; choose another name": name == TASK,
                 f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose another name": (
                     name == SELF and text.text != SELF
                 ),

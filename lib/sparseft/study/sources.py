@@ -172,6 +172,19 @@ class Perplexity(Section):
         return {"local and hub are two sources: give one": self.local and self.hub}
 
 
+def _has_documents(text: object) -> bool:
+    """Return whether a text is in a file or on the hub."""
+    return isinstance(text, str) and text != SELF
+
+
+def _default(of_documents: int, own: int) -> Any:
+    """Return a key of a text with its default if the text has documents, and if it has not."""
+    return Field(
+        default_factory=lambda keys: of_documents if _has_documents(keys.get("text")) else own,
+        json_schema_extra={"default": of_documents},
+    )
+
+
 class CalibrationText(Section):
     """Set a text on which importances calibrate, and the windows that are read from it."""
 
@@ -184,15 +197,9 @@ class CalibrationText(Section):
     run's task."""
     shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
-    examples: Positive = Field(
-        default_factory=lambda keys: EXAMPLES if _is_in_file(keys.get("text")) else OWN_EXAMPLES,
-        json_schema_extra={"default": EXAMPLES},
-    )
+    examples: Positive = _default(EXAMPLES, OWN_EXAMPLES)
     """Number of windows. For `self` and a mixture, the default is 64."""
-    length: Length = Field(
-        default_factory=lambda keys: LENGTH if _is_in_file(keys.get("text")) else OWN_LENGTH,
-        json_schema_extra={"default": LENGTH},
-    )
+    length: Length = _default(LENGTH, OWN_LENGTH)
     """Tokens per window. At most the model's context. For `self` and a mixture, the default is 512."""
     seed: Seed = 0
     """Seed that chooses the windows, or samples them."""
@@ -229,7 +236,7 @@ class CalibrationText(Section):
     @property
     def has_own_windows(self) -> bool:
         """Return whether the prepared file holds the windows, as token ids of one model, and not documents."""
-        return not _is_in_file(self.text)
+        return not _has_documents(self.text)
 
     def windows_of_parts(self) -> dict[str, int]:
         """Return the number of windows by part of a mixture. Together they are `examples`."""
@@ -251,8 +258,3 @@ def given_text(
             raise InputError(what, "leave --calibration_length, --calibration_seed and --calibration_choice out")
         return CalibrationText(text=SELF, examples=examples)
     return parse_section(CalibrationText, {"text": str(path), "examples": examples, "seed": seed, **chosen}, place)
-
-
-def _is_in_file(text: object) -> bool:
-    """Return whether a text has documents, in a file or on the hub."""
-    return isinstance(text, str) and text != SELF
