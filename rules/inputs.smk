@@ -1,5 +1,5 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
-from sparseft.methods import get_method
+from sparseft.methods import SELF, TASK, get_method
 from sparseft.planning.inputs import fetched_files, model_files, selection_files, source_manifests, task_files
 from sparseft.study.sources import pruned_base
 
@@ -27,7 +27,7 @@ selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task))
 perplexity_sources = own_files(
     lambda w: [STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else []
 )
-calibration_sources = own_files(lambda w: list(filter(None, [STUDY.masks.calibration[w.text].local])))
+calibration_sources = own_files(lambda w: list(filter(None, [STUDY.masks.texts[w.text].local])))
 imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
 
 
@@ -39,11 +39,15 @@ def pruned_source(w):
 
 def mask_examples(w):
     """Return the files of the examples that a method looks at: a task's, a text's, or none."""
-    method = get_method(w.method)
-    if method.uses_task:
-        return f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl"
-    text = grid.calibration_text(w.method) if method.calibration else None
-    return [text, f"{text}.json"] if text else []
+    if text := mask_text(w):
+        return [text, f"{text}.json"]
+    return f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl" if get_method(w.method).uses_task else []
+
+
+def mask_text(w):
+    """Return the prepared text on which a mask is calibrated; None if its method looks at no text."""
+    name = get_method(w.method).calibration
+    return targets.text_path(STUDY, name).format(**vars(cell_of(w))) if name else None
 
 
 def mask_flags(w):
@@ -52,11 +56,30 @@ def mask_flags(w):
     task = cell_of(w).task
     examples = {"task": task, "data_dir": grid.DATA.format(task=task)} if method.uses_task else {}
     if method.calibration:
-        examples = {"text": grid.calibration_text(w.method)}
+        examples = {"text": mask_text(w)}
     base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.has_pruned_base else None
     # Another number of threads changes the last bits of the scores from examples.
     threads = STUDY.resources.threads if method.uses_examples else None
     return flags(method=w.method, **examples, pruned_dir=base, threads=threads, **STUDY.masks.used_by(w.method))
+
+
+def named_texts(is_such):
+    """Return an expression for the names of the calibration texts of a kind."""
+    return "|".join(name for name, text in STUDY.masks.texts.items() if is_such(text)) or "none"
+
+
+def parts_of(w):
+    """Return the prepared texts that are the parts of a mixture."""
+    names = [name for name in STUDY.masks.texts[w.text].parts if name != TASK]
+    return [targets.text_path(STUDY, name).format(model=w.model) for name in names]
+
+
+def mixture_flags(w):
+    """Return the flags with the number of windows of each part of a mixture, and how they are chosen."""
+    text = STUDY.masks.texts[w.text]
+    windows = text.windows_of_parts()
+    of_task = {"task": cell_of(w).task, "task_windows": windows.pop(TASK)} if w.task_folder else {}
+    return flags(windows=list(windows.values()), **of_task, **text.model_dump(include={"length", "seed", "choice"}))
 
 
 def uses_examples(w):

@@ -73,11 +73,58 @@ use rule run_script as prepare_calibration with:
     pathvars:
         job="prepare_calibration/{text}",
     wildcard_constraints:
-        text="|".join(STUDY.masks.calibration) or "none",
+        text=named_texts(lambda text: not text.has_own_windows),
     resources:
         gpu=0,
         # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         **running("prepare_text.py", calibration_sources),
-        settings=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
+        settings=lambda w: flags(text=STUDY.masks.texts[w.text].text),
+
+
+# A text that the dense model samples, on which importances calibrate. It is one per model.
+use rule run_script as sample_text with:
+    input:
+        model_path=grid.MANIFEST,
+    output:
+        f"{grid.SAMPLED}.json",
+        output=grid.SAMPLED,
+    pathvars:
+        job="sample_text/{text}-{model}",
+    wildcard_constraints:
+        text=named_texts(lambda text: text.text == SELF),
+    threads: STUDY.resources.threads
+    resources:
+        **requested("sampling", gpu=gpus_of("sampling")),
+        # One process uses all of its GPUs.
+        nodes=1,
+    params:
+        **running("sample_text.py"),
+        places=placed("sampling"),
+        settings=lambda w: flags(
+            **STUDY.masks.texts[w.text].model_dump(include={"examples", "length", "seed", "temperature"}),
+            threads=STUDY.resources.threads,
+        ),
+
+
+# Windows of several texts, as token ids of a model. If the task's examples are among them, it is one per task.
+use rule run_script as mix_texts with:
+    input:
+        lambda w: [f"{text}.json" for text in parts_of(w)],
+        model_path=grid.MANIFEST,
+        text=lambda w: parts_of(w),
+        data_dir=lambda w: f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl" if w.task_folder else [],
+    output:
+        f"{grid.MIXED}.json",
+        output=grid.MIXED,
+    pathvars:
+        job="mix_texts/{text}-{model}{task_folder}",
+    wildcard_constraints:
+        text=named_texts(lambda text: text.parts),
+    resources:
+        gpu=0,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+    params:
+        **running("mix_texts.py"),
+        settings=mixture_flags,

@@ -94,6 +94,8 @@ def test_a_method_on_a_text_is_the_method_on_the_task_but_for_its_examples(base)
     method = get_method(f"{base}_on_c4")
     assert (method.name, replace(method, calibration=None)) == (f"{base}_on_c4", METHODS[base])
     assert (METHODS[base].uses_task, method.uses_task, method.uses_examples) == (True, False, True)
+    # Of such a text the examples of the task are a part.
+    assert get_method(f"{base}_on_taskc4").uses_task
 
 
 def test_an_imported_method_updates_weights_and_looks_at_no_examples():

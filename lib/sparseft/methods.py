@@ -8,7 +8,8 @@ Every layer loses the same share of its weights, unless the name ends in an allo
 With _refit after the importance, the kept weights change so that they make up for what the importance pruned.
 
 A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
-`masks.calibration` describes under this NAME.
+`masks.calibration` describes under this NAME. `self` is the text that the dense model samples. A text of which the task's examples
+are a part has a NAME that begins with `task`, so that the name of a method says whether its masks depend on a task.
 
 imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
 NAME.
@@ -80,6 +81,8 @@ REFIT = Update("refit", HESSIAN, ("damping",), "sum of x x^T over all tokens of 
 # Stands between the importance and the name of a text.
 ON = "_on_"
 TEXT_NAME = "[a-z0-9]+"
+# The text that the dense model samples, and the part of a text that is the examples of the run's task.
+SELF, TASK = "self", "task"
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Method:
     @property
     def uses_task(self) -> bool:
         """Return whether the masks depend on the examples of a task."""
-        return self.uses_examples and not self.calibration
+        return self.uses_examples and (self.calibration or TASK).startswith(TASK)
 
     @property
     def algorithm(self) -> str | None:

@@ -163,8 +163,15 @@ def test_a_group_is_listed_with_the_files_beside_it_and_the_rows_of_its_tasks(tm
             },
             "data/hellaswag_mini/selection_manifest.json",
         ),
+        (
+            {
+                "masks": {"calibration": {"web": {"text": "hub:a/b"}, "mix": {"text": ["self", "web"]}}},
+                "grid": {"methods": ["unstructured_wanda_on_self", "unstructured_wanda_on_mix"]},
+            },
+            "data/calibration_web.jsonl.json",
+        ),
     ],
 )  # fmt: skip
-def test_a_pruned_base_of_the_study_needs_no_network(sections, more):
+def test_what_the_study_makes_of_its_own_models_needs_no_network(sections, more):
     files = ["models/smollm2/manifest.json", "data/hellaswag_mini/manifest.json", more]
     assert list(map(str, fetched_files(laid_over(sections)))) == files

@@ -40,7 +40,8 @@ def study(base: dict = SWEEP, **sections: object) -> Config:
 
 def request(kind: str, attempt: int = 1, method: str = "", model: str = "llama", **sections: object) -> tuple[int, int]:
     """Return MB and minutes that a job on BoolQ requests."""
-    return Requests(study(**sections)).of(JobKind(kind, model, "boolq", method), attempt)
+    text = "self" if kind == "sampling" else ""
+    return Requests(study(**sections)).of(JobKind(kind, model, "boolq", method, text=text), attempt)
 
 
 @pytest.mark.parametrize("kind", ["prepare", "weights", "files", *RUN_THE_MODEL])
@@ -105,6 +106,10 @@ LONGER = {
         {"tasks": SWEEP["tasks"] | {"boolq": ROWS | {"selection_examples": 2000}}},
     ),
     "mask": ({"masks": {"calibration_examples": 64}}, {"masks": {"calibration_examples": 128}}),
+    "sampling": (
+        {"masks": {"calibration": {"self": {"text": "self", "examples": 64}}}},
+        {"masks": {"calibration": {"self": {"text": "self", "examples": 128}}}},
+    ),
 }
 
 

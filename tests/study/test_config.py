@@ -19,6 +19,7 @@ from sparseft.study.sources import split_mdl
 
 FILES = sorted((ROOT / "config").glob("*.yaml"))
 TEXT = {"kind": "text", "local": "x"}
+WEB, MIXED = {"text": "web.jsonl"}, {"text": ["self", "web"]}
 
 
 def changed(path: str, value: object) -> dict:
@@ -63,6 +64,59 @@ def changed(path: str, value: object) -> dict:
         ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
         ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: .*pattern"),
         ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: .*pattern"),
+        (
+            "masks.calibration",
+            {"self": WEB},
+            "masks.calibration.self: this name is that of the text that the model samples",
+        ),
+        (
+            "masks.calibration",
+            {"tasks": WEB},
+            "masks.calibration.tasks: the name of a mixture with the part task begins",
+        ),
+        (
+            "masks.calibration",
+            {"mix": {"text": ["self", "task"]}},
+            "masks.calibration.mix: the name of a mixture with the",
+        ),
+        ("masks.calibration", {"mix": {"text": ["self", "web"]}}, "masks.calibration.mix: web is no text under"),
+        ("masks.calibration", {"mix": {"text": ["self"]}}, "masks.calibration.mix.text: "),
+        ("masks.calibration", {"mix": {"text": ["self", "self"]}}, "masks.calibration.mix: text lists a value twice"),
+        (
+            "masks.calibration",
+            {"web": WEB, "mix": MIXED, "big": {"text": ["self", "mix"]}},
+            "masks.calibration.big: mix is no text .* or a mixture",
+        ),
+        (
+            "masks.calibration",
+            {"web": WEB, "mix": MIXED | {"shares": [1]}},
+            "masks.calibration.mix: shares needs a number per",
+        ),
+        (
+            "masks.calibration",
+            {"web": WEB, "mix": MIXED | {"shares": [1, 0]}},
+            "masks.calibration.mix.shares.1: .*greater than 0",
+        ),
+        (
+            "masks.calibration",
+            {"web": WEB, "mix": MIXED | {"examples": 1}},
+            "masks.calibration.mix: examples 1 are too few",
+        ),
+        (
+            "masks.calibration",
+            {"web": WEB, "mix": MIXED | {"examples": 130}},
+            "masks.calibration.mix takes 65 windows of self, which has 64; raise masks.calibration.self.examples",
+        ),
+        (
+            "masks.calibration",
+            {"web": WEB | {"temperature": 2}},
+            "masks.calibration.web: temperature belongs to text: self",
+        ),
+        (
+            "masks.calibration",
+            {"self": {"text": "self", "choice": "get_c4"}},
+            "masks.calibration.self: choice belongs to documents",
+        ),
         ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
         ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
         # tasks
@@ -85,6 +139,16 @@ def changed(path: str, value: object) -> dict:
         ("grid.models", ["llama"], "grid.models asks for 'llama', which models does not describe"),
         ("analysis.against", "structured_taylor", "analysis.against asks for 'structured_taylor', which grid.methods"),
         ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which masks.calibration"),
+        (
+            "grid.methods",
+            ["unstructured_wanda_on_task"],
+            "unstructured_wanda_on_task calibrates on task, which masks.calib",
+        ),
+        (
+            "reconstruction",
+            {"calibration": "self", "examples": 65},
+            "reconstruction.examples 65: self has fewer windows",
+        ),
         ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities"),
         # schedules
         ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),

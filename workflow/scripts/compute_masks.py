@@ -34,8 +34,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.section import parse_section
-from sparseft.study.sources import SHUFFLED, CalibrationText, Choice
+from sparseft.study.sources import Choice, given_text
 
 if TYPE_CHECKING:
     from sparseft.pruning.calibration import ExampleCalibration
@@ -56,16 +55,17 @@ class Examples:
     Args:
         task: task of the examples that some methods look at
         data_dir: folder of the task's train.jsonl
-        text: text of the methods that end in _on_NAME, a .jsonl or .txt file; --calibration_* choose its windows
-        calibration_length: tokens per window of --text
-        calibration_choice: how the windows are chosen; get_c4 as wanda's code
+        text: text of the methods that end in _on_NAME, a .jsonl or .txt file; --calibration_* choose its windows. Of a text of
+            sample_text.py or mix_texts.py, they are the first --calibration_examples windows
+        calibration_length: tokens per window of --text; by default 2048
+        calibration_choice: how the windows are chosen, shuffled by default; get_c4 as wanda's code
     """
 
     task: str | None = None
     data_dir: Path | None = None
     text: Path | None = None
-    calibration_length: int = CalibrationText.model_fields["length"].default
-    calibration_choice: Choice = SHUFFLED
+    calibration_length: int | None = None
+    calibration_choice: Choice | None = None
 
 
 def main(
@@ -165,9 +165,10 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
         raise InputError(f"a method looks at the text {texts[0]}", "give its file with --text")
     if not texts:
         return masks
-    text = {"text": str(examples.text), "length": examples.calibration_length, "choice": examples.calibration_choice}
-    text |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
-    return parse_section(Masks, masks.model_dump() | {"calibration": {texts[0]: text}}, "masks")
+    chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
+    chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
+    text = given_text(examples.text, f"masks.calibration.{texts[0]}", **chosen)
+    return masks.model_copy(update={"calibration": {texts[0]: text}})
 
 
 def check_method(method: Method, settings: Masks, percents: list[int], examples: Examples) -> None:
@@ -177,7 +178,7 @@ def check_method(method: Method, settings: Masks, percents: list[int], examples:
     scope = settings.scope_of(method.name, percents)
     if settings.scope not in (None, scope):
         raise InputError(f"--scope {settings.scope}: {method.name} ranks by {scope}", "leave --scope out")
-    if method.uses_task and not (examples.task and examples.data_dir):
+    if method.uses_task and not method.calibration and not (examples.task and examples.data_dir):
         advice = f"give --task and --data_dir, or {method.name}{ON}NAME and --text"
         raise InputError(f"{method.name} looks at a task's examples", advice)
 

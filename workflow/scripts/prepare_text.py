@@ -22,9 +22,9 @@ def main(*, text: str, output: Path) -> None:
         text: a .jsonl file (field text), a .txt file, or hub:ORG/NAME[@REVISION]
         output: the .jsonl file; its source is written beside it
     """
-    if output.suffix != ".jsonl":
-        raise InputError(f"--output {output}: not a .jsonl file", "write its name with .jsonl at the end")
     section = parse_section(CalibrationText, {"text": text}, "masks.calibration")
+    if section.has_own_windows:
+        raise InputError(f"--text {text}: the model samples it", "use sample_text.py")
     prepare_text(output, section.local, section.hub, "train", "masks.calibration.NAME.text", as_rows=True)
 
 

@@ -21,14 +21,12 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import start
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import text_examples
+from sparseft.pruning.calibration import read_text
 from sparseft.storage.locks import hold
 from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
-from sparseft.study.section import parse_section
-from sparseft.study.sources import SHUFFLED, CalibrationText, Choice
-from sparseft.tasks.rows import read_documents
+from sparseft.study.sources import SHUFFLED, Choice, given_text
 from sparseft.training.job import JobFlags, TrainingJob, check_outputs, dense_model, job_of, write_train_record
 from sparseft.training.reconstruction import APART, WHOLE
 
@@ -41,18 +39,18 @@ class TargetFlags:
         dense_path: the dense model, if --model_path is a pruned base with other weights
         text: the text on which the layers are reconstructed, .jsonl or .txt
         calibration_examples: windows of --text, or training examples
-        calibration_length: tokens per window
+        calibration_length: tokens per window; by default 2048
         calibration_seed: seed that chooses them
-        calibration_choice: how windows are chosen; get_c4 as wanda's code
+        calibration_choice: how windows are chosen, shuffled by default; get_c4 as wanda's code
         apart: reconstruct the attention of each decoder layer and then its MLP
     """
 
     dense_path: Path | None = None
     text: Path | None = None
     calibration_examples: PositiveInt = Reconstruction.model_fields["examples"].default
-    calibration_length: int = CalibrationText.model_fields["length"].default
+    calibration_length: int | None = None
     calibration_seed: NonNegativeInt = Masks.model_fields["calibration_seed"].default
-    calibration_choice: Choice = SHUFFLED
+    calibration_choice: Choice | None = None
     apart: bool = False
 
 
@@ -90,12 +88,12 @@ def examples_of(flags: TargetFlags, job: TrainingJob, dense: Checkpoint) -> tupl
             dense, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
         return examples, chosen
-    chosen |= {"length": flags.calibration_length}
-    chosen |= {"choice": flags.calibration_choice} if flags.calibration_choice != SHUFFLED else {}
-    text = parse_section(CalibrationText, {"text": str(flags.text), **chosen}, "reconstruction")
-    documents, digest = read_documents(flags.text)
-    examples = text_examples(dense, documents, text, flags.text)
-    return examples, {**chosen, "text_sha256": digest}
+    given = {**chosen, "length": flags.calibration_length, "choice": flags.calibration_choice}
+    text = given_text(flags.text, "reconstruction", **given)
+    chosen |= {} if text.has_own_windows else {"length": text.length}
+    chosen |= {"choice": text.choice} if text.choice != SHUFFLED else {}
+    examples_of, source = read_text(flags.text, text)
+    return examples_of(dense), {**chosen, "text_sha256": source["text_sha256"]}
 
 
 if __name__ == "__main__":

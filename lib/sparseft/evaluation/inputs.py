@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate.utils import get_max_memory
 from cyclopts.types import NonNegativeInt, PositiveInt
 from torch import nn
 
@@ -13,6 +11,7 @@ from sparseft.command import Threads
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device, start
 from sparseft.language_model.model import load_model
+from sparseft.language_model.placement import device_rooms
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import check_model, claim_record
 from sparseft.study.grid import Run
@@ -44,12 +43,8 @@ class EvaluationFlags:
     weights_mb: NonNegativeInt | None = None
 
     def rooms(self) -> dict[str, float]:
-        """Return the bytes that weights may take on each device: on all GPUs that this process sees, or on the CPU."""
-        gpus = range(torch.cuda.device_count()) if choose_device().type == "cuda" else ()
-        if self.weights_mb is not None:
-            return dict.fromkeys([f"cuda:{gpu}" for gpu in gpus] or ["cpu"], 1e6 * self.weights_mb)
-        free = get_max_memory()
-        return {f"cuda:{gpu}": 0.9 * free[gpu] for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
+        """Return the bytes that weights may take on each device."""
+        return device_rooms(self.weights_mb)
 
 
 def begin(flags: EvaluationFlags, kind: str, inputs: list[Path | None]) -> Run | None:

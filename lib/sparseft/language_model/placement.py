@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from accelerate import dispatch_model
-from accelerate.utils import set_module_tensor_to_device
-from torch import Tensor, empty, nn
+from accelerate.utils import get_max_memory, set_module_tensor_to_device
+from torch import Tensor, cuda, empty, nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.weights import fused_experts, map_weight, memory_path
 
 # The place of a decoder layer whose weights stay in their files, as accelerate calls it.
@@ -57,6 +58,17 @@ class StoredWeights(Mapping[str, Tensor]):
             for rows, part in zip(joined[number].chunk(len(parts)), parts, strict=True):
                 rows.copy_(part)
         return joined
+
+
+def device_rooms(weights_mb: int | None) -> dict[str, float]:
+    """Return the bytes that weights may take on each device: on all GPUs that this process sees, or on the CPU.
+
+    They are `weights_mb`, in MB, or nine tenths of what is free."""
+    gpus = range(cuda.device_count()) if choose_device().type == "cuda" else ()
+    if weights_mb is not None:
+        return dict.fromkeys([f"cuda:{gpu}" for gpu in gpus] or ["cpu"], 1e6 * weights_mb)
+    free = get_max_memory()
+    return {f"cuda:{gpu}": 0.9 * free[gpu] for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
 
 
 def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, float]) -> None:

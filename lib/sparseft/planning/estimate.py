@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from sparseft.errors import InputError
-from sparseft.methods import get_method
+from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.devices import machine_memory
 from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_bytes, job_seconds, process_memory
@@ -43,6 +43,7 @@ KIND_OF = {
     "import_pruned": "files",
     "export_checkpoint": "files",
     "prepare_model": "prepare",
+    "sample_text": "sampling",
 }
 # A job's rule and its wildcards.
 Job = tuple[str, Mapping[str, str]]
@@ -135,7 +136,7 @@ def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
     # The decoder layers of an evaluation or of a teacher that do not fit stay in their files.
     processes = config.resources.processes if job.kind == "training" else 1
     in_machine -= processes * always_in_machine.get("layers in their files", 0)
-    if job.kind in ("evaluation", "selection"):
+    if job.is_placed:
         less = on_device["weights"] - subject.width * subject.layer_and_outside
         on_gpu, in_machine = (on_gpu - less, in_machine) if on_gpu else (0, in_machine - less)
     return {"on a GPU": on_gpu, "in the machine": in_machine}
@@ -219,7 +220,7 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
     # A backend with devices of its own has no weights here.
     if device.get("weights") in (None, requests.subject(job.model).bytes):
         return ""
-    if job.kind in ("evaluation", "selection"):
+    if job.is_placed:
         gpus = requests.gpus(job)
         return f", weights {f'on GPUs: {gpus}' if gpus else 'in the machine'}, the others in their files"
     if job.kind != "training":
@@ -240,6 +241,8 @@ def _passes(config: Config) -> list[Run]:
 def study_jobs(config: Config) -> Iterator[Job]:
     """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
     yield from (("prepare_model", {"model": model}) for model in config.grid.models)
+    sampled = [name for name in config.calibration_texts() if config.masks.texts[name].text == SELF]
+    yield from (("sample_text", {"model": model, "text": text}) for model in config.grid.models for text in sampled)
     yield from (("compute_masks", vars(run)) for run in _passes(config))
     for run in targets.runs(config):
         rules = ["merge_adapter", "validate_sparsity", "evaluate_run", *["evaluate_selection"] * bool(run.training)]

@@ -26,6 +26,7 @@ from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, pruned_base, split_mdl
+from sparseft.study.targets import window_files
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
 from sparseft.tasks.rows import source_file
@@ -89,6 +90,7 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
                     f"leave {place} out, or delete {manifest} to prepare it again",
                 )
     manifests += [Path(DATA.format(task=task), MANIFEST_FILE) for task in _prepared_tasks(config)]
+    manifests += map(source_file, window_files(config))
     for manifest in filter(Path.exists, manifests):
         recorded = _recorded(manifest)
         for file, digest in hashes.of(recorded).items():
@@ -103,7 +105,8 @@ def source_manifests(config: Config) -> list[Path]:
     """Return the manifests of the models, tasks and texts of a study, prepared or not."""
     manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
     manifests += [Path(DATA.format(task=task), "manifest.json") for task in _prepared_tasks(config)]
-    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in config.calibration_texts()]
+    documents = [name for name in config.calibration_texts() if not config.masks.texts[name].has_own_windows]
+    manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in documents]
     return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
 
 
@@ -186,7 +189,7 @@ def _sources(config: Config) -> dict[str, list[str]]:
     for name in _prepared_tasks(config):
         places[f"tasks.{name}"] = task_files(config.task_data(name))
     texts: dict[str, Any] = {
-        f"masks.calibration.{name}.text": config.masks.calibration[name] for name in config.calibration_texts()
+        f"masks.calibration.{name}.text": config.masks.texts[name] for name in config.calibration_texts()
     }
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
@@ -206,7 +209,7 @@ def _hub_places(config: Config) -> dict[str, tuple[str, str]]:
             data[f"tasks.{name}"] = task.hub or (BY_NAME[name].hub if name in BY_NAME else None)
     for name in config.calibration_texts():
         if not Path(CALIBRATION.format(text=name)).exists():
-            data[f"masks.calibration.{name}"] = config.masks.calibration[name].hub
+            data[f"masks.calibration.{name}"] = config.masks.texts[name].hub
     if config.perplexity and not (config.perplexity.local or Path(WIKITEXT2).exists()):
         data["perplexity"] = config.perplexity.hub or WIKITEXT2_PLACE
     return {key: ("models", source.removeprefix(HUB)) for key, source in models.items() if source.startswith(HUB)} | {

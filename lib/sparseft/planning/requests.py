@@ -25,10 +25,11 @@ from sparseft.planning.sizes import (
 from sparseft.study.config import Config
 from sparseft.study.grid import training_name
 from sparseft.study.mask_settings import kept_inputs, segment_length
+from sparseft.study.sources import TOGETHER
 
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which reads and
 # writes a model some rows at a time, and `files`, which does it matrix by matrix.
-RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "mask")
+RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "sampling", "mask")
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
 # Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks. Both for
@@ -78,12 +79,20 @@ class JobKind:
     task: str = ""
     method: str = ""
     training: str = ""
+    text: str = ""
+
+    @property
+    def is_placed(self) -> bool:
+        """Return whether the job reads the decoder layers for which there is no room from their files."""
+        return self.kind in ("evaluation", "selection", "sampling")
 
     @classmethod
     def of(cls, kind: str, cell: Any) -> "JobKind":
         """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
         if kind not in RUN_THE_MODEL:
             return cls(kind, cell.model)
+        if kind == "sampling":
+            return cls(kind, cell.model, text=cell.text)
         if kind != "mask":
             return cls(kind, cell.model, cell.task, training=training_name(cell.training))
         method = get_method(cell.method)
@@ -178,7 +187,7 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         device["teacher"] = min(whole, max(outside, int(min(whole, room))))
         # The processes read the same files.
         machine["layers in their files"] = (whole - device["teacher"]) // config.resources.processes
-    if job.kind in ("evaluation", "selection"):
+    if job.is_placed:
         whole, weights = weights, int(min(weights, _weights_room(config, device, machine)))
         if config.resources.gpus:
             # They would be read from the disk for every batch if the machine could not keep them.
@@ -262,6 +271,8 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
         # On a CPU, they are the scores.
         held["sums"] = 4 * subject.prunable_weights // layers if config.resources.gpus else 0
         return layer_and_outside, held
+    if job.kind == "sampling":
+        return subject.bytes, {}
     numbers = subject.adapter_numbers(config, job.task, job.training)
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
     masked = subject.width * subject.prunable_weights if masks else 0
@@ -333,10 +344,12 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         if _leaves_out(job.method, layers):
             return int(FORWARD * lengths.long * subject.activation_bytes) + lengths.answer * logits
         return int(FORWARD * lengths.long * subject.activation_bytes)
+    heads = attention_heads(subject.config)
+    cached = 2 * subject.width * heads.key_value * heads.size * layers
+    scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
+    if job.kind == "sampling":
+        return TOGETHER * (config.masks.texts[job.text].length * cached + scored)
     if job.kind in ("evaluation", "selection"):
-        heads = attention_heads(subject.config)
-        cached = 2 * subject.width * heads.key_value * heads.size * layers
-        scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
         return max(
             # What has neither choices nor generated answers is evaluated by its loss.
@@ -408,6 +421,9 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         tokens: float = share * lengths.long * lengths.rows[0] * passes
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
         return 2 * tokens + 9 * subject.widest if get_method(job.method).algorithm else tokens
+    if job.kind == "sampling":
+        text = config.masks.texts[job.text]
+        return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * _tokens_of_a_reading(config))
     lengths = task_lengths(config, job.task)
     evaluated = lengths.rows[1] * lengths.long
     if job.kind == "training":
@@ -436,6 +452,10 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
 
 def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:
     """Return how many tokens pass the model in the evaluation of one example, with those that are as long as reading it."""
-    reading = READING_ON_GPU if config.resources.gpus else READING_ON_CPU * config.resources.threads
     read = max(1, lengths.choices) * lengths.long + lengths.few_shot * lengths.mean
-    return read + lengths.max_new_tokens * reading / config.evaluation_batch_size
+    return read + lengths.max_new_tokens * _tokens_of_a_reading(config) / config.evaluation_batch_size
+
+
+def _tokens_of_a_reading(config: Config) -> int:
+    """Return how many tokens pass the model while all weights are read once."""
+    return READING_ON_GPU if config.resources.gpus else READING_ON_CPU * config.resources.threads

@@ -15,7 +15,7 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.errors import InputError
-from sparseft.methods import get_method
+from sparseft.methods import TASK, get_method
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
@@ -252,5 +252,9 @@ def calibration_lengths(config: Config, task: str, text: str | None, examples: i
     """Return the lengths of examples of a text, or of the task if `text` is None."""
     if text is None:
         return replace(task_lengths(config, task), rows=(examples, 0))
-    length = config.masks.calibration[text].length
+    texts = config.masks.texts
+    parts = texts[text].parts
+    # Windows that the model has sampled, and examples of the task, have lengths of their own.
+    own = [texts[part].length for part in parts if part != TASK and texts[part].has_own_windows]
+    length = max(texts[text].length, *own, task_lengths(config, task).long if TASK in parts else 0)
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)

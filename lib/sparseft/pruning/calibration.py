@@ -46,7 +46,7 @@ from sparseft.methods import Method
 from sparseft.study.mask_settings import Masks, segment_length
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.prepared import find_task, read_prepared
-from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, recorded_source
+from sparseft.tasks.rows import DOCUMENT_BREAK, MODEL, WINDOW, has_windows, read_documents, read_rows, recorded_source
 from sparseft.tasks.task import Row, Task
 
 # Takes the weights of a decoder layer, layer -> (rows, cols), and a function that returns the evidence of a layer.
@@ -108,15 +108,43 @@ def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> Exam
     """Return the calibration of a method on the text in `path`, a .jsonl or .txt file. `text` says how it is read.
 
     Raises InputError if the file cannot be read, or if the file beside it describes another text."""
-    documents, digest = read_documents(path)
-    meta = {
-        "calibration": method.calibration,
-        "text_sha256": digest,
-        "text_source": recorded_source(path, digest),
-        "accumulated": method.accumulated,
-    }
-    examples_of = partial(text_examples, documents=documents, text=text, place=path)
+    examples_of, meta = read_text(path, text)
+    source = meta["text_source"] or {}
+    # The examples of a task may be a part of the text.
+    meta |= {key: source[key] for key in ("task", "train_sha256") if key in source}
+    meta |= {"calibration": method.calibration, "accumulated": method.accumulated}
     return ExampleCalibration(method.importance, examples_of, meta)
+
+
+def read_text(path: Path, text: CalibrationText) -> tuple[Callable[[Checkpoint], list[Example]], dict]:
+    """Return a function that gives the examples of a text for a checkpoint, and the text's sha256 and source.
+
+    Of a text of windows, they are the first `text.examples` windows. Raises InputError as `calibrate_on_text` does."""
+    documents, digest = read_documents(path)
+    source = recorded_source(path, digest)
+    if source and has_windows(path):
+        examples_of = partial(stored_windows, path=path, model=source[MODEL], number=text.examples)
+    else:
+        examples_of = partial(text_examples, documents=documents, text=text, place=path)
+    return examples_of, {"text_sha256": digest, "text_source": source}
+
+
+def stored_windows(checkpoint: Checkpoint, path: Path, model: str, number: int) -> list[Example]:
+    """Return the first windows in a file of windows of the model with the digest `model`.
+
+    Raises InputError if this is not the checkpoint's, or if the file has fewer windows."""
+    if checkpoint.digest != model:
+        raise InputError(
+            f"{path}: its windows are token ids of another model than {checkpoint.folder}",
+            "prepare the text for this model",
+        )
+    rows = read_rows(path, WINDOW)
+    if number > len(rows):
+        raise InputError(
+            f"{path}: it has {len(rows)} windows, and {number} are asked for",
+            f"set the examples in the configuration, or --calibration_examples, to at most {len(rows)}",
+        )
+    return [Example(row["ids"], row["answer_start"]) for row in rows[:number]]
 
 
 def calibration_examples(

@@ -178,7 +178,7 @@ class Config(_AllKeys):
             ("grid.models", self.grid.models, "models", self.models),
             ("grid.tasks", self.grid.tasks, "tasks", self.tasks),
             ("analysis.against", [against] if against else [], "grid.methods", self.grid.methods),
-            ("reconstruction.calibration", [text] if text else [], "masks.calibration", self.masks.calibration),
+            ("reconstruction.calibration", [text] if text else [], "masks.calibration", self.masks.texts),
         ]
         for axis in Throughput.AXES:
             names, described = getattr(self.throughput, axis), getattr(self.grid, axis)
@@ -194,8 +194,13 @@ class Config(_AllKeys):
         unchanged = [
             name for name in self.grid.methods if reconstructs and not get_method(name).pattern.is_reconstructed
         ]
+        own = self.masks.texts.get(text or "")
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         return faults | {
+            **self.masks.faults_of_texts(),
+            f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its examples": (
+                own and own.has_own_windows and self.reconstruction.examples > own.examples
+            ),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"
             " leave out one or the other": unchanged,
@@ -316,20 +321,27 @@ class Config(_AllKeys):
         return self.reconstruction.schedule(schedule) if get_mode(mode).reconstructs else schedule
 
     def calibration_texts(self) -> list[str]:
-        """Return the names of the texts that the study reads: those of its methods, and that of a reconstruction."""
+        """Return the names of the texts that the study reads, with the parts of mixtures.
+
+        They are those of its methods, and that of a reconstruction."""
         names = {get_method(name).calibration for name in self.grid.methods}
         if any(get_mode(mode).reconstructs for mode in self.trained_modes):
             names.add(self.reconstruction.calibration)
-        return sorted(filter(None, names))
+        texts = self.masks.texts
+        read = set(filter(None, names))
+        return sorted(texts.keys() & read.union(*(texts[name].parts for name in read)))
 
     def reconstruction_examples(self) -> dict[str, int | str | None]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on, and whether in two parts.
 
-        The length is None if they are those of the task, and the choice is None if it is the default."""
-        text = self.masks.calibration.get(self.reconstruction.calibration or "")
+        The length is None unless they are windows of documents, and the choice is None if it is the default."""
+        text = self.masks.texts.get(self.reconstruction.calibration or "")
+        chosen = {"apart": self.reconstruction.apart, "calibration_examples": self.reconstruction.examples}
+        if text and text.has_own_windows:
+            # The first ones are taken, so nothing chooses them.
+            return {**chosen, "calibration_seed": 0, "calibration_length": None, "calibration_choice": None}
         return {
-            "apart": self.reconstruction.apart,
-            "calibration_examples": self.reconstruction.examples,
+            **chosen,
             "calibration_seed": text.seed if text else self.masks.calibration_seed,
             "calibration_length": text.length if text else None,
             "calibration_choice": text.choice if text and text.choice != SHUFFLED else None,

@@ -155,6 +155,9 @@ WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"
 CALIBRATION_SOURCE = f"{CALIBRATION}.json"
+# The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may be a part.
+SAMPLED = "data/calibration_{text}-{model}.jsonl"
+MIXED = "data/calibration_{text}-{model}{task_folder}.jsonl"
 MASKS = "masks/{model}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
 # The pruned base of a method that updates weights or writes a smaller model.
@@ -200,12 +203,7 @@ def mask_folder(method: str) -> str:
 
 def _task_folder(method: str) -> str:
     """Return the last part of a method's folders. What depends on a task's examples has a folder per task."""
-    return "/{task}" if method in TASK_METHODS else ""
-
-
-def calibration_text(method: str) -> str:
-    """Return the path of the prepared text on which a method calibrates. Its name must end in `_on_NAME`."""
-    return CALIBRATION.format(text=methods.get_method(method).calibration)
+    return "/{task}" if methods.get_method(method).uses_task else ""
 
 
 def mask_path(method: str) -> str:

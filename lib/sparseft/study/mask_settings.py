@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.methods import DENSE, TEXT_NAME, Method, get_method
+from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method, get_method
 from sparseft.study.section import Positive, Section, Seed
 from sparseft.study.sources import CHECKPOINT, SHUFFLED, CalibrationText
 
@@ -31,7 +31,8 @@ class Masks(Section):
     calibration_seed: Seed = 0
     """Seed that chooses the calibration examples."""
     calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
-    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate."""
+    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate. `self` is there
+    without an entry. The name of a mixture that has the part `task` begins with `task`."""
     imported: dict[Name, Annotated[dict[Percent, Checkpoint], Field(min_length=1)]] = Field(
         {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
     )
@@ -70,6 +71,28 @@ class Masks(Section):
             most, group = map(int, pattern.split(":"))
             faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
             faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
+        return faults
+
+    def faults_of_texts(self) -> dict[str, object]:
+        """Return what may be wrong with the names and the parts of the calibration texts, and whether it is."""
+        faults: dict[str, object] = {}
+        for name, text in self.calibration.items():
+            place = f"masks.calibration.{name}"
+            faults |= {
+                f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose another name": (
+                    name == SELF and text.text != SELF
+                ),
+                f"{place}: the name of a mixture with the part {TASK} begins with {TASK}, and no other name does": (
+                    name.startswith(TASK) != (TASK in text.parts)
+                ),
+            }
+            for part, windows in text.windows_of_parts().items():
+                source = self.texts.get(part)
+                is_known = part == TASK or (source and not source.parts)
+                faults[f"{place}: {part} is no text under masks.calibration, or a mixture"] = not is_known
+                if source and source.text == SELF:
+                    fault = f"{place} takes {windows} windows of {part}, which has {source.examples}"
+                    faults[f"{fault}; raise masks.calibration.{part}.examples"] = windows > source.examples
         return faults
 
     def scope_of(self, method_name: str, percents: list[int]) -> str:
@@ -120,11 +143,12 @@ class Masks(Section):
             names.remove("scope")
         if method.is_sequential:
             names.append("sequential")
-        if method.uses_task:
+        if method.uses_task and not method.calibration:
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
         if text := self.text_of(method_name):
-            settings |= {f"calibration_{name}": getattr(text, name) for name in ("examples", "length", "seed")}
+            chosen = ["examples"] if text.has_own_windows else ["examples", "length", "seed"]
+            settings |= {f"calibration_{name}": getattr(text, name) for name in chosen}
             # Masks of the default choice say nothing of it.
             settings |= {"calibration_choice": text.choice} if text.choice != SHUFFLED else {}
         return settings
@@ -134,12 +158,17 @@ class Masks(Section):
 
         Raises InputError if no such text is described."""
         name = get_method(method_name).calibration
-        if name and name not in self.calibration:
+        if name and name not in self.texts:
             raise InputError(
                 f"{method_name} calibrates on {name}, which masks.calibration does not describe",
                 f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
             )
-        return self.calibration[name] if name else None
+        return self.texts[name] if name else None
+
+    @property
+    def texts(self) -> dict[str, CalibrationText]:
+        """Return the texts by name: those of `calibration`, and `self`."""
+        return {SELF: CalibrationText(text=SELF), **self.calibration}
 
     def imported_source(self, method_name: str, percent: int) -> str:
         """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""

@@ -1,12 +1,16 @@
 """The sections that say where models, tasks and texts come from."""
 
 import re
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from sparseft.study.section import Length, Positive, Section, Seed
+from sparseft.errors import InputError
+from sparseft.methods import SELF, TEXT_NAME
+from sparseft.study.section import Length, Positive, Section, Seed, parse_section
+from sparseft.tasks.rows import has_windows
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
@@ -22,7 +26,16 @@ Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
-TEXT = rf"^({HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+TEXT = rf"^({SELF}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+
+
+# A part of a mixture.
+Part = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
+# The default number of windows of documents, and of `self` and a mixture; and their tokens.
+EXAMPLES, OWN_EXAMPLES = 128, 64
+LENGTH, OWN_LENGTH = 2048, 512
+# Windows that a model samples together. Another number gives other windows.
+TOGETHER = 16
 
 
 class Model(Section):
@@ -159,28 +172,89 @@ class Perplexity(Section):
         return {"local and hub are two sources: give one": self.local and self.hub}
 
 
-class CalibrationText(Section):
-    """Set a text on which importances calibrate, apart from any task, and the windows that are read from it."""
+def _has_documents(text: object) -> bool:
+    """Return whether a text is in a file or on the hub."""
+    return isinstance(text, str) and text != SELF
 
-    text: str = Field(pattern=TEXT, examples=["/data/c4.jsonl"])
+
+def _default(of_documents: int, own: int) -> Any:
+    """Return a key of a text with its default if the text has documents, and if it has not."""
+    return Field(
+        default_factory=lambda keys: of_documents if _has_documents(keys.get("text")) else own,
+        json_schema_extra={"default": of_documents},
+    )
+
+
+class CalibrationText(Section):
+    """Set a text on which importances calibrate, and the windows that are read from it."""
+
+    text: Annotated[str, Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
+        examples=["/data/c4.jsonl"]
+    )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or
-    `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`."""
-    examples: Positive = 128
-    """Number of windows."""
-    length: Length = 2048
-    """Tokens per window. At most the model's context."""
+    `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text that the
+    dense model samples. A list is a mixture of texts by their names here, of `self`, and of `task`: the training examples of the
+    run's task."""
+    shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
+    examples: Positive = _default(EXAMPLES, OWN_EXAMPLES)
+    """Number of windows. For `self` and a mixture, the default is 64."""
+    length: Length = _default(LENGTH, OWN_LENGTH)
+    """Tokens per window. At most the model's context. For `self` and a mixture, the default is 512."""
     seed: Seed = 0
-    """Seed that chooses the windows."""
+    """Seed that chooses the windows, or samples them."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """What the logits are divided by when the model samples a text. At 1, the text has the model's own distribution."""
     choice: Choice = SHUFFLED
     """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's function of
     this name, which draws each document anew, for the same documents, tokens and seed."""
 
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the keys of a sampled text or of a mixture, and whether it is."""
+        return {
+            f"temperature belongs to text: {SELF}": self.temperature != 1 and self.text != SELF,
+            f"choice belongs to documents, and text: {SELF} has none": self.choice != SHUFFLED and self.text == SELF,
+            "shares needs a number per part of the text": self.shares and len(self.shares) != len(self.parts),
+            f"examples {self.examples} are too few: a part gets no window": 0 in self.windows_of_parts().values(),
+        }
+
     @property
     def hub(self) -> str | None:
-        """Return the place on the hub; None if the text is in a file."""
-        return self.text.removeprefix(HUB) if self.text.startswith(HUB) else None
+        """Return the place on the hub; None if the text is elsewhere."""
+        return self.text.removeprefix(HUB) if isinstance(self.text, str) and self.text.startswith(HUB) else None
 
     @property
     def local(self) -> str | None:
-        """Return the file of the text; None if the text is on the hub."""
-        return None if self.hub else self.text
+        """Return the file of the text; None if the text is elsewhere."""
+        return self.text if isinstance(self.text, str) and self.text != SELF and not self.hub else None
+
+    @property
+    def parts(self) -> list[str]:
+        """Return the names of the parts of a mixture; nothing for any other text."""
+        return self.text if isinstance(self.text, list) else []
+
+    @property
+    def has_own_windows(self) -> bool:
+        """Return whether the prepared file holds the windows, as token ids of one model, and not documents."""
+        return not _has_documents(self.text)
+
+    def windows_of_parts(self) -> dict[str, int]:
+        """Return the number of windows by part of a mixture. Together they are `examples`."""
+        shares = self.shares or [1] * len(self.parts)
+        ends = [round(self.examples * total / sum(shares)) for total in accumulate(shares)]
+        return {part: end - start for part, start, end in zip(self.parts, [0, *ends], ends, strict=False)}
+
+
+def given_text(
+    path: Path, place: str, *, examples: int, seed: int, length: int | None, choice: Choice | None
+) -> CalibrationText:
+    """Return the description of a prepared text from the flags of a script. Raises InputError with `place` if a flag is wrong.
+
+    A text of windows has no others, so only their number can be chosen."""
+    chosen = {name: value for name, value in (("length", length), ("choice", choice)) if value is not None}
+    if has_windows(path):
+        if seed or chosen:
+            what = f"{path}: its windows are fixed, and only --calibration_examples chooses among them"
+            raise InputError(what, "leave --calibration_length, --calibration_seed and --calibration_choice out")
+        return CalibrationText(text=SELF, examples=examples)
+    return parse_section(CalibrationText, {"text": str(path), "examples": examples, "seed": seed, **chosen}, place)

@@ -5,12 +5,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from sparseft.errors import InputError
-from sparseft.methods import get_method
+from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
@@ -19,10 +20,10 @@ from sparseft.study.grid import (
     CONFIGURATION,
     DATA,
     DENSE,
+    MIXED,
     MODES,
     NO_FINETUNE,
     PLAIN_LORA,
-    TASK_METHODS,
     TASK_MODES,
     Run,
     fill,
@@ -222,19 +223,34 @@ def _layer_counts(config: Config, run: Run) -> str:
     if scope != "global" and not method.allocation and method.pattern.has_exact_counts:
         return scope
     # The scores decide how many weights a layer keeps.
-    return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
+    return f"{run.method}-{run.task}" if method.uses_task else run.method
+
+
+def text_path(config: Config, name: str) -> str:
+    """Return the prepared file of a calibration text. It has the wildcards {model} and {task} if it depends on them."""
+    text = config.masks.texts[name]
+    if not text.has_own_windows:
+        return CALIBRATION.format(text=name)
+    return MIXED.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
+
+
+def window_files(config: Config) -> list[Path]:
+    """Return the files of the texts that the models of the study sample, and of the mixtures."""
+    names = [name for name in config.calibration_texts() if config.masks.texts[name].has_own_windows]
+    cells = product(map(partial(text_path, config), names), config.grid.models, config.grid.tasks)
+    return sorted({Path(path.format(model=model, task=task)) for path, model, task in cells})
 
 
 def reconstruction_text(config: Config) -> list[str]:
     """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
     name = config.reconstruction.calibration
-    return [CALIBRATION.format(text=name)] if name else []
+    return [text_path(config, name)] if name else []
 
 
 def seen_texts(config: Config, mode: str, method: str) -> list[str]:
     """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were reconstructed."""
     name = get_method(method).calibration
-    texts = [CALIBRATION.format(text=name)] if name else []
+    texts = [text_path(config, name)] if name else []
     if get_mode(get_mode(mode).starts_from or mode).reconstructs:
         texts += reconstruction_text(config)
     return list(dict.fromkeys(texts))
@@ -288,15 +304,14 @@ def check_target(config: Config, target: str) -> None:
     }
     if "mode" in names:
         names.setdefault("training", "")
-    # A mask that is there needs no pass.
-    has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
-    for axis, values in allowed.items():
-        if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
-            choices = ", ".join(name or "none" for name in values)
-            raise InputError(
-                f"{target}: your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
-            )
     try:
+        # A mask that is there needs no pass.
+        has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
+        for axis, values in allowed.items():
+            if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
+                choices = ", ".join(name or "none" for name in values)
+                what = f"your configuration has no {axis} {names[axis]}"
+                raise InputError(what, f"choose among {choices}, or add it")
         config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names and not has_mask else [])
     except InputError as error:
         what, advice = error.args

@@ -17,16 +17,14 @@ import numpy as np
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.storage.revisions import fixed
 from sparseft.tasks.rows import (
     DOCUMENT,
     DOCUMENT_BREAK,
+    claim_text,
     problem_of,
     read_documents,
     read_rows,
-    source_file,
     write_source_text,
 )
 from sparseft.tasks.task import SPLITS, Data, Row, RowFormat, Task
@@ -110,10 +108,7 @@ def prepare_text(output: Path, local: str | None, hub: str | None, split: str, k
     """Load a text as `load_documents` does, and write it with its source beside it: a document per row, or as one text.
 
     Raises InputError if it is empty, or if the output would replace a file of somebody else."""
-    outputs = [output, source_file(output)]
-    check_ours(output.parent, "text", *outputs)
-    check_apart(outputs, [Path(local)] if local else [])
-    hold(output)
+    claim_text(output, [Path(local)] if local else [], as_rows=as_rows)
     documents, source = load_documents(local, hub, split, key)
     if not any(document.strip() for document in documents):
         raise InputError(f"{local or hub}: the text is empty", "give another text")

@@ -1,7 +1,8 @@
 """Read the rows of .jsonl files, one JSON object per line, and the documents of texts; write a text with its source beside it.
 
 A text is a .jsonl file with one document per row in the field `text`, or a .txt file, which is one document. A prepared text
-has FILE.json beside it, with the text's sha256 and where it comes from.
+has FILE.json beside it, with the text's sha256 and where it comes from. A text of windows also has the token ids of each row, and
+the file beside it names the model whose ids they are.
 """
 
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.storage.reading import read_json, read_text
 from sparseft.tasks.task import Row, RowFormat
 
@@ -19,6 +22,10 @@ DOCUMENT = RowFormat(
     fields={"text": str},
     converted=lambda row: {"text": row["text"]} if "text" in row else row,
 )
+# A row of a text whose rows are windows. The loss of one starts at the token `answer_start`.
+WINDOW = RowFormat(name="window", fields={"text": str, "ids": list, "answer_start": int})
+# The key of the source of such a text that has the digest of the model.
+MODEL = "model"
 # What stands between two documents of a text.
 DOCUMENT_BREAK = "\n\n"
 
@@ -90,6 +97,18 @@ def each_document(path: Path) -> Iterator[str]:
     yield text
 
 
+def claim_text(output: Path, inputs: Iterable[Path | None], *, as_rows: bool = True) -> None:
+    """Hold the place of a prepared text. Raises InputError if it would replace an input or a file of somebody else.
+
+    With `as_rows`, raise it too if the name does not end in .jsonl."""
+    if as_rows and output.suffix != ".jsonl":
+        raise InputError(f"--output {output}: not a .jsonl file", "write its name with .jsonl at the end")
+    outputs = [output, source_file(output)]
+    check_ours(output.parent, "text", *outputs)
+    check_apart(outputs, inputs)
+    hold(output)
+
+
 def write_source_text(path: Path, parts: Iterable[str], source: dict) -> None:
     """Write a text in parts, and its source beside it. Both files appear, or none."""
     with atomic_files(path.parent, path.name, "text") as folder:
@@ -110,6 +129,12 @@ def recorded_source(path: Path, digest: str) -> dict | None:
     if recorded.get("sha256") != digest:
         raise InputError(f"{path}: not the text that {source_file(path)} describes", remedy)
     return recorded.get("source")
+
+
+def has_windows(path: Path) -> bool:
+    """Return whether a text is one of windows, by the file beside it."""
+    source = read_json(source_file(path)).get("source") if source_file(path).is_file() else None
+    return MODEL in (source or {})
 
 
 def source_file(path: Path) -> Path:

@@ -1,0 +1,130 @@
+"""A text that a model samples has the model's distribution, and the same settings give the same tokens."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from project import refused, succeed, tree
+from scipy.stats import chi2
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.model import load_model
+from sparseft.language_model.sampling import sample_windows
+from sparseft.study.sources import TOGETHER, CalibrationText
+from sparseft.tasks.rows import read_documents
+from tiny_models import MODELS, change_json, save_tiny
+
+CPU = torch.device("cpu")
+
+
+def asked(**values: object) -> CalibrationText:
+    return CalibrationText(**{"text": "self", "examples": 20, "length": 12, **values})
+
+
+@pytest.fixture(scope="module")
+def models32(tmp_path_factory) -> dict:
+    """Return the tiny models and their tokenizers in float32, so that other sums of the same product change no token."""
+    folder = tmp_path_factory.mktemp("models32")
+    return {name: load_model(save_tiny(name, folder / name, torch.float32), CPU) for name in MODELS}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_every_token_is_drawn_from_the_softmax_of_the_whole_sequence_before_it(models32, name):
+    # Longer than the windows of attention of these models.
+    model, tokenizer = models32[name]
+    text = asked(length=80, temperature=0.8, seed=3)
+    windows = torch.tensor([window.ids for window in sample_windows(model, tokenizer, text)])
+    generator = torch.Generator().manual_seed(3)
+    for batch in windows.split(TOGETHER):
+        assert (batch[:, 0] == tokenizer.bos_token_id).all()
+        # All positions at once, without a cache.
+        probabilities = (model(batch).logits.float() / 0.8).softmax(-1)
+        for position in range(79):
+            drawn = torch.multinomial(probabilities[:, position], 1, generator=generator)
+            assert torch.equal(drawn[:, 0], batch[:, position + 1]), position
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_first_tokens_have_the_frequencies_of_the_model(models32, temperature):
+    model, tokenizer = models32["llama"]
+    number = 4000
+    windows = sample_windows(model, tokenizer, asked(examples=number, length=2, temperature=temperature))
+    counts = torch.tensor([window.ids[1] for window in windows]).bincount(minlength=260).double()
+    logits = model(torch.tensor([[tokenizer.bos_token_id]])).logits[0, -1].double()
+    expected = number * (logits / temperature).softmax(-1)
+    # Pearson's test. Tokens that are expected fewer than 5 times are one class.
+    rare = expected < 5
+    expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
+    counts = torch.cat([counts[~rare], counts[rare].sum(0, keepdim=True)])
+    statistic = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi2.sf(statistic, len(counts) - 1) > 0.01
+    assert len(counts) > 30
+
+
+def test_another_seed_gives_other_tokens_and_no_setting_of_a_generation_applies(models32):
+    model, tokenizer = models32["llama"]
+    windows = sample_windows(model, tokenizer, asked())
+    assert windows != sample_windows(model, tokenizer, asked(seed=1))
+    model.generation_config.update(temperature=0.01, top_k=1, eos_token_id=list(range(260)), max_length=3)
+    assert windows == sample_windows(model, tokenizer, asked())
+
+
+@pytest.fixture
+def written(tmp_path, tiny_models) -> Path:
+    """Return a text that the tiny LLaMA has sampled."""
+    place = tmp_path / "texts/self.jsonl"
+    succeed("sample_text.py", model_path=tiny_models["llama"], output=place, examples=20, length=30, seed=5)
+    return place
+
+
+def test_the_file_has_the_very_tokens_and_says_where_they_come_from(written, tiny_models, tmp_path):
+    model, tokenizer = load_model(tiny_models["llama"], CPU)
+    windows = sample_windows(model, tokenizer, asked(length=30, seed=5))
+    rows = [json.loads(line) for line in written.open()]
+    assert [row["ids"] for row in rows] == [window.ids for window in windows]
+    assert read_documents(written)[0] == [tokenizer.decode(window.ids) for window in windows]
+    # Written and read again, the text gives other tokens.
+    assert any(tokenizer.encode(row["text"]) != row["ids"] for row in rows)
+    source = json.loads(Path(f"{written}.json").read_text())["source"]
+    assert source == {
+        "model": Checkpoint(tiny_models["llama"]).digest,
+        "sampled": {"examples": 20, "length": 30, "seed": 5, "temperature": 1.0},
+    }
+    again = tmp_path / "again/self.jsonl"
+    succeed("sample_text.py", model_path=tiny_models["llama"], output=again, examples=20, length=30, seed=5)
+    assert tree(again.parent) == tree(written.parent)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        ({"length": 513}, "llama: windows of 513 tokens, but the model takes 512; "),
+        ({"length": 1}, "length: Input should be greater than or equal to 2"),
+        ({"temperature": 0}, "temperature: Input should be greater than 0"),
+        ({"output": "text.txt"}, "--output text.txt: not a .jsonl file"),
+        ({"model_path": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
+    monkeypatch.chdir(tmp_path)
+    asked_for = {"model_path": tiny_models["llama"], "output": "text.jsonl"} | flags
+    assert fault in refused(tmp_path, "sample_text.py", **asked_for)
+
+
+def test_a_model_that_samples_only_the_end_of_text_is_refused_in_one_line(tmp_path):
+    folder = save_tiny("qwen2", tmp_path / "model", torch.float32)
+    change_json(folder / "tokenizer_config.json", bos_token=None)
+    model, tokenizer = load_model(folder, CPU)
+    end = tokenizer.eos_token_id
+    # A text begins with the token that ends one if the tokenizer has none that begins one.
+    assert [window.ids[0] for window in sample_windows(model, tokenizer, asked())] == 20 * [end]
+    with torch.no_grad():
+        # After tokens that are all the same, every position has the same output.
+        state = model.model(torch.tensor([[end]])).last_hidden_state[0, 0]
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[end] = 100 * state
+    model.save_pretrained(folder)
+    said = refused(tmp_path, "sample_text.py", model_path=folder, output=tmp_path / "self.jsonl")
+    assert f"{folder}: 100 % of the tokens that the model samples are </s>, which ends a text; calibrate on" in said

@@ -1,0 +1,155 @@
+"""Calibration reads the windows that a model has sampled, and those of a mixture, as they are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from project import refused, succeed
+from sparseft.language_model.batches import Example
+from sparseft.masks.mask_file import check_run, read_mask
+from sparseft.methods import get_method
+from sparseft.pruning.calibration import ExampleCalibration, calibrate_on_text, calibration_examples, text_examples
+from sparseft.storage.hashes import sha256
+from sparseft.study.grid import Cell
+from sparseft.study.sources import CalibrationText
+from sparseft.tasks import BY_NAME
+from sparseft.tasks.rows import read_documents, write_rows
+
+from masks import compute_masks
+
+TASK = BY_NAME["hellaswag_mini"]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory, tiny_models) -> Path:
+    """Return a folder with a text of documents, rows of a task, a text of the tiny LLaMA, and a mixture of all."""
+    box = tmp_path_factory.mktemp("box")
+    write_rows(box / "web.jsonl", [{"text": f"Page {number} has {number * 17} words. " * 3} for number in range(40)])
+    (box / "data").mkdir()
+    write_rows(box / "data/train.jsonl", TASK.generate("train", 24, 0))
+    succeed("sample_text.py", model_path=tiny_models["llama"], output=box / "texts/self.jsonl", examples=6, length=30)
+    succeed("mix_texts.py", **mixture(box, tiny_models), output=box / "texts/mix.jsonl")
+    return box
+
+
+def mixture(box: Path, tiny_models: dict, **changes: object) -> dict:
+    """Return the flags of a mixture of all three, without its place."""
+    flags = {"model_path": tiny_models["llama"], "text": [box / "texts/self.jsonl", box / "web.jsonl"], "windows": [4, 3],
+             "task": TASK.name, "data_dir": box / "data", "task_windows": 2, "length": 20, "seed": 7}  # fmt: skip
+    return flags | changes
+
+
+def windows_in(path: Path) -> list[Example]:
+    """Return the windows of a text."""
+    return [Example(row["ids"], row["answer_start"]) for row in map(json.loads, path.open())]
+
+
+def test_a_mixture_has_the_shares_of_its_parts(box, tiny_llama):
+    found = windows_in(box / "texts/mix.jsonl")
+    documents = CalibrationText(text="web.jsonl", examples=3, length=20, seed=7)
+    rows = [json.loads(line) for line in (box / "data/train.jsonl").open()]
+    expected = windows_in(box / "texts/self.jsonl")[:4]
+    expected += text_examples(tiny_llama, read_documents(box / "web.jsonl")[0], documents, box / "web.jsonl")
+    expected += calibration_examples(tiny_llama, TASK, rows, 2, 7)
+    assert found == expected
+    source = json.loads((box / "texts/mix.jsonl.json").read_text())["source"]
+    assert [part["text_sha256"] for part in source["parts"]] == [
+        sha256(box / f) for f in ("texts/self.jsonl", "web.jsonl")
+    ]
+    assert [part["windows"] for part in source["parts"]] == [4, 3]
+    assert (source["model"], source["task"], source["task_windows"]) == (tiny_llama.digest, TASK.name, 2)
+    assert source["train_sha256"] == sha256(box / "data/train.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("shares", "windows"),
+    [([], [21, 22, 21]), ([2, 1, 1], [32, 16, 16]), ([0.6, 0.3, 0.1], [38, 20, 6]), ([1, 1, 30], [2, 2, 60])],
+)
+def test_the_windows_of_the_parts_are_all_windows(shares, windows):
+    text = CalibrationText(text=["self", "task", "web"], shares=shares)
+    assert list(text.windows_of_parts().items()) == list(zip(("self", "task", "web"), windows, strict=True))
+    assert sum(windows) == text.examples == 64
+
+
+@pytest.mark.parametrize("name", ["self", "mix"])
+@pytest.mark.parametrize("base", ["unstructured_taylor", "semistructured_ria"])
+def test_masks_are_those_of_the_very_windows(box, tiny_llama, base, name):
+    method = get_method(f"{base}_on_{name}")
+    text = CalibrationText(text="self", examples=5)
+    calibration = calibrate_on_text(method, box / f"texts/{name}.jsonl", text)
+    masks = compute_masks(tiny_llama, method.name, [50], calibration, calibration={name: text})
+    first = windows_in(box / f"texts/{name}.jsonl")[:5]
+    given = ExampleCalibration(method.importance, lambda checkpoint: first, {})
+    expected = compute_masks(tiny_llama, base, [50], given)[50]
+    assert all((masks[50].bits[layer] == expected.bits[layer]).all() for layer in expected.shape)
+
+
+def test_the_mask_says_whose_text_it_looked_at_and_whose_task(box, tmp_path, tiny_models):
+    flags = {"model_path": tiny_models["llama"], "output_dir": tmp_path, "sparsity": 0.5}
+    for name, number, method in (
+        ("self", 6, "unstructured_wanda_on_self"),
+        ("mix", 9, "unstructured_wanda_on_taskmix"),
+    ):
+        text = box / f"texts/{name}.jsonl"
+        succeed("compute_masks.py", **flags, method=method, text=text, calibration_examples=number)
+        mask = read_mask(tmp_path / f"masks_sparsity50_{method}.pt")
+        source = json.loads(Path(f"{text}.json").read_text())["source"]
+        meta = {
+            "text_sha256": sha256(text),
+            "text_source": source,
+            "calibration_examples": number,
+            "calibration": method[22:],
+        }
+        assert mask.meta | meta == mask.meta
+        assert not {"calibration_length", "calibration_seed"} & mask.meta.keys()
+        assert mask.meta.get("task") == (TASK.name if name == "mix" else None)
+        check_run(mask, "mask.pt", Cell("llama", TASK.name, method, 50, "sparse_to_sparse"))
+    with pytest.raises(ValueError, match="not of llama-boolq-"):
+        check_run(mask, "mask.pt", Cell("llama", "boolq", method, 50, "sparse_to_sparse"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        ({}, "self.jsonl: it has 6 windows, and 128 are asked for; .*at most 6"),
+        ({"calibration_examples": 6, "calibration_length": 30}, "self.jsonl: its windows are fixed, .*leave"),
+        ({"calibration_examples": 6, "calibration_seed": 1}, "self.jsonl: its windows are fixed, .*leave"),
+        (
+            {"calibration_examples": 6, "model_path": "qwen2"},
+            "self.jsonl: its windows are token ids of another model than",
+        ),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused_in_one_line(box, tmp_path, tiny_models, flags, fault):
+    flags = flags | {"model_path": tiny_models[flags.get("model_path", "llama")], "text": box / "texts/self.jsonl"}
+    said = refused(
+        tmp_path,
+        "compute_masks.py",
+        **flags,
+        output_dir=tmp_path / "out",
+        sparsity=0.5,
+        method="unstructured_wanda_on_self",
+    )
+    assert re.search(fault, said), said
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"windows": [4]}, "--windows: 1 numbers for 2 texts"),
+        ({"windows": [7, 3]}, "self.jsonl: it has 6 windows, and 7 are asked for"),
+        ({"task_windows": 25}, "examples of the mixture 25: hellaswag_mini has only 24 training rows"),
+        ({"length": 10_000}, "web.jsonl: windows of 10000 tokens, but the model takes 512"),
+        ({"model_path": "qwen2"}, "self.jsonl: its windows are token ids of another model"),
+        ({"output": "texts/self.jsonl"}, "self.jsonl is an input"),
+    ],
+)
+def test_a_mixture_that_cannot_be_made_is_refused_in_one_line(box, tiny_models, changes, fault):
+    changes = changes | ({"model_path": tiny_models["qwen2"]} if "model_path" in changes else {})
+    place = box / changes.pop("output", "texts/other.jsonl")
+    assert fault in refused(box, "mix_texts.py", **mixture(box, tiny_models, **changes), output=place)
+
+
+def test_prepare_text_says_who_samples_a_text(tmp_path):
+    assert "use sample_text.py" in refused(tmp_path, "prepare_text.py", text="self", output=tmp_path / "a.jsonl")

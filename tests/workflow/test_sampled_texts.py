@@ -1,0 +1,92 @@
+"""A study whose methods calibrate on what the model samples, and on a mixture of it with a file and the task's examples."""
+
+import json
+
+import pytest
+from hub_cache import write
+from project import TINY_STUDY, Study, tiny_grid
+from sparseft.masks.mask_file import read_mask
+from sparseft.storage.hashes import sha256
+
+pytestmark = pytest.mark.slow
+TASK = "hellaswag_mini"
+METHODS = ["unstructured_wanda_on_self", "unstructured_sparsegpt_on_taskall"]
+CALIBRATION = {
+    "self": {"text": "self", "examples": 8, "length": 16},
+    "web": {"text": "web.jsonl"},
+    "taskall": {"text": ["self", "task", "web"], "shares": [2, 1, 1], "examples": 8, "length": 12},
+}
+SAMPLED, MIXED = "data/calibration_self-llama.jsonl", f"data/calibration_taskall-llama/{TASK}.jsonl"
+BASE = f"pruned/llama/{TASK}/sparsity50_unstructured_sparsegpt_on_taskall"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_models) -> Study:
+    """Return a finished study."""
+    study = Study(tmp_path_factory.mktemp("sampled"))
+    write(study.folder / "web.jsonl", [{"text": f"Page {number} has {number * 17} words."} for number in range(40)])
+    modes = ["sparse_to_sparse", "reconstruct"]
+    grid = {**tiny_grid("llama", TASK, METHODS), "sparsities": [0, 50], "modes": modes}
+    masks = {"calibration": CALIBRATION, "sparsegpt_block": 16}
+    reconstruction = {"calibration": "self", "examples": 6, "steps": 4, "batch_size": 3}
+    study.configure(
+        {"llama": tiny_models["llama"]}, grid=grid, masks=masks, reconstruction=reconstruction, **TINY_STUDY
+    )
+    planned = study.planned("masks")
+    made = {"sample_text": 1, "mix_texts": 1, "prepare_calibration": 1, "prepare_model": 1, "prepare_task": 1}
+    assert planned == made | {"compute_masks": 1, "prune": 1, "compute_one_mask": 1, "masks": 1}
+    assert study.planned("prepare") == {name: made[name] for name in made if name.startswith("prepare")} | {
+        "prepare": 1
+    }
+    study.snakemake("--cores", "2")
+    assert study.planned() == {}
+    return study
+
+
+def test_the_masks_and_the_reconstruction_name_the_texts_that_they_looked_at(study):
+    by_wanda = read_mask(study.folder / "masks/llama/masks_sparsity50_unstructured_wanda_on_self.pt").meta
+    assert (by_wanda["text_sha256"], by_wanda["calibration_examples"]) == (sha256(study.folder / SAMPLED), 8)
+    mixed = read_mask(study.folder / f"masks/llama/{TASK}/masks_sparsity50_unstructured_sparsegpt_on_taskall.pt").meta
+    assert (mixed["text_sha256"], mixed["task"]) == (sha256(study.folder / MIXED), TASK)
+    assert [part["windows"] for part in mixed["text_source"]["parts"]] == [4, 2]
+    assert mixed["text_source"]["task_windows"] == 2
+    run = f"results/runs/llama-{TASK}-unstructured_wanda_on_self-sparsity50-reconstruct-seed0"
+    part = study.json(f"{run}/train.json")["reconstruction"]
+    assert (part["examples"], part["length"], part["tokens"]) == (6, None, 6 * 16)
+    assert part["text_sha256"] == sha256(study.folder / SAMPLED)
+    assert study.json(f"{run}/evaluation.json")["inputs"]["calibration"] == [sha256(study.folder / SAMPLED)]
+
+
+def test_every_run_is_sound(study):
+    rows = (study.folder / "results/analysis/summary.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 3 + 2
+    assert all("sound" in row for row in rows[1:])
+
+
+MADE_AGAIN = [
+    ("      seed: 0", "      seed: 1", {"sample_text": 1, "mix_texts": 1, "compute_masks": 1, "prune": 1}),
+    ("      - 2\n", "      - 4\n", {"mix_texts": 1, "prune": 1}),
+    ("sparsegpt_block: 16", "sparsegpt_block: 8", {"prune": 1}),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "jobs"), MADE_AGAIN)
+def test_a_setting_makes_again_what_depends_on_it(study, old, new, jobs):
+    text = (study.folder / "study.yaml").read_text()
+    text_with_seed = text.replace("      length: 16\n", "      length: 16\n      seed: 0\n")
+    assert text_with_seed.count(old) == 1, text_with_seed
+    (study.folder / "study.yaml").write_text(text_with_seed.replace(old, new))
+    planned = study.planned("masks")
+    (study.folder / "study.yaml").write_text(text)
+    assert planned == jobs | {"masks": 1}
+
+
+def test_an_edited_text_is_refused_before_any_job(study):
+    place = study.folder / SAMPLED
+    before = place.read_bytes()
+    rows = [json.loads(line) for line in before.splitlines()]
+    rows[0]["ids"][3] += 1
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = study.snakemake("masks", "-n", expect=2)
+    place.write_bytes(before)
+    assert f"{SAMPLED}: not the file that calibration_self-llama.jsonl.json beside it records" in said

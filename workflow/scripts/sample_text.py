@@ -1,0 +1,58 @@
+"""Sample a text from a model itself, on which importances calibrate.
+
+    sample_text.py --model_path models/smollm2 --output data/calibration_self-smollm2.jsonl --examples 64 --length 512
+
+It writes a row per window, with its token ids and its text, for compute_masks.py --text. FILE.jsonl.json beside it has the text's
+sha256, the model's digest and the settings.
+"""
+
+from pathlib import Path
+
+from cyclopts.types import NonNegativeInt
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.command import Threads, run
+from sparseft.language_model.hardware import start
+from sparseft.language_model.model import load_model
+from sparseft.language_model.placement import device_rooms
+from sparseft.language_model.sampling import sample_windows, write_windows
+from sparseft.methods import SELF
+from sparseft.study.section import parse_section
+from sparseft.study.sources import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
+from sparseft.tasks.rows import MODEL, claim_text
+
+
+def main(
+    *,
+    model_path: Path,
+    output: Path,
+    examples: int = OWN_EXAMPLES,
+    length: int = OWN_LENGTH,
+    seed: int = 0,
+    temperature: float = 1.0,
+    threads: Threads = 1,
+    weights_mb: NonNegativeInt | None = None,
+) -> None:
+    """Load the model, sample the windows, and write both files together.
+
+    Args:
+        model_path: Hugging Face checkpoint folder
+        output: the .jsonl file; its source is written beside it
+        examples: number of windows
+        length: tokens per window
+        seed: seed of the samples
+        temperature: what the logits are divided by; at 1, the text has the model's own distribution
+        threads: CPU threads; another number changes the last bits, and so may change the text
+        weights_mb: memory for weights on each device, in MB; by default nine tenths of what is free
+    """
+    settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
+    text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
+    claim_text(output, [model_path])
+    device = start(threads)
+    checkpoint = Checkpoint(model_path)
+    model, tokenizer = load_model(checkpoint.folder, device, device_rooms(weights_mb))
+    windows = sample_windows(model, tokenizer, text)
+    write_windows(output, windows, tokenizer, {MODEL: checkpoint.digest, "sampled": settings})
+
+
+if __name__ == "__main__":
+    run(main)
