@@ -170,9 +170,6 @@ def main(
         if evaluation.harness if evaluation and format == "lm-eval" else evaluation or exported.training:
             with atomic_folder(place, f"{format} export") as temporary:
                 writer(exported, temporary)
-                # New files have other names, with the time in them. Beside older ones, every value would be there twice.
-                for older in (*place.glob("events.out.tfevents.*"), *place.glob("*_*.json*")):
-                    older.unlink()
             written += 1
     print(f"{output_dir}: {written} of {len(folders)} runs")
     return 1 if damaged else 0

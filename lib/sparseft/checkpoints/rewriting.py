@@ -14,6 +14,7 @@ from sparseft.checkpoints.checkpoint import (
     DTYPES,
     INDEX,
     MANIFEST_VERSION,
+    README,
     Checkpoint,
     Tensor,
     read_header,
@@ -166,7 +167,8 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
     checkpoint = Checkpoint(folder)
     shapes = prunable_shapes(checkpoint)
     hashes = checkpoint.hashes()
-    sizes = {name: (folder / name).stat().st_size for name in hashes}
+    visible = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    others = {name: sha256(folder / name) for name in visible - hashes.keys() - {README, "manifest.json"}}
     manifest = schema(
         format_version=MANIFEST_VERSION,
         **origin,
@@ -174,7 +176,13 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
         prunable_layers=len(shapes),
         prunable_weights=sum(rows * cols for rows, cols in shapes.values()),
         digest=checkpoint.digest_of(hashes),
-        files={name: FileEntry(sha256=hashes[name], bytes=sizes[name]) for name in sorted(hashes)},
+        files=_entries(folder, hashes),
+        others=_entries(folder, others),
     )
     write_record_file(folder / "manifest.json", manifest)
     return manifest.model_dump()
+
+
+def _entries(folder: Path, hashes: dict[str, str]) -> dict[str, FileEntry]:
+    """Return the entries of files in a manifest, sorted by name."""
+    return {name: FileEntry(sha256=hashes[name], bytes=(folder / name).stat().st_size) for name in sorted(hashes)}

@@ -3,6 +3,7 @@
 The metadata at its top are those of the Hugging Face hub. Their model-index has the results of evaluation.json.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,31 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 
 import sparseft
-from sparseft.checkpoints.model_source import README
+from sparseft.checkpoints.checkpoint import README
+from sparseft.errors import one_line
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ModelManifest
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.study.grid import DENSE, Run
+from sparseft.study.sources import without_folders
 from sparseft.tasks.metrics import PERPLEXITIES
 
 # The metadata of the base that hold for what is made from it.
 _LICENCE = ("license", "license_name", "license_link")
+# A licence -> what it wants its models' cards to say. Their names must begin with NAME (section 1.b.i of each licence; Llama 2's
+# has neither).
+ATTRIBUTIONS = {
+    "llama3": "Built with Meta Llama 3",
+    **dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama"),
+}
+NAME = "Llama"
 
 _TEXT = """\
 # {run}
 
 {what}
-
+{built_with}
 ## Proof
 
 1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight {largest:g}.
@@ -55,18 +65,15 @@ SparseFT {version} wrote this folder. `manifest.json` has the sha256 of every fi
 
 def model_card(
     run: Run,
-    base: Path,
     manifest: ModelManifest,
+    licence: dict[str, str],
     records: tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None],
-    size: str,
+    smaller: dict | None,
 ) -> ModelCard:
-    """Return the model card of a run.
-
-    base: the folder of the prepared base, with its README.md if its source has one. size: a sentence on what was left out."""
+    """Return the model card of a run. `manifest` is that of its base, and `smaller` is compact.json if there is one."""
     proof, evaluation, training = records
     results = list(_results(run, evaluation))
     kind, _, place = manifest.source.partition(":")
-    stated = metadata_load(base / README) if (base / README).exists() else None
     data = ModelCardData(
         base_model=place.partition("@")[0] if kind == "hub" else None,
         library_name="transformers",
@@ -74,11 +81,12 @@ def model_card(
         tags=["sparseft", "pruned"] if run.sparsity else ["sparseft"],
         model_name=run.id,
         eval_results=results,
-        **{name: (stated or {}).get(name) for name in _LICENCE},
+        **licence,
     )
     text = _TEXT.format(
         run=run.id,
         what=_what(run, manifest, training),
+        built_with=f"\n{words}.\n" if (words := ATTRIBUTIONS.get(licence_name(licence))) else "",
         checked=proof.layers_checked,
         expected=proof.layers_expected,
         violations=proof.violations,
@@ -87,7 +95,7 @@ def model_card(
         weights=proof.weights + proof.removed_weights,
         state="of the dense model were left out" if proof.removed_weights else "are exact zeros in the merged model",
         mask=proof.inputs.mask,
-        size=size,
+        size=_size(run, proof, smaller),
         rows="\n".join(f"| {one.dataset_name} | {one.metric_type} | {one.metric_value:.4f} |" for one in results),
         settings=f"{evaluation.examples} examples of {run.task}, {evaluation.few_shot} worked examples before each"
         + (f", {evaluation.harness}." if evaluation.harness else "."),
@@ -96,11 +104,45 @@ def model_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
+def stated_licence(base: Path) -> dict[str, str]:
+    """Return what the README.md of a prepared base says of its licence, by key. If it cannot be read, say so on stderr."""
+    card = base / README
+    try:
+        stated = (metadata_load(card) or {}) if card.exists() else {}
+        licence = {name: stated[name] for name in _LICENCE if name in stated}
+        if not all(isinstance(value, str) for value in licence.values()):
+            raise ValueError(f"{licence} is not text")
+        return licence
+    # A file of a stranger raises a dozen kinds of errors.
+    except Exception as error:
+        print(f"warning: {card}: its metadata state no licence that can be read ({one_line(error)})", file=sys.stderr)
+        return {}
+
+
+def licence_name(licence: dict[str, str]) -> str:
+    """Return the name of a licence, which `stated_licence` has read; empty if none is stated."""
+    return licence.get("license_name") or licence.get("license", "")
+
+
+def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
+    """Return in a sentence what the files leave out."""
+    if proof.removed_weights:
+        return "The files lack the experts or decoder layers that were left out."
+    if smaller is None:
+        return "The files have every weight. The pruned ones are zeros." if run.sparsity else "Nothing was pruned."
+    before, after = smaller["before"], smaller["after"]
+    return (
+        f"The pruned channels and heads, all of them zero, are left out: {before['parameters']:,} ->"
+        f" {after['parameters']:,} parameters, {before['bytes']:,} -> {after['bytes']:,} bytes."
+    )
+
+
 def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) -> str:
     """Return in sentences what the model is, and how it was made."""
     revision = f" at revision {manifest.revision}" if manifest.revision else ""
     pruned = f"pruned to {run.sparsity} % of its prunable weights by `{run.method}`"
-    sentences = [f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
+    source = without_folders(manifest.source)
+    sentences = [f"This is `{source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
     if training:
         keys = training.settings
         sentences.append(

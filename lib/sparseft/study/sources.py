@@ -77,6 +77,14 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
     return file, Path(folder) if folder else file.parent
 
 
+def without_folders(source: str) -> str:
+    """Return the source of a model for others to read. A file or folder of this machine is named without where it lies."""
+    kind, _, place = source.partition(":")
+    if kind not in ("path", "mdl"):
+        return source
+    return f"{kind}:{(split_mdl(place) or (Path(place),))[0].resolve().name}"
+
+
 class TaskData(Section):
     """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
