@@ -11,7 +11,7 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.command import run
 from sparseft.errors import InputError, one_line
-from sparseft.export.model_card import ATTRIBUTIONS, NAME
+from sparseft.export.model_card import NAME, attribution
 from sparseft.records.manifests import ExportManifest
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
@@ -35,8 +35,8 @@ def main(*, export_dir: Path, repo_id: str, confirm: bool = False) -> None:
         validate_repo_id(f"{owner}/{name}")
     except HFValidationError as error:
         raise InputError(f"--repo_id {repo_id!r}: {one_line(error)}", "give ORG/NAME") from None
-    if manifest.licence in ATTRIBUTIONS and not name.startswith(NAME):
-        what = f"--repo_id {repo_id}: the licence {manifest.licence} wants a name that begins with {NAME}"
+    if attribution(manifest.licence) and not name.startswith(NAME):
+        what = f"--repo_id {repo_id}: the licence of its dense model wants a name that begins with {NAME}"
         raise InputError(what, f"give {owner}/{NAME}-{name}")
     checkpoint = Checkpoint(export_dir)
     checkpoint.check_manifest(checkpoint.hashes())

@@ -239,8 +239,7 @@ class Architecture:
         experts = size_of(_EXPERTS, config) if self.experts else 1
         number = config["num_hidden_layers"] * sum(experts if "{expert}" in name else 1 for name in self.layer_tensors)
         if number > _MOST_TENSORS:
-            what = f"{number} tensors in {config['num_hidden_layers']} layers"
-            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+            raise InputError(f"{place}: config.json describes {number} tensors", "give the model's own config.json")
         for name, value in self.fixed.items():
             if (config.get(name, value) or None) != (value or None):
                 raise InputError(

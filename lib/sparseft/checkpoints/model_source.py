@@ -50,7 +50,9 @@ def prepare_model(model: Model, output: Path) -> dict:
             source = open_source(model.source)
             _write_folder(source, model.dtype, folder)
             base = pruned_base(model.source)
-            _copy_terms(Path(MODEL.format(model=base.model)) if base else source.folder, folder)
+            terms = Path(MODEL.format(model=base.model)) if base else source.folder
+            for file in (file for pattern in TERMS for file in terms.glob(pattern) if file.is_file()):
+                shutil.copyfile(file, folder / file.name)
             # The hub's client names the folder of a snapshot by its commit.
             revision = source.folder.name if kind == "hub" else None
         # Under the key of transformers 5.
@@ -122,12 +124,6 @@ def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
         del loaded.config.quantization_config
         loaded.to(getattr(torch, model.dtype)).save_pretrained(folder)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-def _copy_terms(source: Path, folder: Path) -> None:
-    """Copy the files with the terms of a model."""
-    for file in (file for pattern in TERMS for file in source.glob(pattern) if file.is_file()):
-        shutil.copyfile(file, folder / file.name)
 
 
 def _write_folder(source: Checkpoint, dtype: str, folder: Path) -> None:

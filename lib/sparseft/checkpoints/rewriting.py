@@ -167,8 +167,9 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
     checkpoint = Checkpoint(folder)
     shapes = prunable_shapes(checkpoint)
     hashes = checkpoint.hashes()
-    visible = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    others = {name: sha256(folder / name) for name in visible - hashes.keys() - {README, "manifest.json"}}
+    beside = sorted({path.name for path in folder.glob("[!.]*")} - hashes.keys() - {README, "manifest.json"})
+    digests = hashes | {name: sha256(folder / name) for name in beside}
+    entries = {name: FileEntry(sha256=digests[name], bytes=(folder / name).stat().st_size) for name in digests}
     manifest = schema(
         format_version=MANIFEST_VERSION,
         **origin,
@@ -176,13 +177,8 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
         prunable_layers=len(shapes),
         prunable_weights=sum(rows * cols for rows, cols in shapes.values()),
         digest=checkpoint.digest_of(hashes),
-        files=_entries(folder, hashes),
-        others=_entries(folder, others),
+        files={name: entries[name] for name in sorted(hashes)},
+        others={name: entries[name] for name in beside},
     )
     write_record_file(folder / "manifest.json", manifest)
     return manifest.model_dump()
-
-
-def _entries(folder: Path, hashes: dict[str, str]) -> dict[str, FileEntry]:
-    """Return the entries of files in a manifest, sorted by name."""
-    return {name: FileEntry(sha256=hashes[name], bytes=(folder / name).stat().st_size) for name in sorted(hashes)}

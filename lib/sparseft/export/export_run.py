@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
 from sparseft.export.engines import GGUF, convert
-from sparseft.export.model_card import licence_name, model_card, stated_licence
+from sparseft.export.model_card import model_card, stated_licence
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact, plan_cuts
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -42,6 +42,8 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     if records[0].inputs.mask != mask_sha256:
         raise InputError(f"{mask_path}: not the mask of the run's proof", remake_advice(mask_path))
     origin, licence = read_record_file(base / "manifest.json", ModelManifest), stated_licence(base)
+    # Nobody else needs to know where files lie on this machine.
+    origin = origin.model_copy(update={"source": without_folders(origin.source)})
     obstacle = why_not_smaller(merged, mask)
     with atomic_folder(output, "export") as folder:
         report = None
@@ -62,11 +64,11 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
             folder,
             ExportManifest,
             run_id=run.id,
-            source=without_folders(origin.source),
+            source=origin.source,
             merged=hashes,
             mask=mask_sha256,
             why_not_smaller=obstacle,
-            licence=licence_name(licence),
+            licence=licence,
         )
     return ExportManifest(**written)
 

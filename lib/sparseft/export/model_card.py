@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
+from pydantic import TypeAdapter
 
 import sparseft
 from sparseft.checkpoints.checkpoint import README
@@ -18,24 +19,21 @@ from sparseft.records.manifests import ModelManifest
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.study.grid import DENSE, Run
-from sparseft.study.sources import without_folders
 from sparseft.tasks.metrics import PERPLEXITIES
 
 # The metadata of the base that hold for what is made from it.
 _LICENCE = ("license", "license_name", "license_link")
-# A licence -> what it wants its models' cards to say. Their names must begin with NAME (section 1.b.i of each licence; Llama 2's
-# has neither).
-ATTRIBUTIONS = {
-    "llama3": "Built with Meta Llama 3",
-    **dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama"),
-}
+# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with NAME. The sentence is 1.b.i
+# in each of them. The licence of Llama 2 has no such sentence.
+_BUILT_WITH = dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama")
+_ATTRIBUTIONS = {"llama3": "Built with Meta Llama 3", **_BUILT_WITH}
 NAME = "Llama"
 
 _TEXT = """\
 # {run}
 
 {what}
-{built_with}
+{attribution}
 ## Proof
 
 1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight {largest:g}.
@@ -59,7 +57,7 @@ model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 ```
 
-SparseFT {version} wrote this folder. `manifest.json` has the sha256 of every file.
+SparseFT {version} wrote this folder. `manifest.json` has the sha256 of every other file.
 """
 
 
@@ -86,7 +84,7 @@ def model_card(
     text = _TEXT.format(
         run=run.id,
         what=_what(run, manifest, training),
-        built_with=f"\n{words}.\n" if (words := ATTRIBUTIONS.get(licence_name(licence))) else "",
+        attribution=f"\n{words}.\n" if (words := attribution(licence)) else "",
         checked=proof.layers_checked,
         expected=proof.layers_expected,
         violations=proof.violations,
@@ -108,20 +106,19 @@ def stated_licence(base: Path) -> dict[str, str]:
     """Return what the README.md of a prepared base says of its licence, by key. If it cannot be read, say so on stderr."""
     card = base / README
     try:
-        stated = (metadata_load(card) or {}) if card.exists() else {}
-        licence = {name: stated[name] for name in _LICENCE if name in stated}
-        if not all(isinstance(value, str) for value in licence.values()):
-            raise ValueError(f"{licence} is not text")
-        return licence
+        stated = (card.exists() and metadata_load(card)) or {}
+        return TypeAdapter(dict[str, str]).validate_python(
+            {name: stated[name] for name in _LICENCE if stated.get(name)}
+        )
     # A file of a stranger raises a dozen kinds of errors.
     except Exception as error:
         print(f"warning: {card}: its metadata state no licence that can be read ({one_line(error)})", file=sys.stderr)
         return {}
 
 
-def licence_name(licence: dict[str, str]) -> str:
-    """Return the name of a licence, which `stated_licence` has read; empty if none is stated."""
-    return licence.get("license_name") or licence.get("license", "")
+def attribution(licence: dict[str, str]) -> str:
+    """Return what a licence, as `stated_licence` gives it, wants the card to say; empty if it wants nothing."""
+    return next((words for name, words in _ATTRIBUTIONS.items() if name in licence.values()), "")
 
 
 def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
@@ -141,8 +138,7 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     """Return in sentences what the model is, and how it was made."""
     revision = f" at revision {manifest.revision}" if manifest.revision else ""
     pruned = f"pruned to {run.sparsity} % of its prunable weights by `{run.method}`"
-    source = without_folders(manifest.source)
-    sentences = [f"This is `{source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
+    sentences = [f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
     if training:
         keys = training.settings
         sentences.append(

@@ -30,12 +30,8 @@ class CheckpointManifest(RecordPart):
     prunable_layers: PositiveCount = measurement("The number of prunable layers.")
     prunable_weights: PositiveCount = measurement("The number of their weights.")
     digest: str = provenance("The digest of all files.")
-    files: dict[FileName, FileEntry] = provenance(
-        "The digest and the size of each file that decides what the model computes."
-    )
-    others: dict[FileName, FileEntry] = provenance(
-        "The same of each other file, such as a licence. README.md is left out."
-    )
+    files: dict[FileName, FileEntry] = provenance("The digest and the size of each file that decides a result.")
+    others: dict[FileName, FileEntry] = provenance("The same of each other file, such as a licence, but not README.md.")
 
 
 class ModelManifest(CheckpointManifest):
@@ -67,7 +63,7 @@ class ExportManifest(CheckpointManifest):
     merged: dict[str, str] = provenance("The sha256 of each file of the merged model.")
     mask: str = provenance("The sha256 of the mask.")
     why_not_smaller: str | None = provenance("Why no channel was left out. Null if the model is smaller.")
-    licence: str = provenance("The licence that its dense model states. Empty if it states none.")
+    licence: dict[str, str] = provenance("What the README.md of its dense model states of the licence.")
 
 
 class TaskManifest(RecordPart):

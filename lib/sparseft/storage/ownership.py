@@ -68,12 +68,11 @@ def check_replaceable(folder: Path, kind: str) -> None:
             "name a new folder, or delete this one if its files are not needed",
         )
     listed = (folder / MARKER).read_text(errors="replace").splitlines()
-    lost = sorted(str(folder / name) for name, line in _listing(folder).items() if line not in listed)
+    lost = sorted(name for name, line in _listing(folder).items() if line not in listed)
     if lost:
-        others = f", and {len(lost) - 1} more there" if len(lost) > 1 else ""
         raise InputError(
-            f"{lost[0]}: not as this program wrote it, and would be lost{others}",
-            "move it out of the folder, or delete the folder if nothing in it is needed",
+            f"{folder}: not as this program wrote it, and would be lost: {', '.join(lost[:9])} ({len(lost)} files)",
+            "move them out of the folder, or delete it if they are not needed",
         )
 
 
@@ -113,10 +112,9 @@ def _listing(folder: Path) -> dict[str, str]:
         name = str(file.relative_to(folder))
         if (file.is_dir() and not file.is_symlink()) or name == MARKER or any(map(file.match, _OF_TOOLS)):
             continue
-        if file.is_file() and not file.is_symlink():
+        content = str(file.lstat().st_size).encode()
+        if file.is_file():
             with open(file, "rb") as stream:
-                content = stream.read(_HEAD) + str(file.stat().st_size).encode()
-        else:
-            content = os.fsencode(os.readlink(file)) if file.is_symlink() else b""
+                content += stream.read(_HEAD)
         lines[name] = f"{hashlib.sha256(content).hexdigest()}  {name}"
     return lines

@@ -80,9 +80,8 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
 def without_folders(source: str) -> str:
     """Return the source of a model for others to read. A file or folder of this machine is named without where it lies."""
     kind, _, place = source.partition(":")
-    if kind not in ("path", "mdl"):
-        return source
-    return f"{kind}:{(split_mdl(place) or (Path(place),))[0].resolve().name}"
+    file = (split_mdl(place) or (Path(place),))[0].resolve()
+    return f"{kind}:{file.name}" if kind in ("path", "mdl") else source
 
 
 class TaskData(Section):
