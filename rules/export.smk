@@ -1,5 +1,5 @@
 # What no study needs. Ask for it by name:
-#   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/export
+#   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/export/manifest.json
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/engines.json
 EXPORT = STUDY.export
 
@@ -14,7 +14,8 @@ use rule run_script as export_run with:
         mask_path=mask_of,
         checkpoint=f"{PATHS.run}/model_dir",
     output:
-        output_dir=directory(f"{PATHS.run}/export"),
+        # Not the folder, which Snakemake would delete first. Files of yours in it would be lost.
+        output_dir=f"{PATHS.run}/export/manifest.json",
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     resources:
@@ -29,7 +30,7 @@ use rule run_script as check_engines with:
     input:
         data_dir=rows_of,
         model_path=grid.MANIFEST,
-        export_dir=f"{PATHS.run}/export",
+        export_dir=f"{PATHS.run}/export/manifest.json",
     output:
         output=f"{PATHS.run}/engines.json",
     pathvars:

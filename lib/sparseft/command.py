@@ -7,7 +7,7 @@ parameter of type `Flags[Section]` gives one flag per key of that section of the
 
 An error is `error: WHAT IS WRONG (value, place); WHAT TO DO` on stderr with exit code 2. SPARSEFT_DEBUG=1 prints the traceback of
 every error above that line. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because the stderr of their scripts is a
-log. The log gets every traceback except that of an InputError, which the user can correct.
+log. The log gets every traceback except those of an InputError and of a full disk, which the user can correct.
 """
 
 import sys

@@ -1,8 +1,11 @@
 """Say what is wrong and what to do about it: an InputError for what the user can correct, and any other exception in one line."""
 
+import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Every line of a printed traceback begins with it, so that a log's reader can tell tracebacks from messages.
@@ -25,9 +28,31 @@ class InputError(ValueError):
         return "; ".join(self.args)
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let the error of a full disk name the file that was being written. If that is not known, it names `path`.
+
+    A file in the folder `temporary` has the name that it would have in `path`."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            # A copy names its source first. A write names no file.
+            written = Path(str(error.filename2 or error.filename or path))
+            if temporary and temporary in (written, *written.parents):
+                written = path / written.relative_to(temporary)
+            error.filename, error.filename2 = str(written), None
+        raise
+
+
 def print_traceback(error: Exception) -> None:
-    """Print the traceback on stderr if debugging, or if stderr is a log and the error is not an InputError."""
-    is_logged = _is_set("SPARSEFT_LOG_TRACEBACKS") and not isinstance(error, InputError)
+    """Print the traceback on stderr if debugging, or if stderr is a log and the user cannot correct the error."""
+    is_logged = _is_set("SPARSEFT_LOG_TRACEBACKS") and not (isinstance(error, InputError) or is_full(error))
     if not _is_set("SPARSEFT_DEBUG") and not is_logged:
         return
     # `raise InputError(...) from None` hides the cause from the user, but not from somebody who debugs.

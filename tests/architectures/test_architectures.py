@@ -74,6 +74,8 @@ def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(tiny):
 REFUSED = [
     ("llama", {"max_position_embeddings": 0}, "config.json is damaged: max_position_embeddings is 0"),
     ("llama", {"model_type": None}, "config.json lacks model_type, .* LlamaForCausalLM; copy the key from"),
+    ("llama", {"num_hidden_layers": 10**9}, "config.json describes 9000000000 tensors; "),
+    ("mixtral", {"num_local_experts": 10**9}, "config.json describes 6000000014 tensors; "),
     ("qwen3_moe", {"num_local_experts": "8"}, "config.json is damaged: num_local_experts is '8'"),
     ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only_layers is "),
     ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step is 2 "),

@@ -19,8 +19,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
-from sparseft.records.manifests import ExportManifest, FileEntry
-from sparseft.storage.hashes import sha256
+from sparseft.records.manifests import ExportManifest
 from tiny_models import change_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -230,11 +229,9 @@ def test_a_dry_run_refuses_what_the_hub_s_config_json_already_says(tmp_path, hub
 def test_an_export_is_sent_only_if_it_is_confirmed(tmp_path, hub, tiny_models):
     exported = Path(shutil.copytree(tiny_models["llama"], tmp_path / "export"))
     (exported / "README.md").write_text("a card")
+    origin = {"run_id": "r", "source": "path:x", "merged": {}, "mask": "m", "why_not_smaller": None, "licence": {}}
+    write_manifest(exported, ExportManifest, **origin)
     (exported / "notes.txt").write_text("of my own")
-    card = {"README.md": FileEntry(sha256=sha256(exported / "README.md"), bytes=6)}
-    write_manifest(
-        exported, ExportManifest, run_id="r", source="path:x", merged={}, mask="m", why_not_smaller=None, others=card
-    )
     push = [ROOT / "workflow/scripts/push_to_hub.py", "--export_dir", exported, "--repo_id", "somebody/smaller"]
     before = len(Hub.requested)
     said = online(tmp_path, hub, *push)

@@ -77,6 +77,26 @@ def test_config_json_says_the_dtype_that_the_weights_have_whatever_the_source_sa
     assert (config["dtype"], "torch_dtype" in config) == ("bfloat16", False)
 
 
+def test_the_terms_of_a_model_come_along_and_are_recorded(tmp_path, tiny_models, monkeypatch):
+    source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
+    terms = {name: f"the text of {name}" for name in ("LICENSE", "LICENSE.txt", "NOTICE.md", "Notice", "USE_POLICY.md")}
+    for name, text in terms.items():
+        (source / name).write_text(text)
+    (source / "README.md").write_text("---\nlicense: llama3.1\n---\n")
+    (source / "LICENSES").mkdir()
+    monkeypatch.chdir(tmp_path)
+    manifest = prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), tmp_path / "models/m")
+    assert {name: (tmp_path / "models/m" / name).read_text() for name in terms} == terms
+    recorded = {name: entry["sha256"] for name, entry in manifest["others"].items()}
+    assert recorded == {name: sha256(source / name) for name in terms}
+    assert manifest["digest"] == Checkpoint(tiny_models["llama"]).digest
+    # A pruned base has none of these files. Those of its model hold.
+    shutil.copytree(tiny_models["llama"], "pruned/m/sparsity50_unstructured_sparsegpt")
+    prepare_model(Model(source="pruned:m/sparsity50_unstructured_sparsegpt"), tmp_path / "models/again")
+    assert {name: (tmp_path / "models/again" / name).read_text() for name in terms} == terms
+    assert (tmp_path / "models/again/README.md").exists()
+
+
 def altered(tmp_path, change, **config) -> Path:
     """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its folder."""
     folder = save_tiny("llama", tmp_path / "source")
@@ -91,6 +111,7 @@ EMBEDDINGS, UP = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight
 FAULTS = {
     "a layer missing": (lambda w: None, {"num_hidden_layers": 3}, r"9 tensors missing \(first: model\.layers\.2\.input_layern"),
     "a layer left over": (lambda w: None, {"num_hidden_layers": 1}, r"9 tensors unknown to it \(first: model\.layers\.1\.input"),
+    "a billion layers": (lambda w: None, {"num_hidden_layers": 10**9}, ""),
     "no head": (lambda w: None, {"tie_word_embeddings": False}, r"1 tensors missing \(first: lm_head\.weight\)"),
     "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {}, r"1 tensors unknown to it \(first: lm_head"),
     "an unknown tensor": (lambda w: w.update(extra=torch.ones(2)), {}, r"1 tensors unknown to it \(first: extra\)"),
@@ -116,7 +137,9 @@ def refuse(source: Path, dtype: str, line: str) -> None:
 def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name):
     change, config, line = FAULTS[name]
     source = altered(tmp_path, change, **config)
-    refuse(source, "bfloat16", rf"^path:{source}: .*config\.json: {line}")
+    refuse(
+        source, "bfloat16", rf"^path:{source}: .*config\.json{': ' if line else ' describes 9000000000 tensors'}{line}"
+    )
 
 
 @pytest.mark.parametrize("dtype", NO_NUMBER)

@@ -14,7 +14,6 @@ from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
 from sparseft.pruning.compact import compact
-from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import MARKER
 from tiny_models import SIZES, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -93,13 +92,10 @@ def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, na
     assert record["after"]["config"] == after
     assert Checkpoint(tmp_path / "small").config == merged.config | after
     assert (record["method"], record["sparsity"]) == ("structured", 0.5)
-    assert record["inputs"] == {"checkpoint": merged.digest, "mask": sha256(tmp_path / "mask.pt")}
     biases = [tensor.shape[0] for name, tensor in base.tensors.items() if name.endswith(".bias")]
     pruned = (sum(rows * cols for rows, cols in mask.shape.values()) + sum(biases)) // 2
     assert record["before"]["parameters"] - record["after"]["parameters"] == pruned
     assert record["after"]["bytes"] == (tmp_path / "small/model.safetensors").stat().st_size
-    assert record["outputs"] == Checkpoint(tmp_path / "small").hashes()
-    assert record["outputs"]["model.safetensors"] == sha256(tmp_path / "small/model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma3", "qwen3_moe", "granite"])

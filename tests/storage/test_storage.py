@@ -1,15 +1,19 @@
 """What this program writes is whole or absent, marked as its own, held by one process, and found if it is altered."""
 
+import errno
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from project import tree
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
+from sparseft.errors import InputError, message
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.ownership import MARKER, check_apart, check_ours, check_replaceable, mark
@@ -34,10 +38,12 @@ sys.stdin.readline()
 
 
 def write_folder(path: Path, **contents: str) -> None:
-    """Write a folder as the program does."""
+    """Write a folder as the program does. Each file is in the folder and in one below it."""
     with atomic_folder(path, "model") as folder:
+        (folder / "deep").mkdir()
         for name, text in contents.items():
             (folder / name).write_text(text)
+            (folder / "deep" / name).write_text(text)
 
 
 def write_files(path: Path, text: str) -> None:
@@ -49,20 +55,57 @@ def write_files(path: Path, text: str) -> None:
 
 
 def test_a_folder_of_this_program_is_marked_and_replaced(tmp_path):
-    write_folder(tmp_path / "out", a="1")
+    write_folder(tmp_path / "out", a="1", c="1")
+    # As Snakemake and W&B do.
     (tmp_path / "out/.snakemake_timestamp").touch()
+    (tmp_path / "out/deep/run.wandb.synced").touch()
     write_folder(tmp_path / "out", a="2", b="2")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b", MARKER}
+    assert tree(tmp_path / "out").keys() - {MARKER} == {"a", "b", "deep/a", "deep/b"}
     assert (tmp_path / "out/a").read_text() == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_file_of_the_user_in_a_folder_of_this_program_is_not_lost(tmp_path):
+# What somebody puts into a folder of this program, or changes there.
+WORK = ["notes.txt", ".env", ".git/config", "deep/notes.txt", "deeper/still/.x", "a", "deep/a"]
+
+
+@pytest.mark.parametrize("name", WORK)
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_file_of_the_user_in_a_folder_of_this_program_is_not_lost(tmp_path, name, is_early):
+    def work() -> None:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
+
     write_folder(tmp_path / "out", a="1")
-    (tmp_path / "out/notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"notes\.txt is in it"):
+    if is_early:
+        work()
+        with pytest.raises(InputError, match=rf"would be lost: {re.escape(name)} \(1 files\)"):
+            check_replaceable(tmp_path / "out", "model")
+    with (
+        pytest.raises(InputError, match=rf"would be lost: {re.escape(name)} \(1 files\)"),
+        atomic_folder(tmp_path / "out", "model") as folder,
+    ):
+        assert not is_early, "the work began"
+        (folder / "a").write_text("2")
+        work()
+    expected = {"a": "1", "deep/a": "1", name: "mine"}
+    assert {path: (tmp_path / "out" / path).read_text() for path in expected} == expected
+    assert tree(tmp_path).keys() == {f"out/{path}" for path in (MARKER, *expected)}
+
+
+def test_a_link_of_the_user_in_a_folder_of_this_program_is_not_lost(tmp_path):
+    write_folder(tmp_path / "out", a="1")
+    (tmp_path / "out/deep/link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"deep/link \(1 files\)"):
         write_folder(tmp_path / "out", a="2")
-    assert [(tmp_path / "out" / name).read_text() for name in ("a", "notes.txt")] == ["1", "mine"]
+    assert (tmp_path / "out/deep/link").is_symlink()
+
+
+def test_a_folder_that_was_copied_is_still_this_program_s(tmp_path):
+    write_folder(tmp_path / "out", a="1")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
+    write_folder(tmp_path / "copy", a="2")
+    assert (tmp_path / "copy/a").read_text() == "2"
 
 
 def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path, monkeypatch):
@@ -126,6 +169,34 @@ def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         write_files(tmp_path / "out", "newer")
     assert [(tmp_path / "out" / name).read_text() for name in ("a", "plots/b")] == ["older", "older"]
+
+
+def no_space(*names: object) -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device", *names)
+
+
+def test_the_error_of_a_full_disk_names_the_file_that_was_being_written(tmp_path):
+    out = tmp_path / "out"
+    cases = [
+        (atomic_file(out / "x.json"), lambda place: no_space(), out / "x.json"),
+        (atomic_file(out / "x.json"), lambda place: no_space(place), out / "x.json"),
+        (atomic_folder(out / "m", "model"), lambda place: no_space(), out / "m"),
+        # As shutil.copyfile: the source, and the file that it writes.
+        (atomic_folder(out / "m", "model"), lambda place: no_space("source", None, str(place / "a/b")), out / "m/a/b"),
+        (atomic_files(out / "masks", "a", "masks"), lambda place: no_space(place / "plots/b"), out / "masks/plots/b"),
+        (atomic_files(out / "masks", "a", "masks"), lambda place: no_space("/other/disk"), Path("/other/disk")),
+    ]
+    for context, error, named in cases:
+        with pytest.raises(OSError, match="No space left") as caught, context as place:
+            raise error(place)
+        assert message(caught.value).startswith(f"{named}: No space left on device; ")
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        atomic_folder(out / "m", "model") as folder,
+        atomic_file(folder / "config.json"),
+    ):
+        raise no_space()
+    assert caught.value.filename == str(out / "m/config.json")
 
 
 @pytest.mark.parametrize("is_own_number", [False, True])

@@ -16,7 +16,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from project import call_script, succeed
+from project import call_script, succeed, tree
 from sparseft.evaluation.harness import task_definition
 from sparseft.evaluation.lm_eval_rendering import sandboxed
 from sparseft.language_model.model import load_model
@@ -244,6 +244,18 @@ def test_a_file_of_somebody_else_is_kept(study):
     write(Path("out", TRAINED, "notes.txt"), [{}])
     refused("tensorboard", "other files")
     assert Path("out", TRAINED, "notes.txt").exists()
+
+
+@pytest.mark.parametrize("form", ["tensorboard", "lm-eval"])
+def test_an_export_that_somebody_has_put_files_into_is_left_as_it_is(study, form):
+    for name in ("my_notes.json", "a.txt", "events.out.tfevents.mine", "deep/results_mine.json"):
+        write(export(form) / TRAINED / name, [{}])
+        before = tree(Path(form))
+        code, said = call_script("export_study.py", results_dir="results/runs", output_dir=form, format=form)
+        assert (code, said.count("\n")) == (2, 1), said
+        assert f"{TRAINED}: not as this program wrote it, and would be lost: {name} (1 files); " in said
+        assert tree(Path(form)) == before
+        Path(form, TRAINED, name).unlink()
 
 
 def test_a_damaged_record_leaves_out_its_run_only(study):

@@ -8,22 +8,30 @@ import pytest
 import torch
 from box import RUNS, flags
 from huggingface_hub import ModelCard
-from project import call_script, succeed
+from project import call_script, refused, succeed
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.storage.hashes import sha256
+from sparseft.study.sources import Model
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
 IDS = torch.arange(3, 51).reshape(2, 24)
 STRUCTURED, RANDOM = RUNS
+TERMS = ("LICENSE.txt", "NOTICE", "USE_POLICY.md")
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory, finished_runs) -> Path:
     """Return a folder with two exported runs. Their model comes from the hub, and states a licence."""
     box = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("exported") / "box"))
-    (box / "models/prepared/README.md").write_text("---\nlicense: other\nlicense_name: tiny\n---\n")
+    source = Path(shutil.copytree(box / "models/tiny", box / "source"))
+    (source / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\n---\n")
+    for name in TERMS:
+        (source / name).write_text(f"the text of {name}")
+    shutil.rmtree(box / "models/prepared")
+    prepare_model(Model(source=f"path:{source}"), box / "models/prepared")
     change_json(box / "models/prepared/manifest.json", source="hub:somebody/tiny@v1", revision="c0ffee")
     for run in RUNS:
         succeed("export_run.py", **flags(box, run, "export_run.py", box / "results/runs" / run))
@@ -62,11 +70,11 @@ def test_any_other_run_is_exported_as_it_is(box):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_manifest_has_the_hash_of_every_file(box, run):
+def test_the_manifest_has_the_hash_of_every_file_but_the_card(box, run):
     _, exported = folders(box, run)
     manifest = json.loads((exported / "manifest.json").read_text())
     recorded = {name: entry["sha256"] for name, entry in (manifest["files"] | manifest["others"]).items()}
-    files = {path.name for path in exported.iterdir()} - {"manifest.json", ".sparseft"}
+    files = {path.name for path in exported.iterdir()} - {"README.md", "manifest.json", ".sparseft"}
     assert recorded == {name: sha256(exported / name) for name in files}
     # So the folder is a source of another study: its digest is checked as that of a prepared model.
     assert Checkpoint(exported).digest == manifest["digest"]
@@ -95,8 +103,90 @@ def test_a_base_that_states_no_licence_gives_none(tmp_path, finished_runs):
     assert (card.data.license, card.data.base_model) == (None, None)
 
 
-def test_an_altered_file_is_not_sent(box, tmp_path):
+@pytest.mark.parametrize("run", RUNS)
+def test_the_terms_of_the_base_come_along_and_are_recorded(box, run):
+    _, exported = folders(box, run)
+    prepared = box / "models/prepared"
+    for folder in (prepared, exported):
+        assert {name: (folder / name).read_text() for name in TERMS} == {name: f"the text of {name}" for name in TERMS}
+    assert json.loads((prepared / "manifest.json").read_text())["others"].keys() == set(TERMS)
+    assert json.loads((exported / "manifest.json").read_text())["others"].keys() >= set(TERMS)
+
+
+def test_terms_that_are_not_the_recorded_ones_are_not_exported(box, tmp_path):
+    given = flags(box, RANDOM, "export_run.py", tmp_path)
+    changed = given | {"model_path": shutil.copytree(given["model_path"], tmp_path / "prepared")}
+    (tmp_path / "prepared/NOTICE").write_text("another text")
+    code, said = call_script("export_run.py", **changed)
+    assert (code, "prepared/NOTICE: not the file that manifest.json records" in said) == (2, True), said
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_card_says_once_and_in_plain_words_what_the_files_leave_out(box):
+    said = {run: ModelCard.load(folders(box, run)[1] / "README.md").text for run in RUNS}
+    assert "The pruned channels and heads, all of them zero, are left out: " in said[STRUCTURED]
+    assert "The files have every weight. The pruned ones are zeros." in said[RANDOM]
+    assert not any(text in card for text in ("Nothing was left out", "model.layers") for card in said.values())
+
+
+def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tmp_path):
+    succeed("export_run.py", **flags(finished_runs, RANDOM, "export_run.py", tmp_path))
+    exported = tmp_path / "export"
+    assert json.loads((exported / "manifest.json").read_text())["source"] == "path:tiny"
+    assert "This is `path:tiny`, " in (exported / "README.md").read_text()
+    for path in exported.iterdir():
+        assert str(finished_runs).encode() not in path.read_bytes(), path.name
+
+
+def test_an_edited_card_is_sent_as_it_is_and_no_export_replaces_it(box, tmp_path):
+    given = flags(box, STRUCTURED, "export_run.py", tmp_path)
+    succeed("export_run.py", **given)
+    card = tmp_path / "export/README.md"
+    card.write_text(card.read_text() + "My own words.\n")
+    said = succeed("push_to_hub.py", export_dir=tmp_path / "export", repo_id="somebody/smaller")
+    assert f"{card.stat().st_size:>14,} bytes  README.md\n" in said
+    assert "lost: README.md (1 files)" in refused(tmp_path, "export_run.py", **given)
+    card.rename(tmp_path / "mine.md")
+    succeed("export_run.py", **given)
+
+
+@pytest.mark.parametrize("name", ["config.json", "NOTICE", "compact.json"])
+def test_an_altered_file_is_not_sent(box, tmp_path, name):
     folder = Path(shutil.copytree(folders(box, STRUCTURED)[1], tmp_path / "export"))
-    (folder / "README.md").write_text("another card")
+    (folder / name).write_text((folder / name).read_text() + " ")
     code, said = call_script("push_to_hub.py", export_dir=folder, repo_id="somebody/smaller", confirm=True)
-    assert (code, "README.md: it is not the file that manifest.json records" in said) == (2, True)
+    assert (code, f"{name}: it is not the file that manifest.json records" in said) == (2, True)
+
+
+ENTRY = {"sha256": "0" * 64, "bytes": 1}
+NAMED_LLAMA = "give somebody/Llama-smaller"
+
+
+@pytest.mark.parametrize("confirm", [{}, {"confirm": True}])
+@pytest.mark.parametrize(
+    ("repo_id", "manifest", "line"),
+    [
+        ("smaller", {}, "--repo_id 'smaller'"),
+        ("a/b/c", {}, "--repo_id 'a/b/c'"),
+        ("somebody/two words", {}, "--repo_id 'somebody/two words'"),
+        ("somebody/smaller", {"others": {"../secret": ENTRY}}, "manifest.json: others"),
+        ("somebody/smaller", {"others": {"/etc/hostname": ENTRY}}, "manifest.json: others"),
+        ("somebody/smaller", {"files": {"*": ENTRY}}, "manifest.json: files"),
+        ("somebody/smaller", {"files": {"..": ENTRY}}, "manifest.json: files"),
+        ("somebody/smaller", {"licence": {"license": "llama3.1"}}, NAMED_LLAMA),
+        ("somebody/smaller", {"licence": {"license": "other", "license_name": "llama3"}}, NAMED_LLAMA),
+    ],
+)
+def test_what_must_not_be_sent_is_refused_with_and_without_confirm(box, tmp_path, repo_id, manifest, line, confirm):
+    folder = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
+    change_json(folder / "manifest.json", **manifest)
+    assert line in refused(tmp_path, "push_to_hub.py", export_dir=folder, repo_id=repo_id, **confirm)
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "licence"), [("somebody/Llama-smaller", "llama3.1"), ("a/smaller", "llama2"), ("a/smaller", "mit")]
+)
+def test_a_name_that_the_licence_allows_is_not_refused(box, tmp_path, repo_id, licence):
+    folder = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
+    change_json(folder / "manifest.json", licence={"license": licence})
+    assert f"to {repo_id}: nothing was sent" in succeed("push_to_hub.py", export_dir=folder, repo_id=repo_id)

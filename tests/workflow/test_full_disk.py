@@ -4,6 +4,7 @@ docs/robustness.md lists the stages.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,9 @@ def pages(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_runs, stage):
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_runs, monkeypatch, stage):
+    # As in a job of the workflow.
+    monkeypatch.setenv("SPARSEFT_LOG_TRACEBACKS", "1")
     with small_disk(tmp_path / "large", 1 << 28) as out:
         code, said = call_script(stage.split()[0], **flags(finished_runs, RUNS[0], stage, out))
         assert code == 0, said
@@ -54,10 +57,24 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_
             code, said = call_script(stage.split()[0], **flags(finished_runs, RUNS[0], stage, out))
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
             assert (code, len(errors)) == (2, 1), f"{share} of {need} bytes: {said}"
+            # What was being written, by its name and not by that of the temporary file.
+            assert errors[0].startswith(f"error: {out}/") and ".tmp" not in errors[0], errors[0]
             assert "free space" in errors[0]
-            assert "Traceback" not in said
+            assert "traceback" not in said.lower()
             left = [path for path in out.rglob("*") if path.is_file() and path.name != "state.pt"]  # to go on from
             assert sorted(left) == before
+
+
+def test_an_analysis_that_cannot_be_written_prints_one_line(tmp_path, finished_runs):
+    box = Path(shutil.copytree(finished_runs, tmp_path / "box"))
+    (box / "results/runs" / RUNS[1] / "evaluation.json").unlink()
+    theirs = "tiny,hellaswag_mini,structured,50,sparse_to_sparse,acc_norm,0.5,a paper"
+    (box / "other.csv").write_text(f"model,task,method,sparsity,mode,metric,value,source\n{theirs}\n")
+    with small_disk(tmp_path / "small", 4 * PAGE) as out:
+        given = flags(box, RUNS[0], "analyze_results.py", out) | {"baseline": box / "other.csv"}
+        code, said = call_script("analyze_results.py", **given)
+        assert (code, said.count("\n"), str(out / "analysis") in said) == (2, 1, True), said
+        assert list(out.iterdir()) == []
 
 
 def test_the_docs_list_these_stages():

@@ -82,9 +82,6 @@ def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> Non
     measurements = read_measurements(files)
     hold(output)
     frames = read_study(inputs.results_dir, study)
-    words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
-    for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
-        print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
     results = compute(frames, options, study, measurements)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not inputs.configuration and is_marked(output, "analysis")
@@ -92,13 +89,18 @@ def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> Non
     if inputs.baseline:
         compared = baseline.beside(results.cells, theirs)
         others[COMPARED] = partial(write_csv, compared)
-        print(compared[SAID].to_string(index=False), file=sys.stderr)
     if inputs.configuration and inputs.configuration.resolve() != (output / CONFIGURATION).resolve():
         others[CONFIGURATION] = partial(shutil.copyfile, inputs.configuration)
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
     options_again = flags(**options.model_dump(), throughput_dir=inputs.throughput_dir, baseline=inputs.baseline)
     again = Reproduction(inputs.results_dir, options_again, inputs.plot, inputs.configuration)
     write_analysis(output, results, again, processes=inputs.processes, others=others)
+    # These lines come when all is written, so that an error has one line.
+    words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
+    for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
+        print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
+    if inputs.baseline:
+        print(compared[SAID].to_string(index=False), file=sys.stderr)
     for name, is_left in ((COMPARED, not inputs.baseline), (CONFIGURATION, is_stale)):
         if is_left:
             (output / name).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
+from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.study.grid import Run
 from tqdm import tqdm
 
@@ -151,6 +151,10 @@ def main(
         raise InputError("wandb is not installed", "make install-wandb")
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    # All folders are checked before the first one is replaced.
+    kind = f"{format} export"
+    for folder in folders:
+        check_replaceable(output_dir / folder.name, kind)
     hold(output_dir)
     writer = {
         "tensorboard": write_tensorboard,
@@ -168,11 +172,8 @@ def main(
         # lm-eval did not evaluate a task whose metric is the loss.
         evaluation, place = exported.evaluation, output_dir / folder.name
         if evaluation.harness if evaluation and format == "lm-eval" else evaluation or exported.training:
-            with atomic_folder(place, f"{format} export") as temporary:
+            with atomic_folder(place, kind) as temporary:
                 writer(exported, temporary)
-                # New files have other names, with the time in them. Beside older ones, every value would be there twice.
-                for older in (*place.glob("events.out.tfevents.*"), *place.glob("*_*.json*")):
-                    older.unlink()
             written += 1
     print(f"{output_dir}: {written} of {len(folders)} runs")
     return 1 if damaged else 0

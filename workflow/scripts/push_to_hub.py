@@ -3,14 +3,15 @@
     push_to_hub.py --export_dir RUN_FOLDER/export --repo_id ORG/NAME
     push_to_hub.py --export_dir RUN_FOLDER/export --repo_id ORG/NAME --confirm
 
-A new repository is private. Log in first with `hf auth login`, or set HF_TOKEN.
+A new repository is private. Log in first with `hf auth login`, or set HF_TOKEN. README.md is yours to edit: it is sent as it is.
 """
 
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.command import run
 from sparseft.errors import InputError, one_line
+from sparseft.export.model_card import NAME, attribution
 from sparseft.records.manifests import ExportManifest
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
@@ -24,15 +25,28 @@ def main(*, export_dir: Path, repo_id: str, confirm: bool = False) -> None:
         repo_id: ORG/NAME on the hub
         confirm: send it
     """
+    # Imported after sparseft, because it may load torch.
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     manifest = read_record_file(export_dir / "manifest.json", ExportManifest)
+    owner, _, name = repo_id.partition("/")
+    try:
+        validate_repo_id(f"{owner}/{name}")
+    except HFValidationError as error:
+        raise InputError(f"--repo_id {repo_id!r}: {one_line(error)}", "give ORG/NAME") from None
+    if attribution(manifest.licence) and not name.startswith(NAME):
+        what = f"--repo_id {repo_id}: the licence of its dense model wants a name that begins with {NAME}"
+        raise InputError(what, f"give {owner}/{NAME}-{name}")
     checkpoint = Checkpoint(export_dir)
     checkpoint.check_manifest(checkpoint.hashes())
     for name, entry in manifest.others.items():
         if not (export_dir / name).is_file() or sha256(export_dir / name) != entry.sha256:
             raise InputError(
-                f"{export_dir / name}: it is not the file that manifest.json records", "export the run again"
+                f"{export_dir / name}: it is not the file that manifest.json records",
+                "put back the exported file, or delete the folder and export the run again",
             )
-    files = [*manifest.files, *manifest.others, "manifest.json"]
+    files = [*manifest.files, *manifest.others, README, "manifest.json"]
     sizes = {name: (export_dir / name).stat().st_size for name in files}
     for name, size in sizes.items():
         print(f"{size:>14,} bytes  {name}")
@@ -41,9 +55,6 @@ def main(*, export_dir: Path, repo_id: str, confirm: bool = False) -> None:
     )
     if not confirm:
         return
-    # Imported after sparseft, because it may load torch.
-    from huggingface_hub import HfApi
-
     try:
         api = HfApi()
         api.create_repo(repo_id, private=True, exist_ok=True)

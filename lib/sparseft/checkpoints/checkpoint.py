@@ -40,6 +40,8 @@ MANIFEST_VERSION = 2
 INDEX = "model.safetensors.index.json"
 # The files beside the weights that decide what a model computes: the configuration and the tokenizer.
 SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
+# The card of a model, which also states its licence. Its owner may edit it.
+README = "README.md"
 # This project writes these files beside a model.
 _RECORDS = ("manifest.json", "compact.json", "export.json")
 # Keys of config.json that the digest leaves out. The tensors state their dtype themselves, and the version only says which

@@ -3,12 +3,11 @@
 Also say which repositories of the hub this machine may not read, before anything runs.
 """
 
-import errno
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from sparseft.errors import InputError, one_line
+from sparseft.errors import InputError, is_full, naming, one_line
 from sparseft.storage.reading import parse_json, read_json
 from sparseft.storage.revisions import fixed
 from sparseft.study.sources import HUB
@@ -22,13 +21,15 @@ _GIVE_MODEL = "name a repository that holds a model of Hugging Face's transforme
 def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
     """Return a folder with the files of a place that fit the patterns `wanted`. Raises InputError if they cannot be fetched."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     name, _, revision = fixed(f"{HUB}{place}").removeprefix(HUB).partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
+        with naming(Path(HF_HUB_CACHE)):
+            return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
     # The client of the hub raises a dozen kinds of errors.
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if is_full(error):
             raise
         raise _hub_error(name, revision, error) from None
 

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, INDEX, SMALL_FILES, Checkpoint
+from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_layers
 from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
@@ -26,11 +26,12 @@ from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import read_json
-from sparseft.study.sources import Model
+from sparseft.study.grid import MODEL
+from sparseft.study.sources import Model, pruned_base
 
-# The licence of a model is in its README.md, which decides nothing that it computes.
-README = "README.md"
-WANTED = ("*.safetensors", *SMALL_FILES, README)
+# The files that say what somebody may do with a model. They decide nothing that it computes.
+TERMS = (README, "LICENSE*", "NOTICE*", "Notice*", "USE_POLICY*")
+WANTED = ("*.safetensors", *SMALL_FILES, *TERMS)
 
 
 def prepare_model(model: Model, output: Path) -> dict:
@@ -48,6 +49,10 @@ def prepare_model(model: Model, output: Path) -> dict:
         else:
             source = open_source(model.source)
             _write_folder(source, model.dtype, folder)
+            base = pruned_base(model.source)
+            terms = Path(MODEL.format(model=base.model)) if base else source.folder
+            for file in (file for pattern in TERMS for file in terms.glob(pattern) if file.is_file()):
+                shutil.copyfile(file, folder / file.name)
             # The hub's client names the folder of a snapshot by its commit.
             revision = source.folder.name if kind == "hub" else None
         # Under the key of transformers 5.
@@ -124,8 +129,6 @@ def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
 def _write_folder(source: Checkpoint, dtype: str, folder: Path) -> None:
     """Copy a checkpoint to `folder`. What is not in safetensors files of this dtype already becomes one such file."""
     source.copy_rest(folder)
-    if (source.folder / README).exists():
-        shutil.copyfile(source.folder / README, folder / README)
     names = sorted(tensor_shapes(source.config, source.folder))
     stored = {name: tensor.dtype for name, tensor in source.tensors.items()}
     if stored == dict.fromkeys(names, DTYPES[dtype]) and not isinstance(source, ModelZooCheckpoint):

@@ -14,6 +14,7 @@ from sparseft.checkpoints.checkpoint import (
     DTYPES,
     INDEX,
     MANIFEST_VERSION,
+    README,
     Checkpoint,
     Tensor,
     read_header,
@@ -166,7 +167,9 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
     checkpoint = Checkpoint(folder)
     shapes = prunable_shapes(checkpoint)
     hashes = checkpoint.hashes()
-    sizes = {name: (folder / name).stat().st_size for name in hashes}
+    beside = sorted({path.name for path in folder.glob("[!.]*")} - hashes.keys() - {README, "manifest.json"})
+    digests = hashes | {name: sha256(folder / name) for name in beside}
+    entries = {name: FileEntry(sha256=digests[name], bytes=(folder / name).stat().st_size) for name in digests}
     manifest = schema(
         format_version=MANIFEST_VERSION,
         **origin,
@@ -174,7 +177,8 @@ def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: obj
         prunable_layers=len(shapes),
         prunable_weights=sum(rows * cols for rows, cols in shapes.values()),
         digest=checkpoint.digest_of(hashes),
-        files={name: FileEntry(sha256=hashes[name], bytes=sizes[name]) for name in sorted(hashes)},
+        files={name: entries[name] for name in sorted(hashes)},
+        others={name: entries[name] for name in beside},
     )
     write_record_file(folder / "manifest.json", manifest)
     return manifest.model_dump()

@@ -1,6 +1,7 @@
 """Write a run's merged model as a folder that can be given away: a stock checkpoint, a model card, and the hashes of all files.
 
 model files     the merged model, without the channels and heads that its mask prunes if compact can leave them out
+licences        those of the dense model
 README.md       the model card
 model.gguf      the same model for llama.cpp, if the configuration asks for it
 manifest.json   what it was made from, and the hash of each file
@@ -9,16 +10,15 @@ manifest.json   what it was made from, and the hash of each file
 import shutil
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint, small_files
-from sparseft.checkpoints.model_source import README
+from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
 from sparseft.export.engines import GGUF, convert
-from sparseft.export.model_card import model_card
+from sparseft.export.model_card import model_card, stated_licence
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact, plan_cuts
 from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.manifests import ExportManifest, FileEntry, ModelManifest
+from sparseft.records.manifests import ExportManifest, ModelManifest
 from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
@@ -27,6 +27,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.record import check_model, remake_advice
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import NO_FINETUNE, Run
+from sparseft.study.sources import without_folders
 
 Records = tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]
 
@@ -40,24 +41,25 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     records = read_records(merged.folder.parent, run, hashes)
     if records[0].inputs.mask != mask_sha256:
         raise InputError(f"{mask_path}: not the mask of the run's proof", remake_advice(mask_path))
-    origin = read_record_file(base / "manifest.json", ModelManifest)
+    origin, licence = read_record_file(base / "manifest.json", ModelManifest), stated_licence(base)
+    # Nobody else needs to know where files lie on this machine.
+    origin = origin.model_copy(update={"source": without_folders(origin.source)})
     obstacle = why_not_smaller(merged, mask)
     with atomic_folder(output, "export") as folder:
-        size = f"Nothing was left out: {obstacle}."
+        report = None
         if obstacle:
-            for file in (*merged.files, *small_files(merged.folder)):
+            merged.copy_rest(folder)
+            for file in merged.files:
                 shutil.copyfile(file, folder / file.name)
         else:
             report = compact(merged, mask_path, folder)
-            size = (
-                f"The pruned channels and heads, all of them zero, are left out: {report['before']['parameters']:,} ->"
-                f" {report['after']['parameters']:,} parameters, {report['before']['bytes']:,} ->"
-                f" {report['after']['bytes']:,} bytes."
-            )
-        model_card(run, base, origin, records, size).save(folder / README)
+        for name, entry in origin.others.items():
+            shutil.copyfile(base / name, folder / name)
+            if sha256(folder / name) != entry.sha256:
+                raise InputError(f"{base / name}: not the file that manifest.json records", remake_advice(base))
+        model_card(run, origin, licence, records, report).save(folder / README)
         if settings.gguf:
             convert(settings, folder, folder / GGUF, run.id)
-        others = [path for path in (folder / README, folder / GGUF, folder / "compact.json") if path.exists()]
         written = write_manifest(
             folder,
             ExportManifest,
@@ -66,7 +68,7 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
             merged=hashes,
             mask=mask_sha256,
             why_not_smaller=obstacle,
-            others={path.name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for path in others},
+            licence=licence,
         )
     return ExportManifest(**written)
 

@@ -3,14 +3,17 @@
 The metadata at its top are those of the Hugging Face hub. Their model-index has the results of evaluation.json.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
+from pydantic import TypeAdapter
 
 import sparseft
-from sparseft.checkpoints.model_source import README
+from sparseft.checkpoints.checkpoint import README
+from sparseft.errors import one_line
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ModelManifest
 from sparseft.records.training_record import TrainingRecord
@@ -20,12 +23,17 @@ from sparseft.tasks.metrics import PERPLEXITIES
 
 # The metadata of the base that hold for what is made from it.
 _LICENCE = ("license", "license_name", "license_link")
+# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with NAME. The sentence is 1.b.i
+# in each of them. The licence of Llama 2 has no such sentence.
+_BUILT_WITH = dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama")
+_ATTRIBUTIONS = {"llama3": "Built with Meta Llama 3", **_BUILT_WITH}
+NAME = "Llama"
 
 _TEXT = """\
 # {run}
 
 {what}
-
+{attribution}
 ## Proof
 
 1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight {largest:g}.
@@ -49,24 +57,21 @@ model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 ```
 
-SparseFT {version} wrote this folder. `manifest.json` has the sha256 of every file.
+SparseFT {version} wrote this folder. `manifest.json` has the sha256 of every other file.
 """
 
 
 def model_card(
     run: Run,
-    base: Path,
     manifest: ModelManifest,
+    licence: dict[str, str],
     records: tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None],
-    size: str,
+    smaller: dict | None,
 ) -> ModelCard:
-    """Return the model card of a run.
-
-    base: the folder of the prepared base, with its README.md if its source has one. size: a sentence on what was left out."""
+    """Return the model card of a run. `manifest` is that of its base, and `smaller` is compact.json if there is one."""
     proof, evaluation, training = records
     results = list(_results(run, evaluation))
     kind, _, place = manifest.source.partition(":")
-    stated = metadata_load(base / README) if (base / README).exists() else None
     data = ModelCardData(
         base_model=place.partition("@")[0] if kind == "hub" else None,
         library_name="transformers",
@@ -74,11 +79,12 @@ def model_card(
         tags=["sparseft", "pruned"] if run.sparsity else ["sparseft"],
         model_name=run.id,
         eval_results=results,
-        **{name: (stated or {}).get(name) for name in _LICENCE},
+        **licence,
     )
     text = _TEXT.format(
         run=run.id,
         what=_what(run, manifest, training),
+        attribution=f"\n{words}.\n" if (words := attribution(licence)) else "",
         checked=proof.layers_checked,
         expected=proof.layers_expected,
         violations=proof.violations,
@@ -87,13 +93,45 @@ def model_card(
         weights=proof.weights + proof.removed_weights,
         state="of the dense model were left out" if proof.removed_weights else "are exact zeros in the merged model",
         mask=proof.inputs.mask,
-        size=size,
+        size=_size(run, proof, smaller),
         rows="\n".join(f"| {one.dataset_name} | {one.metric_type} | {one.metric_value:.4f} |" for one in results),
         settings=f"{evaluation.examples} examples of {run.task}, {evaluation.few_shot} worked examples before each"
         + (f", {evaluation.harness}." if evaluation.harness else "."),
         version=sparseft.__version__,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def stated_licence(base: Path) -> dict[str, str]:
+    """Return what the README.md of a prepared base says of its licence, by key. If it cannot be read, say so on stderr."""
+    card = base / README
+    try:
+        stated = (card.exists() and metadata_load(card)) or {}
+        return TypeAdapter(dict[str, str]).validate_python(
+            {name: stated[name] for name in _LICENCE if stated.get(name)}
+        )
+    # A file of a stranger raises a dozen kinds of errors.
+    except Exception as error:
+        print(f"warning: {card}: its metadata state no licence that can be read ({one_line(error)})", file=sys.stderr)
+        return {}
+
+
+def attribution(licence: dict[str, str]) -> str:
+    """Return what a licence, as `stated_licence` gives it, wants the card to say; empty if it wants nothing."""
+    return next((words for name, words in _ATTRIBUTIONS.items() if name in licence.values()), "")
+
+
+def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
+    """Return in a sentence what the files leave out."""
+    if proof.removed_weights:
+        return "The files lack the experts or decoder layers that were left out."
+    if smaller is None:
+        return "The files have every weight. The pruned ones are zeros." if run.sparsity else "Nothing was pruned."
+    before, after = smaller["before"], smaller["after"]
+    return (
+        f"The pruned channels and heads, all of them zero, are left out: {before['parameters']:,} ->"
+        f" {after['parameters']:,} parameters, {before['bytes']:,} -> {after['bytes']:,} bytes."
+    )
 
 
 def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) -> str:

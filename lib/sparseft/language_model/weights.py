@@ -25,18 +25,13 @@ _IS_FUSED = int(version("transformers").split(".")[0]) >= 5
 _TORCH_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 
 
-def read_weight(checkpoint: Checkpoint, name: str) -> Tensor:
-    """Return the tensor `name` of a checkpoint in its own dtype and shape, on the CPU."""
-    return as_weight(checkpoint.read(name), checkpoint.tensors[name].dtype)
-
-
 def as_weight(bits: np.ndarray, dtype: str) -> Tensor:
     """Return bits, as `Checkpoint.read` gives them, as a tensor of their `dtype` that shares their memory."""
     return torch.from_numpy(bits).view(_TORCH_DTYPES[dtype])
 
 
 def map_weight(checkpoint: Checkpoint, name: str) -> Tensor:
-    """Return a tensor as `read_weight` does, mapped from its file. Fused experts are copied, as transformers does."""
+    """Return a tensor in its own dtype and shape, mapped from its file. Fused experts are copied, as transformers does."""
     weight = as_weight(checkpoint.map(name), checkpoint.tensors[name].dtype)
     is_fused = fused_experts(checkpoint.architecture) and ".experts." in name
     return weight.clone() if is_fused else weight

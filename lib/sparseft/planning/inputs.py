@@ -97,7 +97,7 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
             if digest != recorded[Path(file)]:
                 raise InputError(
                     f"{file}: not the file that {manifest.name} beside it records",
-                    f"delete {manifest} to prepare it again, or name your file as a source in the configuration",
+                    f"delete it and {manifest} to prepare it again, or name your file as a source in the configuration",
                 )
 
 

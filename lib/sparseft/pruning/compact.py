@@ -21,9 +21,6 @@ from sparseft.checkpoints.rewriting import write_smaller
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.storage.atomic import atomic_folder, write_json
-from sparseft.storage.hashes import sha256
-from sparseft.storage.ownership import check_apart, check_replaceable
-from sparseft.storage.record import check_model
 
 # The axis that a tensor loses a part of, 0 for rows and 1 for columns, and what is kept of it, bool (rows,) or (cols,).
 Cut = tuple[int, np.ndarray]
@@ -34,12 +31,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
 
     `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's. Raises it too if
     the mask prunes a unit only in part, or leaves layers of different sizes or without units. Then no file is written."""
-    check_apart([output], [checkpoint.folder, mask_path])
-    check_replaceable(output, "smaller model")
-    hashes = checkpoint.hashes()
-    check_model(checkpoint.folder, hashes)
     mask = read_mask(mask_path)
-    mask_sha256 = sha256(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, units = plan_cuts(checkpoint, mask)
     changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
@@ -48,10 +40,8 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
             checkpoint, folder, changes, partial(_resized, cuts=cuts), partial(_content, checkpoint, cuts)
         )
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
-            "inputs": {"checkpoint": checkpoint.digest_of(hashes), "mask": mask_sha256},
             "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
             "after": smaller.totals() | {"config": changes},
-            "outputs": smaller.hashes(),
         }
         write_json(folder / "compact.json", report)
     return report

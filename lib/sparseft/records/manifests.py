@@ -1,14 +1,18 @@
 """Define the files beside prepared inputs and masks: what they are, where they come from, and their digests."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, JsonValue, create_model
+from pydantic import ConfigDict, Field, JsonValue, create_model
 
 from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind
 from sparseft.study.mask_settings import Masks
 
 Source = dict[str, JsonValue]
+
+
+# The name of a file in the folder of a manifest, never a path or a pattern.
+FileName = Annotated[str, Field(pattern=r"^[^./\\*?\[\]][^/\\*?\[\]]*$")]
 
 
 class FileEntry(RecordPart):
@@ -26,7 +30,8 @@ class CheckpointManifest(RecordPart):
     prunable_layers: PositiveCount = measurement("The number of prunable layers.")
     prunable_weights: PositiveCount = measurement("The number of their weights.")
     digest: str = provenance("The digest of all files.")
-    files: dict[str, FileEntry] = provenance("The digest and the size of each file.")
+    files: dict[FileName, FileEntry] = provenance("The digest and the size of each file that decides a result.")
+    others: dict[FileName, FileEntry] = provenance("The same of each other file, such as a licence, but not README.md.")
 
 
 class ModelManifest(CheckpointManifest):
@@ -54,11 +59,11 @@ class ExportManifest(CheckpointManifest):
     """Record an exported run: manifest.json."""
 
     run_id: str = provenance("The run.")
-    source: str = provenance("Where its dense model comes from.")
+    source: str = provenance("Where its dense model comes from, without the folders of the machine.")
     merged: dict[str, str] = provenance("The sha256 of each file of the merged model.")
     mask: str = provenance("The sha256 of the mask.")
     why_not_smaller: str | None = provenance("Why no channel was left out. Null if the model is smaller.")
-    others: dict[str, FileEntry] = provenance("The files beside the model, which do not decide what it computes.")
+    licence: dict[str, str] = provenance("What the README.md of its dense model states of the licence.")
 
 
 class TaskManifest(RecordPart):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sparseft.errors import InputError
+from sparseft.errors import naming
 from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, check_writable, mark
 
 
@@ -28,10 +28,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     check_writable(path)
     temporary = _temporary(path)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with naming(path, temporary):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,29 +48,26 @@ def write_json(path: Path | str, content: object) -> None:
 def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is removed.
 
-    `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds a file that this program did not
-    write, or files of another kind."""
+    `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds files of another kind, or a file
+    that is not as this program wrote it."""
     path = Path(path).resolve()
     temporary = _temporary(path)
     older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
-    temporary.mkdir()
     try:
-        check_replaceable(path, kind)
-        yield temporary
-        mark(temporary, kind)
-        for file in temporary.rglob("*"):
-            _sync(file)
-        check_replaceable(path, kind)
-        # A user may have put a file into the older folder.
-        lost = {file.name for file in path.glob("[!.]*")} - {file.name for file in temporary.iterdir()}
-        if lost:
-            what = f"{path}: {min(lost)} is in it, and would be lost"
-            raise InputError(what, "name a new folder, or move the file away")
-        # The older folder is moved aside first, so that `path` never holds files of both.
-        if path.exists():
-            os.replace(path, older)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with naming(path, temporary):
+            temporary.mkdir()
+            check_replaceable(path, kind)
+            yield temporary
+            mark(temporary, kind)
+            for file in temporary.rglob("*"):
+                _sync(file)
+            # A user may have put a file into the older folder meanwhile.
+            check_replaceable(path, kind)
+            # The older folder is moved aside first, so that `path` never holds files of both.
+            if path.exists():
+                os.replace(path, older)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         if older.exists() and not path.exists():
             os.replace(older, path)
@@ -87,23 +85,24 @@ def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)
-    temporary.mkdir()
     try:
-        # It is written first, so that nothing is written any more when the block has ended.
-        mark(temporary, kind)
-        yield temporary
-        files = [file for file in temporary.rglob("*") if file.is_file()]
-        # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
-        files.sort(key=lambda file: file.name != MARKER)
-        places = [folder / file.relative_to(temporary) for file in files]
-        check_ours(folder, kind, *places)
-        for file, place in zip(files, places, strict=True):
-            _sync(file)
-            place.parent.mkdir(parents=True, exist_ok=True)
-        for file, place in zip(files, places, strict=True):
-            os.replace(file, place)
-        for parent in {place.parent for place in places}:
-            _sync(parent)
+        with naming(folder, temporary):
+            temporary.mkdir()
+            # It is written first, so that nothing is written any more when the block has ended.
+            mark(temporary, kind)
+            yield temporary
+            files = [file for file in temporary.rglob("*") if file.is_file()]
+            # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
+            files.sort(key=lambda file: file.name != MARKER)
+            places = [folder / file.relative_to(temporary) for file in files]
+            check_ours(folder, kind, *places)
+            for file, place in zip(files, places, strict=True):
+                _sync(file)
+                place.parent.mkdir(parents=True, exist_ok=True)
+            for file, place in zip(files, places, strict=True):
+                os.replace(file, place)
+            for parent in {place.parent for place in places}:
+                _sync(parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from sparseft.errors import naming
+
 # The open lock files of this process. Closing one would free its lock.
 _HELD: list[TextIO] = []
 
@@ -24,13 +26,14 @@ def hold(path: Path | str) -> None:
     """Make an output this process's own until the process ends. If another process holds it, say so on stderr and wait."""
     path = Path(path).resolve()
     lock = path.with_name(f".{path.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    file = _open_locked(lock, path)
-    _HELD.append(file)
-    atexit.register(_remove, lock, os.getpid())
-    os.ftruncate(file.fileno(), 0)
-    # Unbuffered, so that a full disk is an error here and not at the end of the process.
-    os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+    with naming(path, lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(lock, path)
+        _HELD.append(file)
+        atexit.register(_remove, lock, os.getpid())
+        os.ftruncate(file.fileno(), 0)
+        # Unbuffered, so that a full disk is an error here and not at the end of the process.
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def _open_locked(lock: Path, path: Path) -> TextIO:

@@ -1,13 +1,15 @@
 """Check where this program may write: it never replaces or deletes a file or folder of somebody else.
 
-A folder that this program wrote holds the hidden file `.sparseft`, which says what kind of files they are. A script calls one
-of these checks for each output, before its long work begins:
+A folder that this program wrote holds the hidden file `.sparseft`, which says what kind of files they are. If the folder is
+replaced whole, the marker also lists its files. Whatever is not in this list is the user's, and so is a listed file that was
+edited. A script calls one of these checks for each output, before its long work begins:
 
     one file, which the user names        check_file
     a folder, which is replaced whole     check_replaceable
     files in a folder with other files    check_ours
 """
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +20,10 @@ from sparseft.storage.locks import hold
 # Hidden, so that no reader of a model or an adapter takes it for content.
 MARKER = ".sparseft"
 _MARKER_TEXT = "SparseFT wrote this folder ({kind}), and replaces what it wrote here when it makes it again.\n"
+# What Snakemake puts into a folder that a job has made, and W&B beside a run that it has sent. They are nobody's work.
+_OF_TOOLS = (".snakemake_timestamp", "*.wandb.synced")
+# A listed file is known by its size and its first bytes, because a hash of a model would take longer than writing it.
+_HEAD = 1 << 20
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
@@ -53,12 +59,20 @@ def check_file(path: Path, head: str) -> None:
 
 
 def check_replaceable(folder: Path, kind: str) -> None:
-    """Raise InputError unless the place is free, an empty folder, or a folder of this kind that this program wrote."""
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_free and not is_marked(folder, kind):
+    """Raise InputError unless the place is free, an empty folder, or one of this kind as this program wrote it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not is_marked(folder, kind):
         raise InputError(
             f"{folder}: it holds other files, which would be lost",
             "name a new folder, or delete this one if its files are not needed",
+        )
+    listed = (folder / MARKER).read_text(errors="replace").splitlines()
+    lost = sorted(name for name, line in _listing(folder).items() if line not in listed)
+    if lost:
+        raise InputError(
+            f"{folder}: not as this program wrote it, and would be lost: {', '.join(lost[:9])} ({len(lost)} files)",
+            "move them out of the folder, or delete it if they are not needed",
         )
 
 
@@ -82,9 +96,25 @@ def check_ours(folder: Path, kind: str, *files: Path) -> None:
 def is_marked(folder: Path, kind: str) -> bool:
     """Return whether this program wrote the folder, and files of this kind into it."""
     marker = folder / MARKER
-    return marker.is_file() and marker.read_bytes() == _MARKER_TEXT.format(kind=kind).encode()
+    return marker.is_file() and marker.read_bytes().startswith(_MARKER_TEXT.format(kind=kind).encode())
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Mark a folder as this program's, with the kind of its files."""
-    (folder / MARKER).write_text(_MARKER_TEXT.format(kind=kind))
+    """Mark a folder as this program's, with the kind of its files and a list of those that are in it now."""
+    lines = sorted(_listing(folder).values())
+    (folder / MARKER).write_text(_MARKER_TEXT.format(kind=kind) + "".join(f"{line}\n" for line in lines))
+
+
+def _listing(folder: Path) -> dict[str, str]:
+    """Return the line of each file below a folder, hidden ones too, by its path in the folder: a digest and the path."""
+    lines = {}
+    for file in folder.rglob("*"):
+        name = str(file.relative_to(folder))
+        if (file.is_dir() and not file.is_symlink()) or name == MARKER or any(map(file.match, _OF_TOOLS)):
+            continue
+        content = str(file.lstat().st_size).encode()
+        if file.is_file():
+            with open(file, "rb") as stream:
+                content += stream.read(_HEAD)
+        lines[name] = f"{hashlib.sha256(content).hexdigest()}  {name}"
+    return lines

@@ -90,6 +90,13 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
     return file, Path(folder) if folder else file.parent
 
 
+def without_folders(source: str) -> str:
+    """Return the source of a model for others to read. A file or folder of this machine is named without where it lies."""
+    kind, _, place = source.partition(":")
+    file = (split_mdl(place) or (Path(place),))[0].resolve()
+    return f"{kind}:{file.name}" if kind in ("path", "mdl") else source
+
+
 class TaskData(Section):
     """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
