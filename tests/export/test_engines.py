@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
     shutil.copy(folder / "model.safetensors", folder / "model.gguf")
     blocks = []
 
-    def answer(engine: str, python: str, request: dict, settings: Export) -> Answer:
+    def answer(engine: str, python: str, request: dict, settings: Export, read: Callable) -> Answer:
         place = Path(request["model"])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
         (place / "model.safetensors" if place.is_dir() else place).read_bytes()

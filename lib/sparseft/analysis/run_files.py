@@ -158,9 +158,8 @@ def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
         others = [link for link, digest in record.digests.items() if now.get(link, digest) != digest] if record else []
         if others:
             records[name] = None
-            place = folder / record.file_name
             what = f"of an earlier model or of other rows (by the hash: {', '.join(others)}), so it is left out"
-            yield f"{record.file_name}: {what}; to make it again: snakemake {place}"
+            yield f"{record.file_name}: {what}; to make it again: snakemake {folder / record.file_name}"
 
 
 def _differing(record: ScoredRecord | None, evaluation: EvaluationRecord, names: tuple[str, ...]) -> list[str]:

@@ -57,7 +57,7 @@ def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
     read = partial(read_record_file, schema=Version)
-    return {name: (python, _ask(name, python, {}, settings, read).version) for name, python in pythons.items()}
+    return {name: (python, run_engine(name, python, {}, settings, read).version) for name, python in pythons.items()}
 
 
 def convert(settings: Export, folder: Path, output: Path, name: str) -> None:
@@ -90,8 +90,9 @@ def measure(
                 place = files[name] if engine == LLAMA_CPP else folder
                 tokens = references[name].tokens if name in references else None
                 request = {"model": str(place), "threads": threads, "prompts": prompts, "continuations": tokens}
+                request["new_tokens"] = settings.new_tokens
                 _forget(place)
-                answer = run_engine(engine, python, request | {"new_tokens": settings.new_tokens}, settings)
+                answer = run_engine(engine, python, request, settings, partial(_read_answer, request=request))
                 reference = references.setdefault(name, answer)
                 yield _result(engine, version, name, answer, reference, _bound(folder, engine, settings))
 
@@ -112,9 +113,16 @@ def _forget(place: Path) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run_engine(engine: str, python: str, request: dict[str, Any], settings: Export) -> Answer:
-    """Return the answer of an engine to a request, as engine_process.py describes both."""
-    return _ask(engine, python, request, settings, partial(_read_answer, request=request))
+def run_engine(engine: str, python: str, request: dict[str, Any], settings: Export, read: Callable[[Path], A]) -> A:
+    """Return what `read` makes of the answer of an engine to a request, as engine_process.py describes both.
+
+    The answer is in a new folder, so it is that of this process, or absent."""
+    with tempfile.TemporaryDirectory() as scratch:
+        question, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
+        question.write_text(json.dumps(request))
+        command = [python, "-I", str(PROCESS), engine, str(question), str(answer)]
+        threads = {"OMP_NUM_THREADS": str(request.get("threads", 1))}
+        return _run(command, partial(read, answer), f"export.engines: {engine}:{python}", ADVICE, settings, **threads)
 
 
 def _result(engine: str, version: str, model: str, answer: Answer, reference: Answer, bound: float) -> EngineResult:
@@ -142,16 +150,6 @@ def _bound(folder: Path, engine: str, settings: Export) -> float:
     """Return how far the log-likelihoods of an engine may be from those of transformers."""
     dtype = str(Checkpoint(folder).config.get("dtype"))
     return max(BOUNDS[dtype], BOUNDS[str(settings.gguf)] if engine == LLAMA_CPP else 0)
-
-
-def _ask(engine: str, python: str, request: dict[str, Any], settings: Export, read: Callable[[Path], A]) -> A:
-    """Return what `read` makes of an engine's answer. The answer is in a new folder, so it is that of this process, or absent."""
-    with tempfile.TemporaryDirectory() as scratch:
-        question, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
-        question.write_text(json.dumps(request))
-        command = [python, "-I", str(PROCESS), engine, str(question), str(answer)]
-        threads = {"OMP_NUM_THREADS": str(request.get("threads", 1))}
-        return _run(command, partial(read, answer), f"export.engines: {engine}:{python}", ADVICE, settings, **threads)
 
 
 def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
