@@ -100,16 +100,6 @@ def random_mixtral(model: Path, work: Path) -> Path:
     return work / "mixtral"
 
 
-def tokens_per_second(result: EngineResult) -> float:
-    """Return the speed at which the engine would run if nothing else used the CPU."""
-    return result.tokens_per_second / result.cpu_share
-
-
-def first_token_milliseconds(result: EngineResult) -> float:
-    """Return the CPU time to the first token."""
-    return 1000 * result.first_token_seconds * result.cpu_share
-
-
 def rows_of(
     results: list[EngineResult], base: dict[str, str], sizes: dict[str, tuple[float, float]]
 ) -> list[list[str]]:
@@ -121,9 +111,9 @@ def rows_of(
     for (engine, name), repeats in by_key.items():
         row = [engine, name, *(f"{size:.1f}" for size in sizes[name])]
         dense = by_key[engine, base[name]]
-        for value, form in ((tokens_per_second, "{:.1f}"), (first_token_milliseconds, "{:.0f}")):
-            ours, theirs = (np.array([value(one) for one in some]) for some in (repeats, dense))
-            row += [form.format(ours.mean()), "1" if name == base[name] else with_interval(ours / theirs)]
+        for value, scale, form in (("tokens_per_second", 1, ".1f"), ("first_token_seconds", 1000, ".0f")):
+            ours, theirs = (np.array([getattr(one, value) for one in some]) for some in (repeats, dense))
+            row += [f"{scale * ours.mean():{form}}", "1" if name == base[name] else with_interval(ours / theirs)]
         ours, theirs = (max(one.peak_memory_bytes for one in some) for some in (repeats, dense))
         row += [f"{ours / 1e6:.0f}", f"{ours / theirs:.2f}"]
         row += [f"{max(one.difference for one in repeats):.0e}", "yes" if all(one.agrees for one in repeats) else "no"]
@@ -159,7 +149,7 @@ def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=2, repeat
         f"{settings.prompts} prompts of {length} tokens, one after the other, {settings.new_tokens} greedy tokens after each;"
         f" one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the largest memory; GGUF in {settings.gguf}",
         "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts little",
-        "nats: the mean difference of a token's log-likelihood from transformers. agrees: equal tokens, or nats within the bound",
+        "nats: the mean difference of a token's log-likelihood from transformers. agrees: they are within the bound",
     ]
     header = [
         "engine",

@@ -4,6 +4,11 @@
 EXPORT = STUDY.export
 
 
+def limited(w, input, output):
+    """Return the flags with the files of a job, and with the time limit, whose change makes nothing again."""
+    return f"{places(w, input, output)} {flags(limit_seconds=EXPORT.limit_seconds)}"
+
+
 # Write a run as a folder that can be given away: smaller if its mask allows it, with a model card.
 use rule run_script as export_run with:
     input:
@@ -22,6 +27,7 @@ use rule run_script as export_run with:
         **requested("files"),
     params:
         **running("export_run.py"),
+        places=limited,
         settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter),
 
 
@@ -40,5 +46,8 @@ use rule run_script as check_engines with:
         **requested("evaluation", gpu=ONE_GPU),
     params:
         **running("check_engines.py"),
-        settings=flags(run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump()),
+        places=limited,
+        settings=flags(
+            run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump(exclude={"limit_seconds"})
+        ),
         otherwise="|| [ $? -eq 1 ]",

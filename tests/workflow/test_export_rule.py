@@ -3,23 +3,23 @@
 import sys
 
 import pytest
-from project import TINY_STUDY, Study, tiny_grid
+from project import TINY_STUDY, Study, succeed, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 
-RUN = "results/runs/llama-hellaswag_mini-structured-sparsity50-no_finetune-seed0"
+RUN = "results/runs/llama-hellaswag_mini-structured-sparsity50-sparse_to_sparse-seed0"
+EXPORT = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4,
+          "repeats": 2}  # fmt: skip
 
 
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
     study = Study(tmp_path / "study")
-    export = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4,
-              "repeats": 2}  # fmt: skip
-    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export=export, **TINY_STUDY)
+    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export=EXPORT, **TINY_STUDY)
     return study
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(study):
+def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(study, tiny_models):
     assert not {"export_run", "check_engines"} & study.planned().keys()
     planned = study.planned(f"{RUN}/engines.json")
     assert (planned["export_run"], planned["check_engines"], planned["evaluate_run"]) == (1, 1, 1)
@@ -31,6 +31,16 @@ def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(
     exported = Checkpoint(study.folder / RUN / "export")
     assert exported.config["intermediate_size"] == 32
     assert record["inputs"]["export"] == exported.digest
+    # Nothing has evaluated this run before the merge. That is a gap, and no fault.
+    succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "alone")
+    memo = (study.folder / "alone/correctness_memo.md").read_text()
+    assert "|incomplete|before_merge.json: no such file" in memo and "|fault|" not in memo
+    settings = {"grid": tiny_grid("llama", "hellaswag_mini"), **TINY_STUDY}
+    study.configure(tiny_models, export=EXPORT | {"limit_seconds": 60}, **settings)
+    assert "check_engines" not in study.planned(f"{RUN}/engines.json")
+    # Another model is measured anew when it is asked for.
+    study.configure(tiny_models, export=EXPORT, **settings | {"training": TINY_STUDY["training"] | {"lora_r": 2}})
+    assert study.planned(f"{RUN}/engines.json")["check_engines"] == 1
 
 
 @pytest.mark.parametrize("target", ["engines", f"{RUN}/engines.json"])

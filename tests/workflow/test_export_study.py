@@ -1,8 +1,10 @@
 """Two runs, exported and read back with the readers of TensorBoard, of W&B and of lm-eval."""
 
 import json
+import re
 import shutil
 import struct
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from project import call_script, succeed, tree
+from project import call_script, run_script, succeed, tree
 from sparseft.evaluation.harness import task_definition
 from sparseft.evaluation.lm_eval_rendering import sandboxed
 from sparseft.language_model.model import load_model
@@ -194,6 +196,18 @@ def test_wandb_gets_the_curve_the_settings_and_the_results(study, monkeypatch):
     assert [step["train/loss"] for step in history] == [step["loss"] for step in curve]
     evaluation = read(study / "evaluation.json")
     assert summary["eval/acc"] == evaluation["metrics"]["acc"] and summary["eval/loss"] == evaluation["eval_loss"]
+
+
+@pytest.mark.skipif(not find_spec("wandb"), reason="needs wandb")
+def test_the_upload_that_an_offline_export_prints_finds_every_run(study, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    # In a process of its own, because W&B writes to the stderr that it found.
+    done = run_script(
+        "export_study.py", "--results_dir", "results/runs", "--output_dir", "my runs", "--format", "wandb"
+    )
+    (command,) = re.findall("wandb sync (.*)", done.stdout + done.stderr)
+    found = subprocess.run(f"ls -d {command}", shell=True, capture_output=True, text=True, check=True)
+    assert [Path(place).parts[:2] for place in found.stdout.splitlines()] == [("my runs", DENSE), ("my runs", TRAINED)]
 
 
 def wandb_records(file: Path) -> tuple[object, list[dict], dict]:

@@ -4,7 +4,7 @@
         --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
 
 Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1 if one
-does not. Let nothing else run meanwhile, because the times are measured.
+does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it would slow the memory.
 """
 
 import sys
@@ -67,7 +67,7 @@ def main(
     for result in measure(engines, folders, prompts, settings, threads):
         results.append(result)
         print(
-            f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s, first token after"
+            f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time), first token after"
             f" {result.first_token_seconds:.3f} s, {result.peak_memory_bytes / 1e6:.0f} MB;"
             f" {100 * result.same_tokens:.0f} % of the tokens before the first difference, log-likelihoods"
             f" {result.difference:.1e} apart: {'agrees' if result.agrees else 'DIFFERS'}",

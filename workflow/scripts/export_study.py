@@ -6,6 +6,7 @@ Each run gets a folder of its name. The study need not be finished: a run that i
 Run the same command again to bring an export up to date.
 """
 
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.study.grid import Run
 from tqdm import tqdm
 
+# What W&B writes if it is offline.
+OFFLINE = "*/wandb/offline-run-*"
 SCHEMAS = {"training": TrainingRecord, "validation": ValidationRecord, "evaluation": EvaluationRecord}
 
 
@@ -109,8 +112,8 @@ def write_wandb(exported: ExportedRun, folder: Path, project: str) -> None:
     import wandb
 
     identity = {"id": exported.run.id, "name": exported.run.id, "group": exported.run.id.rpartition("-seed")[0]}
-    # The machine and the output of the export say nothing about the run.
-    settings = wandb.Settings(console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True)
+    # The machine and the output of the export say nothing about the run. W&B would print the folder's temporary name.
+    settings = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True, x_disable_meta=True)
     place = {"project": project, "dir": folder, "resume": "allow", "settings": settings}
     try:
         with wandb.init(**identity, **place, config=exported.config) as wandb_run:
@@ -118,6 +121,8 @@ def write_wandb(exported: ExportedRun, folder: Path, project: str) -> None:
                 # Without `commit` the last step would come after the results, and replace them.
                 wandb_run.log(values, step=step, commit=True)
             wandb_run.summary.update(exported.results)
+            if wandb_run.url:
+                print(wandb_run.url)
     except wandb.Error as error:
         raise InputError(f"W&B: {error}", "log in with `wandb login`, or set WANDB_MODE=offline") from None
 
@@ -176,6 +181,8 @@ def main(
                 writer(exported, temporary)
             written += 1
     print(f"{output_dir}: {written} of {len(folders)} runs")
+    if list(output_dir.glob(OFFLINE)):
+        print(f"to upload them: wandb sync {shlex.quote(str(output_dir))}/{OFFLINE}")
     return 1 if damaged else 0
 
 

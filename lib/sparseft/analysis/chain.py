@@ -1,14 +1,15 @@
 """Follow the chain of hashes of a run: each record names what it read and wrote, and the records must meet.
 
-base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base
-mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
-adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
-merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model == selection.inputs.model
-         == engines.inputs.model, if the engines were checked
-data     train.inputs.validation == before.inputs.data == evaluation.inputs.data == selection.inputs.validation
-train    train.inputs.train == before == evaluation == selection == the data that calibrated the mask
+base     train.inputs.model == merge.inputs.model == validation.inputs.base
+mask     (its file ==) train.inputs.mask == merge.inputs.mask == validation.inputs.mask
+adapter  (its files ==) train.outputs.adapter == merge.inputs.adapter; none in mode no_finetune
+merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
+data     train.inputs.validation == evaluation.inputs.data
+train    train.inputs.train == evaluation == the data that calibrated the mask
 start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
-definition  train == before == evaluation == that in the manifest of the task's data; only of a task that is not built in
+definition  train == evaluation == that in the manifest of the task's data; only of a task that is not built in
+
+before_merge.json, selection.json and engines.json are no part of the chain. run_files.py leaves them out if they do not meet it.
 
 The runs of a study must share files too: one base per model, one mask per method, sparsity and mask settings, one data set with
 its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs disagree, those that
@@ -27,17 +28,15 @@ from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 
 # By link, the records that must name its digest.
 NAMED_BY = {
-    "base": ("train.json", "before_merge.json", "merge.json"),
-    "mask": ("train.json", "before_merge.json", "merge.json", "validation_report.json"),
-    "adapter": ("train.json", "before_merge.json", "merge.json"),
+    "base": ("train.json", "merge.json"),
+    "mask": ("train.json", "merge.json", "validation_report.json"),
+    "adapter": ("train.json", "merge.json"),
     "merged": ("merge.json", "validation_report.json", "evaluation.json"),
-    "data": ("train.json", "before_merge.json", "evaluation.json"),
-    "train": ("train.json", "before_merge.json", "evaluation.json"),
+    "data": ("train.json", "evaluation.json"),
+    "train": ("train.json", "evaluation.json"),
     "start": ("train.json",),
-    "definition": ("train.json", "before_merge.json", "evaluation.json"),
+    "definition": ("train.json", "evaluation.json"),
 }
-# Records that only a trained run has.
-TRAINED = ("train.json", "before_merge.json")
 Links = dict[str, dict[str, str | None]]
 
 
@@ -59,7 +58,7 @@ def broken_links(links: Links, run: Run) -> list[str]:
     """Return a sentence for each link whose files disagree, or that a file which is not there should name."""
     sentences = []
     for name, digests in links.items():
-        expected = [file for file in NAMED_BY[name] if run.mode != NO_FINETUNE or file not in TRAINED]
+        expected = [file for file in NAMED_BY[name] if run.mode != NO_FINETUNE or file != "train.json"]
         unread = [file for file in expected if file not in digests]
         if len(set(digests.values())) > 1:
             named = ", ".join(f"{file} names {short(digest)}" for file, digest in digests.items())
@@ -101,7 +100,7 @@ def short(digest: str | None) -> str:
 
 def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     """Yield each file that names digests, with the digests by link. The order is that of the sentences about them."""
-    for record in (files.train, files.before, files.merge):
+    for record in (files.train, files.merge):
         if record:
             yield record.file_name, record.digests
     for name, digest in files.on_disk.items():
@@ -113,10 +112,6 @@ def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     if calibration := files.validation.mask.train_sha256:
         yield "the mask's calibration", {"train": calibration}
     yield files.evaluation.file_name, files.evaluation.digests
-    if files.selection:
-        yield files.selection.file_name, files.selection.digests | {"data": files.selection.inputs.validation}
-    if files.engines:
-        yield files.engines.file_name, files.engines.digests
 
 
 def _digests(links: Links) -> dict[str, str | None]:

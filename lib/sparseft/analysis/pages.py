@@ -182,7 +182,7 @@ def _content(study, figures: list, again: Reproduction) -> dict[str, object]:
         "runs": _table("Every run", study.runs, RUN_COLUMNS),
         "memo": _table("Every run", study.runs, MEMO_COLUMNS),
         "settings": _settings(study.settings),
-        "faults": _table("Faults", study.faults, {name: _column(name) for name in ("run_id", "kind", "text")}),
+        "faults": _table("Gaps and faults", study.faults, {name: _column(name) for name in ("run_id", "kind", "text")}),
         "checks": study.checks,
         "chains": sum(not _broken(row) for row in members.itertuples()),
         "figures": figures,

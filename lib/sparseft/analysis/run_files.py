@@ -1,7 +1,7 @@
 """Read the folder of one run: each record by itself, then the records together.
 
-A run needs a sound validation_report.json and evaluation.json. Without a sound train.json, before_merge.json, merge.json or
-selection.json it stays in the tables, with blanks. Nothing is filled in.
+A run needs a sound validation_report.json and evaluation.json. Without another sound record it stays in the tables, with blanks.
+Nothing is filled in. The records in OPTIONAL are left out, and no fault, if they are of an earlier model.
 """
 
 from collections.abc import Iterator
@@ -32,6 +32,8 @@ SCHEMAS: dict[str, type[RunRecord]] = {
     "selection": SelectionRecord,
     "engines": EnginesRecord,
 }
+# No other record depends on them. A run that was asked for alone may lack them, or have those of its model before that.
+OPTIONAL = ("before", "selection", "engines")
 # These must be equal before and after the merge. Otherwise a difference of the results has other causes than the merge.
 SAME_BEFORE = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
 # These must be equal on the selection and on the validation rows. Otherwise the choice is about something else.
@@ -40,7 +42,7 @@ SAME_SELECTION = ("metric", "definition_sha256", "dtype", "harness", "few_shot",
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Hold the sound records of one run. `train`, `before`, `merge`, `selection` and `engines` are None if absent or unsound.
+    """Hold the sound records of one run. `train` and `merge` are None if absent or unsound, those in OPTIONAL also if outdated.
 
     `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. `reasons` says what is missing or
     unsound. `date` is that of the evaluation."""
@@ -93,6 +95,7 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     evaluation = records["evaluation"]
     if mismatches or not evaluation or not records["validation"]:
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
+    reasons += _leave_out_outdated(records, folder)
     if differing := _differing(records["before"], evaluation, SAME_BEFORE):
         records["before"] = None
         reasons += differing
@@ -123,11 +126,9 @@ def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
         path = folder / schema.file_name
         if name in ("train", "before") and run.mode == NO_FINETUNE:
             continue
-        # Only the trainings with a name are compared on the selection rows.
-        if name == "selection" and not run.training and not path.exists():
-            continue
-        # No study needs it.
-        if name == "engines" and not path.exists():
+        # Only the trainings with a name are compared on the selection rows. No study needs the check of the engines.
+        is_needless = name == "engines" or (name == "selection" and not run.training)
+        if is_needless and not path.exists():
             continue
         try:
             record = read_record_file(path, schema)
@@ -147,6 +148,18 @@ def _mismatches(run: Run, records: dict) -> Iterator[str]:
         mask = validation.mask
         if mask.method not in (None, run.method) or mask.sparsity not in (None, run.sparsity / 100):
             yield f"{validation.file_name}: of a mask of {mask.method} at {mask.sparsity}"
+
+
+def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Replace the optional records that name other files than the merge and the evaluation by None. Yield a reason for each."""
+    now = {**(records["merge"].digests if records["merge"] else {}), **records["evaluation"].digests}
+    for name in OPTIONAL:
+        record = records[name]
+        others = [link for link, digest in record.digests.items() if now.get(link, digest) != digest] if record else []
+        if others:
+            records[name] = None
+            what = f"of an earlier model or of other rows (by the hash: {', '.join(others)}), so it is left out"
+            yield f"{record.file_name}: {what}; to make it again: snakemake {folder / record.file_name}"
 
 
 def _differing(record: ScoredRecord | None, evaluation: EvaluationRecord, names: tuple[str, ...]) -> list[str]:

@@ -1,15 +1,17 @@
 """Run one engine on one model in a process of its own: greedy tokens, log-likelihoods, time and memory.
 
-    PYTHON -I engine_process.py ENGINE                             print the engine's version
     PYTHON -I engine_process.py ENGINE REQUEST.json ANSWER.json
 
 PYTHON is that of the engine's environment, which need not have this project. So this file imports nothing of it, and at its top
-only the standard library. export/engines.py writes the request and reads the answer:
+only the standard library. export/engines.py writes the request and reads the answer. The answer to an empty request is the version.
 
     request   model (a folder, or a GGUF file), threads, prompts (lists of token ids), new_tokens, and the continuation of each
               prompt that is scored; null means the tokens that the engine itself generates
-    answer    tokens, log_likelihoods, first_seconds and seconds per prompt, cpu_share, peak_memory_bytes, peak_memory_kind
+    answer    tokens, log_likelihoods, first_seconds and seconds per prompt, clock, cpu_share, peak_memory_bytes,
+              peak_memory_kind
 
+On a CPU, seconds are CPU time of this process, in which every engine computes, divided by its threads. So a busy machine adds nothing
+for the time in which the engine waits for the CPU. On a GPU, they are elapsed time.
 Prompts run one after the other. A generation does not end at the end-of-sequence token, so that all engines do the same work.
 """
 
@@ -28,12 +30,13 @@ Tokens = list[int]
 
 
 class Engine(NamedTuple):
-    """Hold what a loaded model does.
+    """Hold what a loaded model does, and whether it does so on the CPU.
 
     generate: (prompt, number) -> the greedy tokens. score: (prompt, continuation) -> the log-likelihood of each token of it"""
 
     generate: Callable[[Tokens, int], Tokens]
     score: Callable[[Tokens, Tokens], list[float]]
+    is_on_cpu: bool
 
 
 def transformers(request: dict[str, Any]) -> Engine:
@@ -59,7 +62,7 @@ def transformers(request: dict[str, Any]) -> Engine:
         logits = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)  # (tokens, V)
         return logits.gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
 
-    return Engine(generate, score)
+    return Engine(generate, score, device == "cpu")
 
 
 def vllm(request: dict[str, Any]) -> Engine:
@@ -95,13 +98,13 @@ def vllm(request: dict[str, Any]) -> Engine:
         rows = run(prompt + continuation, max_tokens=1, prompt_logprobs=0).prompt_logprobs[len(prompt) :]
         return [row[token].logprob for row, token in zip(rows, continuation, strict=True)]
 
-    return Engine(generate, score)
+    return Engine(generate, score, current_platform.is_cpu())
 
 
 def llama_cpp(request: dict[str, Any]) -> Engine:
     """Load a GGUF file in llama.cpp, on the GPU if it was built for one."""
     import numpy as np
-    from llama_cpp import GGML_TYPE_F32, Llama
+    from llama_cpp import GGML_TYPE_F32, Llama, llama_supports_gpu_offload
 
     threads = {"n_threads": request["threads"], "n_threads_batch": request["threads"]}
     length = max(map(len, request["prompts"])) + request["new_tokens"]
@@ -133,7 +136,7 @@ def llama_cpp(request: dict[str, Any]) -> Engine:
             scores.append(float(row[token] - np.logaddexp.reduce(row)))
         return scores
 
-    return Engine(generate, score)
+    return Engine(generate, score, not llama_supports_gpu_offload())
 
 
 # The distributions that may hold an engine, and the function that loads a model in it.
@@ -154,19 +157,24 @@ def installed_version(engine: str) -> str:
 
 def measure(engine: Engine, prompts: list[Tokens], number: int, threads: int) -> dict[str, Any]:
     """Return the greedy tokens of each prompt, and the seconds of the first one and of all `number` of them."""
+
+    def clock() -> float:
+        return time.process_time() / threads if engine.is_on_cpu else time.perf_counter()
+
     # The first call is the warm-up.
     engine.generate(prompts[0], number)
     tokens, first, whole = [], [], []
     begin, cpu = time.perf_counter(), time.process_time()
     for prompt in prompts:
-        start = time.perf_counter()
+        start = clock()
         engine.generate(prompt, 1)
-        middle = time.perf_counter()
+        middle = clock()
         tokens.append(engine.generate(prompt, number))
         first.append(middle - start)
-        whole.append(time.perf_counter() - middle)
+        whole.append(clock() - middle)
     share = (time.process_time() - cpu) / (time.perf_counter() - begin) / threads
-    return {"tokens": tokens, "first_seconds": first, "seconds": whole, "cpu_share": share}
+    kind = "CPU" if engine.is_on_cpu else "wall"
+    return {"tokens": tokens, "first_seconds": first, "seconds": whole, "clock": kind, "cpu_share": share}
 
 
 def peak_memory() -> dict[str, Any]:
@@ -183,19 +191,22 @@ def peak_memory() -> dict[str, Any]:
     return {"peak_memory_bytes": resident, "peak_memory_kind": "resident"}
 
 
-def main(engine: str, request_file: str, answer_file: str) -> None:
-    """Read the request, and write the answer."""
-    request = json.loads(Path(request_file).read_text())
+def answer_to(request: dict[str, Any], engine: str) -> dict[str, Any]:
+    """Return what an engine computes, how fast, and in how much memory."""
     loaded = ENGINES[engine][1](request)
     prompts = request["prompts"]
     answer = measure(loaded, prompts, request["new_tokens"], request["threads"]) | peak_memory()
     continuations = request["continuations"] or answer["tokens"]
     answer["log_likelihoods"] = [loaded.score(*pair) for pair in zip(prompts, continuations, strict=True)]
+    return answer
+
+
+def main(engine: str, request_file: str, answer_file: str) -> None:
+    """Read the request, and write the answer. That to an empty request is the engine's version."""
+    request = json.loads(Path(request_file).read_text())
+    answer = answer_to(request, engine) if request else {"version": installed_version(engine)}
     Path(answer_file).write_text(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        print(installed_version(sys.argv[1]))
-    else:
-        main(*sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,30 +1,35 @@
 """Check that engines compute with an exported model what transformers does, and measure them beside the dense model.
 
-Each engine runs in a process of its own, in its own environment. An engine agrees if its greedy tokens are those of transformers,
-or if the log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Engines round in other places, so
-two nearly equal logits can exchange their order, and all tokens after that differ.
+Each engine runs in a process of its own, in its own environment, and writes an answer into a new folder. An engine agrees if the
+log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Greedy tokens decide nothing. Engines round in
+other places, so two nearly equal logits can exchange their order, and all tokens after that differ.
 """
 
 import json
 import operator
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import product, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.export import engine_process
-from sparseft.records.engine_record import EngineResult
+from sparseft.records import Positive
+from sparseft.records.engine_record import EngineResult, EngineUse
+from sparseft.records.record_file import RecordPart, read_record_file
 from sparseft.study.export_settings import ADVICE, ENGINES, Export
 
+A = TypeVar("A")
 PROCESS = Path(engine_process.__file__)
 REFERENCE, _, LLAMA_CPP = ENGINES
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.
@@ -33,20 +38,34 @@ BOUNDS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "f32": 1e-3, "f16"
 GGUF = "model.gguf"
 
 
+class Version(RecordPart):
+    """Check the answer of an engine that has no request."""
+
+    version: str
+
+
+class Answer(EngineUse):
+    """Check the answer of an engine: a value per prompt, or a list with a value per token."""
+
+    tokens: list[list[int]]
+    log_likelihoods: list[list[float]]
+    first_seconds: list[Positive]
+    seconds: list[Positive]
+
+
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
-    found = {}
-    for name, python in {REFERENCE: sys.executable, **settings.pythons}.items():
-        lines = _run([python, "-I", str(PROCESS), name], f"export.engines: {name}:{python}", ADVICE)
-        found[name] = python, lines[-1]
-    return found
+    pythons = {REFERENCE: sys.executable, **settings.pythons}
+    read = partial(read_record_file, schema=Version)
+    return {name: (python, run_engine(name, python, {}, settings, read).version) for name, python in pythons.items()}
 
 
 def convert(settings: Export, folder: Path, output: Path, name: str) -> None:
     """Write the GGUF file of a checkpoint folder with llama.cpp's own converter."""
     command = [*shlex.split(settings.converter or ""), str(folder), "--model-name", name]
     command += ["--outfile", str(output), "--outtype", str(settings.gguf)]
-    _run(command, f"export.converter: {settings.converter}", "name a Python and a converter that can read this model")
+    advice = "name a Python and a converter that can read this model"
+    _run(command, output.stat, f"export.converter: {settings.converter}", advice, settings)
 
 
 def measure(
@@ -60,7 +79,7 @@ def measure(
 
     The first engine is the reference. prompts: lists of token ids. llama.cpp reads a GGUF file, which is made here unless the
     folder has one."""
-    references: dict[str, dict] = {}
+    references: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: folder / GGUF for name, folder in models.items()} if LLAMA_CPP in engines else {}
         for name in [name for name, file in files.items() if not file.exists()]:
@@ -69,15 +88,11 @@ def measure(
         for _ in range(settings.repeats):
             for (engine, (python, version)), (name, folder) in product(engines.items(), models.items()):
                 place = files[name] if engine == LLAMA_CPP else folder
-                request = {
-                    "model": str(place),
-                    "threads": threads,
-                    "prompts": prompts,
-                    "new_tokens": settings.new_tokens,
-                }
-                request["continuations"] = references.get(name, {}).get("tokens")
+                tokens = references[name].tokens if name in references else None
+                request = {"model": str(place), "threads": threads, "prompts": prompts, "continuations": tokens}
+                request["new_tokens"] = settings.new_tokens
                 _forget(place)
-                answer = run_engine(engine, python, request, Path(scratch))
+                answer = run_engine(engine, python, request, settings, partial(_read_answer, request=request))
                 reference = references.setdefault(name, answer)
                 yield _result(engine, version, name, answer, reference, _bound(folder, engine, settings))
 
@@ -98,35 +113,36 @@ def _forget(place: Path) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run_engine(engine: str, python: str, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Return the answer of an engine to a request, as engine_process.py describes both."""
-    files = [scratch / "request.json", scratch / "answer.json"]
-    files[0].write_text(json.dumps(request))
-    command = [python, "-I", str(PROCESS), engine, *map(str, files)]
-    _run(command, f"export.engines: {engine}:{python}", ADVICE, OMP_NUM_THREADS=str(request["threads"]))
-    return json.loads(files[1].read_text())
+def run_engine(engine: str, python: str, request: dict[str, Any], settings: Export, read: Callable[[Path], A]) -> A:
+    """Return what `read` makes of the answer of an engine to a request, as engine_process.py describes both.
+
+    The answer is in a new folder, so it is that of this process, or absent."""
+    with tempfile.TemporaryDirectory() as scratch:
+        question, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
+        question.write_text(json.dumps(request))
+        command = [python, "-I", str(PROCESS), engine, str(question), str(answer)]
+        threads = {"OMP_NUM_THREADS": str(request.get("threads", 1))}
+        return _run(command, partial(read, answer), f"export.engines: {engine}:{python}", ADVICE, settings, **threads)
 
 
-def _result(
-    engine: str, version: str, model: str, answer: dict[str, Any], reference: dict[str, Any], bound: float
-) -> EngineResult:
+def _result(engine: str, version: str, model: str, answer: Answer, reference: Answer, bound: float) -> EngineResult:
     """Return the result of an engine with a model, from its answer and that of the reference."""
-    tokens = list(zip(answer["tokens"], reference["tokens"], strict=True))
+    tokens = list(zip(answer.tokens, reference.tokens, strict=True))
     # Of each prompt, the tokens before the first that differs.
     same = [sum(1 for _ in takewhile(bool, map(operator.eq, *pair))) for pair in tokens]
     made = sum(len(ours) for ours, _ in tokens)
-    rows = zip(answer["log_likelihoods"], reference["log_likelihoods"], strict=True)
+    rows = zip(answer.log_likelihoods, reference.log_likelihoods, strict=True)
     distances = [abs(ours - theirs) for row in rows for ours, theirs in zip(*row, strict=True)]
     return EngineResult(
         engine=engine,
         version=version,
         model=model,
-        tokens_per_second=made / sum(answer["seconds"]),
-        first_token_seconds=statistics.median(answer["first_seconds"]),
+        tokens_per_second=made / sum(answer.seconds),
+        first_token_seconds=statistics.median(answer.first_seconds),
         same_tokens=sum(same) / made,
         difference=statistics.fmean(distances),
         bound=bound,
-        **{name: answer[name] for name in ("peak_memory_bytes", "peak_memory_kind", "cpu_share")},
+        **answer.model_dump(include=set(EngineUse.model_fields)),
     )
 
 
@@ -136,16 +152,43 @@ def _bound(folder: Path, engine: str, settings: Export) -> float:
     return max(BOUNDS[dtype], BOUNDS[str(settings.gguf)] if engine == LLAMA_CPP else 0)
 
 
-def _run(command: list[str], what: str, advice: str, **variables: str) -> list[str]:
-    """Run a program of another environment, and return the lines that it prints. Raises InputError if it fails."""
+def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
+    """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not sound."""
+    answer = read_record_file(path, Answer)
+    asked = [request["new_tokens"]] * len(request["prompts"])
+    made = [[len(row) for row in rows] for rows in (answer.tokens, answer.log_likelihoods)]
+    if made != [asked, asked] or not len(asked) == len(answer.seconds) == len(answer.first_seconds):
+        raise InputError(f"{path.name}: not {request['new_tokens']} tokens for each of {len(asked)} prompts", ADVICE)
+    return answer
+
+
+def _run(command: list[str], read: Callable[[], A], what: str, advice: str, settings: Export, **variables: str) -> A:
+    """Run a program of another environment, and return what `read` reads of what it wrote.
+
+    Raises InputError, with the last line that it printed, if it fails, takes too long, or wrote something else."""
     # A program of another environment must not import this project's modules.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror}", advice) from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        print("\n".join(lines[:-1]), end="", file=sys.stderr)
-        raise InputError(f"{what}: {lines[-1][:300]}", advice)
-    return done.stdout.strip().splitlines()
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        except OSError as error:
+            raise InputError(f"{what}: {error.strerror}", advice) from None
+        try:
+            if (code := process.wait(settings.limit_seconds)) == 0:
+                return read()
+            fault = f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            fault = f"not done after {settings.limit_seconds} seconds (export.limit_seconds)"
+        except FileNotFoundError as error:
+            fault = f"it wrote no {Path(error.filename).name}"
+        except InputError as error:
+            fault = error.args[0]
+        finally:
+            # It may have started others, which are in its group.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        *others, last = output.read().decode(errors="replace").strip().splitlines() or ["nothing"]
+    sys.stderr.writelines(f"{line}\n" for line in others)
+    raise InputError(f"{what}: {fault}; it printed last: {last[:300]}", advice)

@@ -146,7 +146,8 @@ class EvaluationRecord(MergedModelRecord):
 class SelectionInputs(EvaluationInputs):
     """Hold also the digest of the validation rows, which are not those that are evaluated."""
 
-    validation: str = provenance("The sha256 of the validation rows.")
+    # In the chain of hashes it takes the place of `data`, because the other records name the validation rows.
+    validation: str = provenance("The sha256 of the validation rows.", link="data")
 
 
 class SelectionRecord(MergedModelRecord):

@@ -34,6 +34,8 @@ class Export(Section):
     repeats: Positive = 3
     """How often each engine runs the dense model and the run, one after the other, each time in a new process. Several repeats
     give an interval of the speedup."""
+    limit_seconds: Positive = 3600
+    """Seconds after which an engine with one model, or the converter, is ended, and the job fails."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the engines and the converter, and whether it is."""
