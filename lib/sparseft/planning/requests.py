@@ -14,6 +14,7 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.planning.sizes import (
+    SCORE,
     Subject,
     TaskLengths,
     calibration_lengths,
@@ -52,8 +53,6 @@ LOADED = 4
 LOGIT_ROWS, FP32_LOGITS, BLOCK = 1 << 13, 8 * 512, 1 << 26
 # How much more is in fp32 in a distillation; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
-# Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
-FORWARD = 0.65
 PADDED = 32  # tokens; the examples of gradients are padded to a multiple (pruning/calibration.py)
 MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 MARGIN = 1.3  # of a memory that is estimated, not measured
@@ -318,34 +317,21 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         if _uses_gradients(job.method):
-            return lengths.long * subject.activation_bytes + lengths.answer * logits
-        if _leaves_out(job.method, layers):
-            return int(FORWARD * lengths.long * subject.activation_bytes) + lengths.answer * logits
-        return int(FORWARD * lengths.long * subject.activation_bytes)
+            return lengths.long * subject.activation_bytes(lengths.long) + lengths.answer * logits
+        rows = lengths.answer if _leaves_out(job.method, layers) else 0
+        return lengths.long * subject.forward_bytes(lengths.long) + rows * logits
     if job.kind in ("evaluation", "selection"):
-        heads = attention_heads(subject.config)
-        cached = 2 * subject.width * heads.key_value * heads.size * layers
-        scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
-        return max(
-            # What has neither choices nor generated answers is evaluated by its loss.
-            config.evaluation_batch_size
-            * (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
-            * (cached if lengths.max_new_tokens else scored)
-            if lengths.choices or lengths.max_new_tokens
-            else _loss_bytes(config, subject, lengths)
-            for lengths in of_tasks
-        )
+        return max(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks)
     if job.kind == "reconstruction":
         section = config.reconstruction
         lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
-        batch = section.batch_size * lengths.long * subject.activation_bytes
+        batch = section.batch_size * lengths.long * subject.activation_bytes(lengths.long)
         return max(batch, _loss_bytes(config, subject, task_lengths(config, job.task)))
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
-    per_token = layers * subject.activation_bytes
-    if settings.gradient_checkpointing:
-        # Every layer keeps its input, and one layer at a time computes its activations again.
-        per_token = layers * states + subject.activation_bytes
+    of_layer = subject.activation_bytes(lengths.long)
+    # With it, every layer keeps its input, and one layer at a time computes its activations again.
+    per_token = layers * states + of_layer if settings.gradient_checkpointing else layers * of_layer
     rows = lengths.long if settings.train_on_inputs else lengths.answer
     batch = settings.micro_batch_size * (lengths.long * per_token + rows * logits)
     fp32 = FP32_LOGITS * subject.config["vocab_size"] if config.resources.gpus else 0
@@ -358,6 +344,19 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     return batch if job.kind == "throughput" else max(batch, _loss_bytes(config, subject, lengths))
 
 
+def _evaluated_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+    """Return the bytes of a batch of an evaluation: cached keys and values or logits, with the scores of an eager attention."""
+    if not (lengths.choices or lengths.max_new_tokens):
+        # Such a task is evaluated by its loss.
+        return _loss_bytes(config, subject, lengths)
+    heads = attention_heads(subject.config)
+    cached = 2 * subject.width * heads.key_value * heads.size * subject.config["num_hidden_layers"]
+    scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
+    tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
+    scores = SCORE * subject.architecture.scores(subject.config, tokens)
+    return config.evaluation_batch_size * tokens * (scores + (cached if lengths.max_new_tokens else scored))
+
+
 def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
     """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the answers."""
     rows, fp32 = config.evaluation_batch_size * lengths.answer, 0
@@ -366,7 +365,7 @@ def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
     tokens = config.evaluation_batch_size * lengths.long
     states = tokens * subject.width * subject.config["hidden_size"]
     logits = subject.config["vocab_size"] * (subject.width * rows + fp32)
-    return max(int(FORWARD * tokens * subject.activation_bytes), states + logits)
+    return max(tokens * subject.forward_bytes(lengths.long), states + logits)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
