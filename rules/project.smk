@@ -13,7 +13,7 @@ from snakemake.sourcecache import HostingProviderFile, LocalSourceFile
 
 def refuse(error):
     """Print an error on one line and end Snakemake, before any job starts."""
-    print(f"error: {error}", file=sys.stderr)
+    print("error:", *str(error).split(), file=sys.stderr)
     sys.exit(2)
 
 

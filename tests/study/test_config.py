@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from project import DEFAULT, ROOT, laid_over
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
@@ -54,6 +54,11 @@ def changed(path: str, value: object) -> dict:
         ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
         ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
         ("results", "/tmp/a", "results: .*pattern"),
+        ("models.a\n", {"source": "path:x"}, "models.a *: .*pattern.*, not 'a.n'"),
+        ("tasks.boolq\n", {}, "tasks.boolq *: .*pattern"),
+        ("grid.trainings", {"a\n": {}}, "grid.trainings.a *: .*pattern"),
+        ("results", "results/a\n", "results: .*pattern"),
+        ("masks.imported_pattern", {"a": "2:4\n"}, "masks.imported_pattern.a: .*pattern"),
         # sources
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: .*pattern"),
         ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
@@ -105,7 +110,8 @@ def changed(path: str, value: object) -> dict:
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     with pytest.raises(InputError) as caught:
         parse_section(Config, changed(path, value), "configuration")
-    message = str(caught.value)
+    # As every program prints it.
+    message = one_line(caught.value)
     assert re.match(f"configuration: {line}", message), message
     assert "config/schema.json" in message
     assert "\n" not in message
@@ -291,3 +297,9 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
     # The analysis compares these settings between runs.
     assert own.keys() <= MaskMeta.model_fields.keys()
+
+
+def test_no_pattern_of_the_configuration_allows_a_line_break_at_the_end():
+    patterns = re.findall(r'"pattern": (".*?[^\\]")[,}]', json.dumps(Config.model_json_schema()))
+    assert len(patterns) > 10
+    assert {json.loads(pattern)[-7:] for pattern in patterns} == {r"$(?!\s)"}

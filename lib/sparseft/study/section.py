@@ -21,6 +21,11 @@ Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 
+def whole(expression: str) -> str:
+    """Return the pattern of texts that an expression matches from end to end. `$` alone would allow a line break behind it."""
+    return rf"^(?:{expression})$(?!\s)"
+
+
 class Section(BaseModel):
     """Check one section of the configuration. An unknown key is refused, so that a typing error is no silent default.
 
