@@ -58,6 +58,8 @@ def changed(path: str, value: object) -> dict:
         ("tasks.boolq\n", {}, "tasks.boolq *: .*pattern"),
         ("grid.trainings", {"a\n": {}}, "grid.trainings.a *: .*pattern"),
         ("results", "results/a\n", "results: .*pattern"),
+        ("results", "results/", "results: .*pattern"),
+        ("results", "results/" + 300 * "a", "results: .*pattern"),
         ("masks.imported_pattern", {"a": "2:4\n"}, "masks.imported_pattern.a: .*pattern"),
         # sources
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: .*pattern"),

@@ -75,6 +75,23 @@ def test_a_prefix_is_refused(importing):
     assert "error: the module sparseft has a prefix; " in said
 
 
+def test_a_module_may_be_read_twice_and_a_second_one_is_refused(importing):
+    place = repr(str(ROOT / "workflow/Snakefile"))
+    study = importing(place, "as sparseft_*")
+    file = study.folder / "Snakefile"
+    file.write_text(
+        f"{file.read_text()}use rule train_adapter from sparseft as sparseft_train_adapter with:\n    threads: 1\n"
+    )
+    assert study.planned("sparseft_analyze") == {}
+    file.write_text(
+        f"{file.read_text()}module other:\n    snakefile: {place}\n    config: config | {{'results': 'results/other'}}\n"
+        "use rule * from other as other_*\n"
+    )
+    said = study.snakemake("--dry-run", expect=2)
+    assert "error: the modules sparseft and other are both SparseFT; " in said
+    assert "AmbiguousRuleException" not in said
+
+
 def test_a_snakefile_without_its_project_is_refused(importing):
     serve = partial(SimpleHTTPRequestHandler, directory=ROOT)
     with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
