@@ -37,7 +37,7 @@ try:
             read_sections(file)
     STUDY = with_normal_places(parse_study(config, FILES, workflow.config_settings.config), Path.cwd())
     revisions.fix(STUDY.revisions)
-    if workflow.is_main_process:
+    if workflow.is_main_process and not IS_LINTED:
         check_inputs(STUDY, HASHES)
 except (InputError, OSError) as error:
     refuse(error)
