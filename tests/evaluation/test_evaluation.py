@@ -208,7 +208,8 @@ def with_first_token(rows: dict[str, list[dict]]) -> None:
     ("boolq_mini", append_token, None, ".*tokens of the prompt.* 4 of 4 rows, .*number 1"),
     ("gsm8k_mini", append_token, None, ".*tokens of the prompt.* 4 of 4 rows, .*number 1"),
     ("boolq_mini", prepend_token, with_first_token, ".* in 1 of 4 rows, .*number 2"),
-    ("boolq_mini", lambda folder: rewrite_text(folder, " yes", " no"), None, "two choices have the same tokens in 4 of 4 rows, .*number 1"),
+    ("boolq_mini", lambda folder: rewrite_text(folder, " yes", " no"), None,
+     "two choices have the same tokens in 4 of 4 rows, .*number 1"),
 ])  # fmt: skip
 def test_what_lm_eval_would_score_wrongly_is_refused(tmp_path, name, change, change_rows, fault):
     loaded = load_model(change(save_tiny("llama", tmp_path, torch.float32)), CPU)

@@ -4,8 +4,8 @@
 
 It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
 the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
-also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that occur in the training
-rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
+also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that occur in the
+training rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
 """
 
 import time
@@ -44,7 +44,7 @@ def main(
 
     Args:
         checkpoint: Hugging Face checkpoint folder
-        wikitext2: text of the perplexity: a .txt file, as prepare_wikitext2.py writes it, or a .jsonl file with a document per row
+        wikitext2: text of the perplexity: a .txt file, or a .jsonl file with a document per row
         context: tokens per window of the perplexity; model for the model's own context
         probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
         calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap

@@ -127,7 +127,8 @@ def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if a run's name is too long, local files are missing, the hub refuses a model or data, or no model is suited.
+    """Raise InputError if a run's name is too long, local files are missing, the hub refuses a model or data, or no model is
+    suited.
 
     A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files that are
     missing."""

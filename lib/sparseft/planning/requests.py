@@ -27,29 +27,29 @@ from sparseft.study.config import Config
 from sparseft.study.grid import training_name
 from sparseft.study.mask_settings import kept_inputs, segment_length
 
-# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which reads and
-# writes a model some rows at a time, and `files`, which does it matrix by matrix.
+# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which
+# reads and writes a model some rows at a time, and `files`, which does it matrix by matrix.
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "mask")
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
-# Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks. Both for
-# any model; measured.
+# Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks.
+# Both for any model; measured.
 MASK_JOB = 400_000_000
 BLOCKS = 250_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
-# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of two more matrices
-# for the widest one (pruning/sparsegpt.py).
+# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of two
+# more matrices for the widest one (pruning/sparsegpt.py).
 HESSIAN, FACTORS = 4, 8
-# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
-# counted on a GPU, which makes no copy in fp32 before the softmax.
+# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32
+# and bf16; counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
 # Tensors that transformers loads at a time.
 LOADED = 4
-# On a GPU: rows of logits that an evaluation has at once; bytes per word of the 512 rows that are in fp32 (language_model/loss.py);
-# entries of the blocks of a gradient and its mask (lora/carried_mask.py).
+# On a GPU: rows of logits that an evaluation has at once; bytes per word of the 512 rows that are in fp32
+# (language_model/loss.py); entries of the blocks of a gradient and its mask (lora/carried_mask.py).
 LOGIT_ROWS, FP32_LOGITS, BLOCK = 1 << 13, 8 * 512, 1 << 26
 # How much more is in fp32 in a distillation; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
@@ -210,7 +210,8 @@ def _teacher_room(config: Config, job: JobKind, others: int) -> float:
 
 
 def _weights_room(config: Config, device: dict[str, int], machine: dict[str, int]) -> float:
-    """Return the bytes that an evaluation has for weights on a GPU or in the machine, beside these parts; infinity without a limit.
+    """Return the bytes that an evaluation has for weights on a GPU or in the machine, beside these parts; infinity without a
+    limit.
 
     The decoder layers that do not fit stay in their files."""
     resources = config.resources

@@ -1,4 +1,4 @@
-"""Name the runs of a study and their files. All names and paths of a study are written here, and nowhere else.
+"""Name the runs of a study, and the folders and files of a study. records/ names the records in the folder of a run.
 
 A run is one cell of model x task x method x sparsity x mode x training, trained from one seed. The dense runs (sparsity 00) do
 not depend on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00,
@@ -147,7 +147,7 @@ class Run(Cell):
     pattern: ClassVar[str] = RUN_ID
 
 
-# Every path of the study, relative to the study's folder. The names in braces are the wildcards above.
+# The paths of the study, relative to the study's folder. The names in braces are the wildcards above.
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"

@@ -56,7 +56,8 @@ class Masks(Section):
     """Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not positive
     definite gets ten times as much, which the report records."""
     renormalize_router_weights: bool = True
-    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob: true`."""
+    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob:
+    true`."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""

@@ -172,8 +172,8 @@ class CalibrationText(Section):
     seed: Seed = 0
     """Seed that chooses the windows."""
     choice: Choice = SHUFFLED
-    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's function of
-    this name, which draws each document anew, for the same documents, tokens and seed."""
+    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's
+    function of this name, which draws each document anew, for the same documents, tokens and seed."""
 
     @property
     def hub(self) -> str | None:

@@ -8,8 +8,8 @@ character and each kana is a word, because such texts have no blanks.
              its set begin or end are a template, and are left out if 13 words or more remain. A prompt of fewer than 8 words must
              be the whole row or document.
 
-    near     An example that is no such copy has half of its windows of 5 words in the prompt and the answer of one row. Windows that
-             more than a twentieth of the examples have, and more than 5, are a template. It gives a warning only.
+    near     An example that is no such copy has half of its windows of 5 words in the prompt and the answer of one row. Windows
+             that more than a twentieth of the examples have, and more than 5, are a template. It gives a warning only.
 
 So a passage with another question is another example, because no other row has the windows over both. GPT-3's data were compared
 in windows of 13 words (arXiv:2005.14165, appendix C), and PaLM's in windows of 8 (arXiv:2204.02311, section 8).
