@@ -54,13 +54,15 @@ def changed(path: str, value: object) -> dict:
         ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
         ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
         ("results", "/tmp/a", "results: .*pattern"),
-        ("models.a\n", {"source": "path:x"}, "models.a *: .*pattern.*, not 'a.n'"),
-        ("tasks.boolq\n", {}, "tasks.boolq *: .*pattern"),
-        ("grid.trainings", {"a\n": {}}, "grid.trainings.a *: .*pattern"),
-        ("results", "results/a\n", "results: .*pattern"),
+        ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
+        ("tasks.boolq\n", {}, "'boolq.n' ends in a line break"),
+        ("grid.trainings", {"a\n": {}}, "'a.n' ends in a line break"),
+        ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
+        ("results", "results/a\n", "'results/a.n' ends in a line break"),
+        ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
+        ("masks.imported_pattern", {"a": "2:4\n"}, "'2:4.n' ends in a line break"),
         ("results", "results/", "results: .*pattern"),
         ("results", "results/" + 300 * "a", "results: .*pattern"),
-        ("masks.imported_pattern", {"a": "2:4\n"}, "masks.imported_pattern.a: .*pattern"),
         # sources
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: .*pattern"),
         ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
@@ -305,9 +307,3 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
     # The analysis compares these settings between runs.
     assert own.keys() <= MaskMeta.model_fields.keys()
-
-
-def test_no_pattern_of_the_configuration_allows_a_line_break_at_the_end():
-    patterns = re.findall(r'"pattern": (".*?[^\\]")[,}]', json.dumps(Config.model_json_schema()))
-    assert len(patterns) > 10
-    assert {json.loads(pattern)[-7:] for pattern in patterns} == {r"$(?!\s)"}

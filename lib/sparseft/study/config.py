@@ -29,7 +29,7 @@ from sparseft.study.grid import (
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
-from sparseft.study.section import Positive, Section, Seed, first_fault, refuse, whole
+from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
 from sparseft.study.sources import SHUFFLED, Model, Perplexity, TaskData, pruned_base
 from sparseft.tasks import BY_NAME
 
@@ -48,12 +48,12 @@ MethodName = Annotated[
     str,
     AfterValidator(_known_method),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": whole(f"{TEXT_METHOD}|{IMPORTED_METHOD}")}]}
+        {"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^(?:{TEXT_METHOD}|{IMPORTED_METHOD})$"}]}
     ),
 ]
-ModelName = Annotated[str, Field(pattern=whole(WILDCARDS["model"]))]
-TaskName = Annotated[str, Field(pattern=whole(WILDCARDS["task"]))]
-TrainingName = Annotated[str, Field(pattern=whole(TRAINING))]
+ModelName = Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")]
+TaskName = Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")]
+TrainingName = Annotated[str, Field(pattern=f"^{TRAINING}$")]
 
 
 class Grid(Section):
@@ -129,14 +129,14 @@ class _Keys(Section):
     # The table of backends has the names.
     backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]
     """What trains. Only `torch` trains on this machine's CPU and GPUs."""
-    revisions: dict[str, Annotated[str, Field(pattern=whole("[0-9a-f]{40}"))]] = Field(
+    revisions: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = Field(
         {}, examples=[{"hub:org/model": "0123456789abcdef0123456789abcdef01234567"}]
     )
     """Commits of the places on the hub that you give without `@REVISION`: `hub:ORG/NAME` of a model, or a place of data.
     `configuration.yaml` has those that were fetched, so that another folder or machine fetches the same."""
     keep_merged: bool = False
     """Keep the merged models, `results/runs/*/model_dir`, after their evaluation."""
-    results: str = Field("results", pattern=whole(RESULTS), examples=["results/wanda"])
+    results: str = Field("results", pattern=f"^{RESULTS}$", examples=["results/wanda"])
     """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that you
     choose. So several studies share models, data and masks, and each has its own results."""
 

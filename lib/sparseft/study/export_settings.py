@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.study.section import Length, Positive, Section, whole
+from sparseft.study.section import Length, Positive, Section
 
 # The engines that export/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", "llama_cpp")
 ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
-EnginePlace = Annotated[str, Field(pattern=whole(f"(?:{'|'.join(ENGINES)}):.+"))]
+EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
 
 class Export(Section):

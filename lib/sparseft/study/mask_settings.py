@@ -8,12 +8,12 @@ from pydantic import Field
 
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, TEXT_NAME, Method, get_method
-from sparseft.study.section import Positive, Section, Seed, whole
+from sparseft.study.section import Positive, Section, Seed
 from sparseft.study.sources import CHECKPOINT, SHUFFLED, CalibrationText
 
-Name = Annotated[str, Field(pattern=whole(TEXT_NAME))]
+Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Percent = Annotated[int, Field(gt=0, lt=100)]
-Checkpoint = Annotated[str, Field(pattern=whole(CHECKPOINT))]
+Checkpoint = Annotated[str, Field(pattern=f"^({CHECKPOINT})$")]
 
 # Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
 KEPT = 1 << 31
@@ -38,7 +38,7 @@ class Masks(Section):
     """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity in
     percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They are pruned
     from the grid's only model. If the source is that of the model itself, the model's zeros are the mask."""
-    imported_pattern: dict[Name, Annotated[str, Field(pattern=whole("[1-9][0-9]?:[1-9][0-9]?"))]] = Field(
+    imported_pattern: dict[Name, Annotated[str, Field(pattern="^[1-9][0-9]?:[1-9][0-9]?$")]] = Field(
         {}, examples=[{"wanda": "2:4"}]
     )
     """The pattern N:M of the checkpoints under a name of `imported`, if you know it: of every M weights in a row at most N are

@@ -8,7 +8,7 @@ from sparseft.errors import InputError
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
-from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small, whole
+from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small
 
 # The projections of the attention.
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -202,7 +202,7 @@ class Reconstruction(Section):
     # The keys of `training` that `schedule` sets.
     DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "learning_rate", *ONE_LAYER}
 
-    calibration: str | None = Field(None, pattern=whole(TEXT_NAME), examples=["c4"])
+    calibration: str | None = Field(None, pattern=f"^{TEXT_NAME}$", examples=["c4"])
     """Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and the seed of
     its windows. Null means training examples of the task, chosen by `masks.calibration_seed`."""
     examples: Positive = 128

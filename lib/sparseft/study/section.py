@@ -1,7 +1,7 @@
 """What all sections of the configuration share: how they check their keys, the limits of their numbers, and their flags."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
@@ -19,11 +19,6 @@ Length = Annotated[int, Field(ge=2, le=LARGEST)]
 Small = Annotated[int, Field(gt=0, le=65536)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-
-
-def whole(expression: str) -> str:
-    """Return the pattern of texts that an expression matches from end to end. `$` alone would allow a line break behind it."""
-    return rf"^(?:{expression})$(?!\s)"
 
 
 class Section(BaseModel):
@@ -62,6 +57,13 @@ class Section(BaseModel):
                 raise ValueError(f"{name} cannot be {value!r}")
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_in_no_line_break(cls, values: object) -> object:
+        """Refuse a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
+        refuse({f"{place!r} ends in a line break": True for place in _broken(values)})
+        return values
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         for name, values in self:
@@ -72,6 +74,14 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+
+
+def _broken(value: object, key: object = "") -> Iterator[object]:
+    """Yield the keys and the texts below a value, and itself, that end in a line break."""
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _broken(part, name)
+    yield from (text for text in (key, value) if isinstance(text, str) and text.endswith("\n"))
 
 
 def refuse(faults: dict[str, object]) -> None:

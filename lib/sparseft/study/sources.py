@@ -6,15 +6,15 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from sparseft.study.section import Length, Positive, Section, Seed, whole
+from sparseft.study.section import Length, Positive, Section, Seed
 
-HUB_DATA = whole(r"[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?")
+HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
 CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"
 # A pruned base of the study: its model, the task whose examples decided it, if one did, its sparsity and its method.
 PRUNED = r"pruned:(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[0-9]{2})_(?P<method>[a-z0-9_]+)"
 _PRUNED = re.sub(r"\?P<\w+>", "", PRUNED)
-SOURCE = whole(rf"pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?|{_PRUNED}")
+SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?|{_PRUNED})$"
 # The beginning of a place on the hub, among the sources of a text.
 HUB = "hub:"
 # How the windows of a text are chosen, and the default.
@@ -22,7 +22,7 @@ Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
-TEXT = whole(rf"{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt)")
+TEXT = rf"^({HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
 
 
 class Model(Section):
@@ -34,7 +34,7 @@ class Model(Section):
     `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below `pruned/`)."""
     sha256: str | None = Field(
         None,
-        pattern=whole("[0-9a-f]{64}"),
+        pattern="^[0-9a-f]{64}$",
         examples=["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
     )
     """sha256 of the wheel. Required for a `pypi:` source, and refused for any other."""

@@ -11,11 +11,11 @@ from sparseft.methods import get_method
 from sparseft.study.backends.backend import Backend, StudyConfig
 from sparseft.study.grid import WAFER
 from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Length, Positive, Section, whole
+from sparseft.study.section import Length, Positive, Section
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
-JobLabel = Annotated[str, Field(pattern=whole(f"{_LABEL}={_LABEL}"))]
+JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
 # training.lr_scheduler_type -> the class of cerebras-pytorch, which goes from a first to a last rate.
 DECAYS = {"cosine": "CosineDecayLR", "linear": "LinearLR"}
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
