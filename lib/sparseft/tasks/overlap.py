@@ -125,19 +125,17 @@ def near_copies(task: Task, rows: dict[str, list[Row]]) -> dict[int, int]:
         set(_hashes(_numbered(prompt), NEAR_WINDOW).tolist()) for prompt in texts_of(task, rows["validation"]).parts
     ]
     counts = Counter(chain.from_iterable(examples))
-    holders, sizes = defaultdict(list), Counter[int]()
+    holders = defaultdict(list)
     for number, windows in enumerate(examples):
-        for window in windows:
-            if counts[window] <= max(5, len(examples) // 20):
-                holders[window].append(number)
-                sizes[number] += 1
+        examples[number] = {window for window in windows if counts[window] <= max(5, len(examples) // 20)}
+        for window in examples[number]:
+            holders[window].append(number)
     copies: dict[int, int] = {}
     for other, (row, prompt) in enumerate(zip(rows["train"], texts_of(task, rows["train"]).parts, strict=True)):
         windows = set(_hashes(_numbered(f"{prompt}\n{task.answer(row)}"), NEAR_WINDOW).tolist())
         shared = Counter(number for window in windows & holders.keys() for number in holders[window])
-        for number, count in shared.items():
-            if 2 * count >= sizes[number] >= NEAR_WINDOWS:
-                copies.setdefault(number, other)
+        near = [number for number, count in shared.items() if 2 * count >= len(examples[number]) >= NEAR_WINDOWS]
+        copies |= {number: other for number in near if number not in copies}
     return copies
 
 
