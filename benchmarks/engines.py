@@ -144,11 +144,14 @@ def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=2, repeat
         sizes = {name: size_of(folder) for name, folder in folders.items()}
         results = list(measure(engines, folders, prompts, settings, threads=1))
     conditions = [
-        f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights, {MIXTRAL['num_local_experts']} experts",
+        f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights,"
+        f" {MIXTRAL['num_local_experts']} experts",
         ", ".join(f"{name} {version}" for name, (_, version) in engines.items()),
         f"{settings.prompts} prompts of {length} tokens, one after the other, {settings.new_tokens} greedy tokens after each;"
-        f" one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the largest memory; GGUF in {settings.gguf}",
-        "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts little",
+        f" one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the largest memory;"
+        f" GGUF in {settings.gguf}",
+        "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts"
+        " little",
         "nats: the mean difference of a token's log-likelihood from transformers. agrees: they are within the bound",
     ]
     header = [

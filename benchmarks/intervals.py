@@ -2,8 +2,8 @@
 
 python benchmarks/intervals.py [--repeats 1000]
 
-A study has four methods of equal accuracy, or of the accuracies of a usual study, and a fifth one. All models answer the same examples. An answer is
-right if
+A study has four methods of equal accuracy, or of the accuracies of a usual study, and a fifth one. All models answer the same
+examples. An answer is right if
 
     level + difficulty of the example + effect of the method on the example + effect of the seed + noise > 0
 
@@ -31,7 +31,8 @@ from sparseft.analysis.statistics import LEVEL, Scores, Spread, compare, interva
 from sparseft.command import run
 from statsmodels.stats.proportion import proportion_confint
 
-# Of what is measured, the accuracies of the five methods, or None for losses. The first four are equal, or those of a usual study.
+# Of what is measured, the accuracies of the five methods, or None for losses. The first four are equal, or those of a usual
+# study.
 KINDS = [("accuracy", (level, level, level, level, level - 0.05)) for level in (0.25, 0.5, 0.7, 0.97)]
 KINDS += [
     ("accuracy of 1", (1, 1, 1, 1, 0.95)),
@@ -206,7 +207,8 @@ def false_winners(studies: Studies) -> Iterator[tuple[int, float]]:
 
 
 def false_choices(random: np.random.Generator, trainings: tuple[int, int], repeats: int) -> dict[str, float]:
-    """Return the share of studies, in percent, in which one of two equal modes is significantly better, by what chose its training.
+    """Return the share of studies, in percent, in which one of two equal modes is significantly better, by what chose its
+    training.
 
     Each mode has several trainings, and its best one is compared on the validation examples."""
     values = simulate(random, replace(CHOICE, accuracies=CHOICE.accuracies * sum(trainings)), repeats).values

@@ -81,10 +81,9 @@ def stepper(
     model.train()
 
     def step() -> None:
-        if uses_transformers_loss:
-            loss = model(ids, labels=ids, use_cache=False).loss
-        else:
-            loss = AnswerLoss(model)(batch).mean()
+        loss = (
+            model(ids, labels=ids, use_cache=False).loss if uses_transformers_loss else AnswerLoss(model)(batch).mean()
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -106,7 +106,8 @@ def measure(case: str, model: nn.Module, tokens: int) -> dict[str, float]:
 
 
 def measured_apart(case: str) -> dict[str, float]:
-    """Return what `measure` returns, from a process of its own with the same arguments; NaN if it fails, whose error is printed."""
+    """Return what `measure` returns, from a process of its own with the same arguments; NaN if it fails, whose error is
+    printed."""
     command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

@@ -1,5 +1,5 @@
-"""Measure the CPU time of `snakemake --dry-run`: for one file, for the full study with two seeds, for 20,000 jobs, and for a study
-with three seeds and three trainings.
+"""Measure the CPU time of `snakemake --dry-run`: for one file, for the full study with two seeds, for 20,000 jobs, and for a
+study with three seeds and three trainings.
 
 Beside it stand two other workflows with as many jobs, planned with the same options:
 

@@ -1,4 +1,5 @@
-"""Time the ways in which a CPU can multiply a masked layer's matrices, and compare the fastest with that of language_model/products.py.
+"""Time the ways in which a CPU can multiply a masked layer's matrices, and compare the fastest with that of
+language_model/products.py.
 
     python benchmarks/products.py
 

@@ -76,7 +76,10 @@ TABLES = {
     "baseline_comparison.csv": ("number of the baseline and cell of yours", baseline.TABLE),
     "throughput_vs_batch_size.csv": ("cell and batch size", throughput.COLUMNS),
 }
-MEASURED = "one per metric of the study's tasks, per `wikitext2_ppl_N` or `local_text_ppl_N`, per `probe_NAME`, and six per engine of an `engines.json`"
+MEASURED = (
+    "one per metric of the study's tasks, per `wikitext2_ppl_N` or `local_text_ppl_N`, per `probe_NAME`, and six per engine of"
+    " an `engines.json`"
+)
 
 
 def configuration() -> str:

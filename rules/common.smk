@@ -19,6 +19,11 @@ from sparseft.study.section import flags
 IS_MODULE = not workflow.modifier.is_main_snakefile()
 if workflow.modifier.path_modifier.prefix or workflow.modifier.path_modifier.modifies_prefixes:
     refuse("the module sparseft has a prefix; remove it, and set results: results/NAME in its configuration")
+# Two modules would both make the models, data and masks that studies share. A module may be read several times.
+if (first := vars(workflow).setdefault("sparseft_module", __name__)) != __name__:
+    refuse(
+        f"the modules {first} and {__name__} are both SparseFT; import one, and run each study by a command of its own"
+    )
 GIVEN = workflow.overwrite_configfiles
 # Those of the command line are laid over those of an importing workflow.
 FILES = [Path(os.path.relpath(file)) for file in (*(workflow.configfiles[len(GIVEN) :] if IS_MODULE else []), *GIVEN)]
@@ -32,7 +37,7 @@ try:
             read_sections(file)
     STUDY = with_normal_places(parse_study(config, FILES, workflow.config_settings.config), Path.cwd())
     revisions.fix(STUDY.revisions)
-    if workflow.is_main_process:
+    if workflow.is_main_process and not IS_LINTED:
         check_inputs(STUDY, HASHES)
 except (InputError, OSError) as error:
     refuse(error)

@@ -155,7 +155,8 @@ class Method:
 
     @property
     def has_pruned_base(self) -> bool:
-        """Return whether the runs start from a checkpoint of the method, with updated weights or fewer, and not from the model."""
+        """Return whether the runs start from a checkpoint of the method, with updated weights or fewer, and not from the
+        model."""
         return self.updates_weights or self.pattern.units is not None
 
     @property

@@ -23,7 +23,9 @@ def run_of(w):
 
 
 def compiled(w):
-    """Return the record of the compilation of a job's program. It is ancient, so that another compilation trains nothing again."""
+    """Return the record of the compilation of a job's program.
+
+    It is ancient, so that another compilation trains nothing again."""
     name = targets.program_name(STUDY, program_of(w))
     return [ancient(f"{PATHS.program.format(program=name)}/compile.json")] if PROGRAMS else []
 

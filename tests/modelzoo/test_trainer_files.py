@@ -24,8 +24,10 @@ from sparseft.training.job import JobFlags, job_of
 from tiny_models import save_tiny
 from trainings import Inputs, make
 
-LOG = """2026-11-25 15:08:16,807 INFO:   | Train Device=CSX, Step=1, Loss=6.13315, Rate=235.62 samples/sec, GlobalRate=235.41 samples/sec, LoopTimeRemaining=0:00:00
-2026-11-25 15:08:20,419 INFO:   | Train Device=CSX, Step=2, Loss=5.95780, Rate=0.937 samples/sec, GlobalRate=5e-05 samples/sec, TimeRemaining>0:00:09
+LOG = """2026-11-25 15:08:16,807 INFO:   | Train Device=CSX, Step=1, Loss=6.13315, Rate=235.62 samples/sec, GlobalRate=235.41 \
+samples/sec, LoopTimeRemaining=0:00:00
+2026-11-25 15:08:20,419 INFO:   | Train Device=CSX, Step=2, Loss=5.95780, Rate=0.937 samples/sec, GlobalRate=5e-05 \
+samples/sec, TimeRemaining>0:00:09
 """
 EVALUATION = """INFO:   | Eval Device=CSX, GlobalStep=2, Batch=1, Loss=2.00000, Rate=1340.13 samples/sec
 INFO:   | Eval Device=CSX, GlobalStep=2, Batch=2, Loss=2.12500, Rate=537.49 samples/sec

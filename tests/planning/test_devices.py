@@ -13,7 +13,10 @@ from sparseft.planning import devices
 from sparseft.planning.devices import take, visible_gpus
 
 TWO = "GPU 0: H100 (UUID: GPU-aa)\nGPU 1: H100 (UUID: GPU-bb)\n"
-DIVIDED = "GPU 0: A100 (UUID: GPU-aa)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\n  MIG 1g.5gb Device 1: (UUID: MIG-2)\nGPU 1: A100 (UUID: GPU-bb)\n"
+DIVIDED = (
+    "GPU 0: A100 (UUID: GPU-aa)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\n  MIG 1g.5gb Device 1: (UUID: MIG-2)\n"
+    "GPU 1: A100 (UUID: GPU-bb)\n"
+)
 
 
 @pytest.fixture

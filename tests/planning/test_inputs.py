@@ -66,6 +66,10 @@ def study(source: str = "path:model", **sections: object) -> dict:
             ),
             ["masks.imported.a.50: sparse/config.json: no such file; "],
         ),
+        (
+            study(models={"m" * 190: {"source": "path:model"}}, grid={"models": ["m" * 190]}),
+            ["m" * 190, "-seed0: the name of a run has 252 characters, and 200 are possible"],
+        ),
         (study(perplexity={"context": 65}), ["perplexity.context: windows of 65 tokens, but mine takes 64"]),
     ],
 )

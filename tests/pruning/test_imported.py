@@ -127,7 +127,8 @@ def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_p
     assert written.tensors.keys() == base.tensors.keys()
     assert validate(written, mask, base=written)["passed"]
     meta = {"inferred": True, "source": f"path:{saved.folder}", "source_digest": saved.digest, "base": written.digest,
-            "original": base.digest, "natural_zeros": sum(row["natural_zeros"] for row in report["sparsities"][0]["layers"])}  # fmt: skip
+            "original": base.digest,
+            "natural_zeros": sum(row["natural_zeros"] for row in report["sparsities"][0]["layers"])}  # fmt: skip
     assert mask.meta | meta == mask.meta
     assert report | meta == report
     assert f"{meta['natural_zeros']} natural zeros kept" in said

@@ -44,7 +44,8 @@ CONTENTS: dict[type[RecordPart], dict] = {
     TrainingRecord: _TRAINING | {
         "run_id": RUN, "train_examples": 8, "validation_examples": 4, "backend": "torch", "device": "CPU", "processes": 1,
         "dtype": "float32", "trainable_parameters": 10, "updates": 19, "eval_curve": [], "final_loss": 0.5,
-        "loss_curve": [{"step": step, "loss": 1.0 if step < 19 else 0.5} for step in range(1, 21)], "eval_loss": 0.5, "tokens": 800,
+        "loss_curve": [{"step": step, "loss": 1.0 if step < 19 else 0.5} for step in range(1, 21)], "eval_loss": 0.5,
+        "tokens": 800,
         "samples_per_second": 8.0, "samples_per_second_overall": 8.0, "tokens_per_second": 80.0,
         "tokens_per_second_overall": 80.0, "train_seconds": 10.0, "peak_memory_bytes": 10**9, "resumed_after_steps": [],
         "versions": {"torch": "2.10"}, "outputs": {"adapter": "adapter"},

@@ -1,4 +1,5 @@
-"""Check that sound records are read as they were written, that each kind of damage is refused, and what a field says of itself."""
+"""Check that sound records are read as they were written, that each kind of damage is refused, and what a field says of
+itself."""
 
 import json
 import re

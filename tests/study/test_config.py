@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from project import DEFAULT, ROOT, laid_over
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
@@ -55,6 +55,15 @@ def changed(path: str, value: object) -> dict:
         ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
         ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
         ("results", "/tmp/a", "results: .*pattern"),
+        ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
+        ("tasks.boolq\n", {}, "'boolq.n' ends in a line break"),
+        ("grid.trainings", {"a\n": {}}, "'a.n' ends in a line break"),
+        ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
+        ("results", "results/a\n", "'results/a.n' ends in a line break"),
+        ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
+        ("masks.imported_pattern", {"a": "2:4\n"}, "'2:4.n' ends in a line break"),
+        ("results", "results/", "results: .*pattern"),
+        ("results", "results/" + 300 * "a", "results: .*pattern"),
         # sources
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: .*pattern"),
         ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
@@ -169,7 +178,8 @@ def changed(path: str, value: object) -> dict:
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     with pytest.raises(InputError) as caught:
         parse_section(Config, changed(path, value), "configuration")
-    message = str(caught.value)
+    # As every program prints it.
+    message = one_line(caught.value)
     assert re.match(f"configuration: {line}", message), message
     assert "config/schema.json" in message
     assert "\n" not in message
@@ -197,7 +207,8 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
         ({"tasks": {"mine": TEXT}, "evaluation": {"probes": ["mine"]}}, "evaluation.probes: .*mine.* no metric"),
         ({"backend": "cerebras", "resources": {"processes": 2}, "training": {"batch_size": 8, "micro_batch_size": 4}},
          r"resources\.processes 2: .*Cerebras"),
-        ({"grid": {"modes": ["reconstruct"]}, "reconstruction": {"apart": True}, "training": {"lora_targets": ["q_proj", "v_proj"]}},
+        ({"grid": {"modes": ["reconstruct"]}, "reconstruction": {"apart": True},
+          "training": {"lora_targets": ["q_proj", "v_proj"]}},
          r"reconstruction\.apart: training\.lora_targets q_proj, v_proj are in one part .*; add projections of the other"),
         ({"grid": {"modes": ["reconstruct"]}, "resources": {"processes": 2},
           "training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}},
@@ -206,15 +217,20 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
          r"cerebras\.num_csx 3 .*batch_size 4\b"),
         ({"backend": "cerebras", "training": {"batch_size": 6, "micro_batch_size": 1}, "cerebras": {"num_csx": 3},
           "evaluation_batch_size": 4}, r"cerebras\.num_csx 3 .*evaluation_batch_size 4\b"),
-        ({"grid": {"modes": ["reconstruct"], "methods": ["layers_random"]}}, r"grid\.modes: .*nothing to learn with \['layers_random'\]"),
-        ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}}, r"models\.part: other is not a model of this study"),
+        ({"grid": {"modes": ["reconstruct"], "methods": ["layers_random"]}},
+         r"grid\.modes: .*nothing to learn with \['layers_random'\]"),
+        ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}},
+         r"models\.part: other is not a model of this study"),
         ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity"}}},
          r"models\.part: layers_perplexity has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_METHOD"),
-        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}}, r"models\.part: unstructured has no pruned base"),
-        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity"}}}, r"models\.part: mine is not a task"),
+        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}},
+         r"models\.part: unstructured has no pruned base"),
+        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity"}}},
+         r"models\.part: mine is not a task"),
         ({"models": {"part": {"source": "pruned:part/sparsity50_layers_random"}}}, r"models\.part is made from itself"),
         *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},
-           "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base") for backend in BACKENDS),
+           "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base")
+          for backend in BACKENDS),
         *(({"backend": backend, "grid": {"modes": ["reconstruct"]}}, f"the backend {backend} does not reconstruct")
           for backend in BACKENDS),
     ],

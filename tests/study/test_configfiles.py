@@ -106,6 +106,7 @@ def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, 
         ("a: 2020-13-01", "month must be in 1..12"),
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),
+        ("training: 3\ngrid: &a\n  models: [*a]", "line 2: an alias stands in what it names"),
     ],
 )
 def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
@@ -113,6 +114,12 @@ def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
         read_sections(write(text))
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "study.yaml").write_bytes("# caf\xe9".encode("latin-1"))
+    with pytest.raises(InputError, match="study.yaml: not UTF-8 text; .*save the file as UTF-8"):
+        read_configuration([tmp_path / "study.yaml"])
 
 
 def test_two_digits_of_a_sparsity_are_what_they_say(write):

@@ -123,7 +123,8 @@ FILES = {
     ({**MINI, "hub": "org/name"}, "boolq_mini is generated; give train_examples"),
     ({"task": "boolq_mini"}, "boolq_mini is generated; give train_examples"),
     ({**MINI, "train_examples": 10**6}, r"boolq_mini cannot make 1000000 train rows; ask for 1 to \d+\n"),
-    ({"task": "gsm8k", "local": "gsm8k", "validation_examples": 9}, "gsm8k: 3 validation examples, 9 are .*; lower validation_examples"),
+    ({"task": "gsm8k", "local": "gsm8k", "validation_examples": 9},
+     "gsm8k: 3 validation examples, 9 are .*; lower validation_examples"),
     ({"task": "gsm8k", "local": "gsm8k", "validation_examples": 1}, "gsm8k: one validation example has no standard error"),
     ({"task": "gsm8k", "local": "few"}, "gsm8k: 4 training examples, 5 of them stand before every question"),
     ({"task": "boolq", "local": "same"}, "boolq: all 2 validation examples have the same prompt"),
@@ -178,8 +179,10 @@ NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60))
     ({}, ice(range(4), "SNOW ") + ice(range(3), "Rain"), "tasks.boolq: 4 of 7 rows of the split selection also occur"),
     ({"task": "boolq_mini", "train_examples": 9, "validation_examples": 4, "selection_examples": 10**6, "local": None},
      None, "boolq_mini cannot make 1000009 train rows"),
-    ({"task": "notes", "kind": "text"}, f"x{NOTES['train']}", r"tasks.notes: 9\d\.\d % of the windows of 13 words of the selection"),
-    ({"task": "notes", "kind": "text"}, NOTES["validation"][5:], r"tasks.notes: .* % of the windows of 13 words of the selection"),
+    ({"task": "notes", "kind": "text"}, f"x{NOTES['train']}",
+     r"tasks.notes: 9\d\.\d % of the windows of 13 words of the selection"),
+    ({"task": "notes", "kind": "text"}, NOTES["validation"][5:],
+     r"tasks.notes: .* % of the windows of 13 words of the selection"),
 ])  # fmt: skip
 def test_selection_rows_that_cannot_be_chosen(flags, selection, fault):
     flags = {name: value for name, value in ({"task": "boolq", "local": "own"} | flags).items() if value is not None}

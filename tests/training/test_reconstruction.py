@@ -74,7 +74,8 @@ def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[st
 
 
 def outputs_of(model: nn.Module, number: int, module: str = "") -> Tensor:
-    """Return the outputs of a decoder layer, or of a module in it, for every real token of EXAMPLES, from whole forward passes, (tokens, H)."""
+    """Return the outputs of a decoder layer, or of a module in it, for every real token of EXAMPLES, from whole forward
+    passes, (tokens, H)."""
     outputs = []
     layer = model.model.layers[number].get_submodule(module)
     handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))

@@ -15,7 +15,8 @@ from box import RUNS, flags
 from project import ROOT, call_script
 
 PAGE = 4096
-STAGES = ("compute_masks.py", "compute_masks.py --pruned_dir", "import_pruned.py", "train.py", "reconstruct.py", "merge.py", "validate_sparsity.py",
+STAGES = ("compute_masks.py", "compute_masks.py --pruned_dir", "import_pruned.py", "train.py", "reconstruct.py", "merge.py",
+          "validate_sparsity.py",
           "evaluate_adapter.py", "evaluate.py", "evaluate_selection.py",
           "measure_throughput.py", "analyze_results.py", "export_run.py", "export_modelzoo.py")  # fmt: skip
 

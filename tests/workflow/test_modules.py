@@ -1,7 +1,9 @@
-"""Another workflow imports this one: from a folder, and from a git repository as snakedeploy writes it."""
+"""Another workflow imports this one: from a folder, and from a git repository as snakedeploy writes it. The catalog reads it."""
 
+import re
 import shutil
 import subprocess
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -70,9 +72,39 @@ def test_a_git_repository_gives_the_same_study(importing, repository):
     assert (commit / "workflow/scripts/validate_sparsity.py").is_file()
 
 
+def test_the_linter_needs_no_library_but_snakemake_and_a_plan_names_what_is_missing(tmp_path):
+    missing = ("numpy", "safetensors", "huggingface_hub", "lm_eval", "torch", "transformers", "pandas", "scipy")
+    code = f"import sys\nsys.modules |= dict.fromkeys({missing})\nfrom snakemake.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "--snakefile", ROOT / "workflow/Snakefile", "--directory", tmp_path]
+    plan, lint = (
+        subprocess.run([*command, flag], capture_output=True, text=True, check=False)
+        for flag in ("--dry-run", "--lint")
+    )
+    assert (lint.returncode, plan.returncode) == (0, 2), lint.stderr
+    assert "your workflow is in a good condition" in lint.stderr
+    assert re.search(r"^error: .*numpy.*; install what SparseFT needs: .* -m pip install ", plan.stderr, re.MULTILINE)
+
+
 def test_a_prefix_is_refused(importing):
     said = importing(f"{str(ROOT / 'Snakefile')!r}\n    prefix: 'sparse'").snakemake("--dry-run", expect=2)
     assert "error: the module sparseft has a prefix; " in said
+
+
+def test_a_module_may_be_read_twice_and_a_second_one_is_refused(importing):
+    place = repr(str(ROOT / "workflow/Snakefile"))
+    study = importing(place, "as sparseft_*")
+    file = study.folder / "Snakefile"
+    file.write_text(
+        f"{file.read_text()}use rule train_adapter from sparseft as sparseft_train_adapter with:\n    threads: 1\n"
+    )
+    assert study.planned("sparseft_analyze") == {}
+    file.write_text(
+        f"{file.read_text()}module other:\n    snakefile: {place}\n    config: config | {{'results': 'results/other'}}\n"
+        "use rule * from other as other_*\n"
+    )
+    said = study.snakemake("--dry-run", expect=2)
+    assert "error: the modules sparseft and other are both SparseFT; " in said
+    assert "AmbiguousRuleException" not in said
 
 
 def test_a_snakefile_without_its_project_is_refused(importing):

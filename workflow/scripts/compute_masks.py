@@ -8,6 +8,8 @@ A method that looks at a task's training examples needs --task and --data_dir. A
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
         --text c4.jsonl
 
+A flag that is True by default is switched off with =false, as in --sequential=false.
+
 A method that updates weights, or that removes experts or decoder layers, also writes its pruned base, each sparsity as a
 checkpoint of its own:
 

@@ -4,8 +4,8 @@
 
 It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
 the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
-also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that occur in the training
-rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
+also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that occur in the
+training rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
 """
 
 import time
@@ -20,13 +20,12 @@ from sparseft.language_model.hardware import peak_memory
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.storage.reading import read_text
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.overlap import Texts, texts_of
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.rows import recorded_source
+from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, recorded_source
 
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"
@@ -45,7 +44,7 @@ def main(
 
     Args:
         checkpoint: Hugging Face checkpoint folder
-        wikitext2: text of the perplexity, as prepare_wikitext2.py writes it
+        wikitext2: text of the perplexity: a .txt file, or a .jsonl file with a document per row
         context: tokens per window of the perplexity; model for the model's own context
         probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
         calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
@@ -73,10 +72,10 @@ def main(
     for name, probe in tasks.items():
         if probe.headline is LOSS:
             raise InputError(f"--probes {name}: the task has no metric but its loss", "name a task of lm-eval")
-    text = read_text(wikitext2, "prepare it with prepare_wikitext2.py") if wikitext2 else None
-    if text:
-        text_sha256 = sha256_of_text(text)
-        source = recorded_source(wikitext2, text_sha256)
+    if wikitext2:
+        documents, digest = read_documents(wikitext2)
+        text = DOCUMENT_BREAK.join(documents)
+        text_sha256, source = sha256_of_text(text), recorded_source(wikitext2, digest)
         sets[TEXT] = Texts([text], is_one_text=True)
     seen = [texts_of(task, rows["train"])] if task.is_trainable else []
     shares, calibration_sha256 = overlaps(sets, seen, calibration)
@@ -84,11 +83,11 @@ def main(
     if context == OWN_CONTEXT:
         context = model.config.max_position_embeddings
     # The perplexity comes before the task, because it may be refused.
-    perplexity = token_perplexity(model, tokenizer, text, context) if text else None
+    perplexity = token_perplexity(model, tokenizer, text, context) if wikitext2 else None
     record = evaluate(model, tokenizer, task, rows, flags.batch_size) | {"overlap": shares[flags.task]}
     # The worked examples come from the training rows.
     inputs = {"model": hashes, "data": digests["validation"], "train": digests["train"]}
-    if text:
+    if wikitext2:
         inputs["wikitext2"] = text_sha256
         record["metrics"][perplexity_name(text_sha256, context)] = perplexity
         record |= {"perplexity_source": source, "perplexity_overlap": shares[TEXT]}

@@ -62,8 +62,8 @@ def read_baseline(path: Path) -> pd.DataFrame:
 def beside(cells: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Return a row per number of the baseline and cell of ours that agree; a number without a cell has a row without ours.
 
-    `inside` says whether the number lies in the interval of ours; it is empty for a metric without an interval. `reproduction` is the
-    verdict."""
+    `inside` says whether the number lies in the interval of ours; it is empty for a metric without an interval.
+    `reproduction` is the verdict."""
     chosen = cells[cells["chosen"]]
     rows = []
     for theirs in baseline.to_dict("records"):

@@ -39,8 +39,8 @@ _NOT_AVERAGED |= engines.INTERVAL_ENDS
 class Cells:
     """Hold the cells of a study, a row each.
 
-    `scores` has what is behind a column of a cell, by its index: value, eval_loss or a probe. `spreads` has how much the seeds of a
-    place vary in such a column."""
+    `scores` has what is behind a column of a cell, by its index: value, eval_loss or a probe. `spreads` has how much the
+    seeds of a place vary in such a column."""
 
     frame: pd.DataFrame
     scores: Mapping[tuple[int, str], Scores]

@@ -81,8 +81,8 @@ class Scores:
 class Spread(NamedTuple):
     """Hold how much the seeds of one cell differ, as shares of the variance of an answer.
 
-    `mean_square` is the variance of the seeds' means, `noise` the part of it that single answers explain, and `degrees` its degrees
-    of freedom, 0 if no cell has two seeds."""
+    `mean_square` is the variance of the seeds' means, `noise` the part of it that single answers explain, and `degrees` its
+    degrees of freedom, 0 if no cell has two seeds."""
 
     mean_square: np.ndarray | float = 0.0
     noise: np.ndarray | float = 0.0

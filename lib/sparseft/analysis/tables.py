@@ -58,7 +58,7 @@ INTEGERS |= {"against_sparsity", "comparisons", "parameters", "model_bytes"}
 # A spreadsheet takes a text that begins with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
-# The unit and the description of each column that does not come from a field of a record.
+# The unit and the description of each column that is not one field of one record.
 MEANINGS = {
     "study": ("", "Folder of the results that the row belongs to."),
     "run_id": ("", "Name of the run's folder."),
@@ -72,7 +72,8 @@ MEANINGS = {
     "setting": ("", "The settings in which runs of its model and task differ; empty if all agree. Only runs that agree in"
                 " every setting that both have are pooled or compared."),
     "train_merge_gap": ("nats per token", "Loss after the merge minus before it; 0 but for rounding if the merge is exact."),
-    "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, or the share of removed weights, which may differ from the requested one."),
+    "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, or the share of removed weights, which may differ"
+                         " from the requested one."),
     "train_loss": ("nats per token", "Training loss, mean over the last tenth of the steps."),
     "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
     "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),

@@ -111,6 +111,8 @@ class Architecture:
     layer_lists       the keys of config.json that hold a list with an entry per decoder layer
     is_tied           whether the output head is the embeddings where config.json does not say
     fixed             keys of config.json -> the one value that is computed here; a missing key has it
+    attention         how transformers computes it: "sdpa" keeps no scores; "eager" keeps those of all pairs of tokens. A class
+                      without sdpa cannot be loaded with it
     experts           the module of the experts; None without experts
     modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (decoder.py); None if ModelZoo has no such model"""
 
@@ -126,6 +128,7 @@ class Architecture:
     layer_lists: tuple[str, ...] = ("layer_types",)
     is_tied: bool = False
     fixed: dict[str, object] = field(default_factory=dict)
+    attention: str = "sdpa"
     experts: ExpertBlock | None = None
     modelzoo_names: dict[str, str] | None = None
 
@@ -212,6 +215,10 @@ class Architecture:
         if "self_attn.q_norm.weight" in self.layer_tensors:
             norms += (heads.query + heads.key_value) * heads.size
         return width * (attention + mlp) + 4 * norms
+
+    def scores(self, config: dict, length: int) -> int:
+        """Return how many attention scores one decoder layer has in memory per token of a sequence of `length` tokens."""
+        return attention_heads(config).query * length if self.attention == "eager" else 0
 
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.

@@ -83,8 +83,8 @@ CHANNELS = Coupled(
 # Matrices whose rows Cerebras ModelZoo interleaves within each head, because its rotary embedding pairs neighbouring rows.
 ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 
-# The names of Hugging Face's tensors -> those of Cerebras ModelZoo, releases 2.1 to 2.10. Names of a decoder layer are those within
-# the layer, in ModelZoo `transformer_decoder.layers.N`. The experts of a layer are stacked in one parameter on axis 1:
+# The names of Hugging Face's tensors -> those of Cerebras ModelZoo, releases 2.1 to 2.10. Names of a decoder layer are those
+# within the layer, in ModelZoo `transformer_decoder.layers.N`. The experts of a layer are stacked in one parameter on axis 1:
 # (out, experts, in). ModelZoo leaves its leading "model." to trainer checkpoints.
 # Source: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/tools/checkpoint_converters/{llama,mixtral}.py.
 MODELZOO_NAMES = {

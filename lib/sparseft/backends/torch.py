@@ -54,7 +54,8 @@ def adapted_model(
 
 
 class TrainedWeights(StoredWeights):
-    """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the adapter.
+    """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the
+    adapter.
 
     What changes a weight is computed on `device`."""
 

@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, infinity
 from sparseft.errors import InputError
 
 # Older transformers stored these buffers. Every model computes them from its configuration.
-ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq\Z")
 _HEAD = "lm_head.weight"
 _EMBEDDINGS = "model.embed_tokens.weight"
 

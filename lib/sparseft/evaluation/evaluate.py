@@ -92,7 +92,8 @@ def evaluate(
 def evaluate_probe(
     model: nn.Module, tokenizer: "PreTrainedTokenizerBase", task: Task, rows: dict[str, list[Row]], batch_size: int
 ) -> dict:
-    """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in evaluation.json.
+    """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in
+    evaluation.json.
 
     They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate` does."""
     task.check(rows)

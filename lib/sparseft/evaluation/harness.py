@@ -53,8 +53,9 @@ class StrictLM(HFLM):
 
     The choices of a row share one forward pass over their prompt if the model is in float32 and every choice has at most 16
     tokens. config.json must also ask for torch's attention, for no windows, and for rotary angles that do not depend on the
-    length. Then each log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in another order. So a
-    prediction can change only if two choices are that close. In all other cases each choice has a separate pass in lm-eval."""
+    length. Then each log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in
+    another order. So a prediction can change only if two choices are that close. In all other cases each choice has a
+    separate pass in lm-eval."""
 
     def loglikelihood(self, requests: list[Instance], *args, **options) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each choice in nats, and whether greedy decoding gives it.

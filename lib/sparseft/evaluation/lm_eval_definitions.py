@@ -173,7 +173,8 @@ def _plain(path: Path) -> dict:
 
 
 def own_config(file: str) -> dict:
-    """Return the content of a file in lm-eval's folder, with functions. Raises InputError for another file, or for unsafe code."""
+    """Return the content of a file in lm-eval's folder, with functions. Raises InputError for another file, or for unsafe
+    code."""
     path = (FOLDER / file).resolve()
     if not path.is_relative_to(FOLDER):
         raise InputError(f"{file}: no file of lm-eval", "prepare the task again with prepare_task.py")

@@ -84,7 +84,8 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
             rendered = _row_of(lm_task, doc, task.definition["answer"])
         if any(rendered[key] != row[key] for key in rendered if key != "doc"):
             raise InputError(
-                f"{task.name}: lm-eval {version('lm-eval')} gives validation example {number} another text than it was prepared with",
+                f"{task.name}: lm-eval {version('lm-eval')} gives validation example {number} another text than it was"
+                " prepared with",
                 "prepare the task again with prepare_task.py, and train again",
             )
 

@@ -57,8 +57,8 @@ _AT_ONCE = 100
 def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True) -> Examples:
     """Return a task or a group of lm-eval under the name `name`, its examples, and where they come from.
 
-    Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it. A group
-    is refused before its rows are loaded, unless it is `only_probe`."""
+    Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it. A
+    group is refused before its rows are loaded, unless it is `only_probe`."""
     assert data.lm_eval
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
     if "group" in config:

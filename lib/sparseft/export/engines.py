@@ -100,9 +100,9 @@ def measure(
 def _forget(place: Path) -> None:
     """Let the system forget what it keeps in memory of a model's files. On a disk, the engine then reads them anew.
 
-    llama.cpp and safetensors compute on the pages of the file where they lie. The speed depends on how these pages came into memory:
-    on the same bytes in bfloat16, llama.cpp was 1.1 to 1.3 times as fast in a new copy of a file as in the file itself. After
-    `_forget`, both were equally fast."""
+    llama.cpp and safetensors compute on the pages of the file where they lie. The speed depends on how these pages came into
+    memory: on the same bytes in bfloat16, llama.cpp was 1.1 to 1.3 times as fast in a new copy of a file as in the file
+    itself. After `_forget`, both were equally fast."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in place.iterdir() if place.is_dir() else [place]:

@@ -36,7 +36,8 @@ _TEXT = """\
 {attribution}
 ## Proof
 
-1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight {largest:g}.
+1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight
+   {largest:g}.
 2. {zeros:.2f} % of the {weights:,} prunable weights {state}. The sha256 of the mask is `{mask}`.
 3. {size}
 

@@ -142,7 +142,8 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
         if not whole.startswith(prompt):
             raise InputError(
                 f"{row} writes the earlier messages otherwise if the response follows",
-                "use a template that only appends (chat_template.jinja in the folder of `source: path:`), or rows of prompt and response",
+                "use a template that only appends (chat_template.jinja in the folder of `source: path:`), or rows of prompt"
+                " and response",
             )
         if not _has_every_message(messages, prompt, whole[len(prompt) :]):
             raise InputError(

@@ -34,7 +34,8 @@ def start(threads: int) -> torch.device:
 def choose_device() -> torch.device:
     """Return the device on which this process runs models: the first CUDA device, or the CPU. Make its kernels repeatable.
 
-    Every program gets the device here, so all of them compute with the same kernels, before the merge and after it. Raises InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
+    Every program gets the device here, so all of them compute with the same kernels, before the merge and after it. Raises
+    InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
     use_repeatable_kernels()
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -54,7 +55,8 @@ def limit_threads(threads: int) -> None:
 
     Every program that multiplies matrices calls this. So it also lets float32 matrices be multiplied in float32: never in TF32 on
     a GPU, and never in bfloat16 on a CPU. The environment can ask for these too. sparseft/__init__.py removes what does, before
-    torch is loaded. Products of 16-bit matrices are summed in float32. By default, torch lets cuBLAS add parts of a sum in 16 bits."""
+    torch is loaded. Products of 16-bit matrices are summed in float32. By default, torch lets cuBLAS add parts of a sum in 16
+    bits."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -23,10 +23,11 @@ _LAYERS = "model.layers."
 
 
 class LayeredModel:
-    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none at first.
+    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none at
+    first.
 
-    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError if the tensors are not
-    those that config.json describes, or as `load_model` does for another class or dtype."""
+    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError if the tensors
+    are not those that config.json describes, or as `load_model` does for another class or dtype."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, *, widens_float16: bool = False) -> None:
         model = empty_model(checkpoint)
@@ -49,7 +50,8 @@ class LayeredModel:
     def layers(self, numbers: Sequence[int]) -> Iterator[int]:
         """Yield the numbers of decoder layers. Each one has its weights until the next one is asked for.
 
-        On a CPU, they are mapped from their files. A thread reads the next one's part of the files, so that it is in the page cache."""
+        On a CPU, they are mapped from their files. A thread reads the next one's part of the files, so that it is in the page
+        cache."""
         with ThreadPoolExecutor(1) as reader:
             for place, number in enumerate(numbers, start=1):
                 self._read(decoder_layer_tensors(self.checkpoint, number))
@@ -156,8 +158,8 @@ class Stream:
     def outputs(self, number: int, batch: list[int], module: str | None = None) -> Tensor:
         """Return the outputs of decoder layer `number`, or of a `module` in it, for a batch of sequences, given by their numbers.
 
-        After the module, the decoder layer computes nothing more. They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal attention lets
-        no real token see a padded one."""
+        After the module, the decoder layer computes nothing more. They are on the device, joined to (tokens of the batch, H).
+        The sequences are padded on the right. Causal attention lets no real token see a padded one."""
         states = [self.states[sequence].to(self.device) for sequence in batch]
         # (B, T, H)
         padded = pad_sequence(states, batch_first=True)

@@ -123,7 +123,8 @@ def answer_states(model: nn.Module, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def teacher_logits(teacher: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits (N, V) with which a teacher predicts the answer tokens of a batch, in its dtype and without a gradient."""
+    """Return the logits (N, V) with which a teacher predicts the answer tokens of a batch, in its dtype and without a
+    gradient."""
     return logits(teacher, answer_states(teacher, batch)[None])[0]
 
 

@@ -149,6 +149,8 @@ def model_config(folder: Path) -> PretrainedConfig:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
         config.rope_theta = rope["rope_theta"]
         config.rope_scaling = scaling if scaling["rope_type"] != "default" else None
+    # The plans count its memory. config.json cannot choose, because it may even name code on the hub.
+    config._attn_implementation = find_architecture(config.architectures, folder).attention
     return config
 
 

@@ -74,7 +74,8 @@ def device_rooms(weights_mb: int | None) -> dict[str, float]:
 def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, float]) -> None:
     """Give a model on "meta" its weights.
 
-    rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in the files"""
+    rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in the
+        files"""
     main = next(iter(rooms))
     layers = [f"model.layers.{number}" for number in range(len(model.model.layers))]
     sizes = [_size(layer) for layer in model.model.layers]
@@ -95,7 +96,8 @@ def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, floa
 def places_of(sizes: list[int], outside: int, rooms: dict[str, float]) -> list[str]:
     """Return the device of each decoder layer, or DISK. Each takes the first device that has room.
 
-    `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one keeps room for it."""
+    `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one keeps room
+    for it."""
     main = next(iter(rooms))
     for kept_free in (0, max(sizes)):
         left = rooms | {main: rooms[main] - outside - kept_free}

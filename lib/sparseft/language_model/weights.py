@@ -110,7 +110,8 @@ def memory_path(architecture: Architecture, layer: str) -> str:
 
 
 def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
-    """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums their gradients.
+    """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums their
+    gradients.
 
     Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards. A single process
     keeps all weights in the machine's memory, and gathers from there.

@@ -99,8 +99,8 @@ class Adapter(NamedTuple):
 def read_adapter(folder: Path) -> Adapter:
     """Return an adapter. Each of its files is read once.
 
-    Raises InputError if a file is damaged, if the adapter is not a plain LoRA adapter, or if it is not the one that the train.json
-    beside it records."""
+    Raises InputError if a file is damaged, if the adapter is not a plain LoRA adapter, or if it is not the one that the
+    train.json beside it records."""
     text = read_text(folder / ADAPTER_CONFIG, _ADVICE)
     weights = (folder / WEIGHTS).read_bytes()
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))

@@ -2,8 +2,8 @@
 
     W' = (W + s B A) * M
 
-    W, W'   (out, in)   bfloat16, float16 or float32, and float64 in tests; in W a pruned entry is stored as -0.0, which is how W carries
-                        its mask (carried_mask.py)
+    W, W'   (out, in)   bfloat16, float16 or float32, and float64 in tests; in W a pruned entry is stored as -0.0, which is how W
+                        carries its mask (carried_mask.py)
     A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
 
 For the entry (i, j), all in fp32:

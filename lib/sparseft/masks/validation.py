@@ -45,7 +45,8 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
         not_checked.append("The mask may belong to another base, because no base was given.")
     if total["within_tolerance"]:
         not_checked.append(
-            f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {total['within_tolerance']} are not exactly zero."
+            f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {total['within_tolerance']} are not exactly"
+            " zero."
         )
     return {
         "passed": is_complete and mask_of_base is not False and not total["violations"] and not changed,

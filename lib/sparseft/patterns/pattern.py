@@ -91,7 +91,8 @@ class Pattern:
 
     name: str
     # select(ranking) writes the masks of all layers of a `Ranking` (pruning/selection.py), by one of its methods. It returns what
-    # this method returns: the distribution of the scores by layer. None if the masks are another tool's, or keep all that is left.
+    # this method returns: the distribution of the scores by layer. None if the masks are another tool's, or keep all that is
+    # left.
     select: Callable[[Any], dict[str, Any]] | None
     # What is removed, in words for the results page.
     words: str = ""

@@ -230,7 +230,8 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
 
 
 def _passes(config: Config) -> list[Run]:
-    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it has a pruned base."""
+    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it has a pruned
+    base."""
     passes = {}
     for run in targets.runs(config):
         folder_of = base_folder if get_method(run.method).has_pruned_base else mask_folder

@@ -24,9 +24,9 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
-from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
+from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, pruned_base, split_mdl
-from sparseft.study.targets import window_files
+from sparseft.study.targets import runs, window_files
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
 from sparseft.tasks.rows import source_file
@@ -131,9 +131,17 @@ def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if local files are missing, if the hub refuses a model or data, or if backend or texts suit no model.
+    """Raise InputError if a run's name is too long, local files are missing, the hub refuses a model or data, or no model is
+    suited.
 
-    One error names all files that are missing. A model that must be fetched is not known yet."""
+    A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files that are
+    missing."""
+    longest = max((run.id for run in runs(config)), key=len)
+    if len(longest) > LONGEST_NAME:
+        raise InputError(
+            f"{longest}: the name of a run has {len(longest)} characters, and {LONGEST_NAME} are possible",
+            "shorten the name of the model, the task, the training or the text",
+        )
     missing = [
         f"{place}: {file}: no such file"
         for place, files in _sources(config).items()

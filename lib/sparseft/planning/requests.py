@@ -14,6 +14,7 @@ from sparseft.errors import InputError
 from sparseft.methods import Method, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.sizes import (
+    SCORE,
     Subject,
     TaskLengths,
     calibration_lengths,
@@ -27,34 +28,32 @@ from sparseft.study.grid import training_name
 from sparseft.study.mask_settings import kept_inputs, segment_length
 from sparseft.study.sources import TOGETHER
 
-# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which reads and
-# writes a model some rows at a time, and `files`, which does it matrix by matrix.
+# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which
+# reads and writes a model some rows at a time, and `files`, which does it matrix by matrix.
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "sampling", "mask")
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
-# Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks. Both for
-# any model; measured.
+# Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks.
+# Both for any model; measured.
 MASK_JOB = 400_000_000
 BLOCKS = 250_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
-# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of two more matrices
-# for the widest one (pruning/sparsegpt.py), or of three if units are pruned (pruning/obs.py).
+# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of two
+# more matrices for the widest one (pruning/sparsegpt.py), or of three if units are pruned (pruning/obs.py).
 HESSIAN, FACTORS, UNIT_FACTORS = 4, 8, 12
-# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32 and bf16;
-# counted on a GPU, which makes no copy in fp32 before the softmax.
+# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32
+# and bf16; counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
 # Tensors that transformers loads at a time.
 LOADED = 4
-# On a GPU: rows of logits that an evaluation has at once; bytes per word of the 512 rows that are in fp32 (language_model/loss.py);
-# entries of the blocks of a gradient and its mask (lora/carried_mask.py).
+# On a GPU: rows of logits that an evaluation has at once; bytes per word of the 512 rows that are in fp32
+# (language_model/loss.py); entries of the blocks of a gradient and its mask (lora/carried_mask.py).
 LOGIT_ROWS, FP32_LOGITS, BLOCK = 1 << 13, 8 * 512, 1 << 26
 # How much more is in fp32 in a distillation; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
-# Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
-FORWARD = 0.65
 PADDED = 32  # tokens; the examples of gradients are padded to a multiple (pruning/calibration.py)
 MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 MARGIN = 1.3  # of a memory that is estimated, not measured
@@ -220,7 +219,8 @@ def _teacher_room(config: Config, job: JobKind, others: int) -> float:
 
 
 def _weights_room(config: Config, device: dict[str, int], machine: dict[str, int]) -> float:
-    """Return the bytes that an evaluation has for weights on a GPU or in the machine, beside these parts; infinity without a limit.
+    """Return the bytes that an evaluation has for weights on a GPU or in the machine, beside these parts; infinity without a
+    limit.
 
     The decoder layers that do not fit stay in their files."""
     resources = config.resources
@@ -340,36 +340,24 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         if _uses_gradients(job.method):
-            return lengths.long * subject.activation_bytes + lengths.answer * logits
-        if _leaves_out(job.method, layers):
-            return int(FORWARD * lengths.long * subject.activation_bytes) + lengths.answer * logits
-        return int(FORWARD * lengths.long * subject.activation_bytes)
-    heads = attention_heads(subject.config)
-    cached = 2 * subject.width * heads.key_value * heads.size * layers
-    scored = (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
+            return lengths.long * subject.activation_bytes(lengths.long) + lengths.answer * logits
+        rows = lengths.answer if _leaves_out(job.method, layers) else 0
+        return lengths.long * subject.forward_bytes(lengths.long) + rows * logits
     if job.kind == "sampling":
+        cached, scored = _cached_and_scored(config, subject)
         return TOGETHER * (config.masks.texts[job.text].length * cached + scored)
     if job.kind in ("evaluation", "selection"):
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
-        return max(
-            # What has neither choices nor generated answers is evaluated by its loss.
-            config.evaluation_batch_size
-            * (lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens)
-            * (cached if lengths.max_new_tokens else scored)
-            if lengths.choices or lengths.max_new_tokens
-            else _loss_bytes(config, subject, lengths)
-            for lengths in of_tasks
-        )
+        return max(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks)
     if job.kind == "reconstruction":
         section = config.reconstruction
         lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
-        batch = section.batch_size * lengths.long * subject.activation_bytes
+        batch = section.batch_size * lengths.long * subject.activation_bytes(lengths.long)
         return max(batch, _loss_bytes(config, subject, task_lengths(config, job.task)))
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
-    per_token = layers * subject.activation_bytes
-    if settings.gradient_checkpointing:
-        # Every layer keeps its input, and one layer at a time computes its activations again.
-        per_token = layers * states + subject.activation_bytes
+    of_layer = subject.activation_bytes(lengths.long)
+    # With it, every layer keeps its input, and one layer at a time computes its activations again.
+    per_token = layers * states + of_layer if settings.gradient_checkpointing else layers * of_layer
     rows = lengths.long if settings.train_on_inputs else lengths.answer
     batch = settings.micro_batch_size * (lengths.long * per_token + rows * logits)
     fp32 = FP32_LOGITS * subject.config["vocab_size"] if config.resources.gpus else 0
@@ -382,6 +370,24 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     return batch if job.kind == "throughput" else max(batch, _loss_bytes(config, subject, lengths))
 
 
+def _evaluated_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+    """Return the bytes of a batch of an evaluation: cached keys and values or logits, with the scores of an eager attention."""
+    if not (lengths.choices or lengths.max_new_tokens):
+        # Such a task is evaluated by its loss.
+        return _loss_bytes(config, subject, lengths)
+    cached, scored = _cached_and_scored(config, subject)
+    tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
+    scores = SCORE * subject.architecture.scores(subject.config, tokens)
+    return config.evaluation_batch_size * tokens * (scores + (cached if lengths.max_new_tokens else scored))
+
+
+def _cached_and_scored(config: Config, subject: Subject) -> tuple[int, int]:
+    """Return the bytes of a token's keys and values in all decoder layers, and those of its logits with their softmax."""
+    heads = attention_heads(subject.config)
+    cached = 2 * subject.width * heads.key_value * heads.size * subject.config["num_hidden_layers"]
+    return cached, (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
+
+
 def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
     """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the answers."""
     rows, fp32 = config.evaluation_batch_size * lengths.answer, 0
@@ -390,7 +396,7 @@ def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
     tokens = config.evaluation_batch_size * lengths.long
     states = tokens * subject.width * subject.config["hidden_size"]
     logits = subject.config["vocab_size"] * (subject.width * rows + fp32)
-    return max(int(FORWARD * tokens * subject.activation_bytes), states + logits)
+    return max(tokens * subject.forward_bytes(lengths.long), states + logits)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:

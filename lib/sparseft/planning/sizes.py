@@ -54,6 +54,10 @@ NAMED = {
 }
 
 
+# Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
+FORWARD = 0.65
+# Bytes per score of an eager attention, as kept for a backward and at once; counted (tests/planning/test_requests.py).
+KEPT_SCORE, SCORE = 8, 12
 # Tokens of WikiText-2's test split, about.
 TEST_SPLIT = 350_000
 
@@ -73,10 +77,15 @@ class Subject:
         """Return the model's architecture."""
         return find_architecture(self.config["architectures"], self.name)
 
-    @property
-    def activation_bytes(self) -> int:
-        """Return an estimate of the bytes that one decoder layer keeps per token for its backward under LoRA."""
-        return self.architecture.activation_bytes(self.config, self.width)
+    def activation_bytes(self, length: int) -> int:
+        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token of a sequence."""
+        scores = self.architecture.scores(self.config, length)
+        return self.architecture.activation_bytes(self.config, self.width) + KEPT_SCORE * scores
+
+    def forward_bytes(self, length: int) -> int:
+        """Return an estimate of what one decoder layer holds at once without a backward, in bytes per token of a sequence."""
+        scores = self.architecture.scores(self.config, length)
+        return int(FORWARD * self.architecture.activation_bytes(self.config, self.width)) + SCORE * scores
 
     @cached_property
     def weights(self) -> int:

@@ -21,7 +21,8 @@ prunes nothing. Here the count is exact:
     A layer loses as many weights as s takes of its slots.
 
 Where the formula gives shares between 0 and 1, this is the formula. Where it keeps more than a whole layer, the other layers
-make up for the difference. A sparsity that would prune a layer whole is refused. No layer loses fewer weights at a larger sparsity.
+make up for the difference. A sparsity that would prune a layer whole is refused. No layer loses fewer weights at a larger
+sparsity.
 
 In N:M, every group of a decoder layer loses the same number of its M weights, so a decoder layer has M slots. All decoder
 layers have the same size, so the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the

@@ -1,9 +1,10 @@
 """Compute the statistic of an importance over examples: of the gradients of the training loss, or of every layer's inputs.
 
-The examples are a task's, or windows of a text, chosen as Wanda chooses them (locuslab/wanda, lib/data.py). The files of the importances have the statistics:
+The examples are training rows of a task, or windows of a text. A window comes from a random document, or is chosen as wanda's
+`get_c4` does (locuslab/wanda, lib/data.py). The files of the importances define the statistics, in these letters:
 
-    gradient  mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
-    wanda     ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
+    dL_i/dW   the gradient, (rows, cols); L_i is the mean answer loss of example i, nats per answer token (language_model/loss.py)
+    X         the inputs of a layer, (all tokens of all examples, cols)
 
 Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the examples
 nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
@@ -199,8 +200,8 @@ def choose_windows(
     """Return `text.examples` windows of `text.length` token ids. `encode` returns the token ids of a text.
 
     The documents are taken in random order. Each one that is longer than a window gives one random window, until there are
-    enough. `get_c4` does this. If too few documents are that long, all documents are joined by blank lines, and each window starts
-    at a random place of the whole text. `get_wikitext2` does this.
+    enough. `get_c4` does this. If too few documents are that long, all documents are joined by blank lines, and each window
+    starts at a random place of the whole text. `get_wikitext2` does this.
 
     Raises InputError with the `place` of the text if it has fewer tokens than all windows together."""
     generator = random.Random(text.seed)
@@ -339,8 +340,8 @@ def _backward(
 ) -> Tensor | None:
     """Compute decoder layer `number` and its backward on one example. Return the gradient of its inputs, (tokens, H).
 
-    `gradient` is that of its outputs. It is None of the last decoder layer, after which comes the loss of the example's batch. The
-    embeddings need no gradient."""
+    `gradient` is that of its outputs. It is None of the last decoder layer, after which comes the loss of the example's
+    batch. The embeddings need no gradient."""
     states = stream.states[example] = stream.states[example].detach().requires_grad_(number > 0)
     if gradient is None:
         with entering(layered.model, number, states[None].to(layered.device)):

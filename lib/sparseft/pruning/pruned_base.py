@@ -87,8 +87,9 @@ def pruned_writer(
 ) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
-    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After the block, the pruned base appears first and then the mask with its
-    report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError as `checked_origin` does."""
+    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After the block,
+    the pruned base appears first and then the mask with its report, so that no mask is without its base. If the block fails,
+    nothing appears. Raises InputError as `checked_origin` does."""
     shape = prunable_shapes(original)
     origin, meta = checked_origin(original, method, percent, settings, meta)
     assert files.base, f"{method} updates weights"

@@ -42,7 +42,8 @@ def remove_units(
 ) -> None:
     """Remove units of a model for a sparsity in percent, and write mask, report, plots and pruned base.
 
-    Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is damaged."""
+    Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is
+    damaged."""
     method, architecture = get_method(method_name), checkpoint.architecture
     units = method.pattern.units
     assert units and files.base, f"{method_name} removes no units"

@@ -1,7 +1,7 @@
 """Define validation_report.json: what the comparison of every weight with the mask found.
 
-A report that fails, or that says more than its layer rows show, marks its run with a fault (`faults`). Sparsities are fractions of the prunable weights of the
-model that was pruned.
+A report that fails, or that says more than its layer rows show, marks its run with a fault (`faults`). Sparsities are
+fractions of the prunable weights of the model that was pruned.
 """
 
 import math

@@ -80,8 +80,8 @@ def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
     """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in `folder`.
 
     `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at the same
-    time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves nothing, if an older file
-    may be somebody else's or of another kind."""
+    time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves nothing, if an older
+    file may be somebody else's or of another kind."""
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)

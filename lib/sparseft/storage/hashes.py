@@ -34,5 +34,5 @@ def write_hashed(path: Path, blocks: Iterable[bytes]) -> str:
 
 
 def sha256_of_text(text: str) -> str:
-    """Return the sha256 of the UTF-8 file that `text` was read from, without reading it again."""
+    """Return the sha256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -89,7 +89,8 @@ def adapter_digest(folder: Path) -> str:
 
 
 def joint_digest(weights: str, configuration: str) -> str:
-    """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r and alpha."""
+    """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r and
+    alpha."""
     return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()
 
 

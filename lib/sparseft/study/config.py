@@ -126,7 +126,8 @@ class _Keys(Section):
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
     export: Export = Export()
-    backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]  # a table has them
+    # The table of backends has the names.
+    backend: Literal[tuple(backend.name for backend in BACKENDS)] = BACKENDS[0].name  # type: ignore[valid-type]
     """What trains. Only `torch` trains on this machine's CPU and GPUs."""
     revisions: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = Field(
         {}, examples=[{"hub:org/model": "0123456789abcdef0123456789abcdef01234567"}]

@@ -24,7 +24,8 @@ class Export(Section):
     """The command of llama.cpp's converter: a Python that has what the converter needs, and the path of convert_hf_to_gguf.py."""
     engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
     """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp. transformers is the
-    reference, and is always measured, also if the list is empty. Unless you name its Python, it is the one that runs the study."""
+    reference, and is always measured, also if the list is empty. Unless you name its Python, it is the one that runs the
+    study."""
     prompts: Positive = 8
     """Number of prompts, which are parts of the task's validation rows. They run one after the other."""
     prompt_tokens: Length = 128

@@ -1,4 +1,4 @@
-"""Name the runs of a study and their files. All names and paths of a study are written here, and nowhere else.
+"""Name the runs of a study, and the folders and files of a study. records/ names the records in the folder of a run.
 
 A run is one cell of model x task x method x sparsity x mode x training, trained from one seed. The dense runs (sparsity 00) do
 not depend on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00,
@@ -76,7 +76,9 @@ REPORT = "report.html"
 REPORT_PARTS = "lib/sparseft/analysis/templates"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
-RESULTS = r"results(?:/(?!(?:runs|throughput|programs|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]*)?"
+RESULTS = r"results(?:/(?!(?:runs|throughput|programs|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
+# Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and behind it.
+LONGEST_NAME = 200
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program, and of a
@@ -145,7 +147,7 @@ class Run(Cell):
     pattern: ClassVar[str] = RUN_ID
 
 
-# Every path of the study, relative to the study's folder. The names in braces are the wildcards above.
+# The paths of the study, relative to the study's folder. The names in braces are the wildcards above.
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"

@@ -62,7 +62,8 @@ class Masks(Section):
     """Share of the key-value heads that structured removes, with their query heads, as a multiple of the sparsity. 0: only
     channels of the MLP. 1: the share of all weights. Channels lose the rest of the sparsity."""
     renormalize_router_weights: bool = True
-    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob: true`."""
+    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob:
+    true`."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""

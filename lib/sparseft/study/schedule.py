@@ -78,8 +78,8 @@ class Training(Section):
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
     train_on_inputs: bool = False
-    """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses are always on
-    the answers. The name is that of Alpaca-LoRA and of Shears."""
+    """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses are
+    always on the answers. The name is that of Alpaca-LoRA and of Shears."""
     gradient: Literal["exact", "straight_through"] = "exact"
     """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
     distillation: Distillation | None = Field(None, examples=[{"weight": 0.5, "temperature": 2.0}])
@@ -189,7 +189,8 @@ def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-# Neither a reconstruction nor a measurement is evaluated, ends early or has a teacher. The loss of a reconstruction is not in nats.
+# Neither a reconstruction nor a measurement is evaluated, ends early or has a teacher. The loss of a reconstruction is not in
+# nats.
 PLAIN = {"eval_every": 0, "stop_if_loss_above": None, "stop_if_after_steps": None, "distillation": None}
 # One decoder layer needs no saving of memory.
 ONE_LAYER = PLAIN | {"cache_weights": False, "gradient_checkpointing": False}
@@ -279,8 +280,8 @@ class Resources(Section):
     gpus: Count = 0
     """GPUs of a training: 0, or as many as `processes`. A reconstruction or masks from examples use one of them."""
     gpu_memory_mb: Positive | None = Field(None, examples=[80_000])
-    """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers that fit on
-    none from their files, for every batch. Null means one GPU, and what is free on it."""
+    """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers that
+    fit on none from their files, for every batch. Null means one GPU, and what is free on it."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the GPUs, and whether it is."""

@@ -1,7 +1,7 @@
 """What all sections of the configuration share: how they check their keys, the limits of their numbers, and their flags."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
@@ -57,6 +57,13 @@ class Section(BaseModel):
                 raise ValueError(f"{name} cannot be {value!r}")
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_in_no_line_break(cls, values: object) -> object:
+        """Refuse a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
+        refuse({f"{place!r} ends in a line break": True for place in _broken(values)})
+        return values
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         for name, values in self:
@@ -67,6 +74,14 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+
+
+def _broken(value: object, key: object = "") -> Iterator[object]:
+    """Yield the keys and the texts below a value, and itself, that end in a line break."""
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _broken(part, name)
+    yield from (text for text in (key, value) if isinstance(text, str) and text.endswith("\n"))
 
 
 def refuse(faults: dict[str, object]) -> None:

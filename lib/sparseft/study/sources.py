@@ -213,8 +213,8 @@ class CalibrationText(Section):
     temperature: float = Field(1.0, gt=0, le=100)
     """What the logits are divided by when the model samples a text. At 1, the text has the model's own distribution."""
     choice: Choice = SHUFFLED
-    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's function of
-    this name, which draws each document anew, for the same documents, tokens and seed."""
+    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's
+    function of this name, which draws each document anew, for the same documents, tokens and seed."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the keys of a sampled text or of a mixture, and whether it is."""

@@ -93,7 +93,8 @@ def result(
 ) -> str:
     """Return the headline metric of the run with these wildcards on one line, and the overlap of its data if there is one.
 
-    `interval` returns the ends of the interval of a run's outcomes. A record that cannot be read is reported, and stops nothing."""
+    `interval` returns the ends of the interval of a run's outcomes. A record that cannot be read is reported, and stops
+    nothing."""
     run = Run.parse(RUN_ID.format(**wildcards))
     try:
         record = read_json(Path(f"{fill(paths.run, run)}/evaluation.json"))

@@ -23,7 +23,8 @@ def start() -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode != 2:
             print(
-                f"error: process {rank} of the training: {failure.message}; read the lines above, and check that memory was enough",
+                f"error: process {rank} of the training: {failure.message}; read the lines above, and check that memory was"
+                " enough",
                 file=sys.stderr,
             )
         return 2

@@ -159,7 +159,8 @@ class LayerReconstruction:
         unit: float,
         part: str | None,
     ) -> Progress:
-        """Train the adapters of one part of a decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
+        """Train the adapters of one part of a decoder layer. Return the losses of the steps, as multiples of `unit`, and
+        their speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress.of(self.layered.dtype)

@@ -4,8 +4,8 @@ A killed run continues from the state to the same bits. The state is no output o
 
 The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine or a line. Gradients are clipped.
 Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of transformers'
-get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, to the bit. The module of these functions also imports PEFT if
-it is installed, which would make the start of every job twice as long.
+get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, to the bit. The module of these functions also imports
+PEFT if it is installed, which would make the start of every job twice as long.
 """
 
 import io
@@ -70,8 +70,8 @@ class Progress:
     def early_end(self, settings: Training) -> dict | None:
         """Return how the training ends after the steps that are done, before its last one; None if it goes on.
 
-        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training ends where
-        the killed one would have ended, and all processes of a training end together."""
+        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training ends
+        where the killed one would have ended, and all processes of a training end together."""
         done = len(self.curve)
         bound, first = settings.stop_if_loss_above, settings.stop_if_after_steps
         if bound is None or first is None or not first <= done < settings.steps:
@@ -117,7 +117,8 @@ class Steps:
     def take(self, step: int, gradients: Callable[[float], dict[str, float]], tokens: int, progress: Progress) -> None:
         """Take one step, and append its measurements to `progress`.
 
-        gradients: computes the gradients of the loss times a scale, and returns the loss without the scale as "loss", and its parts
+        gradients: computes the gradients of the loss times a scale, and returns the loss without the scale as "loss", and its
+            parts
         tokens: those of the step's batch, without padding
 
         Raises InputError if the loss or its gradient is not finite."""

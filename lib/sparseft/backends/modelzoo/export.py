@@ -143,7 +143,8 @@ def model_section(folder: Path) -> dict:
             "top_k": config.num_experts_per_tok,
             # transformers adds this loss only if the router's logits are part of the output.
             "load_balancing_loss_coef": config.router_aux_loss_coef if config.output_router_logits else 0.0,
-            # The implementation with stacked experts, as in checkpoints/modelzoo_checkpoint.py. Some releases have another default.
+            # The implementation with stacked experts, as in checkpoints/modelzoo_checkpoint.py. Some releases have another
+            # default.
             "moe_implementation": "optimized",
         }
     return section

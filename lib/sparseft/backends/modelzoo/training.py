@@ -59,7 +59,8 @@ class ModelZoo:
 
     @classmethod
     def from_environment(cls) -> "ModelZoo":
-        """Return what MODELZOO_HOME and MODELZOO_PYTHON name. Raises InputError, with the commands to get it, if it is missing."""
+        """Return what MODELZOO_HOME and MODELZOO_PYTHON name. Raises InputError, with the commands to get it, if it is
+        missing."""
         named = os.environ.get("MODELZOO_HOME", "")
         home = Path(named or "/nowhere").resolve()
         python = Path(os.environ.get("MODELZOO_PYTHON") or home / ".venv/bin/python")
