@@ -8,7 +8,7 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     resources:
-        **requested("prepare"),
+        **requested("prepare_model"),
     params:
         **running("prepare_model.py", model_sources),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
