@@ -161,6 +161,7 @@ def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
     wafer = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
     said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")])
     assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
+    assert needs(wafer, [("compile_program", {"program": "p"})]).split("; ")[0].endswith("(1 jobs of unknown time)")
 
 
 @pytest.mark.parametrize(("text", "line"), [

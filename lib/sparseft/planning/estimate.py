@@ -116,7 +116,7 @@ def too_large(config: Config, jobs: Iterable[Job]) -> list[str]:
     }
     lines: dict[tuple[str, str], str] = {}
     for job in dict.fromkeys(kind_of(rule, wildcards) for rule, wildcards in jobs):
-        if not job or (job.model, job.kind) in lines:
+        if not job or not job.model or (job.model, job.kind) in lines:
             continue
         subject = requests.subject(job.model)
         needed = _needed(config, job, subject)
@@ -266,9 +266,14 @@ def study_jobs(config: Config) -> Iterator[Job]:
 
 def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
     """Return the kind of a job of a rule; None if it neither reads nor runs a model."""
+    if rule not in KIND_OF:
+        return None
+    if "model" not in wildcards:
+        # A compilation names its program only.
+        return JobKind(KIND_OF[rule], "")
     # The rules of the masks have the folder of the task.
     cell = SimpleNamespace(**{"task": wildcards.get("task_folder", "").removeprefix("/"), **wildcards})
-    return JobKind.of(rule, cell) if rule in KIND_OF else None
+    return JobKind.of(rule, cell)
 
 
 def hours(config: Config, jobs: Iterable[Job]) -> str:
