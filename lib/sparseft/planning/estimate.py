@@ -327,9 +327,8 @@ def _seconds(requests: Requests, job: JobKind | None) -> float | None:
     """Return the estimate of a job on a usual machine; None if its model or the speed of an appliance or engine is not known."""
     if job is None:
         return USUAL.start
-    if job.kind == "engines" or (
-        requests.config.training_backend.queue_minutes and job.kind in ("training", "throughput")
-    ):
+    on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
+    if job.kind in ("engines", *on_appliance):
         return None
     try:
         return job_seconds(requests.config, job, requests.subject(job.model), USUAL)

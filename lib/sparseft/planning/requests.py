@@ -31,29 +31,20 @@ from sparseft.study.mask_settings import kept_inputs, segment_length
 # writes a model some rows at a time, and `files`, which does it matrix by matrix.
 EVALUATIONS = ("evaluation", "selection", "engines")
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", *EVALUATIONS)
-# The kind of the jobs of each rule that requests memory. The rules and the estimate read it here only.
-KIND_OF = {
-    "prepare_model": "prepare",
-    "compute_masks": "mask",
-    "compute_one_mask": "mask",
-    "prune": "mask",
-    "import_pruned": "files",
-    "train_adapter": "training",
-    "reconstruct_adapter": "reconstruction",
-    "merge_adapter": "blocks",
-    "validate_sparsity": "blocks",
-    "evaluate_run": "evaluation",
-    "evaluate_adapter": "evaluation",
-    "evaluate_selection": "selection",
-    "measure_throughput": "throughput",
-    "export_run": "files",
-    "check_engines": "engines",
-    # The backends cerebras and modelzoo.
-    "run_on_appliance": "training",
-    "compile_program": "training",
-    "measure_batch": "throughput",
-    "export_checkpoint": "files",
+# The rules that request memory, by the kind of their jobs. The rules and the estimate read it here only.
+_RULES = {
+    "prepare": ("prepare_model",),
+    "mask": ("compute_masks", "compute_one_mask", "prune"),
+    "training": ("train_adapter", "run_on_appliance", "compile_program"),
+    "reconstruction": ("reconstruct_adapter",),
+    "blocks": ("merge_adapter", "validate_sparsity"),
+    "evaluation": ("evaluate_run", "evaluate_adapter"),
+    "selection": ("evaluate_selection",),
+    "engines": ("check_engines",),
+    "throughput": ("measure_throughput", "measure_batch"),
+    "files": ("import_pruned", "export_run", "export_checkpoint"),
 }
+KIND_OF = {rule: kind for kind, rules in _RULES.items() for rule in rules}
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
 # Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks. Both for
