@@ -1,4 +1,4 @@
-"""Simulate studies, and count how often the intervals contain the truth and how often one of equal methods is named better.
+"""Simulate studies: how often the intervals contain the truth, one of equal methods is named better, and a verdict is given.
 
 python benchmarks/intervals.py [--repeats 1000]
 
@@ -18,6 +18,7 @@ The intervals are those of the analysis, which pools the seeds over the cells (s
     known            as the analysis, if it knew the variance between seeds
 """
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 from bench import report
 from scipy import stats
-from sparseft.analysis.statistics import LEVEL, Scores, Spread, compare, interval, pooled_spread
+from sparseft.analysis.statistics import LEVEL, Scores, Spread, compare, holm, interval, pooled_spread
 from sparseft.command import run
 from statsmodels.stats.proportion import proportion_confint
 
@@ -83,6 +84,13 @@ class Design:
 
 
 CHOICE = Design("accuracy", (0.7,), 800, 0.01)
+# Studies whose verdicts are counted: accuracies of the better methods, examples, and deviations between seeds.
+LEVELS = (0.5, 0.7, 0.9)
+POWER_EXAMPLES = (64, 256)
+POWER_DEVIATIONS = (0.0, 0.01, 0.03)
+LOST = 0.05
+TOLERANCE = 0.02
+JUDGED = 12
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,57 @@ def false_choices(random: np.random.Generator, trainings: tuple[int, int], repea
     return shares
 
 
+def verdicts(random: np.random.Generator, design: Design, seeds: int, repeats: int) -> tuple[float, float, float]:
+    """Return the shares of studies, in percent, with the verdict on a true difference, and with a false "within".
+
+    The study of the first share has four methods, of which the last one is worse by LOST, and Holm's correction over their pairs.
+    That of the others has JUDGED cells whose loss is just the tolerance: a given one, or any of them, is called within."""
+    (level,) = design.accuracies
+    cells = _cells(random, replace(design, accuracies=(*[level] * (EQUAL - 1), level - LOST)), seeds, repeats)
+    pairs, spread = list(combinations(range(EQUAL), 2)), pooled_spread(cells)
+    p_values = np.array([compare(cells[ours], cells[theirs], spread).p_value for ours, theirs in pairs])
+    adjusted = np.apply_along_axis(holm, 0, p_values)
+    found = adjusted[pairs.index((0, EQUAL - 1))] < NOMINAL
+    dense, *cells = _cells(random, replace(design, accuracies=(level, *[level - TOLERANCE] * JUDGED)), seeds, repeats)
+    spread = pooled_spread([dense, *cells])
+    within = np.array([compare(cell, dense, spread).difference_low > -TOLERANCE for cell in cells])
+    return 100 * found.mean(), 100 * within.mean(), 100 * within.any(axis=0).mean()
+
+
+def _cells(random: np.random.Generator, design: Design, seeds: int, repeats: int) -> list[Scores]:
+    """Return the cells of repeated studies, one per method."""
+    values = simulate(random, design, repeats).values[:, :, :seeds]
+    return [Scores(values[:, method], tuple(range(seeds))) for method in range(values.shape[1])]
+
+
+def report_verdicts(repeats: int) -> None:
+    """Simulate how often a true difference gets a verdict, and how often a loss of the tolerance is called within."""
+    random = np.random.default_rng(RANDOM_SEED)
+    # statsmodels collects garbage in every correction.
+    gc.freeze()
+    rows = []
+    for seeds, examples in product((2, 3), POWER_EXAMPLES):
+        designs = [Design("accuracy", (level,), examples, one) for level, one in product(LEVELS, POWER_DEVIATIONS)]
+        shares = np.array([verdicts(random, design, seeds, repeats) for design in designs])
+        lows, highs = shares.min(axis=0), shares.max(axis=0)
+        rows.append([str(seeds), str(examples), *(f"{a:.1f} to {b:.1f}" for a, b in zip(lows, highs, strict=True))])
+    conditions = [
+        f"{repeats} studies per design; accuracies {', '.join(map(str, LEVELS))};"
+        f" deviations between seeds {', '.join(map(str, POWER_DEVIATIONS))}",
+        f"verdict: two of {EQUAL} methods whose accuracies differ by {LOST}, with Holm's correction over the pairs",
+        f"within: the accuracy is {TOLERANCE} below dense, which is the tolerance, in each of {JUDGED} cells",
+        "shares in percent: the lowest and the highest over the designs of a row",
+    ]
+    header = [
+        "seeds",
+        "examples",
+        "verdict on a true difference",
+        "a cell falsely within",
+        f"any of {JUDGED} falsely within",
+    ]
+    report("verdicts", "How often a study gives a verdict", conditions, header, rows)
+
+
 def coverage_table(rows: pd.DataFrame, by: list[str]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a table: the mean coverage, the lowest one in brackets, and the mean width."""
     groups = rows.groupby(by, sort=False)
@@ -277,6 +336,7 @@ def main(*, repeats: int = 1000) -> None:
     title = f"Studies with a false winner among {EQUAL} equal methods"
     report("false_winners", title, conditions, *winners_table(pd.DataFrame(winners)))
     report_choices(repeats)
+    report_verdicts(repeats)
 
 
 def report_choices(repeats: int) -> None:

@@ -99,13 +99,13 @@ def code(*names, probes=False):
     return lambda w: "".join(job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes) for path in scripts)
 
 
-def requested(kind, cell=cell_of, gpu=0):
-    """Return the resources that a job of this kind requests: its memory in MB, its time limit in minutes, and GPUs.
+def requested(rule, cell=cell_of, gpu=0):
+    """Return the resources that a job of a rule requests: its memory in MB, its time limit in minutes, and GPUs.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
     return {
-        "mem_mb": lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[0],
-        "runtime": lambda w, attempt: REQUESTS.of(JobKind.of(kind, cell(w)), attempt)[1],
+        "mem_mb": lambda w, attempt: REQUESTS.of(JobKind.of(rule, cell(w)), attempt)[0],
+        "runtime": lambda w, attempt: REQUESTS.of(JobKind.of(rule, cell(w)), attempt)[1],
         "gpu": gpu,
     }
 

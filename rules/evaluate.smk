@@ -17,12 +17,12 @@ use rule run_script as evaluate_run with:
     priority: 2
     threads: STUDY.resources.threads
     resources:
-        **requested("evaluation", gpu=gpus_of("evaluation")),
+        **requested("evaluate_run", gpu=gpus_of("evaluate_run")),
         # One process uses all of its GPUs.
         nodes=1,
     params:
         **running("evaluate.py", probes=True),
-        places=placed("evaluation"),
+        places=placed("evaluate_run"),
         settings=scored_besides,
 
 
@@ -44,10 +44,10 @@ use rule evaluate_run as evaluate_selection with:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
     resources:
-        **requested("selection", gpu=gpus_of("selection")),
+        **requested("evaluate_selection", gpu=gpus_of("evaluate_selection")),
     params:
         **running("evaluate_selection.py"),
-        places=placed("selection"),
+        places=placed("evaluate_selection"),
         settings=scoring,
 
 

@@ -24,7 +24,7 @@ use rule run_script as export_run with:
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     resources:
-        **requested("files"),
+        **requested("export_run"),
     params:
         **running("export_run.py"),
         places=limited,
@@ -43,7 +43,7 @@ use rule run_script as check_engines with:
         job=f"check_engines/{grid.RUN_ID}",
     threads: STUDY.resources.threads
     resources:
-        **requested("evaluation", gpu=ONE_GPU),
+        **requested("check_engines", gpu=ONE_GPU),
     params:
         **running("check_engines.py"),
         places=limited,

@@ -144,14 +144,14 @@ def scored_besides(w):
     return scoring_flags(w, probes=targets.probe_places(STUDY, w.task), **text)
 
 
-def placed(kind):
+def placed(rule):
     """Return a function that gives the flags with the files of a job, and with the memory that weights may use.
 
     In an evaluation they are those of the model, and in a distillation those of its teacher."""
-    room = lambda w: REQUESTS.weights_mb(JobKind.of(kind, cell_of(w)))
+    room = lambda w: REQUESTS.weights_mb(JobKind.of(rule, cell_of(w)))
     return lambda w, input, output: f"{places(w, input, output)} {flags(weights_mb=room(w))}"
 
 
-def gpus_of(kind):
+def gpus_of(rule):
     """Return a function that gives the number of GPUs of an evaluation."""
-    return lambda w: REQUESTS.gpus(JobKind.of(kind, cell_of(w)))
+    return lambda w: REQUESTS.gpus(JobKind.of(rule, cell_of(w)))

@@ -30,7 +30,7 @@ use rule run_script as compute_masks with:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        **requested("mask", gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
+        **requested("compute_masks", gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
     params:
         **running("compute_masks.py"),
         settings=mask_flags,
@@ -75,7 +75,7 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     resources:
-        **requested("files"),
+        **requested("import_pruned"),
     params:
         **running("import_pruned.py", imported_sources),
         settings=lambda w: flags(

@@ -19,7 +19,7 @@ use rule run_script as merge_adapter with:
     threads: STUDY.resources.threads
     resources:
         # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
-        **requested("blocks", gpu=ONE_GPU),
+        **requested("merge_adapter", gpu=ONE_GPU),
         # A cluster's profile limits the merged models that exist, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:
@@ -40,7 +40,7 @@ use rule run_script as validate_sparsity with:
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     resources:
-        **requested("blocks"),
+        **requested("validate_sparsity"),
     params:
         **running("validate_sparsity.py"),
         settings=flags(run_id=grid.RUN_ID),

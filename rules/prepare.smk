@@ -8,7 +8,7 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     resources:
-        **requested("prepare"),
+        **requested("prepare_model"),
     params:
         **running("prepare_model.py", model_sources),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
@@ -96,12 +96,12 @@ use rule run_script as sample_text with:
         text=named_texts(lambda text: text.text == SELF),
     threads: STUDY.resources.threads
     resources:
-        **requested("sampling", gpu=gpus_of("sampling")),
+        **requested("sample_text", gpu=gpus_of("sample_text")),
         # One process uses all of its GPUs.
         nodes=1,
     params:
         **running("sample_text.py"),
-        places=placed("sampling"),
+        places=placed("sample_text"),
         settings=lambda w: flags(
             **STUDY.masks.texts[w.text].model_dump(include={"examples", "length", "seed", "temperature"}),
             threads=STUDY.resources.threads,

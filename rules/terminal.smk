@@ -69,7 +69,9 @@ class Terminal(logging.Handler):
             self.is_planned = True
             if OUTPUT.dryrun:
                 logger.info(f"{terminal.requested(map(requests_of, unlike_jobs()))}\n")
-            logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs()]))
+            # A stage has no log, and takes no time.
+            planned = [job for job in workflow.dag.needrun_jobs() if job.rule.log]
+            logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in planned]))
             if OUTPUT.dryrun and IS_SHORT:
                 # Quiet about both, Snakemake ends a dry run here.
                 OUTPUT.quiet = {Quietness.RULES, Quietness.PROGRESS}

@@ -105,7 +105,8 @@ def test_an_imported_method_updates_weights_and_looks_at_no_examples():
 
 
 REFUSED = (
-    "structured_ria structured_obs_refit unstructured_ random_wanda unstructured_refit Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
+    "structured_ria structured_obs_refit unstructured_ random_wanda unstructured_refit"
+    " Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
     " unstructured_on_c4 random_on_c4 unstructured_wanda_on_ unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4"
     " imported imported_ imported_A imported_a_on_c4 experts layers experts_magnitude layers_reap experts_random_on_c4"
 )

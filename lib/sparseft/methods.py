@@ -8,8 +8,8 @@ Every layer loses the same share of its weights, unless the name ends in an allo
 With _refit after the importance, the kept weights change so that they make up for what the importance pruned.
 
 A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
-`masks.calibration` describes under this NAME. `self` is the text that the dense model samples. A text of which the task's examples
-are a part has a NAME that begins with `task`, so that the name of a method says whether its masks depend on a task.
+`masks.calibration` describes under this NAME. `self` is the text that the dense model samples. A text of which the task's
+examples are a part has a NAME that begins with `task`, so that the name of a method says whether its masks depend on a task.
 
 imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
 NAME.

@@ -29,7 +29,7 @@ rule run_on_appliance:
         ROOT / "envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        **requested("training", run_of),
+        **requested("run_on_appliance", run_of),
         csx=int(STUDY.cerebras.on_csx),
         # Under Slurm the licence also counts the jobs of other users.
         slurm_extra="--licenses=csx:1" if STUDY.cerebras.on_csx else "",

@@ -37,6 +37,6 @@ use rule run_script as export_checkpoint with:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
     resources:
         # Measured. One block of rows is in memory, so it does not depend on the model's size.
-        **requested("files") | {"mem_mb": lambda w, attempt: 1000 * attempt},
+        **requested("export_checkpoint") | {"mem_mb": lambda w, attempt: 1000 * attempt},
     params:
         **running("export_modelzoo.py"),

@@ -23,13 +23,13 @@ use rule run_script as train_adapter with:
         mode="|".join(grid.TASK_MODES),
     threads: STUDY.resources.threads * PROCESSES
     resources:
-        **requested("training", gpu=STUDY.resources.gpus),
+        **requested("train_adapter", gpu=STUDY.resources.gpus),
         # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
         nodes=1,
     params:
         **running("train.py"),
         launch=LAUNCH,
-        places=placed("training"),
+        places=placed("train_adapter"),
         settings=run_settings,
 
 
@@ -47,7 +47,7 @@ use rule train_adapter as reconstruct_adapter with:
         mode="|".join(grid.RECONSTRUCTING_MODES),
     threads: STUDY.resources.threads
     resources:
-        **requested("reconstruction", gpu=ONE_GPU),
+        **requested("reconstruct_adapter", gpu=ONE_GPU),
     params:
         **running("reconstruct.py"),
         launch=[],
@@ -71,7 +71,7 @@ use rule run_script as measure_throughput with:
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
     resources:
-        **requested("throughput", gpu=ONE_GPU)
+        **requested("measure_throughput", gpu=ONE_GPU)
         | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:

@@ -115,6 +115,7 @@ def read_run(folder):
     if train:
         losses = [step["loss"] for step in train["loss_curve"]][-max(1, len(train["loss_curve"]) // 10) :]
         run |= {name: train[name] for name in OF_TRAINING} | {"training_tokens": train["tokens"]}
+        run["value_before_merge"] = files["before_merge"]["value"]
         run["train_merge_gap"] = run["eval_loss"] - scores_of([files["before_merge"]])["eval_loss"].value
         run["train_loss"], train["lora_targets"] = np.mean(losses), ", ".join(train["lora_targets"])
     if choice := files.get("selection"):

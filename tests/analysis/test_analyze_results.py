@@ -152,6 +152,20 @@ def test_studies_stand_side_by_side(study, write_run, tmp_path):
     assert "longer: learning_rate 0.001; learning_rate 0.5" in (tmp_path / "out/EXPERIMENTS.md").read_text()
 
 
+@pytest.mark.process
+def test_studies_without_a_cell_in_common_are_refused_and_named(study, write_run, tmp_path):
+    other = tmp_path / "results/longer/runs"
+    other.mkdir(parents=True)
+    for run_id in (ORIGINAL, DENSE, RUN.format("random")):
+        folder = write_run(run_id.replace("m-", "another-", 1), 0.9)
+        folder.rename(other / folder.name)
+    folders = (tmp_path / "results", other.parent)
+    code, said = call_script("compare.py", *folders, output_dir=tmp_path / "out")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: longer: no cell can be compared with one of results")
+    assert not (tmp_path / "out/summary.csv").exists()
+
+
 REFUSED = {
     "no such folder": lambda folder, output: analyze(folder / "runs", output),
     "none complete": analyze,

@@ -59,18 +59,48 @@ def test_a_number_without_a_cell_of_ours_has_a_row(tmp_path):
     assert pd.isna(row["inside"])
 
 
-def test_a_number_is_reproduced_in_the_interval_or_the_tolerance_unless_the_sources_disagree(tmp_path):
+def test_a_number_is_reproduced_in_the_interval_or_the_tolerance(tmp_path):
     rows = {
         "m,boolq,unstructured,50,,acc,0.59,a,,": "reproduced",
         "m,boolq,unstructured_wanda,50,,acc,0.85,a,0.1,their dtype": "reproduced",
         "m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,20.5,a,0.5,": "reproduced",
-        "m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,22.5,b,0.5,": "sources disagree",
+        "n,boolq,unstructured,50,,wikitext2_ppl_2048,40,a,,": "reproduced",
         "n,boolq,unstructured,50,,acc,0.31,a,,": "not reproduced",
         "m,boolq,unstructured,60,,acc,0.5,a,,": "not run",
     }
     table = beside(CELLS, baseline(tmp_path, *rows, header=",".join(COLUMNS)))
     assert table["reproduction"].tolist() == list(rows.values())
     assert table["note"].tolist()[1] == "their dtype"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "verdicts"),
+    [
+        ([20.1, 22.5], ["reproduced", "sources disagree"]),
+        ([18.0, 25.0], ["sources disagree"] * 2),
+        ([22.5, 22.51], ["not reproduced"] * 2),
+        ([14.89, 11.83], ["not reproduced"] * 2),
+        ([22.5, 22.5], ["not reproduced"] * 2),
+        ([19.0], ["not reproduced"]),
+    ],
+)
+def test_sources_disagree_only_if_ours_lies_between_them_or_agrees_with_one(tmp_path, theirs, verdicts):
+    rows = [f"m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,{value},s,0.2" for value in theirs]
+    table = beside(CELLS, baseline(tmp_path, *rows, header=f"{HEADER},tolerance"))
+    assert table["reproduction"].tolist() == verdicts
+
+
+def test_value_and_the_metric_of_the_task_are_one_number(tmp_path):
+    rows = [f"m,boolq,unstructured,50,,{metric},{value},s" for metric, value in (("value", 0.1), ("acc", 0.7))]
+    assert beside(CELLS, baseline(tmp_path, *rows))["reproduction"].tolist() == ["sources disagree"] * 2
+
+
+def test_a_metric_that_the_study_has_nowhere_is_refused_and_not_called_not_run(tmp_path):
+    with pytest.raises(InputError, match=r"wikitext2_pl_2048 \(theirs\)"):
+        beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,50,,wikitext2_pl_2048,28.5,theirs"))
+    cells = CELLS.assign(wikitext2_ppl_2048=[30.0, None, 40.0])
+    row = baseline(tmp_path, "m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,28.5,theirs")
+    assert beside(cells, row)["reproduction"].tolist() == ["not run"]
 
 
 @pytest.mark.parametrize(
@@ -83,11 +113,21 @@ def test_a_number_is_reproduced_in_the_interval_or_the_tolerance_unless_the_sour
         (["m,boolq,x,50,,acc,0.5,s", "m,boolq,x,50,,acc,much,s"], None, "line 3: value: .* not 'much'"),
         (["m,,x,50,,acc,0.5,s"], None, "line 2: task: .* not ''"),
         (["m,boolq,x,50,,acc,0.5,s,more"], None, "line 2: more: unknown key"),
+        (["", "m,boolq,x,50,,acc,much,s"], None, "line 3: value: .* not 'much'"),
+        (["m,boolq,x,50,,acc,0.5,s,0.6"], f"{HEADER},value", "several columns value"),
+        ([], "m,boolq,x,50,,acc,0.5,s", "no number below a header line"),
+        ([], None, "no number below a header line"),
+        ([], "\n", "no number below a header line"),
+        ([f"m,boolq,x,50,,acc,0.5,{'s' * 200_000}"], None, "line 2: field larger than field limit"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, what):
     with pytest.raises(InputError, match=what):
         baseline(tmp_path, *rows, header=header or HEADER)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    assert baseline(tmp_path, "m,boolq,x,50,,acc,0.5,s", header=f"\ufeff{HEADER}")["model"].tolist() == ["m"]
 
 
 def test_the_example_of_the_configuration_can_be_read():

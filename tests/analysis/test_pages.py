@@ -115,6 +115,20 @@ def test_a_dense_model_that_guesses_leaves_one_sentence_and_no_verdict(tmp_path)
     assert not re.search(r"\b(lower|higher|within|not told apart)\n", written(tmp_path, study)[FINDINGS])
 
 
+def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
+    first = make_cells(study="first")
+    is_dense = first["method"] == "dense"
+    guessing = make_cells(study="second")
+    guessing.loc[is_dense, ["value", "value_low", "value_high"]] = [0.25, 0.16, 0.368]
+    study = make_study(pd.concat([first, guessing], ignore_index=True))
+    verdict = study.curves["verdict"].where(study.curves["study"] == "first")
+    study = replace(study, curves=study.curves.assign(verdict=verdict))
+    assert sentences(verdict_rows(study), study.comparisons[:0], study.tolerance)[0] == (
+        "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
+        " 0.250 [0.160, 0.368], chance 0.25; so no verdict is given against it."
+    )
+
+
 def test_a_loss_is_called_a_loss_and_never_within():
     cells = make_cells(metric="loss").assign(chance=None)
     study = make_study(cells)

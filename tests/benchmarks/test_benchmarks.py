@@ -29,7 +29,7 @@ TINY = {
     | {"MIXTRAL": lambda module: module.MIXTRAL | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}},
     "distillation": {"PRUNINGS": (("layers_block_influence", 50),), "SIZES": (24, 8), "CALIBRATION": 4, "REPEATS": 1}
     | {"SETTINGS": Training(steps=4)},
-    "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,)},
+    "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,), "POWER_EXAMPLES": (20,), "LEVELS": (0.7,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
     "lora": LAYER,

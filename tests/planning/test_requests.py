@@ -1,5 +1,6 @@
 """What jobs need and request: beside what autograd keeps, and by the model's size, the attempt and the settings."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.requests import (
     CUDA,
     CUDA_LIBRARIES,
+    KIND_OF,
     LOADED,
     LOGITS,
     LOGITS_ON_GPU,
@@ -133,10 +135,21 @@ def test_a_kind_names_only_what_decides_its_requests():
     wildcards = SimpleNamespace(model="llama", task="boolq", method="unstructured_wanda", training="-long")
     of_text = SimpleNamespace(**vars(wildcards) | {"method": "unstructured_wanda_on_c4"})
     by_magnitude = SimpleNamespace(**vars(wildcards) | {"method": "unstructured"})
-    assert JobKind.of("training", wildcards) == JobKind("training", "llama", "boolq", training="long")
-    assert JobKind.of("mask", wildcards) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
-    assert JobKind.of("mask", of_text) == JobKind("mask", "llama", "", "unstructured_wanda_on_c4")
-    assert JobKind.of("mask", by_magnitude) == JobKind.of("weights", wildcards) == JobKind("weights", "llama")
+    assert JobKind.of("train_adapter", wildcards) == JobKind("training", "llama", "boolq", training="long")
+    assert JobKind.of("compute_masks", wildcards) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
+    assert JobKind.of("prune", of_text) == JobKind("mask", "llama", "", "unstructured_wanda_on_c4")
+    assert JobKind.of("compute_one_mask", by_magnitude) == JobKind("weights", "llama")
+    assert JobKind.of("export_run", wildcards) == JobKind("files", "llama")
+
+
+def test_every_rule_that_requests_memory_has_a_kind_and_no_other_one():
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").rglob("*.smk")))
+    blocks = re.findall(r"^(?:use )?rule (\w+)(?: as (\w+) with)?:\n((?:[ #].*\n|\n)*)", text, re.MULTILINE)
+    requesting: set[str] = set()
+    for first, second, body in blocks:
+        if (first in requesting and second) or "requested(" in body:
+            requesting.add(second or first)
+    assert requesting == set(KIND_OF)
 
 
 # SmolLM2's weights: a decoder layer's attention, MLP and norms, and outside of them the embedding and a norm.

@@ -1,16 +1,20 @@
 """The estimate beside the files of a finished study, and beside what the pages say."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, call_script, laid_over, succeed, tiny_grid
+from project import DEFAULT, ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
+from scipy.stats import norm
 from sparseft.planning import estimate
-from sparseft.planning.estimate import disk, hours, needs, study_jobs
+from sparseft.planning.estimate import disk, examples, hours, kind_of, needs, study_jobs
+from sparseft.planning.requests import JobKind
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
 from sparseft.study.targets import runs
+from sparseft.tasks.data_source import CHARACTERS_PER_TOKEN
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 MIXED = {
@@ -75,6 +79,52 @@ def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_would_fit(
     assert needs(config, study_jobs(config)).splitlines()[1:] == [f"m: {line}" for line in lines]
 
 
+BFLOAT16 = {"models": {"smollm2": {**DEFAULT["models"]["smollm2"], "dtype": "bfloat16"}}}
+
+
+def high_sparsity(folder: Path) -> dict:
+    """The study of docs/high_sparsity.md, without its data, but for a text of six windows."""
+    text = (ROOT / "docs/high_sparsity.md").read_text().partition('```yaml title="high_sparsity.yaml"\n')[2]
+    sections = yaml.safe_load(text.partition("```")[0])
+    (folder / "text.jsonl").write_text("x" * 6 * 1024 * CHARACTERS_PER_TOKEN)
+    sections["tasks"]["hellaswag"].pop("local")
+    return sections | {"perplexity": {"local": str(folder / "text.jsonl"), "context": 1024}}
+
+
+# The minutes of a thread of a CPU with AVX-512: README.md (the sum of the jobs), docs/real_tasks.md and docs/high_sparsity.md.
+@pytest.mark.parametrize(("sections", "minutes"), [
+    (lambda folder: {}, 6.8),
+    (lambda folder: yaml.safe_load((ROOT / "config/hellaswag.yaml").read_text()) | BFLOAT16, 2 * 54),
+    (lambda folder: yaml.safe_load((ROOT / "config/boolq.yaml").read_text()) | BFLOAT16, 35),
+    (high_sparsity, 6.2 * 60),
+])  # fmt: skip
+def test_the_hours_of_studies_that_were_run_are_right_within_a_factor_of_two(tmp_path, monkeypatch, sections, minutes):
+    monkeypatch.chdir(tmp_path)
+    config = laid_over(sections(tmp_path))
+    number, unit = hours(config, study_jobs(config)).split()[1:3]
+    assert minutes / 2 < float(number) * {"minutes": 1, "hours": 60}[unit] < 2 * minutes
+
+
+def test_a_rule_of_a_model_is_counted_and_an_engine_has_no_time_yet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = hours(laid_over({}), [("check_engines", vars(RUN)), ("export_run", vars(RUN))])
+    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
+    assert kind_of("export_run", vars(RUN)) == JobKind("files", RUN.model)
+
+
+def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
+    (line,) = examples(laid_over({}))
+    assert line.startswith(
+        "hellaswag_mini: 64 validation examples; a difference of 0.05 in one of 6 comparisons of accuracies"
+    )
+    needed = int(re.search(r"needs about ([0-9,]+)", line)[1].replace(",", ""))
+    # A normal approximation, worked out by hand: one answer in five differs, and the level is 0.05 / 6.
+    by_hand = (norm.isf(0.05 / 12) + norm.isf(0.2)) ** 2 * (0.2 - 0.05**2) / 0.05**2
+    assert needed == pytest.approx(by_hand, rel=0.01)
+    text = laid_over({"tasks": {"own": {"kind": "text", "hub": "a/b"}}, "grid": {"tasks": ["own"]}})
+    assert examples(text) == []
+
+
 def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
     kept, _ = disk(laid_over(MIXED | {"keep_merged": True}))
     # SparseGPT on two tasks at two sparsities.
@@ -111,6 +161,7 @@ def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
     wafer = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
     said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")])
     assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
+    assert needs(wafer, [("compile_program", {"program": "p"})]).split("; ")[0].endswith("(1 jobs of unknown time)")
 
 
 @pytest.mark.parametrize(("text", "line"), [

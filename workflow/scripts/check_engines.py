@@ -4,8 +4,8 @@
         --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
 
 Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1 if one
-does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it would slow the memory.
-"""
+does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it would slow the
+memory. """
 
 import sys
 from pathlib import Path

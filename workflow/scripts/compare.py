@@ -43,6 +43,11 @@ def main(*studies: Path, output_dir: Path, options: Flags[Analysis] = Analysis()
     check_ours(output_dir, "analysis", output_dir / FINDINGS)
     hold(output_dir)
     results = compute(side_by_side([read(folder) for folder in studies]), options)
+    of_first = results.comparisons[results.comparisons["question"] == "studies"]
+    for name in names[1:]:
+        if name not in set(of_first["study"]):
+            what = f"{name}: no cell can be compared with one of {names[0]}, without a fault and over the same examples"
+            raise InputError(what, "name studies with a model, task, method, sparsity, mode and training in common")
     again = Reproduction(studies[0] / "runs", flags(**options.model_dump()), plot=True, studies=studies)
     write_analysis(output_dir, results, again, processes=1, others={})
 

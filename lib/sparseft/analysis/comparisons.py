@@ -8,7 +8,7 @@
     studies  a cell with the same cell of the first study (compare.py)
 
 Which method or mode is better is a question about all seeds. One seed does not show how lucky it was, so it tells no two trained
-cells apart (benchmarks/intervals.py: up to nine of ten studies of equal methods would have a winner).
+cells apart (benchmarks/intervals.py: up to 98 % of the studies of equal methods would have a winner).
 
 A question is one of these on one model, task and metric. Holm's correction is over its comparisons. Each probe that both cells
 have is a metric of its own. Cells of other settings, of other examples, with a fault, or with repeated examples are not compared.

@@ -85,9 +85,15 @@ def _counted(rows: pd.DataFrame) -> str:
 
 def _guessing(rows: pd.DataFrame) -> str:
     """Say which dense models only guess, so that no cell is judged by them; empty if none does."""
-    modes = set(rows[rows["difference"].notna() & rows["verdict"].isna()]["dense_mode"])
-    dense = [row for row in rows[rows["method"] == DENSE].itertuples() if row.mode in modes]
-    words = [f"{name_of(row)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}" for row in dense]
+    unjudged = rows[rows["difference"].notna() & rows["verdict"].isna()]
+    models = {(row.study, row.setting, row.dense_mode) for row in unjudged.itertuples()}
+    dense = rows[rows["method"] == DENSE].itertuples()
+    guessing = [row for row in dense if (row.study, row.setting, row.mode) in models]
+    place = " in {}" if rows["study"].nunique() > 1 else ""
+    words = [
+        f"{name_of(row)}{place.format(row.study)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}"
+        for row in guessing
+    ]
     return f"No better than a guess: {listed(words)}; so no verdict is given against it." if words else ""
 
 

@@ -191,6 +191,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         **(train.columns if train else {}),
         **files.validation.columns,
         "train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None,
+        "value_before_merge": files.before.value if files.before else None,
         "reached_sparsity": nan if share is None else 100 * share,
         **{name: getattr(files.validation, name) for name in ("passed", "weights", "violations")},
         "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",

@@ -33,12 +33,12 @@ from sparseft.tasks.metrics import PERPLEXITIES
 # Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
-RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss train_merge_gap reached_sparsity".split()]
-RUNS += ["parameters", "model_bytes"]
+RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss".split()]
+RUNS += "value_before_merge train_merge_gap reached_sparsity parameters model_bytes".split()
 RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
 RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
 CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
-CELLS += ["train_merge_gap", "reached_sparsity", "parameters", "model_bytes"]
+CELLS += "value_before_merge train_merge_gap reached_sparsity parameters model_bytes".split()
 CELLS += [MEASURED, "training_tokens", "measured_seconds"]
 CELLS += "samples_per_second tokens_per_second selection_value selection_eval_loss selection_examples".split()
 CELLS += "trainings_tried chosen decided_by obstacle pareto status".split()
@@ -71,6 +71,7 @@ MEANINGS = {
     "seed": ("", "Seed of the training."),
     "setting": ("", "The settings in which runs of its model and task differ; empty if all agree. Only runs that agree in"
                 " every setting that both have are pooled or compared."),
+    "value_before_merge": ("as value", "Value of the trained model before the merge, on the same examples."),
     "train_merge_gap": ("nats per token", "Loss after the merge minus before it; 0 but for rounding if the merge is exact."),
     "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, or the share of removed weights, which may differ"
                          " from the requested one."),
@@ -103,7 +104,11 @@ MEANINGS = {
     "baseline_value": ("as value", "The number that is compared."),
     "inside": ("", "Whether that number lies in the interval; empty without an interval."),
     "tolerance": ("as value", "The difference at which that number counts as reproduced, by its file."),
-    "reproduction": ("", "reproduced (inside the interval or the tolerance), sources disagree, not reproduced, or not run."),
+    "reproduction": (
+        "",
+        "reproduced (inside the interval or the tolerance), sources disagree (ours is between them or agrees with one),"
+        " not reproduced, or not run.",
+    ),
     "source": ("", "Where that number is from."),
     "note": ("", "What its file says of it, such as the reason of the tolerance."),
     "left_out": ("", "Whether the run is in no table."),

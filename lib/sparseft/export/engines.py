@@ -1,9 +1,8 @@
 """Check that engines compute with an exported model what transformers does, and measure them beside the dense model.
 
 Each engine runs in a process of its own, in its own environment, and writes an answer into a new folder. An engine agrees if the
-log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Greedy tokens decide nothing. Engines round in
-other places, so two nearly equal logits can exchange their order, and all tokens after that differ.
-"""
+log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Greedy tokens decide nothing. Engines round
+in other places, so two nearly equal logits can exchange their order, and all tokens after that differ."""
 
 import json
 import operator

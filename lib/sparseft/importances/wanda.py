@@ -35,7 +35,8 @@ WANDA = Importance(
     source="Sun et al. 2023, arXiv 2306.11695, section 3",
     statistic=INPUT_NORMS,
     score=score,
-    # It compares the weights of one row. The sum over a column ranks channels, as Wanda-sp does (CASIA-IVA-Lab/FLAP, lib/prune.py).
+    # It compares the weights of one row. The sum over a column ranks channels, as Wanda-sp does (CASIA-IVA-Lab/FLAP,
+    # lib/prune.py).
     scope="row",
     accumulated="norm of the inputs over all tokens of all examples",
 )

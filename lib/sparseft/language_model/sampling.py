@@ -26,7 +26,8 @@ MOST_ENDS = 0.5
 
 
 def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: CalibrationText) -> list[Example]:
-    """Return the windows that `text` asks of the model. Each begins with the token that begins a text, or else with that which ends one.
+    """Return the windows that `text` asks of the model. Each begins with the token that begins a text, or else with that which
+    ends one.
 
     The same model, settings and machine give the same windows. Raises InputError if the model takes no such window, or if most
     tokens end a document."""
@@ -62,7 +63,8 @@ def _continued(model: nn.Module, ids: torch.Tensor, text: CalibrationText, gener
 
 
 def write_windows(path: Path, windows: list[Example], tokenizer: PreTrainedTokenizerBase, source: dict) -> None:
-    """Write windows with their text, and their `source`, which has the model's digest, beside them. Both files appear, or none."""
+    """Write windows with their text, and their `source`, which has the model's digest, beside them. Both files appear, or
+    none."""
     rows = (
         {"text": tokenizer.decode(window.ids), "ids": window.ids, "answer_start": window.answer_start}
         for window in windows

@@ -232,8 +232,8 @@ def mask_writer(
     pattern: the pattern that every mask must have; None if it is not known
     pruned: layer -> how many weights each file must prune; None if the scores decide it
 
-    Raises InputError after the block, before a file is written, if a mask is not as it must be. The files are written after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all
-    files appear, or none."""
+    Raises InputError after the block, before a file is written, if a mask is not as it must be. The files are written after the
+    block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all files appear, or none."""
     writer = MaskWriter(paths, metas, shape)
     try:
         yield writer

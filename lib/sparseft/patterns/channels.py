@@ -1,9 +1,8 @@
 """Compute how many channels and how many heads a model loses at a sparsity.
 
 Every decoder layer, and every expert, loses the same number, because stock transformers takes one size for all. Heads lose
-`masks.head_share` times the sparsity, rounded to whole key-value heads, and at least one stays. Channels lose the rest, so that the sparsity is reached
-to within one channel of each decoder layer.
-"""
+`masks.head_share` times the sparsity, rounded to whole key-value heads, and at least one stays. Channels lose the rest, so that
+the sparsity is reached to within one channel of each decoder layer."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -4,6 +4,7 @@ The bytes of models, masks and adapters are exact but for the headers of their f
 machine. Of a model only config.json is read, and torch is not imported.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -18,39 +19,32 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.devices import machine_memory
-from sparseft.planning.requests import ADAM, RUN_THE_MODEL, JobKind, Requests, job_bytes, job_seconds, process_memory
-from sparseft.planning.sizes import Subject
+from sparseft.planning.requests import (
+    ADAM,
+    EVALUATIONS,
+    KIND_OF,
+    PLACED,
+    RUN_THE_MODEL,
+    USUAL,
+    JobKind,
+    Requests,
+    job_bytes,
+    job_seconds,
+    process_memory,
+)
+from sparseft.planning.sizes import Subject, task_lengths
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
 from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, Run, base_folder, fill, mask_folder
 from sparseft.study.section import parse_section
 
-# A rule of the runs -> the kind of its jobs.
-KIND_OF = {
-    "train_adapter": "training",
-    "reconstruct_adapter": "reconstruction",
-    "merge_adapter": "blocks",
-    "validate_sparsity": "blocks",
-    "evaluate_run": "evaluation",
-    "evaluate_adapter": "evaluation",
-    "evaluate_selection": "selection",
-    "measure_throughput": "throughput",
-    "measure_batch": "throughput",
-    "compute_masks": "mask",
-    "compute_one_mask": "mask",
-    "prune": "mask",
-    "import_pruned": "files",
-    "export_checkpoint": "files",
-    "prepare_model": "prepare",
-    "sample_text": "sampling",
-}
 # A job's rule and its wildcards.
 Job = tuple[str, Mapping[str, str]]
-# How many times faster than the slow machine of the requests a usual one is: a CPU with AVX2, an A100.
-USUAL_CPU, USUAL_GPU = 6, 3
-# Seconds on a usual machine for what does not grow with the model.
-IMPORTS = 10
+# A difference of two accuracies, the share of studies that shall show it, and the share of the answers in which the two models
+# differ. The last one is that of benchmarks/intervals.py.
+DIFFERENCE, POWER, DIFFERING = 0.05, 0.8, 0.2
+SIGNIFICANT = 0.05
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
@@ -71,9 +65,30 @@ def report(config: Config) -> str:
         *[f"  {name:16} {size / GB:>10,.2f}" for name, size in kept.items()],
         "memory of a job, GB",
         *memory(config),
+        *examples(config),
         needs(config, study_jobs(config)),
     ]
     return "\n".join(lines)
+
+
+def examples(config: Config) -> list[str]:
+    """Return a line per task with choices or generated answers: its examples, and how many a small difference would need.
+
+    The power is that of the paired t test at the strictest level of Holm's correction."""
+    # It takes a second to import, and a plan needs no power.
+    from statsmodels.stats.power import TTestPower
+
+    places = {(run.sparsity, run.mode) for run in targets.runs(config) if run.method != DENSE}
+    pairs = max(1, math.comb(len(config.grid.methods), 2) * len(places))
+    effect = DIFFERENCE / math.sqrt(DIFFERING - DIFFERENCE**2)
+    needed = TTestPower().solve_power(effect, alpha=SIGNIFICANT / pairs, power=POWER)
+    lengths = {task: task_lengths(config, task) for task in config.grid.tasks}
+    return [
+        f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} in one of {pairs} comparisons of"
+        f" accuracies needs about {needed:,.0f}, and more if seeds vary (docs/statistics.md)"
+        for task, own in lengths.items()
+        if own.choices or own.max_new_tokens
+    ]
 
 
 def needs(config: Config, jobs: Iterable[Job]) -> str:
@@ -102,7 +117,7 @@ def too_large(config: Config, jobs: Iterable[Job]) -> list[str]:
     }
     lines: dict[tuple[str, str], str] = {}
     for job in dict.fromkeys(kind_of(rule, wildcards) for rule, wildcards in jobs):
-        if not job or (job.model, job.kind) in lines:
+        if not job or not job.model or (job.model, job.kind) in lines:
             continue
         subject = requests.subject(job.model)
         needed = _needed(config, job, subject)
@@ -136,7 +151,7 @@ def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
     # The decoder layers of an evaluation or of a teacher that do not fit stay in their files.
     processes = config.resources.processes if job.kind == "training" else 1
     in_machine -= processes * always_in_machine.get("layers in their files", 0)
-    if job.is_placed:
+    if job.kind in PLACED:
         less = on_device["weights"] - subject.width * subject.layer_and_outside
         on_gpu, in_machine = (on_gpu - less, in_machine) if on_gpu else (0, in_machine - less)
     return {"on a GPU": on_gpu, "in the machine": in_machine}
@@ -145,7 +160,7 @@ def _needed(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
 def _smaller(config: Config, job: JobKind) -> Iterator[dict[str, Any]]:
     """Yield changes of the configuration with which a job needs less memory. The first ones cost least time."""
     small_batches = {"evaluation_batch_size": 1}
-    if job.kind in ("evaluation", "selection"):
+    if job.kind in EVALUATIONS:
         yield small_batches
     if job.kind != "training":
         return
@@ -220,7 +235,7 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
     # A backend with devices of its own has no weights here.
     if device.get("weights") in (None, requests.subject(job.model).bytes):
         return ""
-    if job.is_placed:
+    if job.kind in PLACED:
         gpus = requests.gpus(job)
         return f", weights {f'on GPUs: {gpus}' if gpus else 'in the machine'}, the others in their files"
     if job.kind != "training":
@@ -255,9 +270,14 @@ def study_jobs(config: Config) -> Iterator[Job]:
 
 def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
     """Return the kind of a job of a rule; None if it neither reads nor runs a model."""
+    if rule not in KIND_OF:
+        return None
+    if "model" not in wildcards:
+        # A compilation names its program only.
+        return JobKind(KIND_OF[rule], "")
     # The rules of the masks have the folder of the task.
     cell = SimpleNamespace(**{"task": wildcards.get("task_folder", "").removeprefix("/"), **wildcards})
-    return JobKind.of(KIND_OF[rule], cell) if rule in KIND_OF else None
+    return JobKind.of(rule, cell)
 
 
 def hours(config: Config, jobs: Iterable[Job]) -> str:
@@ -308,14 +328,14 @@ def _seconds_and_source(measured: float | None, now: float | None, earlier: floa
 
 
 def _seconds(requests: Requests, job: JobKind | None) -> float | None:
-    """Return the estimate of a job on a usual machine; None if its model or the speed of an appliance is not known."""
+    """Return the estimate of a job on a usual machine; None if its model or the speed of an appliance or engine is not known."""
     if job is None:
-        return IMPORTS
-    if requests.config.training_backend.queue_minutes and job.kind in ("training", "throughput"):
+        return USUAL.start
+    on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
+    if job.kind in ("engines", *on_appliance):
         return None
     try:
-        seconds = job_seconds(requests.config, job, requests.subject(job.model))
+        return job_seconds(requests.config, job, requests.subject(job.model), USUAL)
     except (InputError, KeyError):
         # An earlier configuration need not describe the model or the training.
         return None
-    return IMPORTS + seconds / (USUAL_GPU if requests.config.resources.gpus else USUAL_CPU)

@@ -1,11 +1,12 @@
 """Compute what a job needs and what it requests from a scheduler: memory and time, by its kind, model, task and method.
 
-The memory is that of the weights and of a batch, with a margin. The time is that of a slow machine. If either was too little, the
+The memory is that of the weights and of a batch, with a margin. The time is that of a SLOW machine. If either was too little, the
 scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -30,7 +31,25 @@ from sparseft.study.sources import TOGETHER
 
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which
 # reads and writes a model some rows at a time, and `files`, which does it matrix by matrix.
-RUN_THE_MODEL = ("training", "throughput", "reconstruction", "evaluation", "selection", "sampling", "mask")
+EVALUATIONS = ("evaluation", "selection", "engines")
+# Those that read the decoder layers for which there is no room from their files.
+PLACED = (*EVALUATIONS, "sampling")
+RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", *PLACED)
+# The rules that request memory, by the kind of their jobs. The rules and the estimate read it here only.
+_RULES = {
+    "prepare": ("prepare_model",),
+    "sampling": ("sample_text",),
+    "mask": ("compute_masks", "compute_one_mask", "prune"),
+    "training": ("train_adapter", "run_on_appliance", "compile_program"),
+    "reconstruction": ("reconstruct_adapter",),
+    "blocks": ("merge_adapter", "validate_sparsity"),
+    "evaluation": ("evaluate_run", "evaluate_adapter"),
+    "selection": ("evaluate_selection",),
+    "engines": ("check_engines",),
+    "throughput": ("measure_throughput", "measure_batch"),
+    "files": ("import_pruned", "export_run", "export_checkpoint"),
+}
+KIND_OF = {rule: kind for kind, rules in _RULES.items() for rule in rules}
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
 # Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks.
@@ -58,15 +77,31 @@ PADDED = 32  # tokens; the examples of gradients are padded to a multiple (pruni
 MATRIX = 16  # bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
-# The speeds of a slow machine, so that the time is enough.
-THREAD = 5e9  # FLOP per second of a CPU thread
-GPU = 40e12  # FLOP per second
-DISK = 50e6  # bytes per second, shared with others
-DOWNLOAD = 10e6  # bytes per second, shared with others
 # Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per thread.
 READING_ON_GPU, READING_ON_CPU = 270, 5
-START = 20  # minutes for what does not grow with the model
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hold the speeds of a machine, in FLOP or bytes per second. That of a CPU thread depends on the bytes of a weight.
+
+    `start` has the seconds for what does not grow with the model. `length` says which of its task's lengths an example has."""
+
+    thread: Mapping[int, float]
+    gpu: float
+    disk: float
+    download: float
+    start: float
+    length: str
+
+
+# So slow, and with examples so long, that the requested time is enough. Others use the disk and the network too.
+SLOW = Machine({4: 5e9, 2: 5e9}, gpu=40e12, disk=50e6, download=10e6, start=20 * 60, length="long")
+# The machine of the estimated hours: a thread of a CPU with AVX-512, or an A100 (40 % of its peak, not measured). The CPU's
+# speeds follow from processor times of whole jobs on an AMD EPYC (Zen 4): 80 GFLOP per second in a training in float32, 150 in
+# an evaluation, and 200 to 230 in bfloat16 (docs/high_sparsity.md, docs/real_tasks.md).
+USUAL = Machine({4: 100e9, 2: 200e9}, gpu=120e12, disk=1e9, download=30e6, start=5, length="mean")
 
 
 @dataclass(frozen=True)
@@ -80,14 +115,10 @@ class JobKind:
     training: str = ""
     text: str = ""
 
-    @property
-    def is_placed(self) -> bool:
-        """Return whether the job reads the decoder layers for which there is no room from their files."""
-        return self.kind in ("evaluation", "selection", "sampling")
-
     @classmethod
-    def of(cls, kind: str, cell: Any) -> "JobKind":
-        """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
+    def of(cls, rule: str, cell: Any) -> "JobKind":
+        """Return the kind of a rule's job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
+        kind = KIND_OF[rule]
         if kind not in RUN_THE_MODEL:
             return cls(kind, cell.model)
         if kind == "sampling":
@@ -146,7 +177,7 @@ class Requests:
 def _estimated_request(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
     """Return the memory, in MB, and the minutes that a job is estimated to need, with a margin."""
     megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(config, job, subject)) / 1e6)
-    return megabytes, START + math.ceil(job_seconds(config, job, subject) / 60)
+    return megabytes, math.ceil(job_seconds(config, job, subject, SLOW) / 60)
 
 
 def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
@@ -186,7 +217,7 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         device["teacher"] = min(whole, max(outside, int(min(whole, room))))
         # The processes read the same files.
         machine["layers in their files"] = (whole - device["teacher"]) // config.resources.processes
-    if job.is_placed:
+    if job.kind in PLACED:
         whole, weights = weights, int(min(weights, _weights_room(config, device, machine)))
         if config.resources.gpus:
             # They would be read from the disk for every batch if the machine could not keep them.
@@ -276,7 +307,7 @@ def _held_weights(config: Config, job: JobKind, subject: Subject) -> tuple[int, 
     numbers = subject.adapter_numbers(config, job.task, job.training)
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
     masked = subject.width * subject.prunable_weights if masks else 0
-    if job.kind in ("evaluation", "selection"):
+    if job.kind in EVALUATIONS:
         # Before the merge, W' takes the place of W.
         return subject.bytes, {"adapter": 4 * numbers}
     adapter = {"adapter, gradient, AdamW": ADAM * numbers // (layers if job.kind == "reconstruction" else 1)}
@@ -346,7 +377,7 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "sampling":
         cached, scored = _cached_and_scored(config, subject)
         return TOGETHER * (config.masks.texts[job.text].length * cached + scored)
-    if job.kind in ("evaluation", "selection"):
+    if job.kind in EVALUATIONS:
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
         return max(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks)
     if job.kind == "reconstruction":
@@ -399,38 +430,41 @@ def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
     return max(tokens * subject.forward_bytes(lengths.long), states + logits)
 
 
-def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
-    """Return the seconds of a job on a slow machine, without START."""
+def job_seconds(config: Config, job: JobKind, subject: Subject, machine: Machine) -> float:
+    """Return the seconds of a job on a machine."""
     queue_minutes = config.training_backend.queue_minutes
     if queue_minutes and job.kind in ("training", "throughput"):
-        return 60 * queue_minutes
+        return machine.start + 60 * queue_minutes
     measured = config.throughput
     loads = measured.repeats * len(measured.batch_sizes) if job.kind == "throughput" else 1
-    seconds = loads * 4 * subject.bytes / DISK
+    seconds = machine.start + loads * 4 * subject.bytes / machine.disk
     if job.kind == "prepare":
-        seconds += subject.bytes / DOWNLOAD
+        seconds += subject.bytes / machine.download
     if job.kind in RUN_THE_MODEL:
         processes = config.resources.processes if job.kind == "training" else 1
-        speed = GPU if config.resources.gpus else THREAD * config.resources.threads
-        seconds += 2 * subject.weights * _passed_tokens(config, job, subject) / (speed * processes)
+        speed = machine.gpu if config.resources.gpus else machine.thread[subject.width] * config.resources.threads
+        tokens = _passed_tokens(config, job, subject, machine.length)
+        seconds += 2 * subject.weights * tokens / (speed * processes)
     return seconds
 
 
-def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
-    """Return how many tokens pass the model forward, at 2 FLOP per weight. A backward is two. Every example is a long one."""
+def _passed_tokens(config: Config, job: JobKind, subject: Subject, length: str) -> float:
+    """Return how many tokens pass the model forward, at 2 FLOP per weight. A backward is two.
+
+    Every example has the `length` of its task."""
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         layers = subject.config["num_hidden_layers"]
         passes = config.masks.passes_of(job.method, config.grid.sparsities, layers)
         # A backward by segments computes every decoder layer two or three times.
         share = 5 if _uses_gradients(job.method) else 3
-        tokens: float = share * lengths.long * lengths.rows[0] * passes
+        tokens: float = share * getattr(lengths, length) * lengths.rows[0] * passes
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
         return 2 * tokens + 9 * subject.widest if get_method(job.method).algorithm else tokens
     if job.kind == "sampling":
         text = config.masks.texts[job.text]
         return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * _tokens_of_a_reading(config))
-    lengths = task_lengths(config, job.task)
+    lengths = _of_length(config, job.task, length)
     evaluated = lengths.rows[1] * lengths.long
     if job.kind == "training":
         settings = config.training_of(job.task, job.training)
@@ -440,7 +474,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         return passes * settings.steps * settings.batch_size * lengths.long + losses * evaluated
     if job.kind == "reconstruction":
         section = config.reconstruction
-        long = calibration_lengths(config, job.task, section.calibration, section.examples).long
+        long = getattr(calibration_lengths(config, job.task, section.calibration, section.examples), length)
         # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
         return 3 * long * (section.steps * section.batch_size + section.examples) + evaluated
     if job.kind == "throughput":
@@ -451,9 +485,15 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         # The number of a text is that of its documents.
         number = None if config.task_data(job.task).kind == "text" else config.task_data(job.task).selection_examples
         return (number or lengths.rows[1]) * _evaluated_tokens(config, lengths)
-    probes = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
+    probes = [_of_length(config, task, length) for task in config.evaluated_tasks(job.task)]
     tokens = sum(lengths.rows[1] * _evaluated_tokens(config, lengths) for lengths in probes)
     return tokens + perplexity_tokens(config)
+
+
+def _of_length(config: Config, task: str, length: str) -> TaskLengths:
+    """Return the lengths of a task whose examples all have one of them."""
+    lengths = task_lengths(config, task)
+    return replace(lengths, long=getattr(lengths, length))
 
 
 def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:

@@ -29,8 +29,9 @@ def solve_damped(
 ) -> tuple[Tensor, float]:
     """Return solve(H + damping * scale * I) of a layer, and the damping. H gets the `diagonal`, (cols,), before.
 
-    `scale` is the mean of the diagonal of all columns. solve(damped) may overwrite its matrix (cols, cols). It returns None if it fails, which stderr says. Then there is more damping.
-    Raises InputError after ATTEMPTS, or if the scale is 0, because no token reaches the layer or all its inputs are zero."""
+    `scale` is the mean of the diagonal of all columns. solve(damped) may overwrite its matrix (cols, cols). It returns None if
+    it fails, which stderr says. Then there is more damping. Raises InputError after ATTEMPTS, or if the scale is 0, because no
+    token reaches the layer or all its inputs are zero."""
     if not scale:
         raise InputError(
             f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",

@@ -199,9 +199,8 @@ class Config(_AllKeys):
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         return faults | {
             **self.masks.faults_of_texts(),
-            f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its examples": (
-                own and own.has_own_windows and self.reconstruction.examples > own.examples
-            ),
+            f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its"
+            " examples": (own and own.has_own_windows and self.reconstruction.examples > own.examples),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"
             " leave out one or the other": unchanged,

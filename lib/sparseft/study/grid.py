@@ -157,7 +157,8 @@ WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"
 CALIBRATION_SOURCE = f"{CALIBRATION}.json"
-# The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may be a part.
+# The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may be a
+# part.
 SAMPLED = "data/calibration_{text}-{model}.jsonl"
 MIXED = "data/calibration_{text}-{model}{task_folder}.jsonl"
 MASKS = "masks/{model}"

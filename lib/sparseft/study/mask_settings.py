@@ -31,8 +31,8 @@ class Masks(Section):
     calibration_seed: Seed = 0
     """Seed that chooses the calibration examples."""
     calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
-    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate. `self` is there
-    without an entry. The name of a mixture that has the part `task` begins with `task`."""
+    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate. `self` is
+    there without an entry. The name of a mixture that has the part `task` begins with `task`."""
     imported: dict[Name, Annotated[dict[Percent, Checkpoint], Field(min_length=1)]] = Field(
         {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
     )

@@ -51,7 +51,7 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
 HELLASWAG_MINI = replace(
     HELLASWAG,
     name=NAME,
-    lengths=Lengths(rows=(0, 0), mean=30, long=30, answer=8, choices=4),
+    lengths=Lengths(rows=(0, 0), mean=19, long=22, answer=5, choices=4),
     hub=None,
     generate=generate,
     suggested_training={"steps": 20, "learning_rate": 0.003, "batch_size": 4, "micro_batch_size": 4},
