@@ -90,12 +90,24 @@ def test_what_is_computed_from_examples_is_computed_once_and_recorded(name, stat
 
 
 @pytest.mark.parametrize("base", [name for name, method in METHODS.items() if method.uses_examples])
-def test_a_method_on_a_text_is_the_method_on_the_task_but_for_its_examples(base):
-    method = get_method(f"{base}_on_c4")
-    assert (method.name, replace(method, calibration=None)) == (f"{base}_on_c4", METHODS[base])
-    assert (METHODS[base].uses_task, method.uses_task, method.uses_examples) == (True, False, True)
+def test_a_method_on_a_text_is_the_method_but_for_its_examples(base):
+    method, plain = get_method(f"{base}_on_c4"), METHODS[base]
+    assert (method.name, replace(method, calibration=plain.calibration)) == (f"{base}_on_c4", plain)
+    # What removes units looks at what the model samples, and anything else at the task.
+    own, other = ("self", "task") if plain.pattern.removes != "weights" else ("task", "self")
+    assert (plain.uses_task, method.uses_task, get_method(f"{base}_on_{other}").uses_task) == (
+        own == "task", False, other == "task"
+    )  # fmt: skip
+    assert get_method(f"{base}_on_{other}").name == f"{base}_on_{other}"
+    with pytest.raises(InputError, match=f"{base} looks at {own} already; write {base}$"):
+        get_method(f"{base}_on_{own}")
     # Of such a text the examples of the task are a part.
     assert get_method(f"{base}_on_taskc4").uses_task
+
+
+def test_another_importance_brings_its_own_text():
+    assert get_method("structured").ranked_by(WANDA).name == "structured_wanda"
+    assert get_method("unstructured").ranked_by(WANDA).name == "unstructured_wanda"
 
 
 def test_an_imported_method_updates_weights_and_looks_at_no_examples():

@@ -7,7 +7,8 @@ Every layer loses the same share of its weights, unless the name ends in an allo
 
 With _refit after the importance, the kept weights change so that they make up for what the importance pruned.
 
-A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
+A method that looks at examples takes those of the task, and one that removes units what the dense model samples. With _on_task
+after its name it takes those of the task, and with _on_NAME those of a text, which
 `masks.calibration` describes under this NAME. `self` is the text that the dense model samples. A text of which the task's
 examples are a part has a NAME that begins with `task`, so that the name of a method says whether its masks depend on a task.
 
@@ -108,7 +109,19 @@ class Method:
         name = "_".join(part.name for part in (self.pattern, importance, self.update, self.allocation) if part)
         if self.imported:
             return f"{name}_{self.imported}"
-        return f"{name}{ON}{self.calibration}" if self.calibration else name
+        return name if self.calibration == self.own_calibration else f"{name}{ON}{self.calibration or TASK}"
+
+    @property
+    def own_calibration(self) -> str | None:
+        """Return the text that the method looks at if its name says nothing; None if it is the task's examples or nothing.
+
+        What removes units must keep a language model, of which the answers of one task say little (docs/smaller_models.md)."""
+        return SELF if self.uses_examples and self.pattern.removes != "weights" else None
+
+    def ranked_by(self, importance: Importance) -> "Method":
+        """Return the method with another importance, which looks at its own text."""
+        method = replace(self, importance=importance)
+        return replace(method, calibration=method.own_calibration)
 
     @property
     def words(self) -> str:
@@ -197,7 +210,7 @@ def _methods() -> list[Method]:
         if REFIT.name in method.pattern.updates and not method.algorithm:
             variants.append(replace(method, update=REFIT))
         variants += [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern.takes_counts]
-    return variants
+    return [replace(method, calibration=method.own_calibration) for method in variants]
 
 
 # The methods that need no text and no other tool, by name, in the order of the study.
@@ -217,7 +230,10 @@ def get_method(name: str) -> Method:
     if method and not on:
         return method
     if method and method.uses_examples and re.fullmatch(TEXT_NAME, text):
-        return replace(method, calibration=text)
+        named = replace(method, calibration=None if text == TASK else text)
+        if named.calibration == method.calibration:
+            raise InputError(f"method {name!r}: {base} looks at {text} already", f"write {base}")
+        return named
     plain = ", ".join(known for known, method in METHODS.items() if not (method.allocation or method.update))
     divided = " and ".join(pattern.name for pattern in PATTERNS if pattern.takes_counts)
     refitted = " and ".join(pattern.name for pattern in PATTERNS if REFIT.name in pattern.updates)
@@ -234,6 +250,6 @@ def sort_key(name: str) -> str:
 
     Imported masks come last. Raises InputError if there is no such method."""
     method = get_method(name)
-    base = IMPORTED.name if method.imported else name.partition(ON)[0]
-    position = [DENSE.name, *METHODS, IMPORTED.name].index(base)
-    return f"{position:03d} {method.imported or method.calibration or ''}"
+    base, _, text = name.partition(ON)
+    position = [DENSE.name, *METHODS, IMPORTED.name].index(IMPORTED.name if method.imported else base)
+    return f"{position:03d} {method.imported or text}"

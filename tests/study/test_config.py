@@ -151,7 +151,7 @@ def changed(path: str, value: object) -> dict:
         (
             "grid.methods",
             ["unstructured_wanda_on_task"],
-            "unstructured_wanda_on_task calibrates on task, which masks.calib",
+            "grid.methods.0: .*unstructured_wanda looks at task already; write unstructured_wanda",
         ),
         (
             "reconstruction",
@@ -221,11 +221,11 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
          r"grid\.modes: .*nothing to learn with \['layers_random'\]"),
         ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}},
          r"models\.part: other is not a model of this study"),
-        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity"}}},
-         r"models\.part: layers_perplexity has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_METHOD"),
+        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity_on_task"}}},
+         r"models\.part: layers_perplexity_on_task has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_MET"),
         ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}},
          r"models\.part: unstructured has no pruned base"),
-        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity"}}},
+        ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity_on_task"}}},
          r"models\.part: mine is not a task"),
         ({"models": {"part": {"source": "pruned:part/sparsity50_layers_random"}}}, r"models\.part is made from itself"),
         *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},

@@ -52,9 +52,11 @@ def test_a_name_that_is_no_run_is_refused(name):
 
 
 def test_masks_and_pruned_bases_lie_in_a_folder_of_the_task_if_they_depend_on_its_examples():
-    uniform = [get_method(name) for name in grid.TASK_METHODS if not get_method(name).allocation]
-    assert {method.importance for method in uniform} == {value for value in IMPORTANCES if value.uses_examples}
-    on_texts = [f"{name}_on_{text}" for name in grid.TASK_METHODS for text in ("c4", "self", "taskc4")]
+    uniform = [get_method(name) for name in grid.EXAMPLE_METHODS if not get_method(name).allocation]
+    scored = [method for method in uniform if not method.update]
+    assert {method.importance for method in scored} == {value for value in IMPORTANCES if value.uses_examples}
+    on_texts = [f"{name}_on_{text}" for name in grid.EXAMPLE_METHODS for text in ("c4", "taskc4")]
+    on_texts += ["unstructured_wanda_on_self", "structured_obs_on_task", "layers_perplexity_on_task"]
     for name in [*METHODS, "dense", "imported_a", *on_texts]:
         method, run = get_method(name), Run("llama", "boolq", name, 50, "sparse_to_dense", 0)
         task = "boolq/" if method.uses_task else ""

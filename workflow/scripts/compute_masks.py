@@ -19,7 +19,7 @@ checkpoint of its own:
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,13 +30,14 @@ from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_ch
 from sparseft.command import Flags, Threads, run
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.methods import ON, Method, get_method
+from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.sources import Choice, given_text
+from sparseft.tasks.rows import has_windows
 
 if TYPE_CHECKING:
     from sparseft.pruning.calibration import ExampleCalibration
@@ -151,7 +152,7 @@ def methods_of(names: list[str], importance: str) -> list[Method]:
     """Return the methods. Those whose name has no importance get this one."""
     chosen = next(value for value in IMPORTANCES if value.name == importance)
     methods = [get_method(name) for name in names]
-    methods = [replace(value, importance=chosen) if value.importance is DEFAULT else value for value in methods]
+    methods = [value.ranked_by(chosen) if value.importance is DEFAULT else value for value in methods]
     # A pattern does not allow every importance.
     return [get_method(name) for name in dict.fromkeys(value.name for value in methods)]
 
@@ -164,11 +165,20 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
     if examples.text and not texts:
         raise InputError(f"--text {examples.text}: no method looks at a text", f"name one that ends in {ON}NAME")
     if texts and not examples.text:
-        raise InputError(f"a method looks at the text {texts[0]}", "give its file with --text")
+        advice = (
+            "sample it with sample_text.py, and give its file with --text"
+            if texts[0] == SELF
+            else "give it with --text"
+        )
+        raise InputError(f"a method looks at the text {texts[0]}", advice)
     if not texts:
         return masks
     chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
     chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
+    if texts[0] == SELF and not has_windows(examples.text):
+        name = next(value.name for value in methods if value.calibration == SELF)
+        what = f"--text {examples.text}: {name} looks at what the model samples, and this text is another one"
+        raise InputError(what, f"write {name}{ON}NAME, or sample a text with sample_text.py")
     text = given_text(examples.text, f"masks.calibration.{texts[0]}", **chosen)
     return masks.model_copy(update={"calibration": {texts[0]: text}})
 
@@ -180,8 +190,8 @@ def check_method(method: Method, settings: Masks, percents: list[int], examples:
     scope = settings.scope_of(method.name, percents)
     if settings.scope not in (None, scope):
         raise InputError(f"--scope {settings.scope}: {method.name} ranks by {scope}", "leave --scope out")
-    if method.uses_task and not method.calibration and not (examples.task and examples.data_dir):
-        advice = f"give --task and --data_dir, or {method.name}{ON}NAME and --text"
+    if method.uses_examples and not method.calibration and not (examples.task and examples.data_dir):
+        advice = f"give --task and --data_dir, or {method.name.partition(ON)[0]}{ON}NAME and --text"
         raise InputError(f"{method.name} looks at a task's examples", advice)
 
 

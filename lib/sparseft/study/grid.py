@@ -17,7 +17,7 @@ from sparseft import architectures, methods, modes
 from sparseft.errors import InputError
 
 METHODS = tuple(methods.METHODS)
-TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_task)
+EXAMPLE_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_examples)
 DENSE = methods.DENSE.name
 # An expression for the names of the methods whose masks another tool made. There is one for every name of its checkpoints.
 IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
@@ -31,10 +31,10 @@ def on_text(names: tuple[str, ...]) -> str:
 def _expression(has_pruned_base: bool) -> str:
     """Return an expression for the methods of this project that have a pruned base, or for those that have none."""
     names = [name for name, method in methods.METHODS.items() if method.has_pruned_base == has_pruned_base]
-    return "|".join([*names, on_text(tuple(name for name in names if name in TASK_METHODS))])
+    return "|".join([*names, on_text(tuple(name for name in names if name in EXAMPLE_METHODS))])
 
 
-TEXT_METHOD = on_text(TASK_METHODS)
+TEXT_METHOD = on_text(EXAMPLE_METHODS)
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
 MASK_PLOTS = ("sparsity", "layers", "scores")
