@@ -100,7 +100,7 @@ def code(*names, probes=False):
 
 
 def requested(rule, cell=cell_of, gpu=0):
-    """Return the resources that a job of a rule requests: its memory in MB, its time limit in minutes, and GPUs.
+    """Return what the jobs of a rule request, their memory in MB, their time limit in minutes, and GPUs.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
     return {

@@ -4,11 +4,6 @@
 EXPORT = STUDY.export
 
 
-def limited(w, input, output):
-    """Return the flags with the files of a job, and with the time limit, whose change makes nothing again."""
-    return f"{places(w, input, output)} {flags(limit_seconds=EXPORT.limit_seconds)}"
-
-
 # Write a run as a folder that can be given away: smaller if its mask allows it, with a model card.
 use rule run_script as export_run with:
     input:

@@ -155,3 +155,8 @@ def placed(rule):
 def gpus_of(rule):
     """Return a function that gives the number of GPUs of an evaluation."""
     return lambda w: REQUESTS.gpus(JobKind.of(rule, cell_of(w)))
+
+
+def limited(w, input, output):
+    """Return the flags with the files of an export, and with the time limit, whose change makes nothing again."""
+    return f"{places(w, input, output)} {flags(limit_seconds=STUDY.export.limit_seconds)}"

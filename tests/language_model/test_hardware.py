@@ -72,7 +72,7 @@ print(json.dumps({
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 # The modules that multiply matrices.
 # They only write files with names from modules that multiply.
-WRITERS = {"export_study.py", "gen_train_config.py"}
+WRITERS = {"export_study.py", "gen_train_config.py", "mix_texts.py"}
 MULTIPLIERS = {"language_model/loss.py", "lora/effective_weight.py", "pruning/calibration.py"}
 
 

@@ -47,7 +47,7 @@ def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path, origin: dict 
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2"])
 def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, method, percent, dtype):
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
-    mask = compute_masks(base, method, [percent], seed=0)[percent]
+    mask = compute_masks(base, method, [percent], seed=0, head_share=1)[percent]
     trained(base, mask, "sparse_to_dense", tmp_path / "adapter")
     record = merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "out"))
@@ -78,7 +78,7 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, metho
 ])  # fmt: skip
 def test_peft_loads_the_adapter_over_the_pruned_base_and_gives_our_logits(tmp_path, name, mode, method, percent):
     base = Checkpoint(save_tiny(name, tmp_path / "base", torch.float32))
-    mask = compute_masks(base, method, [percent], seed=0)[percent]
+    mask = compute_masks(base, method, [percent], seed=0, head_share=1)[percent]
     model = trained(base, mask, mode, tmp_path / "adapter")
     merge(base, mask, "m", None, tmp_path / "pruned")
     merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")

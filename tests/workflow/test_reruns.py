@@ -38,7 +38,7 @@ def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     assert study.planned(f"{RUN}/adapter") == jobs
     study.snakemake("masks/llama/masks_sparsity50_random.pt")
     made = sorted(path.name for path in (study.folder / "masks/llama").glob("*.pt"))
-    assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "80")]
+    assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "55")]
 
 
 def test_a_plan_imports_nothing_that_computes(tmp_path):
@@ -346,23 +346,23 @@ def test_a_new_importance_with_a_statistic_of_its_own_a_new_pattern_and_a_new_ta
 
 @pytest.mark.slow
 def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
-    planned = edited(copied_study, "  - 50", "  - 50\n  - 80")
+    planned = edited(copied_study, "  - 50", "  - 50\n  - 55")
     assert planned == RECONFIGURED | {"compute_one_mask": 1} | of_runs(2, 3)
     copied_study.snakemake("masks")
     assert "compute_one_mask" not in copied_study.planned()
     masks = copied_study.folder / "masks/llama"
     first, own = ([row["asked_percent"] for row in copied_study.json(f"masks/llama/report_unstructured{name}.json")["sparsities"]]
-                  for name in ("", "_sparsity80"))  # fmt: skip
-    assert (first, own) == ([0, 50], [80])
+                  for name in ("", "_sparsity55"))  # fmt: skip
+    assert (first, own) == ([0, 50], [55])
     passed = {path.name: path.read_bytes() for path in masks.glob("*_unstructured.pt")}
     both = copied_study.folder / "both"
     model = copied_study.folder / "models/llama"
-    succeed("compute_masks.py", model_path=model, output_dir=both, sparsity=[0, 0.5, 0.8], method="unstructured")
+    succeed("compute_masks.py", model_path=model, output_dir=both, sparsity=[0, 0.5, 0.55], method="unstructured")
     assert passed == {path.name: path.read_bytes() for path in both.glob("*.pt")}
     row = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
     assert row == RECONFIGURED | {"compute_masks": 1} | of_runs(4, 6)
     edited(copied_study, "masks: {scope: row}\n", "")
-    assert edited(copied_study, "  - 50\n  - 80", "  - 50") == {}
+    assert edited(copied_study, "  - 50\n  - 55", "  - 50") == {}
 
 
 def test_a_schedule_asked_for_on_the_command_line_is_what_runs(tmp_path, tiny_models):

@@ -103,7 +103,8 @@ PER_WEIGHT = {"method": "unstructured"}
 ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     # The model.
     ("compute_masks.py", PER_WEIGHT, weights(lambda tensors: tensors[UP].view(-1)[-1:].fill_(torch.nan)), [UP, "NaN"]),
-    ("compute_masks.py", {"method": "structured"}, weights(lambda tensors: tensors[UP].fill_(torch.inf)), [UP, "infinity"]),
+    ("compute_masks.py", {"method": "structured", "sparsity": 0.5}, weights(lambda tensors: tensors[UP].fill_(torch.inf)),
+     [UP, "infinity"]),
     ("compute_masks.py", {}, weights(lambda tensors: tensors[UP].fill_(torch.nan)), [UP, "NaN"]),
     ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
