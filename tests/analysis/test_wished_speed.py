@@ -5,13 +5,14 @@ import pytest
 from analysis.frames import make_cells, make_study
 from conftest import check_engines, digest
 from project import laid_over
-from sparseft.analysis.pages import verdict_rows
+from sparseft.analysis.pages import verdict_rows, write_pages
+from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import InputError
 from sparseft.study.config import Analysis
-from sparseft.study.grid import Run
+from sparseft.study.grid import FINDINGS, Run
 
 WISH = Analysis(wished_speedup=1.3)
 MODE = "no_finetune"
@@ -107,6 +108,8 @@ def test_each_engine_has_its_sentence_and_a_study_without_a_sound_pruned_model_h
     )
     study = make_study(make_cells(ALL).assign(original="smollm2", repeated_prompts=0.0, status="fault"))
     assert speed_sentences(verdict_rows(study), study.comparisons, WISH) == []
+    # Records of an earlier version may not count parameters.
+    assert said(ALL, speeds=False, parameters_left=None) == []
 
 
 @pytest.mark.parametrize(("verdicts", "is_near"), [(["within", "higher"], True), (["within", "lower"], False)])
@@ -144,7 +147,7 @@ def composed(write_run, runs_dir, tmp_path):
     return lambda: compute(read_study(runs_dir, config), WISH, config)
 
 
-def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(composed, write_run):
+def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(composed, tmp_path):
     results = composed()
     pairs = results.comparisons.set_index("question").query("method == 'structured'")
     assert pairs.loc["dense", "difference"] == 0
@@ -153,6 +156,13 @@ def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(c
     (sentence,) = speed_sentences(rows[rows["original"] == "m"], results.comparisons, WISH)
     assert "the best with x 1.3 or faster is part, structured 50 % (no_finetune), x 2.00" in sentence
     assert "none of 1 pruned models is shown to be faster and within 0.02 of dense" in sentence
+    # The pages say it once, of the original.
+    (tmp_path / "pages").mkdir()
+    write_pages(tmp_path / "pages", results, [], Reproduction(tmp_path))
+    for name in (FINDINGS, "EXPERIMENTS.md"):
+        text = " ".join((tmp_path / "pages" / name).read_text().split())
+        assert text.count(sentence) == 1
+        assert text.index("m, t:") < text.index(sentence) < text.index("part, t:")
 
 
 def test_a_speed_beside_another_model_than_the_original_is_left_out(composed, write_run):

@@ -5,7 +5,7 @@
     {task}_{perplexity}_vs_sparsity the perplexity of a text
     {task}_recovered_share          the share of the gap to dense that fine-tuning closed
     {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
-    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity, against the speed in an engine that was measured
+    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity or else the loss, against the speed in an engine
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in a
 setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not drawn. The

@@ -33,9 +33,10 @@ def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: An
         return []
     pruned = pruned.join(_nearness(comparisons, originals["metric"].iloc[0]), on=JUDGED)
     pruned[SIZE] = originals["parameters"].iloc[0] / pruned["parameters_left"]
-    measured = [name for engine in ENGINES if pruned.get(name := f"{engine}_speedup", pd.Series()).notna().any()]
+    names = [name for name in (*(f"{engine}_speedup" for engine in ENGINES), SIZE) if name in pruned]
+    known = [name for name in names if pruned[name].notna().any()]
     dense = {row.mode: row for row in originals.itertuples()}
-    return [_sentence(pruned, dense, name, options) for name in measured or [SIZE]]
+    return [_sentence(pruned, dense, name, options) for name in [name for name in known if name != SIZE] or known]
 
 
 def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
