@@ -7,7 +7,7 @@ import pytest
 from project import tree
 from sparseft.architectures.architecture import Part
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT
+from sparseft.importances import DEFAULT, WANDA
 from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.language_model.batches import Example
 from sparseft.methods import METHODS, OWL, Method, get_method
@@ -81,6 +81,21 @@ def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_writ
     with pytest.raises(InputError, match=fault):
         make(tiny_llama, method, 50, places, settings, calibration)
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added, tiny_llama):
+    def select(ranking) -> dict:
+        return ranking.by_unit([[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
+
+    method = added(Method(Pattern("new", select, has_exact_counts=False), WANDA))
+    calibration = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
+    mask = compute_masks(tiny_llama, method, [50], calibration, sequential=False)[50]
+    for layer, norms in calibration.evidence(tiny_llama, WANDA.statistic).items():
+        sums = WANDA.score(tiny_llama.read_float32(f"{layer}.weight"), norms, None).sum(1 - axis, dtype=np.float64)
+        expected = np.ones(len(sums), bool)
+        expected[np.argsort(sums, kind="stable")[: len(sums) // 2]] = False
+        assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if pattern.is_sound], ids=lambda value: value.name)
