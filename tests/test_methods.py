@@ -14,6 +14,7 @@ from sparseft.patterns.semistructured import SEMISTRUCTURED
 from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
+from sparseft.pruning.updates import UPDATES
 
 
 def test_every_method_is_found_by_its_name():
@@ -22,24 +23,38 @@ def test_every_method_is_found_by_its_name():
     assert get_method("structured").importance is DEFAULT
 
 
-OF_CHANNELS = "magnitude gradient taylor fisher wanda activation flap obs random"
-# Without an importance, neither pattern is a method.
-SMALLER = (
-    "experts_reap experts_frequency experts_ean experts_random layers_block_influence layers_perplexity layers_random"
-)
+# What the built-in values give. Values that are added give more.
+RANKED = {
+    "structured": "magnitude gradient taylor fisher wanda activation flap obs random",
+    "unstructured": "magnitude gradient taylor fisher wanda ria stade sparsegpt",
+    "semistructured": "magnitude gradient taylor fisher wanda ria stade sparsegpt",
+    "semistructured8": "magnitude gradient taylor fisher wanda ria stade sparsegpt",
+    "experts": "reap frequency ean random",
+    "layers": "block_influence perplexity random",
+}
 
 
 def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_it():
+    expected = {
+        (pattern.name, importance.name)
+        for pattern in PATTERNS
+        for importance in IMPORTANCES
+        if pattern.has_importance and pattern.removes in importance.ranks
+        if importance.update in (None, *pattern.updates)
+    }
     made = {(method.pattern.name, method.importance.name) for method in METHODS.values() if method.importance}
-    for importance in IMPORTANCES:
-        patterns = {pattern for pattern, name in made if name == importance.name}
-        of_weights = {"unstructured", "semistructured", "semistructured8"}
-        assert (patterns >= of_weights) == ("weights" in importance.ranks)
-        assert ("structured" in patterns) == ("channels" in importance.ranks)
-        assert patterns - of_weights - {"structured"} == importance.ranks - {"weights", "channels"}
-    assert {name for name, method in METHODS.items() if method.pattern.units} == set(SMALLER.split())
-    assert {name for pattern, name in made if pattern == "structured"} == set(OF_CHANNELS.split())
-    assert [method.name for method in METHODS.values() if not method.importance] == ["random"]
+    assert made == expected
+    assert made >= {(pattern, importance) for pattern, names in RANKED.items() for importance in names.split()}
+    alone = {method.pattern for method in METHODS.values() if not method.importance}
+    assert alone == {pattern for pattern in PATTERNS if not pattern.has_importance}
+
+
+def test_only_a_pattern_that_names_an_update_has_methods_with_it():
+    for method in METHODS.values():
+        assert method.algorithm in (None, *method.pattern.updates), method.name
+    named = {method.algorithm for method in METHODS.values()} - {None}
+    assert named == UPDATES.keys()
+    assert named == {name for pattern in PATTERNS for name in pattern.updates}
 
 
 def test_no_code_outside_their_folders_asks_for_a_pattern_or_an_importance_by_its_name():
@@ -54,21 +69,24 @@ def test_no_code_outside_their_folders_asks_for_a_pattern_or_an_importance_by_it
 
 
 def test_a_pattern_allows_only_what_can_rank_it():
-    assert Pattern("new", select=UNSTRUCTURED.select).allows(DEFAULT)
-    assert not Pattern("new", select=UNSTRUCTURED.select).allows(SPARSEGPT)
+    new = Pattern("new", select=UNSTRUCTURED.select)
+    assert new.allows(DEFAULT)
+    # An importance that changes the kept weights makes the masks by an algorithm of its own.
+    assert not new.allows(SPARSEGPT)
+    assert not STRUCTURED.allows(replace(SPARSEGPT, ranks=frozenset({"channels"})))
+    assert replace(new, updates=("sparsegpt",)).allows(SPARSEGPT)
     # Layers that lose the same channels cannot be pruned one after the other.
     by_inputs = replace(WANDA, name="by_inputs", ranks=frozenset({"weights", "channels"}))
     assert STRUCTURED.allows(by_inputs)
     assert (Method(UNSTRUCTURED, by_inputs).is_sequential, Method(STRUCTURED, by_inputs).is_sequential) == (True, False)
 
 
-def test_every_method_that_prunes_single_weights_by_an_importance_can_divide_them_by_outliers():
+def test_every_method_of_a_pattern_that_takes_counts_can_divide_them_by_outliers():
     divided = {name: method for name, method in METHODS.items() if method.allocation}
     assert {name.removesuffix("_owl") for name in divided} == {
-        name
-        for name in METHODS.keys() - divided.keys()
-        if METHODS[name].pattern in (UNSTRUCTURED, SEMISTRUCTURED, SEMISTRUCTURED8)
+        name for name in METHODS.keys() - divided.keys() if METHODS[name].pattern.takes_counts
     }
+    assert {METHODS[name].pattern for name in divided} >= {UNSTRUCTURED, SEMISTRUCTURED, SEMISTRUCTURED8}
     for name, method in divided.items():
         base = METHODS[name.removesuffix("_owl")]
         assert replace(method, allocation=None) == base

@@ -2,20 +2,32 @@
 
 import copy
 import csv
+import json
 import re
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pages import ROOT
-from project import TINY_STUDY, Study
+import yaml
+from pages import ROOT, blocks, commands, configurations
+from project import Study
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
+from sparseft.pruning.calibration import calibration_examples, compute_statistic
+from sparseft.storage.record import write_record
 from tiny_models import SIZES, save_tiny
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall((ROOT / "docs/extending.md").read_text())
-FOLDERS = ("lib", "rules", "workflow", "config", "profiles", "envs")
+PAGE = ROOT / "docs/extending.md"
+BLOCKS = BLOCK.findall(PAGE.read_text())
+FOLDERS = ("lib", "rules", "workflow", "config", "profiles", "envs", "docs", "studies", "benchmarks", "tests")
+RESULTS = configurations(PAGE)["tiny.yaml"]["results"]
+FILES = ("Snakefile", "Makefile", "pyproject.toml", "uv.lock", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +36,8 @@ def extended(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("extended")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, root / name)
-    shutil.copy(ROOT / "Snakefile", root)
+    for name in FILES:
+        shutil.copy(ROOT / name, root)
     for kind, name, content in BLOCKS:
         if kind == "diff":
             change(root / name, content)
@@ -50,24 +63,56 @@ def change(file: Path, difference: str) -> None:
 def test_each_axis_has_an_example_that_writes_files_and_edits_one_table():
     edited = [name.removeprefix("lib/sparseft/") for kind, name, _ in BLOCKS if kind == "diff"]
     tables = ("importances", "patterns", "tasks", "architectures", "study/backends")
-    column = ["training/job.py", "records/training_record.py"]
-    assert edited == [f"{folder}/__init__.py" for folder in tables] + ["modes.py", *column]
+    seen = ["training/job.py", "records/training_record.py", "analysis/figures.py", "analysis/pages.py"]
+    axes = [f"{folder}/__init__.py" for folder in tables]
+    assert edited == [*axes[:4], "tests/tiny_models.py", axes[4], "modes.py", *seen]
     assert sum(kind == "python" for kind, _, _ in BLOCKS) == 7
 
 
-TASKS = {"parity": {"train_examples": 24, "validation_examples": 12, "training": {"steps": 3}}}
-SETTINGS = {**TINY_STUDY, "tasks": TASKS, "masks": {"calibration_examples": 4}}
+@pytest.mark.slow
+def test_the_tests_that_the_page_names_pass_with_its_examples(extended):
+    generate, tests = commands(PAGE)[:2]
+    assert (generate[1], tests[3]) == ("docs/generate.py", "--tier")
+    for words in (generate, [*tests, "-q", "-p", "no:cacheprovider"]):
+        run(extended, *words[1:])
+    assert "deterministic" in (extended / "config/schema.json").read_text()
+
+
+def run(root: Path, *words: object, folder: Path | None = None) -> None:
+    """Run python with the library of a project, in a folder or in that of the project; it must succeed."""
+    environment = Study(folder or root, root=root).environment()
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, cwd=folder or root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 def made(study: Study, model: Path, grid: dict, **settings: object) -> list[dict[str, str]]:
-    """Make a study of one model on the task of the page; returns summary.csv, whose runs are sound."""
-    grid = {"models": ["tiny"], "tasks": ["parity"], **grid}
-    study.configure({"tiny": model}, grid=grid, **SETTINGS, **settings)
+    """Make the tiny study of the page, but of a model on the task of the page; returns summary.csv, whose runs are sound."""
+    tiny = configurations(PAGE)["tiny.yaml"]
+    tiny |= {"models": {"tiny": {"source": f"path:{model}"}}, "tasks": {"parity": tiny["tasks"].popitem()[1]}}
+    tiny["grid"] |= {"tasks": ["parity"], **grid}
+    (study.folder / "study.yaml").write_text(yaml.safe_dump(tiny | settings))
     study.snakemake("--cores", "2", "--quiet", "all")
-    with open(study.folder / "results/analysis/summary.csv", newline="") as file:
-        table = list(csv.DictReader(file))
+    table = summary(study)
     assert {row["status"] for row in table} == {"sound"}
     return table
+
+
+def summary(study: Study) -> list[dict[str, str]]:
+    """Return the rows of summary.csv."""
+    with open(study.folder / RESULTS / "analysis/summary.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_tiny_study_of_the_page_is_made_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (model,) = [block.text for block in blocks(PAGE) if block.language == "python" and not block.title]
+    exec(model, {})
+    study = Study(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(configurations(PAGE)["tiny.yaml"]))
+    study.snakemake("--cores", "2", "--quiet", "all")
+    assert {row["status"] for row in summary(study)} == {"sound"}
 
 
 @pytest.mark.slow
@@ -78,18 +123,47 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     config = SmolLM3Config(**copy.deepcopy(SIZES), no_rope_layer_interval=2)
     SmolLM3ForCausalLM(config).bfloat16().save_pretrained(model)
     study = Study(tmp_path / "study", root=extended)
-    grid = {
-        "methods": ["unstructured_peaks", "columns", "structured"],
-        "sparsities": [0, 50],
-        "modes": ["sparse_to_sparse"],
-    }
-    table = made(study, model, grid, backend="deterministic")
+    methods = ["unstructured_peaks", "columns", "structured"]
+    table = made(study, model, {"methods": methods}, backend="deterministic")
     assert len(table) == 2 + 3 * 2  # the dense runs, and two of each method
-    trained = [row for row in table if row["mode"] != "no_finetune"]
-    with open(study.folder / "results/analysis/settings.csv", newline="") as file:
+    with open(study.folder / RESULTS / "analysis/settings.csv", newline="") as file:
         assert {row["training.backend"] for row in csv.DictReader(file)} == {"", "deterministic"}
-    assert {bool(row["adapter_bytes"]) for row in trained} == {True}
-    assert (study.folder / "masks/tiny/parity/masks_sparsity50_unstructured_peaks.pt").exists()
+    # Fine-tuned runs have an adapter.
+    assert all(bool(row["adapter_bytes"]) == (row["mode"] != "no_finetune") for row in table)
+    analysis = study.folder / RESULTS / "analysis"
+    assert [path.name for path in analysis.glob("plots/*_vs_adapter.svg")] == ["parity_acc_vs_adapter.svg"]
+    assert "<summary>Adapters</summary>" in (analysis / "report.html").read_text()
+    check_older_record(extended, study, table)
+
+
+def check_channels(extended: Path, study: Study) -> None:
+    """Check that structured_peaks removes the channels with the lowest max |x_j| sum_i |w_ij| of down_proj."""
+    peaks = runpy.run_path(str(extended / "lib/sparseft/importances/peaks.py"))["PEAKS"]
+    task = runpy.run_path(str(extended / "lib/sparseft/tasks/parity.py"))["PARITY"]
+    rows = [json.loads(line) for line in (study.folder / "data/parity/train.jsonl").read_text().splitlines()]
+    checkpoint = Checkpoint(study.folder / "models/tiny")
+    largest = compute_statistic(checkpoint, calibration_examples(checkpoint, task, rows, 4, 0), peaks.statistic)
+    mask = read_mask(study.folder / "masks/tiny/parity/masks_sparsity50_structured_peaks_on_task.pt")
+    for number in range(2):
+        layer = f"model.layers.{number}.mlp.down_proj"
+        scores = peaks.score(checkpoint.read_float32(f"{layer}.weight"), largest[layer], None).sum(axis=0)
+        kept = mask.kept(layer)[0]
+        assert 0 < kept.sum() < len(kept)
+        assert scores[~kept].max() <= scores[kept].min() * (1 + 1e-6)
+        np.testing.assert_array_equal(mask.kept(f"model.layers.{number}.mlp.up_proj")[:, 0], kept)
+
+
+def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]) -> None:
+    """Check that a record which lacks the new field is read, and that its column is then empty."""
+    run_id = next(row["run_id"] for row in table if row["adapter_bytes"])
+    file = study.folder / RESULTS / "runs" / run_id / "train.json"
+    record = json.loads(file.read_text())
+    write_record(file, {name: record[name] for name in record if name not in ("adapter_bytes", "record_sha256")})
+    folders = ["--results_dir", f"{RESULTS}/runs", "--output_dir", f"{RESULTS}/analysis"]
+    run(extended, extended / "workflow/scripts/analyze_results.py", *folders, folder=study.folder)
+    without = {row["run_id"]: row["status"] for row in summary(study) if not row["adapter_bytes"]}
+    assert without[run_id] == "sound"
+    assert len(without) == 1 + sum(not row["adapter_bytes"] for row in table)
 
 
 @pytest.mark.slow
@@ -97,7 +171,11 @@ def test_a_new_mode_continues_another_one_under_a_new_pattern_that_is_pruned_in_
     extended, tmp_path, tiny_models
 ):
     study = Study(tmp_path / "study", root=extended)
-    grid = {"methods": ["columns_peaks"], "sparsities": [50], "modes": ["dense_to_sparse"]}
+    grid = {
+        "methods": ["columns_peaks", "structured_peaks_on_task"],
+        "sparsities": [0, 50],
+        "modes": ["dense_to_sparse"],
+    }
     table = made(study, tiny_models["llama"], grid)
     assert {row["mode"] for row in table} == {"no_finetune", "sparse_to_dense", "dense_to_sparse"}
     mask = read_mask(study.folder / "masks/tiny/parity/masks_sparsity50_columns_peaks.pt")
@@ -106,3 +184,4 @@ def test_a_new_mode_continues_another_one_under_a_new_pattern_that_is_pruned_in_
         kept = mask.kept(layer)
         assert (kept == kept[0]).all()
         assert kept[0].sum() == cols // 2
+    check_channels(extended, study)

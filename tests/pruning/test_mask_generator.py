@@ -23,7 +23,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from masks import compute_masks
 
@@ -216,6 +216,35 @@ def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, train, im
             scores = score(weights, evidence[layer], sums)
             scopes = scores if scope == "row" else scores.reshape(1, -1)
             np.testing.assert_array_equal(mask.kept(layer).reshape(scopes.shape), reference(scopes, percent))
+
+
+@pytest.mark.parametrize(
+    ("importance", "score"),
+    [
+        # The weights of the last matrix of a block, (rows, cols), and its inputs, (tokens, cols) -> the scores of its columns.
+        ("wanda", lambda weights, inputs: np.abs(weights).sum(axis=0) * np.linalg.norm(inputs, axis=0)),
+        ("activation", lambda weights, inputs: np.linalg.norm(inputs, axis=0)),
+        ("flap", lambda weights, inputs: np.square(weights).sum(axis=0) * inputs.var(axis=0)),
+    ],
+)
+def test_an_importance_of_inputs_scores_what_a_channel_computes(tmp_path, train, importance, score):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "m", torch.float32))
+    masks = computed(checkpoint, f"structured_{importance}_on_task", train, [20, 50])
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+    examples = calibration_examples(checkpoint, TASK, ROWS, NUMBER, 0)
+    for number, decoder_layer in enumerate(model.model.layers):
+        last, seen = decoder_layer.mlp.down_proj, []
+        hook = last.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0][0].double().numpy()))
+        with torch.no_grad():
+            for example in examples:
+                model(torch.tensor([example.ids]))
+        hook.remove()
+        scores = score(last.weight.detach().double().numpy(), np.concatenate(seen))
+        # A channel has 96 of the 7,680 weights of a decoder layer.
+        for percent, channels in ((20, 16), (50, 40)):
+            kept = masks[percent].kept(f"model.layers.{number}.mlp.down_proj")[0]
+            assert (~kept).sum() == channels
+            assert scores[~kept].max() <= scores[kept].min() * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda", "unstructured_stade"])

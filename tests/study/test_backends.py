@@ -19,7 +19,8 @@ def test_each_backend_is_a_choice_with_a_rules_file_and_code_of_its_own(backend)
     assert all(type(getattr(study, name)) is section for name, section in backend.sections.items())
     assert (ROOT / backend.rules).is_file()
     code = ROOT / "lib/sparseft/backends" / backend.name
-    assert code.is_dir() or code.with_suffix(".py").exists()
+    script = ROOT / f"workflow/scripts/train_{backend.name}.py"
+    assert code.is_dir() or code.with_suffix(".py").exists() or script.exists()
     assert backend.chosen_keys <= Training.model_fields.keys()
 
 

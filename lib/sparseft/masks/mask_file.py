@@ -276,7 +276,7 @@ class MaskWriter:
             counts = rows * cols - self.kept[layer]
             if pruned and list(counts) != list(pruned[layer]):
                 raise InputError(
-                    f"{layer}: {counts.tolist()} weights are pruned by sparsity instead of {list(pruned[layer])}",
+                    f"{layer}: {counts.tolist()} weights are pruned by sparsity instead of {[*map(int, pruned[layer])]}",
                     "repair the pattern's `select`",
                 )
             if not pattern or not pattern.is_sound:

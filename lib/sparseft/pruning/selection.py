@@ -246,8 +246,8 @@ def coupled_numbers(checkpoint: Checkpoint, percents: list[int], settings: Masks
 
 
 def unit_scores(ranking: Ranking, parts: list[Part]) -> np.ndarray:
-    """Return the scores of the coupled units of `parts`, fp64 (units,)."""
-    summed = [part for part in parts if part.axis == 1 or not ranking.sums_columns]
+    """Return the scores of the coupled units of `parts`, fp64 (units,). Units without columns are scored by their rows."""
+    summed = [part for part in parts if part.axis == 1 or not ranking.sums_columns] or parts
     return np.sum([_part_scores(ranking, part) for part in summed], axis=0)
 
 

@@ -1,0 +1,109 @@
+"""Check that no mask is written that is not what its pattern says, whatever makes it."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from project import tree
+from sparseft.architectures.architecture import Part
+from sparseft.errors import InputError
+from sparseft.importances import DEFAULT, WANDA
+from sparseft.importances.sparsegpt import SPARSEGPT
+from sparseft.language_model.batches import Example
+from sparseft.methods import METHODS, OWL, Method, get_method
+from sparseft.patterns import PATTERNS, Pattern
+from sparseft.pruning import mask_generator
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.sparsegpt import prune_weights
+from sparseft.study.grid import PassFiles
+from sparseft.study.mask_settings import Masks
+
+from masks import compute_masks
+
+EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40)], 1) for j in range(6)]
+
+
+def columns(ranking) -> dict:
+    """Rank the columns of each layer, which takes no counts of an allocation."""
+    return ranking.by_unit([[Part(layer, axis=1, width=1, unit="")] for layer in ranking.layers])
+
+
+def has_whole_columns(kept: np.ndarray) -> bool:
+    """Return whether all rows of a mask are equal."""
+    return bool((kept == kept[0]).all())
+
+
+def rank(checkpoint, method: str, percent: int, places: PassFiles, settings: Masks, calibration) -> None:
+    """Make the mask of a method from its scores, and no pruned base."""
+    mask_generator.compute_masks(checkpoint, method, [percent], places, settings, calibration=calibration)
+
+
+@pytest.fixture
+def added(monkeypatch) -> Iterator[Callable[[Method], str]]:
+    """Return a function that adds a method to the table, and returns its name."""
+
+    def add(method: Method) -> str:
+        monkeypatch.setitem(METHODS, method.name, method)
+        return method.name
+
+    yield add
+    get_method.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "importance", "allocation", "make", "fault"),
+    [
+        pytest.param(
+            Pattern("new", columns, takes_counts=True), DEFAULT, OWL, rank,
+            r"proj: \[768\] weights are pruned by sparsity instead of \[\d+\]; repair the pattern's `select`",
+            id="other counts than those of the allocation",
+        ),
+        pytest.param(
+            Pattern("new", lambda ranking: ranking.by_layer(), words="whole columns", is_sound=has_whole_columns),
+            DEFAULT, None, rank, "proj: its mask is none of whole columns; repair `select`",
+            id="a selection of something else",
+        ),
+        pytest.param(
+            Pattern("new", columns, words="whole columns", updates=("sparsegpt",), is_sound=has_whole_columns),
+            SPARSEGPT, None, prune_weights, "proj: its mask is none of whole columns; .*`updates` of the pattern new",
+            id="an update that prunes something else",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_written(
+    pattern, importance, allocation, make, fault, added, tiny_llama, tmp_path
+):
+    assert pattern.allows(importance)
+    method = added(Method(pattern, importance, allocation=allocation))
+    calibration = ExampleCalibration(importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    places = PassFiles([tmp_path / "masks/m.pt"], tmp_path / "masks/r.json", base=tmp_path / "pruned/base")
+    settings = Masks(owl_m=2.0, owl_lambda=0.15)
+    with pytest.raises(InputError, match=fault):
+        make(tiny_llama, method, 50, places, settings, calibration)
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added, tiny_llama):
+    def select(ranking) -> dict:
+        return ranking.by_unit([[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
+
+    method = added(Method(Pattern("new", select, has_exact_counts=False), WANDA))
+    calibration = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
+    mask = compute_masks(tiny_llama, method, [50], calibration, sequential=False)[50]
+    for layer, norms in calibration.evidence(tiny_llama, WANDA.statistic).items():
+        sums = WANDA.score(tiny_llama.read_float32(f"{layer}.weight"), norms, None).sum(1 - axis, dtype=np.float64)
+        expected = np.ones(len(sums), bool)
+        expected[np.argsort(sums, kind="stable")[: len(sums) // 2]] = False
+        assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if pattern.is_sound], ids=lambda value: value.name)
+def test_a_pattern_tells_its_masks_from_those_with_one_weight_less(pattern, tiny_llama):
+    mask = compute_masks(tiny_llama, pattern.name, [50])[50]
+    layer = next(layer for layer in mask.shape if not mask.kept(layer).all())
+    kept = mask.kept(layer)
+    assert pattern.is_sound(kept)
+    row, col = np.argwhere(kept)[0]
+    kept[row, col] = False
+    assert not pattern.is_sound(kept)
