@@ -382,20 +382,23 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "asked", "windows"),
+    ("tasks", "asked", "windows"),
     [
-        ([200], None, 16),
-        ([None], None, 16),
-        ([199], None, 0),
-        ([1000, 199], None, 0),
-        ([199], 64, 64),
-        ([1000], 0, 0),
+        ({"boolq": 200}, None, 16),
+        ({"boolq": None}, None, 16),
+        ({"boolq": 199}, None, 0),
+        ({"hellaswag": 1000, "boolq": 199}, None, 0),
+        ({"own": 200}, None, 16),
+        # How many there are is not known.
+        ({"own": None}, None, 0),
+        ({"boolq": 199}, 64, 64),
+        ({"boolq": 1000}, 0, 0),
     ],
 )
-def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_examples(numbers, asked, windows):
-    names = ["boolq", "hellaswag"][: len(numbers)]
-    sections = {"tasks": {name: {"validation_examples": number} for name, number in zip(names, numbers, strict=True)}}
-    config = laid_over(sections | {"grid": {"tasks": names}, "evaluation": {"divergence": asked}})
+def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_examples(tasks, asked, windows):
+    kinds = {"own": {"lm_eval": "arc_easy"}}
+    described = {name: {"validation_examples": number, **kinds.get(name, {})} for name, number in tasks.items()}
+    config = laid_over({"tasks": described, "grid": {"tasks": list(tasks)}, "evaluation": {"divergence": asked}})
     assert config.divergence_windows == windows
     # Nothing calibrates on its text, whose seed no other text has by accident.
     assert config.texts.keys() - config.masks.texts.keys() == ({"divergence"} if windows else set())

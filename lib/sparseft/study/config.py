@@ -53,7 +53,7 @@ MethodName = Annotated[
 ]
 ModelName = Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")]
 TaskName = Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")]
-# The default number of windows of the divergence, if every task has at least so many validation examples.
+# The default number of windows of the divergence, and from how many validation examples on it is measured by default.
 DEFAULT_WINDOWS, MANY_EXAMPLES = 16, 200
 TrainingName = Annotated[str, Field(pattern=f"^{TRAINING}$")]
 
@@ -93,8 +93,8 @@ class Evaluation(Section):
     """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's tasks."""
     divergence: Count | None = Field(None, examples=[64])
     """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged model from it
-    is measured. 0 means none. Null means 16 if every task of the grid has at least 200 validation examples, whose evaluation
-    costs more; else none."""
+    is measured. 0 means none. Null means 16 if every task of the grid has at least 200 `validation_examples`, or is built in and
+    takes all examples of its own data set, because their evaluation costs more; else none."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the number of windows, and whether it is."""
@@ -335,8 +335,11 @@ class Config(_AllKeys):
         """Return the number of windows on which the divergence is measured; 0 if it is not."""
         if self.evaluation.divergence is not None:
             return self.evaluation.divergence
-        numbers = [self.tasks[name].validation_examples for name in self.grid.tasks]
-        return 0 if any(number and number < MANY_EXAMPLES for number in numbers) else DEFAULT_WINDOWS
+        for name, data in ((name, self.tasks[name]) for name in self.grid.tasks):
+            takes_whole_data_set = name in BY_NAME and not (data.validation_examples or data.local or data.hub)
+            if not takes_whole_data_set and (data.validation_examples or 0) < MANY_EXAMPLES:
+                return 0
+        return DEFAULT_WINDOWS
 
     @property
     def texts(self) -> dict[str, CalibrationText]:
