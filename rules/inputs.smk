@@ -1,7 +1,7 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from sparseft.methods import SELF, TASK, get_method
 from sparseft.planning.inputs import fetched_files, model_files, selection_files, source_manifests, task_files
-from sparseft.study.sources import pruned_base
+from sparseft.study.sources import DIVERGENCE, pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
 base_of = lambda w: grid.base_manifest(w.method)
@@ -11,6 +11,8 @@ teacher_of = lambda w: grid.MANIFEST if STUDY.training_of(w.task, grid.training_
 # The prepared rows of a run's task, and the file that defines how they are scored.
 ROWS = [f"{grid.DATA}/train.jsonl", f"{grid.DATA}/validation.jsonl"]
 rows_of = lambda w: [*ROWS, *targets.definition_files(STUDY, w.task)]
+# The windows that the dense model has sampled, on which the divergence of a run from it is measured; none without one.
+HELD_OUT = [targets.text_path(STUDY, DIVERGENCE)] if STUDY.divergence_windows else []
 # The texts on which a run's mask was calibrated, or its decoder layers reconstructed.
 seen_texts = lambda w: targets.seen_texts(STUDY, w.mode, w.method)
 
@@ -27,7 +29,7 @@ selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task))
 perplexity_sources = own_files(
     lambda w: [STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else []
 )
-calibration_sources = own_files(lambda w: list(filter(None, [STUDY.masks.texts[w.text].local])))
+calibration_sources = own_files(lambda w: list(filter(None, [STUDY.texts[w.text].local])))
 imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
 
 
@@ -65,18 +67,18 @@ def mask_flags(w):
 
 def named_texts(is_such):
     """Return an expression for the names of the calibration texts of a kind."""
-    return "|".join(name for name, text in STUDY.masks.texts.items() if is_such(text)) or "none"
+    return "|".join(name for name, text in STUDY.texts.items() if is_such(text)) or "none"
 
 
 def parts_of(w):
     """Return the prepared texts that are the parts of a mixture."""
-    names = [name for name in STUDY.masks.texts[w.text].parts if name != TASK]
+    names = [name for name in STUDY.texts[w.text].parts if name != TASK]
     return [targets.text_path(STUDY, name).format(model=w.model) for name in names]
 
 
 def mixture_flags(w):
     """Return the flags with the number of windows of each part of a mixture, and how they are chosen."""
-    text = STUDY.masks.texts[w.text]
+    text = STUDY.texts[w.text]
     windows = text.windows_of_parts()
     of_task = {"task": cell_of(w).task, "task_windows": windows.pop(TASK)} if w.task_folder else {}
     return flags(windows=list(windows.values()), **of_task, **text.model_dump(include={"length", "seed", "choice"}))

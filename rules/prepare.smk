@@ -80,10 +80,10 @@ use rule run_script as prepare_calibration with:
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         **running("prepare_text.py", calibration_sources),
-        settings=lambda w: flags(text=STUDY.masks.texts[w.text].text),
+        settings=lambda w: flags(text=STUDY.texts[w.text].text),
 
 
-# A text that the dense model samples, on which importances calibrate. It is one per model.
+# A text that the dense model samples, on which importances calibrate or on which the divergence is measured. It is one per model.
 use rule run_script as sample_text with:
     input:
         model_path=grid.MANIFEST,
@@ -103,7 +103,7 @@ use rule run_script as sample_text with:
         **running("sample_text.py"),
         places=placed("sample_text"),
         settings=lambda w: flags(
-            **STUDY.masks.texts[w.text].model_dump(include={"examples", "length", "seed", "temperature"}),
+            **STUDY.texts[w.text].model_dump(include={"examples", "length", "seed", "temperature"}),
             threads=STUDY.resources.threads,
         ),
 

@@ -22,6 +22,7 @@ SELECTED = ["selection_value", "selection_eval_loss", "selection_examples"]
 DIFFERENCE = ["difference", "difference_low", "difference_high", "p_value"]
 SHARE = ["recovered_share", "recovered_low", "recovered_high"]
 STEP = ["sparse_to_sparse", "sparse_to_dense"]
+DIVERGENCE = ["divergence", "divergence_standard_error", "divergence_low", "divergence_high", "same_top_tokens"]
 SIDES = np.array([-1, 1])
 
 
@@ -91,6 +92,8 @@ def scores_of(records, seeds=()):
     parts = {f"probe_{name}": [one["probes"][name] for one in records] for name in records[0].get("probes", {})}
     parts |= {"value": records} if records[0]["outcomes"] else {}
     outcomes = {name: Scores([one["outcomes"] for one in part], seeds) for name, part in parts.items()}
+    if windows := [one["divergences"] for one in records if one.get("divergences")]:
+        outcomes["divergence"] = Scores(windows, seeds, np.ones(len(windows[0])))
     return {"eval_loss": loss, "value": loss} | outcomes
 
 
@@ -109,6 +112,9 @@ def read_run(folder):
     run |= {f"overlap_{name}": part["overlap"] for name, part in after["probes"].items()}
     run["standard_error"] = np.std(scores_of([after])["value"].means, ddof=1) / sqrt(after["examples"])
     pruned, weights = (sum(layer[name] for layer in proof["layers"]) for name in ("pruned", "weights"))
+    if windows := after.get("divergences"):
+        error = np.std(windows, ddof=1) / sqrt(len(windows))
+        run |= {"divergence_standard_error": error, "same_top_tokens": after["same_top_tokens"]}
     run |= {"reached_sparsity": 100 * pruned / weights, "validation_overlap": after["overlap"]}
     run |= {"parameters": proof["parameters"], "model_bytes": proof["bytes"]}
     channels = sum(row["pruned"] for row in proof["layers"]) if proof["mask"]["method"].startswith("structured") else 0
@@ -176,7 +182,8 @@ def compare(cells, options):
             "against": is_pair and theirs["method"] == against,
         }
         for question in [name for name in [*asked, "against"] if answers[name] and same(ours, theirs, *PLACE)]:
-            numbers = {name: mine.minus(theirs["scores"][name]) for name, mine in ours["scores"].items()}
+            compared = {name: mine for name, mine in ours["scores"].items() if name != "divergence"}
+            numbers = {name: mine.minus(theirs["scores"][name]) for name, mine in compared.items()}
             losses = zip([f"eval_loss_{end}" for end in DIFFERENCE], numbers.pop("eval_loss"), strict=True)
             for name, found in numbers.items():
                 row = ours | {f"against_{key}": value for key, value in theirs.items()} | {"question": question}
@@ -212,7 +219,7 @@ def curve(cell, rows):
 
 def differing(path, rows, keys):
     expected = {tuple(str(row[key]) for key in keys): row for row in rows}
-    known = {"measured_seconds", "obstacle", "decided_by", *SELECTED, *SHARE}.union(*rows)
+    known = {"measured_seconds", "obstacle", "decided_by", *SELECTED, *SHARE, *DIVERGENCE}.union(*rows)
     for line in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
         row = expected.pop(tuple(line[name] for name in keys), {})
         for name, text in line.items():

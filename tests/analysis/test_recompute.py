@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import digest, random_of
 from project import TINY_STUDY, Study
 from recompute import differences
 from sparseft.analysis.study import read_study
@@ -50,8 +51,18 @@ def written(write_run, runs_dir) -> Path:
 
 
 def with_error(files: dict) -> None:
-    """Give a record its standard error."""
+    """Give a record its standard error, and the divergence of its model in 12 windows. That of the dense one is 0."""
     evaluation = files["evaluation"]
+    _, _, method, _, mode, *_ = evaluation["run_id"].split("-")
+    is_dense = (method, mode) == ("dense", "no_finetune")
+    windows = 0 * random_of("windows").random(12) if is_dense else 0.3 + random_of(evaluation["run_id"]).random(12)
+    evaluation |= {
+        "divergences": windows.tolist(),
+        "divergence": windows.mean(),
+        "same_top_tokens": 1 - windows.mean() / 2,
+    }
+    evaluation["divergence_standard_error"] = float(np.std(windows, ddof=1) / 12**0.5)
+    evaluation["inputs"]["divergence"] = digest("windows")
     if "outcomes" in evaluation:
         evaluation["standard_error"] = float(
             np.std(evaluation["outcomes"], ddof=1) / len(evaluation["outcomes"]) ** 0.5

@@ -70,6 +70,10 @@ def study(source: str = "path:model", **sections: object) -> dict:
             study(models={"m" * 190: {"source": "path:model"}}, grid={"models": ["m" * 190]}),
             ["m" * 190, "-seed0: the name of a run has 252 characters, and 200 are possible"],
         ),
+        (
+            study(evaluation={"divergence": 2}),
+            ["evaluation.divergence: windows of 512 tokens, but mine takes 64; set it to 0"],
+        ),
         (study(perplexity={"context": 65}), ["perplexity.context: windows of 65 tokens, but mine takes 64"]),
     ],
 )

@@ -117,6 +117,7 @@ LONGER = {
     "throughput": ({"throughput": {"repeats": 2}}, {"throughput": {"repeats": 4}}),
     "reconstruction": ({"reconstruction": {"steps": 10}}, {"reconstruction": {"steps": 20}}),
     "evaluation": ({"perplexity": None}, {"perplexity": {}}),
+    "evaluation with windows": ({"evaluation": {"divergence": 0}}, {"evaluation": {"divergence": 900}}),
     "selection": (
         {"tasks": SWEEP["tasks"] | {"boolq": ROWS}},
         {"tasks": SWEEP["tasks"] | {"boolq": ROWS | {"selection_examples": 2000}}},

@@ -106,7 +106,16 @@ SCORED = [
     ({"losses": [-1.0, 3.0, 2.0, 6.0]}, "losses 0"),
     ({"log_likelihoods": [[0.1, -1.0]] * 4}, "log_likelihoods 0"),
 ]
+DIVERGENCE = {
+    "divergence": 0.25,
+    "divergence_standard_error": 0.25,
+    "same_top_tokens": 0.5,
+    "divergences": [-0.25, 0.75],
+}
 DAMAGE = [
+    (EvaluationRecord, DIVERGENCE | {"divergence": 0.3}, "divergence mean divergences"),
+    (EvaluationRecord, DIVERGENCE | {"divergence": None}, "divergence mean divergences"),
+    (EvaluationRecord, DIVERGENCE | {"same_top_tokens": 1.5}, "same_top_tokens 1"),
     *((schema, *row) for schema in (EvaluationRecord, BeforeMergeRecord) for row in SCORED),
     (EvaluationRecord, {"probes__p__value": 0.25}, "probes p 0.25 outcomes"),
     (SelectionRecord, {"split": "validation"}, "split selection"),
@@ -174,7 +183,7 @@ def test_a_record_names_the_digests_of_its_links(schema, digests):
 def test_the_settings_are_the_fields_with_this_role_and_those_of_the_parts():
     record = EvaluationRecord(**changed(EvaluationRecord, few_shot=2))
     own = {"metric": "acc", "definition_sha256": None, "few_shot": 2, "harness": "lm-eval 0.4", "loss_few_shot": 0}
-    own |= {"dtype": "float32", "inputs.train": "train", "inputs.wikitext2": None}
+    own |= {"dtype": "float32", "inputs.train": "train", "inputs.wikitext2": None, "inputs.divergence": None}
     probe = {"metric": "acc", "definition_sha256": None, "few_shot": 0, "harness": "lm-eval 0.4"}
     probe |= {"data_sha256": "probe data", "train_sha256": "probe train"}
     assert record.settings == own | {f"probes.p.{name}": value for name, value in probe.items()}

@@ -71,12 +71,20 @@ def changed(path: str, value: object) -> dict:
         ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: .*pattern"),
         ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub"),
         ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
+        ("evaluation.divergence", 1, "evaluation: divergence 1: one window has no standard error"),
+        ("evaluation.divergence", True, "evaluation: divergence cannot be True"),
+        ("evaluation.divergence", -1, "evaluation.divergence: .*greater than or equal to 0, not -1"),
         ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: .*pattern"),
         ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: .*pattern"),
         (
             "masks.calibration",
             {"self": WEB},
             "masks.calibration.self: this name is that of the text that the model samples",
+        ),
+        (
+            "masks.calibration",
+            {"divergence": {"text": "self"}},
+            "masks.calibration.divergence: evaluation.divergence has a text of this name",
         ),
         (
             "masks.calibration",
@@ -376,3 +384,40 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
     # The analysis compares these settings between runs.
     assert own.keys() <= MaskMeta.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "asked", "windows"),
+    [
+        ({"boolq": 200}, None, 16),
+        ({"boolq": None}, None, 16),
+        ({"boolq": 199}, None, 0),
+        ({"hellaswag": 1000, "boolq": 199}, None, 0),
+        ({"own": 200}, None, 16),
+        # How many there are is not known.
+        ({"own": None}, None, 0),
+        ({"boolq": 199}, 64, 64),
+        ({"boolq": 1000}, 0, 0),
+    ],
+)
+def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_examples(tasks, asked, windows):
+    kinds = {"own": {"lm_eval": "arc_easy"}}
+    described = {name: {"validation_examples": number, **kinds.get(name, {})} for name, number in tasks.items()}
+    config = laid_over({"tasks": described, "grid": {"tasks": list(tasks)}, "evaluation": {"divergence": asked}})
+    assert config.divergence_windows == windows
+    # Nothing calibrates on its text, whose seed no other text has by accident.
+    assert config.texts.keys() - config.masks.texts.keys() == ({"divergence"} if windows else set())
+    assert ("divergence" in config.texts_read()) == (windows > 0)
+    if windows:
+        text = config.texts["divergence"]
+        assert (text.text, text.examples, text.length, text.temperature, text.seed) == (
+            "self",
+            windows,
+            512,
+            1,
+            2**63 - 1,
+        )
+        with pytest.raises(
+            InputError, match="on_divergence calibrates on divergence, which masks.calibration does not"
+        ):
+            config.masks.text_of("unstructured_wanda_on_divergence")

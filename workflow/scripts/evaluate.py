@@ -4,16 +4,19 @@
 
 It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
 the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
-also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that occur in the
-training rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
+also evaluates the model on other tasks, into the field `probes`. With --divergence it also measures how far the model is from the
+dense one. `overlap` is the share of the examples that occur in the training rows too, or in the texts of --calibration
+(tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
 """
 
 import time
 from pathlib import Path
 from typing import Literal
 
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
+from sparseft.evaluation.divergence import measure_divergence, read_dense_windows
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result, token_perplexity
 from sparseft.evaluation.inputs import EvaluationFlags, begin, load_checked, overlaps
 from sparseft.language_model.hardware import peak_memory
@@ -39,6 +42,8 @@ def main(
     context: int | Literal["model"] = Perplexity().context,
     probes: tuple[str, ...] = (),
     calibration: tuple[Path, ...] = (),
+    divergence: Path | None = None,
+    dense: Path | None = None,
 ) -> None:
     """Check the inputs, evaluate the model, and write the record.
 
@@ -48,12 +53,16 @@ def main(
         context: tokens per window of the perplexity; model for the model's own context
         probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
         calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
+        divergence: text that the dense model has sampled at temperature 1 (sample_text.py), for the divergence from it
+        dense: folder of the dense model, with --divergence
     """
+    if bool(divergence) != bool(dense):
+        raise InputError("--divergence and --dense belong together", "give both, or none")
     folders = {flags.task: flags.data_dir}
     folders |= {name: Path(folder) for name, _, folder in (probe.partition(":") for probe in probes)}
     if len(folders) != 1 + len(probes):
         raise InputError(f"--probes {' '.join(probes)}: a task is evaluated twice", "name each task once")
-    begin(flags, "evaluation", [checkpoint, wikitext2, *folders.values(), *calibration])
+    begin(flags, "evaluation", [checkpoint, wikitext2, divergence, dense, *folders.values(), *calibration])
     start = time.perf_counter()
     tasks = {name: find_task(folder, name) for name, folder in folders.items()}
     prepared = {name: read_splits(folders[name], task) for name, task in tasks.items()}
@@ -79,6 +88,8 @@ def main(
         sets[TEXT] = Texts([text], is_one_text=True)
     seen = [texts_of(task, rows["train"])] if task.is_trainable else []
     shares, calibration_sha256 = overlaps(sets, seen, calibration)
+    if divergence and dense:
+        windows, windows_sha256 = read_dense_windows(divergence, Checkpoint(dense), calibration)
     model, tokenizer, hashes = load_checked(checkpoint, flags)
     if context == OWN_CONTEXT:
         context = model.config.max_position_embeddings
@@ -93,6 +104,9 @@ def main(
         record |= {"perplexity_source": source, "perplexity_overlap": shares[TEXT]}
     if calibration:
         inputs["calibration"] = calibration_sha256
+    if divergence:
+        record |= measure_divergence(model, windows)
+        inputs["divergence"] = windows_sha256
     if tasks:
         record["probes"] = {
             name: evaluate_probe(model, tokenizer, tasks[name], probe_rows, flags.batch_size)

@@ -1,9 +1,10 @@
-"""Sample a text from a model itself, on which importances calibrate.
+"""Sample a text from a model itself, for the divergence of other models from it, or for importances that calibrate on it.
 
     sample_text.py --model_path models/smollm2 --output data/calibration_self-smollm2.jsonl --examples 64 --length 512
 
-It writes a row per window, with its token ids and its text, for compute_masks.py --text. FILE.jsonl.json beside it has the text's
-sha256, the model's digest and the settings.
+It writes a row per window, with its text and its token ids, for compute_masks.py --text and evaluate.py --divergence. Of each
+token but the first, `log_p` has the model's log-probability, in nats at temperature 1, and `top` has the likeliest token in its
+place. FILE.jsonl.json beside it has the text's sha256, the model's digest and the settings.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from sparseft.command import Threads, run
 from sparseft.language_model.hardware import start
 from sparseft.language_model.model import load_model
 from sparseft.language_model.placement import device_rooms
-from sparseft.language_model.sampling import sample_windows, write_windows
+from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
 from sparseft.methods import SELF
 from sparseft.study.section import parse_section
 from sparseft.study.sources import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
@@ -51,7 +52,8 @@ def main(
     checkpoint = Checkpoint(model_path)
     model, tokenizer = load_model(checkpoint.folder, device, device_rooms(weights_mb))
     windows = sample_windows(model, tokenizer, text)
-    write_windows(output, windows, tokenizer, {MODEL: checkpoint.digest, "sampled": settings})
+    source = {MODEL: checkpoint.digest, "sampled": settings}
+    write_windows(output, windows, tokenizer, source, **score_windows(model, windows))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sparseft.analysis import engines
 from sparseft.analysis.statistics import Scores, Spread, interval, pooled_spread
 from sparseft.analysis.study import OUTSIDE, REPEATED, SOUND, Frames, in_order
 from sparseft.study.grid import NO_FINETUNE
+from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
 
@@ -32,14 +33,15 @@ DECIMALS = 12
 _WANTED = ["study", "model", "task", "method", "sparsity", "mode"]
 _FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
+_NOT_AVERAGED |= {"divergence_standard_error"}
 
 
 @dataclass(frozen=True)
 class Cells:
     """Hold the cells of a study, a row each.
 
-    `scores` has what is behind a column of a cell, by its index: value, eval_loss or a probe. `spreads` has how much the
-    seeds of a place vary in such a column."""
+    `scores` has what is behind a column of a cell, by its index: value, eval_loss, divergence or a probe. `spreads` has how much
+    the seeds of a place vary in such a column."""
 
     frame: pd.DataFrame
     scores: Mapping[tuple[int, str], Scores]
@@ -104,7 +106,7 @@ def is_fraction(metric: str) -> bool:
 
 
 def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> dict[tuple[int, str], Scores]:
-    """Return what is behind the value, the loss and the probes of each cell. `runs` has a run per model."""
+    """Return what is behind the value, the loss, the divergence and the probes of each cell. `runs` has a run per model."""
     cells = table[KEYS].assign(cell=table.index)
     rows = runs[[*KEYS, "run_id"]].merge(cells, on=KEYS)[["study", "run_id", "cell"]]
     scores = {}
@@ -119,9 +121,10 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
         seen = (metric, part["data"].iloc[0], tokens[0].tobytes())
         loss = None if np.isnan(losses).any() else Scores(losses, seeds, tokens[0], seen)
         value = loss if np.isnan(right).any() else Scores(right, seeds, seen=seen)
+        name = metric if metric == DIVERGENCE or metric.startswith("probe_") else "value"
         if value:
-            scores[cell, metric if metric.startswith("probe_") else "value"] = value
-        if loss:
+            scores[cell, name] = value
+        if loss and name == "value":
             scores[cell, "eval_loss"] = loss
     return scores
 

@@ -28,6 +28,7 @@ from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, MODES, Run
+from sparseft.study.sources import DIVERGENCE
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
@@ -239,10 +240,15 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:
-    """Return the examples of a run's task, and of each of its probes. `data` names the rows that they are."""
+    """Return the examples of a run's task and of each of its probes, and the windows of its divergence.
+
+    `data` names the rows that they are."""
     evaluation = files.evaluation
     own = pd.DataFrame({"right": evaluation.outcomes, "loss": evaluation.losses, "tokens": evaluation.answer_tokens})
     parts = [own.assign(metric=evaluation.metric, data=evaluation.inputs.data)]
+    if evaluation.divergences:
+        windows = pd.DataFrame({"loss": evaluation.divergences, "tokens": 1})
+        parts.append(windows.assign(metric=DIVERGENCE, data=evaluation.inputs.divergence))
     for name, probe in evaluation.probes.items():
         rows = pd.DataFrame({"right": probe.outcomes})
         parts.append(rows.assign(metric=f"probe_{name}", data=probe.data_sha256))

@@ -34,10 +34,12 @@ from sparseft.tasks.metrics import PERPLEXITIES
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
 RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss".split()]
+RUNS += "divergence divergence_standard_error same_top_tokens".split()
 RUNS += "value_before_merge train_merge_gap reached_sparsity parameters parameters_left model_bytes".split()
 RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
 RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
 CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
+CELLS += "divergence divergence_low divergence_high same_top_tokens".split()
 CELLS += "value_before_merge train_merge_gap reached_sparsity parameters parameters_left model_bytes".split()
 CELLS += [MEASURED, "training_tokens", "measured_seconds"]
 CELLS += "samples_per_second tokens_per_second selection_value selection_eval_loss selection_examples".split()

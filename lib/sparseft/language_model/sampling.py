@@ -1,9 +1,10 @@
-"""Sample texts from a model itself, and write windows of token ids, on which importances calibrate.
+"""Sample texts from a model itself, and write windows of token ids, with what the model says of them.
 
 Every token is drawn from the softmax of the model's logits, in fp32, divided by the temperature. Nothing is cut off, and no other
 setting of a generation applies. The end of a document is a token like any other: the model goes on, as it does in its packed
 training data. So at temperature 1, a window is drawn from the model's distribution over sequences of this length. The mean of
-log p - log q over its tokens is an unbiased estimate of the divergence from p, the model, to another model q.
+log p - log q over its tokens is an unbiased estimate of the divergence from p, the model, to another model q
+(evaluation/divergence.py). Importances calibrate on such windows too.
 
 A text of a model was first used for calibration by Williams et al., arXiv 2410.17170.
 """
@@ -11,6 +12,7 @@ A text of a model was first used for calibration by Williams et al., arXiv 2410.
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -18,6 +20,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
+from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation
 from sparseft.study.sources import TOGETHER, CalibrationText
 from sparseft.tasks.rows import write_source_text
 
@@ -62,11 +65,35 @@ def _continued(model: nn.Module, ids: torch.Tensor, text: CalibrationText, gener
     return ids
 
 
-def write_windows(path: Path, windows: list[Example], tokenizer: PreTrainedTokenizerBase, source: dict) -> None:
-    """Write windows with their text, and their `source`, which has the model's digest, beside them. Both files appear, or
-    none."""
+@torch.no_grad()
+def score_windows(model: nn.Module, windows: list[Example]) -> dict[str, np.ndarray]:
+    """Return what a model says of each token but the first of equally long windows, (windows, tokens - 1).
+
+        log_p  the logarithm of its probability at temperature 1, in nats, float64
+        top    the likeliest token in its place, int64
+
+    Each window is a batch of its own. So no setting of the batches changes a bit, and the memory is that of one window's logits.
+    Raises InputError if a probability is not a number."""
+    log_p, top = [], []
+    for window in windows:
+        ids = torch.tensor(window.ids, device=model.device)
+        logits = model(ids[None], use_cache=False).logits[0, :-1]
+        log_p.append(-CrossEntropyFunction.apply(logits, ids[1:]).double())
+        top.append(logits.argmax(1))
+    scores = {name: torch.stack(rows).cpu().numpy() for name, rows in (("log_p", log_p), ("top", top))}
+    check_finite_evaluation(-scores["log_p"].sum())
+    return scores
+
+
+def write_windows(
+    path: Path, windows: list[Example], tokenizer: PreTrainedTokenizerBase, source: dict, **scores: np.ndarray
+) -> None:
+    """Write windows with their text and their `scores`, and their `source`, which has the model's digest, beside them.
+
+    Both files appear, or none."""
     rows = (
         {"text": tokenizer.decode(window.ids), "ids": window.ids, "answer_start": window.answer_start}
-        for window in windows
+        | {name: of_windows[number].tolist() for name, of_windows in scores.items()}
+        for number, window in enumerate(windows)
     )
     write_source_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), source)

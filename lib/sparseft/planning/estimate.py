@@ -257,7 +257,7 @@ def _passes(config: Config) -> list[Run]:
 def study_jobs(config: Config) -> Iterator[Job]:
     """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
     yield from (("prepare_model", {"model": model}) for model in config.grid.models)
-    sampled = [name for name in config.calibration_texts() if config.masks.texts[name].text == SELF]
+    sampled = [name for name in config.texts_read() if config.texts[name].text == SELF]
     yield from (("sample_text", {"model": model, "text": text}) for model in config.grid.models for text in sampled)
     yield from (("compute_masks", vars(run)) for run in _passes(config))
     for run in targets.runs(config):

@@ -25,7 +25,7 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, TaskData, pruned_base, split_mdl
+from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
 from sparseft.study.targets import runs, window_files
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
@@ -105,7 +105,7 @@ def source_manifests(config: Config) -> list[Path]:
     """Return the manifests of the models, tasks and texts of a study, prepared or not."""
     manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
     manifests += [Path(DATA.format(task=task), "manifest.json") for task in _prepared_tasks(config)]
-    documents = [name for name in config.calibration_texts() if not config.masks.texts[name].has_own_windows]
+    documents = [name for name in config.texts_read() if not config.texts[name].has_own_windows]
     manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in documents]
     return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
 
@@ -161,11 +161,14 @@ def check_sources(config: Config) -> None:
         for method in map(get_method, config.grid.methods):
             percents, of_method = config.grid.sparsities, f"{method.name}, models.{name}"
             method.pattern.check_model(architecture, content, subject.prunable, percents, config.masks, of_method)
-        window, limit = config.perplexity and config.perplexity.context, content.get("max_position_embeddings")
+        limit = content.get("max_position_embeddings")
+        windows = [("perplexity.context", config.perplexity.context, f"at most {limit}")] if config.perplexity else []
+        windows += [("evaluation.divergence", OWN_LENGTH, "0")] if config.divergence_windows else []
         # Otherwise the first evaluation would find it, after hours.
-        if window and limit and window != OWN_CONTEXT and window > limit:
-            what = f"perplexity.context: windows of {window} tokens, but {name} takes {limit}"
-            raise InputError(what, f"set it to at most {limit}")
+        for key, window, possible in windows:
+            if limit and window != OWN_CONTEXT and window > limit:
+                what = f"{key}: windows of {window} tokens, but {name} takes {limit}"
+                raise InputError(what, f"set it to {possible}")
 
 
 def rounded_heads(config: Config) -> list[str]:
@@ -196,9 +199,7 @@ def _sources(config: Config) -> dict[str, list[str]]:
             places[place] = model_files(config.pruned_source(model, method, percent) or "")
     for name in _prepared_tasks(config):
         places[f"tasks.{name}"] = task_files(config.task_data(name))
-    texts: dict[str, Any] = {
-        f"masks.calibration.{name}.text": config.masks.texts[name] for name in config.calibration_texts()
-    }
+    texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
 
@@ -215,9 +216,9 @@ def _hub_places(config: Config) -> dict[str, tuple[str, str]]:
         task = config.task_data(name)
         if not (task.local or Path(DATA.format(task=name), "manifest.json").exists()):
             data[f"tasks.{name}"] = task.hub or (BY_NAME[name].hub if name in BY_NAME else None)
-    for name in config.calibration_texts():
+    for name in config.texts_read():
         if not Path(CALIBRATION.format(text=name)).exists():
-            data[f"masks.calibration.{name}"] = config.masks.texts[name].hub
+            data[f"masks.calibration.{name}"] = config.texts[name].hub
     if config.perplexity and not (config.perplexity.local or Path(WIKITEXT2).exists()):
         data["perplexity"] = config.perplexity.hub or WIKITEXT2_PLACE
     return {key: ("models", source.removeprefix(HUB)) for key, source in models.items() if source.startswith(HUB)} | {

@@ -27,7 +27,7 @@ from sparseft.planning.sizes import (
 from sparseft.study.config import Config
 from sparseft.study.grid import training_name
 from sparseft.study.mask_settings import kept_inputs, segment_length
-from sparseft.study.sources import TOGETHER
+from sparseft.study.sources import OWN_LENGTH, TOGETHER
 
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which
 # reads and writes a model some rows at a time, and `files`, which does it matrix by matrix.
@@ -380,10 +380,11 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         return lengths.long * subject.forward_bytes(lengths.long) + rows * logits
     if job.kind == "sampling":
         cached, scored = _cached_and_scored(config, subject)
-        return TOGETHER * (config.masks.texts[job.text].length * cached + scored)
+        return TOGETHER * (config.texts[job.text].length * cached + scored)
     if job.kind in EVALUATIONS:
         of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
-        return max(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks)
+        window = OWN_LENGTH * _cached_and_scored(config, subject)[1] if config.divergence_windows else 0
+        return max(window, *(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks))
     if job.kind == "reconstruction":
         section = config.reconstruction
         lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
@@ -466,7 +467,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject, length: str) 
         # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
         return 2 * tokens + 9 * subject.widest if get_method(job.method).algorithm else tokens
     if job.kind == "sampling":
-        text = config.masks.texts[job.text]
+        text = config.texts[job.text]
         return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * _tokens_of_a_reading(config))
     lengths = _of_length(config, job.task, length)
     evaluated = lengths.rows[1] * lengths.long
@@ -491,7 +492,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject, length: str) 
         return (number or lengths.rows[1]) * _evaluated_tokens(config, lengths)
     probes = [_of_length(config, task, length) for task in config.evaluated_tasks(job.task)]
     tokens = sum(lengths.rows[1] * _evaluated_tokens(config, lengths) for lengths in probes)
-    return tokens + perplexity_tokens(config)
+    return tokens + perplexity_tokens(config) + OWN_LENGTH * config.divergence_windows
 
 
 def _of_length(config: Config, task: str, length: str) -> TaskLengths:

@@ -118,6 +118,7 @@ class EvaluationInputs(RecordPart):
     data: str = provenance("The sha256 of the rows.", link="data")
     train: str = setting("The sha256 of the rows of the worked examples.", link="train")
     wikitext2: str | None = setting("The sha256 of the perplexity's text. Null without one.", default=None)
+    divergence: str | None = setting("The sha256 of the divergence's text. Null without one.", default=None)
     calibration: list[str] | None = provenance("The sha256 of each text of a calibration.", default=None)
 
 
@@ -138,9 +139,29 @@ class EvaluationRecord(MergedModelRecord):
     perplexity_overlap: Fraction | None = measurement(
         "The seen share of that text.", "fraction", column="perplexity_overlap", default=None
     )
+    divergence: float | None = measurement(
+        "KL(dense, this model) on windows that the dense model samples.",
+        "nats per token",
+        column="divergence",
+        default=None,
+    )
+    divergence_standard_error: NonNegative | None = measurement(
+        "Its standard error over the windows.", "nats per token", column="divergence_standard_error", default=None
+    )
+    same_top_tokens: Fraction | None = measurement(
+        "The share of their places with the same likeliest token.", "fraction", column="same_top_tokens", default=None
+    )
+    divergences: list[float] | None = measurement("The estimate of each window.", "nats per token", default=None)
     probes: dict[str, ProbePart] = measurement("The result on each probe, by its name.", default={})
     groups: dict[str, GroupPart] = measurement("The mean of each group of lm-eval, by its name.", default={})
     inputs: EvaluationInputs = provenance("The digests of what was evaluated.")
+
+    def contradictions(self) -> dict[str, object]:
+        """Return also that the divergence is not the mean of those of the windows."""
+        values = self.divergences or []
+        difference = sum(values) - (self.divergence or 0) * len(values)
+        is_wrong = abs(difference) > ROUNDING * sum(map(abs, values))
+        return super().contradictions() | {"divergence is not the mean of the divergences": is_wrong}
 
 
 class SelectionInputs(EvaluationInputs):

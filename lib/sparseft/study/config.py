@@ -29,8 +29,8 @@ from sparseft.study.grid import (
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
-from sparseft.study.section import Positive, Section, Seed, first_fault, refuse
-from sparseft.study.sources import SHUFFLED, Model, Perplexity, TaskData, pruned_base
+from sparseft.study.section import Count, Positive, Section, Seed, first_fault, refuse
+from sparseft.study.sources import SHUFFLED, CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ MethodName = Annotated[
 ]
 ModelName = Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")]
 TaskName = Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")]
+# The default number of windows of the divergence, and from how many validation examples on it is measured by default.
+DEFAULT_WINDOWS, MANY_EXAMPLES = 16, 200
 TrainingName = Annotated[str, Field(pattern=f"^{TRAINING}$")]
 
 
@@ -89,6 +91,14 @@ class Evaluation(Section):
 
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
     """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's tasks."""
+    divergence: Count | None = Field(None, examples=[64])
+    """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged model from it
+    is measured. 0 means none. Null means 16 if every task of the grid has at least 200 `validation_examples`, or is built in and
+    takes all examples of its own data set, because their evaluation costs more; else none."""
+
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the number of windows, and whether it is."""
+        return {"divergence 1: one window has no standard error; set 2 or more, or 0": self.divergence == 1}
 
 
 class Analysis(Section):
@@ -336,14 +346,30 @@ class Config(_AllKeys):
         schedule = self.training_of(task, training)
         return self.reconstruction.schedule(schedule) if get_mode(mode).reconstructs else schedule
 
-    def calibration_texts(self) -> list[str]:
+    @property
+    def divergence_windows(self) -> int:
+        """Return the number of windows on which the divergence is measured; 0 if it is not."""
+        if self.evaluation.divergence is not None:
+            return self.evaluation.divergence
+        for name, data in ((name, self.tasks[name]) for name in self.grid.tasks):
+            takes_whole_data_set = name in BY_NAME and not (data.validation_examples or data.local or data.hub)
+            if not takes_whole_data_set and (data.validation_examples or 0) < MANY_EXAMPLES:
+                return 0
+        return DEFAULT_WINDOWS
+
+    @property
+    def texts(self) -> dict[str, CalibrationText]:
+        """Return the texts that models read, by name: those on which masks can calibrate, and that of the divergence."""
+        return self.masks.texts | held_out(self.divergence_windows)
+
+    def texts_read(self) -> list[str]:
         """Return the names of the texts that the study reads, with the parts of mixtures.
 
-        They are those of its methods, and that of a reconstruction."""
-        names = {get_method(name).calibration for name in self.grid.methods}
+        They are those of its methods, that of a reconstruction, and that of the divergence."""
+        names = {*held_out(self.divergence_windows), *(get_method(name).calibration for name in self.grid.methods)}
         if any(get_mode(mode).reconstructs for mode in self.trained_modes):
             names.add(self.reconstruction.calibration)
-        texts = self.masks.texts
+        texts = self.texts
         read = set(filter(None, names))
         return sorted(texts.keys() & read.union(*(texts[name].parts for name in read)))
 

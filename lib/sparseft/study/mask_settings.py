@@ -9,7 +9,7 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method, get_method
 from sparseft.study.section import Positive, Section, Seed
-from sparseft.study.sources import CHECKPOINT, SHUFFLED, CalibrationText
+from sparseft.study.sources import CHECKPOINT, DIVERGENCE, SHUFFLED, CalibrationText
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Percent = Annotated[int, Field(gt=0, lt=100)]
@@ -83,6 +83,7 @@ class Masks(Section):
                 f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose another name": (
                     name == SELF and text.text != SELF
                 ),
+                f"{place}: evaluation.divergence has a text of this name; choose another name": name == DIVERGENCE,
                 f"{place}: the name of a mixture with the part {TASK} begins with {TASK}, and no other name does": (
                     name.startswith(TASK) != (TASK in text.parts)
                 ),

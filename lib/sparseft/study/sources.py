@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sparseft.errors import InputError
 from sparseft.methods import SELF, TEXT_NAME
+from sparseft.study.grid import SEEDS
 from sparseft.study.section import Length, Positive, Section, Seed, parse_section
 from sparseft.tasks.rows import has_windows
 
@@ -34,6 +35,8 @@ Part = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 # The default number of windows of documents, and of `self` and a mixture; and their tokens.
 EXAMPLES, OWN_EXAMPLES = 128, 64
 LENGTH, OWN_LENGTH = 2048, 512
+# The name of the text on which the divergence is measured.
+DIVERGENCE = "divergence"
 # Windows that a model samples together. Another number gives other windows.
 TOGETHER = 16
 
@@ -250,6 +253,13 @@ class CalibrationText(Section):
         shares = self.shares or [1] * len(self.parts)
         ends = [round(self.examples * total / sum(shares)) for total in accumulate(shares)]
         return {part: end - start for part, start, end in zip(self.parts, [0, *ends], ends, strict=False)}
+
+
+def held_out(windows: int) -> dict[str, CalibrationText]:
+    """Return by its name the text on which the divergence is measured, unless it has no window.
+
+    It has the last seed, so that nothing calibrates on the same windows by accident."""
+    return {DIVERGENCE: CalibrationText(text=SELF, examples=windows, seed=SEEDS - 1)} if windows else {}
 
 
 def given_text(

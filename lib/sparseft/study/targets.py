@@ -228,7 +228,7 @@ def _layer_counts(config: Config, run: Run) -> str:
 
 def text_path(config: Config, name: str) -> str:
     """Return the prepared file of a calibration text. It has the wildcards {model} and {task} if it depends on them."""
-    text = config.masks.texts[name]
+    text = config.texts[name]
     if not text.has_own_windows:
         return CALIBRATION.format(text=name)
     return MIXED.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
@@ -236,7 +236,7 @@ def text_path(config: Config, name: str) -> str:
 
 def window_files(config: Config) -> list[Path]:
     """Return the files of the texts that the models of the study sample, and of the mixtures."""
-    names = [name for name in config.calibration_texts() if config.masks.texts[name].has_own_windows]
+    names = [name for name in config.texts_read() if config.texts[name].has_own_windows]
     cells = product(map(partial(text_path, config), names), config.grid.models, config.grid.tasks)
     return sorted({Path(path.format(model=model, task=task)) for path, model, task in cells})
 
