@@ -9,7 +9,6 @@ measurement continues. One row takes 2 to 4 minutes on one thread. The table is 
 """
 
 import json
-import random
 from collections.abc import Iterator
 from functools import cache, partial
 from itertools import chain
@@ -20,7 +19,6 @@ import torch
 from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sampling import sample_windows
@@ -37,6 +35,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import SELF, CalibrationText
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, read_rows
+from torch.nn.functional import cross_entropy
 
 LENGTH, WINDOWS = 512, 16
 # Windows of each text on which a perplexity is measured.
@@ -68,12 +67,11 @@ CASES = [
 
 
 def documents_of(folders: dict[str, Path], split: str) -> dict[str, list[str]]:
-    """Return the documents of a split by text, in a random order that is always the same."""
+    """Return the documents of a split by text."""
     task = BY_NAME["hellaswag"]
     rows = read_rows(folders["HellaSwag"] / f"{split}.jsonl", task)
     stories = [task.prompt(row) + task.delimiter + task.answer(row) for row in rows]
-    documents = {"WikiText-2": read_documents(folders["WikiText-2"] / f"{split}.jsonl")[0], "HellaSwag": stories}
-    return {text: random.Random(0).sample(own, len(own)) for text, own in documents.items()}
+    return {"WikiText-2": read_documents(folders["WikiText-2"] / f"{split}.jsonl")[0], "HellaSwag": stories}
 
 
 def windows_of(checkpoint: Checkpoint, documents: dict[str, list[str]], text: str, number: int) -> list[Example]:
@@ -104,12 +102,18 @@ def pruned(checkpoint: Checkpoint, case: Case, examples: list[Example], folder: 
     return folder / "merged"
 
 
+@torch.no_grad()
 def perplexities(folder: Path, documents: dict[str, list[str]]) -> dict[str, float]:
-    """Return the perplexity of a model on each text."""
-    loaded = load_model(folder, torch.device("cpu"))
-    return {
-        name: token_perplexity(*loaded, DOCUMENT_BREAK.join(own), LENGTH, MEASURED) for name, own in documents.items()
-    }
+    """Return the perplexity of a model on each text, over windows that are evenly spaced in it."""
+    model, tokenizer = load_model(folder, torch.device("cpu"))
+    values = {}
+    for name, own in documents.items():
+        ids = torch.tensor(tokenizer.encode(DOCUMENT_BREAK.join(own), verbose=False))
+        windows = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
+        windows = windows[torch.linspace(0, len(windows) - 1, MEASURED).long()]
+        losses = [cross_entropy(model(window[None]).logits[0, :-1], window[1:]) for window in windows]
+        values[name] = float(torch.stack(losses).mean().exp())
+    return values
 
 
 def measured(model_path: Path, folders: dict[str, Path], work: Path) -> Iterator[tuple[Case | None, dict[str, float]]]:
@@ -150,8 +154,8 @@ def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path) -> No
         figures = [f"{values[text]:.2f}" for text in TEXTS] + [f"{values[text] / dense[text]:.2f}" for text in TEXTS]
         rows.append([*own, *figures])
     conditions = [
-        f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; windows of {LENGTH} tokens; perplexity over the"
-        f" first {MEASURED} windows of the validation rows, in a random order of the documents",
+        f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; windows of {LENGTH} tokens; perplexity over"
+        f" {MEASURED} windows that are evenly spaced in the validation rows",
         "both: half of the windows from each text; self: what the dense model samples at temperature 1",
         "x: the perplexity as a multiple of that of the dense model. No model was trained",
     ]

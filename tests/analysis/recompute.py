@@ -111,6 +111,8 @@ def read_run(folder):
     pruned, weights = (sum(layer[name] for layer in proof["layers"]) for name in ("pruned", "weights"))
     run |= {"reached_sparsity": 100 * pruned / weights, "validation_overlap": after["overlap"]}
     run |= {"parameters": proof["parameters"], "model_bytes": proof["bytes"]}
+    channels = sum(row["pruned"] for row in proof["layers"]) if proof["mask"]["method"].startswith("structured") else 0
+    run["parameters_left"] = proof["parameters"] - channels
     is_sound = proof["passed"] and not train.get("ended_early") and not proof["not_checked"]
     if train:
         losses = [step["loss"] for step in train["loss_curve"]][-max(1, len(train["loss_curve"]) // 10) :]

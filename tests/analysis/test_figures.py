@@ -65,7 +65,17 @@ def test_what_a_model_that_is_served_scores_is_drawn_against_its_measured_speed(
         points = {tuple(point) for axes in figure.axes for line in axes.containers for point in line[0].get_xydata()}
         assert points == set(curves[["vllm_speedup", column]].itertuples(index=False, name=None))
         assert {axes.get_yscale() for axes in figure.axes} == {"linear" if column == "value" else "log"}
-    assert not [name for name in figures if "llama_cpp" in name]
+    assert not [name for name in figures if "llama_cpp" in name or "loss_vs_vllm" in name]
+
+
+def test_a_speed_has_its_interval_and_without_a_perplexity_the_loss_is_drawn_against_it():
+    study = default_study()
+    ends = {"vllm_speedup": 1.5, "vllm_speedup_low": 1.25, "vllm_speedup_high": 2.0}
+    figures = drawn(replace(study, curves=study.curves.assign(**ends)))
+    for name in ("acc_norm", "loss"):
+        for axes in figures[f"hellaswag_mini_{name}_vs_vllm_speed"].axes:
+            across, _ = axes.containers[0][2]
+            assert across.get_segments()[0][:, 0].tolist() == [1.25, 2.0]
 
 
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():

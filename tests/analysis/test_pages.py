@@ -55,7 +55,7 @@ def said(study: Results) -> list[str]:
     """Return the sentences about a study of one model and task."""
     pairs = study.comparisons[study.comparisons["question"] == "methods"]
     rows = verdict_rows(study)
-    return sentences(rows, pairs.assign(where=pairs["mode"]), study.tolerance)
+    return sentences(rows, pairs.assign(where=pairs["mode"]), study.options.tolerance)
 
 
 def judged(study: Results, verdicts: dict[str, str], question: str = "dense") -> Results:
@@ -123,7 +123,7 @@ def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
     study = make_study(pd.concat([first, guessing], ignore_index=True))
     verdict = study.curves["verdict"].where(study.curves["study"] == "first")
     study = replace(study, curves=study.curves.assign(verdict=verdict))
-    assert sentences(verdict_rows(study), study.comparisons[:0], study.tolerance)[0] == (
+    assert sentences(verdict_rows(study), study.comparisons[:0], study.options.tolerance)[0] == (
         "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
         " 0.250 [0.160, 0.368], chance 0.25; so no verdict is given against it."
     )

@@ -53,6 +53,13 @@ def request(kind: str, attempt: int = 1, method: str = "", model: str = "llama",
     return Requests(study(**sections)).of(JobKind(kind, model, "boolq", method, text=text), attempt)
 
 
+def test_engines_request_what_the_model_needs_from_which_theirs_was_pruned():
+    half = {"half": {"source": "pruned:llama/sparsity50_layers_random"}}
+    of_half, of_whole = (request("engines", model=name, models=SWEEP["models"] | half) for name in ("half", "llama"))
+    assert of_half == of_whole
+    assert request("evaluation", model="half", models=SWEEP["models"] | half) < of_whole
+
+
 @pytest.mark.parametrize("kind", ["prepare", "weights", "files", *RUN_THE_MODEL])
 def test_memory_and_time_grow_with_the_model_and_the_attempt(kind):
     method = "unstructured_taylor" if kind == "mask" else ""

@@ -228,6 +228,11 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
         ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity_on_task"}}},
          r"models\.part: mine is not a task"),
         ({"models": {"part": {"source": "pruned:part/sparsity50_layers_random"}}}, r"models\.part is made from itself"),
+        ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_random"}}, "grid": {"models": ["part"]},
+          "analysis": {"wished_speedup": 1.3}},
+         r"analysis\.wished_speedup compares part with smollm2, .* list it in grid\.models"),
+        ({"grid": {"sparsities": [50]}, "analysis": {"wished_speedup": 1.3}},
+         r"analysis\.wished_speedup is a multiple of the dense model's speed: list 0 in grid\.sparsities"),
         *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},
            "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base")
           for backend in BACKENDS),

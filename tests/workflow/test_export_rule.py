@@ -3,8 +3,10 @@
 import sys
 
 import pytest
+import yaml
 from project import TINY_STUDY, Study, succeed, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
+from tiny_models import save_tiny
 
 RUN = "results/runs/llama-hellaswag_mini-structured-sparsity50-sparse_to_sparse-seed0"
 EXPORT = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4,
@@ -41,6 +43,22 @@ def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(
     # Another model is measured anew when it is asked for.
     study.configure(tiny_models, export=EXPORT, **settings | {"training": TINY_STUDY["training"] | {"lora_r": 2}})
     assert study.planned(f"{RUN}/engines.json")["check_engines"] == 1
+
+
+def test_the_engines_measure_a_model_that_is_made_from_a_pruned_base_beside_the_original(study):
+    # Two of five decoder layers of the tiny model are 40 %.
+    configuration = yaml.safe_load((study.folder / "study.yaml").read_text())
+    original = save_tiny("llama", study.folder / "llama", changes={"num_hidden_layers": 5})
+    configuration["models"] = {
+        "llama": {"source": f"path:{original}"},
+        "part": {"source": "pruned:llama/sparsity40_layers_random"},
+    }
+    configuration["grid"] |= {"models": ["part"], "sparsities": [0]}
+    (study.folder / "study.yaml").write_text(yaml.safe_dump(configuration))
+    run = "results/runs/part-hellaswag_mini-dense-sparsity00-no_finetune-seed0"
+    commands = study.snakemake(f"{run}/engines.json", "--dry-run", "--printshellcmds").splitlines()
+    (command,) = [line for line in commands if "check_engines.py" in line]
+    assert "--model_path models/llama " in command
 
 
 @pytest.mark.parametrize("target", ["engines", f"{RUN}/engines.json"])

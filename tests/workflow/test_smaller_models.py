@@ -1,4 +1,4 @@
-"""Models without some experts or decoder layers through the workflow, and a model that is made from one of them."""
+"""Models without some experts, decoder layers or channels through the workflow, and a model that is made from one of them."""
 
 import csv
 
@@ -11,9 +11,9 @@ from tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow
 TASK = "hellaswag_mini"
-METHODS = ["experts_reap", "layers_block_influence"]
-BASE = f"mixtral/{TASK}/sparsity21_experts_reap"
-MASKS = {"calibration_examples": 4}
+METHODS = ["experts_reap_on_task", "layers_block_influence", "structured_obs"]
+BASE = f"mixtral/{TASK}/sparsity21_experts_reap_on_task"
+MASKS = {"calibration_examples": 4, "calibration": {"self": {"text": "self", "examples": 8, "length": 64}}}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def study(tmp_path_factory) -> Study:
     models = {"mixtral": save_tiny("mixtral", study.folder / "mixtral", changes={"num_hidden_layers": 5})}
     grid = {**tiny_grid("mixtral", TASK, METHODS), "sparsities": [0, 21]}
     study.configure(models, grid=grid, masks=MASKS, keep_merged=True, **TINY_STUDY)
-    assert study.planned("masks")["prune"] == 2
+    assert {rule: study.planned("masks")[rule] for rule in ("prune", "sample_text")} == {"prune": 3, "sample_text": 1}
     study.snakemake("--cores", "2", "--quiet", "all")
     assert study.planned() == {}
     return study
@@ -36,36 +36,41 @@ def summary(study: Study, folder: str = "results") -> list[dict[str, str]]:
 
 def test_the_tables_have_the_share_that_was_removed_and_the_size_of_each_merged_model(study):
     rows = summary(study)
-    assert len(rows) == 2 + 2 * 3
+    assert len(rows) == 2 + 3 * 3
     assert {row["status"] for row in rows} == {"sound"}
     parent = Checkpoint(study.folder / "models/mixtral").totals()
-    reached = {"dense": 0.0, "experts_reap": 100 * 4608 / 21504, "layers_block_influence": 20.0}
+    # Of 48 channels in each of 4 experts, 12 of the 21 % are left out, with 3 * 32 weights each, of 21,504 weights per layer.
+    reached = {"dense": 0.0, METHODS[0]: 100 * 4608 / 21504, METHODS[1]: 20.0, METHODS[2]: 100 * 4 * 12 * 96 / 21504}
     for row in rows:
         assert float(row["reached_sparsity"]) == pytest.approx(reached[row["method"]])
         model = Checkpoint(study.folder / f"results/runs/{row['run_id']}/model_dir")
         assert {"parameters": int(row["parameters"]), "bytes": int(row["model_bytes"])} == model.totals()
-        assert (int(row["parameters"]) < parent["parameters"]) == (row["method"] != "dense")
+        # Channels are left out by an export.
+        assert (int(row["parameters"]) < parent["parameters"]) == (row["method"] in METHODS[:2])
 
 
 def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_model_like_any_other(study):
-    reconstructed = f"results/again/runs/mixtral-{TASK}-experts_reap-sparsity21-reconstruct-seed0"
-    grid = {**tiny_grid("mixtral", TASK, ["experts_reap"]), "sparsities": [21], "modes": ["reconstruct"]}
+    methods = [METHODS[0], METHODS[2]]
+    reconstructed = [f"results/again/runs/mixtral-{TASK}-{method}-sparsity21-reconstruct-seed0" for method in methods]
+    grid = {**tiny_grid("mixtral", TASK, methods), "sparsities": [21], "modes": ["reconstruct"]}
     sections = {
         "masks": MASKS,
         "reconstruction": {"examples": 4, "steps": 12, "batch_size": 2, "learning_rate": 0.01},
         **TINY_STUDY,
     }
     study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/again", **sections)
-    study.snakemake("--cores", "2", f"{reconstructed}/evaluation.json")
-    layers = study.json(f"{reconstructed}/train.json")["reconstruction"]["layers"]
-    assert all(layer["error_after"] < layer["error_before"] for layer in layers)
+    study.snakemake("--cores", "2", *(f"{run}/evaluation.json" for run in reconstructed))
+    for run in reconstructed:
+        layers = study.json(f"{run}/train.json")["reconstruction"]["layers"]
+        assert all(layer["error_after"] < layer["error_before"] for layer in layers)
 
-    grid = {**tiny_grid("part", TASK, ["unstructured_wanda"]), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
+    methods = ["unstructured_wanda", "structured_obs"]
+    grid = {**tiny_grid("part", TASK, methods), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
     study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/part", masks=MASKS, **TINY_STUDY)
     configuration = yaml.safe_load((study.folder / "study.yaml").read_text())
     configuration["models"]["part"] = {"source": f"pruned:{BASE}", "dtype": "bfloat16"}
     (study.folder / "study.yaml").write_text(yaml.safe_dump(configuration))
-    assert "prune" not in study.planned()
+    assert study.planned()["prune"] == 1
     study.snakemake("--cores", "2", "--quiet", "all")
     assert {row["status"] for row in summary(study, "results/part")} == {"sound"}
     base, model = Checkpoint(study.folder / f"pruned/{BASE}"), Checkpoint(study.folder / "models/part")

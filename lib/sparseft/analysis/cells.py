@@ -30,9 +30,8 @@ KEYS = [*CELL, "training"]
 DECIMALS = 12
 # What the wanted runs of a cell have in common, whatever their training.
 _WANTED = ["study", "model", "task", "method", "sparsity", "mode"]
-_FIRST = ("examples", "chance", "settings", "device", "selection_examples")
+_FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
-_NOT_AVERAGED |= engines.INTERVAL_ENDS
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def pool(frames: Frames) -> Cells:
     # A mean over some of the seeds would look like one over all.
     is_known = models[numbers].count().eq(models.size(), axis=0)
     first = models[[name for name in _FIRST if name in runs]].first()
-    table = table.join(models[numbers].mean().where(is_known)).join(first)
+    table = table.join(models[numbers].mean().where(is_known)).join(first).assign(**engines.speedup_intervals(models))
     table = table.assign(seeds=models.size(), own_seeds=models["seed"].agg(tuple))
     table = in_order(table.reset_index())
     table["place"] = list(table[PLACE].itertuples(index=False, name=None))

@@ -1,6 +1,7 @@
 """Compare pairs of cells over the same examples, and compute the points of the curves.
 
     dense    a pruned cell with the dense one: with plain LoRA, or the original model if the cell did not learn the task
+    original the same for a model that is made from a pruned base, with the dense cell of the model that was pruned first
     untuned  a trained cell with the same model before its training
     methods  each two methods at one sparsity and mode
     against  each method with one of them, such as random pruning
@@ -30,13 +31,15 @@ from sparseft.study.grid import DENSE
 from sparseft.tasks.metrics import LOSS
 
 # Which pairs of cells a question compares. The columns of the second cell begin with `against_`.
-_ONE_MASK = "method == against_method and sparsity == against_sparsity"
+_ONE_MASK = "model == against_model and method == against_method and sparsity == against_sparsity"
+_DENSE = "study == against_study and method != 'dense' and against_method == 'dense' and against_mode == dense_mode"
 _TWO_METHODS = (
-    "study == against_study and method != 'dense' and against_method != 'dense' and method != against_method"
-    " and sparsity == against_sparsity and mode == against_mode"
+    "model == against_model and study == against_study and method != 'dense' and against_method != 'dense'"
+    " and method != against_method and sparsity == against_sparsity and mode == against_mode"
 )
 QUESTIONS = {
-    "dense": "study == against_study and method != 'dense' and against_method == 'dense' and against_mode == dense_mode",
+    "dense": f"model == against_model and {_DENSE}",
+    "original": f"model != against_model and original == against_model and {_DENSE}",
     "untuned": f"study == against_study and {_ONE_MASK} and mode != 'no_finetune' and against_mode == 'no_finetune'",
     "methods": f"{_TWO_METHODS} and method_rank < against_method_rank",
     "against": f"{_TWO_METHODS} and against_method == @against",
@@ -70,7 +73,7 @@ def compare_cells(
     cells: Cells, tolerance: float, questions: Sequence[str] = (), against: str | None = None
 ) -> pd.DataFrame:
     """Return a row per comparison, with Holm's correction and the verdict. `against` names a method."""
-    asked = [*(questions or default_questions(cells.frame)), "studies"]
+    asked = [*(questions or default_questions(cells.frame)), "original", "studies"]
     if against is None and "methods" not in asked and "random" in set(cells.frame["method"]):
         against = "random"
     asked += ["against"] if against else []
@@ -124,8 +127,8 @@ def sections(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
-    """Yield every two cells that can be compared, of one model, task and metric at a time."""
-    columns = [*KEYS, "reached_sparsity", "seeds", "settings", "value_low", "chance", "majority_floor"]
+    """Yield every two cells that can be compared, of one original model, task and metric at a time."""
+    columns = [*KEYS, "original", "reached_sparsity", "seeds", "settings", "value_low", "chance", "majority_floor"]
     side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
     side["method_rank"] = side["method"].map(sort_key)
     modes = side["mode"].map(get_mode)
@@ -133,7 +136,7 @@ def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
         side[name] = modes.map(attrgetter(name))
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].astype(float).max(axis=1)
-    for _, place in side.groupby(["model", "task", "metric"], sort=False):
+    for _, place in side.groupby(["original", "task", "metric"], sort=False):
         yield place.merge(place.add_prefix("against_"), how="cross")
 
 
@@ -177,9 +180,10 @@ def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
 
     A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance."""
     is_told_apart = (table["p_holm"] < SIGNIFICANT) & ~table["lacks_seeds"].astype(bool)
-    of_dense = (table["question"] == "dense") & (table["metric"] != LOSS.name)
+    is_against_dense = table["question"].isin(["dense", "original"])
+    of_dense = is_against_dense & (table["metric"] != LOSS.name)
     cases: dict[Any, pd.Series] = {
-        None: (table["question"] == "dense") & table["against_guesses"].astype(bool),
+        None: is_against_dense & table["against_guesses"].astype(bool),
         HIGHER: is_told_apart & (table["difference"] > 0),
         WITHIN: of_dense & (table["difference_low"] > -tolerance),
         LOWER: is_told_apart,

@@ -3,6 +3,8 @@
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
 from sparseft.analysis.statistics import mean_interval
 from sparseft.records.engine_record import EngineResult, EnginesRecord
 from sparseft.study.export_settings import ENGINES
@@ -19,8 +21,19 @@ _COLUMNS = {
     "_memory_bytes": ("bytes", "The largest memory of this engine's process."),
 }
 COLUMNS = {f"{engine}{end}": meaning for engine in ENGINES for end, meaning in _COLUMNS.items()}
-# A mean over seeds has no use for the ends of each seed's interval.
-INTERVAL_ENDS = {f"{engine}_speedup_{end}" for engine in ENGINES for end in ("low", "high")}
+
+
+def speedup_intervals(models: Any) -> dict[str, pd.Series]:
+    """Return the ends of the interval of each cell's mean speedups: that of its only model, or Student's over several.
+
+    The models of a cell have one shape, so each measures the same speed."""
+    ends = {}
+    for name in {f"{engine}_speedup" for engine in ENGINES} & {*models.obj}:
+        # NaN if a model was not measured.
+        over_models = models[name].apply(mean_interval)
+        for place, column in enumerate((f"{name}_low", f"{name}_high")):
+            ends[column] = models[column].first().where(models.size() == 1, over_models.str[place])
+    return ends
 
 
 def engine_columns(record: EnginesRecord) -> dict[str, Any]:

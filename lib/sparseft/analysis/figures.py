@@ -5,7 +5,7 @@
     {task}_{perplexity}_vs_sparsity the perplexity of a text
     {task}_recovered_share          the share of the gap to dense that fine-tuning closed
     {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
-    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity, against the speed in an engine that was measured
+    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity or else the loss, against the speed in an engine
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in a
 setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not drawn. The
@@ -84,6 +84,7 @@ THROUGHPUT = {
 }
 # The columns that have intervals.
 BARS = ("value", "eval_loss", "recovered_share")
+LOSS_LABEL = "loss (nats per answer token)"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Chart:
     @property
     def caption(self) -> str:
         """Return the caption of the figure."""
-        bars = " Bars are 95 % intervals." if self.y in BARS else ""
+        bars = " Bars are 95 % intervals." if self.y in BARS or self.x.endswith("_speedup") else ""
         levels = " Dashed: dense; dotted: guessing." if self.y == "value" else ""
         return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
 
@@ -159,7 +160,7 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     yield Chart("value_vs_sparsity", "value", label, label)
     if metric != LOSS.name:
-        yield Chart("loss_vs_sparsity", "eval_loss", "loss (nats per answer token)", "loss")
+        yield Chart("loss_vs_sparsity", "eval_loss", LOSS_LABEL, "loss")
     perplexities = points.columns[points.columns.str.contains("_ppl_")]
     for column in perplexities:
         yield Chart(f"{column}_vs_sparsity", column, PERPLEXITY, f"perplexity ({column})")
@@ -170,16 +171,13 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
         yield Chart("value_vs_speed", "value", label, words, x="samples_per_second", x_label=SPEED)
     for engine in ENGINES:
         speed = {"x": f"{engine}_speedup", "x_label": f"tokens/s in {engine}, as a multiple of dense"}
+        words = f"against the speed in {engine}"
         if speed["x"] in points:
-            yield Chart(f"value_vs_{engine}_speed", "value", label, f"{label} against the speed in {engine}", **speed)
+            yield Chart(f"value_vs_{engine}_speed", "value", label, f"{label} {words}", **speed)
             for column in perplexities:
-                yield Chart(
-                    f"{column}_vs_{engine}_speed",
-                    column,
-                    PERPLEXITY,
-                    f"{column} against the speed in {engine}",
-                    **speed,
-                )
+                yield Chart(f"{column}_vs_{engine}_speed", column, PERPLEXITY, f"{column} {words}", **speed)
+            if perplexities.empty and metric != LOSS.name:
+                yield Chart(f"loss_vs_{engine}_speed", "eval_loss", LOSS_LABEL, f"loss {words}", **speed)
 
 
 def lines_of(study) -> pd.DataFrame:
@@ -225,7 +223,7 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         # All lines begin in the dense point.
         place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         style = looks[method] | ({} if step else {"linestyle": "none"})
-        draw_line(axes, place, line, chart.y, method, style)
+        draw_line(axes, place, line, chart.y, method, style | {"xerr": bars_of(line, chart.x)})
         # The dense point, which is that of all lines, is marked once.
         for point in () if step else line[(line["sparsity"] > 0) | (number == 0)].itertuples():
             mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
@@ -240,9 +238,15 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
 
 def draw_line(axes: Axes, place: pd.Series, line: pd.DataFrame, name: str, label: str, style: Mapping) -> None:
     """Draw a column as one line, with its intervals if it has any."""
-    value = line[name]
-    bars = [value - line[f"{name}_low"], line[f"{name}_high"] - value] if f"{name}_low" in line else None
-    axes.errorbar(place, value, yerr=bars, label=label, linewidth=1.5, markersize=5, capsize=2.5, elinewidth=1, **style)
+    bars = bars_of(line, name)
+    axes.errorbar(
+        place, line[name], yerr=bars, label=label, linewidth=1.5, markersize=5, capsize=2.5, elinewidth=1, **style
+    )
+
+
+def bars_of(line: pd.DataFrame, name: str) -> list[pd.Series] | None:
+    """Return how far the interval of a column reaches below and above it; None if it has no interval."""
+    return [line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]] if f"{name}_low" in line else None
 
 
 def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:

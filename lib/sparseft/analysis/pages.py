@@ -41,6 +41,7 @@ from sparseft.analysis.sentences import (
 )
 from sparseft.analysis.study import OUTSIDE
 from sparseft.analysis.tables import RUN, Results, write_tables
+from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
@@ -51,6 +52,7 @@ from sparseft.tasks import BY_NAME, get_metric
 # The results of one model on one task, in one setting, stand together.
 RESULT = ["setting", "task", "metric", "model"]
 QUESTIONS = {
+    "original": "Models that are made from a pruned base, against the original dense model",
     "methods": "Methods against each other",
     "against": "Methods against one of them",
     "modes": "Modes against each other",
@@ -188,7 +190,7 @@ def _content(study, figures: list, again: Reproduction) -> dict[str, object]:
         "figures": figures,
         "more_figures": [figure for figure in figures if figure not in [result["figure"] for result in results]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
-        "tolerance": study.tolerance,
+        "tolerance": study.options.tolerance,
         "again": again,
         "run": Run.parse(members["run_id"].iloc[0]),
         "is_short": sum(len(result["table"].rows) for result in results) <= LINES,
@@ -222,7 +224,10 @@ def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any
         setting, task, metric, model = place
         here = pairs[(pairs[RESULT] == list(place)).all(axis=1)].set_index("question")
         methods, dense, modes = (here[here.index == question] for question in ("methods", "dense", "modes"))
-        found, coverage = sentences(part, methods, study.tolerance), seeds(part)
+        found, coverage = sentences(part, methods, study.options.tolerance), seeds(part)
+        if study.options.wished_speedup:
+            family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
+            found += speed_sentences(family, study.comparisons, study.options)
         yield {
             "title": f"{model}, {task}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
             "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),

@@ -13,7 +13,7 @@ Everything else is computed from the two. A run that cannot be read, or that con
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import nan
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,7 @@ from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
-from sparseft.study.grid import MODES, Run
+from sparseft.study.grid import DENSE, MODES, Run
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
@@ -62,6 +62,8 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
+    originals = {run.model: config.original(run.model) if config else run.model for run in files_of}
+    faults += _leave_out_other_engines(files_of, originals)
     grid = configured_runs(config) if config else list(files_of)
     absent = [run.id for run in grid if not (results_dir / run.id).is_dir()]
     faults += [(run_id, "missing", "no such folder, though the configuration asks for it") for run_id in absent]
@@ -81,6 +83,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     faults += _faults(files_of, members, links, probes)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
     runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
+    runs["original"] = runs["model"].map(originals)
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
     wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
@@ -129,6 +132,20 @@ def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Ru
         if files.reasons:
             faults.append((files.run.id, "incomplete", " | ".join(files.reasons)))
     return files_of, faults
+
+
+def _leave_out_other_engines(files_of: dict[Run, RunFiles], originals: Mapping[str, str]) -> list[tuple]:
+    """Take each engines.json out that measured another dense model than the original one of its run. Return a fault for each."""
+    bases = {run.model: files.validation.inputs.base for run, files in files_of.items() if run.method == DENSE}
+    faults = []
+    for run, files in files_of.items():
+        if files.engines and files.engines.inputs.dense != (
+            bases.get(originals[run.model]) or files.engines.inputs.dense
+        ):
+            files_of[run] = replace(files, engines=None)
+            what = f"not measured beside {originals[run.model]}, so it is left out; make it again"
+            faults.append((run.id, "incomplete", f"{files.engines.file_name}: {what}"))
+    return faults
 
 
 def _in_one_line(text: str) -> str:
@@ -193,6 +210,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         "train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None,
         "value_before_merge": files.before.value if files.before else None,
         "reached_sparsity": nan if share is None else 100 * share,
+        "parameters_left": files.validation.parameters_left,
         **{name: getattr(files.validation, name) for name in ("passed", "weights", "violations")},
         "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",
         "merged_sha256": files.validation.digests["merged"],

@@ -34,11 +34,11 @@ from sparseft.tasks.metrics import PERPLEXITIES
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
 RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss".split()]
-RUNS += "value_before_merge train_merge_gap reached_sparsity parameters model_bytes".split()
+RUNS += "value_before_merge train_merge_gap reached_sparsity parameters parameters_left model_bytes".split()
 RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
 RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
 CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
-CELLS += "value_before_merge train_merge_gap reached_sparsity parameters model_bytes".split()
+CELLS += "value_before_merge train_merge_gap reached_sparsity parameters parameters_left model_bytes".split()
 CELLS += [MEASURED, "training_tokens", "measured_seconds"]
 CELLS += "samples_per_second tokens_per_second selection_value selection_eval_loss selection_examples".split()
 CELLS += "trainings_tried chosen decided_by obstacle pareto status".split()
@@ -54,7 +54,7 @@ FILES = {
     "missing.csv": ("missing", MISSING),
 }
 INTEGERS = {"sparsity", "seed", "examples", "seeds", "peak_memory_bytes", "selection_examples", "trainings_tried"}
-INTEGERS |= {"against_sparsity", "comparisons", "parameters", "model_bytes"}
+INTEGERS |= {"against_sparsity", "comparisons", "parameters", "parameters_left", "model_bytes"}
 # A spreadsheet takes a text that begins with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -75,6 +75,7 @@ MEANINGS = {
     "train_merge_gap": ("nats per token", "Loss after the merge minus before it; 0 but for rounding if the merge is exact."),
     "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, or the share of removed weights, which may differ"
                          " from the requested one."),
+    "parameters_left": ("", "The parameters without the channels that a structured mask prunes. An export keeps some of them."),
     "train_loss": ("nats per token", "Training loss, mean over the last tenth of the steps."),
     "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
     "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),
@@ -86,7 +87,7 @@ MEANINGS = {
     "obstacle": ("", "Why a training could not be chosen."),
     "trainings_tried": ("trainings", "Number of trainings of the cell."),
     "pareto": ("", "Whether no other reported cell of the study, model, task, metric and setting is both sparser and better."),
-    "question": ("", "What the comparison answers: dense, untuned, methods, against, modes or studies."),
+    "question": ("", "What the comparison answers: dense, original, untuned, methods, against, modes or studies."),
     "difference": ("as value", "Value minus that of the other cell, over the same examples."),
     "p_value": ("", "Two-sided p of the difference."),
     "p_holm": ("", "p after Holm's correction for the comparisons of the question."),
@@ -120,7 +121,7 @@ MEANINGS = {
 class Results:
     """Hold the tables of a study. `faults` has every fault of a run, and `checks` what was checked in numbers.
 
-    `tolerance` is the loss of a fraction that the user accepts."""
+    `options` say what the tables and pages judge by."""
 
     runs: pd.DataFrame
     cells: pd.DataFrame
@@ -130,7 +131,7 @@ class Results:
     missing: pd.DataFrame
     faults: pd.DataFrame
     configuration: Config | None
-    tolerance: float
+    options: Analysis
     checks: dict[str, object]
 
 
@@ -154,6 +155,9 @@ def compute(
     gc.freeze()
     if options.against is not None and options.against not in set(cells.frame["method"]) - {DENSE}:
         raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
+    if options.wished_speedup and not configuration:
+        what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
+        raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
     members = runs[runs["status"] != OUTSIDE]
     chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
@@ -166,7 +170,7 @@ def compute(
         missing=missing_table(frames.faults),
         faults=frames.faults,
         configuration=configuration,
-        tolerance=options.tolerance,
+        options=options,
         checks={
             "date": members["date"].max(),
             "runs": len(members),

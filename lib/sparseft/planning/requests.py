@@ -139,7 +139,7 @@ class Requests:
         self.config = config
         # What raises InputError, because a model is not known yet, is computed again the next time.
         self.subject = cache(lambda model: described(model, config.models[model], config.models))
-        self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(job.model)))
+        self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(self._largest(job))))
         self._room = cache(lambda job: _room(config, job, self.subject(job.model)))
 
     def of(self, job: JobKind, attempt: int) -> tuple[int, int]:
@@ -154,6 +154,10 @@ class Requests:
             resources = self.config.resources
             megabytes, minutes = resources.memory_mb or megabytes, resources.minutes or minutes
         return attempt * megabytes, attempt * minutes
+
+    def _largest(self, job: JobKind) -> str:
+        """Return the largest model that a job runs. An engine also runs the model from which the job's own was pruned."""
+        return self.config.original(job.model) if job.kind == "engines" else job.model
 
     def weights_mb(self, job: JobKind) -> int | None:
         """Return the memory that an evaluation may use for weights, on each GPU or in the machine, in MB; None without a limit.

@@ -7,6 +7,7 @@ fractions of the prunable weights of the model that was pruned.
 import math
 from typing import ClassVar, Literal
 
+from sparseft.methods import get_method
 from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance
 from sparseft.records.manifests import MaskMeta
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind
@@ -67,6 +68,12 @@ class ValidationRecord(RunRecord):
     def weights(self) -> int:
         """Return how many weights were compared with the mask."""
         return sum(row.weights for row in self.layers)
+
+    @property
+    def parameters_left(self) -> int | None:
+        """Return the parameters without the channels that a structured mask prunes; None if they were not counted."""
+        rows = self.layers if self.mask.method and get_method(self.mask.method).pattern.removes == "channels" else []
+        return self.parameters and self.parameters - sum(row.pruned for row in rows)
 
     def faults(self) -> list[str]:
         """Return why the validation failed, or why it should have failed although it says that it passed; else nothing."""

@@ -102,6 +102,10 @@ class Analysis(Section):
     mode, each pair of modes. An empty list means all of them, but methods only if the study has at most four pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
     """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
+    wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
+    """The speed that you want, as a multiple of the dense model's. One more sentence then says which pruned model is the fastest
+    within the tolerance, and which is the best at this speed or faster. Speeds are those of engines.json. Without any, the
+    sentence is about parameters. Null means no such sentence."""
 
 
 class _Keys(Section):
@@ -197,6 +201,7 @@ class Config(_AllKeys):
         ]
         own = self.masks.texts.get(text or "")
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
+        lacks_dense = self.analysis.wished_speedup and 0 not in self.grid.sparsities
         return faults | {
             **self.masks.faults_of_texts(),
             f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its"
@@ -205,6 +210,7 @@ class Config(_AllKeys):
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"
             " leave out one or the other": unchanged,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
+            "analysis.wished_speedup is a multiple of the dense model's speed: list 0 in grid.sparsities": lacks_dense,
         }
 
     def _check_model(self, name: str) -> None:
@@ -229,6 +235,11 @@ class Config(_AllKeys):
             )
             self.masks.check(base.method, [int(base.sparsity)])
             seen.append(base.model)
+        is_apart = name in self.grid.models and seen[-1] not in self.grid.models
+        fault = (
+            f"analysis.wished_speedup compares {name} with {seen[-1]}, from which it is made: list it in grid.models"
+        )
+        refuse({fault: self.analysis.wished_speedup and is_apart})
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
@@ -269,6 +280,11 @@ class Config(_AllKeys):
                     raise
                 what, advice = error.args
                 raise InputError(f"grid.trainings.{training}, for {task}: {what}", advice) from None
+
+    def original(self, model: str) -> str:
+        """Return the model from which a model was pruned, in one step or several. A model of another source is its own."""
+        base = pruned_base(self.models[model].source) if model in self.models else None
+        return self.original(base.model) if base else model
 
     @property
     def paths(self) -> ResultPaths:

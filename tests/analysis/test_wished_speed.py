@@ -1,0 +1,205 @@
+"""The sentence about speed names the models that a reader finds by hand in a small table, in the words of what was measured."""
+
+import pandas as pd
+import pytest
+from analysis.frames import make_cells, make_study
+from conftest import check_engines, digest
+from project import laid_over
+from sparseft.analysis.pages import verdict_rows, write_pages
+from sparseft.analysis.reproduce import Reproduction
+from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import compute
+from sparseft.analysis.wished_speed import speed_sentences
+from sparseft.errors import InputError
+from sparseft.study.config import Analysis
+from sparseft.study.grid import FINDINGS, Run
+
+WISH = Analysis(wished_speedup=1.3)
+MODE = "no_finetune"
+# method, sparsity, value and its interval, reached sparsity; the loss is 2 - value.
+DENSE = ("dense", 0, MODE, 0.96, 0.93, 0.99, 0.0, None)
+NARROW = ("structured", 20, MODE, 0.95, 0.92, 0.98, 20.0, None)
+NARROWER = ("structured", 40, MODE, 0.72, 0.62, 0.82, 40.0, None)
+SHORT = ("layers_random", 30, MODE, 0.70, 0.60, 0.80, 30.0, None)
+ZEROS = ("unstructured", 20, MODE, 0.96, 0.93, 0.99, 20.0, None)
+# By method and sparsity: the speed with its interval, the parameters of an export, and the verdict.
+KNOWN = {
+    ("dense", 0): (1.0, 0.9, 1.1, 1000, None),
+    ("structured", 20): (1.2, 1.1, 1.3, 800, "within"),
+    ("structured", 40): (1.35, 1.3, 1.4, 600, "lower"),
+    ("layers_random", 30): (1.4, 1.3, 1.5, 700, "lower"),
+    ("unstructured", 20): (1.25, 0.9, 1.6, 1000, "within"),
+}
+
+
+def said(cells: list[tuple], *, speeds: bool = True, **changes) -> list[str]:
+    """Return the sentences about cells. `changes` replaces columns by lists, in the order of the cells."""
+    frame = make_cells(cells).assign(original="smollm2", repeated_prompts=0.0, parameters=1000)
+    names = [f"transformers_speedup{end}" for end in ("", "_low", "_high")] if speeds else ["_", "_", "_"]
+    for place, name in enumerate([*names, "parameters_left"]):
+        frame[name] = [KNOWN[cell[:2]][place] for cell in cells]
+    study = make_study(frame.assign(**changes))
+    cells_of = zip(study.comparisons["method"], study.comparisons["sparsity"], strict=True)
+    pairs = study.comparisons.assign(verdict=[KNOWN[cell][4] for cell in cells_of])
+    return speed_sentences(verdict_rows(study), pairs, WISH)
+
+
+ALL = [DENSE, NARROW, NARROWER, SHORT, ZEROS]
+FASTEST = "the fastest of 4 pruned models within 0.02 of dense is structured 20 % (no_finetune), x 1.20 [1.10, 1.30]"
+CASES = {
+    # 1.25 with an interval that contains 1 is no gain. 0.72 and 0.70 overlap, so the loss of 1.28 decides.
+    "overlap": (
+        ALL,
+        {},
+        f"In transformers, {FASTEST}; the best with x 1.3 or faster is structured 40 % (no_finetune), x 1.35 [1.30, 1.40],"
+        " eval_loss 1.280 [1.180, 1.380] (dense 1.040; the intervals of acc_norm overlap).",
+    ),
+    "a perplexity decides before the loss": (
+        ALL,
+        {"wikitext2_ppl_512": [29.6, 31, 60, 50, 30]},
+        f"In transformers, {FASTEST}; the best with x 1.3 or faster is layers_random 30 % (no_finetune), x 1.40 [1.30, 1.50],"
+        " wikitext2_ppl_512 50.000 (dense 29.600; the intervals of acc_norm overlap).",
+    ),
+    "the headline decides if it can": (
+        ALL,
+        {"value_low": [0.93, 0.92, 0.62, 0.60, 0.93], "value_high": [0.99, 0.98, 0.82, 0.61, 0.99]},
+        f"In transformers, {FASTEST}; the best with x 1.3 or faster is structured 40 % (no_finetune), x 1.35 [1.30, 1.40],"
+        " acc_norm 0.720 [0.620, 0.820] (dense 0.960).",
+    ),
+    "no speed": (
+        ALL,
+        {"speeds": False},
+        "No speed was measured; by parameters, the smallest of 4 pruned models within 0.02 of dense is structured 20 %"
+        " (no_finetune), 80 % of dense; the best with 77 % of dense or less is structured 40 % (no_finetune), 60 % of dense,"
+        " eval_loss 1.280 [1.180, 1.380] (dense 1.040; the intervals of acc_norm overlap).",
+    ),
+    "zeros are no speed and no size": (
+        [DENSE, ZEROS],
+        {"speeds": False},
+        "No speed was measured; by parameters, none of 1 pruned models is shown to be smaller and within 0.02 of dense; none has"
+        " 77 % of dense or less, and the smallest is unstructured 20 % (no_finetune), 100 % of dense.",
+    ),
+    "some are not measured, and a single measurement has no interval": (
+        [DENSE, NARROW, SHORT],
+        {"transformers_speedup": [1, 1.2, None], "transformers_speedup_low": [1, None, None]},
+        "In transformers, the fastest of 1 pruned models (1 more are not measured) within 0.02 of dense is structured 20 %"
+        " (no_finetune), x 1.20; none has x 1.3 or faster, and the fastest is structured 20 % (no_finetune), x 1.20.",
+    ),
+    "a model with a fault supports no sentence": (
+        [DENSE, NARROW, SHORT],
+        {"status": ["sound", "sound", "fault"]},
+        f"In transformers, {FASTEST.replace('4', '1')}; none has x 1.3 or faster, and the fastest is structured 20 %"
+        " (no_finetune), x 1.20 [1.10, 1.30].",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_sentence_is_what_a_reader_finds_in_the_table(case):
+    cells, changes, sentence = CASES[case]
+    assert said(cells, **changes) == [sentence]
+
+
+def test_each_engine_has_its_sentence_and_a_study_without_a_sound_pruned_model_has_none():
+    sentences = said(ALL, vllm_speedup=[1, 1.5, 2, 3, 1], vllm_speedup_low=None, vllm_speedup_high=None)
+    assert [sentence.partition(",")[0] for sentence in sentences] == ["In transformers", "In vllm"]
+    assert (
+        "x 1.50; the best with x 1.3 or faster is structured 20 % (no_finetune), x 1.50, acc_norm 0.950" in sentences[1]
+    )
+    study = make_study(make_cells(ALL).assign(original="smollm2", repeated_prompts=0.0, status="fault"))
+    assert speed_sentences(verdict_rows(study), study.comparisons, WISH) == []
+    # Records of an earlier version may not count parameters.
+    assert said(ALL, speeds=False, parameters_left=None) == []
+
+
+@pytest.mark.parametrize(("verdicts", "is_near"), [(["within", "higher"], True), (["within", "lower"], False)])
+def test_if_the_headline_is_a_loss_every_probe_must_be_within(verdicts, is_near):
+    cells = make_cells([DENSE, NARROW], metric="loss").assign(original="smollm2", repeated_prompts=0.0, parameters=1000)
+    study = make_study(cells.assign(parameters_left=[1000, 800]))
+    of_loss = study.comparisons
+    probes = [of_loss.assign(metric=f"probe_{name}", verdict=name) for name in verdicts]
+    (sentence,) = speed_sentences(verdict_rows(study), pd.concat([of_loss, *probes]), WISH)
+    assert ("the smallest of 1 pruned models within 0.02 of dense is structured 20 %" in sentence) == is_near
+
+
+CONFIGURED = {"m": "path:m", "part": "pruned:m/sparsity10_layers_random"}
+
+
+@pytest.fixture
+def composed(write_run, runs_dir, tmp_path):
+    """Write a model with layers and channels left out, and return the reader of its tables."""
+
+    def dense_of(name):
+        def change(files):
+            check_engines(files)
+            files["engines"]["inputs"]["dense"] = digest(name)
+            files["validation_report"]["mask"]["head_share"] = 0.0
+
+        return change
+
+    for model, method, value in (("m", "dense", 0.9), ("part", "dense", 0.5), ("part", "structured", 0.5)):
+        run = Run(model, "t", method, 0 if method == "dense" else 50, MODE, seed=0)
+        write_run(run.id, value, change=dense_of("m"))
+
+    models = {name: {"source": source, "sha256": None, "dtype": "float32"} for name, source in CONFIGURED.items()}
+    grid = {"models": [*CONFIGURED], "tasks": ["t"], "methods": ["structured"], "sparsities": [0, 50], "modes": [MODE]}
+    config = laid_over({"models": models, "tasks": {"t": {"kind": "text", "local": "t"}}, "grid": grid})
+    return lambda: compute(read_study(runs_dir, config), WISH, config)
+
+
+def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(composed, tmp_path):
+    results = composed()
+    pairs = results.comparisons.set_index("question").query("method == 'structured'")
+    assert pairs.loc["dense", "difference"] == 0
+    assert pairs.loc["original", "difference"] == pytest.approx(-0.4)
+    rows = verdict_rows(results)
+    (sentence,) = speed_sentences(rows[rows["original"] == "m"], results.comparisons, WISH)
+    assert "the best with x 1.3 or faster is part, structured 50 % (no_finetune), x 2.00" in sentence
+    assert "none of 1 pruned models is shown to be faster and within 0.02 of dense" in sentence
+    # The pages say it once, of the original.
+    (tmp_path / "pages").mkdir()
+    write_pages(tmp_path / "pages", results, [], Reproduction(tmp_path))
+    for name in (FINDINGS, "EXPERIMENTS.md"):
+        text = " ".join((tmp_path / "pages" / name).read_text().split())
+        assert text.count(sentence) == 1
+        assert text.index("m, t:") < text.index(sentence) < text.index("part, t:")
+
+
+def test_a_speed_beside_another_model_than_the_original_is_left_out(composed, write_run):
+    def beside_its_own_base(files):
+        check_engines(files)
+        files["engines"]["inputs"]["dense"] = digest("part")
+        files["validation_report"]["mask"]["head_share"] = 0.0
+
+    run_id = f"part-t-structured-sparsity50-{MODE}-seed0"
+    write_run(run_id, 0.5, change=beside_its_own_base)
+    results = composed()
+    runs = results.runs.set_index("run_id")
+    assert pd.isna(runs.at[run_id, "vllm_speedup"])
+    assert runs["vllm_speedup"].notna().sum() == len(runs) - 1
+    (reason,) = results.missing.query("run_id == @run_id")["reason"]
+    assert reason == "engines.json: not measured beside m, so it is left out; make it again"
+
+
+def test_without_a_configuration_nothing_says_what_dense_is(write_run, runs_dir):
+    write_run(f"m-t-dense-sparsity00-{MODE}-seed0")
+    with pytest.raises(InputError, match="--wished_speedup needs the configuration"):
+        compute(read_study(runs_dir), WISH)
+
+
+def test_the_speed_of_a_cell_of_several_seeds_is_a_mean_with_students_interval_over_them(write_run, runs_dir):
+    def faster(by: float):
+        def change(files):
+            check_engines(files)
+            for result in files["engines"]["results"]:
+                result["tokens_per_second"] *= by if result["model"] == "run" else 1
+
+        return change
+
+    # Each run is 2 x its factor as fast as dense: 2 and 4.
+    for seed, factor in ((0, 1.0), (1, 2.0)):
+        write_run(f"m-t-random-sparsity50-sparse_to_sparse-seed{seed}", 0.5, change=faster(factor))
+    cell = compute(read_study(runs_dir), Analysis()).cells.iloc[0]
+    assert cell["vllm_speedup"] == 3
+    # t(0.975, 1) is 12.706, and the standard error of the mean of 2 and 4 is 1.
+    assert (cell["vllm_speedup_low"], cell["vllm_speedup_high"]) == pytest.approx((3 - 12.706, 3 + 12.706), abs=1e-3)
