@@ -105,17 +105,6 @@ def summary(study: Study) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_tiny_study_of_the_page_is_made_as_it_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (model,) = [block.text for block in blocks(PAGE) if block.language == "python" and not block.title]
-    exec(model, {})
-    study = Study(tmp_path)
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(configurations(PAGE)["tiny.yaml"]))
-    study.snakemake("--cores", "2", "--quiet", "all")
-    assert {row["status"] for row in summary(study)} == {"sound"}
-
-
-@pytest.mark.slow
 def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_made_without_a_fault(
     extended, tmp_path
 ):
@@ -168,15 +157,18 @@ def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]
 
 @pytest.mark.slow
 def test_a_new_mode_continues_another_one_under_a_new_pattern_that_is_pruned_in_sequence(
-    extended, tmp_path, tiny_models
+    extended, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block.text for block in blocks(PAGE) if block.language == "python" and not block.title]
+    exec(code, {})
     study = Study(tmp_path / "study", root=extended)
     grid = {
         "methods": ["columns_peaks", "structured_peaks_on_task"],
         "sparsities": [0, 50],
         "modes": ["dense_to_sparse"],
     }
-    table = made(study, tiny_models["llama"], grid)
+    table = made(study, tmp_path / "models/tiny_source", grid)
     assert {row["mode"] for row in table} == {"no_finetune", "sparse_to_dense", "dense_to_sparse"}
     mask = read_mask(study.folder / "masks/tiny/parity/masks_sparsity50_columns_peaks.pt")
     assert mask.meta["sequential"]
