@@ -7,7 +7,7 @@
 #   snakemake engines                                       every run exported, checked and measured in the engines that serve it
 #
 # A configuration with `results: results/NAME` has its results in that folder.
-# Any file can be a target: snakemake masks/smollm2/masks_sparsity10_unstructured.pt
+# Any file can be a target: snakemake masks/smollm2/masks_sparsity20_unstructured.pt
 
 from snakemake.utils import min_version
 

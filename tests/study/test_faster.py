@@ -20,7 +20,7 @@ def test_it_removes_channels_layers_and_both_at_three_sizes_and_learns_a_text_fr
     assert config.original("shorter") == "smollm2"
     assert config.training_of("wikitext2").distillation.weight > 0
     # Both are also calibrated on what the model samples, so no base depends on a task.
-    assert config.texts_read() == ["self"]
+    assert config.texts_read() == ["divergence", "self"]
     assert config.analysis.wished_speedup == 1.3
 
 
