@@ -75,7 +75,7 @@ def olmo2() -> dict:
     ("config", "percent", "head_share", "fault"),
     [
         (SMOLLM2, 80, 0, r"test: 80 % cannot be reached: without any channels .* it is 75.0 %; .*masks.head_share"),
-        (olmo2(), 50, 1, "key-value heads, but OLMo 2 has norms over all heads together"),
+        (olmo2(), 50, 1, "test: .* OLMo 2 has norms over all heads together; set masks.head_share to 0"),
     ],
 )
 def test_what_a_model_cannot_lose_is_refused(config, percent, head_share, fault):

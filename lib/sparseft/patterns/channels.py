@@ -53,8 +53,12 @@ def channels_removed(
                 )
             removed[unit].append(count)
         if heads:
-            # An architecture may be unable to lose heads.
-            architecture.smaller_config(config, {unit: number - removed[unit][-1] for unit, number in numbers.items()})
+            left = {unit: number - removed[unit][-1] for unit, number in numbers.items()}
+            try:
+                architecture.smaller_config(config, left)
+            except InputError as error:
+                # Heads that share a norm cannot be left out.
+                raise InputError(f"{place}: {error.args[0]}", "set masks.head_share to 0") from None
     return removed
 
 
