@@ -47,8 +47,8 @@ TASK = BY_NAME["hellaswag"]
 MODE = "sparse_to_sparse"
 # Method and sparsity in percent.
 PRUNINGS = (
-    ("layers_block_influence", 20),
-    ("structured_taylor", 30),
+    ("layers_block_influence_on_task", 20),
+    ("structured_taylor_on_task", 30),
     ("unstructured_wanda", 60),
     ("unstructured_wanda", 70),
 )

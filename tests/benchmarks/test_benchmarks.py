@@ -27,7 +27,12 @@ TINY = {
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
     "engines": {"STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}
     | {"MIXTRAL": lambda module: module.MIXTRAL | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}},
-    "distillation": {"PRUNINGS": (("layers_block_influence", 50),), "SIZES": (24, 8), "CALIBRATION": 4, "REPEATS": 1}
+    "distillation": {
+        "PRUNINGS": (("layers_block_influence_on_task", 50),),
+        "SIZES": (24, 8),
+        "CALIBRATION": 4,
+        "REPEATS": 1,
+    }
     | {"SETTINGS": Training(steps=4)},
     "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,), "POWER_EXAMPLES": (20,), "LEVELS": (0.7,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
@@ -53,6 +58,15 @@ TINY = {
         "PROCESSES": (2,),
         "CASES": {"a divided model": True},
     },
+    "structured": {
+        "LENGTH": 16,
+        "MEASURED": 2,
+        "CASES": lambda module: (
+            module.Case("structured_obs", 30, "both", windows=4),
+            module.Case("structured_wanda", 30, module.SELF, windows=2),
+            module.Case("layers_random", 50, "WikiText-2", windows=2),
+        ),
+    },
 }
 # Their arguments. `{0}` is a folder with a model and with rows of HellaSwag.
 ARGUMENTS = {
@@ -67,6 +81,7 @@ ARGUMENTS = {
     "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],
     # Without the authors' repositories, only this project runs.
     "peers": ["{0}/model", "--wikitext", "{0}"],
+    "structured": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}", "--work", "{0}_work"],
 }
 
 

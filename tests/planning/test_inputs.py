@@ -68,7 +68,7 @@ def study(source: str = "path:model", **sections: object) -> dict:
         ),
         (
             study(models={"m" * 190: {"source": "path:model"}}, grid={"models": ["m" * 190]}),
-            ["m" * 190, "-seed0: the name of a run has 252 characters, and 200 are possible"],
+            ["m" * 190, "-seed0: the name of a run has ", " characters, and 200 are possible"],
         ),
         (
             study(evaluation={"divergence": 2}),
