@@ -8,9 +8,9 @@ Every layer loses the same share of its weights, unless the name ends in an allo
 With _refit after the importance, the kept weights change so that they make up for what the importance pruned.
 
 A method that looks at examples takes those of the task, and one that removes units what the dense model samples. With _on_task
-after its name it takes those of the task, and with _on_NAME those of a text, which
-`masks.calibration` describes under this NAME. `self` is the text that the dense model samples. A text of which the task's
-examples are a part has a NAME that begins with `task`, so that the name of a method says whether its masks depend on a task.
+after its name it takes those of the task, and with _on_NAME those of a text, which `masks.calibration` describes under this NAME.
+`self` is the text that the dense model samples. If the task's examples are a part of a text, its NAME begins with `task`, so that
+the name of a method says whether its masks depend on a task.
 
 imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
 NAME.
@@ -115,7 +115,7 @@ class Method:
     def own_calibration(self) -> str | None:
         """Return the text that the method looks at if its name says nothing; None if it is the task's examples or nothing.
 
-        What removes units must keep a language model, of which the answers of one task say little (docs/smaller_models.md)."""
+        What removes units must keep a language model, and one task says little about it (docs/smaller_models.md)."""
         return SELF if self.uses_examples and self.pattern.removes != "weights" else None
 
     def ranked_by(self, importance: Importance) -> "Method":
