@@ -11,7 +11,7 @@ from fractions import Fraction
 from sparseft.architectures.architecture import KEY_VALUE_HEADS, Architecture, size_of
 from sparseft.errors import InputError
 
-# A share of the heads is far from what is asked if it differs by more than this.
+# A share of the heads is far from the requested one if it differs by more than this.
 FAR = 0.02
 
 
@@ -68,7 +68,7 @@ def heads_removed(number: int, percent: int, head_share: float) -> int:
 
 
 def rounding_of_heads(number: int, percents: Iterable[int], head_share: float) -> str | None:
-    """Return in words the first share of the heads that rounding puts far from what is asked; None if there is none."""
+    """Return in words the first share of the heads that rounding misses by far; None if it misses none."""
     for percent in percents:
         count, asked = heads_removed(number, percent, head_share), head_share * percent / 100
         if abs(count / number - asked) > FAR:

@@ -32,7 +32,7 @@ from sparseft.study.sources import OWN_LENGTH, TOGETHER
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example), `blocks`, which
 # reads and writes a model some rows at a time, and `files`, which does it matrix by matrix.
 EVALUATIONS = ("evaluation", "selection", "engines")
-# Those that read the decoder layers for which there is no room from their files.
+# Those that read decoder layers from their files if the memory has no room for them.
 PLACED = (*EVALUATIONS, "sampling")
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", *PLACED)
 # The rules that request memory, by the kind of their jobs. The rules and the estimate read it here only.
