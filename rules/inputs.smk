@@ -6,8 +6,14 @@ from sparseft.study.sources import DIVERGENCE, pruned_base
 # The manifest of the weights from which a run starts, and its mask.
 base_of = lambda w: grid.base_manifest(w.method)
 mask_of = lambda w: grid.mask_path(w.method)
-# The dense model, from which a distillation learns.
-teacher_of = lambda w: grid.MANIFEST if STUDY.training_of(w.task, grid.training_name(w.training)).distillation else []
+
+
+def teacher_of(w):
+    """Return the manifest of the model that a distillation learns from, the one that was pruned first; nothing without one."""
+    is_distilled = STUDY.training_of(w.task, grid.training_name(w.training)).distillation
+    return grid.MANIFEST.format(model=STUDY.original(w.model)) if is_distilled else []
+
+
 # The prepared rows of a run's task, and the file that defines how they are scored.
 ROWS = [f"{grid.DATA}/train.jsonl", f"{grid.DATA}/validation.jsonl"]
 rows_of = lambda w: [*ROWS, *targets.definition_files(STUDY, w.task)]

@@ -115,14 +115,17 @@ OTHER = {"initial_adapter": f"{RUN.format(NEW)}/adapter"}
         ("train.py", SECOND, OTHER, "its run_id is"),
         ("train.py", SECOND, INITIAL | {"lora_r": 8}, "its r is 4, not 8"),
         ("reconstruct.py", FIRST, {"dense_path": "mistral"}, "not the model that was pruned"),
-        ("train.py", NEW, {"dense_path": "mistral", "distillation.weight": 1}, "not the model that was pruned"),
+        ("train.py", NEW, {"dense_path": "retokenised", "distillation.weight": 1}, "a teacher with another tokenizer"),
         ("reconstruct.py", FIRST, FEW, "tokens are fewer than"),
         ("reconstruct.py", FIRST, {"stop_if_loss_above": 9, "stop_if_after_steps": 2}, "never ends early"),
     ],
 )
 def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models, monkeypatch, name, mode, changes, line):
     monkeypatch.chdir(study.folder)
-    if "dense_path" in changes:
+    shutil.copytree(tiny_models["mistral"], "retokenised")
+    tokenizer = Path("retokenised/tokenizer.json")
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    if changes.get("dense_path") == "mistral":
         changes = changes | {"dense_path": tiny_models["mistral"]}
     code, said = call_script(name, **{**base_flags(study, mode), "lora_r": 4, "output_dir": "by_hand", **changes})
     assert (code, said.count("error: ")) == (2, 1)

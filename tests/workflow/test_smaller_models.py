@@ -66,7 +66,8 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
 
     methods = ["unstructured_wanda", "structured_obs"]
     grid = {**tiny_grid("part", TASK, methods), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
-    study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/part", masks=MASKS, **TINY_STUDY)
+    sections = {**TINY_STUDY, "training": TINY_STUDY["training"] | {"distillation": {"weight": 0.5}}}
+    study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/part", masks=MASKS, **sections)
     configuration = yaml.safe_load((study.folder / "study.yaml").read_text())
     configuration["models"]["part"] = {"source": f"pruned:{BASE}", "dtype": "bfloat16"}
     (study.folder / "study.yaml").write_text(yaml.safe_dump(configuration))
@@ -75,5 +76,8 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
     assert {row["status"] for row in summary(study, "results/part")} == {"sound"}
     base, model = Checkpoint(study.folder / f"pruned/{BASE}"), Checkpoint(study.folder / "models/part")
     assert model.digest == base.digest
+    run = f"part-{TASK}-structured_obs-sparsity50-sparse_to_sparse-seed0"
+    # The model that was pruned first teaches, whatever was removed since.
+    assert study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"] == Checkpoint(study.folder / "models/mixtral").digest
     mask = read_mask(study.folder / f"masks/part/{TASK}/masks_sparsity50_unstructured_wanda.pt")
     assert mask.meta["base"] == model.digest

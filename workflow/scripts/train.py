@@ -4,7 +4,7 @@
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
 Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory, hashes. With
---save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the dense model.
+--save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the dense model, or from any model with the same tokens.
 With `python -m sparseft.training.processes --nproc_per_node N` several processes share every step.
 """
 
@@ -29,8 +29,8 @@ def main(
 
     Args:
         initial_adapter: the adapter of reconstruct.py that a run in mode reconstruct_to_sparse starts from
-        dense_path: the dense model that a distillation learns from, if --model_path is a pruned base with other weights
-        weights_mb: memory for the weights of the dense model on each device, in MB; by default all of them are there. The decoder
+        dense_path: the model that a distillation learns from, if it is not --model_path; it has the same tokens
+        weights_mb: memory for the weights of that model on each device, in MB; by default all of them are there. The decoder
             layers for which there is no room are read from their files for every batch, which changes no result
     """
     start(flags.threads)

@@ -140,7 +140,7 @@ class Requests:
         # What raises InputError, because a model is not known yet, is computed again the next time.
         self.subject = cache(lambda model: described(model, config.models[model], config.models))
         self._estimate = cache(lambda job: _estimated_request(config, job, self.subject(self._largest(job))))
-        self._room = cache(lambda job: _room(config, job, self.subject(job.model)))
+        self._room = cache(lambda job: _room(config, job, self.subject(self._largest(job))))
 
     def of(self, job: JobKind, attempt: int) -> tuple[int, int]:
         """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
@@ -156,8 +156,9 @@ class Requests:
         return attempt * megabytes, attempt * minutes
 
     def _largest(self, job: JobKind) -> str:
-        """Return the largest model that a job runs. An engine also runs the model from which the job's own was pruned."""
-        return self.config.original(job.model) if job.kind == "engines" else job.model
+        """Return the largest model that a job runs. Engines and teachers are also of the model from which its own was pruned."""
+        runs_both = job.kind == "engines" or _is_distilled(self.config, job)
+        return self.config.original(job.model) if runs_both else job.model
 
     def weights_mb(self, job: JobKind) -> int | None:
         """Return the memory that an evaluation may use for weights, on each GPU or in the machine, in MB; None without a limit.

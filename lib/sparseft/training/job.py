@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cyclopts.types import PositiveInt
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint, small_files
 from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
@@ -21,7 +21,7 @@ from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.masks.mask_file import Mask, read_checked_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
-from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write_record_of
 from sparseft.study.digests import code_digest
@@ -116,7 +116,7 @@ def job_of(
 
     modes: those that the caller trains
     initial_adapter: the adapter that the training starts from, in a mode that starts from another
-    dense_path: the dense model that a distillation learns from, if the base is a pruned one"""
+    dense_path: the model that a distillation learns from, if it is not the base"""
     run = Run.parse(flags.run_id)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
@@ -149,7 +149,7 @@ def job_of(
         evaluation_batch_size=flags.evaluation_batch_size,
         provenance=provenance,
         initial=initial,
-        teacher=dense_model(dense_path, checkpoint, mask) if is_distilled else None,
+        teacher=_teacher(dense_path, checkpoint, mask) if is_distilled else None,
         rows_sha256=rows_sha256,
     )
 
@@ -179,8 +179,27 @@ def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance
     return adapter
 
 
+def _teacher(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
+    """Return the model that a distillation learns from: that in `path`, or the run's base, if it is the dense model.
+
+    A base may have been pruned in several steps, so any model with the same tokens can be the teacher. Raises InputError if the
+    tokens are others."""
+    if not path:
+        return dense_model(path, base, mask)
+    teacher = Checkpoint(path)
+    if _vocabulary(teacher) != _vocabulary(base):
+        raise InputError(f"{path}: a teacher with another tokenizer than {base.folder}", "give one with the same tokens")
+    return teacher
+
+
+def _vocabulary(model: Checkpoint) -> tuple[int, dict[str, str]]:
+    """Return the number of a model's tokens, and the sha256 of the files that say what they are."""
+    files = [file for file in small_files(model.folder) if file.name in ("tokenizer.json", "tokenizer.model")]
+    return model.config["vocab_size"], {file.name: sha256(file) for file in files}
+
+
 def dense_model(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
-    """Return the model that was pruned, from which a distillation and a reconstruction learn: that in `path`, or the run's base.
+    """Return the model that was pruned, from which a reconstruction learns: that in `path`, or the run's base.
 
     Raises InputError if it is another model, such as a pruned base."""
     dense = Checkpoint(path) if path else base
