@@ -10,15 +10,15 @@ from sparseft.study.targets import runs
 FILE = ROOT / "studies/faster.yaml"
 
 
-def test_it_removes_channels_layers_and_both_at_three_sizes_and_learns_a_text_from_dense():
+def test_it_removes_channels_layers_and_both_and_learns_a_text_from_dense():
     config = laid_over(yaml.safe_load(FILE.read_text()))
     trained = {(run.model, run.method, run.sparsity) for run in runs(config) if run.mode == "sparse_to_sparse"}
     methods = ("structured_obs", "layers_block_influence")
     assert trained == {
-        (model, method, size) for model in ("smollm2", "shorter") for method in methods for size in (20, 30, 40)
+        (model, method, size) for model in ("smollm2", "shorter") for method in methods for size in (20, 30)
     }
     assert config.original("shorter") == "smollm2"
-    assert config.training_of("wikitext2").distillation.weight > 0
+    assert config.training_of("general").distillation.weight > 0
     # Both are also calibrated on what the model samples, so no base depends on a task.
     assert config.texts_read() == ["divergence", "self"]
     assert config.analysis.wished_speedup == 1.3
