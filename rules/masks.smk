@@ -1,5 +1,6 @@
 # One job makes the masks of all sparsities of a model and a method in one pass, if it has no pruned base. A sparsity that is
-# added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters trained on them.
+# added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters trained on them. A method
+# with sparsities of its own also has a job per sparsity.
 
 # The jobs of this command on other machines start when some masks exist already. They make what this command planned.
 if workflow.is_main_process:
@@ -26,7 +27,7 @@ use rule run_script as compute_masks with:
     pathvars:
         job="compute_masks/{model}{task_folder}/{method}",
     wildcard_constraints:
-        method=grid.MASKING_METHOD,
+        method=f"(?!(?:{'|'.join(STUDY.grid.sparsities_of)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:

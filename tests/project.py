@@ -30,8 +30,10 @@ DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 
 
 def laid_over(sections: dict) -> Config:
-    """The default configuration with whole keys of `sections` over it."""
+    """The default configuration with whole keys of `sections` over it. Cerebras' backends train no pruned base."""
     merged = {**DEFAULT, **sections}
+    if "backend" in sections:
+        sections = sections | {"grid": {"methods": ["unstructured", "random"]} | sections.get("grid", {})}
     for name in ("models", "tasks", "grid"):
         merged[name] = {**DEFAULT[name], **sections.get(name, {})}
     return parse_section(Config, merged, "configuration")

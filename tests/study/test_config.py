@@ -32,6 +32,9 @@ def changed(path: str, value: object) -> dict:
     return raw
 
 
+OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semistructured": [20]}}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "line"),
     [
@@ -150,8 +153,8 @@ def changed(path: str, value: object) -> dict:
         ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; .*unstructured, "),
         ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
         ("grid.methods", ["unstructured_wanda_on_c4"], "unstructured_wanda_on_c4 .*masks.calibration .*c4: {text: "),
-        ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 20 %; .*{a: {20: path:DIR}}"),
-        ("grid.methods", ["semistructured"], "semistructured: 20 % .*N:4.* 0, 25, 50, 75\\b"),
+        ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 50 %; .*{a: {50: path:DIR}}"),
+        ("grid", OWN, "semistructured: 20 % .*N:4.* 0, 25, 50, 75\\b"),
         # references
         ("grid.models", ["llama"], "grid.models asks for 'llama', which models does not describe"),
         ("analysis.against", "structured_taylor", "analysis.against asks for 'structured_taylor', which grid.methods"),
@@ -210,8 +213,8 @@ STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
          "masks.sparsegpt_block 100: semistructured8_sparsegpt.*; set it to a multiple of 8"),
         ({"models": {"other": {"source": "path:y"}}, "masks": {"imported": {"a": {10: "path:x"}}},
           "grid": {"methods": ["imported_a"], "models": ["smollm2", "other"]}}, r"grid\.methods: .*imported_a.* one model"),
-        ({"masks": {"imported": {"a": {50: "path:x"}}}, "grid": {"methods": ["imported_a"]}},
-         r"masks\.imported\.a has no checkpoint at 20 %; .*grid\.sparsities"),
+        ({"masks": {"imported": {"a": {20: "path:x"}}}, "grid": {"methods": ["imported_a"]}},
+         r"masks\.imported\.a has no checkpoint at 50 %; .*grid\.sparsities"),
         ({"tasks": {"mine": TEXT}, "evaluation": {"probes": ["mine"]}}, "evaluation.probes: .*mine.* no metric"),
         ({"backend": "cerebras", "resources": {"processes": 2}, "training": {"batch_size": 8, "micro_batch_size": 4}},
          r"resources\.processes 2: .*Cerebras"),

@@ -31,6 +31,9 @@ masks: {sequential: false}
 """,
     "cerebras": "backend: cerebras\ncerebras: {num_csx: 2, lock: null, job_labels: [study=x]}\nthroughput: {steps: 100}",
 } | {path.stem: path.read_text() for path in sorted((ROOT / "config").glob("*.yaml"))}
+# The backends of a CS-3 train no pruned base, such as the default study has.
+WITHOUT_BASES = "\ngrid: {methods: [unstructured]}\n"
+STUDIES |= {name: STUDIES[name] + WITHOUT_BASES for name in ("cerebras", "cs3", "modelzoo")}
 
 
 @pytest.fixture
@@ -158,6 +161,6 @@ def test_mistakes_between_sections_are_told_together(write):
     text = "grid: {models: [llama], tasks: [none]}"
     with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
         read_configuration([write(text)])
-    text = "grid: {methods: [semistructured], modes: [reconstruct]}\nbackend: cerebras"
+    text = "grid: {methods: [semistructured], sparsities: [20], modes: [reconstruct]}\nbackend: cerebras"
     with pytest.raises(InputError, match=r"semistructured: 20 % is no N:4.*; also: mode reconstruct"):
         read_configuration([write(text)])

@@ -45,6 +45,13 @@ def test_a_grid_has_one_dense_run_per_model_task_and_seed():
     assert len([run for run in dense if run.mode == NO_FINETUNE]) == cells
 
 
+def test_a_method_may_have_sparsities_of_its_own():
+    config = study_of(grid=GRID | {"sparsities_of": {"random": [20, 50], "structured": [10]}})
+    found = {(run.method, run.sparsity) for run in targets.runs(config)}
+    assert found == {("dense", 0), ("unstructured", 50), ("unstructured", 90), ("random", 20), ("random", 50)}
+    assert config.grid.percents("structured") == [10]
+
+
 @pytest.mark.parametrize("modes", [["no_finetune", "sparse_to_sparse"], ["sparse_to_sparse"], ["no_finetune"]])
 def test_a_study_has_its_untrained_runs_whether_it_names_the_mode_or_not(modes):
     trained = {"sparse_to_sparse", "sparse_to_dense"} if "sparse_to_sparse" in modes else set()

@@ -78,6 +78,9 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
     assert model.digest == base.digest
     run = f"part-{TASK}-structured_obs-sparsity50-sparse_to_sparse-seed0"
     # The model that was pruned first teaches, whatever was removed since.
-    assert study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"] == Checkpoint(study.folder / "models/mixtral").digest
+    assert (
+        study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"]
+        == Checkpoint(study.folder / "models/mixtral").digest
+    )
     mask = read_mask(study.folder / f"masks/part/{TASK}/masks_sparsity50_unstructured_wanda.pt")
     assert mask.meta["base"] == model.digest

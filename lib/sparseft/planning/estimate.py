@@ -197,7 +197,7 @@ def disk(config: Config) -> tuple[dict[str, int], int]:
     masks, bases = 0, 0
     for run in _passes(config):
         has_pruned_base = get_method(run.method).has_pruned_base
-        number = 1 if run.method == DENSE or has_pruned_base else len(config.grid.sparsities)
+        number = 1 if run.method == DENSE or has_pruned_base else len(config.grid.percents(run.method))
         masks += number * (models[run.model].prunable_weights // 8)
         bases += models[run.model].bytes if has_pruned_base else 0
     kept = {

@@ -127,7 +127,8 @@ def fetched_files(config: Config) -> list[Path]:
 def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
     """Yield the model, the method and the sparsity of each checkpoint of another tool."""
     methods = [method for method in config.grid.methods if get_method(method).imported]
-    yield from product(config.grid.models, methods, filter(None, config.grid.sparsities))
+    for model, method in product(config.grid.models, methods):
+        yield from ((model, method, percent) for percent in filter(None, config.grid.percents(method)))
 
 
 def check_sources(config: Config) -> None:
@@ -159,7 +160,7 @@ def check_sources(config: Config) -> None:
         config.training_backend.check_architecture(architecture, f"models.{name}")
         subject = Subject(name, "", content, tensor_shapes(content, place), 1)
         for method in map(get_method, config.grid.methods):
-            percents, of_method = config.grid.sparsities, f"{method.name}, models.{name}"
+            percents, of_method = config.grid.percents(method.name), f"{method.name}, models.{name}"
             method.pattern.check_model(architecture, content, subject.prunable, percents, config.masks, of_method)
         limit = content.get("max_position_embeddings")
         windows = [("perplexity.context", config.perplexity.context, f"at most {limit}")] if config.perplexity else []
@@ -174,11 +175,13 @@ def check_sources(config: Config) -> None:
 def rounded_heads(config: Config) -> list[str]:
     """Return a note for each model whose heads are so few that `masks.head_share` is missed by far."""
     notes = []
-    if config.masks.head_share and any("head_share" in get_method(name).settings for name in config.grid.methods):
+    methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
+    percents = sorted({percent for name in methods for percent in config.grid.percents(name)})
+    if config.masks.head_share and methods:
         for name in config.grid.models:
             content, _ = description(name, config.models[name], config.models) or (None, "")
             number = attention_heads(content).key_value if content else 1
-            note = rounding_of_heads(number, config.grid.sparsities, config.masks.head_share)
+            note = rounding_of_heads(number, percents, config.masks.head_share)
             notes += [f"models.{name}: {note}"] if content and note else []
     return notes
 

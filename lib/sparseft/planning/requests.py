@@ -286,7 +286,7 @@ def _kept_in_machine(config: Config, job: JobKind, subject: Subject) -> dict[str
     of_layer = states * lengths.rows[0] * math.ceil(lengths.mean / PADDED) * PADDED
     # With the gradients of a decoder layer's outputs.
     kept = 1 + kept_inputs(layers, segment_length(layers, of_layer, subject.bytes))
-    is_global = config.masks.scope_of(job.method, config.grid.sparsities) == "global"
+    is_global = config.masks.scope_of(job.method, config.grid.percents(job.method)) == "global"
     return {"hidden states": kept * of_layer, "scores": 4 * subject.prunable_weights // (1 if is_global else layers)}
 
 
@@ -461,7 +461,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject, length: str) 
     if job.kind == "mask":
         lengths = mask_lengths(config, job.task, job.method)
         layers = subject.config["num_hidden_layers"]
-        passes = config.masks.passes_of(job.method, config.grid.sparsities, layers)
+        passes = config.masks.passes_of(job.method, config.grid.percents(job.method), layers)
         # A backward by segments computes every decoder layer two or three times.
         share = 5 if _uses_gradients(job.method) else 3
         tokens: float = share * getattr(lengths, length) * lengths.rows[0] * passes

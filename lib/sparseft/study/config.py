@@ -71,6 +71,11 @@ class Grid(Section):
     (`masks.calibration`). Dense runs belong to sparsity 0."""
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
+    sparsities_of: dict[MethodName, Annotated[list[Annotated[int, Field(gt=0, lt=100)]], Field(min_length=1)]] = Field(
+        {}, examples=[{"structured_obs": [20, 30]}]
+    )
+    """The sparsities of single methods, in percent, in place of `sparsities`. Channels at 50 % are another wish than single weights
+    at 50 %. A method that is not in the grid has no effect here."""
     modes: list[Literal[MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
         min_length=1, examples=[["sparse_to_sparse"]]
     )
@@ -84,6 +89,10 @@ class Grid(Section):
     """Trainings by a name that you choose (letters, digits, `_`, `.`), each with the keys of `training:` that it changes. They
     are laid over `tasks.NAME.training`. Every trained cell is trained once per name and seed, and the name is a part of the run's
     name. If it is empty, there is one training without a name."""
+
+    def percents(self, method: str) -> list[int]:
+        """Return the sparsities of a method, in percent."""
+        return self.sparsities_of.get(method, self.sparsities)
 
 
 class Evaluation(Section):
@@ -171,7 +180,7 @@ class Config(_AllKeys):
     def _complete(self) -> Self:
         """Check the sections against each other."""
         checks: list[Callable[[], None]] = [
-            *(partial(self.masks.check, method, self.grid.sparsities) for method in self.grid.methods),
+            *(partial(self.masks.check, method, self.grid.percents(method)) for method in self.grid.methods),
             *(partial(self._check_model, name) for name in self.models),
             *(partial(self._check_task, name) for name in self.tasks),
             partial(self.training_backend.check_modes, self.grid.modes),

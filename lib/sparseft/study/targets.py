@@ -63,15 +63,15 @@ def runs(config: Config) -> list[Run]:
     A run from whose adapter another one starts is among them."""
     grid = config.grid
     grid_runs = set()
-    for model, task in product(grid.models, grid.tasks):
-        for sparsity in grid.sparsities:
-            for method in grid.methods if sparsity else [DENSE]:
-                trained = config.trained_modes
-                modes = [PLAIN_LORA] if trained and not sparsity else trained
-                for mode, training, seed in product(modes, config.training_names, grid.seeds):
-                    grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
-                # A seed only changes the training, so one run without training is enough.
-                grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
+    pruned = [(method, percent) for method in grid.methods for percent in filter(None, grid.percents(method))]
+    dense = [(DENSE, 0)] if 0 in grid.sparsities else []
+    for model, task, (method, sparsity) in product(grid.models, grid.tasks, dense + pruned):
+        trained = config.trained_modes
+        modes = [PLAIN_LORA] if trained and not sparsity else trained
+        for mode, training, seed in product(modes, config.training_names, grid.seeds):
+            grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
+        # A seed only changes the training, so one run without training is enough.
+        grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
     return sorted(grid_runs)
 
 
@@ -85,11 +85,14 @@ def added_sparsities(config: Config) -> list[int]:
 
     They are those that a model and a method lack although they have other masks of the grid. One pass makes the masks of all
     sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them again, although
-    no bit has changed. A method with a pruned base has a job per sparsity in any case, so it decides nothing."""
+    no bit has changed. A method with a pruned base has a job per sparsity in any case, and so has one with sparsities of its own."""
     grid = config.grid
     added: set[int] = set()
     in_passes = [method for method in grid.methods if not get_method(method).has_pruned_base]
     for model, method, task in product(grid.models, in_passes, grid.tasks):
+        if method in grid.sparsities_of:
+            added.update(grid.sparsities_of[method])
+            continue
         paths = {
             percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
             for percent in grid.sparsities
@@ -219,7 +222,7 @@ def _layer_counts(config: Config, run: Run) -> str:
     method = get_method(run.method)
     if run.method == DENSE or method.pattern.removes == "channels":
         return method.pattern.name
-    scope = config.masks.scope_of(run.method, config.grid.sparsities)
+    scope = config.masks.scope_of(run.method, config.grid.percents(run.method))
     if scope != "global" and not method.allocation and method.pattern.has_exact_counts:
         return scope
     # The scores decide how many weights a layer keeps.
@@ -298,7 +301,7 @@ def check_target(config: Config, target: str) -> None:
     allowed = {
         "model": config.models,
         "task": [*config.tasks, *config.evaluation.probes],
-        "sparsity": [f"{percent:02d}" for percent in config.grid.sparsities] if method != DENSE else ["00"],
+        "sparsity": [f"{percent:02d}" for percent in config.grid.percents(method)] if method != DENSE else ["00"],
         "mode": MODES,
         "training": config.training_names if mode != NO_FINETUNE else [""],
     }

@@ -188,7 +188,9 @@ def _teacher(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
         return dense_model(path, base, mask)
     teacher = Checkpoint(path)
     if _vocabulary(teacher) != _vocabulary(base):
-        raise InputError(f"{path}: a teacher with another tokenizer than {base.folder}", "give one with the same tokens")
+        raise InputError(
+            f"{path}: a teacher with another tokenizer than {base.folder}", "give one with the same tokens"
+        )
     return teacher
 
 
