@@ -74,8 +74,8 @@ class Grid(Section):
     sparsities_of: dict[MethodName, Annotated[list[Annotated[int, Field(gt=0, lt=100)]], Field(min_length=1)]] = Field(
         {}, examples=[{"structured_obs": [20, 30]}]
     )
-    """The sparsities of single methods, in percent, in place of `sparsities`. Channels at 50 % are another wish than single weights
-    at 50 %. A method that is not in the grid has no effect here."""
+    """The sparsities of single methods, in percent, in place of `sparsities`. Channels at 50 % are another wish than single
+    weights at 50 %. A method that is not in the grid has no effect here."""
     modes: list[Literal[MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
         min_length=1, examples=[["sparse_to_sparse"]]
     )
