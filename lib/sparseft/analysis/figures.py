@@ -77,7 +77,7 @@ SPARSITY = "sparsity reached (%)"
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
 # Points: the width of a line, the size of a marker, and how much wider than this a line may be drawn.
-LINE, MARKER, WIDEST = 1.5, 5, 6
+LINE, MARKER, WIDEST = 1.5, 5, 5
 GB = 1e9
 THROUGHPUT = {
     "samples_per_second": SPEED,
@@ -226,7 +226,7 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         style = looks[method] | ({} if step else {"linestyle": "none"})
         # The first line is the widest, so that it is seen on both sides of one that lies on it.
-        extra = (len(lines) - 1 - number) * min(1.8, WIDEST / len(lines))
+        extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
         style |= {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "xerr": bars_of(line, chart.x)}
         draw_line(axes, place, line, chart.y, method, style)
         # The dense point, which is that of all lines, is marked once.

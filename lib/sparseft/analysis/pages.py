@@ -145,7 +145,9 @@ def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None
     options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
-    text.filters["wrapped"] = lambda sentence: "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2))
+    text.filters["wrapped"] = lambda sentence: "\n  ".join(
+        wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False)
+    )
     pages: dict[str, Callable[..., str]] = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
     pages |= {name: markdown.get_template(name).render for name in PAGES}
     pages[FINDINGS] = text.get_template("terminal.txt").render

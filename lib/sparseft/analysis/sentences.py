@@ -136,22 +136,31 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     single, pairs = pairs[pairs["verdict"] == ONE_SEED], pairs[pairs["verdict"] != ONE_SEED]
     best: dict[str, dict[str, list[str]]] = {}
     ties: dict[str, dict[str, list[str]]] = {}
-    open_pairs = [pairs[:0]]
+    open_pairs, won_pairs = [pairs[:0]], [pairs[:0]]
     for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
         methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)
         (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
+        if len(leaders) == 1:
+            won_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).any(axis=1)])
         open_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).all(axis=1)])
     parts = [f"{words} {_places(places)}" for words, places in ties.items()]
     if len(ties) > 1:
         parts = ["elsewhere no method is better than every other" if best else "no method is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
-    parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
+    parts = ([f"Best of {count} methods: {winners}{_closest(pd.concat(won_pairs))}"] if best else []) + parts
     text = "; ".join(parts)
     if len(single):
         modes = listed(single["where"].unique())
         text += f"{'; w' if text else 'W'}ith one seed no methods are told apart in {modes}"
     return text + _unequal(pruned) + "." + _needed(pd.concat(open_pairs), tolerance)
+
+
+def _closest(pairs: pd.DataFrame) -> str:
+    """Return the least sure of the comparisons that the best methods have won."""
+    row = pairs.loc[pairs["p_holm"].idxmax()]
+    difference = f"{row['method']} minus {row['against_method']}, {with_interval(row, 'difference', '+.3f')}"
+    return f" (closest: {difference} in {measure_name(row)}, corrected p {row['p_holm']:.1g})"
 
 
 def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
