@@ -94,7 +94,7 @@ MEANINGS = {
     "p_value": ("", "Two-sided p of the difference."),
     "p_holm": ("", "p after Holm's correction for the comparisons of the question; empty with one seed."),
     "comparisons": ("comparisons", "Comparisons of the same question on the model, task and metric, by all measures."),
-    "measure": ("", "What is compared: value, eval_loss or divergence."),
+    "measure": ("", "What is compared: value, eval_loss or divergence. The columns value and difference hold it."),
     "verdict": ("", "lower, higher, within (the tolerance of dense), equal here (the same on each example), not told apart, one"
                 " seed (two trained cells, and no cell of the question has two seeds), or dense guesses."),
     "rows_needed": ("rows", "Examples, or windows, that show a difference of the tolerance in 80 of 100 studies, if the"
