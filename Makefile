@@ -90,6 +90,7 @@ bench: .venv/installed-tests ## the benchmarks that need no data set, beside oth
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/lora.py
 	$(BIN)/python benchmarks/intervals.py
+	$(BIN)/python benchmarks/measures.py
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2

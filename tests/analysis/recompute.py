@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.stats import norm
 from scipy.stats import t as student
 
 METHODS = ["dense", "unstructured", "structured", "random", "unstructured_wanda", "unstructured_sparsegpt"]
@@ -75,6 +76,7 @@ class Scores:
         center, variance, degrees, t = self.total(pairs, self.factor + other.factor)
         low, high = np.clip(center + SIDES * t * sqrt(variance), -bound, bound)
         p_value = 2 * student.sf(abs(center) / sqrt(variance), degrees) if center else 1
+        self.deviation, self.is_equal = np.std(pairs, ddof=1), not np.any(pairs[: len(self.means)])
         return self.value - other.value, low, high, p_value
 
     def recovered(self, untuned, dense):
@@ -147,6 +149,7 @@ def pool(runs, order):
         models = {run["merged"]: run for run in runs if same(run, first, *KEYS)}.values()
         cell = first | pd.DataFrame(models).mean(numeric_only=True).to_dict() | {name: first[name] for name in KEYS}
         seeds = [run["seed"] for run in models if cell["mode"] != "no_finetune"]
+        cell["task_mode"] = cell["mode"] != "no_finetune"
         cell |= {"scores": scores_of([run["after"] for run in models], seeds), "seeds": len(models)}
         cell["gain"] = -1 if cell["metric"] == "loss" else 1
         value, loss = (round(cell.get(name) or 0, 12) for name in SELECTED[:2])
@@ -182,32 +185,49 @@ def compare(cells, options):
             "against": is_pair and theirs["method"] == against,
         }
         for question in [name for name in [*asked, "against"] if answers[name] and same(ours, theirs, *PLACE)]:
-            compared = {name: mine for name, mine in ours["scores"].items() if name != "divergence"}
-            numbers = {name: mine.minus(theirs["scores"][name]) for name, mine in compared.items()}
-            losses = zip([f"eval_loss_{end}" for end in DIFFERENCE], numbers.pop("eval_loss"), strict=True)
-            for name, found in numbers.items():
+            is_model = ours["task_mode"] or theirs["task_mode"]
+            left_out = {"eval_loss": ours["metric"] == "loss", "divergence": is_model}
+            for name, mine in ours["scores"].items():
+                if left_out.get(name):
+                    continue
+                found = mine.minus(theirs["scores"][name])
                 row = ours | {f"against_{key}": value for key, value in theirs.items()} | {"question": question}
-                row |= {"value": ours[name], "against_value": theirs[name], "examples": len(ours["scores"][name].means)}
+                row |= {"value": ours[name], "against_value": theirs[name], "examples": len(mine.means)}
+                row |= {"measure": name, "deviation": mine.deviation, "is_equal": mine.is_equal}
                 is_about_models = question in ("dense", "untuned") or "no_finetune" in modes
-                row |= {"lacks_seeds": not is_about_models and not ours["scores"][name].degrees}
-                row |= dict(losses) if name == "value" else {"metric": name}
+                row |= {"lacks_seeds": not is_about_models and not mine.degrees}
+                row |= {"metric": name, "measure": "value"} if name.startswith("probe_") else {}
                 rows.append(row | dict(zip(DIFFERENCE, found, strict=True)))
     for row in rows:
-        family = sorted(one["p_value"] for one in rows if same(one, row, "question", *PLACE))
-        p = max(p * (len(family) - rank) for rank, p in enumerate(family) if p <= row["p_value"])
-        told, is_dense = p < 0.05 and not row["lacks_seeds"], row["question"] == "dense"
-        row |= {"p_holm": min(1, p), "comparisons": len(family), "verdict": "lower" if told else "not told apart"}
-        if is_dense and row["metric"] != "loss" and row["difference_low"] > -options.get("tolerance", 0.02):
+        tests = [one for one in rows if same(one, row, "question", *PLACE) and not one["lacks_seeds"]]
+        family, is_dense, of_value = (
+            sorted(one["p_value"] for one in tests),
+            row["question"] == "dense",
+            row["measure"] == "value",
+        )
+        p = max([p * (len(family) - rank) for rank, p in enumerate(family) if p <= row["p_value"]], default=1)
+        row |= {"p_holm": None if row["lacks_seeds"] else min(1, p), "comparisons": len(family)}
+        told, tolerance = p < 0.05, options.get("tolerance", 0.02)
+        row["verdict"] = (
+            "lower" if told and (of_value or row["measure"] != "divergence" or not is_dense) else "not told apart"
+        )
+        if row["is_equal"]:
+            row["verdict"] = "equal here"
+        if is_dense and of_value and row["metric"] != "loss" and row["difference_low"] > -tolerance:
             row["verdict"] = "within"
         if told and row["difference"] > 0:
             row["verdict"] = "higher"
-        if is_dense and row["metric"] == row["against_metric"] and row["against_guesses"]:
-            row["verdict"] = None
+        if row["lacks_seeds"]:
+            row["verdict"] = "one seed"
+        if is_dense and of_value and row["metric"] == row["against_metric"] and row["against_guesses"]:
+            row["verdict"] = "dense guesses"
+        z = norm.isf(0.025 / max(1, len(family)))
+        row["rows_needed"] = ((z + norm.ppf(0.8)) * row["deviation"] / tolerance) ** 2 + z**2 / 2
     return rows
 
 
 def curve(cell, rows):
-    own = {row["question"]: row for row in rows if same(row, cell, *KEYS)}
+    own = {row["question"]: row for row in rows if same(row, cell, *KEYS) and row["measure"] == "value"}
     dense, untuned = own.get("dense", {}), own.get("untuned", {})
     point = cell | {name: dense.get(name) for name in [*DIFFERENCE, "verdict"]}
     point |= {"dense_value": dense.get("against_value"), "untuned_value": untuned.get("against_value")}
@@ -238,7 +258,7 @@ def differences(results):
     for run in runs:
         run["chosen"] = any(cell["chosen"] for cell in cells if same(cell, run, *KEYS))
     tables = {"summary": (runs, ["run_id"]), "settings": (runs, ["run_id"]), "grouped_summary": (cells, KEYS)}
-    tables |= {"comparisons": (rows, [*KEYS, "question", "against_method", "against_mode"])}
+    tables |= {"comparisons": (rows, [*KEYS, "question", "measure", "against_method", "against_mode"])}
     tables |= {"sparsity_vs_performance": ([curve(cell, rows) for cell in cells if cell["chosen"]], KEYS)}
     return [line for name in tables for line in differing(results / f"analysis/{name}.csv", *tables[name])]
 

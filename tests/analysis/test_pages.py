@@ -16,7 +16,9 @@ from markdown_it import MarkdownIt
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, Reproduction
 from sparseft.analysis.sentences import sentences
-from sparseft.analysis.tables import Results
+from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import Results, compute
+from sparseft.study.config import Analysis
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
@@ -53,9 +55,8 @@ class Text(HTMLParser):
 
 def said(study: Results) -> list[str]:
     """Return the sentences about a study of one model and task."""
-    pairs = study.comparisons[study.comparisons["question"] == "methods"]
-    rows = verdict_rows(study)
-    return sentences(rows, pairs.assign(where=pairs["mode"]), study.options.tolerance)
+    pairs = study.comparisons.assign(where=study.comparisons["mode"])
+    return sentences(verdict_rows(study), pairs, study.options.tolerance)
 
 
 def judged(study: Results, verdicts: dict[str, str], question: str = "dense") -> Results:
@@ -75,22 +76,46 @@ def judged(study: Results, verdicts: dict[str, str], question: str = "dense") ->
 def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame(tmp_path):
     study = default_study()
     pages = written(tmp_path, study)
+    lines = [re.split(r"\s{2,}", line.strip()) for line in pages[FINDINGS].splitlines()]
     for row in study.curves.itertuples():
         name = row.method if row.sparsity else "original model" if row.mode == "no_finetune" else "dense with LoRA"
         sparsity = "10 (7.5)" if row.method == "structured" else str(row.sparsity)
-        texts = [name, sparsity, f"{row.value:.3f} [{row.value_low:.3f}, {row.value_high:.3f}]", "baseline", "-"]
+        values = [
+            f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            for value, low, high in (
+                (row.value, row.value_low, row.value_high),
+                (row.eval_loss, row.eval_loss_low, row.eval_loss_high),
+                (row.divergence, row.divergence_low, row.divergence_high),
+            )
+        ]
+        place = lines.index([name, sparsity, *values])
         if row.sparsity:
-            texts[3:] = [f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]", row.verdict]
-        lines = [re.split(r"\s{2,}", line.strip()) for line in pages[FINDINGS].splitlines()]
-        assert lines.count(texts) == 1
-        texts.insert(2, row.mode if row.sparsity else "-")
-        assert f"|{'|'.join(texts)}|" in pages["EXPERIMENTS.md"].splitlines()
+            assert lines[place + 1] == [row.verdict]
+            values[0] += f"; {row.verdict}"
+        mode = row.mode if row.sparsity else "baseline"
+        assert f"|{'|'.join([name, sparsity, mode, *values])}|" in pages["EXPERIMENTS.md"].splitlines()
+
+
+def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_column(tmp_path):
+    study = default_study()
+    curves = study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None)
+    page = written(tmp_path, replace(study, curves=curves))["EXPERIMENTS.md"]
+    assert (
+        "|random|10|no_finetune|0.250 [0.160, 0.368]; lower|1.750 [1.650, 1.850]; higher|0.100 [0.080, 0.125]|" in page
+    )
+    assert "|original model|0|baseline|0.969 [0.893, 0.991]|1.031 [0.931, 1.131]|0.000 [0.000, 0.000]|" in page
+    page = written(tmp_path, replace(study, curves=curves.assign(divergence=None)))["EXPERIMENTS.md"]
+    assert "|method|sparsity, %|mode|value|loss|\n" in page
 
 
 @pytest.mark.parametrize(
     ("verdicts", "sentence"),
     [
-        ({}, "No pruned model is shown to be within 0.02 of dense: 4 lower and 2 not told apart."),
+        (
+            {},
+            "No pruned model is shown to be within 0.02 of dense: 2 not told apart and 4 worse by length-normalised accuracy."
+            " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64.",
+        ),
         (
             {"unstructured": "within"},
             "Largest sparsity within 0.02 of dense: unstructured 10 % (no_finetune) and unstructured 10 % (sparse_to_sparse).",
@@ -105,14 +130,26 @@ def test_the_first_sentence_follows_the_verdicts(verdicts, sentence):
     assert said(judged(default_study(), verdicts))[0].startswith(sentence)
 
 
-def test_a_dense_model_that_guesses_leaves_one_sentence_and_no_verdict(tmp_path):
+def by_measures(study: Results, verdicts: dict[str, list[str]], question: str) -> Results:
+    """Return a study with the verdicts of a question by each measure, in the order of its comparisons."""
+    is_meant = study.comparisons["question"] == question
+    asked = [study.comparisons[is_meant].assign(measure=name, verdict=words) for name, words in verdicts.items()]
+    return replace(study, comparisons=pd.concat([study.comparisons[~is_meant], *asked], ignore_index=True))
+
+
+def test_a_dense_model_that_guesses_leaves_the_other_measures_to_decide():
     study = default_study()
-    study = replace(study, curves=study.curves.assign(verdict=None))
-    (sentence,) = said(study)
-    assert sentence.startswith(
+    value, loss = ["dense guesses"] * 6, ["higher"] * 4 + ["not told apart"] * 2
+    divergence = ["higher"] * 5 + ["not told apart"]
+    study = by_measures(study, {"value": value, "eval_loss": loss, "divergence": divergence}, "dense")
+    is_pruned = study.curves["method"] != "dense"
+    study = replace(study, curves=study.curves.assign(verdict=is_pruned.map({True: "dense guesses"})))
+    first, best, _ = said(study)
+    assert first.startswith(
         "No better than a guess: original model 0.969 [0.893, 0.991], chance 0.25 and dense with LoRA"
     )
-    assert not re.search(r"\b(lower|higher|within|not told apart)\n", written(tmp_path, study)[FINDINGS])
+    assert first.endswith(". Against dense: 1 not told apart, 1 worse by divergence and 4 worse by loss.")
+    assert best.startswith("Best of 3 methods: ")
 
 
 def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
@@ -121,11 +158,11 @@ def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
     guessing = make_cells(study="second")
     guessing.loc[is_dense, ["value", "value_low", "value_high"]] = [0.25, 0.16, 0.368]
     study = make_study(pd.concat([first, guessing], ignore_index=True))
-    verdict = study.curves["verdict"].where(study.curves["study"] == "first")
-    study = replace(study, curves=study.curves.assign(verdict=verdict))
+    is_first = (study.curves["study"] == "first") | (study.curves["method"] == "dense")
+    study = replace(study, curves=study.curves.assign(verdict=study.curves["verdict"].where(is_first, "dense guesses")))
     assert sentences(verdict_rows(study), study.comparisons[:0], study.options.tolerance)[0] == (
         "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
-        " 0.250 [0.160, 0.368], chance 0.25; so no verdict is given against it."
+        " 0.250 [0.160, 0.368], chance 0.25. "
     )
 
 
@@ -133,7 +170,7 @@ def test_a_loss_is_called_a_loss_and_never_within():
     cells = make_cells(metric="loss").assign(chance=None)
     study = make_study(cells)
     first, _, last = said(judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"}))
-    assert first == "Losses against dense: 4 higher and 2 not told apart."
+    assert first.startswith("Against dense: 2 not told apart and 4 worse by loss. ")
     assert last.startswith("Of the gap between pruned only and ")
 
 
@@ -156,17 +193,64 @@ def test_a_method_is_called_best_only_if_it_beats_every_other(number):
     beats |= {(row.against_method, row.method) for row in pairs.itertuples() if row.verdict == "lower"}
     best = [method for method in methods if all((method, other) in beats for other in methods if other != method)]
     sentence = said(replace(study, comparisons=table))[1]
-    assert re.findall(r"^Best of 3 methods: (\w+) at 50 % \(sparse_to_sparse\)", sentence) == best
-    assert ("told apart" in sentence) == (not best)
+    pattern = r"^Best of 3 methods: (\w+), by length-normalised accuracy, at 50 % \(sparse_to_sparse\)"
+    assert re.findall(pattern, sentence) == best
+    assert bool(re.search("told apart|worse than another", sentence)) == (not best)
 
 
-def test_methods_that_are_not_told_apart_are_named_with_their_interval_and_the_number_of_comparisons():
+MEASURES = ("value", "eval_loss", "divergence")
+TIE, WIN, LOSE = "not told apart", "higher", "lower"
+# What each measure says of wanda and sparsegpt, wanda and random, sparsegpt and random; and the sentence. Less loss is better.
+DECIDING = [
+    ([[WIN] * 3, [WIN] * 3, [WIN] * 3], "Best of 3 methods: unstructured_wanda, by length-normalised accuracy, at"),
+    ([[TIE, WIN, WIN], [LOSE] * 3, [WIN] * 3],
+     "Best of 3 methods: unstructured_wanda, by loss and length-normalised accuracy, at"),
+    ([["equal here"] * 3, [WIN, TIE, TIE], [WIN, LOSE, LOSE]],
+     "Best of 3 methods: unstructured_sparsegpt, by loss and divergence, at"),
+    ([["equal here"] * 3, ["equal here"] * 3, ["equal here"] * 3],
+     "unstructured_wanda, unstructured_sparsegpt and random are equal here at"),
+    ([[WIN, LOSE, WIN], [TIE] * 3, [TIE] * 3], "each method is worse than another one by some measure at"),
+    ([["one seed"] * 3] * 3, "With one seed no methods are told apart in sparse_to_sparse."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("verdicts", "sentence"), DECIDING)
+def test_the_first_measure_with_a_verdict_decides_each_pair_and_is_named(verdicts, sentence):
+    study = by_measures(three_methods(), dict(zip(MEASURES, verdicts, strict=True)), "methods")
+    assert said(study)[1].startswith(sentence)
+
+
+def test_methods_that_are_not_told_apart_are_named_with_the_rows_that_they_need():
     verdicts = {f"{ours}/random": "higher" for ours, _ in PAIR}
     sentence = said(judged(three_methods(), verdicts, "methods"))[1]
     assert sentence == (
-        "unstructured_wanda and unstructured_sparsegpt are not told apart at 50 % (sparse_to_sparse)"
-        " (widest interval of a difference [-0.100, +0.100]; 6 comparisons)."
+        "unstructured_wanda and unstructured_sparsegpt are not told apart at 50 % (sparse_to_sparse)."
+        " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64."
     )
+
+
+def test_three_methods_on_24_rows_on_which_the_dense_model_guesses_are_told_apart_by_their_losses(
+    write_run, runs_dir, tmp_path
+):
+    for method, right, loss in (
+        ("dense", 8, 2.6),
+        ("unstructured", 6, 5.0),
+        (PAIR[0][0], 7, 2.93),
+        (PAIR[1][0], 8, 2.76),
+    ):
+        sparsity = "00" if method == "dense" else "50"
+        run_id = f"m-hellaswag-{method}-sparsity{sparsity}-no_finetune-seed0"
+        write_run(run_id, right / 24, loss=loss, examples=24)
+    said = " ".join(written(tmp_path, compute(read_study(runs_dir), Analysis()))[FINDINGS].split())
+    assert (
+        "- No better than a guess: original model 0.333 [0.180, 0.533], chance 0.25. Against dense: 3 worse by loss."
+        in said
+    )
+    assert (
+        "- Best of 3 methods: unstructured_sparsegpt, by loss, at 50 % (no_finetune)"
+        " (closest: unstructured_wanda minus unstructured_sparsegpt, +0.170 [+0."
+    ) in said
+    assert "Really sparse? Yes" in said
 
 
 def test_methods_that_were_not_compared_have_no_best_one():
@@ -177,13 +261,33 @@ def test_methods_that_were_not_compared_have_no_best_one():
 
 def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said():
     study = default_study()
-    assert said(study)[1].endswith("; reached sparsities differ: structured 10 (7.5) %.")
+    assert "; reached sparsities differ: structured 10 (7.5) %." in said(study)[1]
     assert said(study)[2].startswith(
         "Of the gap between pruned only and dense with LoRA, sparse_to_sparse closed 80 % [60, 95] (unstructured 10 %)"
     )
     one = replace(study, curves=study.curves.assign(recovered_low=None))
     assert said(one)[2] == "One seed: the intervals cover the examples, not other trainings."
     assert said(replace(one, curves=one.curves.assign(seeds=3)))[2].startswith("3 seeds per training: ")
+
+
+def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_that_the_models_are_sparse(tmp_path):
+    study = default_study()
+    violated = study.runs.assign(passed=study.runs["method"] != "random", violations=range(8))
+    answers = {
+        "Yes, every pruned weight of all 6 pruned models is exactly zero or removed: 637,009,920 weights": study,
+        "Not all: 2 of 6 pruned models failed: 637,009,920 weights": replace(study, runs=violated),
+    }
+    for answer, shown in answers.items():
+        for name, page in written(tmp_path, shown).items():
+            text = " ".join(Text(page).words if name == REPORT else page.split())
+            if name in (REPORT, "EXPERIMENTS.md"):
+                assert (
+                    text.index("hellaswag_mini (a generated toy task): ")
+                    < text.index(answer)
+                    < text.index("What was asked")
+                )
+                assert "a toy task that SparseFT generates" in text
+            assert name == "correctness_memo.md" or answer in text
 
 
 def test_the_top_says_what_was_asked_in_few_words_and_all_views_have_the_same_sentences(tmp_path):
@@ -203,7 +307,7 @@ def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
     for study, has_table in ((default_study(), True), (large_study(), False)):
         text = written(tmp_path, study)[FINDINGS]
         assert max(map(len, text.splitlines())) <= 100
-        assert ("minus dense" in text) == has_table
+        assert ("  method  " in text) == has_table
     study = large_study()
     here = {name: frame[(frame["model"] == "mistral") & (frame["task"] == "boolq_mini")]
             for name, frame in vars(study).items() if name in ("runs", "cells", "comparisons", "curves", "settings")}  # fmt: skip
@@ -282,13 +386,17 @@ RUN = Run.parse("m-boolq-unstructured-sparsity50-sparse_to_dense-seed0")
 
 def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.executable", f"{ROOT.resolve()}/.venv/bin/python")
     again = Reproduction(Path("results/runs"), configuration=Path("c.yaml"))
-    assert again.study() == "snakemake --cores all --configfile c.yaml"
+    program = ".venv/bin/snakemake"
+    assert again.study() == f"{program} --cores all --configfile c.yaml"
+    assert again.analysis().startswith(".venv/bin/python workflow/scripts/analyze_results.py ")
+    program = f"{ROOT.resolve()}/{program}"
     monkeypatch.chdir(tmp_path)
     again = Reproduction(Path("my study/results/runs"), configuration=Path("c.yaml"))
     place = f"--configfile c.yaml --snakefile {ROOT}/Snakefile --directory 'my study'"
-    assert again.study() == f"snakemake --cores all {place}"
-    assert again.merge(RUN) == f"snakemake results/runs/{RUN.id}/model_dir --notemp --cores all {place}"
+    assert again.study() == f"{program} --cores all {place}"
+    assert again.merge(RUN) == f"{program} results/runs/{RUN.id}/model_dir --notemp --cores all {place}"
     assert "--base 'my study/models/m'" in again.validation(RUN)
     updated = replace(RUN, method="unstructured_sparsegpt")
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)

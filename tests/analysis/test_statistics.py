@@ -35,11 +35,12 @@ def test_one_seed_of_losses_has_student_s_interval_and_test():
     random = np.random.default_rng(0)
     ours, theirs = (losses(random, 1, np.full(40, 4)) for _ in range(2))
     assert interval(ours, ONE_SEED) == pytest.approx(DescrStatsW(ours.values[0] / 4).tconfint_mean())
-    difference, low, high, p_value = compare(ours, theirs, ONE_SEED)
+    difference, low, high, p_value, deviation = compare(ours, theirs, ONE_SEED)
     test = stats.ttest_rel(ours.values[0], theirs.values[0])
     assert p_value == pytest.approx(test.pvalue)
     assert (low, high) == pytest.approx(np.array(test.confidence_interval()) / 4)
     assert difference == pytest.approx((ours.values - theirs.values).mean() / 4)
+    assert deviation == pytest.approx((ours.values - theirs.values).std(ddof=1) / 4)
 
 
 def test_many_seeds_on_many_examples_have_student_s_interval_over_the_seeds():
@@ -65,7 +66,7 @@ def test_a_loss_is_a_ratio_of_sums_whose_error_is_the_bootstrap_s():
 def test_equal_answers_do_not_differ(seeds, of_losses):
     random = np.random.default_rng(6)
     cell = losses(random, seeds, np.full(30, 2)) if of_losses else outcomes(random, 0.5, seeds, 30)
-    difference, low, high, p_value = compare(cell, cell, pooled_spread([cell, cell]))
+    difference, low, high, p_value, _ = compare(cell, cell, pooled_spread([cell, cell]))
     assert (difference, p_value) == (0, 1)
     assert low <= 0 <= high
     # Equal answers to 30 examples do not prove that all others are equal.
@@ -76,7 +77,7 @@ def test_equal_answers_do_not_differ(seeds, of_losses):
 def test_the_test_and_the_interval_agree(seed):
     random = np.random.default_rng(seed)
     cells = [outcomes(random, 0.6, 2, 100, 0.03), outcomes(random, 0.7, 2, 100, 0.03)]
-    _, low, high, p_value = compare(*cells, pooled_spread(cells))
+    _, low, high, p_value, _ = compare(*cells, pooled_spread(cells))
     assert (p_value < 0.05) == (low > 0 or high < 0)
 
 
@@ -127,7 +128,7 @@ def test_intervals_cover_the_truth(seeds, deviation):
     cells = [Scores(values[:, cell], tuple(range(seeds))) for cell in range(4)]
     spread = pooled_spread(cells)
     low, high = interval(cells[0], spread)
-    _, difference_low, difference_high, p_value = compare(cells[0], cells[1], spread)
+    _, difference_low, difference_high, p_value, _ = compare(cells[0], cells[1], spread)
     assert 550 <= ((low <= 0.6) & (high >= 0.6)).sum() <= 592
     assert ((difference_low <= 0) & (difference_high >= 0)).sum() >= 550
     assert (p_value < 0.05).sum() <= 50

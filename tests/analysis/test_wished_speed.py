@@ -149,7 +149,7 @@ def composed(write_run, runs_dir, tmp_path):
 
 def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(composed, tmp_path):
     results = composed()
-    pairs = results.comparisons.set_index("question").query("method == 'structured'")
+    pairs = results.comparisons.set_index("question").query("method == 'structured' and measure == 'value'")
     assert pairs.loc["dense", "difference"] == 0
     assert pairs.loc["original", "difference"] == pytest.approx(-0.4)
     rows = verdict_rows(results)

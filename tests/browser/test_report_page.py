@@ -49,22 +49,26 @@ def test_nothing_overflows_every_figure_is_loaded_and_the_console_is_silent(brow
 
 def test_a_click_on_a_header_sorts_by_the_number_and_a_second_one_turns_the_order(browser, page):
     browser.open(page, 1400)
-    number = headings(browser).index("minus dense")
-    before = column(browser, number)
-    values = [float(text.split()[0]) for text in before if text != "-"]
+    number = headings(browser).index("value")
+    values = [float(text.split()[0]) for text in column(browser, number)]
     assert values != sorted(values)
     button = browser.driver.find_elements("css selector", "main table thead button")[number]
     for order, direction in ((sorted(values), "ascending"), (sorted(values, reverse=True), "descending")):
         button.click()
         after = column(browser, number)
-        assert [float(text.split()[0]) for text in after if text != "-"] == order
-        # What has no value comes last.
-        assert after[len(values) :] == ["-"] * (len(before) - len(values)) == ["-"] * 2
+        assert [float(text.split()[0]) for text in after] == order
         marks = browser.ask(
             f"return [...{FIRST_TABLE}.tHead.rows[0].cells].map((cell) => cell.getAttribute('aria-sort'))"
         )
         assert [mark for mark in marks if mark] == [direction]
         assert marks[number] == direction
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_answer_begins_on_the_first_screen_and_above_what_was_asked(browser, page, width):
+    browser.open(page, width)
+    top = "return document.querySelector('{}').getBoundingClientRect().top"
+    assert browser.ask(top.format(".sentences li")) < 450 < browser.ask(top.format("dl"))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

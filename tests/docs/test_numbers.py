@@ -120,6 +120,15 @@ def test_the_rates_of_verdicts_are_those_of_the_simulation():
         assert words.format(*over(column, examples)) in text
 
 
+def test_the_table_of_three_measures_is_that_of_the_simulation_and_no_rate_of_false_winners_is_above_5_percent():
+    rows = rows_of((RESULTS / "measures.md").read_text())[2:]
+    section = (ROOT / "docs/statistics.md").read_text().partition("## Three measures")[2].partition("\n## ")[0]
+    assert rows_of(section)[2:] == [[size, *shares] for size, windows, *shares in rows if windows == "16"]
+    assert {size for size, *_ in rows} == {"24", "64", "256"}
+    assert max(float(share) for _, _, _, *false_winners, _, _, _, _, _ in rows for share in false_winners) <= 5
+    assert all(windows == "16" or by_divergence == "100.0" for _, windows, *_, by_divergence, _ in rows)
+
+
 @pytest.mark.parametrize(
     ("difference", "texts"), [(0.02, "3,919 6,046 6,861"), (0.05, "622 960 1,090"), (0.1, "151 234 265")]
 )

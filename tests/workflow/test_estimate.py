@@ -115,12 +115,15 @@ def test_a_rule_of_a_model_is_counted_and_an_engine_has_no_time_yet(tmp_path, mo
 def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
     (line,) = examples(laid_over({}))
     assert line.startswith(
-        "hellaswag_mini: 64 validation examples; a difference of 0.05 in one of 6 comparisons of accuracies"
+        "hellaswag_mini: 64 validation examples; a difference of 0.05 of two accuracies, in one of 6 comparisons, needs about "
     )
     needed = int(re.search(r"needs about ([0-9,]+)", line)[1].replace(",", ""))
-    # A normal approximation, worked out by hand: one answer in five differs, and the level is 0.05 / 6.
+    # A normal approximation, worked out by hand: one answer in five differs, and the level is 0.05 / 6. Three pairs of methods
+    # are compared by value and loss. One seed compares no two that were trained.
     by_hand = (norm.isf(0.05 / 12) + norm.isf(0.2)) ** 2 * (0.2 - 0.05**2) / 0.05**2
     assert needed == pytest.approx(by_hand, rel=0.01)
+    for sections, tests in (({"grid": {"seeds": [0, 1]}}, 12), ({"evaluation": {"divergence": 2}}, 9)):
+        assert f"in one of {tests} comparisons" in examples(laid_over(sections))[0]
     text = laid_over({"tasks": {"own": {"kind": "text", "hub": "a/b"}}, "grid": {"tasks": ["own"]}})
     assert examples(text) == []
 

@@ -10,7 +10,7 @@ The output folder then has:
     correctness_memo.md          what was checked
     summary.csv                  a row per run
     grouped_summary.csv          a row per cell
-    comparisons.csv              a row per pair of cells
+    comparisons.csv              a row per pair of cells and measure
     sparsity_vs_performance.csv  a row per point of a curve
     settings.csv                 a row per run: its settings, hashes and versions
     missing.csv                  runs that are missing or incomplete, with the reason

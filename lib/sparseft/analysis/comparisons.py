@@ -11,13 +11,18 @@
 Which method or mode is better is a question about all seeds. One seed does not show how lucky it was, so it tells no two trained
 cells apart (benchmarks/intervals.py: up to 98 % of the studies of equal methods would have a winner).
 
-A question is one of these on one model, task and metric. Holm's correction is over its comparisons. Each probe that both cells
-have is a metric of its own. Cells of other settings, of other examples, with a fault, or with repeated examples are not compared.
+Two cells are compared by three measures, in this order: the value of the task's metric, the loss of the right answers, and the
+divergence from the original model. After a training on the task, the divergence says how far the model has moved and not how good
+it is, so it is compared only between models that did not learn the task. Each probe that both cells have is a metric of its own.
+
+A question is one of these on one model, task and metric. Holm's correction is over all of its tests, by all measures. So at most
+5 % of the studies of equal cells have a verdict by any measure, and a sentence may use the first measure with one (`decided`).
+
+Cells of other settings, of other examples, with a fault, or with repeated examples are not compared.
 """
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +32,9 @@ from sparseft.analysis.settings import compatible
 from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
-from sparseft.study.grid import DENSE
+from sparseft.planning.power import SIGNIFICANT, rows_needed
+from sparseft.study.grid import DENSE, NO_FINETUNE
+from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks.metrics import LOSS
 
 # Which pairs of cells a question compares. The columns of the second cell begin with `against_`.
@@ -49,18 +56,22 @@ QUESTIONS = {
 }
 # The questions about methods, modes and settings, and not about two models.
 ABOUT_SEEDS = ("methods", "against", "modes", "studies")
-SIGNIFICANT = 0.05
 LOWER, HIGHER, WITHIN, NOT_TOLD_APART = "lower", "higher", "within", "not told apart"
+EQUAL, ONE_SEED, GUESS = "equal here", "one seed", "dense guesses"
+VALUE, EVAL_LOSS = "value", "eval_loss"
+# What two cells are compared by, in the order in which a sentence uses them.
+MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
 # More methods than these would need more comparisons than a study can afford.
 MANY_METHODS = 4
 FAMILY = ["study", "question", "model", "task", "metric"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
-COMPARISONS = "study question model task metric method sparsity mode training setting".split()
+COMPARISONS = "study question model task metric measure method sparsity mode training setting".split()
 COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
 COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
-COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict".split()
-COMPARISONS += "lacks_seeds eval_loss_difference eval_loss_difference_low eval_loss_difference_high".split()
+COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict rows_needed".split()
+# The columns of a pair of cells.
+_PAIR = ["question", *KEYS, *(f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training"))]
 
 
 def default_questions(cells: pd.DataFrame) -> tuple[str, ...]:
@@ -83,11 +94,15 @@ def compare_cells(
         for question in asked:
             for pair in _of_question(pairs, question, against, first).to_dict("records"):
                 rows += _compare(cells, question, pair)
-    table = pd.DataFrame(rows, columns=[*COMPARISONS, "against_guesses"]).astype({"p_value": float})
-    families = table.groupby(FAMILY, sort=False)["p_value"]
-    table["comparisons"] = families.transform("count")
-    table["p_holm"] = families.transform(holm)
+    table = pd.DataFrame(rows, columns=[*COMPARISONS, "deviation", "is_equal", "lacks_seeds", "against_guesses"])
+    table = table.astype(dict.fromkeys(table.columns[-3:], bool) | {"p_value": float, "deviation": float})
+    # A test without a verdict is not corrected for.
+    table["p_holm"] = table["p_value"].mask(table["lacks_seeds"])
+    families = table.groupby(FAMILY, sort=False)["p_holm"]
+    table["comparisons"], table["p_holm"] = families.transform("count"), families.transform(holm)
     table["verdict"] = _verdicts(table, tolerance)
+    tests = zip(table["deviation"], table["comparisons"], strict=True)
+    table["rows_needed"] = [rows_needed(tolerance, deviation, count) for deviation, count in tests]
     ranks = {"question": list(QUESTIONS).index, "metric": lambda name: name.startswith("probe_")}
     return table.sort_values(
         FAMILY,
@@ -101,11 +116,13 @@ def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
     """Return a row per reported cell, with its difference to dense and what fine-tuning recovered."""
     table = cells.frame[cells.frame["chosen"]]
     differences = {name: name for name in ("difference", "difference_low", "difference_high", "verdict")}
-    for question, columns in (
-        ("dense", {"against_value": "dense_value", **differences}),
-        ("untuned", {"against_value": "untuned_value"}),
+    for question, measure, columns in (
+        ("dense", VALUE, {"against_value": "dense_value", **differences}),
+        *[("dense", measure, {"verdict": f"{measure}_verdict"}) for measure in (EVAL_LOSS, DIVERGENCE)],
+        ("untuned", VALUE, {"against_value": "untuned_value"}),
     ):
-        rows = comparisons[comparisons["question"] == question].drop_duplicates(KEYS, keep=False)
+        rows = comparisons[comparisons["question"].eq(question) & comparisons["measure"].eq(measure)]
+        rows = rows.drop_duplicates(KEYS, keep=False)
         table = table.join(rows.set_index(KEYS)[list(columns)].rename(columns=columns), on=KEYS)
     return table.join(_recovered(cells))
 
@@ -148,22 +165,23 @@ def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None,
 
 
 def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:
-    """Yield the comparisons of two cells: on their task, and on each probe that both have, if they saw the same examples."""
+    """Yield the comparisons of two cells: by each measure, and on each probe that both have, if they saw the same examples."""
     is_about_seeds = question in ABOUT_SEEDS and pair["is_trained"] and pair["against_is_trained"]
-    for column in ("value", *cells.probes):
+    is_compared = {
+        EVAL_LOSS: pair["metric"] != LOSS.name,
+        DIVERGENCE: pair["dense_mode"] == pair["against_dense_mode"] == NO_FINETUNE,
+    }
+    for column in (*MEASURES, *cells.probes):
         ours, theirs, spread = _sides(cells, pair, column)
-        if not ours or not theirs or ours.seen != theirs.seen:
+        if not ours or not theirs or ours.seen != theirs.seen or not is_compared.get(column, True):
             continue
-        row = pair | {"question": question, "examples": ours.values.shape[1]} | compare(ours, theirs, spread)._asdict()
-        row |= {"value": ours.value, "against_value": theirs.value}
+        row = pair | {"question": question, "measure": column, "examples": ours.values.shape[1]}
+        row |= compare(ours, theirs, spread)._asdict() | {"value": ours.value, "against_value": theirs.value}
+        row["is_equal"] = np.array_equal(ours.means, theirs.means)
         # No cell of their studies shows how much seeds vary.
         row["lacks_seeds"] = is_about_seeds and not spread.degrees
-        if column == "value":
-            own, other, of_losses = _sides(cells, pair, "eval_loss")
-            found = compare(own, other, of_losses)._asdict() if own and other else {}
-            row |= {f"eval_loss_{name}": value for name, value in found.items()}
-        else:
-            row |= {"metric": column, "against_guesses": False}
+        if column in cells.probes:
+            row |= {"metric": column, "measure": VALUE, "against_guesses": False}
         yield row
 
 
@@ -176,19 +194,34 @@ def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores
 
 
 def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
-    """Return the verdict on each comparison in a word; None if the other cell is dense and only guesses the task.
+    """Return the verdict on each comparison in a word.
 
-    A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance."""
-    is_told_apart = (table["p_holm"] < SIGNIFICANT) & ~table["lacks_seeds"].astype(bool)
+    A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance. No value is
+    judged beside a dense model that only guesses. No divergence is below that of the original model, which is 0."""
+    of_value = table["measure"] == VALUE
+    is_told_apart = table["p_holm"] < SIGNIFICANT
     is_against_dense = table["question"].isin(["dense", "original"])
-    of_dense = is_against_dense & (table["metric"] != LOSS.name)
-    cases: dict[Any, pd.Series] = {
-        None: is_against_dense & table["against_guesses"].astype(bool),
+    cases: dict[str, pd.Series] = {
+        GUESS: is_against_dense & of_value & table["against_guesses"],
+        ONE_SEED: table["lacks_seeds"],
         HIGHER: is_told_apart & (table["difference"] > 0),
-        WITHIN: of_dense & (table["difference_low"] > -tolerance),
-        LOWER: is_told_apart,
+        WITHIN: is_against_dense & of_value & (table["metric"] != LOSS.name) & (table["difference_low"] > -tolerance),
+        EQUAL: table["is_equal"],
+        LOWER: is_told_apart & ~(is_against_dense & (table["measure"] == DIVERGENCE)),
     }
     return np.select(list(cases.values()), list(cases), NOT_TOLD_APART)
+
+
+def decided(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per pair of cells: that of the first measure with a verdict, else that of the value.
+
+    `better` says whether the first cell is better by this measure; None without a verdict."""
+    has_verdict = comparisons["verdict"].isin([LOWER, HIGHER, WITHIN])
+    order = comparisons.assign(is_open=~has_verdict, place=comparisons["measure"].map(MEASURES.index))
+    first = order.sort_values(["is_open", "place"], kind="stable").drop_duplicates(_PAIR).sort_index(kind="stable")
+    signs = [gain(row.metric) if row.measure == VALUE else -1 for row in first.itertuples()]
+    better = (first["verdict"].eq(HIGHER) == np.greater(signs, 0)).astype(object)
+    return first.assign(better=better.where(first["verdict"].isin([LOWER, HIGHER]), None))
 
 
 def _recovered(cells: Cells) -> pd.DataFrame:

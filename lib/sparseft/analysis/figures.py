@@ -76,6 +76,8 @@ _MARKERS = "os^Dv<X"
 SPARSITY = "sparsity reached (%)"
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
+# Points: the width of a line, the size of a marker, and how much wider than this a line may be drawn.
+LINE, MARKER, WIDEST = 1.5, 5, 5
 GB = 1e9
 THROUGHPUT = {
     "samples_per_second": SPEED,
@@ -223,7 +225,10 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         # All lines begin in the dense point.
         place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         style = looks[method] | ({} if step else {"linestyle": "none"})
-        draw_line(axes, place, line, chart.y, method, style | {"xerr": bars_of(line, chart.x)})
+        # The first line is the widest, so that it is seen on both sides of one that lies on it.
+        extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
+        style |= {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "xerr": bars_of(line, chart.x)}
+        draw_line(axes, place, line, chart.y, method, style)
         # The dense point, which is that of all lines, is marked once.
         for point in () if step else line[(line["sparsity"] > 0) | (number == 0)].itertuples():
             mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
@@ -233,15 +238,14 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
-                axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=1)
+                axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=3)
 
 
 def draw_line(axes: Axes, place: pd.Series, line: pd.DataFrame, name: str, label: str, style: Mapping) -> None:
     """Draw a column as one line, with its intervals if it has any."""
     bars = bars_of(line, name)
-    axes.errorbar(
-        place, line[name], yerr=bars, label=label, linewidth=1.5, markersize=5, capsize=2.5, elinewidth=1, **style
-    )
+    look = {"linewidth": LINE, "markersize": MARKER, "capsize": 2.5, "elinewidth": 1, **style}
+    axes.errorbar(place, line[name], yerr=bars, label=label, **look)
 
 
 def bars_of(line: pd.DataFrame, name: str) -> list[pd.Series] | None:

@@ -24,14 +24,15 @@ from markupsafe import Markup
 from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
-from sparseft.analysis.comparisons import sections
+from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, sections
 from sparseft.analysis.figures import remove_leftovers, write_figures
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.sentences import (
     NONE,
+    counted,
     dense_name,
     listed,
-    mode_verdicts,
+    measure_name,
     name_of,
     number,
     percent,
@@ -48,10 +49,12 @@ from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file, atomic_files
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
+from sparseft.tasks.metrics import LOSS
 
 # The results of one model on one task, in one setting, stand together.
 RESULT = ["setting", "task", "metric", "model"]
 QUESTIONS = {
+    "dense": "Against dense",
     "original": "Models that are made from a pruned base, against the original dense model",
     "methods": "Methods against each other",
     "against": "Methods against one of them",
@@ -73,7 +76,7 @@ _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
 
 @dataclass(frozen=True)
 class Table:
-    """Hold a table of texts."""
+    """Hold a table of texts. A text may have two lines."""
 
     caption: str
     header: list[str]
@@ -83,25 +86,32 @@ class Table:
     def markdown(self) -> Markup:
         """Return the table in Markdown, escaped."""
         lines = [self.header, ["-"] * len(self.header), *self.rows]
-        return Markup("".join(f"|{'|'.join(map(escape_markdown, line))}|\n" for line in lines))
+        lines = [[escape_markdown(text.replace("\n", "; ")) for text in line] for line in lines]
+        return Markup("".join(f"|{'|'.join(line)}|\n" for line in lines))
 
     @property
     def text(self) -> str:
         """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
         frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
         names, modes = frame.pop("method"), frame.pop("mode")
-        values = frame.apply(lambda texts: texts.str.ljust(texts.str.len().max())).agg("  ".join, axis=1)
-        room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(values[0])))
+        halves = [frame.map(lambda text, part=part: text.partition("\n")[part]) for part in (0, 2)]
+        widths = pd.concat(halves).map(len).max()
+        first, second = (
+            half.apply(lambda texts: texts.str.ljust(widths[texts.name])).agg("  ".join, axis=1) for half in halves
+        )
+        room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(first[0])))
         printed: list[str] = []
-        for name, mode, before, texts in zip(names, modes, modes.shift(fill_value="mode"), values, strict=True):
+        for name, mode, before, texts, words in zip(names, modes, modes.shift(), first, second, strict=True):
             if name in DENSE_NAMES and len(printed) > 1:
                 printed.append("")
-            if name not in DENSE_NAMES and mode != before:
+            if name not in DENSE_NAMES and mode != before and printed:
                 printed.append(mode)
             # A long name has a line of its own.
             shown = name if len(name) <= room else ""
             printed += [] if shown else [f"  {name}"]
-            printed.append(f"  {shown:{room}}  {texts}".rstrip())
+            printed += [f"  {shown:{room}}  {texts}".rstrip()] + (
+                [f"  {'':{room}}  {words}".rstrip()] if words.strip() else []
+            )
         return "\n".join(printed)
 
 
@@ -135,7 +145,9 @@ def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None
     options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
-    text.filters["wrapped"] = lambda sentence: "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2))
+    text.filters["wrapped"] = lambda sentence: "\n  ".join(
+        wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False)
+    )
     pages: dict[str, Callable[..., str]] = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
     pages |= {name: markdown.get_template(name).render for name in PAGES}
     pages[FINDINGS] = text.get_template("terminal.txt").render
@@ -222,21 +234,48 @@ def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any
     figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
-        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)].set_index("question")
-        methods, dense, modes = (here[here.index == question] for question in ("methods", "dense", "modes"))
-        found, coverage = sentences(part, methods, study.options.tolerance), seeds(part)
+        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
+        found, coverage = sentences(part, here, study.options.tolerance), seeds(part)
+        dense, modes = (here[here["question"] == question] for question in ("dense", "modes"))
+        notes = ["Brackets: 95 % intervals, each by itself."]
+        notes += [f"Verdicts: corrected for {dense['comparisons'].max()} comparisons."] if len(dense) else []
+        notes += ["" if coverage in found else coverage, counted(modes, "Modes against each other: ")]
         if study.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
             found += speed_sentences(family, study.comparisons, study.options)
+        runs = study.runs[study.runs["status"] != OUTSIDE]
+        found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
+        toy = " (a generated toy task)" if _is_toy(task) else ""
+        columns = {name: column for name, column in VERDICT_COLUMNS.items() if name != LOSS.name or metric != name}
+        if DIVERGENCE not in part or part[DIVERGENCE].isna().all():
+            del columns[DIVERGENCE]
         yield {
-            "title": f"{model}, {task}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
-            "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),
+            "title": f"{model}, {task}{toy}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
+            "table": _table("", part.drop(columns=RESULT), columns),
             "sentences": found,
-            "coverage": "" if coverage in found else coverage,
-            "judged": dense["comparisons"].max(),
-            "modes": mode_verdicts(modes),
+            "note": " ".join(filter(None, notes)),
             "figure": figure_of.pop((setting, task, metric), None),
         }
+
+
+def _proof(runs: pd.DataFrame) -> list[str]:
+    """Say whether the pruned models are really sparse; nothing without one."""
+    if runs.empty:
+        return []
+    passed, count = runs["passed"].astype(bool).sum(), len(runs)
+    found = (
+        f"{runs['weights'].sum():,.0f} weights compared with their masks, {runs['violations'].sum():,.0f} violations"
+    )
+    if passed == count:
+        return [
+            f"Really sparse? Yes, every pruned weight of all {count} pruned models is exactly zero or removed: {found}."
+        ]
+    return [f"Really sparse? Not all: {count - passed} of {count} pruned models failed: {found}; see the memo."]
+
+
+def _is_toy(task: str) -> bool:
+    """Return whether a task is generated by the project."""
+    return task in BY_NAME and BY_NAME[task].generate is not None
 
 
 def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> Table:
@@ -259,8 +298,8 @@ def _interval(name: str, form: str = ".3f") -> Callable[[Any], str]:
 
 
 def _mode(row: Any) -> str:
-    """Return the mode of a row with its training; "-" for dense, whose name says it."""
-    return ", ".join(filter(None, ("" if row.method == DENSE else row.mode, row.training))) or NONE
+    """Return the mode of a row with its training. A dense model is a baseline, and its name says the mode."""
+    return ", ".join(filter(None, ("baseline" if row.method == DENSE else row.mode, row.training)))
 
 
 def _broken(row: Any) -> list[str]:
@@ -268,16 +307,17 @@ def _broken(row: Any) -> list[str]:
     return broken_links(row.links, Run.parse(row.run_id))
 
 
-def _verdict(row: Any) -> str:
-    """Return the verdict of a row in a word, or the status of a cell that is not judged."""
-    if getattr(row, "status", "") in ("fault", "ended early"):
-        return row.status
-    return NONE if pd.isna(row.verdict) else row.verdict
+def _judged(measure: str, verdict: str) -> Callable[[Any], str]:
+    """Return the function that writes a measure of a row with its interval, and below it the verdict against dense.
 
+    A cell that must not be judged has its status there."""
 
-def _minus_dense(row: Any) -> str:
-    """Return the difference of a row to its dense model; a dense model itself is the baseline."""
-    return "baseline" if row.method == DENSE else with_interval(row, "difference", "+.3f")
+    def text(row: Any) -> str:
+        is_unsound = measure == VALUE and row.status in ("fault", "ended early")
+        word = row.status if is_unsound else getattr(row, verdict, None)
+        return with_interval(row, measure) + ("" if row.method == DENSE or pd.isna(word) else f"\n{word}")
+
+    return text
 
 
 def _cell(row: Any, prefix: str = "") -> str:
@@ -296,16 +336,17 @@ VERDICT_COLUMNS = {
     "method": name_of,
     "sparsity, %": percent,
     "mode": _mode,
-    "value": _interval("value"),
-    "minus dense": _minus_dense,
-    "verdict": _verdict,
+    "value": _judged(VALUE, "verdict"),
+    LOSS.name: _judged(EVAL_LOSS, f"{EVAL_LOSS}_verdict"),
+    DIVERGENCE: _judged(DIVERGENCE, f"{DIVERGENCE}_verdict"),
 }
 COMPARISON_COLUMNS = {
     "cell": _cell,
     "compared with": _other_cell,
+    "by": measure_name,
     "difference": _interval("difference", "+.3f"),
     "p (Holm)": _column("p_holm", ".2g"),
-    "verdict": _verdict,
+    "verdict": _column("verdict"),
 }
 TRAINING_COLUMNS = {
     "cell": _cell,
@@ -318,6 +359,7 @@ RUN_COLUMNS = {
     "run": _column("run_id"),
     "value": _column("value", ".3f"),
     "loss": _column("eval_loss", ".3f"),
+    "divergence": _column("divergence", ".3f"),
     "samples/s": _column("samples_per_second", ".3g"),
     "peak memory, GB": lambda row: number(row.peak_memory_bytes / GB, ".2f"),
     "status": _column("status"),
@@ -389,8 +431,7 @@ def _task(row: Any) -> str:
     words = f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
     if not pd.isna(row.chance):
         words += f", chance {row.chance:.2f}"
-    is_generated = row.task in BY_NAME and BY_NAME[row.task].generate
-    return words + (", generated by SparseFT" if is_generated else "")
+    return words + (", a toy task that SparseFT generates" if _is_toy(row.task) else "")
 
 
 def _warnings(study, members: pd.DataFrame) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,22 +34,26 @@ class Reproduction:
 
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
-        return _command("snakemake", "--cores", "all", "--configfile", self.configuration, *self._place())
+        return _command(_program("snakemake"), "--cores", "all", "--configfile", self.configuration, *self._place())
 
     def new_study(self) -> str:
         """Return the command that makes the study anew in a new folder, which holds a copy of the configuration."""
         snakefile = ROOT / "Snakefile"
-        return _command("snakemake", "--cores", "all", "--configfile", CONFIGURATION, "--snakefile", snakefile)
+        return _command(
+            _program("snakemake"), "--cores", "all", "--configfile", CONFIGURATION, "--snakefile", snakefile
+        )
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
         if self.studies:
-            command = _command("python", _script("compare.py"), *self.studies, "--output_dir", "compared_again")
+            command = _command(
+                _program("python"), _script("compare.py"), *self.studies, "--output_dir", "compared_again"
+            )
         else:
             folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
             configuration = ("--configuration", self.configuration) if self.configuration else ()
             plot = ("--plot",) if self.plot else ()
-            command = _command("python", _script("analyze_results.py"), *folders, *configuration, *plot)
+            command = _command(_program("python"), _script("analyze_results.py"), *folders, *configuration, *plot)
         return f"{command} {self.options}".strip()
 
     def validation(self, run: Run) -> str:
@@ -57,14 +62,14 @@ class Reproduction:
         flags: tuple[object, ...] = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
         flags += ("--mask_path", folder / fill(mask_path(run.method), run))
         flags += ("--base", folder / fill(base_folder(run.method), run))
-        return _command("python", _script("validate_sparsity.py"), *flags)
+        return _command(_program("python"), _script("validate_sparsity.py"), *flags)
 
     def merge(self, run: Run) -> str:
         """Return the command that makes the merged model of one run again."""
         # A folder between may be a link, which is not followed.
         target = os.path.relpath(self.results_dir / run.id / "model_dir", study_folder(self.results_dir))
         words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
-        return _command("snakemake", target, *words, *self._place())
+        return _command(_program("snakemake"), target, *words, *self._place())
 
     def _place(self) -> list[object]:
         """Return the flags that Snakemake needs if the working directory is not the project's, or not the study's."""
@@ -77,6 +82,12 @@ def _script(name: str) -> Path:
     """Return the path of a script, as short as it can be from the working directory."""
     script = Path("workflow/scripts") / name
     return script if _in_project() else ROOT / script
+
+
+def _program(name: str) -> Path:
+    """Return the path of a program in this environment, as short as it can be from the working directory."""
+    program = Path(sys.executable).with_name(name)
+    return program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
 
 
 def _in_project() -> bool:

@@ -1,13 +1,17 @@
-"""Say what the verdict table of one model and task shows, in at most three sentences, from the frames of the tables only."""
+"""Answer what survives, which method is the best, and what fine-tuning wins back, from the frames of the tables only.
+
+There are at most three sentences per model and task. Each names the measure that decided: the first one with a verdict
+(comparisons.decided)."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.cells import gain, is_fraction
-from sparseft.analysis.comparisons import HIGHER, LOWER, NOT_TOLD_APART, WITHIN
+from sparseft.analysis.cells import is_fraction
+from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, ONE_SEED, VALUE, WITHIN, decided
 from sparseft.study.grid import DENSE, NO_FINETUNE
+from sparseft.tasks import get_metric
 
 # The text of a missing value.
 NONE = "-"
@@ -53,13 +57,19 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def measure_name(row: Any) -> str:
+    """Return what the pages call the measure of a comparison."""
+    if row.measure != VALUE:
+        return row.measure.removeprefix("eval_")
+    return row.metric if row.metric.startswith("probe_") else get_metric(row.metric).label
+
+
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
-    """Return what one model and task show. `rows` is the verdict table, and `pairs` has the comparisons of its methods."""
-    guess = _guessing(rows)
-    if guess and rows["verdict"].isna().all():
-        return [guess]
-    pruned = rows[rows["method"] != DENSE]
-    found = [guess or _within(pruned, tolerance), _best(pruned, pairs), _recovered(pruned) or seeds(rows)]
+    """Return what one model and task show. `rows` is the verdict table, and `pairs` has all comparisons, by all measures."""
+    pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
+    dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
+    won_back = _recovered(pruned) or counted(untuned, "Fine-tuned against not fine-tuned: ") or seeds(rows)
+    found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back]
     return [sentence for sentence in found if sentence]
 
 
@@ -72,20 +82,23 @@ def seeds(rows: pd.DataFrame) -> str:
     return f"{rows['seeds'].max()} seeds per training: the intervals cover other seeds and examples, with these masks."
 
 
-def mode_verdicts(pairs: pd.DataFrame) -> str:
-    """Count the verdicts of the comparisons between modes; empty without one."""
-    return f"Modes against each other: {counts}." if (counts := _counted(pairs)) else ""
+def counted(pairs: pd.DataFrame, start: str) -> str:
+    """Count the pairs of cells by what decided about them; empty without a pair."""
+    words = [_decision(row) for row in decided(pairs).itertuples()]
+    counts = pd.Series(words, dtype=object).value_counts().sort_index()
+    return f"{start}{listed(f'{count} {word}' for word, count in counts.items())}." if words else ""
 
 
-def _counted(rows: pd.DataFrame) -> str:
-    """Return how many rows have each verdict, in words."""
-    counts = rows["verdict"].value_counts().sort_index()
-    return listed(f"{count} {verdict}" for verdict, count in counts.items())
+def _decision(row: Any) -> str:
+    """Return what decided about a pair of cells; not told apart if the value is not judged and no other measure has a verdict."""
+    if pd.isna(row.better):
+        return row.verdict.replace(GUESS, NOT_TOLD_APART)
+    return f"{'better' if row.better else 'worse'} by {measure_name(row)}"
 
 
 def _guessing(rows: pd.DataFrame) -> str:
-    """Say which dense models only guess, so that no cell is judged by them; empty if none does."""
-    unjudged = rows[rows["difference"].notna() & rows["verdict"].isna()]
+    """Say which dense models only guess, so that no value is judged by them; empty if none does."""
+    unjudged = rows[rows["verdict"] == GUESS]
     models = {(row.study, row.setting, row.dense_mode) for row in unjudged.itertuples()}
     dense = rows[rows["method"] == DENSE].itertuples()
     guessing = [row for row in dense if (row.study, row.setting, row.mode) in models]
@@ -94,72 +107,99 @@ def _guessing(rows: pd.DataFrame) -> str:
         f"{name_of(row)}{place.format(row.study)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}"
         for row in guessing
     ]
-    return f"No better than a guess: {listed(words)}; so no verdict is given against it." if words else ""
+    return f"No better than a guess: {listed(words)}. " if words else ""
 
 
-def _within(pruned: pd.DataFrame, tolerance: float) -> str:
-    """Say at which largest sparsity a method is within the tolerance of dense; or count the verdicts."""
-    near = pruned[pruned["verdict"].isin([WITHIN, HIGHER])]
-    is_share = pruned["metric"].map(is_fraction).any()
+def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
+    """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned models."""
+    near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
+    is_share, guess = rows["metric"].map(is_fraction).any(), _guessing(rows)
     if is_share and len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
         or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
         methods = listed(f"{row.method} {percent(row)} % ({row.where})" for row in largest.itertuples())
-        return f"Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
-    start = f"No pruned model is shown to be within {tolerance:g} of dense" if is_share else "Losses against dense"
-    return f"{start}: {counts}." if (counts := _counted(pruned)) else ""
+        return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
+    start = (
+        "Against dense" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense"
+    )
+    return guess + counted(pairs, f"{start}: ") + _needed(decided(pairs), tolerance)
 
 
-def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
+def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     """Say which method is better than every other at its sparsity and mode; or which are not told apart."""
     count = pruned["method"].nunique()
     if count < 2:
         return ""
     if pairs.empty:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
-    lacks_seeds = pairs["lacks_seeds"].astype(bool)
-    single, pairs = pairs[lacks_seeds], pairs[~lacks_seeds]
+    pairs = decided(pairs)
+    single, pairs = pairs[pairs["verdict"] == ONE_SEED], pairs[pairs["verdict"] != ONE_SEED]
     best: dict[str, dict[str, list[str]]] = {}
     ties: dict[str, dict[str, list[str]]] = {}
-    open_pairs = [pairs[:0]]
+    open_pairs, won_pairs = [pairs[:0]], [pairs[:0]]
     for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
         methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)
         (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
-        among_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
-        open_pairs.append(compared[among_leaders & (compared["verdict"] == NOT_TOLD_APART)])
+        if len(leaders) == 1:
+            won_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).any(axis=1)])
+        open_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).all(axis=1)])
     parts = [f"{words} {_places(places)}" for words, places in ties.items()]
     if len(ties) > 1:
         parts = ["elsewhere no method is better than every other" if best else "no method is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
-    parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
-    text = "; ".join(parts) + _widest(pd.concat(open_pairs))
+    parts = ([f"Best of {count} methods: {winners}{_closest(pd.concat(won_pairs))}"] if best else []) + parts
+    text = "; ".join(parts)
     if len(single):
         modes = listed(single["where"].unique())
         text += f"{'; w' if text else 'W'}ith one seed no methods are told apart in {modes}"
-    return text + _unequal(pruned) + "."
+    return text + _unequal(pruned) + "." + _needed(pd.concat(open_pairs), tolerance)
+
+
+def _closest(pairs: pd.DataFrame) -> str:
+    """Return the least sure of the comparisons that the best methods have won."""
+    row = pairs.loc[pairs["p_holm"].idxmax()]
+    difference = f"{row['method']} minus {row['against_method']}, {with_interval(row, 'difference', '+.3f')}"
+    return f" (closest: {difference} in {measure_name(row)}, corrected p {row['p_holm']:.1g})"
+
+
+def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
+    """Say how many rows a difference of the tolerance needs in the pairs that are not told apart; empty if there are enough."""
+    pairs = pairs[(pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
+    if pairs.empty:
+        return ""
+    row = pairs.loc[pairs["rows_needed"].idxmax()]
+    needed = float(f"{row['rows_needed']:.2g}")
+    what = f"A difference of {tolerance:g} in {measure_name(row)}"
+    return f" {what} needs about {needed:,.0f} rows; you have {row['examples']:,}."
 
 
 def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
     """Return which methods of one sparsity and mode may be the best, in words and by name.
 
-    A method is the best if it is better than every other by a comparison of its own."""
-    better = HIGHER if gain(pairs["metric"].iloc[0]) > 0 else LOWER
-    told_apart = pairs[pairs["verdict"].isin([HIGHER, LOWER])]
+    A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about each two."""
+    told_apart = pairs[pairs["better"].notna()]
     beaten = {
-        (pair.method, pair.against_method) if pair.verdict == better else (pair.against_method, pair.method)
+        (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
         for pair in told_apart.itertuples()
     }
     compared = [method for method in methods if method in {*pairs["method"], *pairs["against_method"]}]
     rivals = {method: [m for m in compared if m != method and (method, m) not in beaten] for method in compared}
     unbeaten = [m for m in compared if not any((other, m) in beaten for other in compared)]
-    if len(unbeaten) > 1:
-        return f"{listed(unbeaten)} are not told apart", unbeaten
+    if not unbeaten:
+        return "each method is worse than another one by some measure", compared
     first = unbeaten[0]
-    return f"{first} is not told apart from {listed(rivals[first])}" if rivals[first] else first, [
-        first,
-        *rivals[first],
-    ]
+    leaders = unbeaten if len(unbeaten) > 1 else [first, *rivals[first]]
+    between = pairs[pairs[["method", "against_method"]].isin(leaders).all(axis=1)]
+    words = "equal here" if len(between) and between["verdict"].eq(EQUAL).all() else "not told apart"
+    if len(unbeaten) > 1:
+        return f"{listed(unbeaten)} are {words}", leaders
+    if rivals[first]:
+        return f"{first} is not told apart from {listed(rivals[first])}", leaders
+    return (
+        f"{first}, by {listed(dict.fromkeys(beaten[first, other] for other in compared if other != first))},",
+        leaders,
+    )
 
 
 def _places(places: dict[str, list[str]]) -> str:
@@ -168,15 +208,6 @@ def _places(places: dict[str, list[str]]) -> str:
     for where, sparsities in places.items():
         modes.setdefault(listed(sparsities), []).append(where)
     return "at " + listed(f"{sparsities} % ({', '.join(names)})" for sparsities, names in modes.items())
-
-
-def _widest(pairs: pd.DataFrame) -> str:
-    """Return the widest interval of pairs that are not told apart, and the number of comparisons; empty without a pair."""
-    if pairs.empty:
-        return ""
-    widest = pairs.iloc[(pairs["difference_high"] - pairs["difference_low"]).argmax()]
-    ends = f"[{widest['difference_low']:+.3f}, {widest['difference_high']:+.3f}]"
-    return f" (widest interval of a difference {ends}; {widest['comparisons']} comparisons)"
 
 
 def _unequal(pruned: pd.DataFrame) -> str:

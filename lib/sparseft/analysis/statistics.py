@@ -90,12 +90,13 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Hold the difference of two cells, the ends of its interval, and its p value."""
+    """Hold the difference of two cells, the ends of its interval, its p value, and the standard deviation over the examples."""
 
     difference: np.ndarray
     difference_low: np.ndarray
     difference_high: np.ndarray
     p_value: np.ndarray
+    deviation: np.ndarray
 
 
 class Share(NamedTuple):
@@ -157,7 +158,8 @@ def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
     with np.errstate(divide="ignore", invalid="ignore"):
         # Equal losses have neither a difference nor a variance.
         t = np.where(center == 0, 0, np.abs(center) / np.sqrt(variance))
-    return Difference(ours.value - theirs.value, low, high, 2 * stats.t.sf(t, degrees))
+    deviation = differences.std(axis=-1, ddof=1)
+    return Difference(ours.value - theirs.value, low, high, 2 * stats.t.sf(t, degrees), deviation)
 
 
 def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> Share:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.cells import KEYS, comparable, gain, is_fraction
-from sparseft.analysis.comparisons import HIGHER, WITHIN
+from sparseft.analysis.comparisons import HIGHER, VALUE, WITHIN
 from sparseft.analysis.sentences import name_of, number, percent, with_interval
 from sparseft.study.config import Analysis
 from sparseft.study.export_settings import ENGINES
@@ -43,6 +43,7 @@ def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
     """Return by cell 1 if it is within the tolerance of dense or higher, 0 if it is not shown to be.
 
     The headline metric decides. If it is a loss, which has no tolerance, every probe must be within."""
+    comparisons = comparisons[comparisons["measure"] == VALUE]
     is_fit = comparisons["metric"] == metric if is_fraction(metric) else comparisons["metric"].str.startswith("probe_")
     near = comparisons["verdict"].isin([WITHIN, HIGHER]).astype(float)
     return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()

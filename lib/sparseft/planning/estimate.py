@@ -19,6 +19,7 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.devices import machine_memory
+from sparseft.planning.power import rows_needed
 from sparseft.planning.requests import (
     ADAM,
     EVALUATIONS,
@@ -41,10 +42,8 @@ from sparseft.study.section import parse_section
 
 # A job's rule and its wildcards.
 Job = tuple[str, Mapping[str, str]]
-# A difference of two accuracies, the share of studies that shall show it, and the share of the answers in which the two models
-# differ. The last one is that of benchmarks/intervals.py.
-DIFFERENCE, POWER, DIFFERING = 0.05, 0.8, 0.2
-SIGNIFICANT = 0.05
+# A difference of two accuracies, and the share of the answers in which the two models differ: that of benchmarks/intervals.py.
+DIFFERENCE, DIFFERING = 0.05, 0.2
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
@@ -72,20 +71,19 @@ def report(config: Config) -> str:
 
 
 def examples(config: Config) -> list[str]:
-    """Return a line per task with choices or generated answers: its examples, and how many a small difference would need.
-
-    The power is that of the paired t test at the strictest level of Holm's correction."""
-    # It takes a second to import, and a plan needs no power.
-    from statsmodels.stats.power import TTestPower
-
+    """Return a line per task with choices or generated answers: its examples, and how many a small difference would need."""
     places = {(run.sparsity, run.mode) for run in targets.runs(config) if run.method != DENSE}
-    pairs = max(1, math.comb(len(config.grid.methods), 2) * len(places))
-    effect = DIFFERENCE / math.sqrt(DIFFERING - DIFFERENCE**2)
-    needed = TTestPower().solve_power(effect, alpha=SIGNIFICANT / pairs, power=POWER)
+    modes = [get_mode(mode) for _, mode in places]
+    # The methods are compared by value and loss, and by the divergence if they did not learn the task. One seed of a training
+    # compares none (analysis/comparisons.py).
+    measures = [2 + (config.divergence_windows > 0 and not mode.learns_task) for mode in modes
+                if len(config.grid.seeds) > 1 or not mode.is_trained]  # fmt: skip
+    tests = max(1, math.comb(len(config.grid.methods), 2) * sum(measures))
+    needed = rows_needed(DIFFERENCE, math.sqrt(DIFFERING - DIFFERENCE**2), tests)
     lengths = {task: task_lengths(config, task) for task in config.grid.tasks}
     return [
-        f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} in one of {pairs} comparisons of"
-        f" accuracies needs about {needed:,.0f}, and more if seeds vary (docs/statistics.md)"
+        f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} of two accuracies, in one of"
+        f" {tests} comparisons, needs about {needed:,.0f}, and more if seeds vary (docs/statistics.md)"
         for task, own in lengths.items()
         if own.choices or own.max_new_tokens
     ]
