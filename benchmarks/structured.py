@@ -5,7 +5,8 @@
 Each DIR of data has train.jsonl and validation.jsonl: of HellaSwag in its original fields, and of WikiText-2 with a row per page
 in the field `text`. The text of HellaSwag is the right story of each row. Every method calibrates on 16 windows of 512 tokens of
 the training rows, and its perplexity is that of windows of the validation rows. What is done lies in --work, so that a stopped
-measurement continues. One row takes 2 to 4 minutes on one thread. The table is written to benchmarks/results/structured.md.
+measurement continues. One row takes 2 to 4 minutes on one thread. --also FOLDER adds a row for another model, such as one that
+was trained. The table is written to benchmarks/results/structured.md.
 """
 
 import json
@@ -136,7 +137,12 @@ def measured(model_path: Path, folders: dict[str, Path], work: Path) -> Iterator
         yield case, values
 
 
-def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path) -> None:
+def figures(values: dict[str, float], dense: dict[str, float]) -> list[str]:
+    """Return the cells of perplexities, and of their multiples of the dense model's."""
+    return [f"{values[text]:.2f}" for text in TEXTS] + [f"{values[text] / dense[text]:.2f}" for text in TEXTS]
+
+
+def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path, also: tuple[Path, ...] = ()) -> None:
     """Measure, and report.
 
     Args:
@@ -144,20 +150,23 @@ def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path) -> No
         hellaswag: folder of HellaSwag
         wikitext: folder of WikiText-2
         work: folder of the pruned models and of what is measured so far
+        also: folders of other models with the same tokenizer
     """
     torch.set_num_threads(1)
-    results = measured(model_path, {"WikiText-2": wikitext, "HellaSwag": hellaswag}, work)
+    folders = {"WikiText-2": wikitext, "HellaSwag": hellaswag}
+    results = measured(model_path, folders, work)
     _, dense = next(results)
-    rows = [["dense", "0", "", "", "", *(f"{dense[text]:.2f}" for text in TEXTS), "1", "1"]]
+    rows = [["dense", "0", "", "", "", *figures(dense, dense)]]
     for case, values in results:
         own = [case.method, str(case.percent), f"{case.head_share:g}", case.text, str(case.windows)]
-        figures = [f"{values[text]:.2f}" for text in TEXTS] + [f"{values[text] / dense[text]:.2f}" for text in TEXTS]
-        rows.append([*own, *figures])
+        rows.append([*own, *figures(values, dense)])
+    validation = documents_of(folders, "validation")
+    rows += [[str(place), "", "", "", "", *figures(perplexities(place, validation), dense)] for place in also]
     conditions = [
         f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; windows of {LENGTH} tokens; perplexity over"
         f" {MEASURED} windows that are evenly spaced in the validation rows",
         "both: half of the windows from each text; self: what the dense model samples at temperature 1",
-        "x: the perplexity as a multiple of that of the dense model. No model was trained",
+        "x: the perplexity as a multiple of that of the dense model. Only models that are named by a folder were trained",
     ]
     header = ["method", "%", "head_share", "calibrated on", "windows", *TEXTS, *(f"{text}, x" for text in TEXTS)]
     report("structured", "Channels before any training, on two texts", conditions, header, rows)
