@@ -120,7 +120,12 @@ NUMBERS = {"train_examples": 480, "validation_examples": 64}
 @pytest.mark.parametrize(
     ("sections", "changed", "advice"),
     [
-        ({"training": {"learning_rate": 0.5}}, "training.learning_rate is 0.5 instead of ", "grid.trainings, or "),
+        (
+            # The runs had the suggestion of the task, and not the default.
+            {"training": {"learning_rate": 0.5}},
+            "tasks.hellaswag_mini.training.learning_rate is 0.5 instead of 0.003: ",
+            "grid.trainings, or ",
+        ),
         (
             {"tasks": {"hellaswag_mini": {**NUMBERS, "training": {"steps": 9}}}},
             "tasks.hellaswag_mini.training.steps is 9 instead of 20",

