@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from contextlib import suppress
-from threading import Timer
+from threading import Event, Timer
 
 import numpy as np
 import psutil
@@ -14,7 +14,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.planning.estimate import needs
+from sparseft.planning.estimate import check_disk, needs
 from sparseft.planning.inputs import rounded_heads
 from sparseft.study import terminal
 
@@ -34,9 +34,18 @@ FAILED = "RuleException:\nCalledProcessError"
 GRACE = 3
 
 
+# Set by Ctrl-C.
+INTERRUPTED = Event()
+
+
 def is_shown(record):
     """Return whether Snakemake's own handler prints a record. Say before the plan what it makes again."""
     event = getattr(record, "event", None)
+    if INTERRUPTED.is_set() and IS_SHORT:
+        # What it says of the jobs that Ctrl-C ended is no fault.
+        return False
+    if str(record.msg).startswith("Error: Directory cannot be locked. Another"):
+        record.msg = "note: another command runs in this folder; what it is making still counts as missing in this plan"
     if event == LogEvent.RUN_INFO:
         outputs = (Path(path) for job in workflow.dag.needrun_jobs() for path in job.output)
         if note := terminal.made_again(STUDY, [path for path in outputs if path.exists()]):
@@ -72,6 +81,7 @@ class Terminal(logging.Handler):
             # A stage has no log, and takes no time.
             planned = [job for job in workflow.dag.needrun_jobs() if job.rule.log]
             logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in planned]))
+            check_space([job for job in planned if not any(map(os.path.exists, job.output))])
             if OUTPUT.dryrun and IS_SHORT:
                 # Quiet about both, Snakemake ends a dry run here.
                 OUTPUT.quiet = {Quietness.RULES, Quietness.PROGRESS}
@@ -112,11 +122,17 @@ def requests_of(job):
 def interrupt(number, frame):
     """End Snakemake, and soon its jobs too. Ctrl-C reaches them all, but a signal from another program only Snakemake.
 
-    Snakemake would wait until its jobs have finished, and then make their results again."""
-    timer = Timer(GRACE, interrupt_jobs)
-    timer.daemon = True
-    timer.start()
-    signal.default_int_handler(number, frame)
+    Snakemake would wait until its jobs have finished, and then make their results again. The executor of a cluster cancels
+    its jobs."""
+    if not INTERRUPTED.is_set():
+        print("interrupted; the jobs end now, and the same command continues the study", file=sys.stderr)
+    INTERRUPTED.set()
+    if not QUEUED:
+        timer = Timer(GRACE, interrupt_jobs)
+        timer.daemon = True
+        timer.start()
+    # As a shell reports a program that SIGINT ended. A KeyboardInterrupt would print where the plan was.
+    sys.exit(130)
 
 
 def interrupt_jobs():
@@ -143,6 +159,16 @@ def check_targets():
         refuse(error)
 
 
+def check_space(jobs):
+    """End Snakemake with one line if the disk has no room for what jobs write. A dry run only says so."""
+    try:
+        check_disk(STUDY, [(job.rule.name, job.wildcards_dict) for job in jobs])
+    except InputError as error:
+        if not OUTPUT.dryrun:
+            refuse(error)
+        print(f"note: {error}", file=sys.stderr)
+
+
 def show_findings():
     """Print the findings of the study, if the user requested the analysis."""
     if any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
@@ -153,9 +179,6 @@ onstart:
     # The objects of the plan stay, so no search for garbage needs to read them.
     gc.freeze()
     gc.enable()
-    # The executor of a cluster cancels its jobs.
-    if not QUEUED and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
     Path(PATHS.stop).unlink(missing_ok=True)
 
@@ -165,6 +188,8 @@ onsuccess:
 
 
 if workflow.is_main_process:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     notes = [*STUDY.unused_training(), *rounded_heads(STUDY)]
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
         notes.append(
