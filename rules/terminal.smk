@@ -6,7 +6,8 @@ import logging
 import signal
 import time
 from contextlib import suppress
-from threading import Event, Timer
+from itertools import chain
+from threading import Event, Thread, Timer
 
 import numpy as np
 import psutil
@@ -30,6 +31,8 @@ IS_SHORT = (
 HIDDEN = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 # What Snakemake says of a failed script before it reports the job.
 FAILED = "RuleException:\nCalledProcessError"
+# Seconds between two looks at how far the slowest job is.
+LOOK = 30
 # Seconds in which a job may end by itself after Ctrl-C.
 GRACE = 3
 
@@ -67,6 +70,8 @@ class Terminal(logging.Handler):
 
     # The wildcards of the evaluations that run, by the number of their job.
     evaluations = {}
+    # The logs of the jobs that run, by number, in the order in which they started.
+    logs = {}
     is_planned = False
 
     def emit(self, record):
@@ -89,14 +94,29 @@ class Terminal(logging.Handler):
             # A job has the name of its log; a stage has none.
             name = Path(record.log[0]).relative_to(PATHS.logs).with_suffix("") if record.log else record.rule_name
             logger.info(f"{time.strftime('%H:%M:%S')} {name}")
+            self.logs[record.jobid] = [(name, Path(log)) for log in record.log]
             if record.rule_name == "evaluate_run":
                 self.evaluations[record.jobid] = record.wildcards
-        elif event == LogEvent.JOB_FINISHED and record.job_id in self.evaluations:
-            logger.info(f"         {terminal.result(self.evaluations[record.job_id], PATHS, run_interval)}")
+        elif event == LogEvent.JOB_ERROR:
+            self.logs.pop(record.jobid, None)
+        elif event == LogEvent.JOB_FINISHED:
+            self.logs.pop(record.job_id, None)
+            if record.job_id in self.evaluations:
+                logger.info(f"         {terminal.result(self.evaluations[record.job_id], PATHS, run_interval)}")
         elif event == LogEvent.PROGRESS and IS_SHORT:
             logger.info(f"         {record.done} of {record.total} jobs done")
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
+
+
+def show_progress(logs):
+    """Say again and again how far the job is that has run for the longest time, if it says so in its log."""
+    said = ""
+    while not INTERRUPTED.wait(LOOK):
+        lines = [f"{name}: {line}" for name, log in chain(*logs.copy().values()) if (line := terminal.progress(log))]
+        if lines and lines[0] != said:
+            said = lines[0]
+            logger.info(f"{time.strftime('%H:%M:%S')} {said}")
 
 
 def unlike_jobs():
@@ -179,6 +199,8 @@ onstart:
     # The objects of the plan stay, so no search for garbage needs to read them.
     gc.freeze()
     gc.enable()
+    if IS_SHORT:
+        Thread(target=show_progress, args=[Terminal.logs], daemon=True).start()
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
     Path(PATHS.stop).unlink(missing_ok=True)
 

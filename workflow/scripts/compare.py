@@ -34,12 +34,10 @@ def read(folder: Path) -> Frames:
 
 def lacking(first: DataFrame, other: DataFrame) -> str:
     """Return what the runs of a study lack, so that none of their cells can be compared with one of the first study."""
-    for axis in AXES:
-        if set(first[axis]).isdisjoint(other[axis]):
-            values = " and ".join(sorted({str(value) or "without a name" for value in first[axis]}))
-            return f"it has no {axis} {values}"
-    if first[AXES].merge(other[AXES]).empty:
-        return f"it has none of its combinations of {', '.join(AXES)}"
+    apart = [axis for axis in AXES if set(first[axis]).isdisjoint(other[axis])]
+    lacks = [f"{axis} {' or '.join(map(str, first[axis].unique())) or 'without a name'}" for axis in apart]
+    if lacks or first[AXES].merge(other[AXES]).empty:
+        return f"it has no {' and no '.join(lacks) or 'cell of it'}"
     return "the cells that both have contain a fault, or were evaluated on other examples"
 
 

