@@ -79,8 +79,8 @@ def changed(path: str, value: object) -> dict:
         ("evaluation.divergence", 1, "evaluation: divergence 1: one window has no standard error"),
         ("evaluation.divergence", True, "evaluation: divergence cannot be True"),
         ("evaluation.divergence", -1, "evaluation.divergence: .*greater than or equal to 0, not -1"),
-        ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: .*pattern"),
-        ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: .*pattern"),
+        ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: write a .jsonl file"),
+        ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: write a .jsonl file"),
         (
             "masks.calibration",
             {"self": WEB},

@@ -160,7 +160,10 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
     [
         (["--config", "a={x: 1}", "-n", "-C", "b=2"], "--config is given 2 times"),
         (["--configfile", "a", "--configfiles=b"], "--configfile is given 2 times"),
-        (["train", "--configfile", "a", "b", "--config", "training={steps: 3}", "backend=torch"], None),
+        (
+            ["train", "--configfile", str(DEFAULT), str(DEFAULT), "--config", "training={steps: 3}", "backend=torch"],
+            None,
+        ),
     ],
 )
 def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line):
