@@ -30,7 +30,7 @@ def _not_fraction(value: object) -> object:
     return value
 
 
-Percent = Annotated[int, BeforeValidator(_not_fraction), Field(ge=0, lt=100)]
+Percent = Annotated[int, Field(ge=0, lt=100), BeforeValidator(_not_fraction)]
 
 
 class Section(BaseModel):
