@@ -191,7 +191,8 @@ def _check_rows(config: Config) -> None:
                 file = local_file(Path(data.local), split, is_text=False)
                 rows = sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
             elif name in BY_NAME and not (data.hub or data.task_kind or BY_NAME[name].generate):
-                rows = BY_NAME[name].lengths.rows[SPLITS.index(split)]
+                lengths = BY_NAME[name].lengths
+                rows = lengths.rows[SPLITS.index(split)] if lengths else None
             if rows is not None and rows < number:
                 what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
                 raise InputError(what, "lower it, or leave it out to take all rows")
