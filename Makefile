@@ -10,6 +10,11 @@ SEED ?= 0
 BIN := .venv/bin
 # Python compiles a module when a command imports it. Compiling every installed module would take a minute.
 PIP := --quiet --no-compile --disable-pip-version-check
+# Of what pip says: one line per package that it downloads, and one when it begins to install them.
+DOWNLOADS := '/Downloading .*[.]whl [(]/ {print} /^Installing/ {print "  Installing them"} {fflush()}'
+# A failed pip must end the recipe, although awk reads what it says.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 # uv, if it is there, installs the versions of uv.lock. pip installs the newest ones that pyproject.toml allows.
 UV := $(shell command -v uv)
 install-extra = $(if $(UV),uv sync --quiet --frozen --inexact --extra $(1),$(BIN)/python -m pip install $(PIP) --editable '.[$(1)]')
@@ -110,10 +115,12 @@ install-wandb: .venv/installed ## set up, then install W&B
 
 .venv/installed: pyproject.toml uv.lock
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
-	$(if $(UV),uv sync --quiet --frozen --python $(PYTHON),$(PYTHON) -m venv .venv && $(BIN)/python -m pip install $(PIP) --editable .)
+	@echo "installing SparseFT and the packages that it needs into .venv; this takes minutes and gigabytes"
+	$(if $(UV),uv sync --frozen --python $(PYTHON),$(PYTHON) -m venv .venv && $(BIN)/python -m pip install $(PIP:--quiet=) --editable . | awk $(DOWNLOADS))
 	touch $@
 
 .venv/installed-tests: .venv/installed
+	@echo "installing the packages of the tests into .venv"
 	$(call install-extra,test)
 	touch $@
 

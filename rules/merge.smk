@@ -27,6 +27,15 @@ use rule run_script as merge_adapter with:
         settings=flags(run_id=grid.RUN_ID),
 
 
+# A merged model for who asks for it. No other job reads it, so nothing deletes it or is made again.
+use rule merge_adapter as merge_to_keep with:
+    output:
+        output_dir=directory(f"{PATHS.run}/merged"),
+        report=f"{PATHS.run}/merged.json",
+    pathvars:
+        job=f"merge_to_keep/{grid.RUN_ID}",
+
+
 # Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins with it.
 use rule run_script as validate_sparsity with:
     input:

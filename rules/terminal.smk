@@ -6,7 +6,8 @@ import logging
 import signal
 import time
 from contextlib import suppress
-from threading import Timer
+from itertools import chain
+from threading import Event, Thread, Timer
 
 import numpy as np
 import psutil
@@ -14,7 +15,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.planning.estimate import needs
+from sparseft.planning.estimate import check_disk, needs
 from sparseft.planning.inputs import rounded_heads
 from sparseft.study import terminal
 
@@ -30,13 +31,24 @@ IS_SHORT = (
 HIDDEN = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 # What Snakemake says of a failed script before it reports the job.
 FAILED = "RuleException:\nCalledProcessError"
+# Seconds between two looks at how far the slowest job is.
+LOOK = 30
 # Seconds in which a job may end by itself after Ctrl-C.
 GRACE = 3
+
+
+# Set by Ctrl-C.
+INTERRUPTED = Event()
 
 
 def is_shown(record):
     """Return whether Snakemake's own handler prints a record. Say before the plan what it makes again."""
     event = getattr(record, "event", None)
+    if INTERRUPTED.is_set() and IS_SHORT:
+        # What it says of the jobs that Ctrl-C ended is no fault.
+        return False
+    if str(record.msg).startswith("Error: Directory cannot be locked. Another"):
+        record.msg = "note: another command runs in this folder; what it is making still counts as missing in this plan"
     if event == LogEvent.RUN_INFO:
         outputs = (Path(path) for job in workflow.dag.needrun_jobs() for path in job.output)
         if note := terminal.made_again(STUDY, [path for path in outputs if path.exists()]):
@@ -58,6 +70,8 @@ class Terminal(logging.Handler):
 
     # The wildcards of the evaluations that run, by the number of their job.
     evaluations = {}
+    # The logs of the jobs that run, by number, in the order in which they started.
+    logs = {}
     is_planned = False
 
     def emit(self, record):
@@ -72,6 +86,7 @@ class Terminal(logging.Handler):
             # A stage has no log, and takes no time.
             planned = [job for job in workflow.dag.needrun_jobs() if job.rule.log]
             logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in planned]))
+            check_space([job for job in planned if not any(map(os.path.exists, job.output))])
             if OUTPUT.dryrun and IS_SHORT:
                 # Quiet about both, Snakemake ends a dry run here.
                 OUTPUT.quiet = {Quietness.RULES, Quietness.PROGRESS}
@@ -79,14 +94,29 @@ class Terminal(logging.Handler):
             # A job has the name of its log; a stage has none.
             name = Path(record.log[0]).relative_to(PATHS.logs).with_suffix("") if record.log else record.rule_name
             logger.info(f"{time.strftime('%H:%M:%S')} {name}")
+            self.logs[record.jobid] = [(name, Path(log)) for log in record.log]
             if record.rule_name == "evaluate_run":
                 self.evaluations[record.jobid] = record.wildcards
-        elif event == LogEvent.JOB_FINISHED and record.job_id in self.evaluations:
-            logger.info(f"         {terminal.result(self.evaluations[record.job_id], PATHS, run_interval)}")
+        elif event == LogEvent.JOB_ERROR:
+            self.logs.pop(record.jobid, None)
+        elif event == LogEvent.JOB_FINISHED:
+            self.logs.pop(record.job_id, None)
+            if record.job_id in self.evaluations:
+                logger.info(f"         {terminal.result(self.evaluations[record.job_id], PATHS, run_interval)}")
         elif event == LogEvent.PROGRESS and IS_SHORT:
             logger.info(f"         {record.done} of {record.total} jobs done")
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
+
+
+def show_progress(logs):
+    """Say again and again how far the job is that has run for the longest time, if it says so in its log."""
+    said = ""
+    while not INTERRUPTED.wait(LOOK):
+        lines = [f"{name}: {line}" for name, log in chain(*logs.copy().values()) if (line := terminal.progress(log))]
+        if lines and lines[0] != said:
+            said = lines[0]
+            logger.info(f"{time.strftime('%H:%M:%S')} {said}")
 
 
 def unlike_jobs():
@@ -112,11 +142,17 @@ def requests_of(job):
 def interrupt(number, frame):
     """End Snakemake, and soon its jobs too. Ctrl-C reaches them all, but a signal from another program only Snakemake.
 
-    Snakemake would wait until its jobs have finished, and then make their results again."""
-    timer = Timer(GRACE, interrupt_jobs)
-    timer.daemon = True
-    timer.start()
-    signal.default_int_handler(number, frame)
+    Snakemake would wait until its jobs have finished, and then make their results again. The executor of a cluster cancels
+    its jobs."""
+    if not INTERRUPTED.is_set():
+        print("interrupted; the jobs end now, and the same command continues the study", file=sys.stderr)
+    INTERRUPTED.set()
+    if not QUEUED:
+        timer = Timer(GRACE, interrupt_jobs)
+        timer.daemon = True
+        timer.start()
+    # As a shell reports a program that SIGINT ended. A KeyboardInterrupt would print where the plan was.
+    sys.exit(130)
 
 
 def interrupt_jobs():
@@ -143,6 +179,16 @@ def check_targets():
         refuse(error)
 
 
+def check_space(jobs):
+    """End Snakemake with one line if the disk has no room for what jobs write. A dry run only says so."""
+    try:
+        check_disk(STUDY, [(job.rule.name, job.wildcards_dict) for job in jobs])
+    except InputError as error:
+        if not OUTPUT.dryrun:
+            refuse(error)
+        print(f"note: {error}", file=sys.stderr)
+
+
 def show_findings():
     """Print the findings of the study, if the user requested the analysis."""
     if any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
@@ -153,9 +199,8 @@ onstart:
     # The objects of the plan stay, so no search for garbage needs to read them.
     gc.freeze()
     gc.enable()
-    # The executor of a cluster cancels its jobs.
-    if not QUEUED and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+    if IS_SHORT:
+        Thread(target=show_progress, args=[Terminal.logs], daemon=True).start()
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
     Path(PATHS.stop).unlink(missing_ok=True)
 
@@ -165,6 +210,8 @@ onsuccess:
 
 
 if workflow.is_main_process:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     notes = [*STUDY.unused_training(), *rounded_heads(STUDY)]
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
         notes.append(

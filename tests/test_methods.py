@@ -144,7 +144,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("name", REFUSED.split())
 def test_a_name_that_means_no_method_is_refused(name):
-    with pytest.raises(InputError, match=f"^method '{name}' is unknown; choose one of unstructured, "):
+    with pytest.raises(InputError, match=rf"^method '{name}' is unknown; .*docs/methods.md lists all methods$"):
         get_method(name)
 
 
@@ -153,3 +153,16 @@ def test_methods_are_sorted_with_their_variants_and_imported_ones_last():
     for name, method in METHODS.items():
         names += [name, f"{name}_on_c4", f"{name}_on_pile"] if method.uses_examples else [name]
     assert sorted({*names, "imported_b", "imported_a"}, key=sort_key) == [*names, "imported_a", "imported_b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("wanda", "unstructured_wanda or structured_wanda or semistructured_wanda or semistructured8_wanda"),
+        ("magnitude", "unstructured or structured or semistructured or semistructured8"),
+        ("unstructred_ria", "unstructured_ria or "),
+    ],
+)
+def test_an_importance_alone_and_a_typing_error_are_answered_with_the_methods_that_may_be_meant(name, meant):
+    with pytest.raises(InputError, match=f"did you mean {meant}"):
+        get_method(name)

@@ -18,6 +18,7 @@ NAME.
 
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache, cached_property
 
 from sparseft.errors import InputError
@@ -234,15 +235,11 @@ def get_method(name: str) -> Method:
         if named.calibration == method.calibration:
             raise InputError(f"method {name!r}: {base} looks at {text} already", f"write {base}")
         return named
-    plain = ", ".join(known for known, method in METHODS.items() if not (method.allocation or method.update))
-    divided = " and ".join(pattern.name for pattern in PATTERNS if pattern.takes_counts)
-    refitted = " and ".join(pattern.name for pattern in PATTERNS if REFIT.name in pattern.updates)
-    endings = "; ".join(f"_{value.name} may follow {divided}" for value in ALLOCATIONS)
-    endings += f"; _{REFIT.name} may follow {refitted}"
-    endings += f"; {ON}NAME what looks at examples, with a name of the letters a to z and digits"
-    raise InputError(
-        f"method {name!r} is unknown", f"choose one of {plain} ({endings}), or {IMPORTED.name}_NAME with such a name"
-    )
+    plain = {known: method for known, method in METHODS.items() if not (method.allocation or method.update)}
+    with_importance = [known for known, method in plain.items() if method.importance and method.importance.name == name]
+    meant = " or ".join(with_importance or get_close_matches(name, METHODS))
+    advice = f"did you mean {meant}? " if meant else ""
+    raise InputError(f"method {name!r} is unknown", f"{advice}docs/methods.md lists all methods")
 
 
 def sort_key(name: str) -> str:

@@ -162,7 +162,7 @@ def test_studies_without_a_cell_in_common_are_refused_and_named(study, write_run
     folders = (tmp_path / "results", other.parent)
     code, said = call_script("compare.py", *folders, output_dir=tmp_path / "out")
     assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("error: longer: no cell can be compared with one of results")
+    assert said.startswith("error: longer: no cell can be compared with one of results: it has no model m; ")
     assert not (tmp_path / "out/summary.csv").exists()
 
 

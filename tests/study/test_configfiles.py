@@ -125,6 +125,35 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
         read_configuration([tmp_path / "study.yaml"])
 
 
+def test_values_of_the_command_lie_over_the_files(write):
+    file = write("grid: {seeds: [0, 1]}\nkeep_merged: true")
+    study = read_configuration([file], ["grid={seeds: [7], sparsities: [0, 50]}", "grid={sparsities: [60]}"])
+    assert (study.grid.seeds, study.grid.sparsities, study.keep_merged) == ([7], [60], True)
+    with pytest.raises(InputError, match=r"grid\.seeds: .* \(--config\)"):
+        read_configuration([file], ["grid={seeds: 2}"])
+    with pytest.raises(InputError, match="^--config grid, line 1: "):
+        read_configuration([file], ["grid={seeds: ["])
+
+
+@pytest.mark.parametrize(
+    "words", [["--configfile", "{}"], ["--configfile={}"], ["-n", "--configfiles", "good", "{}", "-q"]]
+)
+@pytest.mark.parametrize(("name", "line"), [
+    ("gone.yaml", "gone.yaml: no such file; .* write targets in front of it"),
+    ("analyze", "analyze: no such file"),
+    ("bad", "bad, line 2: "),
+])  # fmt: skip
+def test_a_configuration_file_that_cannot_be_read_is_one_line_before_snakemake_reads_it(
+    write, tmp_path, monkeypatch, words, name, line
+):
+    monkeypatch.chdir(tmp_path)
+    write("grid: {seeds: [1]}", "good")
+    write("grid:\n\tseeds: [1]", "bad")
+    with pytest.raises(InputError, match=line):
+        check_command([word.format(name) for word in words])
+    assert check_command([word.format("good") for word in words] + ["-n", name]) is None
+
+
 def test_two_digits_of_a_sparsity_are_what_they_say(write):
     assert read_configuration([write("grid: {sparsities: [00, 05, 08, 50]}")]).grid.sparsities == [0, 5, 8, 50]
 
@@ -134,7 +163,10 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
     [
         (["--config", "a={x: 1}", "-n", "-C", "b=2"], "--config is given 2 times"),
         (["--configfile", "a", "--configfiles=b"], "--configfile is given 2 times"),
-        (["train", "--configfile", "a", "b", "--config", "training={steps: 3}", "backend=torch"], None),
+        (
+            ["train", "--configfile", str(DEFAULT), str(DEFAULT), "--config", "training={steps: 3}", "backend=torch"],
+            None,
+        ),
     ],
 )
 def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line):

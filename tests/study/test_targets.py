@@ -1,6 +1,7 @@
 """The runs and the files of a study, the programs that it compiles, and the targets that a user may name."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -194,7 +195,7 @@ def check(target: str, trainings: dict) -> None:
         (MASK, {"model": "llama"}, {}, "no model llama; choose among smollm2"),
         (RUN, {"task": "trivia"}, {}, "no task trivia; choose among hellaswag_mini"),
         (RUN, {"mode": "sparse"}, {}, "no mode sparse; choose among no_finetune"),
-        (RUN, {"method": "best"}, {}, "method 'best' is unknown.*unstructured_wanda"),
+        (RUN, {"method": "best"}, {}, "method 'best' is unknown"),
         (RUN, {"method": "unstructured_wanda_on_c4"}, {}, "masks.calibration does not describe"),
         (RUN, {"method": "imported_a"}, {}, "masks.imported.a has no checkpoint at 50 %"),
         (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % is no N:4"),
@@ -208,6 +209,15 @@ def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes
     target = pattern.format(**NAMES | changes)
     with pytest.raises(InputError, match=f"^{re.escape(target)}: .*{line}"):
         check(target, trainings)
+
+
+@pytest.mark.parametrize("keep_merged", [False, True])
+def test_a_merged_model_that_the_study_deletes_is_no_target(folder, keep_merged):
+    config = laid_over({"keep_merged": keep_merged})
+    folder = RUN.format(**NAMES).rpartition("/")[0]
+    targets.check_measured(config, f"{folder}/merged")
+    with nullcontext() if keep_merged else pytest.raises(InputError, match=f"evaluation; write {folder}/merged, or"):
+        targets.check_measured(config, f"{folder}/model_dir")
 
 
 def test_what_a_rule_makes_is_a_target_outside_the_grid_too(folder):

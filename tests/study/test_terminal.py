@@ -10,7 +10,7 @@ from sparseft.errors import InputError
 from sparseft.storage.atomic import write_json
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import ResultPaths, Run
-from sparseft.study.terminal import check_target, failure, findings, made_again, requested, result
+from sparseft.study.terminal import check_target, failure, findings, made_again, progress, requested, result
 
 RUN = Run("smollm2", "hellaswag_mini", "unstructured", 50, "sparse_to_dense", 0)
 RECORD = {"metric": "acc_norm", "value": 0.9416}
@@ -49,6 +49,13 @@ def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path):
     assert failure(log, tmp_path).startswith("merge_run/a-seed0: error: the job was killed, ")
     log.write_text("Killed\n")
     assert failure(log, tmp_path) == ""
+
+
+def test_the_progress_of_a_job_is_the_last_line_of_its_log_that_counts(tmp_path):
+    log = tmp_path / "a.log"
+    assert progress(log) == ""
+    log.write_text("decoder layer 1 of 3, 4 s\nstep 2 of 30: loss 0.5\nsome warning\n")
+    assert progress(log) == "step 2 of 30: loss 0.5"
 
 
 def test_the_findings_end_with_the_place_of_the_page(tmp_path):
@@ -120,7 +127,12 @@ NUMBERS = {"train_examples": 480, "validation_examples": 64}
 @pytest.mark.parametrize(
     ("sections", "changed", "advice"),
     [
-        ({"training": {"learning_rate": 0.5}}, "training.learning_rate is 0.5 instead of ", "grid.trainings, or "),
+        (
+            # The runs had the suggestion of the task, and not the default.
+            {"training": {"learning_rate": 0.5}},
+            "tasks.hellaswag_mini.training.learning_rate is 0.5 instead of 0.003: ",
+            "grid.trainings, or ",
+        ),
         (
             {"tasks": {"hellaswag_mini": {**NUMBERS, "training": {"steps": 9}}}},
             "tasks.hellaswag_mini.training.steps is 9 instead of 20",

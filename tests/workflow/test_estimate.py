@@ -8,8 +8,9 @@ import yaml
 from project import DEFAULT, ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
 from scipy.stats import norm
+from sparseft.errors import InputError
 from sparseft.planning import estimate
-from sparseft.planning.estimate import disk, examples, hours, kind_of, needs, study_jobs
+from sparseft.planning.estimate import check_disk, disk, examples, hours, kind_of, needs, study_jobs
 from sparseft.planning.requests import JobKind
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
@@ -27,7 +28,7 @@ RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
 
 def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
     config = laid_over(yaml.safe_load((small_study.folder / "study.yaml").read_text()))
-    kept, _ = disk(config)
+    kept, _ = disk(config, study_jobs(config))
 
     def bytes_of(pattern: str) -> int:
         tensors = [tensor for file in small_study.folder.glob(pattern) for tensor in load_file(file).values()]
@@ -41,7 +42,7 @@ def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
 
 # The table of docs/clusters.md, section "The full study".
 def test_the_sweep_takes_what_the_docs_say():
-    kept, running = disk(laid_over(SWEEP))
+    kept, running = disk(laid_over(SWEEP), study_jobs(laid_over(SWEEP)))
     assert {name: round(size / 1e9) for name, size in kept.items()} == {"models": 28, "masks": 52, "adapters": 54}
     assert round(running / 1e9) == 15
     said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
@@ -129,10 +130,26 @@ def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
 
 
 def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
-    kept, _ = disk(laid_over(MIXED | {"keep_merged": True}))
+    config = laid_over(MIXED | {"keep_merged": True})
+    kept, _ = disk(config, study_jobs(config))
     # SparseGPT on two tasks at two sparsities.
     assert kept["pruned bases"] == 2 * 2 * kept["models"]
     assert kept["merged models"] == len(runs(laid_over(MIXED))) * kept["models"]
+
+
+def test_a_study_that_does_not_fit_on_the_disk_is_refused_and_each_folder_counts_on_its_own_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # A million copies of a model of 7B.
+    huge = {f"m{number}": {"source": "hub:huggyllama/llama-7b"} for number in range(1000)}
+    config = laid_over({"models": huge, "grid": {"models": list(huge)}})
+    prepare = [("prepare_model", {"model": name}) for name in huge]
+    with pytest.raises(
+        InputError, match=r"^the disk at /.*: 13,[0-9.,]+ GB are needed, and [0-9.,]+ are free; free some"
+    ):
+        check_disk(config, 1000 * prepare)
+    assert check_disk(config, []) is None
+    unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
+    assert check_disk(unknown, [("prepare_model", {"model": "smollm2"})]) is None
 
 
 @pytest.fixture

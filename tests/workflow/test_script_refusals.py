@@ -125,7 +125,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
-    ("compute_masks.py", {"method": "wandering"}, None, ["method 'wandering' is unknown", "unstructured, structured"]),
+    ("compute_masks.py", {"method": "wandering"}, None, ["method 'wandering' is unknown", "docs/methods.md"]),
     *(("compute_masks.py", {"sparsity": value}, None, ["sparsity", value]) for value in ("1", "0.333", "nan")),
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),

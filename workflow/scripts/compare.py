@@ -9,6 +9,7 @@ compared with the same cell of the first study, over the same examples.
 import os
 from pathlib import Path
 
+from pandas import DataFrame
 from sparseft.analysis.pages import write_analysis
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import Frames, read_study, side_by_side
@@ -22,11 +23,22 @@ from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import CONFIGURATION, FINDINGS
 from sparseft.study.section import flags
 
+AXES = ["model", "task", "method", "sparsity", "mode", "training"]
+
 
 def read(folder: Path) -> Frames:
     """Return the frames of the study in a results folder. Its configuration, if it is there, decides which runs belong to it."""
     configuration = folder / "analysis" / CONFIGURATION
     return read_study(folder / "runs", read_configuration([configuration]) if configuration.is_file() else None)
+
+
+def lacking(first: DataFrame, other: DataFrame) -> str:
+    """Return what the runs of a study lack, so that none of their cells can be compared with one of the first study."""
+    apart = [axis for axis in AXES if set(first[axis]).isdisjoint(other[axis])]
+    lacks = [f"{axis} {' or '.join(map(str, first[axis].unique())) or 'without a name'}" for axis in apart]
+    if lacks or first[AXES].merge(other[AXES]).empty:
+        return f"it has no {' and no '.join(lacks) or 'cell of it'}"
+    return "the cells that both have contain a fault, or were evaluated on other examples"
 
 
 def main(*studies: Path, output_dir: Path, options: Flags[Analysis] = Analysis()) -> None:
@@ -42,11 +54,12 @@ def main(*studies: Path, output_dir: Path, options: Flags[Analysis] = Analysis()
     check_apart([output_dir], studies)
     check_ours(output_dir, "analysis", output_dir / FINDINGS)
     hold(output_dir)
-    results = compute(side_by_side([read(folder) for folder in studies]), options)
+    frames = [read(folder) for folder in studies]
+    results = compute(side_by_side(frames), options)
     of_first = results.comparisons[results.comparisons["question"] == "studies"]
-    for name in names[1:]:
+    for name, study in zip(names[1:], frames[1:], strict=True):
         if name not in set(of_first["study"]):
-            what = f"{name}: no cell can be compared with one of {names[0]}, without a fault and over the same examples"
+            what = f"{name}: no cell can be compared with one of {names[0]}: {lacking(frames[0].runs, study.runs)}"
             raise InputError(what, "name studies with a model, task, method, sparsity, mode and training in common")
     again = Reproduction(studies[0] / "runs", flags(**options.model_dump()), plot=True, studies=studies)
     write_analysis(output_dir, results, again, processes=1, others={})

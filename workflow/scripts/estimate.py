@@ -13,13 +13,14 @@ from sparseft.planning.estimate import report
 from sparseft.study.configfiles import read_configuration
 
 
-def main(*, configfile: tuple[Path, ...] = ()) -> None:
+def main(*, configfile: tuple[Path, ...] = (), config: tuple[str, ...] = ()) -> None:
     """Print the estimate.
 
     Args:
         configfile: configuration files, laid over config/config.yaml in this order
+        config: KEY=VALUE, laid over the files, with the value in YAML
     """
-    print(report(read_configuration(configfile)))
+    print(report(read_configuration(configfile, config)))
 
 
 if __name__ == "__main__":

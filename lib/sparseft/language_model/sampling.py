@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation
+from sparseft.progress import show
 from sparseft.study.sources import TOGETHER, CalibrationText
 from sparseft.tasks.rows import write_source_text
 
@@ -43,7 +43,8 @@ def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: C
     first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     generator = torch.Generator(model.device).manual_seed(text.seed)
     starts = torch.full((text.examples, 1), first, device=model.device).split(TOGETHER)
-    ids = torch.cat([_continued(model, start, text, generator) for start in tqdm(starts, desc="sampled text")])
+    batches = show(starts, "batch of windows", len(starts))
+    ids = torch.cat([_continued(model, start, text, generator) for start in batches])
     share = (ids[:, 1:] == end).float().mean().item()
     if share > MOST_ENDS:
         raise InputError(

@@ -5,6 +5,7 @@ machine. Of a model only config.json is read, and torch is not imported.
 """
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -37,7 +38,7 @@ from sparseft.planning.sizes import Subject, task_lengths
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_sections
-from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, Run, base_folder, fill, mask_folder
+from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
 from sparseft.study.section import parse_section
 
 # A job's rule and its wildcards.
@@ -47,6 +48,14 @@ DIFFERENCE, DIFFERING = 0.05, 0.2
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
+# Rule -> what the files that it leaves are called, and the folder of all that are not in the results.
+WRITES = {
+    "prepare_model": "models",
+    **dict.fromkeys(("compute_masks", "compute_one_mask", "prune", "import_pruned"), "masks"),
+    **dict.fromkeys(("train_adapter", "reconstruct_adapter"), "adapters"),
+    **dict.fromkeys(("merge_adapter", "merge_to_keep"), "merged models"),
+}
+FOLDERS = {"models": "models", "masks": "masks", "pruned bases": "pruned"}
 # Numbers of GPUs of one machine, for the advice.
 GPUS = (2, 4, 8)
 
@@ -54,7 +63,7 @@ GPUS = (2, 4, 8)
 def report(config: Config) -> str:
     """Return the estimate as text. Raises InputError for a model whose sizes are not known yet."""
     runs = targets.runs(config)
-    kept, _ = disk(config)
+    kept, _ = disk(config, study_jobs(config))
     programs = len(targets.programs(config))
     lines = [
         "ESTIMATE, from the configuration and the times of earlier jobs: nothing was run. GB: 1,000,000,000 bytes.",
@@ -95,10 +104,10 @@ def needs(config: Config, jobs: Iterable[Job]) -> str:
     A line follows for each model and kind of job that needs more memory than there is."""
     jobs = list(jobs)
     try:
-        kept, running = disk(config)
+        kept, running = disk(config, study_jobs(config))
         lines = too_large(config, jobs)
-    except InputError:
-        return hours(config, jobs)
+    except InputError as error:
+        return f"no estimate of hours and disk: {error}"
     space = f"{sum(kept.values()) / GB:,.2f} GB, and {running / GB:,.2f} GB per running job"
     return "\n".join([f"{hours(config, jobs)}; disk: {space}", *lines])
 
@@ -185,29 +194,48 @@ def _changed(config: Config, change: Mapping[str, Any]) -> Config:
     return config.model_copy(update={**change, **sections})
 
 
-def disk(config: Config) -> tuple[dict[str, int], int]:
-    """Return the bytes that the finished study keeps, by what they are, and what a running job needs in addition."""
+def disk(config: Config, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
+    """Return the bytes of the files that jobs leave, by what they are, and what a running one needs in addition."""
     requests = Requests(config)
-    runs = targets.runs(config)
-    models = {name: requests.subject(name) for name in config.grid.models}
-    trained = [run for run in runs if run.mode != NO_FINETUNE]
-    adapters = [models[run.model].adapter_numbers(config, run.task, run.training) for run in trained]
-    masks, bases = 0, 0
-    for run in _passes(config):
-        has_pruned_base = get_method(run.method).has_pruned_base
-        number = 1 if run.method == DENSE or has_pruned_base else len(config.grid.percents(run.method))
-        masks += number * (models[run.model].prunable_weights // 8)
-        bases += models[run.model].bytes if has_pruned_base else 0
-    kept = {
-        "models": sum(model.bytes for model in models.values()),
-        "masks": masks,
-        "pruned bases": bases,
-        "adapters": 4 * sum(adapters),
-        "merged models": config.keep_merged * sum(models[run.model].bytes for run in runs),
-    }
+    kept: Counter[str] = Counter()
+    largest_model, largest_adapter = 0, 0
+    for rule, wildcards in jobs:
+        if rule not in WRITES:
+            continue
+        model = requests.subject(wildcards["model"])
+        largest_model = max(largest_model, model.bytes)
+        if WRITES[rule] == "masks":
+            method = wildcards["method"]
+            has_base = get_method(method).has_pruned_base
+            number = 1 if rule != "compute_masks" or method == DENSE or has_base else len(config.grid.percents(method))
+            kept.update({"masks": number * (model.prunable_weights // 8), "pruned bases": has_base * model.bytes})
+        elif WRITES[rule] == "adapters":
+            numbers = model.adapter_numbers(config, wildcards["task"], training_name(wildcards["training"]))
+            largest_adapter = max(largest_adapter, numbers)
+            kept["adapters"] += 4 * numbers
+        else:
+            kept[WRITES[rule]] += model.bytes if rule != "merge_adapter" or config.keep_merged else 0
     # A merged model or a masked checkpoint, and the saved state of a training beside the one that it replaces.
-    running = max(model.bytes for model in models.values()) + 2 * (ADAM - 4) * max(adapters, default=0)
-    return {name: size for name, size in kept.items() if size}, running
+    return +kept, largest_model + 2 * (ADAM - 4) * largest_adapter
+
+
+def check_disk(config: Config, jobs: Iterable[Job]) -> None:
+    """Raise InputError if what jobs write does not fit on the disk. Nothing is known before a model's size is.
+
+    A folder that is a link is on the disk that it links to."""
+    try:
+        written, running = disk(config, jobs)
+    except InputError:
+        return
+    by_disk: Counter[Path] = Counter()
+    for what, size in (*written.items(), ("running", running)):
+        folder = Path(FOLDERS.get(what, config.results)).resolve()
+        by_disk[next(path for path in (folder, *folder.parents) if path.is_mount())] += size
+    for place, size in by_disk.items():
+        free = shutil.disk_usage(place).free
+        if size > free:
+            what = f"the disk at {place}: {size / GB:,.1f} GB are needed, and {free / GB:,.1f} are free"
+            raise InputError(what, f"free some, or let one of {', '.join(FOLDERS.values())} be a link to another disk")
 
 
 def memory(config: Config) -> list[str]:
@@ -242,22 +270,17 @@ def _placement(requests: Requests, job: JobKind, device: Mapping[str, int], mach
     return ", weights in the machine" if "weights" in machine else f", weights divided among {processes}"
 
 
-def _passes(config: Config) -> list[Run]:
-    """Return a run of each job that makes masks: one per method for all sparsities, or one per sparsity if it has a pruned
-    base."""
-    passes = {}
-    for run in targets.runs(config):
-        folder_of = base_folder if get_method(run.method).has_pruned_base else mask_folder
-        passes[fill(folder_of(run.method), run), run.method] = run
-    return list(passes.values())
-
-
 def study_jobs(config: Config) -> Iterator[Job]:
     """Yield the rule and the wildcards of each job of the whole study that reads or runs a model."""
     yield from (("prepare_model", {"model": model}) for model in config.grid.models)
     sampled = [name for name in config.texts_read() if config.texts[name].text == SELF]
     yield from (("sample_text", {"model": model, "text": text}) for model in config.grid.models for text in sampled)
-    yield from (("compute_masks", vars(run)) for run in _passes(config))
+    passes = {}
+    for run in targets.runs(config):
+        # One per method for all sparsities, or one per sparsity if it has a pruned base.
+        folder_of = base_folder if get_method(run.method).has_pruned_base else mask_folder
+        passes[fill(folder_of(run.method), run), run.method] = run
+    yield from (("compute_masks", vars(run)) for run in passes.values())
     for run in targets.runs(config):
         rules = ["merge_adapter", "validate_sparsity", "evaluate_run", *["evaluate_selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:

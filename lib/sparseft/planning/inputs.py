@@ -144,13 +144,14 @@ def check_sources(config: Config) -> None:
             "shorten the name of the model, the task, the training or the text",
         )
     missing = [
-        f"{place}: {file}: no such file"
+        f"{place}: {file}: no such file{_other_form(Path(file))}"
         for place, files in _sources(config).items()
         for file in files
         if not Path(file).exists()
     ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
+    _check_rows(config)
     check_access(_hub_places(config))
     for name in config.grid.models:
         content, place = description(name, config.models[name], config.models) or (None, "")
@@ -170,6 +171,32 @@ def check_sources(config: Config) -> None:
             if limit and window != OWN_CONTEXT and window > limit:
                 what = f"{key}: windows of {window} tokens, but {name} takes {limit}"
                 raise InputError(what, f"set it to {possible}")
+
+
+def _other_form(file: Path) -> str:
+    """Return in words what is in the place of a missing file, if its rows are in another form; else nothing."""
+    others = [file.parent] if file.parent.is_file() else sorted(file.parent.glob(f"{file.stem}.*"))
+    if not others or file.suffix != ".jsonl":
+        return ""
+    form = f"give a folder with {file.name}" if file.parent.is_file() else f"write {file.name}, a line of JSON per row"
+    return f", and {others[0].name} is not read: {form} (docs/tasks.md)"
+
+
+def _check_rows(config: Config) -> None:
+    """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
+    for name in _prepared_tasks(config):
+        data = config.task_data(name)
+        for number, split in ((number, split) for split, number in data.numbers.items() if number):
+            rows = None
+            if data.local and data.kind != "text":
+                file = local_file(Path(data.local), split, is_text=False)
+                rows = sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
+            elif name in BY_NAME and not (data.hub or data.task_kind or BY_NAME[name].generate):
+                lengths = BY_NAME[name].lengths
+                rows = lengths.rows[SPLITS.index(split)] if lengths else None
+            if rows is not None and rows < number:
+                what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
+                raise InputError(what, "lower it, or leave it out to take all rows")
 
 
 def rounded_heads(config: Config) -> list[str]:

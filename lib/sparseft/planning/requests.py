@@ -42,7 +42,7 @@ _RULES = {
     "mask": ("compute_masks", "compute_one_mask", "prune"),
     "training": ("train_adapter", "run_on_appliance", "compile_program"),
     "reconstruction": ("reconstruct_adapter",),
-    "blocks": ("merge_adapter", "validate_sparsity"),
+    "blocks": ("merge_adapter", "merge_to_keep", "validate_sparsity"),
     "evaluation": ("evaluate_run", "evaluate_adapter"),
     "selection": ("evaluate_selection",),
     "engines": ("check_engines",),

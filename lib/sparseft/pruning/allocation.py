@@ -38,12 +38,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.methods import Method
+from sparseft.progress import show
 from sparseft.pruning.scores import read_magnitudes
 from sparseft.study.mask_settings import Masks
 
@@ -70,7 +70,7 @@ def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multipl
     |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a time. stderr says
     if all shares are equal, because then the allocation is uniform."""
     shares = []
-    for _, group in groupby(tqdm(norms, desc="outliers"), key=decoder_layer_of):
+    for _, group in groupby(show(norms, "outliers of layer", len(norms)), key=decoder_layer_of):
         layers = list(group)
         total = sum(block.sum(dtype=np.float64) for block in _scores(checkpoint, norms, layers))
         size = sum(math.prod(checkpoint.tensors[f"{layer}.weight"].shape) for layer in layers)

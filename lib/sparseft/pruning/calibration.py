@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -44,6 +43,7 @@ from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import model_config
 from sparseft.methods import Method
+from sparseft.progress import show
 from sparseft.study.mask_settings import Masks, segment_length
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks.prepared import find_task, read_prepared
@@ -299,7 +299,7 @@ def _of_gradients(
     inputs = {0: stream.states}
     # What the loss says of the outputs of a decoder layer, and then of its inputs, by example.
     gradients: list[Tensor | None] = [None] * len(batches)
-    numbers = tqdm(layered.layers([number for number, _ in steps]), desc="gradients", total=len(steps))
+    numbers = show(layered.layers([number for number, _ in steps]), "gradients", len(steps))
     for number, (_, step) in zip(numbers, steps, strict=True):
         stream.states = list(inputs[number])
         if step != "keep":
@@ -387,7 +387,7 @@ def _in_sequence(
         statistic.add(totals[layer], x)
         tokens[layer] += len(x)
 
-    for number in tqdm(layered.layers(range(len(layered))), desc="decoder layers", total=len(layered)):
+    for number in show(layered.layers(range(len(layered))), "decoder layer", len(layered)):
         linears = layered.linears(number, prunable)
         hooks = []
         for layer, linear in linears.items():

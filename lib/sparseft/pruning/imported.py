@@ -19,7 +19,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -28,6 +27,7 @@ from sparseft.checkpoints.model_source import open_source
 from sparseft.checkpoints.rewriting import read_exactly
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
+from sparseft.progress import show
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
@@ -111,7 +111,7 @@ def import_pruned(
     patterns: Counter[str] = Counter()
     given = {key: value for key, value in meta.items() if value is not None}
     with pruned_writer(base, method, percent, Masks(), files, given) as writer:
-        for layer in tqdm(shapes, desc="layers", disable=None):
+        for layer in show(shapes, "layer", len(shapes)):
             bits = _read_in_dtype(pruned, place, base, f"{layer}.weight")
             filled = bits << 1 != 0
             if stated:

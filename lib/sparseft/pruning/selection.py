@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
-from tqdm import tqdm
 
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint, infinity, to_float32
@@ -39,6 +38,7 @@ from sparseft.masks.mask_kernels import (
     write_masks,
 )
 from sparseft.patterns.channels import channels_removed
+from sparseft.progress import show
 from sparseft.pruning.mask_report import NO_SCORES, Distribution, distribution_of_histogram, distribution_of_values
 from sparseft.pruning.scores import Source, row_blocks
 from sparseft.study.mask_settings import Masks
@@ -163,7 +163,7 @@ class Ranking:
         with ThreadPoolExecutor(self.threads) as pool:
             futures = [pool.submit(select, item) for item in items]
             try:
-                for future in tqdm(futures, desc="masks", disable=None, leave=None):
+                for future in show(futures, "mask", len(futures)):
                     scores |= future.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)

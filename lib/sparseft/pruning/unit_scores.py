@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, Stream
 from sparseft.methods import Method
+from sparseft.progress import show
 from sparseft.pruning.calibration import ExampleCalibration, run_layer
 from sparseft.study.mask_settings import Masks
 
@@ -88,7 +88,7 @@ class Observation:
         layered, examples = self._model()
         whole = LayeredLoss(layered, examples, batch_size=1)
         losses = []
-        for left_out in tqdm(range(len(layered)), desc="decoder layers"):
+        for left_out in show(range(len(layered)), "decoder layer", len(layered)):
             before = list(whole.stream.states)
             for number in layered.layers(range(left_out + 1, len(layered))):
                 whole.advance(number)
@@ -108,7 +108,7 @@ class Observation:
         """Yield what enters each decoder layer, and its number. The caller computes it on every example."""
         layered, examples = self._model()
         stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
-        for number in tqdm(layered.layers(range(len(layered))), desc="decoder layers", total=len(layered)):
+        for number in show(layered.layers(range(len(layered))), "decoder layer", len(layered)):
             yield stream, number
 
 

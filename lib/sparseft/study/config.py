@@ -29,7 +29,7 @@ from sparseft.study.grid import (
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
-from sparseft.study.section import Count, Positive, Section, Seed, first_fault, refuse
+from sparseft.study.section import Count, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.sources import SHUFFLED, CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
 
@@ -69,7 +69,7 @@ class Grid(Section):
     """How to prune: a pattern, and after an underscore an importance. With `_owl` after it, each decoder layer has a sparsity of
     its own. A method that looks at examples takes those of the task, or those of a text if the name ends in `_on_NAME`
     (`masks.calibration`). Dense runs belong to sparsity 0."""
-    sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, examples=[[0, 50, 70]])
+    sparsities: list[Percent] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
     sparsities_of: dict[MethodName, Annotated[list[Annotated[int, Field(gt=0, lt=100)]], Field(min_length=1)]] = Field(
         {}, examples=[{"structured_obs": [20, 30]}]

@@ -1,7 +1,8 @@
 """Read configuration files as Snakemake reads them, and write one complete file that makes the study again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from sparseft.study.section import depth, parse_section
 from sparseft.study.sources import split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
+CONFIGFILE = ("--configfile", "--configfiles")
 HEAD = """\
 # The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
@@ -54,14 +56,20 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
-def read_configuration(files: list[Path]) -> Config:
-    """Return the default configuration with `files` laid over it, in their order. Raises InputError."""
+def read_configuration(files: Sequence[Path], values: Sequence[str] = ()) -> Config:
+    """Return the default configuration with `files` laid over it, in their order, and then `values`, each as KEY=YAML.
+
+    Raises InputError."""
     from snakemake.utils import update_config
 
     content: dict = {}
     for file in (DEFAULT, *files):
         update_config(content, read_sections(file))
-    return parse_study(content, files)
+    given: dict = {}
+    for key, _, text in (value.partition("=") for value in values):
+        update_config(given, {key: _parsed(text, f"--config {key}")})
+    update_config(content, given)
+    return parse_study(content, list(files), given)
 
 
 def parse_study(content: dict, files: list[Path], given: Mapping = MappingProxyType({})) -> Config:
@@ -93,14 +101,7 @@ def _line_of(files: list[Path], given: Mapping, place: tuple) -> str:
 
 def read_sections(file: Path) -> dict:
     """Return the sections of one configuration file. Raises InputError if it is not YAML, or if YAML reads it otherwise."""
-    text = read_text(file, "correct the path, or save the file as UTF-8")
-    try:
-        sections = yaml.load(text, Loader=_Loader)
-    # A date may have a thirteenth month, which is a ValueError.
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}, line {mark.line + 1}" if mark else file
-        raise InputError(f"{place}: {one_line(getattr(error, 'problem', None) or error)}", "correct it") from None
+    sections = _parsed(read_text(file, "correct the path, or save the file as UTF-8"), str(file))
     if not isinstance(sections, dict):
         raise InputError(f"{file}: holds no sections", "write a study like config/config.yaml")
     if "__use_yte__" in sections:
@@ -108,14 +109,36 @@ def read_sections(file: Path) -> dict:
     return sections
 
 
+def _parsed(text: str, place: str) -> Any:
+    """Return what a YAML text says. Raises InputError with its `place` and line, if YAML cannot, or reads something else."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # A date may have a thirteenth month, which is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{place}{line}: {one_line(getattr(error, 'problem', None) or error)}", "correct it") from None
+
+
 def check_command(arguments: list[str]) -> None:
-    """Raise InputError if a part of the configuration is given twice, because Snakemake takes only the last one."""
+    """Raise InputError if a part of the configuration is given twice, because Snakemake takes only the last one.
+
+    Raise it too if a configuration file cannot be read. Snakemake would print a traceback, or no line."""
     names = [argument.partition("=")[0] for argument in arguments]
-    for spellings in (("--configfile", "--configfiles"), ("--config", "-C")):
+    for spellings in (CONFIGFILE, ("--config", "-C")):
         count = sum(map(names.count, spellings))
         if count > 1:
             what = f"{spellings[0]} is given {count} times, and Snakemake takes the last one only"
             raise InputError(what, f"write all after one {spellings[0]}")
+    takes_words = False
+    for word in chain.from_iterable(argument.split("=", argument.startswith(CONFIGFILE)) for argument in arguments):
+        if word.startswith("-"):
+            takes_words = word in CONFIGFILE
+        elif takes_words and not Path(word).exists():
+            what = f"--configfile {word}: no such file; it takes every word up to the next option"
+            raise InputError(what, "correct the path, and write targets in front of it")
+        elif takes_words:
+            read_sections(Path(word))
 
 
 def complete(config: Config, folder: Path) -> Config:

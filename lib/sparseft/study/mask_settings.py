@@ -8,11 +8,10 @@ from pydantic import Field
 
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method, get_method
-from sparseft.study.section import Positive, Section, Seed
+from sparseft.study.section import Percent, Positive, Section, Seed
 from sparseft.study.sources import CHECKPOINT, DIVERGENCE, SHUFFLED, CalibrationText
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
-Percent = Annotated[int, Field(gt=0, lt=100)]
 Checkpoint = Annotated[str, Field(pattern=f"^({CHECKPOINT})$")]
 
 # Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
@@ -33,7 +32,7 @@ class Masks(Section):
     calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
     """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate. `self` is
     there without an entry. The name of a mixture that has the part `task` begins with `task`."""
-    imported: dict[Name, Annotated[dict[Percent, Checkpoint], Field(min_length=1)]] = Field(
+    imported: dict[Name, Annotated[dict[Annotated[Percent, Field(gt=0)], Checkpoint], Field(min_length=1)]] = Field(
         {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
     )
     """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity in

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError, one_line
 from sparseft.study.grid import SEEDS
@@ -19,6 +19,18 @@ Length = Annotated[int, Field(ge=2, le=LARGEST)]
 Small = Annotated[int, Field(gt=0, le=65536)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+# Pattern of a text -> what to write, if an error can say it better than the pattern.
+IN_WORDS: dict[str, str] = {}
+
+
+def _not_fraction(value: object) -> object:
+    """Return a percentage as it is. Raises ValueError if it is a fraction such as 0.5."""
+    if (match := re.fullmatch(r"0*(\.\d+)", str(value))) and float(match[1]):
+        raise ValueError(f"{value} is a fraction; write it in percent: {100 * float(match[1]):g}")
+    return value
+
+
+Percent = Annotated[int, Field(ge=0, lt=100), BeforeValidator(_not_fraction)]
 
 
 class Section(BaseModel):
@@ -129,7 +141,12 @@ def first_fault(error: ValidationError) -> str:
 
 def _text(fault: Any, place: tuple) -> str:
     """Return a fault of a section with its place."""
-    message = "unknown key" if fault["type"] == "extra_forbidden" else re.sub(r"^Value error, ", "", fault["msg"])
+    messages = {
+        "extra_forbidden": "unknown key",
+        "list_type": f"write a list, [{fault['input']}]",
+        "string_pattern_mismatch": IN_WORDS.get(fault.get("ctx", {}).get("pattern")),
+    }
+    message = messages.get(fault["type"]) or re.sub(r"^Value error, ", "", fault["msg"])
     if isinstance(fault["input"], str | int | float | None) and fault["type"] not in ("value_error", "json_invalid"):
         message += f", not {fault['input']!r:.200}"
     return f"{'.'.join(map(str, place))}: {message}" if place else message

@@ -10,7 +10,7 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.methods import SELF, TEXT_NAME
 from sparseft.study.grid import SEEDS
-from sparseft.study.section import Length, Positive, Section, Seed, parse_section
+from sparseft.study.section import IN_WORDS, Length, Positive, Section, Seed, parse_section
 from sparseft.tasks.rows import has_windows
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
@@ -28,6 +28,8 @@ SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
 TEXT = rf"^({SELF}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+IN_WORDS[SOURCE] = "write hub:ORG/NAME if it is on the hub, path:DIR, pypi:NAME==VERSION, mdl:FILE.mdl or pruned:PLACE"
+IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'
 
 
 # A part of a mixture.

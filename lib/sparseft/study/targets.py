@@ -283,7 +283,10 @@ def final_targets(config: Config) -> list[str]:
 
 
 def check_measured(config: Config, target: str) -> None:
-    """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible."""
+    """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible, or if the target is deleted."""
+    if target.startswith(f"{config.paths.runs}/") and target.endswith("/model_dir") and not config.keep_merged:
+        kept = target.replace("/model_dir", "/merged")
+        raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
     if target == "engines" or (target.startswith(f"{config.paths.runs}/") and target.endswith("/engines.json")):
         config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):

@@ -21,6 +21,8 @@ from sparseft.study.grid import CONFIGURATION, FINDINGS, REPORT, RUN_ID, ResultP
 
 # What bash says of a process that SIGKILL ended.
 KILLED = re.compile(r": line \d+: +\d+ Killed ")
+# What a job says of its steps, decoder layers or matrices.
+PROGRESS = re.compile(r"[a-z ]+ \d+ of \d+\b")
 STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
 # Keys whose change makes no run again.
 _WITHOUT_RUNS = re.compile(
@@ -66,13 +68,14 @@ def _changed_settings(config: Config) -> dict[str, str]:
     except InputError:
         return {}
     now = _values(complete(config, Path.cwd()).model_dump(mode="json"))
-    changed = [key for key in now if earlier.get(key, now[key]) != now[key] and not _WITHOUT_RUNS.match(key)]
-    # A complete configuration has the whole schedule in each task. The user wrote it once.
-    general = tuple(key for key in changed if key.startswith("training."))
-    repeated = [key for key in changed if key.startswith("tasks.") and key.endswith(general)]
-    return {
-        key: f"{key} is {_text(now[key])} instead of {_text(earlier[key])}" for key in changed if key not in repeated
-    }
+    # In a complete configuration, the schedule of each task is whole, and `training` decides nothing.
+    unread = ("training.", *(f"tasks.{name}." for name in config.tasks if name not in config.grid.tasks))
+    changed = [
+        key
+        for key in now
+        if earlier.get(key, now[key]) != now[key] and not (_WITHOUT_RUNS.match(key) or key.startswith(unread))
+    ]
+    return {key: f"{key} is {_text(now[key])} instead of {_text(earlier[key])}" for key in changed}
 
 
 def _values(sections: dict, prefix: str = "") -> dict[str, object]:
@@ -118,6 +121,12 @@ def failure(log: Path, logs: Path) -> str:
             "error: the job was killed, as Linux does if memory runs out; request more memory, or lower its batch size"
         ]
     return f"{log.relative_to(logs).with_suffix('')}: {errors[-1]} (log: {log})" if errors else ""
+
+
+def progress(log: Path) -> str:
+    """Return the last line of a job's log that says how far it is; empty if there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return next((line for line in reversed(lines) if PROGRESS.match(line)), "")
 
 
 def requested(jobs: Iterable[tuple[str, dict[str, int]]]) -> str:

@@ -1,0 +1,29 @@
+"""Say how far a long computation is: in a bar on a terminal, and in whole lines in a log."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+# Seconds between two lines of a log, at least.
+PAUSE = 1
+
+
+def show(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield the items of a loop, and say how many of all are done.
+
+    A log gets a line `WHAT 3 of 30, 41 s`, for the last item and for each other one that ends at least PAUSE after the last
+    line."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, total=total)
+        return
+    start = last = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if number == total or now - last >= PAUSE:
+            print(f"{what} {number} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
+            last = now
