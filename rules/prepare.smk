@@ -14,12 +14,15 @@ use rule run_script as prepare_model with:
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
 
 
+# `update` keeps the files if it fails: more validation rows that are refused must not make a job train again.
 use rule run_script as prepare_task with:
     input:
         task_sources,
     output:
-        output_dir=expand(
-            f"{grid.DATA}/{{file}}", file=("train.jsonl", "validation.jsonl", "manifest.json"), allow_missing=True
+        output_dir=update(
+            expand(
+                f"{grid.DATA}/{{file}}", file=("train.jsonl", "validation.jsonl", "manifest.json"), allow_missing=True
+            )
         ),
     pathvars:
         job="prepare_task/{task}",
@@ -114,7 +117,7 @@ use rule run_script as mix_texts with:
         lambda w: [f"{text}.json" for text in parts_of(w)],
         model_path=grid.MANIFEST,
         text=lambda w: parts_of(w),
-        data_dir=lambda w: f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl" if w.task_folder else [],
+        data_dir=lambda w: training_rows(cell_of(w).task) if w.task_folder else [],
     output:
         f"{grid.MIXED}.json",
         output=grid.MIXED,
@@ -126,5 +129,5 @@ use rule run_script as mix_texts with:
         gpu=0,
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
-        **running("mix_texts.py"),
+        **running("mix_texts.py", reads_training_rows=lambda w: w.task_folder),
         settings=mixture_flags,

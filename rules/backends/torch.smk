@@ -9,7 +9,7 @@ LAUNCH = (
 
 use rule run_script as train_adapter with:
     input:
-        data_dir=rows_of,
+        data_dir=trained_rows,
         model_path=base_of,
         mask_path=mask_of,
         initial_adapter=lambda w: PATHS.initial_adapter(w.mode) or [],
@@ -27,16 +27,16 @@ use rule run_script as train_adapter with:
         # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
         nodes=1,
     params:
-        **running("train.py"),
+        **running("train.py", reads_training_rows=lambda w: True),
         launch=LAUNCH,
-        places=placed("train_adapter"),
+        places=lambda w, input, output: f"{placed('train_adapter')(w, input, output)} {saving_flags(w)}",
         settings=run_settings,
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
 use rule train_adapter as reconstruct_adapter with:
     input:
-        data_dir=rows_of,
+        data_dir=trained_rows,
         model_path=base_of,
         dense_path=grid.MANIFEST,
         mask_path=mask_of,
@@ -49,9 +49,9 @@ use rule train_adapter as reconstruct_adapter with:
     resources:
         **requested("reconstruct_adapter", gpu=ONE_GPU),
     params:
-        **running("reconstruct.py"),
+        **running("reconstruct.py", reads_training_rows=lambda w: True),
         launch=[],
-        places=places,
+        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
 
 
@@ -60,7 +60,7 @@ use rule run_script as measure_throughput with:
     input:
         model_path=base_of,
         mask_path=mask_of,
-        data_dir=f"{grid.DATA}/train.jsonl",
+        data_dir=lambda w: training_rows(w.task),
     output:
         output=PATHS.throughput,
     pathvars:
@@ -75,7 +75,7 @@ use rule run_script as measure_throughput with:
         | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
-        **running("measure_throughput.py"),
+        **running("measure_throughput.py", reads_training_rows=lambda w: True),
         settings=lambda w: flags(
             cell=grid.CELL_ID.format(**w),
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),

@@ -242,8 +242,8 @@ def model_files(source: str) -> list[str]:
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
-def task_files(data: TaskData) -> list[str]:
-    """Return the user's own files that a task is prepared from: those of its folder, and its YAML file.
+def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
+    """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
     A YAML file comes with all files outside lm-eval's package that it includes, and that of a group with those beside it. The
     folder of a group has a folder for each of its tasks."""
@@ -255,7 +255,7 @@ def task_files(data: TaskData) -> list[str]:
         # moved study has the same inputs.
         files = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
     # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
-    for split in SPLITS if data.local else ():
+    for split in splits if data.local else ():
         text = f"{data.local}/{split}.txt"
         of_members = sorted(map(str, Path(data.local or "").glob(f"*/{split}.jsonl"))) if data.lm_eval else []
         whole = f"{data.local}/{split}.jsonl"

@@ -5,6 +5,7 @@ built-in task are accepted. The manifest of a task that the configuration descri
 reads the same one.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -35,9 +36,11 @@ def find_task(folder: Path, name: str) -> Task:
     return KINDS[content["definition"]["kind"]].task_of(name, content["definition"])
 
 
-def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """Return the rows of both splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
-    files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in SPLITS}
+def read_splits(
+    folder: Path, task: Task, splits: Iterable[str] = SPLITS
+) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """Return the rows of these splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
+    files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in splits}
     return {split: rows for split, (rows, _) in files.items()}, {split: digest for split, (_, digest) in files.items()}
 
 

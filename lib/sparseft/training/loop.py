@@ -54,8 +54,9 @@ class Loop:
     def fit(self) -> dict:
         """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if it did.
 
-        The largest batch of the evaluation comes first. If it does not fit into the memory, no training is lost."""
-        self._try_evaluation()
+        The largest batch of an evaluation comes first. If it does not fit into the memory, no training is lost."""
+        if self.settings.eval_every:
+            self._try_evaluation()
         progress = self.run()
         record = progress.record(self.settings.batch_size, self._peak_memory())
         return record | {"updates": progress.updates, "ended_early": progress.early_end(self.settings)}
