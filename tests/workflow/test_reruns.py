@@ -285,6 +285,16 @@ KEPT = "keep_merged: true"
     [
         ("learning_rate: 0.02", "learning_rate: 0.01", of_runs(3, 3)),
         ("seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
+        # More validation rows evaluate again, and train nothing. No mask and no merged model is made again.
+        (
+            "validation_examples: 12",
+            "validation_examples: 24",
+            {"prepare_task": 1, "evaluate_run": 5, "evaluate_adapter": 3},
+        ),
+        (KEPT, f"{KEPT}\nevaluation_batch_size: 16", {"evaluate_run": 5, "evaluate_adapter": 3}),
+        ("train_examples: 24", "train_examples: 20", {"prepare_task": 1, "evaluate_run": 5} | of_runs(3, 3)),
+        # What changes no bit of an adapter.
+        ("lora_r: 4", "lora_r: 4\n  save_every: 1\n  gradient_checkpointing: true", {}),
         (KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
         # What only the tables judge by.
         (KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
