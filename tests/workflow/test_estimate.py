@@ -25,7 +25,7 @@ MIXED = {
              "tasks": ["boolq_mini", "gsm8k_mini"], "trainings": {"short": {"steps": 10}, "long": {"steps": 20}}},
 }  # fmt: skip
 # The speeds of the machine on which the studies of the pages were run, as planning/probe.py measures them there.
-MEASURED = {"machine": "m", "date": "d", "products": {"4": 98e9, "2": 400e9}, "gpu_products": None, "disk": 1e9}
+MEASURED = {"machine": "m", "date": "d", "products": {"4": 98e9, "2": 400e9}, "disk": 1e9}
 EPYC = replace(machine_of(MEASURED), source="a test")
 RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
 

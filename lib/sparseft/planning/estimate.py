@@ -310,6 +310,7 @@ def hours(config: Config, jobs: Iterable[Job], machine: Machine | None) -> str:
     spread = f" ({low} to {high})" if doubt else ""
     counts = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(sources.items()))
     rests = f", from {machine.source}" if machine and doubt else ""
+    rests += ", on a GPU as fast as an A100" if rests and config.resources.gpus else ""
     return f"about {time} {unit}{spread} on one machine, one job at a time ({counts}{rests})"
 
 

@@ -19,16 +19,14 @@ from sparseft.planning.requests import Machine
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
 
-# Tokens, inputs and outputs of the measured products: those of a small model, and a larger one on a GPU.
-ON_CPU, ON_GPU = (512, 1024, 1024), (8192, 4096, 4096)
+TOKENS, WIDTH = 512, 1024  # of the measured products
 SECONDS = 0.7  # that a product is repeated
 FILE_BYTES = 1 << 27
 # What a job does beside its products takes one thread as long as products at this speed, in FLOP per second. It follows from
 # whole jobs on an AMD EPYC (Zen 4), whose products reach 98e9 in float32 and 400e9 in bfloat16: 80e9 per second in a training in
 # float32, and 200e9 to 230e9 in bfloat16 (docs/high_sparsity.md, docs/real_tasks.md).
 OTHER_WORK = 400e9
-# The share of its products' speed that a GPU reaches in a job, and that speed of an A100; not measured.
-GPU_SHARE, A100 = 0.4, 300e12
+A100 = 120e12  # FLOP per second of a GPU: 40 % of the peak of an A100, not measured
 START, DOWNLOAD = 5, 30e6  # seconds, and bytes per second
 
 
@@ -49,7 +47,7 @@ def machine_of(kept: dict) -> Machine:
     """Return the speeds of jobs on a machine from what `measured` returned there."""
     return Machine(
         {int(width): 1 / (1 / speed + 1 / OTHER_WORK) for width, speed in kept["products"].items()},
-        gpu=GPU_SHARE * (kept["gpu_products"] or A100),
+        gpu=A100,
         disk=kept["disk"],
         download=DOWNLOAD,
         start=START,
@@ -71,26 +69,22 @@ def measured() -> dict:
     return {
         "machine": platform.node(),
         "date": date.today().isoformat(),
-        "products": {dtype.itemsize: _speed(dtype, "cpu", ON_CPU) for dtype in (torch.float32, torch.bfloat16)},
-        "gpu_products": _speed(torch.bfloat16, "cuda", ON_GPU) if torch.cuda.is_available() else None,
+        "products": {dtype.itemsize: _speed(dtype) for dtype in (torch.float32, torch.bfloat16)},
         "disk": disk,
     }
 
 
-def _speed(dtype, device: str, shape: tuple[int, int, int]) -> float:
-    """Return the FLOP per second of the fastest product of a shape: per second of processor time on a CPU."""
+def _speed(dtype) -> float:
+    """Return the FLOP per second of processor time of the fastest product."""
     import torch
 
-    tokens, inputs, outputs = shape
-    x, weight = (torch.ones(size, dtype=dtype, device=device) for size in ((tokens, inputs), (inputs, outputs)))
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    x, weight = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
     fastest, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
-        begin = clock()
-        # Reading a number waits for the GPU.
-        (x @ weight)[0, 0].item()
-        fastest = min(fastest, clock() - begin)
-    return 2 * tokens * inputs * outputs / fastest
+        begin = time.process_time()
+        torch.mm(x, weight)
+        fastest = min(fastest, time.process_time() - begin)
+    return 2 * TOKENS * WIDTH**2 / fastest
 
 
 if __name__ == "__main__":
