@@ -20,6 +20,7 @@ from sparseft.tasks.data_source import (
     loaded_revision,
     measured_lengths,
 )
+from sparseft.tasks.task import SPLITS
 from sparseft.tasks.text import own_task, task_of
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
@@ -152,6 +153,22 @@ def test_a_generated_task_has_no_overlap_and_its_name_as_its_source(tmp_path):
     assert succeed("prepare_task.py", task="boolq_mini", **flags) == ""
     manifest = read_json(tmp_path / "manifest.json")
     assert (manifest["source"], manifest["validation_overlap"]) == ({"generated": "boolq_mini"}, 0)
+
+
+@pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini", "hellaswag_mini", "boolq"])
+def test_more_validation_rows_change_no_training_row(tmp_path, name):
+    source = {}
+    if name == "boolq":
+        source = {"local": str(tmp_path)}
+        for split in SPLITS:
+            rows = [{"passage": f"{split} {n}", "question": "q", "answer": True} for n in range(20)]
+            write(tmp_path / f"{split}.jsonl", rows)
+    few, many = (
+        load_examples(BY_NAME[name], TaskData(train_examples=12, validation_examples=number, **source)).rows
+        for number in (6, 12)
+    )
+    assert few["train"] == many["train"]
+    assert len(many["validation"]) == 12
 
 
 SENTENCES = " ".join(f"Sentence {n} is about the number {n}." for n in range(60))
