@@ -1,7 +1,8 @@
 """Compute what a job needs and what it requests from a scheduler: memory and time, by its kind, model, task and method.
 
 The memory is that of the weights and of a batch, with a margin. The time is that of a SLOW machine. If either was too little, the
-scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported.
+scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported. The hours
+that a user sees rest on the speeds that probe.py measures.
 """
 
 import math
