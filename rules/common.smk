@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from sparseft.errors import InputError
 from sparseft.planning.devices import visible_gpus
-from sparseft.planning.inputs import KnownHashes, check_inputs, task_files
+from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.storage import revisions
 from sparseft.study import grid, targets
@@ -110,21 +110,8 @@ def requested(rule, cell=cell_of, gpu=0):
     }
 
 
-@cache
-def rows_digest(task):
-    """Return what decides the training rows of a task, and its definition. The validation rows do not."""
-    data = STUDY.task_data(task)
-    files = HASHES.joint(task_files(data, ["train"]))
-    script = job_digest(ROOT / "workflow/scripts/prepare_task.py", ROOT / "lib", STUDY, {"task": task})
-    return flags(**data.of_training, files=files, code=script)
-
-
-def running(name, sources=None, reads_training_rows=None, **options):
-    """Return the params of a job that runs a script and reads the user's own files. `options` are those of `code`.
-
-    `reads_training_rows` says whether a job with these wildcards reads the training rows of its task."""
+def running(name, sources=None, **options):
+    """Return the params of a job that runs a script and reads the user's own files. `options` are those of `code`."""
     # The content of such a file reruns the job, whatever its date.
     content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
-    if reads_training_rows:
-        content["rows"] = lambda w: rows_digest(cell_of(w).task) if reads_training_rows(w) else ""
     return {"script": name, "code": code(name, **options), **content}

@@ -25,7 +25,8 @@ def own_files(files):
 
 # The local files of a model, a task, its split selection, the perplexity's text, a calibration text, and a pruned checkpoint.
 model_sources = own_files(lambda w: model_files(STUDY.models[w.model].source))
-task_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
+training_sources = own_files(lambda w: task_files(STUDY.task_data(w.task), ["train"]))
+validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
 selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task)))
 perplexity_sources = own_files(
     lambda w: [STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else []
@@ -48,22 +49,33 @@ def mask_examples(w):
 
 
 def training_rows(task):
-    """Return the training rows of a task, and the file that defines it.
-
-    More validation rows write both again as they were. So their dates decide nothing: `running` compares what decides the rows.
-    """
-    return ancient([f"{grid.DATA.format(task=task)}/train.jsonl", *targets.definition_files(STUDY, task)])
+    """Return the training rows of a task, and the file that defines it. No validation row decides either."""
+    return [f"{grid.DATA.format(task=task)}/train.jsonl", *targets.definition_files(STUDY, task)]
 
 
 def trained_rows(w):
     """Return the rows that a training reads: the training rows, and the validation rows if it evaluates.
 
-    Other validation rows train again only if the evaluations are those of `eval_every`. The CS-3's own one is not compared."""
+    Other validation rows train again only if the evaluations are those of `eval_every`. The CS-3's own one is not compared.
+    """
     validation = f"{grid.DATA}/validation.jsonl"
     if STUDY.training_backend.evaluates:
         validation = ancient(validation)
     evaluated = STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
     return [*training_rows(w.task), *([validation] if evaluated else [])]
+
+
+def task_flags(w):
+    """Return the flags that decide the training rows and the definition of a task. A probe may lack training rows."""
+    return flags(task=w.task, only_probe=w.task not in STUDY.grid.tasks, **STUDY.task_data(w.task).of_training)
+
+
+def split_places(split):
+    """Return a function that gives the flags of a preparation of one split. The number of validation rows is one of them.
+
+    So it decides no training row: only `prepare_validation` compares it."""
+    number = lambda w: STUDY.task_data(w.task).validation_examples
+    return lambda w, input, output: f"{places(w, input, output)} {flags(splits=split, validation_examples=number(w))}"
 
 
 def mask_text(w):

@@ -32,7 +32,7 @@ use rule run_script as compute_masks with:
     resources:
         **requested("compute_masks", gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
     params:
-        **running("compute_masks.py", reads_training_rows=lambda w: get_method(w.method).uses_task),
+        **running("compute_masks.py"),
         settings=mask_flags,
         places=pass_places,
 

@@ -68,7 +68,6 @@ use rule run_on_appliance as train_adapter with:
         mode="|".join(grid.NEW_ADAPTER_MODES),
     params:
         code=code("train_cerebras.py"),
-        rows=lambda w: rows_digest(run_of(w).task),
         script=program_script,
         settings=program_settings,
 

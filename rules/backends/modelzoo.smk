@@ -21,7 +21,6 @@ use rule run_on_appliance as train_adapter with:
         mode="|".join(grid.NEW_ADAPTER_MODES),
     params:
         code=code("train_modelzoo.py", "run_modelzoo.py"),
-        rows=lambda w: rows_digest(w.task),
         script='python "$SCRIPTS/train_modelzoo.py"',
         settings=lambda w: f"{run_settings(w)} {flags(**DECIDING)}",
 

@@ -27,7 +27,7 @@ use rule run_script as train_adapter with:
         # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
         nodes=1,
     params:
-        **running("train.py", reads_training_rows=lambda w: True),
+        **running("train.py"),
         launch=LAUNCH,
         places=lambda w, input, output: f"{placed('train_adapter')(w, input, output)} {saving_flags(w)}",
         settings=run_settings,
@@ -49,7 +49,7 @@ use rule train_adapter as reconstruct_adapter with:
     resources:
         **requested("reconstruct_adapter", gpu=ONE_GPU),
     params:
-        **running("reconstruct.py", reads_training_rows=lambda w: True),
+        **running("reconstruct.py"),
         launch=[],
         places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
@@ -75,7 +75,7 @@ use rule run_script as measure_throughput with:
         | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
-        **running("measure_throughput.py", reads_training_rows=lambda w: True),
+        **running("measure_throughput.py"),
         settings=lambda w: flags(
             cell=grid.CELL_ID.format(**w),
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
