@@ -54,15 +54,9 @@ def training_rows(task):
 
 
 def trained_rows(w):
-    """Return the rows that a training reads: the training rows, and the validation rows if it evaluates.
-
-    Other validation rows train again only if the evaluations are those of `eval_every`. The CS-3's own one is not compared.
-    """
-    validation = f"{grid.DATA}/validation.jsonl"
-    if STUDY.training_backend.evaluates:
-        validation = ancient(validation)
+    """Return the rows that a training reads. If it evaluates during the training, the validation rows are among them."""
     evaluated = STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
-    return [*training_rows(w.task), *([validation] if evaluated else [])]
+    return [*training_rows(w.task), *([f"{grid.DATA}/validation.jsonl"] if evaluated else [])]
 
 
 def task_flags(w):

@@ -77,7 +77,7 @@ use rule train_adapter as compile_program with:
     input:
         data_dir=lambda w: [
             *training_rows(run_of(w).task),
-            ancient(grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w))),
+            grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
         ],
         model_path=lambda w: grid.fill(grid.MANIFEST, run_of(w)),
         mask_path=lambda w: grid.fill(grid.mask_path(run_of(w).method), run_of(w)),
