@@ -24,6 +24,7 @@ from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
+from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
 from sparseft.tasks.lm_eval import members_of
 from sparseft.tasks.prepared import find_task, read_splits

@@ -99,5 +99,6 @@ def test_the_stage_prepare_makes_all_that_nodes_without_network_need(study):
         "grid={methods: [unstructured_wanda_on_mine], sparsities: [50]}",
     )
     assert study.planned("prepare", "--config", *calibrated) == {
-        "prepare_model": 1, "prepare_task": 2, "prepare_validation": 2, "prepare_wikitext2": 1, "prepare_calibration": 1, "prepare": 1,
+        "prepare_model": 1, "prepare_task": 2, "prepare_validation": 2,
+        "prepare_wikitext2": 1, "prepare_calibration": 1, "prepare": 1,
     }  # fmt: skip
