@@ -74,15 +74,11 @@ class TaskManifest(RecordPart):
     seed: Count = setting("The seed that chose the rows.")
     examples: dict[str, Count] = measurement("The number of rows of the split.")
     sha256: dict[str, str] = provenance("The sha256 of the file of the split.")
-    validation_overlap: Fraction | None = measurement(
-        "The share of the validation rows among the training rows. Null for training.", "fraction", default=None
-    )
+    validation_overlap: Fraction | None = measurement("The share that training has too.", "fraction", default=None)
     lengths: dict[str, int | list[int]] | None = measurement(
-        "The lengths of the examples of both splits, for the estimates. Null for training.", default=None
+        "The lengths of all examples, for estimates.", default=None
     )
-    definition: Source | None = setting(
-        "The task's definition. Null if it is built in, and for validation.", default=None
-    )
+    definition: Source | None = setting("The definition of a task that is not built in.", default=None)
 
 
 class SelectionManifest(RecordFile):

@@ -106,9 +106,7 @@ class TrainingRecord(Scheduled):
     record: Literal["training"] = kind("training")
     micro_batch_size: PositiveCount | Literal["auto"] = setting("Examples per forward pass. auto: the CS-3 chose them.")
     train_examples: PositiveCount = measurement("The number of training examples.")
-    validation_examples: PositiveCount | None = measurement(
-        "The number of examples of the evaluations. Null if there are none.", default=None
-    )
+    validation_examples: PositiveCount | None = measurement("The number of evaluated examples, if any.", default=None)
     definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
     backend: str = setting("The backend that trained.")
     device: str = provenance("The device that trained.", column="device")
@@ -122,11 +120,7 @@ class TrainingRecord(Scheduled):
     loss_curve: list[Step] = measurement("The loss of each step.")
     eval_curve: list[Evaluated] = measurement("The evaluations during the training.")
     final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per token")
-    eval_loss: Loss | None = measurement(
-        "The loss on the validation rows after the training, as the CS-3 computes it. Null elsewhere.",
-        "nats per token",
-        default=None,
-    )
+    eval_loss: Loss | None = measurement("The loss that the CS-3 evaluates, if so.", "nats per token", default=None)
     samples_per_second: Positive = measurement(
         "The median speed after the first steps.", "samples/s", column="samples_per_second"
     )
