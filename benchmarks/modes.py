@@ -80,11 +80,14 @@ def measure(cell: Cell) -> dict[str, float]:
         adapter, before = None, None
         if cell.variant:
             mode, gradient = VARIANTS[cell.variant]
-            settings = SETTINGS[cell.task].model_copy(update={"gradient": gradient})
+            settings = SETTINGS[cell.task].model_copy(
+                update={"gradient": gradient, "eval_every": SETTINGS[cell.task].steps}
+            )
             provenance = {"mask_sha256": sha256(cell.mask)}
             job = TrainingJob(checkpoint, mask, mode, cell.seed, settings, task, rows, 32, provenance)
             adapter = Path(folder, "adapter")
-            before = train(job, adapter, Path(folder, "state.pt"), Accelerator(cpu=True))["eval_loss"]
+            record = train(job, adapter, Path(folder, "state.pt"), Accelerator(cpu=True))
+            before = record["eval_curve"][-1]["eval_loss"]
         merge(checkpoint, mask, sha256(cell.mask), adapter, Path(folder, "merged"))
         after = evaluate(*load_model(Path(folder, "merged"), torch.device("cpu")), task, rows, batch_size=32)
     return {

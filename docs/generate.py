@@ -27,9 +27,12 @@ from sparseft.errors import one_line
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
 from sparseft.study.backends import BACKENDS, backend_sections
+from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Config, schema
 from sparseft.study.grid import SEEDS
+from sparseft.study.schedule import SAVING
 from sparseft.study.section import LARGEST
+from sparseft.study.sources import TaskData
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
@@ -50,6 +53,39 @@ SECTIONS = {
     "analysis": "Analysis",
     "export": "Export",
     **{name: section.__name__ for name, section in backend_sections().items()},
+}
+# What a change of a key makes again, by its section, or by the key if it differs from its section.
+# tests/workflow/test_reruns.py compares with plans.
+NOTHING, TRAININGS, EVALUATIONS = "nothing", "trainings", "evaluations"
+MASKS, MEASUREMENTS = "masks of methods that use it", "measurements of the speed, if you ask for them"
+RERUNS = {
+    ".backend": TRAININGS,
+    ".evaluation_batch_size": EVALUATIONS,
+    ".perplexity": EVALUATIONS,
+    ".models": "what its keys say",
+    ".tasks": "what its keys say",
+    "grid.trainings": "trainings whose keys change",
+    ".results": "everything but models, data and masks, in another folder",
+    "models.NAME": "the model",
+    "tasks.NAME": "the rows, masks from them, trainings and evaluations",
+    "grid": "only what is added",
+    "masks": MASKS,
+    "masks.calibration.NAME": MASKS,
+    "training": TRAININGS,
+    "training.distillation": TRAININGS,
+    "reconstruction": "reconstructions",
+    "perplexity": EVALUATIONS,
+    "evaluation": EVALUATIONS,
+    "resources.threads": "what computes on examples, because the last bits change",
+    "resources.processes": TRAININGS,
+    "throughput": MEASUREMENTS,
+    "analysis": "the analysis",
+    "export": "exports and their checks, if you ask for them",
+}
+OTHER_DATA = {
+    "training": TRAININGS,
+    "validation_examples": "the rows and the evaluations",
+    "selection_examples": "the selection rows and their evaluations",
 }
 PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
 LIMITS = {
@@ -86,21 +122,35 @@ def configuration() -> str:
     """Return every key of the configuration, by section."""
     content = Config.model_json_schema()
     top = {key: field for key, field in content["properties"].items() if "$ref" not in field}
-    parts = ["## Top level", key_list(top)]
+    parts = ["## Top level", key_list("", top)]
     for place, name in SECTIONS.items():
         section = content["$defs"][name]
-        parts += [f"## {place}", section["description"], key_list(section["properties"])]
+        parts += [f"## {place}", section["description"], key_list(place, section["properties"])]
     return joined(*parts)
 
 
-def key_list(properties: dict[str, dict]) -> str:
-    """Return a line per key, which begins with the key and its default."""
+def reruns(place: str, key: str) -> str:
+    """Return what a change of a key of the section at `place` makes again in a finished study, without what follows from it.
+
+    Where the keys of a section differ, the rules and this function ask the same code which of them decide."""
+    if place == "tasks.NAME" and key not in TaskData().of_training:
+        return OTHER_DATA[key]
+    if place in ("training", "reconstruction") and key in SAVING:
+        return NOTHING
+    if place.startswith("cerebras"):
+        return TRAININGS if key in {*Cerebras.DECIDING, "compile_once"} else NOTHING
+    return RERUNS.get(f"{place}.{key}") or RERUNS.get(place, NOTHING)
+
+
+def key_list(place: str, properties: dict[str, dict]) -> str:
+    """Return a line per key of the section at `place`, which begins with the key and its default and ends with what it reruns."""
     lines = []
     for name, field in properties.items():
         key = f"{name}: {as_yaml(field['default'])}" if "default" in field else name
         example = f" Example: {example_of(name, field)}" if "examples" in field else ""
         required = "" if "default" in field else ", required"
-        lines.append(f"- `{key}` ({type_in_words(field)}{required}). {one_line(field['description'])}{example}")
+        text = f"{one_line(field['description'])}{example} *Reruns: {reruns(place, name)}.*"
+        lines.append(f"- `{key}` ({type_in_words(field)}{required}). {text}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from sparseft.methods import SELF, TASK, get_method
 from sparseft.planning.inputs import fetched_files, model_files, selection_files, source_manifests, task_files
+from sparseft.study.schedule import SAVING
 from sparseft.study.sources import DIVERGENCE, pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
@@ -30,7 +31,8 @@ def own_files(files):
 
 # The local files of a model, a task, its split selection, the perplexity's text, a calibration text, and a pruned checkpoint.
 model_sources = own_files(lambda w: model_files(STUDY.models[w.model].source))
-task_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
+training_sources = own_files(lambda w: task_files(STUDY.task_data(w.task), ["train"]))
+validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
 selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task)))
 perplexity_sources = own_files(
     lambda w: [STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else []
@@ -49,7 +51,31 @@ def mask_examples(w):
     """Return the files of the examples that a method looks at: a task's, a text's, or none."""
     if text := mask_text(w):
         return [text, f"{text}.json"]
-    return f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl" if get_method(w.method).uses_task else []
+    return training_rows(cell_of(w).task) if get_method(w.method).uses_task else []
+
+
+def training_rows(task):
+    """Return the training rows of a task, and the file that defines it. No validation row decides either."""
+    return [f"{grid.DATA.format(task=task)}/train.jsonl", *targets.definition_files(STUDY, task)]
+
+
+def trained_rows(w):
+    """Return the rows that a training reads. If it evaluates during the training, the validation rows are among them."""
+    evaluated = STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
+    return [*training_rows(w.task), *([f"{grid.DATA}/validation.jsonl"] if evaluated else [])]
+
+
+def task_flags(w):
+    """Return the flags that decide the training rows and the definition of a task. A probe may lack training rows."""
+    return flags(task=w.task, only_probe=w.task not in STUDY.grid.tasks, **STUDY.task_data(w.task).of_training)
+
+
+def split_places(split):
+    """Return a function that gives the flags of a preparation of one split. The number of validation rows is one of them.
+
+    So it decides no training row: only `prepare_validation` compares it."""
+    number = lambda w: STUDY.task_data(w.task).validation_examples
+    return lambda w, input, output: f"{places(w, input, output)} {flags(splits=split, validation_examples=number(w))}"
 
 
 def mask_text(w):
@@ -118,21 +144,30 @@ def pass_places(w, input, output, threads):
     return f"{places(w, input, output)} {own}"
 
 
-def job_flags(run_id):
+def job_flags(run_id, evaluates=True):
     """Return the flags that every training has. Another number of threads changes the last bits."""
-    batch_size = STUDY.evaluation_batch_size
+    batch_size = STUDY.evaluation_batch_size if evaluates else None
     return flags(run_id=run_id, threads=STUDY.resources.threads, evaluation_batch_size=batch_size)
 
 
 @cache
-def schedule_flags(mode, task, training):
-    """Return the flags of a mode's schedule on a task in a training. They are cached, because many runs need them."""
-    return flags(**dict(STUDY.schedule_of(mode, task, grid.training_name(training))))
+def schedule_flags(mode, task, training, is_saving=False):
+    """Return the flags of a mode's schedule on a task in a training, or of its keys that change no bit.
+
+    They are cached, because many runs need them."""
+    schedule = dict(STUDY.schedule_of(mode, task, grid.training_name(training)))
+    return flags(**{key: value for key, value in schedule.items() if (key in SAVING) == is_saving})
 
 
 def run_settings(w):
-    """Return the flags of a run's training."""
-    return f"{job_flags(grid.RUN_ID.format(**w))} {schedule_flags(w.mode, w.task, w.training)}"
+    """Return the flags of a run's training that decide its adapter."""
+    evaluates = STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
+    return f"{job_flags(grid.RUN_ID.format(**w), evaluates)} {schedule_flags(w.mode, w.task, w.training)}"
+
+
+def saving_flags(w):
+    """Return the flags of a run's training that change no bit."""
+    return schedule_flags(w.mode, w.task, w.training, is_saving=True)
 
 
 def scoring_flags(w, **besides):

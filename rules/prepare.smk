@@ -14,25 +14,37 @@ use rule run_script as prepare_model with:
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
 
 
+# The training rows of a task, and its definition.
 use rule run_script as prepare_task with:
     input:
-        task_sources,
+        training_sources,
     output:
-        output_dir=expand(
-            f"{grid.DATA}/{{file}}", file=("train.jsonl", "validation.jsonl", "manifest.json"), allow_missing=True
-        ),
+        output_dir=[f"{grid.DATA}/train.jsonl", f"{grid.DATA}/manifest.json"],
     pathvars:
         job="prepare_task/{task}",
     # The first job, because it refuses a task that cannot be trained.
     priority: 1
     params:
-        **running("prepare_task.py", task_sources),
-        # A probe may lack training rows.
-        settings=lambda w: flags(
-            task=w.task,
-            only_probe=w.task not in STUDY.grid.tasks,
-            **STUDY.task_data(w.task).model_dump(exclude={"training", "selection_examples"}),
-        ),
+        **running("prepare_task.py", training_sources),
+        settings=task_flags,
+        places=split_places("train"),
+
+
+# A rule of its own, so that more validation rows leave the training rows as they are, and what was trained on them.
+use rule run_script as prepare_validation with:
+    input:
+        validation_sources,
+        rules.prepare_task.output,
+    output:
+        output_dir=[f"{grid.DATA}/validation.jsonl", f"{grid.DATA}/validation_manifest.json"],
+    pathvars:
+        job="prepare_validation/{task}",
+    priority: 1
+    params:
+        **running("prepare_task.py", validation_sources),
+        number=lambda w: STUDY.task_data(w.task).validation_examples,
+        settings=task_flags,
+        places=split_places("validation"),
 
 
 # The rows on which the trainings of a study are compared. This is a rule of its own, so that it leaves the others as they are.
@@ -40,6 +52,7 @@ use rule run_script as prepare_selection with:
     input:
         selection_sources,
         rules.prepare_task.output,
+        rules.prepare_validation.output,
     output:
         data_dir=[f"{grid.DATA}/selection.jsonl", f"{grid.DATA}/selection_manifest.json"],
     pathvars:
@@ -114,7 +127,7 @@ use rule run_script as mix_texts with:
         lambda w: [f"{text}.json" for text in parts_of(w)],
         model_path=grid.MANIFEST,
         text=lambda w: parts_of(w),
-        data_dir=lambda w: f"{grid.DATA.format(task=cell_of(w).task)}/train.jsonl" if w.task_folder else [],
+        data_dir=lambda w: training_rows(cell_of(w).task) if w.task_folder else [],
     output:
         f"{grid.MIXED}.json",
         output=grid.MIXED,

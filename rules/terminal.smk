@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from threading import Event, Thread, Timer
 
@@ -17,6 +18,7 @@ from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
 from sparseft.planning.inputs import rounded_heads
+from sparseft.planning.probe import this_machine
 from sparseft.study import terminal
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
@@ -85,7 +87,7 @@ class Terminal(logging.Handler):
                 logger.info(f"{terminal.requested(map(requests_of, unlike_jobs()))}\n")
             # A stage has no log, and takes no time.
             planned = [job for job in workflow.dag.needrun_jobs() if job.rule.log]
-            logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in planned]))
+            logger.info(needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in planned], speeds()))
             check_space([job for job in planned if not any(map(os.path.exists, job.output))])
             if OUTPUT.dryrun and IS_SHORT:
                 # Quiet about both, Snakemake ends a dry run here.
@@ -117,6 +119,12 @@ def show_progress(logs):
         if lines and lines[0] != said:
             said = lines[0]
             logger.info(f"{time.strftime('%H:%M:%S')} {said}")
+
+
+def speeds():
+    """Return the speeds of this machine. The jobs in a queue run on others, which the user must know."""
+    machine = this_machine()
+    return replace(machine, source=f"{machine.source}; the jobs run elsewhere") if machine and QUEUED else machine
 
 
 def unlike_jobs():

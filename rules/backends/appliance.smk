@@ -1,5 +1,6 @@
 # Every job on a Cerebras appliance is this one with its own files, as those of jobs.smk. One job uses the appliance at a time.
-# A backend defines run_of(w), the model and the task of a job, before it includes this file.
+# Before it includes this file, a backend defines run_of(w), the model and the task of a job, and saving_flags_of(w), the flags of
+# its training that change no bit.
 from sparseft.study.backends.cerebras import CerebrasJob
 
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
@@ -38,7 +39,7 @@ rule run_on_appliance:
         script="",
         settings="",
         turn=lambda w, input: TURN,
-        places=lambda w, input, output: f"{places(w, input, output)} {OTHER_FLAGS}",
+        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags_of(w)} {OTHER_FLAGS}",
     shell:
         PREPARED + 'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} {params.turn}'
         " -- {params.script} {params.settings} {params.places} 2> {log:q}"

@@ -22,6 +22,11 @@ def run_of(w):
     return program_of(w).run
 
 
+def saving_flags_of(w):
+    """Return the flags of a job's training that change no bit."""
+    return flags(**program_of(w).settings.model_dump(include=SAVING))
+
+
 def compiled(w):
     """Return the record of the compilation of a job's program.
 
@@ -38,7 +43,7 @@ def program_script(w):
 def program_settings(w):
     """Return the flags that decide a program and its numbers."""
     program = program_of(w)
-    settings = program.settings.model_dump() | DECIDING | {"sequence_length": program.sequence_length}
+    settings = program.settings.model_dump(exclude=SAVING) | DECIDING | {"sequence_length": program.sequence_length}
     if program.measured:
         settings["warmup_steps"] = STUDY.throughput.warmup_steps
         settings["fill_sequences"] = bool(STUDY.throughput.sequence_length)
@@ -51,7 +56,7 @@ include: "appliance.smk"
 use rule run_on_appliance as train_adapter with:
     input:
         compiled,
-        data_dir=rows_of,
+        data_dir=trained_rows,
         model_path=grid.MANIFEST,
         mask_path=mask_of,
     output:
@@ -70,7 +75,10 @@ use rule run_on_appliance as train_adapter with:
 # Compile a program once for all runs that share it.
 use rule train_adapter as compile_program with:
     input:
-        data_dir=lambda w: [grid.fill(f"{grid.DATA}/{split}.jsonl", run_of(w)) for split in ("train", "validation")],
+        data_dir=lambda w: [
+            *training_rows(run_of(w).task),
+            grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
+        ],
         model_path=lambda w: grid.fill(grid.MANIFEST, run_of(w)),
         mask_path=lambda w: grid.fill(grid.mask_path(run_of(w).method), run_of(w)),
     output:

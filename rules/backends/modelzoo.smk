@@ -1,5 +1,6 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
 run_of = cell_of
+saving_flags_of = saving_flags
 
 
 include: "appliance.smk"
@@ -7,7 +8,7 @@ include: "appliance.smk"
 
 use rule run_on_appliance as train_adapter with:
     input:
-        data_dir=rows_of,
+        data_dir=trained_rows,
         model_path=grid.MANIFEST,
         mask_path=mask_of,
         exported=lambda w: grid.exported(w.method),

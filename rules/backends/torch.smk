@@ -9,7 +9,7 @@ LAUNCH = (
 
 use rule run_script as train_adapter with:
     input:
-        data_dir=rows_of,
+        data_dir=trained_rows,
         model_path=base_of,
         mask_path=mask_of,
         initial_adapter=lambda w: PATHS.initial_adapter(w.mode) or [],
@@ -29,14 +29,14 @@ use rule run_script as train_adapter with:
     params:
         **running("train.py"),
         launch=LAUNCH,
-        places=placed("train_adapter"),
+        places=lambda w, input, output: f"{placed('train_adapter')(w, input, output)} {saving_flags(w)}",
         settings=run_settings,
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
 use rule train_adapter as reconstruct_adapter with:
     input:
-        data_dir=rows_of,
+        data_dir=trained_rows,
         model_path=base_of,
         dense_path=grid.MANIFEST,
         mask_path=mask_of,
@@ -51,7 +51,7 @@ use rule train_adapter as reconstruct_adapter with:
     params:
         **running("reconstruct.py"),
         launch=[],
-        places=places,
+        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
 
 
@@ -60,7 +60,7 @@ use rule run_script as measure_throughput with:
     input:
         model_path=base_of,
         mask_path=mask_of,
-        data_dir=f"{grid.DATA}/train.jsonl",
+        data_dir=lambda w: training_rows(w.task),
     output:
         output=PATHS.throughput,
     pathvars:

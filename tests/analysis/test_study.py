@@ -68,7 +68,6 @@ CHANGES = {
     "mask": (lambda files: files["train"]["inputs"].update(mask=digest("x")), "broken chain, mask: "),
     "adapter": (lambda files: files["train"]["outputs"].update(adapter=digest("x")), "broken chain, adapter: "),
     "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
-    "data": (lambda files: files["train"]["inputs"].update(validation=digest("x")), "broken chain, data: "),
     "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
     "selected rows": (lambda files: files["selection"].update(prompt_sha256=digest("t", "prompts")), "validation rows"),
     "selected metric": (lambda files: files["selection"].update(metric="f1"), "selection.json: metric is f1"),

@@ -32,7 +32,6 @@ def test_the_losses_are_the_torch_backend_s_and_the_adapter_merges_to_the_same_m
     assert rates[0] == pytest.approx(rates[1], abs=1e-8)
     assert max(rates[0]) == pytest.approx(0.01)  # out of the warm-up
     assert record["updates"] == reference["updates"] == 19
-    assert record["eval_loss"] == pytest.approx(reference["eval_loss"], abs=1e-4)
     assert (record["device"], record["dtype"]) == (CPU, "float32")
     deciding = {"target": "CPU", "sequence_length": 256, "csx_micro_batch_size": "auto", "num_csx": 1}
     assert record["cerebras"] == deciding

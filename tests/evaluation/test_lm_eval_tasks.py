@@ -24,6 +24,7 @@ from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
+from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
 from sparseft.tasks.lm_eval import members_of
 from sparseft.tasks.prepared import find_task, read_splits
@@ -332,7 +333,7 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
     # A probe changes nothing in the evaluation of the task.
     changing = ("seconds", "peak_memory_bytes", "record_sha256")
     assert record | {name: without[name] for name in changing} == without
-    digests = json.loads((tmp_path / "data/sums/manifest.json").read_text())["sha256"]
+    digests = {split: sha256(tmp_path / f"data/sums/{split}.jsonl") for split in ("train", "validation")}
     assert (probe["data_sha256"], probe["train_sha256"]) == (digests["validation"], digests["train"])
     task = find_task(tmp_path / "data/sums", "sums")
     loaded = load_model(folder, torch.device("cpu"))

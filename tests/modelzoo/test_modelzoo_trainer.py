@@ -60,7 +60,6 @@ def test_a_training_is_the_torch_backends(records, mode):
     _, ours, theirs = records[mode]
     pairs = zip(ours["loss_curve"], theirs["loss_curve"], strict=True)
     assert max(abs(one["loss"] - other["loss"]) for one, other in pairs) < 5e-4
-    assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=5e-4)
     for counted in ("trainable_parameters", "updates", "tokens"):
         assert ours[counted] == theirs[counted]
     assert (ours["backend"], ours["device"], ours["dtype"]) == ("modelzoo", "CSX software backend on CPU", "float32")

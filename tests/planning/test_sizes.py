@@ -75,7 +75,7 @@ def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path
     typical = task_lengths(config, "boolq")
     assert (typical.rows, typical.long) == ((7, BY_NAME["boolq"].lengths.rows[1]), BY_NAME["boolq"].lengths.long)
     assert task_lengths(config, "own").long == 100
-    manifest = tmp_path / "data/boolq/manifest.json"
+    manifest = tmp_path / "data/boolq/validation_manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"lengths": vars(typical) | {"rows": [3, 4], "long": 9}}))
     assert (task_lengths(config, "boolq").rows, task_lengths(config, "boolq").long) == ((3, 4), 9)

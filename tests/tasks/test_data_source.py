@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
-from project import call_script, succeed
+from project import call_script, refused, succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
@@ -20,6 +20,7 @@ from sparseft.tasks.data_source import (
     loaded_revision,
     measured_lengths,
 )
+from sparseft.tasks.task import MANIFESTS, SPLITS
 from sparseft.tasks.text import own_task, task_of
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
@@ -125,10 +126,12 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
     }
     said = succeed("prepare_task.py", task="boolq", local=tmp_path / "in", output_dir=tmp_path / "out")
     assert said.startswith("warning: boolq: 50 % of the validation examples also occur in the training rows; ")
-    manifest = read_json(tmp_path / "out/manifest.json")
-    assert (manifest["validation_overlap"], manifest["examples"]) == (0.5, {"train": 6, "validation": 4})
-    assert manifest["source"] == {"local": {split: sha256(path) for split, path in files.items()}}
-    assert manifest["sha256"] == {split: sha256(tmp_path / f"out/{split}.jsonl") for split in files}
+    manifests = {split: read_json(tmp_path / "out" / MANIFESTS[split]) for split in files}
+    assert manifests["validation"]["validation_overlap"] == 0.5
+    for (split, manifest), number in zip(manifests.items(), (6, 4), strict=True):
+        assert manifest["examples"] == {split: number}
+        assert manifest["source"] == {"local": {name: sha256(path) for name, path in files.items()}}
+        assert manifest["sha256"] == {split: sha256(tmp_path / f"out/{split}.jsonl")}
 
 
 def test_near_copies_are_counted_and_the_first_pair_is_named(tmp_path):
@@ -150,8 +153,40 @@ def test_near_copies_are_counted_and_the_first_pair_is_named(tmp_path):
 def test_a_generated_task_has_no_overlap_and_its_name_as_its_source(tmp_path):
     flags = {"train_examples": 8, "validation_examples": 8, "output_dir": tmp_path}
     assert succeed("prepare_task.py", task="boolq_mini", **flags) == ""
-    manifest = read_json(tmp_path / "manifest.json")
+    manifest = read_json(tmp_path / "validation_manifest.json")
     assert (manifest["source"], manifest["validation_overlap"]) == ({"generated": "boolq_mini"}, 0)
+
+
+@pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini", "hellaswag_mini", "boolq"])
+def test_more_validation_rows_change_no_training_row(tmp_path, name):
+    source = {}
+    if name == "boolq":
+        source = {"local": str(tmp_path)}
+        for split in SPLITS:
+            rows = [{"passage": f"{split} {n}", "question": "q", "answer": True} for n in range(20)]
+            write(tmp_path / f"{split}.jsonl", rows)
+    few, many = (
+        load_examples(BY_NAME[name], TaskData(train_examples=12, validation_examples=number, **source)).rows
+        for number in (6, 12)
+    )
+    assert few["train"] == many["train"]
+    assert len(many["validation"]) == 12
+
+
+def test_validation_rows_are_prepared_beside_their_training_rows_and_refused_beside_others(tmp_path):
+    flags = {"task": "boolq_mini", "train_examples": 8, "output_dir": tmp_path}
+    succeed("prepare_task.py", **flags, validation_examples=4, splits="train")
+    train = tmp_path / "train.jsonl"
+    status, names = train.stat(), {path.name for path in tmp_path.iterdir()}
+    assert "validation.jsonl" not in names
+    for number in (4, 6):
+        succeed("prepare_task.py", **flags, validation_examples=number, splits="validation")
+    assert (train.stat().st_mtime_ns, train.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
+    assert read_json(tmp_path / "validation_manifest.json")["examples"] == {"validation": 6}
+    said = refused(
+        tmp_path, "prepare_task.py", **flags | {"train_examples": 9}, validation_examples=6, splits="validation"
+    )
+    assert "train.jsonl: its source or its flags have changed since" in said
 
 
 SENTENCES = " ".join(f"Sentence {n} is about the number {n}." for n in range(60))
@@ -173,7 +208,7 @@ def test_validation_rows_that_are_mostly_training_rows_are_refused_unless_nothin
     assert not (tmp_path / "out").exists()
     said = succeed("prepare_task.py", only_probe=True, **flags)
     assert said.startswith(f"warning: {flags['task']}: ")
-    assert read_json(tmp_path / "out/manifest.json")["validation_overlap"] > 0.5
+    assert read_json(tmp_path / "out/validation_manifest.json")["validation_overlap"] > 0.5
 
 
 def test_the_lengths_are_those_of_the_rows():

@@ -33,7 +33,7 @@ def test_prepared_rows_are_those_of_their_manifest(manifest, fault, tmp_path):
     write_rows(path, [BOOLQ])
     if manifest:
         content = {"sha256": {"validation": sha256(path)}} | manifest
-        (tmp_path / "manifest.json").write_text(json.dumps(content))
+        (tmp_path / "validation_manifest.json").write_text(json.dumps(content))
     if fault is None:
         assert read_prepared(path, BY_NAME["boolq"]) == ([BOOLQ], sha256(path))
         return

@@ -10,11 +10,10 @@ from safetensors.torch import load_file, save_file
 from sparseft.backends.torch import reconstruct, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.layered_model import LayeredModel, Stream
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.language_model.model import load_model, load_tokenizer
+from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
@@ -153,7 +152,7 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     stock, _ = load_model(checkpoint.folder, CPU)
     layered = LayeredModel(checkpoint, CPU)
     stream = Stream(layered, [torch.tensor(example.ids) for example in EXAMPLES])
-    parts = LayerReconstruction(layered, EXAMPLES, None, lambda *_: {}, SETTINGS, 0)
+    parts = LayerReconstruction(layered, EXAMPLES, lambda *_: {}, SETTINGS, 0)
     masks = {layer: torch.from_numpy(job.mask.kept(layer)) for layer in job.mask.shape if ".layers.1." in layer}
     for number in layered.layers([1]):
         targets = parts._targets(stream, number)
@@ -184,17 +183,15 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
 @pytest.mark.long
 def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_path):
     checkpoint = Checkpoint(tiny_models["llama"])
-    record = run(checkpoint, tmp_path)
+    run(checkpoint, tmp_path)
     mask = job_of(checkpoint).mask
-    model, tokenizer, _ = trained_model(checkpoint, mask, "m", tmp_path / "adapter", CPU)
+    model, _, _ = trained_model(checkpoint, mask, "m", tmp_path / "adapter", CPU)
     merged = merge(checkpoint, mask, "m", tmp_path / "adapter", tmp_path / "merged")
     assert merged["as_trained"]
     after = load_model(tmp_path / "merged", CPU)[0]
     ids = torch.tensor([EXAMPLES[1].ids])
     with torch.no_grad():
         assert torch.equal(model(ids).logits, after(ids).logits)
-    validation = encode(ROWS["validation"], TASK, tokenizer, 512)
-    assert mean_answer_loss(AnswerLoss(model), validation, 8, CPU) == record["eval_loss"]
 
 
 @pytest.mark.long
@@ -215,10 +212,6 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
         F.mse_loss(*(outputs_of(model, 0) for model in models)).item(), rel=1e-4
     )
     assert second["error_after"] < 0.5 * second["error_before"]
-    merge(base, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
-    merged = load_model(tmp_path / "merged", CPU)[0]
-    validation = encode(ROWS["validation"], TASK, load_tokenizer(folder), 512)
-    assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == record["eval_loss"]
 
 
 def test_only_the_decoder_layer_that_trains_has_weights(tiny_models, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The estimate beside the files of a finished study, and beside what the pages say."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from scipy.stats import norm
 from sparseft.errors import InputError
 from sparseft.planning import estimate
 from sparseft.planning.estimate import check_disk, disk, examples, hours, kind_of, needs, study_jobs
+from sparseft.planning.probe import machine_of, this_machine
 from sparseft.planning.requests import JobKind
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
@@ -23,6 +25,9 @@ MIXED = {
     "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_wanda", "unstructured_sparsegpt", "structured_taylor_on_web"]),
              "tasks": ["boolq_mini", "gsm8k_mini"], "trainings": {"short": {"steps": 10}, "long": {"steps": 20}}},
 }  # fmt: skip
+# The speeds of the machine on which the studies of the pages were run, as planning/probe.py measures them there.
+MEASURED = {"machine": "m", "date": "d", "products": {"4": 98e9, "2": 400e9}, "disk": 1e9}
+EPYC = replace(machine_of(MEASURED), source="a test")
 RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
 
 
@@ -77,7 +82,7 @@ def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_would_fit(
         "training": {"batch_size": 32, **training},
         "resources": resources,
     })  # fmt: skip
-    assert needs(config, study_jobs(config)).splitlines()[1:] == [f"m: {line}" for line in lines]
+    assert needs(config, study_jobs(config), EPYC).splitlines()[1:] == [f"m: {line}" for line in lines]
 
 
 BFLOAT16 = {"models": {"smollm2": {**DEFAULT["models"]["smollm2"], "dtype": "bfloat16"}}}
@@ -102,14 +107,34 @@ def high_sparsity(folder: Path) -> dict:
 def test_the_hours_of_studies_that_were_run_are_right_within_a_factor_of_two(tmp_path, monkeypatch, sections, minutes):
     monkeypatch.chdir(tmp_path)
     config = laid_over(sections(tmp_path))
-    number, unit = hours(config, study_jobs(config)).split()[1:3]
-    assert minutes / 2 < float(number) * {"minutes": 1, "hours": 60}[unit] < 2 * minutes
+    said = re.match(r"about \S+ (\w+) \((\S+) to (\S+)\)", hours(config, study_jobs(config), EPYC))
+    low, high = (float(number) * {"minutes": 1, "hours": 60}[said[1]] for number in said.groups()[1:])
+    assert low < minutes < high
+    assert high == pytest.approx(4 * low, rel=0.1)
+
+
+def test_a_machine_is_measured_once_and_the_estimate_says_which_and_when(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = this_machine()
+    (file,) = (tmp_path / "cache/sparseft").iterdir()
+    date = file.stat().st_mtime_ns
+    assert this_machine() == first
+    assert file.stat().st_mtime_ns == date
+    config = laid_over({})
+    assert first.source in hours(config, study_jobs(config), first)
+    # What no machine was measured for is not guessed.
+    assert hours(config, study_jobs(config), None).endswith("jobs of unknown time)")
+    # A machine of half the speed needs longer, but not for what does not depend on it.
+    half = machine_of(MEASURED | {"products": {"4": 49e9, "2": 200e9}, "disk": 0.5e9})
+    fast, slow = (float(hours(config, study_jobs(config), machine).split()[1]) for machine in (EPYC, half))
+    assert fast < slow < 2 * fast
 
 
 def test_a_rule_of_a_model_is_counted_and_an_engine_has_no_time_yet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = hours(laid_over({}), [("check_engines", vars(RUN)), ("export_run", vars(RUN))])
-    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
+    said = hours(laid_over({}), [("check_engines", vars(RUN)), ("export_run", vars(RUN))], EPYC)
+    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time, from a test)")
     assert kind_of("export_run", vars(RUN)) == JobKind("files", RUN.model)
 
 
@@ -164,24 +189,26 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def test_equal_jobs_that_ran_here_give_their_mean_and_others_its_multiple(folder):
     jobs = [("train_adapter", vars(RUN))] * 3
-    assert "(3 jobs estimated)" in hours(laid_over({}), jobs)
+    assert "(3 jobs estimated, from a test)" in hours(laid_over({}), jobs, EPYC)
     for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
         (folder / f"{Run(**vars(RUN) | {'method': method}).id}.tsv").write_text(text)
     # The mean of an hour and two. The other two files are not complete.
     said = "about 4.5 hours on one machine, one job at a time (3 jobs measured here before)"
-    assert hours(laid_over({}), jobs) == said
+    assert hours(laid_over({}), jobs, EPYC) == said
     longer = laid_over({"training": {"steps": 10000}, "tasks": {}})
-    assert float(hours(longer, jobs).split()[1].replace(",", "")) > 300
-    assert "estimated" in hours(laid_over({"results": "results/other"}), jobs)
+    assert float(hours(longer, jobs, EPYC).split()[1].replace(",", "")) > 300
+    assert "estimated" in hours(laid_over({"results": "results/other"}), jobs, EPYC)
 
 
 def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
     unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
-    assert hours(unknown, [("train_adapter", vars(RUN))]).endswith("(1 jobs of unknown time)")
+    assert hours(unknown, [("train_adapter", vars(RUN))], EPYC).endswith("(1 jobs of unknown time)")
     wafer = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
-    said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")])
-    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time)")
-    assert needs(wafer, [("compile_program", {"program": "p"})]).split("; ")[0].endswith("(1 jobs of unknown time)")
+    said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")], EPYC)
+    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time, from a test)")
+    assert (
+        needs(wafer, [("compile_program", {"program": "p"})], EPYC).split("; ")[0].endswith("(1 jobs of unknown time)")
+    )
 
 
 @pytest.mark.parametrize(("text", "line"), [

@@ -56,7 +56,8 @@ def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_
     assert not any("--probes" in line for line in commands if line not in merged)
     prepared = [line for line in said.splitlines() if "prepare_task.py" in line]
     assert any("--lm_eval arc_easy" in line and "--local arc" in line for line in prepared)
-    assert [("--only_probe=True" in line) for line in sorted(prepared)] == [True, False]
+    # The training and the validation rows of each.
+    assert [("--only_probe=True" in line) for line in sorted(prepared)] == [True, True, False, False]
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_results_of_a_probe_and_the_perplexity_stand_in_the_evaluation_and_in_th
     record = study.json(f"{RUN}/evaluation.json")
     probe = record["probes"]["arc_easy"]
     manifest = study.json("data/arc_easy/manifest.json")
-    assert probe["data_sha256"] == manifest["sha256"]["validation"]
+    assert probe["data_sha256"] == study.json("data/arc_easy/validation_manifest.json")["sha256"]["validation"]
     assert (probe["examples"], probe["chance"]) == (12, 0.5)
     assert manifest["definition"]["file"] == "arc/arc_easy.yaml"
     assert record["definition_sha256"] != probe["definition_sha256"]
@@ -98,5 +99,6 @@ def test_the_stage_prepare_makes_all_that_nodes_without_network_need(study):
         "grid={methods: [unstructured_wanda_on_mine], sparsities: [50]}",
     )
     assert study.planned("prepare", "--config", *calibrated) == {
-        "prepare_model": 1, "prepare_task": 2, "prepare_wikitext2": 1, "prepare_calibration": 1, "prepare": 1,
+        "prepare_model": 1, "prepare_task": 2, "prepare_validation": 2,
+        "prepare_wikitext2": 1, "prepare_calibration": 1, "prepare": 1,
     }  # fmt: skip

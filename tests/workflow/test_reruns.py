@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -179,8 +180,10 @@ def sources(tmp_path_factory, tiny_models) -> Study:
 PREPARED = {
     "models/llama/manifest.json": "prepare_model",
     "data/own/manifest.json": "prepare_task",
+    "data/own/validation_manifest.json": "prepare_validation",
     "data/own/selection.jsonl": "prepare_selection",
     "data/quiz/manifest.json": "prepare_task",
+    "data/quiz/validation_manifest.json": "prepare_validation",
     "data/calibration_c.jsonl": "prepare_calibration",
     "data/wikitext2.txt": "prepare_wikitext2",
 }
@@ -191,7 +194,7 @@ SOURCES = {
     "m/config.json": "models/llama/manifest.json",
     "m/tokenizer.json": "models/llama/manifest.json",
     "rows/train.jsonl": "data/own/manifest.json",
-    "rows/validation.jsonl": "data/own/manifest.json",
+    "rows/validation.jsonl": "data/own/validation_manifest.json",
     "rows/selection.jsonl": "data/own/selection.jsonl",
     "quiz.yaml": "data/quiz/manifest.json",
     "included.yaml": "data/quiz/manifest.json",
@@ -242,7 +245,8 @@ def test_sources_that_newer_files_replaced_are_prepared_again(sources):
 def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(sources, prepared):
     file = sources.folder / prepared
     if prepared.endswith("manifest.json"):
-        file = file.with_name("config.json" if "models" in prepared else "train.jsonl")
+        rows = "validation.jsonl" if "validation" in prepared else "train.jsonl"
+        file = file.with_name("config.json" if "models" in prepared else rows)
     old, status = file.read_bytes(), file.stat()
     # As an editor does it that writes in place.
     file.write_bytes(old[:-1] + b" ")
@@ -278,20 +282,52 @@ def of_runs(trained: int, runs: int) -> dict[str, int]:
 
 
 KEPT = "keep_merged: true"
+# A word of docs/reference/configuration.md -> a rule that then runs.
+FIRST = {"trainings": "train_adapter", "evaluations": "evaluate_run", "the rows": "prepare_validation"}
+EVALUATED = {"evaluate_run": 5, "evaluate_adapter": 3}
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "jobs"),
+    ("key", "old", "new", "jobs"),
     [
-        ("learning_rate: 0.02", "learning_rate: 0.01", of_runs(3, 3)),
-        ("seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
-        (KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
+        ("training learning_rate", "learning_rate: 0.02", "learning_rate: 0.01", of_runs(3, 3)),
+        ("grid seeds", "seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
+        ("masks scope", KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
+        # More validation rows evaluate again, and train nothing. No mask and no merged model is made again.
+        (
+            "tasks.NAME validation_examples",
+            "validation_examples: 12",
+            "validation_examples: 24",
+            {"prepare_validation": 1} | EVALUATED,
+        ),
+        (" evaluation_batch_size", KEPT, f"{KEPT}\nevaluation_batch_size: 16", EVALUATED),
+        (
+            "tasks.NAME train_examples",
+            "train_examples: 24",
+            "train_examples: 20",
+            {"prepare_task": 1, "prepare_validation": 1} | of_runs(3, 3) | EVALUATED,
+        ),
+        # Each of two changes is seen beside the other.
+        (
+            "training learning_rate",
+            "learning_rate: 0.02",
+            "learning_rate: 0.01\n    validation_examples: 24",
+            {"prepare_validation": 1} | of_runs(3, 3) | EVALUATED,
+        ),
+        # What changes no bit of an adapter.
+        ("training save_every", "lora_r: 4", "lora_r: 4\n  save_every: 1\n  gradient_checkpointing: true", {}),
         # What only the tables judge by.
-        (KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
+        ("analysis tolerance", KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
     ],
 )
-def test_a_setting_makes_only_that_again_that_depends_on_it(copied_study, old, new, jobs):
+def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(copied_study, key, old, new, jobs):
     assert edited(copied_study, old, new) == RECONFIGURED | jobs
+    said = runpy.run_path(str(ROOT / "docs/generate.py"))["reruns"](*key.split(" "))
+    for words, rule in FIRST.items():
+        assert words not in said or rule in jobs
+    # Trainings follow masks, and evaluations follow trainings.
+    assert ("train_adapter" in jobs) == any(words in said for words in ("trainings", "masks", "added"))
+    assert ("evaluate_run" in jobs) == (said not in ("nothing", "the analysis"))
 
 
 def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):

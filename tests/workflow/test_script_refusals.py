@@ -136,7 +136,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
      ["--pruned_dir"]),
     # The rows.
     ("train.py", {}, text("data/train.jsonl", "\n"), ["data/train.jsonl", "holds no row"]),
-    ("train.py", {}, row("data/validation.jsonl", 5, endings=None), ["validation.jsonl, line 5", "endings"]),
+    ("train.py", {}, row("data/train.jsonl", 5, endings=None), ["train.jsonl, line 5", "endings"]),
     ("evaluate.py", {}, text("data/validation.jsonl", "not JSON\n"), ["validation.jsonl, line 1"]),
     ("evaluate.py", {}, row("data/validation.jsonl", 2, endings=["so " * 900, "a", "b", "c"]), ["512", "number 2"]),
     ("train.py", {},

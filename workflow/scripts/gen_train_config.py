@@ -70,7 +70,7 @@ def main(
         command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    trainer = trainer_run(job_of(flags), cerebras, exported, flags.output_dir)
+    trainer = trainer_run(job_of(flags, evaluates=True), cerebras, exported, flags.output_dir)
     trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
     driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration), "--mode", "train"])

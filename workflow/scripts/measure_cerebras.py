@@ -9,8 +9,6 @@ join_measurements.py joins all repeats of a cell. --steps includes the steps of 
 every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
 """
 
-from dataclasses import replace
-
 from cyclopts.types import NonNegativeInt
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
@@ -46,8 +44,6 @@ def main(
     output = flags.output_dir / ("compile.json" if compile_only else "measurement.json")
     check_record(output, output.stem)
     job = job_of(flags)
-    # A measurement evaluates nothing.
-    job = replace(job, rows={"train": job.rows["train"]})
     steps = job.settings.steps - warmup_steps
     if steps < 1:
         raise InputError(

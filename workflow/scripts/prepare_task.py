@@ -2,12 +2,14 @@
 
     prepare_task.py --task hellaswag_mini --train_examples 480 --validation_examples 200 --output_dir data/hellaswag_mini
 
-It writes train.jsonl and validation.jsonl in the fields of the original data set, and manifest.json, which says where they
-come from. A task that is not built in needs --lm_eval or --kind; then manifest.json also holds the task's definition.
+It writes train.jsonl and validation.jsonl in the fields of the original data set, with manifest.json and
+validation_manifest.json, which say where they come from. A task that is not built in needs --lm_eval or --kind; then
+manifest.json also holds the task's definition. With --splits validation, the training rows must be there already.
 """
 
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
@@ -21,41 +23,62 @@ from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.data_source import Examples, load_examples, measured_lengths
 from sparseft.tasks.overlap import MOST, find, in_words, near_copies, texts_of
-from sparseft.tasks.rows import write_rows
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.rows import as_lines, write_rows
+from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
 
 
-def main(*, task: str, output_dir: Path, data: Flags[TaskData] = TaskData(), only_probe: bool = False) -> None:
-    """Load the rows, check them, and write the three files together.
+def main(
+    *,
+    task: str,
+    output_dir: Path,
+    data: Flags[TaskData] = TaskData(),
+    only_probe: bool = False,
+    splits: tuple[Literal["train", "validation"], ...] = SPLITS,
+) -> None:
+    """Load the rows, check them, and write the files of each split together.
 
     Args:
         task: name of the task
         output_dir: folder for the data and its manifest
         only_probe: nothing is trained on the task, so that it may lack training rows
+        splits: what is written, by default both
     """
-    manifest = output_dir / "manifest.json"
-    check_ours(output_dir, "task", *(output_dir / f"{split}.jsonl" for split in SPLITS), manifest)
+    check_ours(
+        output_dir, "task", *(output_dir / name for split in splits for name in (f"{split}.jsonl", MANIFESTS[split]))
+    )
     check_apart([output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
     examples = examples_of(task, data, only_probe)
     if not only_probe:
         examples.task.check_trainable()
     examples.task.check(examples.rows)
-    overlap = check_overlap(examples.task, examples.rows, is_trained_on=not only_probe)
-    hold(manifest)
-    with atomic_files(output_dir, manifest.name, "task") as folder:
-        for split, rows in examples.rows.items():
-            write_rows(folder / f"{split}.jsonl", rows)
-        record = TaskManifest(
-            task=task,
-            source=examples.source,
-            seed=data.seed,
-            examples={split: len(rows) for split, rows in examples.rows.items()},
-            validation_overlap=overlap,
-            sha256={split: sha256(folder / f"{split}.jsonl") for split in examples.rows},
-            lengths=measured_lengths(examples.task, examples.rows),
-            definition=examples.task.definition or None,
+    own: dict[str, dict[str, Any]] = {"train": {"definition": examples.task.definition or None}}
+    if "validation" in splits:
+        overlap = check_overlap(examples.task, examples.rows, is_trained_on=not only_probe)
+        own["validation"] = {
+            "validation_overlap": overlap,
+            "lengths": measured_lengths(examples.task, examples.rows),
+        }
+    if "train" not in splits and (output_dir / "train.jsonl").read_text(encoding="utf-8") != as_lines(
+        examples.rows["train"]
+    ):
+        raise InputError(
+            f"{output_dir}/train.jsonl: its source or its flags have changed since",
+            f"fix the revision of the source, or delete {output_dir}/manifest.json to prepare the task again",
         )
-        write(folder / manifest.name, record)
+    for split in splits:
+        manifest = MANIFESTS[split]
+        hold(output_dir / manifest)
+        with atomic_files(output_dir, manifest, "task") as folder:
+            write_rows(folder / f"{split}.jsonl", examples.rows[split])
+            record = TaskManifest(
+                task=task,
+                source=examples.source,
+                seed=data.seed,
+                examples={split: len(examples.rows[split])},
+                sha256={split: sha256(folder / f"{split}.jsonl")},
+                **own[split],
+            )
+            write(folder / manifest, record)
 
 
 def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:

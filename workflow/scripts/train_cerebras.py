@@ -36,7 +36,7 @@ def main(
     check_outputs(flags)
     if compile_only and validate_only:
         raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
-    job = job_of(flags)
+    job = job_of(flags, evaluates=True)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.backends.cerebras.package import saved_mdl
     from sparseft.backends.cerebras.training import lower, train

@@ -28,7 +28,7 @@ def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob]
     """
     start(flags.threads)
     check_outputs(flags, exported)
-    job = job_of(flags)
+    job = job_of(flags, evaluates=True)
     cerebras.check(job.settings, job.evaluation_batch_size)
     hold(flags.output_dir / "adapter")
     record = train(trainer_run(job, cerebras, exported, flags.output_dir))

@@ -4,7 +4,7 @@ base     train.inputs.model == merge.inputs.model == validation.inputs.base
 mask     (its file ==) train.inputs.mask == merge.inputs.mask == validation.inputs.mask
 adapter  (its files ==) train.outputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
-data     train.inputs.validation == evaluation.inputs.data
+data     evaluation.inputs.data
 train    train.inputs.train == evaluation == the data that calibrated the mask
 start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
 definition  train == evaluation == that in the manifest of the task's data; only of a task that is not built in
@@ -32,7 +32,7 @@ NAMED_BY = {
     "mask": ("train.json", "merge.json", "validation_report.json"),
     "adapter": ("train.json", "merge.json"),
     "merged": ("merge.json", "validation_report.json", "evaluation.json"),
-    "data": ("train.json", "evaluation.json"),
+    "data": ("evaluation.json",),
     "train": ("train.json", "evaluation.json"),
     "start": ("train.json",),
     "definition": ("train.json", "evaluation.json"),

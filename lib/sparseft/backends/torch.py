@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode, encode_splits
+from sparseft.language_model.batches import Example, encode_splits
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
-from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, decoder_layer_tensors, read_tensors
+from sparseft.language_model.layered_model import LayeredModel, decoder_layer_tensors, read_tensors
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
@@ -155,10 +155,9 @@ def train(
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
     record = loop.fit()
     matrices = {name: layer.factors() for name, layer in layers.items()}
-    # Before the evaluation, so that the adapter is there even if the evaluation fails.
     if accelerator.is_main_process:
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return record | {"eval_loss": loop.eval_loss()} | _conditions(model, matrices, device, accelerator.num_processes)
+    return record | _conditions(model, matrices, device, accelerator.num_processes)
 
 
 def reconstruct(
@@ -176,10 +175,8 @@ def reconstruct(
     number of threads, even if it was killed in between."""
     device = choose_device()
     torch.manual_seed(job.seed)
-    layered, tokenizer = LayeredModel(dense, device), load_tokenizer(dense.folder)
+    layered = LayeredModel(dense, device)
     model = layered.model
-    validation = encode(job.rows["validation"], job.task, tokenizer, model.config.max_position_embeddings)
-    data = {"validation": validation, "reconstruction": examples}
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
     workspace = Workspace()
     base = None if dense.digest == job.checkpoint.digest else empty_model(job.checkpoint)
@@ -200,13 +197,13 @@ def reconstruct(
                     setattr(model.model.layers[number], name, child)
         return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
-    identity = job.identity(data, Path(__file__), [*_machine(device, 1), *filter(None, parts)])
-    loss = LayeredLoss(layered, validation, job.evaluation_batch_size)
-    reconstruction = LayerReconstruction(layered, examples, loss, adapt, job.settings, job.seed, state, identity, parts)
+    machine = [*_machine(device, 1), *filter(None, parts)]
+    identity = job.identity({"reconstruction": examples}, Path(__file__), machine)
+    reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, state, identity, parts)
     reconstruction.run()
-    matrices, eval_loss = reconstruction.factors, loss.mean()
+    matrices = reconstruction.factors
     write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return reconstruction.record() | {"eval_loss": eval_loss} | _conditions(model, matrices, device, 1)
+    return reconstruction.record() | _conditions(model, matrices, device, 1)
 
 
 def _adapt(

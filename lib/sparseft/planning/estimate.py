@@ -21,14 +21,15 @@ from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.devices import machine_memory
 from sparseft.planning.power import rows_needed
+from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import (
     ADAM,
     EVALUATIONS,
     KIND_OF,
     PLACED,
     RUN_THE_MODEL,
-    USUAL,
     JobKind,
+    Machine,
     Requests,
     job_bytes,
     job_seconds,
@@ -45,6 +46,9 @@ from sparseft.study.section import parse_section
 Job = tuple[str, Mapping[str, str]]
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of benchmarks/intervals.py.
 DIFFERENCE, DIFFERING = 0.05, 0.2
+# The estimate of a job that was not measured may be wrong by this factor.
+UNCERTAIN = 2
+ESTIMATED = "estimated"
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
@@ -66,7 +70,7 @@ def report(config: Config) -> str:
     kept, _ = disk(config, study_jobs(config))
     programs = len(targets.programs(config))
     lines = [
-        "ESTIMATE, from the configuration and the times of earlier jobs: nothing was run. GB: 1,000,000,000 bytes.",
+        "ESTIMATE, from the configuration, the times of earlier jobs and the speeds of this machine. GB: 1,000,000,000 bytes.",
         f"runs: {len(runs):,}, of which {sum(run.mode != NO_FINETUNE for run in runs):,} are trained",
         *([f"compilations for the CS-3: {programs}, before the trainings that share them"] if programs else []),
         "disk, GB",
@@ -74,7 +78,7 @@ def report(config: Config) -> str:
         "memory of a job, GB",
         *memory(config),
         *examples(config),
-        needs(config, study_jobs(config)),
+        needs(config, study_jobs(config), this_machine()),
     ]
     return "\n".join(lines)
 
@@ -98,7 +102,7 @@ def examples(config: Config) -> list[str]:
     ]
 
 
-def needs(config: Config, jobs: Iterable[Job]) -> str:
+def needs(config: Config, jobs: Iterable[Job], machine: Machine | None) -> str:
     """Return a sentence on the hours of some jobs, and on the disk space of the whole study if its models are known.
 
     A line follows for each model and kind of job that needs more memory than there is."""
@@ -109,7 +113,7 @@ def needs(config: Config, jobs: Iterable[Job]) -> str:
     except InputError as error:
         return f"no estimate of hours and disk: {error}"
     space = f"{sum(kept.values()) / GB:,.2f} GB, and {running / GB:,.2f} GB per running job"
-    return "\n".join([f"{hours(config, jobs)}; disk: {space}", *lines])
+    return "\n".join([f"{hours(config, jobs, machine)}; disk: {space}", *lines])
 
 
 def too_large(config: Config, jobs: Iterable[Job]) -> list[str]:
@@ -301,27 +305,34 @@ def kind_of(rule: str, wildcards: Mapping[str, str]) -> JobKind | None:
     return JobKind.of(rule, cell)
 
 
-def hours(config: Config, jobs: Iterable[Job]) -> str:
-    """Return a sentence on how long jobs take on one machine, one at a time.
+def hours(config: Config, jobs: Iterable[Job], machine: Machine | None) -> str:
+    """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the estimates
-    if the settings have changed since. Without a measurement, its time is the estimate."""
+    if the settings have changed since. Without a measurement, its time is the estimate for a machine with these speeds, and is
+    right within UNCERTAIN."""
     now = earlier = Requests(config)
     # A study that was not analysed has no earlier configuration.
     with suppress(InputError):
         sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
         earlier = Requests(parse_section(Config, sections, "configuration"))
     equal_jobs = Counter((kind_of(rule, wildcards), _benchmarks(rule, wildcards)) for rule, wildcards in jobs)
-    total = 0.0
+    total, doubt = 0.0, 0.0
     sources: Counter = Counter()
     for (job, pattern), number in equal_jobs.items():
         measured = _mean_seconds(Path(config.paths.benchmarks).glob(pattern))
-        seconds, source = _seconds_and_source(measured, _seconds(now, job), _seconds(earlier, job))
+        seconds, source = _seconds_and_source(measured, _seconds(now, job, machine), _seconds(earlier, job, machine))
         total += number * seconds / 3600
+        doubt += number * seconds / 3600 if source == ESTIMATED else 0
         sources[source] += number
-    time = f"{60 * total:.0f} minutes" if total < 2 else f"{total:,.1f} hours"
+    bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
+    time, low, high = (f"{60 * each:.0f}" if total < 2 else f"{each:,.1f}" for each in bounds)
+    unit = "minutes" if total < 2 else "hours"
+    spread = f" ({low} to {high})" if doubt else ""
     counts = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(sources.items()))
-    return f"about {time} on one machine, one job at a time ({counts})"
+    rests = f", from {machine.source}" if machine and doubt else ""
+    rests += ", on a GPU as fast as an A100" if rests and config.resources.gpus else ""
+    return f"about {time} {unit}{spread} on one machine, one job at a time ({counts}{rests})"
 
 
 def _benchmarks(rule: str, wildcards: Mapping[str, str]) -> str:
@@ -345,18 +356,18 @@ def _seconds_and_source(measured: float | None, now: float | None, earlier: floa
         return measured, "measured here before"
     if measured and now and earlier:
         return measured * now / earlier, "measured here before"
-    return now or 0, "estimated" if now else "of unknown time"
+    return now or 0, ESTIMATED if now else "of unknown time"
 
 
-def _seconds(requests: Requests, job: JobKind | None) -> float | None:
-    """Return the estimate of a job on a usual machine; None if its model or the speed of an appliance or engine is not known."""
-    if job is None:
-        return USUAL.start
+def _seconds(requests: Requests, job: JobKind | None, machine: Machine | None) -> float | None:
+    """Return the estimate of a job; None if its model or the speed of the machine, appliance or engine is not known."""
+    if job is None or machine is None:
+        return machine.start if machine else None
     on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
     if job.kind in ("engines", *on_appliance):
         return None
     try:
-        return job_seconds(requests.config, job, requests.subject(job.model), USUAL)
+        return job_seconds(requests.config, job, requests.subject(job.model), machine)
     except (InputError, KeyError):
         # An earlier configuration need not describe the model or the training.
         return None

@@ -31,6 +31,7 @@ from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
 from sparseft.tasks.rows import source_file
 from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
+from sparseft.tasks.task import MANIFESTS
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,7 +90,8 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
                     f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}",
                     f"leave {place} out, or delete {manifest} to prepare it again",
                 )
-    manifests += [Path(DATA.format(task=task), MANIFEST_FILE) for task in _prepared_tasks(config)]
+    beside = (MANIFESTS["validation"], MANIFEST_FILE)
+    manifests += [Path(DATA.format(task=task), name) for task in _prepared_tasks(config) for name in beside]
     manifests += map(source_file, window_files(config))
     for manifest in filter(Path.exists, manifests):
         recorded = _recorded(manifest)
@@ -116,6 +118,7 @@ def fetched_files(config: Config) -> list[Path]:
     A model that is made from a pruned base of the study is not among them."""
     own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
     files = [file for file in source_manifests(config) if file not in own]
+    files += [Path(DATA.format(task=task), MANIFESTS["validation"]) for task in _prepared_tasks(config)]
     if any(config.training_names):
         files += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
     for model, method, percent in _imported(config):
@@ -272,8 +275,8 @@ def model_files(source: str) -> list[str]:
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
-def task_files(data: TaskData) -> list[str]:
-    """Return the user's own files that a task is prepared from: those of its folder, and its YAML file.
+def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
+    """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
     A YAML file comes with all files outside lm-eval's package that it includes, and that of a group with those beside it. The
     folder of a group has a folder for each of its tasks."""
@@ -285,7 +288,7 @@ def task_files(data: TaskData) -> list[str]:
         # moved study has the same inputs.
         files = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
     # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
-    for split in SPLITS if data.local else ():
+    for split in splits if data.local else ():
         text = f"{data.local}/{split}.txt"
         of_members = sorted(map(str, Path(data.local or "").glob(f"*/{split}.jsonl"))) if data.lm_eval else []
         whole = f"{data.local}/{split}.jsonl"

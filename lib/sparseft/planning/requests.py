@@ -1,7 +1,8 @@
 """Compute what a job needs and what it requests from a scheduler: memory and time, by its kind, model, task and method.
 
 The memory is that of the weights and of a batch, with a margin. The time is that of a SLOW machine. If either was too little, the
-scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported.
+scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported. The hours
+that a user sees rest on the speeds that probe.py measures.
 """
 
 import math
@@ -86,7 +87,8 @@ UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetch
 class Machine:
     """Hold the speeds of a machine, in FLOP or bytes per second. That of a CPU thread depends on the bytes of a weight.
 
-    `start` has the seconds for what does not grow with the model. `length` says which of its task's lengths an example has."""
+    `start` has the seconds for what does not grow with the model. `length` says which of its task's lengths an example has, and
+    `source` where the speeds come from."""
 
     thread: Mapping[int, float]
     gpu: float
@@ -94,14 +96,11 @@ class Machine:
     download: float
     start: float
     length: str
+    source: str = ""
 
 
 # So slow, and with examples so long, that the requested time is enough. Others use the disk and the network too.
 SLOW = Machine({4: 5e9, 2: 5e9}, gpu=40e12, disk=50e6, download=10e6, start=20 * 60, length="long")
-# The machine of the estimated hours: a thread of a CPU with AVX-512, or an A100 (40 % of its peak, not measured). The CPU's
-# speeds follow from processor times of whole jobs on an AMD EPYC (Zen 4): 80 GFLOP per second in a training in float32, 150 in
-# an evaluation, and 200 to 230 in bfloat16 (docs/high_sparsity.md, docs/real_tasks.md).
-USUAL = Machine({4: 100e9, 2: 200e9}, gpu=120e12, disk=1e9, download=30e6, start=5, length="mean")
 
 
 @dataclass(frozen=True)
@@ -269,11 +268,10 @@ def _kept_in_machine(config: Config, job: JobKind, subject: Subject) -> dict[str
     """Return what a job that computes one decoder layer at a time keeps in the machine's memory, by part."""
     layers, states = subject.config["num_hidden_layers"], subject.width * subject.config["hidden_size"]
     if job.kind == "reconstruction":
-        section, validation = config.reconstruction, task_lengths(config, job.task)
+        section = config.reconstruction
         lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
-        tokens = 2 * lengths.rows[0] * lengths.mean + validation.rows[1] * validation.mean
         return {
-            "hidden states": states * tokens,
+            "hidden states": 2 * states * lengths.rows[0] * lengths.mean,
             "adapter": 4 * subject.adapter_numbers(config, job.task, job.training),
         }
     lengths = mask_lengths(config, job.task, job.method)
@@ -389,8 +387,7 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "reconstruction":
         section = config.reconstruction
         lengths = calibration_lengths(config, job.task, section.calibration, section.examples)
-        batch = section.batch_size * lengths.long * subject.activation_bytes(lengths.long)
-        return max(batch, _loss_bytes(config, subject, task_lengths(config, job.task)))
+        return section.batch_size * lengths.long * subject.activation_bytes(lengths.long)
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
     of_layer = subject.activation_bytes(lengths.long)
     # With it, every layer keeps its input, and one layer at a time computes its activations again.
@@ -403,8 +400,8 @@ def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
         batch += settings.micro_batch_size * rows * logits
         fp32 *= DISTILLED
     batch += fp32
-    # A measurement has no evaluation.
-    return batch if job.kind == "throughput" else max(batch, _loss_bytes(config, subject, lengths))
+    evaluates = job.kind == "training" and settings.eval_every
+    return max(batch, _loss_bytes(config, subject, lengths)) if evaluates else batch
 
 
 def _evaluated_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
@@ -471,18 +468,17 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject, length: str) 
         text = config.texts[job.text]
         return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * _tokens_of_a_reading(config))
     lengths = _of_length(config, job.task, length)
-    evaluated = lengths.rows[1] * lengths.long
     if job.kind == "training":
         settings = config.training_of(job.task, job.training)
-        losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
+        losses = settings.steps // settings.eval_every if settings.eval_every else 0
         # The teacher has no backward.
         passes = 4 if settings.distillation else 3
-        return passes * settings.steps * settings.batch_size * lengths.long + losses * evaluated
+        return (passes * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.long
     if job.kind == "reconstruction":
         section = config.reconstruction
         long = getattr(calibration_lengths(config, job.task, section.calibration, section.examples), length)
         # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
-        return 3 * long * (section.steps * section.batch_size + section.examples) + evaluated
+        return 3 * long * (section.steps * section.batch_size + section.examples)
     if job.kind == "throughput":
         measured = config.throughput
         examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)

@@ -22,7 +22,7 @@ from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
 from sparseft.study.sources import Model, PrunedBase, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import CHARACTERS_PER_TOKEN, local_file
-from sparseft.tasks.task import SPLITS, Lengths
+from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 from sparseft.tasks.text import LENGTH
 
 _SIZES = (
@@ -207,7 +207,7 @@ _OF_KIND: dict[str | None, TaskLengths] = {
 
 def task_lengths(config: Config, name: str) -> TaskLengths:
     """Return the lengths of a task of the study."""
-    manifest = Path(DATA.format(task=name)) / "manifest.json"
+    manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
         entries = {key.name: measured[key.name] for key in fields(TaskLengths)}
         return TaskLengths(**entries | {"rows": tuple(entries["rows"])})

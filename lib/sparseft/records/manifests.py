@@ -67,16 +67,18 @@ class ExportManifest(CheckpointManifest):
 
 
 class TaskManifest(RecordPart):
-    """Record the prepared rows of a task: manifest.json."""
+    """Record the prepared rows of a split of a task: manifest.json for training, and validation_manifest.json."""
 
     task: str = provenance("The task.")
     source: Source = provenance("Where the rows come from.")
     seed: Count = setting("The seed that chose the rows.")
-    examples: dict[str, Count] = measurement("The number of rows of each split.")
-    validation_overlap: Fraction = measurement("The share of the validation rows among the training rows.", "fraction")
-    sha256: dict[str, str] = provenance("The sha256 of the file of each split.")
-    lengths: dict[str, int | list[int]] = measurement("The lengths of the examples, for the estimates.")
-    definition: Source | None = setting("The task's definition. Null if it is built in.", default=None)
+    examples: dict[str, Count] = measurement("The number of rows of the split.")
+    sha256: dict[str, str] = provenance("The sha256 of the file of the split.")
+    validation_overlap: Fraction | None = measurement("The share that training has too.", "fraction", default=None)
+    lengths: dict[str, int | list[int]] | None = measurement(
+        "The lengths of all examples, for estimates.", default=None
+    )
+    definition: Source | None = setting("The definition of a task that is not built in.", default=None)
 
 
 class SelectionManifest(RecordFile):

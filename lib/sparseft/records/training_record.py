@@ -13,12 +13,11 @@ from pydantic import create_model
 
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
-from sparseft.study.schedule import Training
+from sparseft.study.schedule import SAVING, Training
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
 # A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
-_SAVING = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
-WITHOUT_EFFECT = _SAVING | {"stop_if_loss_above", "stop_if_after_steps"}
+WITHOUT_EFFECT = SAVING | {"eval_every", "stop_if_loss_above", "stop_if_after_steps"}
 DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
 
 
@@ -50,7 +49,7 @@ class TrainingInputs(RecordPart):
     model: str = provenance("The digest of the base.", link="base")
     mask: str = provenance("The sha256 of the mask.", link="mask")
     train: str = setting("The sha256 of the training rows.", link="train")
-    validation: str = provenance("The sha256 of the validation rows.", link="data")
+    validation: str | None = provenance("The sha256 of the rows of the evaluations, if any.", default=None)
     initial_adapter: str | None = provenance("That which it started from, if any.", link="start", default=None)
     dense: str | None = provenance("The digest of the dense model. Null if nothing is learnt from it.", default=None)
 
@@ -107,7 +106,7 @@ class TrainingRecord(Scheduled):
     record: Literal["training"] = kind("training")
     micro_batch_size: PositiveCount | Literal["auto"] = setting("Examples per forward pass. auto: the CS-3 chose them.")
     train_examples: PositiveCount = measurement("The number of training examples.")
-    validation_examples: PositiveCount = measurement("The number of examples that eval_loss is measured on.")
+    validation_examples: PositiveCount | None = measurement("The number of evaluated examples, if any.", default=None)
     definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
     backend: str = setting("The backend that trained.")
     device: str = provenance("The device that trained.", column="device")
@@ -121,7 +120,7 @@ class TrainingRecord(Scheduled):
     loss_curve: list[Step] = measurement("The loss of each step.")
     eval_curve: list[Evaluated] = measurement("The evaluations during the training.")
     final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per token")
-    eval_loss: Loss = measurement("The loss on the validation rows before the merge.", "nats per token")
+    eval_loss: Loss | None = measurement("The loss that the CS-3 evaluates, if so.", "nats per token", default=None)
     samples_per_second: Positive = measurement(
         "The median speed after the first steps.", "samples/s", column="samples_per_second"
     )

@@ -336,6 +336,10 @@ class Config(_AllKeys):
         source = self.masks.imported_source(method, percent)
         return None if source == self.models[model].source else source
 
+    def evaluates(self, mode: str, task: str, training: str = "") -> bool:
+        """Return whether a training computes evaluation losses, for which it reads the validation rows."""
+        return self.training_backend.evaluates or bool(self.schedule_of(mode, task, training).eval_every)
+
     def evaluated_tasks(self, name: str) -> list[str]:
         """Return the tasks on which a merged model of the task `name` is evaluated: its own, and the probes."""
         return [name, *(probe for probe in self.evaluation.probes if probe != name)]

@@ -14,6 +14,8 @@ from sparseft.study.section import Count, LearningRate, Length, Positive, Sectio
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 # The most examples of a forward pass, unless the user sets another number.
 MICRO_BATCH = 8
+# Keys of `training` that only save time or memory, or what was done. They change no bit of the adapter.
+SAVING = {"save_every", "cache_weights", "gradient_checkpointing"}
 # The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
 STOP_WINDOW = 10
 

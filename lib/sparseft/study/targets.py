@@ -43,7 +43,7 @@ _NAMED = (
     r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
-    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
+    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:(?:selection|validation)_)?manifest\.json)",
 )
 # Keys of `training` that do not change the compiled program, or that no compiled program has.
 NOT_COMPILED = {

@@ -1,10 +1,11 @@
 """Find the task of a data folder, and read its rows.
 
-prepare_task.py writes the task and the sha256 of both files into manifest.json beside them. Without a manifest, any rows of a
-built-in task are accepted. The manifest of a task that the configuration describes also holds its definition, so that every job
-reads the same one.
+prepare_task.py writes the task and the sha256 of each file into a manifest beside it: manifest.json for the training rows, and
+validation_manifest.json. Without a manifest, any rows of a built-in task are accepted. manifest.json of a task that the
+configuration describes also holds its definition, so that every job reads the same one.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -12,7 +13,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.rows import read_rows
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
 
 _REMEDY = "prepare the task again with prepare_task.py, or restore the file"
 
@@ -35,9 +36,11 @@ def find_task(folder: Path, name: str) -> Task:
     return KINDS[content["definition"]["kind"]].task_of(name, content["definition"])
 
 
-def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """Return the rows of both splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
-    files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in SPLITS}
+def read_splits(
+    folder: Path, task: Task, splits: Iterable[str] = SPLITS
+) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """Return the rows of these splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
+    files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in splits}
     return {split: rows for split, (rows, _) in files.items()}, {split: digest for split, (_, digest) in files.items()}
 
 
@@ -49,7 +52,7 @@ def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
     # The rows come first, because the place of a damaged row says more than "another file".
     rows = read_rows(path, task)
     digest = sha256(path)
-    manifest = path.with_name("manifest.json")
+    manifest = path.with_name(MANIFESTS[path.stem])
     if manifest.exists():
         recorded = read_json(manifest, _REMEDY)
         if recorded.get("task") != task.name:

@@ -54,9 +54,14 @@ def each_row(path: Path | str, row_format: RowFormat) -> Iterator[Row]:
             raise InputError(f"{path}: not UTF-8 text", "convert the file") from None
 
 
+def as_lines(rows: list[Row]) -> str:
+    """Return the text of a .jsonl file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_rows(path: Path, rows: list[Row]) -> None:
     """Write a .jsonl file."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(as_lines(rows), encoding="utf-8")
 
 
 def problem_of(row: object, row_format: RowFormat) -> str | None:

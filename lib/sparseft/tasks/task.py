@@ -11,6 +11,8 @@ from sparseft.tasks.metrics import Metric
 
 Row = dict[str, Any]
 SPLITS = ("train", "validation")
+# Split -> the file beside its rows that records them. That of the training rows also defines a task that is not built in.
+MANIFESTS = {"train": "manifest.json", "validation": "validation_manifest.json"}
 
 
 def group_as_task(name: str) -> InputError:

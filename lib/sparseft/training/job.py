@@ -41,10 +41,10 @@ class JobFlags:
         run_id: the run; names the task, the mode and the seed
         model_path: folder of the prepared model
         mask_path: the run's mask file
-        data_dir: folder with train.jsonl and validation.jsonl
+        data_dir: folder with train.jsonl, and with validation.jsonl if the training is evaluated
         output_dir: the run's folder
         threads: CPU threads; another number changes the last bits
-        evaluation_batch_size: sequences per forward pass of the evaluation loss
+        evaluation_batch_size: sequences per forward pass of an evaluation loss
     """
 
     run_id: str
@@ -67,7 +67,7 @@ class TrainingJob:
     seed: int
     settings: Training
     task: Task
-    # The examples by split: train and validation.
+    # The examples by split: train, and validation if the training is evaluated.
     rows: dict[str, list[Row]]
     # The evaluation after the merge uses the same size. With another size, the two losses would also differ by rounding.
     evaluation_batch_size: int
@@ -111,8 +111,12 @@ def job_of(
     modes: tuple[str, ...] = NEW_ADAPTER_MODES,
     initial_adapter: Path | None = None,
     dense_path: Path | None = None,
+    *,
+    evaluates: bool = False,
 ) -> TrainingJob:
     """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
+
+    The validation rows are read only if the caller `evaluates`, or if training.eval_every says so.
 
     modes: those that the caller trains
     initial_adapter: the adapter that the training starts from, in a mode that starts from another
@@ -124,7 +128,8 @@ def job_of(
     task.check_trainable()
     checkpoint = Checkpoint(flags.model_path)
     mask, mask_sha256 = read_checked_mask(flags.mask_path, checkpoint, run)
-    rows, rows_sha256 = read_splits(flags.data_dir, task)
+    splits = SPLITS if evaluates or flags.training.eval_every else SPLITS[:1]
+    rows, rows_sha256 = read_splits(flags.data_dir, task, splits)
     provenance = {
         "run_id": run.id,
         "mode": run.mode,
@@ -218,13 +223,13 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
     inputs |= {
         "model": job.checkpoint.digest,
         "mask": job.provenance["mask_sha256"],
-        **{split: job.rows_sha256[split] for split in SPLITS},
+        **job.rows_sha256,
         **({"initial_adapter": job.initial.digest} if job.initial else {}),
         **({"dense": job.teacher.digest} if job.teacher else {}),
     }
     content = {
         **job.settings.model_dump(),
-        **{f"{split}_examples": len(job.rows[split]) for split in SPLITS},
+        **{f"{split}_examples": len(rows) for split, rows in job.rows.items()},
         "definition_sha256": job.task.definition_sha256,
         **measured,
     }

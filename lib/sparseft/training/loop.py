@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss, teacher_logits
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, say_step, step_seed, write_state
@@ -52,10 +52,7 @@ class Loop:
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
-        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if it did.
-
-        The largest batch of the evaluation comes first. If it does not fit into the memory, no training is lost."""
-        self._try_evaluation()
+        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if it did."""
         progress = self.run()
         record = progress.record(self.settings.batch_size, self._peak_memory())
         return record | {"updates": progress.updates, "ended_early": progress.early_end(self.settings)}
@@ -87,14 +84,6 @@ class Loop:
         """Return the evaluation loss of the model as it is, in nats per answer token."""
         self.loss.eval()
         return mean_answer_loss(self.loss, self.data["validation"], self.evaluation_batch_size, self.accelerator.device)
-
-    @torch.no_grad()
-    def _try_evaluation(self) -> None:
-        """Compute the batch of the evaluation that needs most memory, whose loss is not used."""
-        validation = self.data["validation"]
-        largest = evaluation_batches(validation, self.evaluation_batch_size)[0]
-        self.loss.eval()
-        self.loss(collate([validation[place] for place in largest]).to(self.accelerator.device))
 
     def _peak_memory(self) -> int:
         """Return the largest peak memory of a process, in bytes. All processes must call this together."""

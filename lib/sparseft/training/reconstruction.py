@@ -17,8 +17,7 @@ A decoder layer is reconstructed as a whole, or in two parts, the attention and 
 So the inputs of the MLP are equal too, and its error does not include that of the attention.
 
 Memory on the device is one decoder layer, what is outside of the decoder layers, and the activations and the optimiser of one
-decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, the hidden states of the
-validation examples, and A and B.
+decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, and A and B.
 
 Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
 decays linearly. Here the schedule is that of `training:`. Two parts: arXiv 2510.14444.
@@ -38,7 +37,7 @@ from torch.nn.functional import mse_loss
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, Stream
+from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, write_state
@@ -61,8 +60,6 @@ class LayerReconstruction:
 
     layered: LayeredModel
     examples: list[Example]
-    # The evaluation loss of the reconstructed model.
-    loss: LayeredLoss
     # Takes the number of a decoder layer and a part of it, prunes the part, puts LoRA layers into it and returns these by name.
     adapt: Callable[[int, str | None], dict[str, LoRALinear]]
     # The schedule of each decoder layer.
@@ -104,8 +101,6 @@ class LayerReconstruction:
             for name, layer in adapted.items():
                 A, B = layer.factors()
                 self.factors[name] = A.detach().cpu(), B.detach().cpu()
-            if part is None:
-                self.loss.advance(number)
             if place >= done:
                 self._save()
 

@@ -40,6 +40,8 @@ class Backend:
     uses_this_machine: bool = True
     # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's adapter.
     reconstructs: bool = False
+    # Whether every training ends with an evaluation loss, which the device computes. Others evaluate if `eval_every` says so.
+    evaluates: bool = False
     # Keys of `training` whose value the backend chooses.
     chosen_keys: frozenset[str] = frozenset()
     # The bytes of memory, by part, that a training of a model with so many weights needs on the machine that starts it. None if

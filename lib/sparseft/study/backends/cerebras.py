@@ -170,6 +170,7 @@ CEREBRAS = Backend(
     complete_sections=_complete_sections,
     compiles_first=lambda config: config.cerebras.compiles_first,
     uses_this_machine=False,
+    evaluates=True,
     chosen_keys=frozenset({"micro_batch_size"}),
     host_memory=_host_memory,
     # The wait in the appliance's own queue counts.
