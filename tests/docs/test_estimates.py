@@ -31,7 +31,9 @@ def rows_of(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
-def gigabytes(model: str, task: str, kind: str, method: str = "unstructured", **training: object) -> tuple[float, float]:
+def gigabytes(
+    model: str, task: str, kind: str, method: str = "unstructured", **training: object
+) -> tuple[float, float]:
     """Return what a job of the section on cards needs on its GPU and in the machine, in GB."""
     config = laid_over({
         "models": {"m": {"source": SOURCES[model], "dtype": "bfloat16"}},
@@ -98,7 +100,7 @@ def rules_with_a_gpu() -> set[str]:
     while unknown := [block for block in blocks if block[1] not in found]:
         for parent, rule, block in unknown:
             if parent in found:
-                found[rule] = "gpu=" in block.replace("gpu=0", "") or found[parent] and "resources:" not in block
+                found[rule] = "gpu=" in block.replace("gpu=0", "") or (found[parent] and "resources:" not in block)
     return {rule for rule, has_gpu in found.items() if has_gpu}
 
 
