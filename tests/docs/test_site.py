@@ -36,6 +36,11 @@ def test_the_links_of_a_page_outside_the_site_lead_somewhere(name):
             assert not anchor or anchor in anchors(target.read_text()), link
 
 
+def test_the_project_has_one_place_for_its_address():
+    named = [page.name for page in PAGES if re.search("<this repository>|OWNER/REPOSITORY", page.read_text())]
+    assert named in ([], ["README.md"])
+
+
 def test_every_page_is_in_the_navigation():
     def pages(entry: object) -> list[str]:
         if isinstance(entry, str):
