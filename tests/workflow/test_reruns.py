@@ -307,13 +307,6 @@ EVALUATED = {"evaluate_run": 5, "evaluate_adapter": 3}
             "train_examples: 20",
             {"prepare_task": 1, "prepare_validation": 1} | of_runs(3, 3) | EVALUATED,
         ),
-        # Each of two changes is seen beside the other.
-        (
-            "training learning_rate",
-            "learning_rate: 0.02",
-            "learning_rate: 0.01\n    validation_examples: 24",
-            {"prepare_validation": 1} | of_runs(3, 3) | EVALUATED,
-        ),
         # What changes no bit of an adapter.
         ("training save_every", "lora_r: 4", "lora_r: 4\n  save_every: 1\n  gradient_checkpointing: true", {}),
         # What only the tables judge by.
@@ -328,6 +321,12 @@ def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(cop
     # Trainings follow masks, and evaluations follow trainings.
     assert ("train_adapter" in jobs) == any(words in said for words in ("trainings", "masks", "added"))
     assert ("evaluate_run" in jobs) == (said not in ("nothing", "the analysis"))
+
+
+def test_another_schedule_trains_again_beside_more_validation_rows(copied_study):
+    edited(copied_study, "validation_examples: 12", "validation_examples: 24")
+    both = edited(copied_study, "learning_rate: 0.02", "learning_rate: 0.01")
+    assert both == RECONFIGURED | {"prepare_validation": 1} | of_runs(3, 3) | EVALUATED
 
 
 def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
