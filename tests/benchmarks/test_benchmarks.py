@@ -46,6 +46,7 @@ TINY = {
         "CASES": lambda module: (module.PEFT, module.MASKED[0]),
     },
     "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
+    "measures": {"ROWS": (24,), "WINDOWS": (16,)},
     "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}}
     | {"VARIANTS": lambda module: {name: module.VARIANTS[name] for name in ("sparse_to_dense", module.EXACT)}},
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
@@ -78,6 +79,7 @@ ARGUMENTS = {
     "lora_gpu": "--device cpu --shapes 64x48 --tokens 32 --repeats 1".split(),
     "lora_model": ["{0}/model"],
     "lora_model_gpu": "--device cpu --layers 1 --size tiny --tokens 16 --turns 1".split(),
+    "measures": ["--repeats", "5"],
     "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],
     # Without the authors' repositories, only this project runs.
     "peers": ["{0}/model", "--wikitext", "{0}"],

@@ -159,8 +159,8 @@ def test_the_answers_can_be_dropped_and_what_is_compared_stays():
 
 
 @pytest.mark.parametrize(("schema", "digests"), [
-    (TrainingRecord, {"base": "base", "mask": "mask", "adapter": "adapter", "data": "data", "train": "train",
-                      "definition": None, "start": None}),
+    (TrainingRecord, {"base": "base", "mask": "mask", "adapter": "adapter", "train": "train", "definition": None,
+                      "start": None}),
     (MergeRecord, {"base": "base", "mask": "mask", "adapter": "adapter"}),
     (BeforeMergeRecord, {"base": "base", "mask": "mask", "adapter": "adapter", "data": "data", "train": "train",
                          "definition": None}),

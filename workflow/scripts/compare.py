@@ -9,7 +9,6 @@ compared with the same cell of the first study, over the same examples.
 import os
 from pathlib import Path
 
-from pandas import DataFrame
 from sparseft.analysis.pages import write_analysis
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import Frames, read_study, side_by_side
@@ -32,11 +31,11 @@ def read(folder: Path) -> Frames:
     return read_study(folder / "runs", read_configuration([configuration]) if configuration.is_file() else None)
 
 
-def lacking(first: DataFrame, other: DataFrame) -> str:
-    """Return what the runs of a study lack, so that none of their cells can be compared with one of the first study."""
-    apart = [axis for axis in AXES if set(first[axis]).isdisjoint(other[axis])]
-    lacks = [f"{axis} {' or '.join(map(str, first[axis].unique())) or 'without a name'}" for axis in apart]
-    if lacks or first[AXES].merge(other[AXES]).empty:
+def lacking(first: Frames, other: Frames) -> str:
+    """Return what a study lacks, so that none of its cells can be compared with one of the first study."""
+    apart = [axis for axis in AXES if set(first.runs[axis]).isdisjoint(other.runs[axis])]
+    lacks = [f"{axis} {' or '.join(map(str, first.runs[axis].unique())) or 'without a name'}" for axis in apart]
+    if lacks or first.runs[AXES].merge(other.runs[AXES]).empty:
         return f"it has no {' and no '.join(lacks) or 'cell of it'}"
     return "the cells that both have contain a fault, or were evaluated on other examples"
 
@@ -59,7 +58,7 @@ def main(*studies: Path, output_dir: Path, options: Flags[Analysis] = Analysis()
     of_first = results.comparisons[results.comparisons["question"] == "studies"]
     for name, study in zip(names[1:], frames[1:], strict=True):
         if name not in set(of_first["study"]):
-            what = f"{name}: no cell can be compared with one of {names[0]}: {lacking(frames[0].runs, study.runs)}"
+            what = f"{name}: no cell can be compared with one of {names[0]}: {lacking(frames[0], study)}"
             raise InputError(what, "name studies with a model, task, method, sparsity, mode and training in common")
     again = Reproduction(studies[0] / "runs", flags(**options.model_dump()), plot=True, studies=studies)
     write_analysis(output_dir, results, again, processes=1, others={})

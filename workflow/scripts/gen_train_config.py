@@ -18,6 +18,7 @@ from sparseft.errors import InputError
 from sparseft.study import grid
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
+from sparseft.tasks.task import SPLITS
 from sparseft.training.job import JobFlags, job_of
 
 
@@ -64,7 +65,8 @@ def main(
         training=settings,
     )
     exported = Path(fill(grid.exported(method), named))
-    inputs = [flags.model_path / "manifest.json", flags.data_dir / "train.jsonl", flags.mask_path, exported]
+    rows = [flags.data_dir / f"{split}.jsonl" for split in SPLITS]
+    inputs = [flags.model_path / "manifest.json", *rows, flags.mask_path, exported]
     missing = [path for path in inputs if not path.exists()]
     if missing:
         command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
