@@ -73,7 +73,11 @@ def test_cells_are_compared_if_they_agree_in_what_both_have(write_run, runs_dir)
     write_run(SPARSE.format(seed=0))
     write_run(SPARSE.format(seed=1), change=trained_with(learning_rate=0.5))
     pairs = compute(read_study(runs_dir), Analysis()).comparisons
-    counts = pairs.query("method == 'unstructured' and mode == 'sparse_to_sparse' and measure == 'value'").groupby("question").size()
+    counts = (
+        pairs.query("method == 'unstructured' and mode == 'sparse_to_sparse' and measure == 'value'")
+        .groupby("question")
+        .size()
+    )
     assert counts.to_dict() == {"dense": 1, "untuned": 2}
 
 

@@ -46,7 +46,9 @@ def run_of(inputs: Inputs, folder: Path, mode: str = "sparse_to_sparse", target:
         mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", output_dir=folder, evaluation_batch_size=8,
         training=Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}),
     )  # fmt: skip
-    return trainer_run(job_of(flags, evaluates=True), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder)
+    return trainer_run(
+        job_of(flags, evaluates=True), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder
+    )
 
 
 def test_a_batch_holds_the_tokens_their_loss_mask_and_the_tokens_that_follow(tmp_path):

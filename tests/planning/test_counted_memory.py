@@ -115,7 +115,9 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
 
 # docs/gpu.md has the table of more cases.
 @pytest.mark.long
-@pytest.mark.parametrize(("settings", "stage"), [({}, "training"), ({"gradient_checkpointing": True}, "evaluation")])
+@pytest.mark.parametrize(
+    ("settings", "stage"), [({}, "training"), ({"gradient_checkpointing": True, "eval_every": 1}, "evaluation")]
+)
 def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts(monkeypatch, settings, stage):
     settings = {"batch_size": 32, "micro_batch_size": 1, **settings}
     config = laid_over(

@@ -265,7 +265,7 @@ def test_masks_by_gradients_need_the_inputs_of_every_decoder_layer_and_the_score
     device, machine = need("mask", method="unstructured_fisher")
     assert machine == PROGRAM + kept + 4 * prunable
     assert device < 4 * (OUTER + 3 * DECODER_LAYER)
-    together = need("mask", method="unstructured_fisher", masks={"scope": "global"})
+    together = need("mask", method="unstructured_fisher", masks={"scope": "global", "sequential": False})
     assert together == (device, PROGRAM + kept + 4 * 30 * prunable)
     on_gpu = need("mask", method="unstructured_fisher", resources={"gpus": 1})[0]
     assert on_gpu == device + CUDA + 4 * prunable
