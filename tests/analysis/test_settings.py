@@ -1,7 +1,6 @@
 """Runs are pooled and compared only if they agree in every setting that both have; a configuration says who belongs to it."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
