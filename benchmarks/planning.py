@@ -28,7 +28,7 @@ TRAININGS = (
     " trainings: {low: {learning_rate: 0.0001}, middle: {learning_rate: 0.0005}, high: {learning_rate: 0.002}}}"
 )
 PLANS = {
-    "one mask": ["masks/smollm2/masks_sparsity20_unstructured.pt"],
+    "one mask": ["masks/smollm2/masks_sparsity50_unstructured.pt"],
     "720 cells": [*SWEEP, "grid={seeds: [0, 1]}"],
     "20,000 jobs": [*SWEEP, "grid={seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}"],
     # Some rows must be left for the selection.

@@ -396,7 +396,7 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     again = Reproduction(Path("my study/results/runs"), configuration=Path("c.yaml"))
     place = f"--configfile c.yaml --snakefile {ROOT}/Snakefile --directory 'my study'"
     assert again.study() == f"{program} --cores all {place}"
-    assert again.merge(RUN) == f"{program} results/runs/{RUN.id}/model_dir --notemp --cores all {place}"
+    assert again.merge(RUN) == f"{program} results/runs/{RUN.id}/merged --cores all {place}"
     assert "--base 'my study/models/m'" in again.validation(RUN)
     updated = replace(RUN, method="unstructured_sparsegpt")
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)

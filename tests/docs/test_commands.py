@@ -40,6 +40,8 @@ def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
     for name in set(re.findall(r"\b(?:local|lm_eval|text): ([\w./]+)(?=[\s,}])", text)):
         if not (ROOT / name).exists():
             make_data(tmp_path / name)
+    # Another command of the page makes it.
+    make_data(tmp_path / "texts/smollm2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
     return tmp_path

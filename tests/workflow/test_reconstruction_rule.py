@@ -121,13 +121,15 @@ OTHER = {"initial_adapter": f"{RUN.format(NEW)}/adapter"}
         ("reconstruct.py", FIRST, {"stop_if_loss_above": 9, "stop_if_after_steps": 2}, "never ends early"),
     ],
 )
-def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models, monkeypatch, name, mode, changes, line):
+def test_a_script_refuses_what_does_not_fit_its_mode(
+    study, tiny_models, tmp_path, monkeypatch, name, mode, changes, line
+):
     monkeypatch.chdir(study.folder)
-    shutil.copytree(tiny_models["mistral"], "retokenised")
-    tokenizer = Path("retokenised/tokenizer.json")
-    tokenizer.write_text(tokenizer.read_text() + "\n")
-    if changes.get("dense_path") == "mistral":
-        changes = changes | {"dense_path": tiny_models["mistral"]}
+    if "dense_path" in changes:
+        other = shutil.copytree(tiny_models["mistral"], tmp_path / "mistral")
+        if changes["dense_path"] == "retokenised":
+            (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
+        changes = changes | {"dense_path": other}
     code, said = call_script(name, **{**base_flags(study, mode), "lora_r": 4, "output_dir": "by_hand", **changes})
     assert (code, said.count("error: ")) == (2, 1)
     assert line in said

@@ -37,7 +37,7 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert int(total.split()[1]) > 2000
     assert len(lines) < 60
     (hours,) = [line for line in lines if line.startswith("about ")]
-    assert re.match(r"about [\d,.]+ hours on one machine, .* disk: 134\.\d+ GB, ", hours)
+    assert re.match(r"about [\d,.]+ hours \(.+\) on one machine, .* disk: 134\.\d+ GB, ", hours)
     heads, note = [line for line in lines if line.startswith("note: ")]
     (training,) = [line.split() for line in lines if line.startswith("train_adapter ") and len(line.split()) == 5]
     assert int(training[1]) > 4000 and int(training[2]) > 20 and training[3] == "-"
@@ -62,7 +62,11 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
 
 
 DIVIDED = {"training": {**TINY_STUDY["training"], "shard_model": True}, "resources": {"processes": 2}}
-WAFERS = {"backend": "cerebras", "cerebras": {"num_csx": 2, "job_labels": ["name=x"]}}
+WAFERS = {
+    "backend": "cerebras",
+    "grid": {"methods": ["unstructured"]},
+    "cerebras": {"num_csx": 2, "job_labels": ["name=x"]},
+}
 
 
 @pytest.mark.parametrize(
