@@ -62,7 +62,7 @@ VALUE, EVAL_LOSS = "value", "eval_loss"
 # What two cells are compared by, in the order in which a sentence uses them.
 MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
 # More methods than these would need more comparisons than a study can afford.
-MANY_METHODS = 4
+MANY_METHODS = 6
 FAMILY = ["study", "question", "model", "task", "metric"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9

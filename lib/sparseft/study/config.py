@@ -118,7 +118,7 @@ class Analysis(Section):
     interval of its difference to dense is above -tolerance."""
     compare: list[Literal["dense", "untuned", "methods", "modes"]] = Field([], examples=[["dense", "methods"]])
     """What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods at each sparsity and
-    mode, each pair of modes. An empty list means all of them, but methods only if the study has at most four pruned methods."""
+    mode, each pair of modes. An empty list means all of them, but methods only if the study has at most six pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
     """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
     wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
