@@ -21,6 +21,8 @@ from sparseft.analysis.tables import Results, compute
 from sparseft.study.config import Analysis
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
+DECIDED = "Against dense, by the first measure that decides: "
+
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
 PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 50)]
 
@@ -113,7 +115,8 @@ def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_
     [
         (
             {},
-            "No pruned model is shown to be within 0.02 of dense: 2 not told apart and 4 worse by length-normalised accuracy."
+            f"No pruned model is shown to be within 0.02 of dense. {DECIDED}2 not told apart and 4 worse by length-normalised"
+            " accuracy."
             " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64.",
         ),
         (
@@ -148,7 +151,9 @@ def test_a_dense_model_that_guesses_leaves_the_other_measures_to_decide():
     assert first.startswith(
         "No better than a guess: original model 0.969 [0.893, 0.991], chance 0.25 and dense with LoRA"
     )
-    assert first.endswith(". Against dense: 1 not told apart, 1 worse by divergence and 4 worse by loss.")
+    assert first.endswith(
+        ". Against dense, by the first measure that decides: 1 not told apart, 1 worse by divergence and 4 worse by loss."
+    )
     assert best.startswith("Best of 3 methods: ")
 
 
@@ -170,7 +175,7 @@ def test_a_loss_is_called_a_loss_and_never_within():
     cells = make_cells(metric="loss").assign(chance=None)
     study = make_study(cells)
     first, _, last = said(judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"}))
-    assert first.startswith("Against dense: 2 not told apart and 4 worse by loss. ")
+    assert first.startswith(f"{DECIDED}2 not told apart and 4 worse by loss. ")
     assert last.startswith("Of the gap between pruned only and ")
 
 
@@ -243,8 +248,7 @@ def test_three_methods_on_24_rows_on_which_the_dense_model_guesses_are_told_apar
         write_run(run_id, right / 24, loss=loss, examples=24)
     said = " ".join(written(tmp_path, compute(read_study(runs_dir), Analysis()))[FINDINGS].split())
     assert (
-        "- No better than a guess: original model 0.333 [0.180, 0.533], chance 0.25. Against dense: 3 worse by loss."
-        in said
+        f"- No better than a guess: original model 0.333 [0.180, 0.533], chance 0.25. {DECIDED}3 worse by loss." in said
     )
     assert (
         "- Best of 3 methods: unstructured_sparsegpt, by loss, at 50 % (no_finetune)"

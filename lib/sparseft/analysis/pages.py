@@ -263,12 +263,11 @@ def _proof(runs: pd.DataFrame) -> list[str]:
     if runs.empty:
         return []
     passed, count = runs["passed"].astype(bool).sum(), len(runs)
-    found = (
-        f"{runs['weights'].sum():,.0f} weights compared with their masks, {runs['violations'].sum():,.0f} violations"
-    )
+    found = f"{runs['weights'].sum():,.0f} weights, kept and pruned, were compared with their masks"
+    found += f", {runs['violations'].sum():,.0f} violations"
     if passed == count:
         return [
-            f"Really sparse? Yes, every pruned weight of all {count} pruned models is exactly zero or removed: {found}."
+            f"Really sparse? Yes, in all {count} pruned models every pruned weight is exactly zero or removed: {found}."
         ]
     return [f"Really sparse? Not all: {count - passed} of {count} pruned models failed: {found}; see the memo."]
 
