@@ -278,7 +278,7 @@ def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_
     study = default_study()
     violated = study.runs.assign(passed=study.runs["method"] != "random", violations=range(8))
     answers = {
-        "Yes, every pruned weight of all 6 pruned models is exactly zero or removed: 637,009,920 weights": study,
+        "Yes, in all 6 pruned models every pruned weight is exactly zero or removed: 637,009,920 weights": study,
         "Not all: 2 of 6 pruned models failed: 637,009,920 weights": replace(study, runs=violated),
     }
     for answer, shown in answers.items():
