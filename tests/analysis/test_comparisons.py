@@ -74,8 +74,8 @@ def test_a_study_asks_its_questions(grid, options, questions):
         assert set(family["measure"]) == {"value", "eval_loss"}
 
 
-def test_five_methods_are_not_compared_in_pairs_unless_you_ask(grid, write_run):
-    for method in ("unstructured_wanda", "unstructured_ria"):
+def test_seven_methods_are_not_compared_in_pairs_unless_you_ask(grid, write_run):
+    for method in ("unstructured_wanda", "unstructured_ria", "unstructured_stade", "unstructured_fisher"):
         write_run(run_id(method))
     assert set(results(grid).comparisons["question"]) == {"dense", "untuned", "modes", "against"}
 
