@@ -47,7 +47,7 @@ def is_shown(record):
     """Return whether Snakemake's own handler prints a record. Say before the plan what it makes again."""
     event = getattr(record, "event", None)
     if INTERRUPTED.is_set() and IS_SHORT:
-        # What it says of the jobs that Ctrl-C ended is no fault.
+        # The failures of jobs that Ctrl-C ended are not errors.
         return False
     if str(record.msg).startswith("Error: Directory cannot be locked. Another"):
         record.msg = "note: another command runs in this folder; what it is making still counts as missing in this plan"

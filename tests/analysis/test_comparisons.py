@@ -200,7 +200,7 @@ def test_no_divergence_is_called_lower_than_that_of_the_original_model(write_run
 
 @pytest.mark.parametrize("repeat", range(3))
 def test_equal_methods_have_a_verdict_by_any_measure_in_5_percent_of_the_studies(repeat):
-    """Of 700 studies 5 % are 35, with a standard deviation of 5.8; Holm's correction may give fewer."""
+    """The level of 5 % allows 35 of 700 studies, with a standard deviation of 5.8. Holm's correction may give fewer."""
     random = np.random.default_rng(repeat)
     pair = list(combinations(range(3), 2))
     studies, rows = 700, (24, 64, 256)[repeat]

@@ -1,4 +1,4 @@
-"""What the pages say of memory, hours and GPUs, beside the estimate and the rules."""
+"""The figures of the pages for memory, hours and GPUs agree with the estimate and the rules."""
 
 import re
 

@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for file in ("table/train.csv", "three/train.jsonl", "three/validation.jsonl"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        # The blank line is no row.
+        # Blank lines do not count as rows.
         (tmp_path / file).write_text("{}\n{}\n\n{}\n")
     for name, change in (("model", {"max_position_embeddings": 64}), ("gpt", {"architectures": ["GPT2LMHeadModel"]})):
         (tmp_path / name).mkdir()

@@ -119,9 +119,8 @@ def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
         methods = listed(f"{row.method} {percent(row)} % ({row.where})" for row in largest.itertuples())
         return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
-    nobody = f"No pruned model is shown to be within {tolerance:g} of dense. "
-    start = "" if guess or not is_share else nobody
-    counts = counted(pairs, f"{start}Against dense, by the first measure that decides: ")
+    none_near = "" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense. "
+    counts = counted(pairs, f"{none_near}Against dense, by the first measure that decides: ")
     return guess + counts + _needed(decided(pairs), tolerance)
 
 
