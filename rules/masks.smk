@@ -12,6 +12,8 @@ envvars:
 
 
 ADDED = os.environ["SPARSEFT_ADDED"].split()
+# Those of single methods, by the method.
+OWN = STUDY.grid.sparsities_of
 TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.difference(ADDED))
 # Masks that depend on a task's examples have a folder per task. For others, this wildcard is empty.
 MASKS = f"{grid.MASKS}{{task_folder}}"
@@ -27,7 +29,7 @@ use rule run_script as compute_masks with:
     pathvars:
         job="compute_masks/{model}{task_folder}/{method}",
     wildcard_constraints:
-        method=f"(?!(?:{'|'.join(STUDY.grid.sparsities_of)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
+        method=f"(?!(?:{'|'.join(OWN)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
@@ -46,7 +48,7 @@ use rule compute_masks as compute_one_mask with:
         job="compute_one_mask/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
-        sparsity="|".join(["00", *ADDED]),
+        sparsity="|".join(["00", *ADDED, *(f"{percent:02d}" for percents in OWN.values() for percent in percents)]),
 
 
 ruleorder: compute_masks > compute_one_mask

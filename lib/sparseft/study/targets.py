@@ -85,15 +85,14 @@ def added_sparsities(config: Config) -> list[int]:
 
     They are those that a model and a method lack although they have other masks of the grid. One pass makes the masks of all
     sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them again, although
-    no bit has changed. A method with a pruned base has a job per sparsity in any case, so it decides nothing. The sparsities of a
-    method with some of its own are made one by one."""
+    no bit has changed. A method with a pruned base has a job per sparsity in any case, and so has one with sparsities
+    of its own, so they decide nothing."""
     grid = config.grid
     added: set[int] = set()
-    in_passes = [method for method in grid.methods if not get_method(method).has_pruned_base]
+    in_passes = [
+        method for method in grid.methods if not get_method(method).has_pruned_base and method not in grid.sparsities_of
+    ]
     for model, method, task in product(grid.models, in_passes, grid.tasks):
-        if method in grid.sparsities_of:
-            added.update(grid.sparsities_of[method])
-            continue
         paths = {
             percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
             for percent in grid.sparsities
