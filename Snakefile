@@ -4,7 +4,7 @@
 #   snakemake analyze --configfile config/sweep.yaml        the full study
 #   snakemake prepare | masks | train | validate | evaluate | analyze the whole grid up to that stage
 #   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
-#   snakemake engines                                       every run exported, checked and measured in the engines that serve it
+#   snakemake engines                                       every trained run exported, checked and measured in the engines that serve it
 #
 # A configuration with `results: results/NAME` has its results in that folder.
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity20_unstructured.pt
@@ -80,4 +80,5 @@ rule throughput:
 
 rule engines:
     input:
-        lambda w: targets.run_targets(STUDY, "engines.json"),
+        # An untrained run has the shape of the trained ones, and so their speed.
+        lambda w: targets.run_targets(STUDY, "engines.json", trained_only=bool(STUDY.trained_modes)),
