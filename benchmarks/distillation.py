@@ -27,6 +27,7 @@ from sparseft.analysis.statistics import Scores, compare, holm, interval, pooled
 from sparseft.backends.torch import adapted_model, train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
+from sparseft.data.prepared import read_splits
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.batches import Batch, collate, encode, shuffled
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
@@ -39,7 +40,6 @@ from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.study.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.prepared import read_splits
 from sparseft.training.job import TrainingJob
 from torch import nn
 

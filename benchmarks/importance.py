@@ -15,6 +15,8 @@ import torch
 from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
+from sparseft.data.loading import load_examples
+from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
@@ -26,8 +28,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_examples
-from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
+from sparseft.tasks.task import DOCUMENT_BREAK
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]

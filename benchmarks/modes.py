@@ -21,6 +21,7 @@ from scipy.stats import ttest_rel
 from sparseft.backends.torch import train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
+from sparseft.data.loading import load_examples
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
@@ -32,7 +33,6 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import load_examples
 from sparseft.training.job import TrainingJob
 
 PERCENTS = (50, 70)

@@ -28,6 +28,7 @@ from bench import CPU, report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.command import run
+from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model, load_tokenizer
 from sparseft.masks.mask_file import read_mask
@@ -37,7 +38,7 @@ from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
+from sparseft.tasks.task import DOCUMENT_BREAK
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 

@@ -20,6 +20,8 @@ import torch
 from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
+from sparseft.data.rows import read_rows
+from sparseft.data.texts import read_documents
 from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sampling import sample_windows
@@ -35,7 +37,7 @@ from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import SELF, CalibrationText
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, read_rows
+from sparseft.tasks.task import DOCUMENT_BREAK
 from torch.nn.functional import cross_entropy
 
 LENGTH, WINDOWS = 512, 16

@@ -13,11 +13,11 @@ from lm_eval.models.dummy import DummyLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from sparseft.data.rows import read_rows as read_examples
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import task_definition
 from sparseft.language_model.model import load_model
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import read_rows as read_examples
 from tiny_models import change_json, save_tiny
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"

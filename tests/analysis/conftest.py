@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sparseft.evaluation.scoring import ratio_error
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
@@ -14,7 +15,6 @@ from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
-from sparseft.tasks.scoring import ratio_error
 
 CPU = "CPU: AMD EPYC, 1 thread"
 SCHEMAS = {

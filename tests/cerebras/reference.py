@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import write_rows
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
@@ -17,7 +18,6 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import write_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_models import TYPICAL, save_tiny

@@ -4,12 +4,12 @@ import pytest
 from project import TINY_STUDY, run_script, tiny_grid
 from runs import written
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import write_rows
 from sparseft.study.config import Config
 from sparseft.study.grid import Run
 from sparseft.study.section import parse_section
 from sparseft.study.targets import program_name, training_program
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import write_rows
 from tiny_models import PRUNABLE_LAYERS
 
 from masks import compute_masks, write_mask

@@ -4,11 +4,11 @@ from itertools import islice
 
 import torch
 from runs import CPU, Inputs, written
+from sparseft.data.rows import read_rows
 from sparseft.language_model.batches import encode, shuffled
 from sparseft.language_model.model import load_model
 from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import read_rows
 
 RUN = "llama-unstructured-50-sparse_to_sparse"
 SLOW_WARM_UP = """

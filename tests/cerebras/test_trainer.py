@@ -6,12 +6,12 @@ import time
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import read_rows
 from sparseft.training.job import TrainingJob
 from tiny_models import MODELS, PRUNABLE_LAYERS, TYPICAL
 from transformers import get_scheduler

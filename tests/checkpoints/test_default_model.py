@@ -7,9 +7,10 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents
+from sparseft.tasks.task import DOCUMENT_BREAK
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from project import refused, succeed
 from scipy import stats
+from sparseft.data.rows import write_rows
 from sparseft.evaluation.divergence import measure_divergence
 from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_model
@@ -18,7 +19,6 @@ from sparseft.language_model.sampling import score_windows
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import write_rows
 from tiny_models import save_tiny
 from torch import nn
 

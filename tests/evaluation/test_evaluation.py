@@ -12,9 +12,11 @@ from lm_eval.models.huggingface import HFLM
 from project import succeed
 from sklearn.metrics import f1_score, recall_score
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import StrictLM, run_harness
+from sparseft.evaluation.scoring import labels_of
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -23,8 +25,6 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.rows import read_rows
-from sparseft.tasks.scoring import labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -14,7 +14,7 @@ import torch
 from project import ROOT, call_script
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.hardware import limited_memory, private_memory
+from sparseft.limits import limited_memory, private_memory
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.mask_settings import Masks

@@ -1,8 +1,8 @@
 """Conversations through a model's chat template: what is prompt and what is response, and what is refused."""
 
 import pytest
+from sparseft import limits
 from sparseft.errors import InputError
-from sparseft.language_model import limits
 from sparseft.language_model.batches import encode, written_by_template
 from sparseft.tasks.instruction import task_of
 from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny

@@ -18,6 +18,7 @@ from project import ROOT, TINY_STUDY, Study, tiny_grid
 from sparseft.backends.modelzoo.export import CHECKPOINT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile
+from sparseft.data.rows import read_rows
 from sparseft.language_model.batches import encode
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model
@@ -27,7 +28,6 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import read_rows
 from trainings import Inputs, make, trained
 
 pytestmark = pytest.mark.skipif(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from project import refused, succeed
+from sparseft.data.rows import write_rows
+from sparseft.data.texts import read_documents
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
@@ -14,7 +16,6 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.rows import read_documents, write_rows
 
 from masks import compute_masks
 

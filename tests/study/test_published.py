@@ -8,8 +8,8 @@ from hub_cache import write
 from lm_eval.api.model import LM
 from project import ROOT, laid_over, succeed
 from sparseft.analysis.baseline import KEYS, read_baseline
+from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.evaluation.harness import run_harness
-from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.study.sources import TaskData
 from sparseft.study.targets import runs
 

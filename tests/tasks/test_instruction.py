@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from hub_cache import write
+from sparseft.data.loading import load_examples, own_task
 from sparseft.study.sources import TaskData
-from sparseft.tasks.data_source import load_examples
-from sparseft.tasks.instruction import own_task, task_of
+from sparseft.tasks.instruction import task_of
 
 PAIRS = [{"prompt": f"Q{n}: ", "response": f"\nA{n}"} for n in range(4)]
 CHATS = [

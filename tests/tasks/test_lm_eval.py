@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from sparseft.data.rows import problem_of
+from sparseft.evaluation.scoring import labels_of
 from sparseft.tasks.lm_eval import task_of
 from sparseft.tasks.metrics import ACC
-from sparseft.tasks.rows import problem_of
-from sparseft.tasks.scoring import labels_of
 
 DEFINITION = {
     "kind": "lm_eval",
@@ -62,6 +62,6 @@ def test_a_definition_is_compared_whatever_the_order_of_its_keys():
 
 @pytest.mark.process
 def test_reading_a_prepared_task_imports_neither_lm_eval_nor_torch():
-    code = "import sys, sparseft.tasks.prepared; print(*{'lm_eval', 'torch', 'datasets'} & sys.modules.keys())"
+    code = "import sys, sparseft.data.prepared; print(*{'lm_eval', 'torch', 'datasets'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

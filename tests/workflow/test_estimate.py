@@ -9,6 +9,7 @@ import yaml
 from project import DEFAULT, ROOT, call_script, laid_over, succeed, tiny_grid
 from safetensors.torch import load_file
 from scipy.stats import norm
+from sparseft.data.loading import CHARACTERS_PER_TOKEN
 from sparseft.errors import InputError
 from sparseft.planning import estimate
 from sparseft.planning.estimate import check_disk, disk, examples, hours, kind_of, needs, study_jobs
@@ -17,7 +18,6 @@ from sparseft.planning.requests import JobKind
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
 from sparseft.study.targets import runs
-from sparseft.tasks.data_source import CHARACTERS_PER_TOKEN
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 MIXED = {

@@ -19,11 +19,11 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, run_script, succeed, tree
+from sparseft.data.lm_eval_rendering import sandboxed
+from sparseft.data.prepared import find_task, read_splits
 from sparseft.evaluation.harness import task_definition
-from sparseft.evaluation.lm_eval_rendering import sandboxed
+from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.model import load_model
-from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.scoring import BOOTSTRAP
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, Threads, run
+from sparseft.data.overlap import texts_of
+from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
 from sparseft.export.engines import find_engines, measure
 from sparseft.language_model.hardware import device_name, start
@@ -22,8 +24,6 @@ from sparseft.records.record_file import read_record_file, write
 from sparseft.storage.record import claim_record
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import Run
-from sparseft.tasks.overlap import texts_of
-from sparseft.tasks.prepared import find_task, read_prepared
 
 
 def main(

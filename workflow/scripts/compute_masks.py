@@ -28,6 +28,7 @@ from pydantic import Field
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.command import Flags, Threads, run
+from sparseft.data.texts import given_text, has_windows
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, SELF, Method, get_method
@@ -36,8 +37,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.sources import Choice, given_text
-from sparseft.tasks.rows import has_windows
+from sparseft.study.sources import Choice
 
 if TYPE_CHECKING:
     from sparseft.pruning.calibration import ExampleCalibration

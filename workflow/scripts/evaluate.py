@@ -6,7 +6,7 @@ It writes metrics, standard errors, loss, the outcome of every example, seconds 
 the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
 also evaluates the model on other tasks, into the field `probes`. With --divergence it also measures how far the model is from the
 dense one. `overlap` is the share of the examples that occur in the training rows too, or in the texts of --calibration
-(tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
+(data/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
 """
 
 import time
@@ -15,6 +15,9 @@ from typing import Literal
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
+from sparseft.data.overlap import Texts, texts_of
+from sparseft.data.prepared import find_task, read_splits
+from sparseft.data.texts import read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import measure_divergence, read_dense_windows
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result, token_perplexity
@@ -26,9 +29,7 @@ from sparseft.storage.hashes import sha256_of_text
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
-from sparseft.tasks.overlap import Texts, texts_of
-from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.rows import DOCUMENT_BREAK, read_documents, recorded_source
+from sparseft.tasks.task import DOCUMENT_BREAK
 
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"

@@ -12,13 +12,13 @@ from pathlib import Path
 from sparseft.backends.torch import trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
+from sparseft.data.prepared import find_task, read_splits
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.inputs import EvaluationFlags, begin
 from sparseft.language_model.hardware import choose_device, peak_memory
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.evaluation_record import BeforeMergeRecord
 from sparseft.records.record_file import write
-from sparseft.tasks.prepared import find_task, read_splits
 
 
 def main(*, model_path: Path, mask_path: Path, adapter: Path, flags: Flags[EvaluationFlags]) -> None:

@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 from sparseft.command import Flags, run
+from sparseft.data.overlap import texts_of
+from sparseft.data.prepared import find_task, read_splits
+from sparseft.data.selection import SELECTION, read_selection
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.inputs import EvaluationFlags, begin, load_checked, overlaps
 from sparseft.language_model.hardware import peak_memory
 from sparseft.records.evaluation_record import SelectionRecord
 from sparseft.records.record_file import write
-from sparseft.tasks.overlap import texts_of
-from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection_rows import SELECTION, read_selection
 
 
 def main(*, checkpoint: Path, flags: Flags[EvaluationFlags], calibration: tuple[Path, ...] = ()) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import create_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, Threads, run
+from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.language_model.hardware import device_name, start, versions
@@ -26,7 +27,6 @@ from sparseft.study.backends import TORCH
 from sparseft.study.grid import TASK_MODES, Cell
 from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Section
-from sparseft.tasks.prepared import find_task, read_prepared
 
 TRAINING = Training.model_fields.keys() - Throughput.DECIDED
 THROUGHPUT = Throughput.model_fields.keys() - set(Throughput.AXES)

@@ -12,14 +12,14 @@ from pathlib import Path
 from cyclopts.types import NonNegativeInt, PositiveInt
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
+from sparseft.data.prepared import find_task, read_prepared
+from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_tokenizer
 from sparseft.language_model.sampling import write_windows
 from sparseft.pruning.calibration import calibration_examples, read_text
 from sparseft.study.section import parse_section
 from sparseft.study.sources import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
-from sparseft.tasks.prepared import find_task, read_prepared
-from sparseft.tasks.rows import MODEL, claim_text
 
 
 def main(

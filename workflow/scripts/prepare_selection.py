@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 from sparseft.command import Flags, run
+from sparseft.data.prepared import find_task, read_splits
+from sparseft.data.rows import write_rows
+from sparseft.data.selection import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
 from sparseft.records.manifests import SelectionManifest
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
@@ -17,9 +20,6 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import TaskData
-from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.rows import write_rows
-from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
 
 
 def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> None:
@@ -36,12 +36,12 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
     load = load_candidates
     if data.lm_eval:
         # The import takes seconds.
-        from sparseft.evaluation.lm_eval_tasks import load_lm_eval_candidates as load
+        from sparseft.data.lm_eval_examples import load_lm_eval_candidates as load
     candidates = load(scored, data, prepared)
     rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
     scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)
     if data.lm_eval:
-        from sparseft.evaluation.lm_eval_rendering import check_worked_examples
+        from sparseft.data.lm_eval_rendering import check_worked_examples
 
         check_worked_examples(scored, {"train": prepared["train"], "validation": rows})
     wanted = len(prepared["validation"])

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparseft.command import Flags, run
+from sparseft.data.loading import Examples, load_examples, measured_lengths, own_task
+from sparseft.data.overlap import MOST, find, in_words, near_copies, texts_of
+from sparseft.data.rows import as_lines, write_rows
 from sparseft.errors import InputError
 from sparseft.records.manifests import TaskManifest
 from sparseft.records.record_file import write
@@ -20,10 +23,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.sources import TaskData
-from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.data_source import Examples, load_examples, measured_lengths
-from sparseft.tasks.overlap import MOST, find, in_words, near_copies, texts_of
-from sparseft.tasks.rows import as_lines, write_rows
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
 
 
@@ -87,11 +87,11 @@ def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
         return load_examples(BY_NAME[name], data)
     if data.lm_eval:
         # The import takes seconds.
-        from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+        from sparseft.data.lm_eval_examples import load_lm_eval_examples
 
         return load_lm_eval_examples(name, data, only_probe=only_probe)
     if data.kind:
-        return load_examples(KINDS[data.kind].own_task(name, data), data)
+        return load_examples(own_task(name, data), data)
     raise InputError(
         f"task {name!r} is not built in", f"give --lm_eval or --kind, or choose one of {', '.join(BY_NAME)}"
     )

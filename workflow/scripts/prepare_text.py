@@ -9,10 +9,10 @@ comes from.
 from pathlib import Path
 
 from sparseft.command import run
+from sparseft.data.loading import prepare_text
 from sparseft.errors import InputError
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.data_source import prepare_text
 
 
 def main(*, text: str, output: Path) -> None:

@@ -9,8 +9,8 @@ where it comes from.
 from pathlib import Path
 
 from sparseft.command import Flags, run
+from sparseft.data.loading import WIKITEXT2_PLACE, prepare_text
 from sparseft.study.sources import Perplexity
-from sparseft.tasks.data_source import WIKITEXT2_PLACE, prepare_text
 
 
 def main(*, output: Path, text: Flags[Perplexity] = Perplexity()) -> None:

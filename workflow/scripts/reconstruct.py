@@ -18,6 +18,7 @@ from cyclopts.types import NonNegativeInt, PositiveInt
 from sparseft.backends.torch import reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
+from sparseft.data.texts import given_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import start
@@ -27,7 +28,7 @@ from sparseft.storage.locks import hold
 from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
-from sparseft.study.sources import SHUFFLED, Choice, given_text
+from sparseft.study.sources import SHUFFLED, Choice
 from sparseft.training.job import JobFlags, TrainingJob, check_outputs, dense_model, job_of, write_train_record
 from sparseft.training.reconstruction import APART, WHOLE
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cyclopts.types import NonNegativeInt
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads, run
+from sparseft.data.texts import MODEL, claim_text
 from sparseft.language_model.hardware import start
 from sparseft.language_model.model import load_model
 from sparseft.language_model.placement import device_rooms
@@ -19,7 +20,6 @@ from sparseft.language_model.sampling import sample_windows, score_windows, writ
 from sparseft.methods import SELF
 from sparseft.study.section import parse_section
 from sparseft.study.sources import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
-from sparseft.tasks.rows import MODEL, claim_text
 
 
 def main(

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
@@ -21,7 +22,6 @@ from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import ADAPTER_FILES, adapter_digest
 from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path
-from sparseft.tasks.prepared import find_task
 
 SCHEMAS: dict[str, type[RunRecord]] = {
     "train": TrainingRecord,

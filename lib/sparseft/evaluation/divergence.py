@@ -16,11 +16,12 @@ import numpy as np
 from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import read_rows
+from sparseft.data.texts import MODEL, WINDOW, each_document, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.sampling import score_windows
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.rows import MODEL, WINDOW, each_document, read_rows, recorded_source
 from sparseft.tasks.task import Row
 
 # A window of sample_text.py, with what `score_windows` returned for the dense model.

@@ -1,6 +1,6 @@
 """Evaluate a model on a task with lm-eval or by its loss, and keep the results of every row, from which all metrics follow.
 
-Metrics and outcomes are lm-eval's. The metrics that lm-eval does not have follow from the rows (tasks/scoring.py).
+Metrics and outcomes are lm-eval's. The metrics that lm-eval does not have follow from the rows (scoring.py).
 
 A task whose headline is the loss is evaluated without lm-eval, on the tokens that training reads:
 
@@ -19,16 +19,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sparseft.data.overlap import distinct_prompts
 from sparseft.errors import InputError
+from sparseft.evaluation import scoring
 from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.language_model.placement import placement
-from sparseft.tasks import scoring
 from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
-from sparseft.tasks.overlap import distinct_prompts
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:

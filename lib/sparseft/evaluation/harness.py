@@ -1,6 +1,6 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). lm-eval applies
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (data/lm_eval_rendering.py). lm-eval applies
 the filters, and computes the metrics and the standard errors.
 """
 
@@ -26,13 +26,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
-from sparseft.evaluation.lm_eval_definitions import own_config
-from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
+from sparseft.data.lm_eval_definitions import own_config
+from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
+from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
-from sparseft.tasks.scoring import BOOTSTRAP
 from sparseft.tasks.task import Row, Task
 
 # lm-eval would start `pip list` and other programs to describe the machine. This takes a second, and no record has it.
@@ -198,7 +198,7 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
                 for metric in metrics
             ],
         }
-    # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (tasks/scoring.py).
+    # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (scoring.py).
     stock = own_config("gsm8k/gsm8k.yaml")
     generation = {name: stock["generation_kwargs"][name] for name in ("until", "do_sample")}
     return definition | {

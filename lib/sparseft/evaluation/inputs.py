@@ -8,6 +8,8 @@ from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads
+from sparseft.data.overlap import Texts, shares_found
+from sparseft.data.texts import each_document
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device, start
 from sparseft.language_model.model import load_model
@@ -15,8 +17,6 @@ from sparseft.language_model.placement import device_rooms
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import check_model, claim_record
 from sparseft.study.grid import Run
-from sparseft.tasks.overlap import Texts, shares_found
-from sparseft.tasks.rows import each_document
 
 
 @dataclass(frozen=True)

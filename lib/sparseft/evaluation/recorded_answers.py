@@ -13,12 +13,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.loggers import EvaluationTracker
 
+from sparseft.data.lm_eval_rendering import sandboxed
+from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.evaluation.harness import load_task, simple_evaluate
-from sparseft.evaluation.lm_eval_rendering import sandboxed
 from sparseft.records.evaluation_record import AnswersPart, EvaluationRecord
 from sparseft.tasks.lm_eval import is_group, members_of
-from sparseft.tasks.prepared import find_task, read_splits
 
 # lm-eval would start git to find the version of this project, and no record has it.
 evaluator.get_git_commit_hash = lambda: None

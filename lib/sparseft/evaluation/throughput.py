@@ -24,15 +24,16 @@ from accelerate import Accelerator
 
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, own_place, print_traceback
 from sparseft.language_model.batches import encode_splits, of_length, shuffled
-from sparseft.language_model.hardware import limited_memory, memory_kills, peak_memory, private_memory, start
+from sparseft.language_model.hardware import memory_kills, peak_memory, start
 from sparseft.language_model.loss import AnswerLoss
+from sparseft.limits import limited_memory, private_memory
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.locks import end_with_parent
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.study.schedule import Throughput, Training
-from sparseft.tasks.prepared import find_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 

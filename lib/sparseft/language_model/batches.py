@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from sparseft.errors import InputError, one_line
-from sparseft.language_model.limits import limited
+from sparseft.limits import limited
 from sparseft.study.schedule import Training
-from sparseft.tasks.rows import DOCUMENT_BREAK
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
 
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints by
 # default.

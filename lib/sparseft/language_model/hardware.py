@@ -7,8 +7,6 @@ import re
 import resource
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 
 import sparseft
 from sparseft.errors import InputError
+from sparseft.limits import status_bytes
 
 CPUINFO = Path("/proc/cpuinfo")
 # Options of mallopt, from malloc.h.
@@ -91,27 +90,6 @@ def keep_freed_memory(below: int = 1 << 30) -> None:
         mallopt(_M_MMAP_THRESHOLD, below)
 
 
-@contextmanager
-def limited_memory(limit: int) -> Iterator[None]:
-    """Let Linux refuse this process more than `limit` bytes of private memory during the block. Other systems do not.
-
-    The machine may have less. Therefore this process becomes the OOM killer's first choice, also after the block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        score.write_text("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def private_memory() -> int:
-    """Return the bytes that count against `limited_memory`; 0 if the system does not say."""
-    return _status_bytes("VmData") or 0
-
-
 def memory_kills() -> int:
     """Return how many processes the OOM killer has killed since the system started; 0 if the system does not say."""
     counters = Path("/proc/vmstat")
@@ -142,7 +120,7 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes: allocated on the GPU, or the process's largest resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = _status_bytes("VmHWM")
+    peak = status_bytes("VmHWM")
     if peak is not None:
         return peak
     # Not on Linux, where it would include what the parent held when it started this process.
@@ -173,12 +151,3 @@ def _driver() -> str:
     except OSError:
         return "there is no NVIDIA driver"
     return f"the driver supports CUDA {number.value // 1000}.{number.value % 1000 // 10}"
-
-
-def _status_bytes(key: str) -> int | None:
-    """Return a number of /proc/self/status in bytes; None if the system has no such file."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    kilobytes = status.read_text().split(f"{key}:")[1].split()[0]
-    return 1024 * int(kilobytes)

@@ -15,6 +15,9 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
+from sparseft.data.loading import WIKITEXT2_PLACE, local_file
+from sparseft.data.selection import MANIFEST_FILE, ROWS_FILE, SELECTION
+from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.patterns.channels import rounding_of_heads
@@ -28,10 +31,7 @@ from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKIT
 from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
 from sparseft.study.targets import runs, window_files
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import SPLITS, WIKITEXT2_PLACE
-from sparseft.tasks.rows import source_file
-from sparseft.tasks.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, local_file
-from sparseft.tasks.task import MANIFESTS
+from sparseft.tasks.task import MANIFESTS, SPLITS
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.model_hub import known_config
+from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
 from sparseft.storage.reading import read_json
@@ -21,9 +22,7 @@ from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
 from sparseft.study.sources import Model, PrunedBase, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.data_source import CHARACTERS_PER_TOKEN, local_file
-from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
-from sparseft.tasks.text import LENGTH
+from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
 
 _SIZES = (
     "hidden_size",
@@ -201,7 +200,7 @@ class TaskLengths(Lengths):
 _OF_KIND: dict[str | None, TaskLengths] = {
     "lm_eval": TaskLengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
     "instruction": TaskLengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
-    "text": TaskLengths(rows=(1000, 100), mean=LENGTH, long=LENGTH, answer=LENGTH, choices=0),
+    "text": TaskLengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0),
 }
 
 

@@ -35,6 +35,9 @@ from transformers import AutoTokenizer
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.data.prepared import find_task, read_prepared
+from sparseft.data.rows import read_rows
+from sparseft.data.texts import MODEL, WINDOW, has_windows, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.importances import Importance, Statistic
 from sparseft.language_model.batches import Batch, Example, collate, encode
@@ -46,9 +49,7 @@ from sparseft.methods import Method
 from sparseft.progress import show
 from sparseft.study.mask_settings import Masks, segment_length
 from sparseft.study.sources import CalibrationText
-from sparseft.tasks.prepared import find_task, read_prepared
-from sparseft.tasks.rows import DOCUMENT_BREAK, MODEL, WINDOW, has_windows, read_documents, read_rows, recorded_source
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
 
 # Takes the weights of a decoder layer, layer -> (rows, cols), and a function that returns the evidence of a layer.
 Change = Callable[[dict[str, Tensor], Callable[[str], Tensor]], None]

@@ -7,11 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from sparseft.errors import InputError
 from sparseft.methods import SELF, TEXT_NAME
 from sparseft.study.grid import SEEDS
-from sparseft.study.section import IN_WORDS, Length, Positive, Section, Seed, parse_section
-from sparseft.tasks.rows import has_windows
+from sparseft.study.section import IN_WORDS, Length, Positive, Section, Seed
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
@@ -267,18 +265,3 @@ def held_out(windows: int) -> dict[str, CalibrationText]:
 
     It has the last seed, so that nothing calibrates on the same windows by accident."""
     return {DIVERGENCE: CalibrationText(text=SELF, examples=windows, seed=SEEDS - 1)} if windows else {}
-
-
-def given_text(
-    path: Path, place: str, *, examples: int, seed: int, length: int | None, choice: Choice | None
-) -> CalibrationText:
-    """Return the description of a prepared text from the flags of a script. Raises InputError with `place` if a flag is wrong.
-
-    A text of windows has no others, so only their number can be chosen."""
-    chosen = {name: value for name, value in (("length", length), ("choice", choice)) if value is not None}
-    if has_windows(path):
-        if seed or chosen:
-            what = f"{path}: its windows are fixed, and only --calibration_examples chooses among them"
-            raise InputError(what, "leave --calibration_length, --calibration_seed and --calibration_choice out")
-        return CalibrationText(text=SELF, examples=examples)
-    return parse_section(CalibrationText, {"text": str(path), "examples": examples, "seed": seed, **chosen}, place)

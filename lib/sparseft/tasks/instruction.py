@@ -10,19 +10,9 @@ last message.
 """
 
 import json
-from pathlib import Path
 
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.rows import each_row
-from sparseft.tasks.task import Data, Row, RowFormat, Task
-
-
-def own_task(name: str, data: Data) -> Task:
-    """Return the task that the configuration describes. The first training row decides the format of all rows."""
-    # The configuration requires it for this kind.
-    assert data.local
-    first_row = next(each_row(Path(data.local, "train.jsonl"), RowFormat(name=name, fields={})), {})
-    return task_of(name, {"kind": "instruction", "format": "messages" if "messages" in first_row else "response"})
+from sparseft.tasks.task import Row, Task
 
 
 def task_of(name: str, definition: dict) -> Task:

@@ -1,4 +1,4 @@
-"""Make a task from a definition of lm-eval, as evaluation/lm_eval_tasks.py writes it into a manifest.
+"""Make a task from a definition of lm-eval, as data/lm_eval_examples.py writes it into a manifest.
 
 lm-eval renders the texts of a row once, when it is prepared, so that training needs no lm-eval:
 
@@ -11,7 +11,7 @@ lm-eval renders the texts of a row once, when it is prepared, so that training n
 
 The last three are only in a task with choices. The rows of a group also have the field `member`, the task that they are of. Each
 member is evaluated as a task of its own. The evaluation renders the rows again, and compares
-(evaluation/lm_eval_rendering.py).
+(data/lm_eval_rendering.py).
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ BY_LOG_LIKELIHOODS = "log-likelihoods"
 BY_LM_EVAL = "lm-eval"
 # What lm-eval calls the results of a task without filters.
 NO_FILTER = "none"
-# The metrics whose values follow from the log-likelihoods of the choices (tasks/scoring.py), by name.
+# The metrics whose values follow from the log-likelihoods of the choices (evaluation/scoring.py), by name.
 _FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
 _CHOICE_FIELDS: dict[str, type] = {"requests": list, "choices": list, "label": int}
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from sparseft.errors import InputError
 from sparseft.tasks.metrics import Metric
@@ -21,17 +21,6 @@ def group_as_task(name: str) -> InputError:
         f"task {name!r} is a group of lm-eval, and a run has one task",
         "take it as a probe (evaluation.probes), or name one of its tasks",
     )
-
-
-class Data(Protocol):
-    """Name the keys of `tasks.NAME` that say which rows a task has."""
-
-    local: str | None
-    hub: str | None
-    length: int | None
-    numbers: dict[str, int | None]
-    selection_examples: int | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,18 @@ class RowFormat:
     problem: Callable[[Row], str | None] = lambda row: None
     # Returns a row in this project's fields from a row of the data's source.
     converted: Callable[[Row], Row] = dict
+
+
+# A document of a text.
+DOCUMENT = RowFormat(
+    name="document",
+    fields={"text": str},
+    converted=lambda row: {"text": row["text"]} if "text" in row else row,
+)
+# What stands between two documents of a text.
+DOCUMENT_BREAK = "\n\n"
+# Tokens per sequence of a task of documents, if the configuration does not say.
+TEXT_LENGTH = 512
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,7 @@ tokens that do not overlap, and the tokens after the last whole sequence are lef
 """
 
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.rows import DOCUMENT
-from sparseft.tasks.task import Data, Task
-
-# Tokens per sequence, if the configuration does not say.
-LENGTH = 512
-
-
-def own_task(name: str, data: Data) -> Task:
-    """Return the task that the configuration describes."""
-    return task_of(name, {"kind": "text", "length": data.length or LENGTH})
+from sparseft.tasks.task import DOCUMENT, Task
 
 
 def task_of(name: str, definition: dict) -> Task:

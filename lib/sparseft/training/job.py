@@ -15,6 +15,7 @@ from cyclopts.types import PositiveInt
 
 from sparseft.checkpoints.checkpoint import Checkpoint, small_files
 from sparseft.command import Flags, Threads
+from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
@@ -27,7 +28,6 @@ from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.study.schedule import Training
-from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 
 _SCHEDULE = Training()

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_cache import publish, write
+from sparseft import limits
+from sparseft.data.lm_eval_definitions import FOLDER, config_of, group_members, read_definition
+from sparseft.data.lm_eval_examples import load_lm_eval_examples
+from sparseft.data.lm_eval_rendering import harness_definition
 from sparseft.errors import InputError
-from sparseft.evaluation.lm_eval_definitions import FOLDER, config_of, group_members, read_definition
-from sparseft.evaluation.lm_eval_rendering import harness_definition
-from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-from sparseft.language_model import limits
 from sparseft.study.sources import TaskData
 
 CHOICE = {

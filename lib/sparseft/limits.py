@@ -1,15 +1,15 @@
-"""Limit the time and the memory of a template: of a tokenizer, in chat_template.jinja, or of one of lm-eval's tasks.
+"""Limit the memory of a process, and the time and memory of a template.
 
-A template is a program that anybody may have written.
+A template, of a tokenizer in chat_template.jinja or of one of lm-eval's tasks, is a program that anybody may have written.
 """
 
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.language_model.hardware import private_memory
 
 # Seconds of the CPU that the templates of a row may need.
 SECONDS = 10
@@ -45,3 +45,33 @@ def limited(what: str) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
         signal.signal(signal.SIGVTALRM, handler)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@contextmanager
+def limited_memory(limit: int) -> Iterator[None]:
+    """Let Linux refuse this process more than `limit` bytes of private memory during the block. Other systems do not.
+
+    The machine may have less. Therefore this process becomes the OOM killer's first choice, also after the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def private_memory() -> int:
+    """Return the bytes that count against `limited_memory`; 0 if the system does not say."""
+    return status_bytes("VmData") or 0
+
+
+def status_bytes(key: str) -> int | None:
+    """Return a number of /proc/self/status in bytes; None if the system has no such file."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    kilobytes = status.read_text().split(f"{key}:")[1].split()[0]
+    return 1024 * int(kilobytes)

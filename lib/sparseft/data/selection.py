@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from sparseft.data.loading import choose_rows, hub_dataset, load_rows, local_file
+from sparseft.data.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
+from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, remake_advice
-from sparseft.tasks.data_source import choose_rows, hub_dataset, load_rows, local_file
-from sparseft.tasks.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
-from sparseft.tasks.rows import read_rows
-from sparseft.tasks.task import Data, Row, Task
+from sparseft.study.sources import TaskData
+from sparseft.tasks.task import Row, Task
 
 # The name of the split.
 SELECTION = "selection"
@@ -48,7 +49,7 @@ class Candidates:
     split: str
 
 
-def load_candidates(task: Task, data: Data, prepared: dict[str, list[Row]]) -> Candidates:
+def load_candidates(task: Task, data: TaskData, prepared: dict[str, list[Row]]) -> Candidates:
     """Return the candidates of a task that is not one of lm-eval's. `prepared` has its training and validation rows.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""

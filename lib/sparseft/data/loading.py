@@ -15,19 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from sparseft.data.rows import each_row, problem_of, read_rows
+from sparseft.data.texts import claim_text, read_documents, write_source_text
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
-from sparseft.tasks.rows import (
-    DOCUMENT,
-    DOCUMENT_BREAK,
-    claim_text,
-    problem_of,
-    read_documents,
-    read_rows,
-    write_source_text,
-)
-from sparseft.tasks.task import SPLITS, Data, Row, RowFormat, Task
+from sparseft.study.sources import TaskData
+from sparseft.tasks import KINDS
+from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Row, RowFormat, Task
 
 # The place of the perplexity's text, which is its split `test`.
 WIKITEXT2_PLACE = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
@@ -47,7 +42,7 @@ class Examples:
     source: dict
 
 
-def load_examples(task: Task, data: Data) -> Examples:
+def load_examples(task: Task, data: TaskData) -> Examples:
     """Return the examples of a task. The same task and data give the same rows on every machine.
 
     Raises InputError if they cannot be loaded, or if a split has fewer rows than data.numbers."""
@@ -64,6 +59,20 @@ def load_examples(task: Task, data: Data) -> Examples:
         every_row, sources[split] = load_rows(task, split, data.local, data.hub)
         rows[split] = choose_rows(every_row, task.name, split, data.numbers[split], data.seed)
     return Examples(task, rows, {"local": sources} if data.local else sources["train"])
+
+
+def own_task(name: str, data: TaskData) -> Task:
+    """Return the task of kind text or instruction that the configuration describes.
+
+    The first training row decides the format of the rows of an instruction."""
+    assert data.kind
+    if data.kind == "text":
+        return KINDS["text"].task_of(name, {"kind": "text", "length": data.length or TEXT_LENGTH})
+    # The configuration requires a folder for this kind.
+    assert data.local
+    first_row = next(each_row(Path(data.local, "train.jsonl"), RowFormat(name=name, fields={})), {})
+    form = "messages" if "messages" in first_row else "response"
+    return KINDS["instruction"].task_of(name, {"kind": "instruction", "format": form})
 
 
 def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], Any]:

@@ -4,7 +4,7 @@ lm-eval's own code renders every text (lm_eval_rendering.py). Only the source of
 manifest keeps, the splits are called `train` and `validation`, and process_docs has already run.
 
 A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices, such as the one
-among trainings (tasks/selection_rows.py). It is not taken if the worked examples come from it, because a question could then
+among trainings (selection.py). It is not taken if the worked examples come from it, because a question could then
 stand before itself.
 """
 
@@ -19,19 +19,15 @@ from pathlib import Path
 from datasets import Dataset
 from lm_eval.config.group import AggMetricConfig
 
+from sparseft.data.lm_eval_definitions import changed, config_of, group_members, read_definition, reported_metrics
+from sparseft.data.lm_eval_rendering import check_worked_examples, rendered_rows, reported
+from sparseft.data.loading import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
+from sparseft.data.rows import read_rows
+from sparseft.data.selection import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.errors import InputError, one_line
-from sparseft.evaluation.lm_eval_definitions import (
-    changed,
-    config_of,
-    group_members,
-    read_definition,
-    reported_metrics,
-)
-from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows, reported
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
 from sparseft.study.sources import TaskData
-from sparseft.tasks.data_source import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.tasks.lm_eval import (
     BY_LM_EVAL,
     BY_LOG_LIKELIHOODS,
@@ -41,8 +37,6 @@ from sparseft.tasks.lm_eval import (
     task_of,
 )
 from sparseft.tasks.metrics import F1
-from sparseft.tasks.rows import read_rows
-from sparseft.tasks.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.tasks.task import SPLITS, Row, RowFormat, Task, group_as_task
 
 # Keys of a definition that say where rows come from.

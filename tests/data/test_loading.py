@@ -7,21 +7,22 @@ import pytest
 from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
 from project import call_script, refused, succeed
-from sparseft.errors import InputError
-from sparseft.storage.hashes import sha256
-from sparseft.storage.reading import read_json
-from sparseft.study.sources import HUB_DATA, TaskData
-from sparseft.tasks import BY_NAME, TASKS
-from sparseft.tasks.data_source import (
+from sparseft.data.loading import (
     WIKITEXT2_PLACE,
     load_documents,
     load_examples,
     load_rows,
     loaded_revision,
     measured_lengths,
+    own_task,
 )
+from sparseft.errors import InputError
+from sparseft.storage.hashes import sha256
+from sparseft.storage.reading import read_json
+from sparseft.study.sources import HUB_DATA, TaskData
+from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.task import MANIFESTS, SPLITS
-from sparseft.tasks.text import own_task, task_of
+from sparseft.tasks.text import task_of
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
 LABELLED = [{"passage": row["passage"], "question": row["question"], "label": int(row["answer"])} for row in BOOLQ]

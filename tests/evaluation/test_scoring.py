@@ -1,9 +1,9 @@
 """What follows from the rows of an evaluation without lm-eval."""
 
 import pytest
+from sparseft.evaluation.scoring import chance_of, class_metrics, likeliest, prompt_digest
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
-from sparseft.tasks.scoring import chance_of, class_metrics, likeliest, prompt_digest
 
 
 def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from hub_cache import COMMIT, publish, write
 from project import call_script, succeed
+from sparseft.data.overlap import shares_found, texts_of
+from sparseft.data.prepared import find_task, read_splits
+from sparseft.data.selection import read_selection
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
 from sparseft.tasks import BY_NAME, TASKS
-from sparseft.tasks.overlap import shares_found, texts_of
-from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection_rows import read_selection
 
 MINI = [task.name for task in TASKS if task.generate]
 FOLDER = Path("data/boolq")

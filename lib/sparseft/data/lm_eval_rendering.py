@@ -13,12 +13,12 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 
+from sparseft.data.lm_eval_definitions import config_of
+from sparseft.data.rows import problem_of
 from sparseft.errors import InputError, one_line
-from sparseft.evaluation.lm_eval_definitions import config_of
-from sparseft.language_model.limits import limited
+from sparseft.limits import limited
 from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
-from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
 
 disable_progress_bars()

@@ -8,11 +8,11 @@ configuration describes also holds its definition, so that every job reads the s
 from collections.abc import Iterable
 from pathlib import Path
 
+from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
 
 _REMEDY = "prepare the task again with prepare_task.py, or restore the file"

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from hub_cache import COMMIT, publish
 from project import succeed
+from sparseft.data.prepared import find_task, read_prepared
+from sparseft.data.rows import read_rows, write_rows
+from sparseft.data.texts import read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.prepared import find_task, read_prepared
-from sparseft.tasks.rows import read_documents, read_rows, recorded_source, write_rows
 
 BOOLQ = {"passage": "one\u2028two\x85three \U0001f600", "question": "q", "answer": True}
 ROWS = [{"text": "one\u2028 line"}, {"text": "", "page": 2}, {"text": "dr\u00ef \U0001f600"}]

@@ -14,12 +14,14 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, succeed
+from sparseft.data.lm_eval_definitions import FOLDER
+from sparseft.data.lm_eval_examples import load_lm_eval_examples
+from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result
 from sparseft.evaluation.harness import outcome_key, run_harness
-from sparseft.evaluation.lm_eval_definitions import FOLDER
-from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.evaluation.recorded_answers import write_lm_eval_files
+from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -27,8 +29,6 @@ from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
 from sparseft.tasks.lm_eval import members_of
-from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.scoring import BOOTSTRAP
 from tiny_models import change_json, save_tiny
 
 # lm-eval starts git and tools that describe the machine.

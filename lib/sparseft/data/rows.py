@@ -1,0 +1,80 @@
+"""Read and write the rows of .jsonl files, one JSON object per line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.tasks.task import Row, RowFormat
+
+
+def read_rows(path: Path | str, row_format: RowFormat) -> list[Row]:
+    """Return the rows of a .jsonl file. Raises InputError as `each_row` does, or if there is no row."""
+    rows = list(each_row(path, row_format))
+    if not rows:
+        raise InputError(f"{path}: holds no row", _remedy(row_format))
+    return rows
+
+
+def each_row(path: Path | str, row_format: RowFormat) -> Iterator[Row]:
+    """Yield the rows of a .jsonl file one by one, because a large text would be in memory twice.
+
+    Raises InputError if the file is missing or not UTF-8, and with the line and the field if a row does not have the format."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
+    # Only at line feeds, because JSON allows other line ends such as U+2028 in a string.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _parsed(line, f"{path}, line {number}", row_format)
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not UTF-8 text", "convert the file") from None
+
+
+def as_lines(rows: list[Row]) -> str:
+    """Return the text of a .jsonl file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write a .jsonl file."""
+    path.write_text(as_lines(rows), encoding="utf-8")
+
+
+def problem_of(row: object, row_format: RowFormat) -> str | None:
+    """Return the first thing that is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return "a JSON object is expected"
+    for field, types in row_format.fields.items():
+        if field not in row:
+            return f"field {field!r} is missing"
+        # bool is a subclass of int, but true is not a label.
+        is_wrong_bool = isinstance(row[field], bool) and types is not bool
+        if is_wrong_bool or not isinstance(row[field], types):
+            return f"field {field!r} has the wrong type ({type(row[field]).__name__})"
+    for field in row_format.filled:
+        if not row[field].strip():
+            return f"field {field!r} is empty"
+    return row_format.problem(row)
+
+
+def _parsed(line: str, place: str, row_format: RowFormat) -> Row:
+    """Return the row of one line. Raises InputError with its `place` if it is not JSON or does not have the format."""
+    try:
+        row = json.loads(line)
+        # Fails if an escape such as \ud800 stands for half a character.
+        json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not valid JSON ({error})", _remedy(row_format)) from None
+    if isinstance(row, dict):
+        row = row_format.converted(row)
+    if problem := problem_of(row, row_format):
+        raise InputError(f"{place}: {problem}", _remedy(row_format))
+    return row
+
+
+def _remedy(row_format: RowFormat) -> str:
+    """Return what every line of a file must hold."""
+    names = ", ".join(row_format.fields) or "of the original data set"
+    return f"write one {row_format.name!r} row per line as JSON, with the fields {names}"
