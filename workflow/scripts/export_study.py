@@ -123,6 +123,8 @@ def write_wandb(exported: ExportedRun, folder: Path, project: str) -> None:
             wandb_run.summary.update(exported.results)
             if wandb_run.url:
                 print(wandb_run.url)
+        # W&B's own process writes its files to the end before it ends.
+        wandb.teardown()
     except wandb.Error as error:
         raise InputError(f"W&B: {error}", "log in with `wandb login`, or set WANDB_MODE=offline") from None
 
