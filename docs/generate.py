@@ -7,7 +7,6 @@ The configuration comes from the fields of sparseft.study, the tables from those
 main functions, the importances from sparseft.importances, and the models from sparseft.architectures.
 """
 
-import inspect
 import json
 import re
 import runpy
@@ -15,9 +14,7 @@ import sys
 import textwrap
 import tomllib
 from collections import Counter
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 from packaging.markers import Marker, default_environment
 from sparseft.analysis import baseline, tables, throughput
@@ -89,15 +86,17 @@ OTHER_DATA = {
 }
 PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
 LIMITS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
 }
 # The page states these limits once, at its top.
 UNSAID = {LARGEST, SEEDS}
 # The Python of the conda environment.
 CONDA_PYTHON = "3.11"
+# More choices than these are not listed: they are the methods, which docs/methods.md lists.
+MOST_CHOICES = 20
 # What a row of each table of the analysis is.
 ROWS = {
     "summary.csv": "run",
@@ -124,9 +123,14 @@ def configuration() -> str:
     top = {key: field for key, field in content["properties"].items() if "$ref" not in field}
     parts = ["## Top level", key_list("", top)]
     for place, name in SECTIONS.items():
-        section = content["$defs"][name]
-        parts += [f"## {place}", section["description"], key_list(place, section["properties"])]
+        section, usual = content["$defs"][name], most_reruns(place, content["$defs"][name]["properties"])
+        parts += [f"## {place}", f"{section['description']} *Reruns: {usual}.*", key_list(place, section["properties"])]
     return joined(*parts)
+
+
+def most_reruns(place: str, properties: dict[str, dict]) -> str:
+    """Return what a change of most keys of the section at `place` makes again. Only the others say it themselves."""
+    return Counter(reruns(place, key) for key in properties).most_common(1)[0][0]
 
 
 def reruns(place: str, key: str) -> str:
@@ -143,13 +147,17 @@ def reruns(place: str, key: str) -> str:
 
 
 def key_list(place: str, properties: dict[str, dict]) -> str:
-    """Return a line per key of the section at `place`, which begins with the key and its default and ends with what it reruns."""
+    """Return a line per key of the section at `place`, which begins with the key and its default.
+
+    It ends with what the key reruns, if this differs from most keys of the section."""
     lines = []
+    usual = most_reruns(place, properties) if place else ""
     for name, field in properties.items():
         key = f"{name}: {as_yaml(field['default'])}" if "default" in field else name
         example = f" Example: {example_of(name, field)}" if "examples" in field else ""
         required = "" if "default" in field else ", required"
-        text = f"{one_line(field['description'])}{example} *Reruns: {reruns(place, name)}.*"
+        rerun = reruns(place, name)
+        text = one_line(field["description"]) + example + (f" *Reruns: {rerun}.*" if rerun != usual else "")
         lines.append(f"- `{key}` ({type_in_words(field)}{required}). {text}")
     return "\n".join(lines)
 
@@ -171,16 +179,19 @@ def as_yaml(value: object) -> str:
 
 
 def type_in_words(field: dict) -> str:
-    """Return the type of a field of a JSON schema, with its limits, in words."""
+    """Return the type of a field of a JSON schema, with its limits, in words. A default of null says itself that null is one."""
     if "anyOf" in field:
-        return "; or ".join(type_in_words(option) for option in field["anyOf"])
+        options = (option for option in field["anyOf"] if option != {"type": "null"} or field.get("default", "") is not None)
+        return " or ".join(type_in_words(option) for option in options)
     if "const" in field:
         return f"`{field['const']}`"
+    if len(field.get("enum", [])) > MOST_CHOICES:
+        return "a name of [Methods](../methods.md)"
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
     kind = field.get("type", "object")
     if kind == "array":
-        return f"list{', not empty' * ('minItems' in field)}; each is {type_in_words(field['items'])}"
+        return f"list of {type_in_words(field['items'])}"
     if kind == "object":
         return "section"
     limits = [words.format(f"{field[key]:,}") for key, words in LIMITS.items() if field.get(key, LARGEST) not in UNSAID]
@@ -190,26 +201,32 @@ def type_in_words(field: dict) -> str:
 def columns_of_tables() -> str:
     """Return every column of every table. A column of several tables is described once."""
     count = Counter(column for _, columns in TABLES.values() for column in columns)
-    shared = [column for column in count if count[column] > 2 and column != tables.MEASURED]
-    parts = ["## Columns of several tables", column_table(shared)]
+    shared = [column for column in count if count[column] > 1 and not is_derived(column)]
+    parts = ["## Columns of several tables", column_list(shared)]
     for file, (row, columns) in TABLES.items():
-        others = ", ".join(f"`{column}`" for column in columns if column in shared)
-        own = column_table([column for column in columns if column not in shared])
-        parts += [f"## {file}", f"A row per {row}. Of the columns above: {others}.", own]
+        others = ", ".join(f"`{column}`" for column in columns if column in shared or is_derived(column))
+        own = column_list([column for column in columns if column not in shared and not is_derived(column)])
+        parts += [f"## {file}", f"A row per {row}. Columns described above: {others.replace(f'`{tables.MEASURED}`', 'metrics')}.", own]
     return joined(*parts)
 
 
-def column_table(columns: list[str]) -> str:
-    """Return a table with a row per column of a table."""
-    rows = [
-        ["metrics", "", MEASURED] if column == tables.MEASURED else [f"`{column}`", *tables.describe(column)]
-        for column in columns
-    ]
-    return markdown_table(["column", "unit", "what it is"], rows) if rows else ""
+def is_derived(column: str) -> bool:
+    """Return whether the head of the page describes a column by the beginning or the end of its name."""
+    return column.startswith(("against_", "selection_")) or column.endswith(("_low", "_high"))
+
+
+def column_list(columns: list[str]) -> str:
+    """Return a line per column of a table: its name, its unit and what it is."""
+    lines = []
+    for column in columns:
+        unit, meaning = tables.describe(column) if column != tables.MEASURED else ("", MEASURED)
+        name = f"`{column}`" if column != tables.MEASURED else "metrics"
+        lines.append(f"- {name}{f' ({unit})' if unit else ''}: {meaning}")
+    return "\n".join(lines)
 
 
 def scripts() -> str:
-    """Return what every script does, an example, and its flags."""
+    """Return what every script does, with an example."""
     parts = []
     for script in SCRIPTS:
         names = runpy.run_path(str(script))
@@ -218,28 +235,8 @@ def scripts() -> str:
         # In Markdown, stars and angle brackets would mean something.
         sentence = sentence.replace("*", "\\*").replace("<", "&lt;")
         block = f"```text\n{textwrap.dedent(example).strip()}\n```" if example.startswith("    ") else ""
-        parts += [f"## {script.name}", sentence, block, " ".join(flags_of(names["main"]))]
+        parts += [f"## {script.name}", sentence, block]
     return joined(*parts)
-
-
-def flags_of(main: object) -> list[str]:
-    """Return the flags of a script's main function. The keys of a section of the configuration are one entry."""
-    flags = []
-    types = get_type_hints(main, include_extras=True)
-    for name, parameter in inspect.signature(main).parameters.items():
-        kind = (get_args(types[name]) or [None])[0]
-        bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
-        place = next((place for place, section in SECTIONS.items() if section in bases), None)
-        if place:
-            flags.append(f"[[keys of {place}](configuration.md#{place.lower().replace('.', '')})]")
-        elif is_dataclass(kind):
-            flags += flags_of(kind)
-        elif hasattr(kind, "model_fields"):
-            flags += [f"[`--{key}`]" for key in kind.model_fields]
-        else:
-            is_required = parameter.default is inspect.Parameter.empty
-            flags.append(f"`--{name}`" if is_required else f"[`--{name}`]")
-    return flags
 
 
 def architecture_table() -> str:
@@ -258,10 +255,10 @@ def importance_table() -> str:
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
         looks_at = "examples" if importance.uses_examples else "the weights"
-        patterns = ", ".join(pattern.name for pattern in PATTERNS if pattern.allows(importance))
+        removed = ", ".join(dict.fromkeys(pattern.removes for pattern in PATTERNS if pattern.allows(importance)))
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
-        rows.append([name, importance.formula, looks_at, patterns, source])
-    return markdown_table(["name", "score of the weight w with the input x", "looks at", "patterns", "source"], rows)
+        rows.append([name, importance.formula, looks_at, removed, source])
+    return markdown_table(["name", "score of the weight w with the input x", "looks at", "removes", "source"], rows)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -40,7 +40,7 @@ def test_the_table_of_importances_has_accuracies_and_perplexities_of_the_same_ma
     measured = {}
     for task, method, sparsity, accuracy, _, perplexity in rows_of((RESULTS / "importance.md").read_text())[2:]:
         measured[task, method, sparsity] = (float(accuracy.split()[0]), float(perplexity))
-    section = (ROOT / "docs/findings.md").read_text().partition("## Importances")[2].partition("\n## ")[0]
+    section = (ROOT / "docs/results.md").read_text().partition("## Importances")[2].partition("\n## ")[0]
     rows = rows_of(section)[2:]
     assert len(rows) == 5
     for name, *columns in rows:
@@ -62,7 +62,7 @@ def rounded(perplexity: float, method: str) -> float:
 def test_no_test_between_modes_survives_the_correction_that_the_page_names():
     rows = rows_of((RESULTS / "modes_differences.md").read_text())[2:]
     p_values = [float(row[column]) for row in rows for column in (4, 6)]
-    assert f"The table has {len(p_values)} such tests" in page("findings.md")
+    assert f"The table has {len(p_values)} such tests" in page("results.md")
     assert min(holm(p_values)) == pytest.approx(0.08)
 
 
@@ -78,7 +78,7 @@ def test_sparsegpt_has_the_lowest_perplexity_everywhere_and_the_lowest_loss_wher
             is_lowest[sparsity, mode] = column["SparseGPT"][1] < others
     assert {sparsity for sparsity, _ in is_lowest if not is_lowest[sparsity, "sparse_to_dense"]} == {50}
     assert all(is_lowest[sparsity, mode] for sparsity in (60, 70) for mode in MODES)
-    text = page("high_sparsity.md")
+    text = page("results.md")
     assert "By the loss on HellaSwag it is the lowest at 60 and 70 %, and not at 50 %" in text
     assert "in `sparse_to_dense` it is 0.40 nats above dense (0.34 to 0.46), and Taylor 0.34 (0.28 to 0.40)" in text
 
@@ -90,7 +90,7 @@ def test_the_two_modes_are_as_far_apart_as_the_page_says():
         for (name, sparsity, mode), (_, loss) in cells.items()
         if mode == "sparse_to_dense" and name in ("Taylor", "Wanda", "SparseGPT")
     ]
-    assert f"the two modes end {min(gaps):.2f} to {max(gaps):.2f} nats apart" in page("high_sparsity.md")
+    assert f"the two modes end {min(gaps):.2f} to {max(gaps):.2f} nats apart" in page("results.md")
 
 
 def test_the_worst_design_of_false_winners_is_the_one_on_the_page():

@@ -91,15 +91,14 @@ BFLOAT16 = {"models": {"smollm2": {**DEFAULT["models"]["smollm2"], "dtype": "bfl
 
 
 def high_sparsity(folder: Path) -> dict:
-    """The study of docs/high_sparsity.md, without its data, but for a text of six windows."""
-    text = (ROOT / "docs/high_sparsity.md").read_text().partition('```yaml title="high_sparsity.yaml"\n')[2]
-    sections = yaml.safe_load(text.partition("```")[0])
+    """The study at high sparsities, without its data, but for a text of six windows."""
+    sections = yaml.safe_load((ROOT / "studies/high_sparsity.yaml").read_text())
     (folder / "text.jsonl").write_text("x" * 6 * 1024 * CHARACTERS_PER_TOKEN)
     sections["tasks"]["hellaswag"].pop("local")
     return sections | {"perplexity": {"local": str(folder / "text.jsonl"), "context": 1024}}
 
 
-# The minutes of a thread of a CPU with AVX-512: README.md (the sum of the jobs), docs/real_tasks.md and docs/high_sparsity.md.
+# The minutes of a thread of a CPU with AVX-512: README.md (the sum of the jobs), and docs/results.md.
 @pytest.mark.parametrize(("sections", "minutes"), [
     (lambda folder: {}, 9.4),
     (lambda folder: yaml.safe_load((ROOT / "config/hellaswag.yaml").read_text()) | BFLOAT16, 2 * 54),

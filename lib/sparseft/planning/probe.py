@@ -24,7 +24,7 @@ SECONDS = 0.7  # that a product is repeated
 FILE_BYTES, FILES = 1 << 27, 4  # the fastest of several counts, because other programs disturb it
 # What a job does beside its products takes one thread as long as products at this speed, in FLOP per second. It follows from
 # whole jobs on an AMD EPYC (Zen 4), whose products reach 98e9 in float32 and 400e9 in bfloat16: 80e9 per second in a training in
-# float32, and 200e9 to 230e9 in bfloat16 (docs/high_sparsity.md, docs/real_tasks.md).
+# float32, and 200e9 to 230e9 in bfloat16 (docs/results.md).
 OTHER_WORK = 400e9
 A100 = 120e12  # FLOP per second of a GPU: 40 % of the peak of an A100, not measured
 START, DOWNLOAD = 5, 30e6  # seconds, and bytes per second
