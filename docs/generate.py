@@ -86,10 +86,10 @@ OTHER_DATA = {
 }
 PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
 LIMITS = {
-    "minimum": "≥ {}",
-    "exclusiveMinimum": "> {}",
-    "maximum": "≤ {}",
-    "exclusiveMaximum": "< {}",
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
 }
 # The page states these limits once, at its top.
 UNSAID = {LARGEST, SEEDS}
@@ -181,7 +181,9 @@ def as_yaml(value: object) -> str:
 def type_in_words(field: dict) -> str:
     """Return the type of a field of a JSON schema, with its limits, in words. A default of null says itself that null is one."""
     if "anyOf" in field:
-        options = (option for option in field["anyOf"] if option != {"type": "null"} or field.get("default", "") is not None)
+        options = (
+            option for option in field["anyOf"] if option != {"type": "null"} or field.get("default", "") is not None
+        )
         return " or ".join(type_in_words(option) for option in options)
     if "const" in field:
         return f"`{field['const']}`"
@@ -204,9 +206,10 @@ def columns_of_tables() -> str:
     shared = [column for column in count if count[column] > 1 and not is_derived(column)]
     parts = ["## Columns of several tables", column_list(shared)]
     for file, (row, columns) in TABLES.items():
-        others = ", ".join(f"`{column}`" for column in columns if column in shared or is_derived(column))
-        own = column_list([column for column in columns if column not in shared and not is_derived(column)])
-        parts += [f"## {file}", f"A row per {row}. Columns described above: {others.replace(f'`{tables.MEASURED}`', 'metrics')}.", own]
+        others = [column for column in columns if column in shared or is_derived(column)]
+        names = ", ".join("metrics" if column == tables.MEASURED else f"`{column}`" for column in others)
+        own = column_list([column for column in columns if column not in others])
+        parts += [f"## {file}", f"A row per {row}. Columns described above: {names}.", own]
     return joined(*parts)
 
 
