@@ -1,6 +1,6 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the functions of a built-in task as they are, and the definition of any other (data/lm_eval_rendering.py). lm-eval applies
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (data/lm_eval_rendering.py). It applies
 the filters, and computes the metrics and the standard errors.
 """
 
