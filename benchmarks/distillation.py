@@ -24,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from bench import interleaved, report
 from sparseft.analysis.statistics import Scores, compare, holm, interval, pooled_spread
-from sparseft.backends.torch import adapted_model, train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.data.prepared import read_splits
@@ -33,6 +32,7 @@ from sparseft.language_model.batches import Batch, collate, encode, shuffled
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.loss import AnswerLoss, teacher_logits
 from sparseft.language_model.model import load_model
+from sparseft.lora.adapted_model import adapted_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.atomic import write_json
@@ -40,6 +40,7 @@ from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.study.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 from torch import nn
 

@@ -22,7 +22,7 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import calibrate
+from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.mask_settings import Masks
@@ -51,7 +51,12 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
         uses_examples = get_method(method).uses_examples
         calibration = calibrate(get_method(method), name, data, settings) if uses_examples else None
         compute_masks(
-            model, method, PERCENTS, PassFiles(paths, folder / "report.json"), settings, calibration=calibration
+            model,
+            get_method(method),
+            PERCENTS,
+            PassFiles(paths, folder / "report.json"),
+            settings,
+            calibration=calibration,
         )
         for percent, path in zip(PERCENTS, paths, strict=True):
             merge(model, read_mask(path), sha256(path), None, folder / "pruned")

@@ -24,11 +24,16 @@ from bench import interleaved, report
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.masks import mask_kernels as kernels
-from sparseft.masks.mask_file import unpack, zero_pruned
+from sparseft.masks.mask_file import zero_pruned
+from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.scores import row_blocks
-from sparseft.pruning.selection import Ranking, select_groups, select_rows, select_together
+from sparseft.selection import kernels
+from sparseft.selection.groups import by_group
+from sparseft.selection.ranking import Ranking
+from sparseft.selection.rows import by_row
+from sparseft.selection.together import by_layer
+from sparseft.storage.bits import unpack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from torch.nn.utils.prune import L1Unstructured
@@ -77,15 +82,15 @@ class Ours:
 
     def layer(self) -> None:
         """Select with scope layer, block by block as a file is read, with the quantiles for the report."""
-        select_together(self.ranking, ["w"])
+        by_layer(self.ranking)
 
     def row(self) -> None:
         """Select with scope row."""
-        select_rows(self.ranking, "w")
+        by_row(self.ranking)
 
     def group(self) -> None:
         """Select with the pattern 2:4."""
-        select_groups(replace(self.ranking, percents=[50]), "w", 4)
+        by_group(replace(self.ranking, percents=[50]), 4)
 
     def masks(self) -> np.ndarray:
         """Return the masks of scope layer, bool (levels, SIDE, SIDE)."""
@@ -252,7 +257,7 @@ def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, f
     wall = time.perf_counter()
     cpu = time.process_time()
     with AnonymousMemory() as memory:
-        compute_masks(checkpoint, "unstructured", LEVELS, places, Masks(), threads=threads)
+        compute_masks(checkpoint, get_method("unstructured"), LEVELS, places, Masks(), threads=threads)
     return time.perf_counter() - wall, time.process_time() - cpu, memory.peak
 
 

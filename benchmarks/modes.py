@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from bench import report
 from scipy.stats import ttest_rel
-from sparseft.backends.torch import train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.data.loading import load_examples
@@ -27,12 +26,14 @@ from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
+from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 
 PERCENTS = (50, 70)
@@ -176,7 +177,7 @@ def main(model_path: Path, *, hellaswag: Path, seeds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         masks = {percent: Path(folder, f"{percent}.pt") for percent in PERCENTS}
         places = PassFiles(list(masks.values()), Path(folder, "report.json"))
-        compute_masks(Checkpoint(model_path), "unstructured", list(PERCENTS), places, Masks())
+        compute_masks(Checkpoint(model_path), get_method("unstructured"), list(PERCENTS), places, Masks())
         results = measure_all(model_path, hellaswag, seeds, masks)
     conditions = conditions_of(model_path, seeds)
     report(

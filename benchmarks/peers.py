@@ -33,7 +33,7 @@ from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model, load_tokenizer
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import calibrate_on_text, choose_windows
+from sparseft.pruning.calibration_examples import calibrate_on_text, choose_windows
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.study.grid import PassFiles
@@ -82,9 +82,9 @@ def ours(cell: tuple, model_path: Path, text: Path, settings: Masks, ids: Tensor
         base = Path(folder) / "base" if method.updates_weights else None
         files = PassFiles([Path(folder) / "mask.pt"], Path(folder) / "report.json", base=base)
         if base:
-            prune_weights(checkpoint, name, percent, files, settings, calibration)
+            prune_weights(checkpoint, get_method(name), percent, files, settings, calibration)
         else:
-            compute_masks(checkpoint, name, [percent], files, settings, calibration=calibration, threads=1)
+            compute_masks(checkpoint, get_method(name), [percent], files, settings, calibration=calibration, threads=1)
         cost = usage() - before
         model, _ = load_model(base or model_path, CPU)
         mask = read_mask(files.masks[0])

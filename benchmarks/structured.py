@@ -28,7 +28,8 @@ from sparseft.language_model.sampling import sample_windows
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import ExampleCalibration, text_examples
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.calibration_examples import text_examples
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.updates import UPDATES
@@ -92,15 +93,15 @@ def windows_of(checkpoint: Checkpoint, documents: dict[str, list[str]], text: st
 def pruned(checkpoint: Checkpoint, case: Case, examples: list[Example], folder: Path) -> Path:
     """Prune a model as a case says, and return the folder of the result, which has the masked weights."""
     method = get_method(case.method)
-    calibration = ExampleCalibration(method.importance, lambda _: examples, {"task": "text"})
+    calibration = ExampleCalibration(lambda _: examples, {"task": "text"})
     settings = Masks(head_share=case.head_share)
     base = folder if method.has_pruned_base else None
     files = pass_files(folder, case.method, [f"{case.percent:02d}"], base, has_plots=False)
     if files.base:
         prune = remove_units if method.pattern.units else UPDATES[method.algorithm]
-        prune(checkpoint, case.method, case.percent, files, settings, calibration)
+        prune(checkpoint, method, case.percent, files, settings, calibration)
         return files.base
-    compute_masks(checkpoint, case.method, [case.percent], files, settings, calibration=calibration)
+    compute_masks(checkpoint, method, [case.percent], files, settings, calibration=calibration)
     merge(checkpoint, read_mask(files.masks[0]), sha256(files.masks[0]), None, folder / "merged")
     return folder / "merged"
 

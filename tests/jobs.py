@@ -23,7 +23,7 @@ IMPORTED = (
     "snakemake.workflow",
     "sparseft.analysis.figures",
     "sparseft.analysis.pages",
-    "sparseft.backends.torch",
+    "sparseft.trainers.torch",
     "sparseft.command",
     "sparseft.evaluation.evaluate",
     "sparseft.lora.merge",

@@ -26,8 +26,9 @@ from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import Mask, pack
+from sparseft.masks.mask_file import Mask
 from sparseft.pruning.compact import compact
+from sparseft.storage.bits import pack
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config
 

@@ -21,18 +21,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
+from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.validation import validate
 from sparseft.methods import get_method
 from sparseft.planning.sizes import described
-from sparseft.pruning.calibration import calibrate
+from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study.configfiles import read_configuration
@@ -40,6 +40,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, save_tiny
 from transformers import AutoModelForCausalLM
@@ -119,7 +120,7 @@ class Stages:
         calibration = calibrate(get_method(method), TASK.name, self.train_file, settings) if uses_examples else None
         percent = 0 if method == "dense" else 50
         places = PassFiles([path], self.folder / f"{method}.json")
-        compute_masks(self.base, method, [percent], places, settings, calibration=calibration)
+        compute_masks(self.base, get_method(method), [percent], places, settings, calibration=calibration)
         return path
 
     def _trained(self, method: str, mode: str) -> Trained:

@@ -14,7 +14,7 @@ from tiny_models import PRUNABLE_LAYERS
 
 from masks import compute_masks, write_mask
 
-STOCK_EXPERTS = "import sparseft.backends.fixed_shapes as f; f.make_experts_dense = lambda model: None"
+STOCK_EXPERTS = "import sparseft.trainers.fixed_shapes as f; f.make_experts_dense = lambda model: None"
 
 
 def lower(inputs, output, run: str) -> list[int]:

@@ -13,7 +13,7 @@ from sparseft.tasks import BY_NAME
 RUN = "llama-unstructured-50-sparse_to_sparse"
 SLOW_WARM_UP = """
 import time
-import sparseft.backends.cerebras.trainer as c
+import sparseft.trainers.cerebras.trainer as c
 real, steps = c.check_finite, []
 def slow(*given):
     steps.append(1)

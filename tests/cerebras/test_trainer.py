@@ -18,11 +18,11 @@ from transformers import get_scheduler
 
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
-from sparseft.backends.cerebras import trainer as trainer_module
-from sparseft.backends.cerebras.package import optimizer_and_schedule, read_last_mdl, write_mdl
-from sparseft.backends.cerebras.trainer import Trainer, evaluation_batches
-from sparseft.backends.fixed_shapes import DenseExperts, top_k_weights
 from sparseft.language_model.batches import Example
+from sparseft.trainers.cerebras import trainer as trainer_module
+from sparseft.trainers.cerebras.package import optimizer_and_schedule, read_last_mdl, write_mdl
+from sparseft.trainers.cerebras.trainer import Trainer, evaluation_batches
+from sparseft.trainers.fixed_shapes import DenseExperts, top_k_weights
 
 
 @pytest.fixture(scope="module")

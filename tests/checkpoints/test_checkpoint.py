@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.checkpoint import Checkpoint, read_header, to_float32
+from sparseft.checkpoints.checkpoint import Checkpoint, read_header
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
+from sparseft.storage.bits import to_float32
 from sparseft.study.sources import Model
 from tiny_models import change_json, save_tiny
 

@@ -17,7 +17,8 @@ from pages import ROOT, blocks, commands, configurations
 from project import Study
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
-from sparseft.pruning.calibration import calibration_examples, compute_statistic
+from sparseft.pruning.calibration import compute_statistic
+from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.storage.record import write_record
 from tiny_models import SIZES, save_tiny
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
@@ -62,11 +63,11 @@ def change(file: Path, difference: str) -> None:
 
 def test_each_axis_has_an_example_that_writes_files_and_edits_one_table():
     edited = [name.removeprefix("lib/sparseft/") for kind, name, _ in BLOCKS if kind == "diff"]
-    tables = ("importances", "patterns", "tasks", "architectures", "study/backends")
+    tables = ("importances", "patterns", "tasks", "architectures", "study/backends", "modes")
     seen = ["training/job.py", "records/training_record.py", "analysis/figures.py", "analysis/pages.py"]
     axes = [f"{folder}/__init__.py" for folder in tables]
-    assert edited == [*axes[:4], "tests/tiny_models.py", axes[4], "modes.py", *seen]
-    assert sum(kind == "python" for kind, _, _ in BLOCKS) == 7
+    assert edited == [*axes[:4], "tests/tiny_models.py", *axes[4:], *seen]
+    assert sum(kind == "python" for kind, _, _ in BLOCKS) == 8
 
 
 @pytest.mark.slow

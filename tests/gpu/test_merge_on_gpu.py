@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from sparseft.backends.torch import adapted_model, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
+from sparseft.lora.adapted_model import adapted_model, trained_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training

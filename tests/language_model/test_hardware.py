@@ -126,18 +126,11 @@ def test_a_job_without_a_gpu_runs_on_the_cpu(monkeypatch, visible):
 
 @pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
-@pytest.mark.parametrize(("visible", "driver"), [("0", None), ("GPU-aa,GPU-bb", 12020)])
-def test_a_job_whose_gpu_torch_cannot_use_ends_with_one_line_and_code_2(tmp_path, visible, driver):
-    """The driver is a stand-in for NVIDIA's library."""
-    words = "there is no NVIDIA driver"
-    if driver:
-        words = "the driver supports CUDA 12.2"
-        (tmp_path / "driver.c").write_text(f"int cuDriverGetVersion(int *version) {{ *version = {driver}; return 0; }}")
-        library = tmp_path / "libcuda.so.1"
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible, "LD_LIBRARY_PATH": str(tmp_path)}
+@pytest.mark.parametrize("visible", ["0", "GPU-aa,GPU-bb"])
+def test_a_job_whose_gpu_torch_cannot_use_ends_with_one_line_and_code_2(visible):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
     done = subprocess.run([sys.executable, "-c", USED], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
     assert f"error: CUDA_VISIBLE_DEVICES is {visible}, but torch {torch.__version__} sees no GPU" in done.stderr
-    assert f"it is built {built}, and {words}; install a torch" in done.stderr
+    assert f"it is built {built}; install a torch" in done.stderr

@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
+from sparseft.lora.adapted_model import adapted_model
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.grid import Run

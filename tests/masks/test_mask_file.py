@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, check_mask, pack, read_mask, unpack
+from sparseft.masks.mask_file import Mask, check_mask, read_mask
+from sparseft.storage.bits import pack, unpack
 
 from masks import compute_masks, write_mask
 

@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, interleave, open_checkpoint, places
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import pack, read_mask
+from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
+from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import Model
+from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
 from tiny_models import change_json, save_tiny
 
 pytestmark = pytest.mark.process
@@ -44,7 +46,7 @@ def exported(tmp_path, tiny_llama) -> Path:
 def mask_files(checkpoint: Checkpoint, method: str, folder: Path, percents: tuple = (30, 50), **settings) -> list[Path]:
     paths = [folder / f"{percent}.pt" for percent in percents]
     files = PassFiles(paths, folder / f"report_{method}.json")
-    compute_masks(checkpoint, method, list(percents), files, Masks(**settings))
+    compute_masks(checkpoint, get_method(method), list(percents), files, Masks(**settings))
     return paths
 
 

@@ -15,7 +15,6 @@ import h5py
 import pytest
 import torch
 from project import ROOT, TINY_STUDY, Study, tiny_grid
-from sparseft.backends.modelzoo.export import CHECKPOINT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.data.rows import read_rows
@@ -28,6 +27,7 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.modelzoo.export import CHECKPOINT
 from trainings import Inputs, make, trained
 
 pytestmark = pytest.mark.skipif(

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import yaml
 from project import TINY_STUDY, Study, call_script, refused, succeed, tiny_grid
-from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
-from sparseft.backends.modelzoo.trainer_files import FILE, TrainerRun, trainer_run, write_batches
-from sparseft.backends.modelzoo.training import check_frozen, read_logs
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
@@ -20,6 +17,9 @@ from sparseft.language_model.batches import Example
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
+from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.trainers.modelzoo.trainer_files import FILE, TrainerRun, trainer_run, write_batches
+from sparseft.trainers.modelzoo.training import check_frozen, read_logs
 from sparseft.training.job import JobFlags, job_of
 from tiny_models import save_tiny
 from trainings import Inputs, make

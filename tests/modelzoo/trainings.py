@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from project import ROOT, run_script
-from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import write_rows
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.modelzoo.export import export_modelzoo
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask

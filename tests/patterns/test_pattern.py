@@ -15,6 +15,11 @@ from sparseft.patterns import PATTERNS, Pattern
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.sparsegpt import prune_weights
+from sparseft.selection.distribution import distribution_of_values
+from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.together import by_layer
+from sparseft.selection.units import by_unit
+from sparseft.storage.bits import pack, to_float32
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -25,7 +30,7 @@ EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40)], 1) for j in ran
 
 def columns(ranking) -> dict:
     """Rank the columns of each layer, which takes no counts of an allocation."""
-    return ranking.by_unit([[Part(layer, axis=1, width=1, unit="")] for layer in ranking.layers])
+    return by_unit(ranking, [[Part(layer, axis=1, width=1, unit="")] for layer in ranking.layers])
 
 
 def has_whole_columns(kept: np.ndarray) -> bool:
@@ -33,7 +38,7 @@ def has_whole_columns(kept: np.ndarray) -> bool:
     return bool((kept == kept[0]).all())
 
 
-def rank(checkpoint, method: str, percent: int, places: PassFiles, settings: Masks, calibration) -> None:
+def rank(checkpoint, method: Method, percent: int, places: PassFiles, settings: Masks, calibration) -> None:
     """Make the mask of a method from its scores, and no pruned base."""
     mask_generator.compute_masks(checkpoint, method, [percent], places, settings, calibration=calibration)
 
@@ -59,7 +64,7 @@ def added(monkeypatch) -> Iterator[Callable[[Method], str]]:
             id="other counts than those of the allocation",
         ),
         pytest.param(
-            Pattern("new", lambda ranking: ranking.by_layer(), words="whole columns", is_sound=has_whole_columns),
+            Pattern("new", by_layer, words="whole columns", is_sound=has_whole_columns),
             DEFAULT, None, rank, "proj: its mask is none of whole columns; repair `select`",
             id="a selection of something else",
         ),
@@ -74,8 +79,9 @@ def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_writ
     pattern, importance, allocation, make, fault, added, tiny_llama, tmp_path
 ):
     assert pattern.allows(importance)
-    method = added(Method(pattern, importance, allocation=allocation))
-    calibration = ExampleCalibration(importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    method = Method(pattern, importance, allocation=allocation)
+    added(method)
+    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
     places = PassFiles([tmp_path / "masks/m.pt"], tmp_path / "masks/r.json", base=tmp_path / "pruned/base")
     settings = Masks(owl_m=2.0, owl_lambda=0.15)
     with pytest.raises(InputError, match=fault):
@@ -86,16 +92,44 @@ def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_writ
 @pytest.mark.parametrize("axis", [0, 1])
 def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added, tiny_llama):
     def select(ranking) -> dict:
-        return ranking.by_unit([[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
+        return by_unit(ranking, [[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
 
     method = added(Method(Pattern("new", select, has_exact_counts=False), WANDA))
-    calibration = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
+    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
     mask = compute_masks(tiny_llama, method, [50], calibration, sequential=False)[50]
     for layer, norms in calibration.evidence(tiny_llama, WANDA.statistic).items():
         sums = WANDA.score(tiny_llama.read_float32(f"{layer}.weight"), norms, None).sum(1 - axis, dtype=np.float64)
         expected = np.ones(len(sums), bool)
         expected[np.argsort(sums, kind="stable")[: len(sums) // 2]] = False
         assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()
+
+
+def tiles(ranking: Ranking) -> Scores:
+    """Rank the tiles of 4 x 4 weights of each layer by the sums of their scores: a way of its own, in the pattern's file."""
+
+    def select(layer: str) -> Scores:
+        (rows, cols), dtype = ranking.shape[layer], ranking.dtypes[layer]
+        scores = np.abs(to_float32(np.concatenate(list(ranking.source(layer))), dtype)).reshape(
+            rows // 4, 4, cols // 4, 4
+        )
+        sums = scores.sum(axis=(1, 3), dtype=np.float64)
+        ranks = np.argsort(np.argsort(sums, axis=None, kind="stable")).reshape(sums.shape)
+        kept = [np.kron(ranks >= count, np.ones((4, 4), bool)).astype(bool) for count in ranking.counts(sums.size)]
+        ranking.emit(layer, 0, np.stack([pack(of_level).reshape(-1) for of_level in kept]))
+        return {layer: distribution_of_values(*np.unique(sums, return_counts=True))}
+
+    return ranking.in_threads(select, ranking.layers)
+
+
+def test_a_pattern_may_have_a_way_of_selection_of_its_own(added, tiny_llama):
+    method = added(Method(Pattern("tiles", tiles, scope="layer", has_exact_counts=False), DEFAULT))
+    mask = compute_masks(tiny_llama, method, [50], threads=2)[50]
+    for layer, (rows, cols) in mask.shape.items():
+        of_tiles = mask.kept(layer).reshape(rows // 4, 4, cols // 4, 4).sum(axis=(1, 3))
+        assert set(np.unique(of_tiles)) == {0, 16}
+        assert (of_tiles == 0).sum() == round(of_tiles.size / 2)
+        sums = np.abs(tiny_llama.read_float32(f"{layer}.weight")).reshape(rows // 4, 4, cols // 4, 4).sum((1, 3))
+        assert sums[of_tiles == 0].max() <= sums[of_tiles == 16].min() * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if pattern.is_sound], ids=lambda value: value.name)

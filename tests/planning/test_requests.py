@@ -11,9 +11,9 @@ from project import DEFAULT, ROOT, laid_over
 from sparseft.architectures import ARCHITECTURES
 from sparseft.architectures.decoder import HEAD_NORMS
 from sparseft.architectures.gemma3 import GEMMA3
-from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.model import load_model
+from sparseft.lora.adapted_model import adapted_model
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.requests import (
     CUDA,

@@ -17,11 +17,10 @@ from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
-from sparseft.importances import IMPORTANCES, WANDA
+from sparseft.importances import IMPORTANCES
 from sparseft.importances.fisher import FISHER
 from sparseft.importances.gradient import GRADIENT_MAGNITUDES
 from sparseft.importances.stade import STADE
-from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.loss import AnswerLoss
@@ -29,15 +28,8 @@ from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import (
-    Change,
-    ExampleCalibration,
-    calibrate_on_text,
-    calibration_examples,
-    choose_windows,
-    compute_statistic,
-    text_examples,
-)
+from sparseft.pruning.calibration import Change, ExampleCalibration, compute_statistic
+from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
 from sparseft.study.mask_settings import kept_inputs, segment_length
@@ -57,8 +49,8 @@ EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows
     Example([number * 11 % 250 for number in range(70)], 40),
 ]
 TASK = BY_NAME["hellaswag_mini"]
-BY_WANDA = ExampleCalibration(WANDA, lambda checkpoint: EXAMPLES, {})
-BY_TAYLOR = ExampleCalibration(TAYLOR, lambda checkpoint: EXAMPLES, {})
+BY_WANDA = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
+BY_TAYLOR = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
 
 
 def sums(checkpoint: Checkpoint, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -368,7 +360,7 @@ def test_masks_are_those_of_the_windows_as_examples(tiny_llama, web, base):
     calibration = calibrate_on_text(method, web, settings())
     masks = compute_masks(tiny_llama, method.name, [50], calibration, calibration={"c4": settings()})
     examples = text_examples(tiny_llama, [json.loads(line)["text"] for line in web.open()], settings(), web)
-    given = ExampleCalibration(method.importance, lambda checkpoint: examples, {})
+    given = ExampleCalibration(lambda checkpoint: examples, {})
     expected = compute_masks(tiny_llama, base, [50], given)[50]
     assert all((masks[50].bits[layer] == expected.bits[layer]).all() for layer in expected.shape)
 

@@ -12,8 +12,9 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import Mask, pack
+from sparseft.masks.mask_file import Mask
 from sparseft.pruning.compact import compact
+from sparseft.storage.bits import pack
 from sparseft.storage.ownership import MARKER
 from tiny_models import SIZES, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM

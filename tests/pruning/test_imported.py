@@ -132,7 +132,7 @@ def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_p
     assert mask.meta | meta == mask.meta
     assert report | meta == report
     assert f"{meta['natural_zeros']} natural zeros kept" in said
-    assert len(list((tmp_path / "masks/plots").iterdir())) == 3
+    assert len(list((tmp_path / "masks/plots").iterdir())) == 2
 
 
 def test_minus_zero_is_zero():

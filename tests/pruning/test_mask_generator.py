@@ -17,7 +17,8 @@ from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
 from sparseft.methods import get_method
 from sparseft.pruning import scores as importance
-from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
+from sparseft.pruning.calibration import compute_statistic
+from sparseft.pruning.calibration_examples import calibrate, calibration_examples
 from sparseft.pruning.scores import random_source
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME

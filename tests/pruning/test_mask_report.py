@@ -4,18 +4,20 @@ import json
 
 import numpy as np
 import pytest
-from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks.mask_file import read_mask
-from sparseft.masks.mask_kernels import BINS, count_high
+from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_report import (
+from sparseft.pruning.mask_report import mask_report
+from sparseft.selection.distribution import (
+    BINS,
     NO_SCORES,
     QUANTILES,
     Distribution,
     distribution_of_histogram,
     distribution_of_values,
-    mask_report,
 )
+from sparseft.selection.kernels import count_high
+from sparseft.storage.bits import to_float32
 from sparseft.study.grid import MASK_PLOTS, PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -28,10 +30,9 @@ def distribution_of(bits: np.ndarray, dtype: str) -> Distribution:
 
 def test_a_case_by_hand():
     scores = distribution_of_values(*np.unique([0.0, 40.0, 50.0, 60.0, 0.75], return_counts=True))
-    assert scores["octaves"] == {-1: 1, 5: 3}  # 0.75 in [1/2, 1); 40, 50 and 60 in [32, 64)
     assert (scores["zeros"], scores["quantiles"][0.5]) == (1, 40.0)
     zeros = distribution_of(np.zeros(10, np.uint32), "F32")
-    assert zeros == {"octaves": {}, "zeros": 10, "quantiles": dict.fromkeys(QUANTILES, 0.0)}
+    assert zeros == {"zeros": 10, "quantiles": dict.fromkeys(QUANTILES, 0.0)}
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("BF16", 0), ("F16", 0), ("F32", 1 / 256)])
@@ -44,14 +45,13 @@ def test_quantiles_are_numpy_s(dtype, error):
     found = np.array(list(scores["quantiles"].values()))
     assert (found <= expected).all()
     assert (expected - found <= error * expected).all()
-    assert sum(scores["octaves"].values()) + scores["zeros"] == 5000
 
 
 @pytest.mark.long
 def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny_llama):
     paths = [tmp_path / "40.pt", tmp_path / "70.pt"]
     files = PassFiles(paths, tmp_path / "report.json", plot_name="plot")
-    report = compute_masks(tiny_llama, "structured", [40, 70], files, Masks(head_share=1))
+    report = compute_masks(tiny_llama, get_method("structured"), [40, 70], files, Masks(head_share=1))
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     for path, part in zip(paths, report["sparsities"], strict=True):
         mask = read_mask(path)

@@ -10,7 +10,6 @@ from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
-from sparseft.importances.obs import OBS
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import read_mask
@@ -28,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from masks import compute_masks
 
 ROWS, COLS, TOKENS = 8, 24, 60
-CALIBRATION = ExampleCalibration(OBS, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+CALIBRATION = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
 METHOD = "structured_obs"
 
 
@@ -106,7 +105,7 @@ def test_what_looks_alike_is_made_up_for(problem):
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, head_share, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
-    prune_units(checkpoint, METHOD, 50, places, Masks(head_share=head_share), CALIBRATION)
+    prune_units(checkpoint, get_method(METHOD), 50, places, Masks(head_share=head_share), CALIBRATION)
     base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert validate(base, mask, base=base)["passed"]
     errors = {
@@ -143,7 +142,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_smaller_model_has_the_logits_of_the_pruned_base(dtype, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("qwen3", tmp_path / "model", dtype, changes={"intermediate_size": 128}))
-    prune_units(checkpoint, METHOD, 30, places, Masks(), CALIBRATION)
+    prune_units(checkpoint, get_method(METHOD), 30, places, Masks(), CALIBRATION)
     compact(Checkpoint(places.base), places.masks[0], tmp_path / "small")
     ids = torch.tensor([EXAMPLES[0].ids])
     whole, small = (
@@ -158,9 +157,9 @@ def test_the_smaller_model_has_the_logits_of_the_pruned_base(dtype, tmp_path, pl
 def test_a_refit_has_the_mask_of_its_importance_and_the_same_rows(importance, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
     method = get_method(f"structured{importance}")
-    calibration = ExampleCalibration(method.importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
     mask = compute_masks(checkpoint, method.name, [50], calibration if method.uses_examples else None)[50]
-    prune_units(checkpoint, f"structured{importance}_refit", 50, places, Masks(), calibration)
+    prune_units(checkpoint, get_method(f"structured{importance}_refit"), 50, places, Masks(), calibration)
     refitted = read_mask(places.masks[0])
     assert all((mask.bits[layer] == refitted.bits[layer]).all() for layer in mask.shape)
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint.folder, places.base))
@@ -172,7 +171,7 @@ def test_an_update_loses_less_of_the_outputs_than_no_update(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
     dense = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     ids = torch.tensor([EXAMPLES[-1].ids])
-    prune_units(checkpoint, METHOD, 50, places, Masks(), CALIBRATION)
+    prune_units(checkpoint, get_method(METHOD), 50, places, Masks(), CALIBRATION)
     updated = AutoModelForCausalLM.from_pretrained(places.base)
     masked = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     mask = read_mask(places.masks[0])
@@ -185,15 +184,15 @@ def test_an_update_loses_less_of_the_outputs_than_no_update(tmp_path, places):
 
 def test_an_expert_that_no_token_reaches_is_refused_before_a_file_appears(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "model"))
-    calibration = ExampleCalibration(OBS, lambda checkpoint: [Example([5, 6], 1)], {"task": "boolq"})
+    calibration = ExampleCalibration(lambda checkpoint: [Example([5, 6], 1)], {"task": "boolq"})
     with pytest.raises(InputError, match=r"w2: its inputs are zero .* or no token reaches it"):
-        prune_units(checkpoint, METHOD, 50, places, Masks(), calibration)
+        prune_units(checkpoint, get_method(METHOD), 50, places, Masks(), calibration)
     assert not places.base.exists() and not places.masks[0].exists()
 
 
 def test_scores_of_a_refit_rank_as_the_importance_does(tmp_path):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    choose = by_scores(checkpoint, "structured_refit", Masks(), CALIBRATION)
+    choose = by_scores(checkpoint, get_method("structured_refit"), Masks(), CALIBRATION)
     for parts in coupled_parts(checkpoint):
         sums = 0
         for part in parts:

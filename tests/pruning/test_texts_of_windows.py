@@ -11,7 +11,8 @@ from sparseft.data.texts import read_documents
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import ExampleCalibration, calibrate_on_text, calibration_examples, text_examples
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
 from sparseft.study.sources import CalibrationText
@@ -81,7 +82,7 @@ def test_masks_are_those_of_the_very_windows(box, tiny_llama, base, name):
     calibration = calibrate_on_text(method, box / f"texts/{name}.jsonl", text)
     masks = compute_masks(tiny_llama, method.name, [50], calibration, calibration={name: text})
     first = windows_in(box / f"texts/{name}.jsonl")[:5]
-    given = ExampleCalibration(method.importance, lambda checkpoint: first, {})
+    given = ExampleCalibration(lambda checkpoint: first, {})
     expected = compute_masks(tiny_llama, base, [50], given)[50]
     assert all((masks[50].bits[layer] == expected.bits[layer]).all() for layer in expected.shape)
 

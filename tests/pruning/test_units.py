@@ -40,14 +40,14 @@ LAYERED = {
 
 def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None) -> np.ndarray:
     found = get_method(method)
-    calibration = ExampleCalibration(found.importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
     return score_units(checkpoint, found, settings or Masks(), calibration)
 
 
 def pruned(method: str, percent: int, checkpoint: Checkpoint, places) -> tuple[Checkpoint, dict]:
     """Return the pruned base and the report."""
-    calibration = ExampleCalibration(get_method(method).importance, lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    remove_units(checkpoint, method, percent, places, Masks(), calibration)
+    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
+    remove_units(checkpoint, get_method(method), percent, places, Masks(), calibration)
     return Checkpoint(places.base), json.loads(places.report.read_text())
 
 

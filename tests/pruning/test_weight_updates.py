@@ -12,16 +12,17 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path, unfuse_experts
-from sparseft.masks.mask_file import check_mask, pack, read_mask
+from sparseft.masks.mask_file import check_mask, read_mask
 from sparseft.masks.validation import validate
+from sparseft.methods import get_method
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
+from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40 + 8 * j)], 1) for j in range(6)]
-CALIBRATION = ExampleCalibration(SPARSEGPT, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+CALIBRATION = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
 SETTINGS = Masks(sparsegpt_block=16)
 METHOD = "unstructured_sparsegpt"
 
@@ -55,7 +56,7 @@ def hessians(model: nn.Module, layers: list[str], checkpoint: Checkpoint) -> dic
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
-    prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+    prune_weights(checkpoint, get_method(METHOD), 50, places, SETTINGS, CALIBRATION)
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
     rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
@@ -85,7 +86,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
 @pytest.mark.parametrize("percent", [1, 50, 70, 99])
 def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", dtype))
-    prune_weights(checkpoint, METHOD, percent, places, SETTINGS, CALIBRATION)
+    prune_weights(checkpoint, get_method(METHOD), percent, places, SETTINGS, CALIBRATION)
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
     for layer, (rows, cols) in mask.shape.items():
@@ -105,7 +106,7 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
 @pytest.mark.parametrize(("method", "group"), [("semistructured_sparsegpt", 4), ("semistructured8_sparsegpt", 8)])
 def test_every_group_of_n_to_m_prunes_n(method, group, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    prune_weights(checkpoint, method, 50, places, SETTINGS, CALIBRATION)
+    prune_weights(checkpoint, get_method(method), 50, places, SETTINGS, CALIBRATION)
     mask = read_mask(places.masks[0])
     for layer in mask.shape:
         assert (mask.kept(layer).reshape(-1, group).sum(axis=1) == group // 2).all()
@@ -114,7 +115,7 @@ def test_every_group_of_n_to_m_prunes_n(method, group, tmp_path, places):
 def test_rows_that_groups_do_not_divide_are_refused(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", changes={"intermediate_size": 44}))
     with pytest.raises(InputError, match="down_proj: its 44 columns cannot be divided into groups of 8"):
-        prune_weights(checkpoint, "semistructured8_sparsegpt", 50, places, SETTINGS, CALIBRATION)
+        prune_weights(checkpoint, get_method("semistructured8_sparsegpt"), 50, places, SETTINGS, CALIBRATION)
 
 
 def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys):
@@ -122,7 +123,7 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     factor = sparsegpt._factor
     fails = iter([False, True, True] + [False] * 20)
     monkeypatch.setattr(sparsegpt, "_factor", lambda *arguments: None if next(fails) else factor(*arguments))
-    prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+    prune_weights(checkpoint, get_method(METHOD), 50, places, SETTINGS, CALIBRATION)
     second = list(prunable_shapes(checkpoint))[1]
     report = json.loads(places.report.read_text())
     assert read_mask(places.masks[0]).meta["more_damping"] == {second: 1.0} == report["more_damping"]
@@ -142,7 +143,7 @@ def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray,
 
 
 def prune(checkpoint: Checkpoint, places: PassFiles, changed: dict) -> None:
-    with pruned_writer(checkpoint, "unstructured", 50, Masks(), places, {"task": "boolq"}) as writer:
+    with pruned_writer(checkpoint, get_method("unstructured"), 50, Masks(), places, {"task": "boolq"}) as writer:
         for layer, (kept, bits) in reversed(changed.items()):
             writer.write(layer, kept, bits, damping=float(len(layer)))
         writer.meta["natural_zeros"] = 7

@@ -10,7 +10,7 @@ import sparseft
 
 USE = """
 import numpy as np
-from sparseft.masks.mask_kernels import count_high
+from sparseft.selection.kernels import count_high
 import sparseft.lora.cpu_weights
 counts = np.zeros(1 << 16, np.int32)
 count_high(np.array([7, 7], np.uint16), counts)

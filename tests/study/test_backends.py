@@ -18,7 +18,7 @@ def test_each_backend_is_a_choice_with_a_rules_file_and_code_of_its_own(backend)
     assert study.training_backend is backend
     assert all(type(getattr(study, name)) is section for name, section in backend.sections.items())
     assert (ROOT / backend.rules).is_file()
-    code = ROOT / "lib/sparseft/backends" / backend.name
+    code = ROOT / "lib/sparseft/trainers" / backend.name
     script = ROOT / f"workflow/scripts/train_{backend.name}.py"
     assert code.is_dir() or code.with_suffix(".py").exists() or script.exists()
     assert backend.chosen_keys <= Training.model_fields.keys()
@@ -30,7 +30,9 @@ def test_no_code_outside_a_backend_compares_with_its_name():
     assert len(places) > 100
     name = rf"[\"'](?:{'|'.join(NAMES)})[\"']"
     compared = re.compile(rf"[=!]= *{name}|{name} *[=!]=")
-    assert [path for path in places if "backends" not in path.parts and compared.search(path.read_text())] == []
+    assert [
+        path for path in places if not {"backends", "trainers"} & set(path.parts) and compared.search(path.read_text())
+    ] == []
 
 
 @pytest.mark.parametrize(

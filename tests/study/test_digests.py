@@ -32,7 +32,7 @@ def digests(project: Path) -> dict[str, str]:
     """Return the digest of each script and of each trainer."""
     lib = project / "lib"
     files = {name: project / "workflow/scripts" / name for name in SCRIPTS}
-    files |= {name: lib / f"sparseft/backends/{name}.py" for name in TRAINERS}
+    files |= {name: lib / f"sparseft/trainers/{name}.py" for name in TRAINERS}
     return {name: code_digest(file, lib) for name, file in files.items()}
 
 
@@ -77,7 +77,7 @@ PLOTTERS = {"analyze_results.py", "analyze_throughput.py", "compare.py"}
     ("file", "concerned", "untouched"),
     [
         ("lib/sparseft/masks/validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py"}),
-        ("lib/sparseft/pruning/selection.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
+        ("lib/sparseft/pruning/scores.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
         ("lib/sparseft/training/loop.py", {"train.py", "torch"}, {"compute_masks.py", "merge.py", "evaluate.py"}),
         ("lib/sparseft/analysis/figures.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
         ("lib/sparseft/errors.py", set(TRAINERS), set()),
@@ -97,6 +97,7 @@ JOBS = {
     "gsm8k taylor": used_values("gsm8k", methods=["structured_taylor"]),
     "owl": used_values(methods=["unstructured_owl_on_c4"]),
     "4:8": used_values(methods=["semistructured8"]),
+    "reconstruct": used_values("reconstruct"),
 }
 
 
@@ -112,8 +113,10 @@ def job_digests(project: Path) -> dict[str, str]:
         ("importances/wanda.py", {"boolq_mini wanda", "owl"}),  # OWL divides the weights by wanda's scores.
         ("importances/gradient.py", {"gsm8k taylor"}),  # Both have one statistic.
         ("patterns/structured.py", {"gsm8k taylor"}),
+        ("selection/groups.py", {"4:8"}),  # A way of selection counts for the patterns that choose it.
         ("patterns/semistructured.py", {"4:8"}),  # One function makes both patterns of N:M.
         ("tasks/boolq.py", {"boolq", "boolq_mini wanda"}),  # The mini task has the prompt of the real one.
+        ("modes/sparse_to_sparse.py", {"reconstruct"}),  # It has the layers of sparse_to_sparse.
         ("importances/importance.py", set(JOBS)),
     ],
 )

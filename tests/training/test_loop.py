@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight
+from sparseft.lora.adapted_model import adapted_model
 from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import STOP_WINDOW, Distillation, Training
 from sparseft.tasks import BY_NAME
@@ -151,14 +151,14 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
     batch = loop.data["train"][:8]
     loss = mean_loss(loop.loss.model, batch)
     expected = torch.autograd.grad(loss, loop.parameters)
-    assert loop._accumulate(1, batch, 1.0) == {"loss": pytest.approx(loss.item(), rel=1e-5)}
+    assert loop.backward(1, batch, 1.0) == {"loss": pytest.approx(loss.item(), rel=1e-5)}
     gradients = [parameter.grad.clone() for parameter in loop.parameters]
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     for parameter in loop.parameters:
         parameter.grad = None
     # A power of two changes no digit.
-    loop._accumulate(1, batch, 4.0)
+    loop.backward(1, batch, 4.0)
     assert all(
         torch.equal(parameter.grad, 4 * ours) for parameter, ours in zip(loop.parameters, gradients, strict=True)
     )
@@ -172,7 +172,7 @@ def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
         built.clear()
         settings = Training(batch_size=4, micro_batch_size=2, cache_weights=cached)
         loop = prepare(tiny_llama, "sparse_to_sparse", settings)
-        loop._accumulate(1, loop.data["train"][:4], 1.0)
+        loop.backward(1, loop.data["train"][:4], 1.0)
         assert len(built) == expected
 
 
@@ -199,17 +199,17 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch
     settings = Training(steps=6, batch_size=4, micro_batch_size=2, learning_rate=0.01, save_every=2, eval_every=3,
                         lora_dropout=dropout)  # fmt: skip
     whole, stopped = prepare(tiny, mode, settings), prepare(tiny, mode, settings, tmp_path / "state.pt")
-    expected, step = whole.fit(), Loop._step
+    expected, backward = whole.fit(), Loop.backward
 
     def fail_at_five(self, number, *rest):
         if number == 5:
             raise KeyboardInterrupt
-        step(self, number, *rest)
+        return backward(self, number, *rest)
 
-    monkeypatch.setattr(Loop, "_step", fail_at_five)
+    monkeypatch.setattr(Loop, "backward", fail_at_five)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
-    monkeypatch.setattr(Loop, "_step", step)
+    monkeypatch.setattr(Loop, "backward", backward)
     resumed = prepare(tiny, mode, settings, tmp_path / "state.pt")
     record = resumed.fit()
     assert (record["resumed_after_steps"], expected["resumed_after_steps"]) == ([4], [])
@@ -227,13 +227,10 @@ def test_a_training_that_does_not_evaluate_reads_no_validation_row(tiny_llama):
 def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     steps = Steps([used, unused], Training(steps=2, weight_decay=0.1, learning_rate=0.5, warmup_fraction=0))
-
-    def backward(_: float) -> dict[str, float]:
-        used.sum().backward()
-        return {"loss": 1.0}
-
     for step in (1, 2):
-        steps.take(step, backward, 1, Progress())
+        used.sum().backward()
+        steps.clip(step, 1.0, Progress())
+        steps.update()
         assert not unused.grad.any()
     assert (unused < 1).all()
 
@@ -302,7 +299,7 @@ def test_the_gradient_of_a_distillation_is_autograd_s_of_the_weighted_sum(tiny, 
     # With the weight 1, there is no cross-entropy in the loss.
     loss = 9.0 * parts[1] if weight == 1 else 0.7 * parts[0] + 2.7 * parts[1]
     expected = torch.autograd.grad(loss, loop.parameters)
-    found = loop._accumulate(1, batch, 1.0)
+    found = loop.backward(1, batch, 1.0)
     assert found == {name: pytest.approx(value.item(), rel=1e-4)
                      for name, value in zip(("loss", "cross_entropy", "divergence"), (loss, *parts), strict=True)}  # fmt: skip
     for parameter, gradient in zip(loop.parameters, expected, strict=True):

@@ -9,8 +9,8 @@ import h5py
 import pytest
 import yaml
 from project import ROOT, TINY_STUDY, Study, refused, succeed, tiny_grid
-from sparseft.backends.modelzoo.export import CHECKPOINT, CONFIGURATION
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION
 from tiny_models import change_json
 
 pytestmark = pytest.mark.process

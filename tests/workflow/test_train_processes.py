@@ -18,12 +18,13 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from hub_cache import write
 from project import ROOT
 from safetensors.torch import load_file
-from sparseft.backends.torch import hold_together
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.torch import hold_together
 from tiny_models import save_tiny
 
 TORCHRUN = [sys.executable, "-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", "2"]
@@ -38,7 +39,9 @@ def box(tmp_path_factory) -> Path:
     """A tiny model in fp32, a mask at 50 %, and a task."""
     folder = tmp_path_factory.mktemp("box")
     model = Checkpoint(save_tiny("llama", folder / "model", torch.float32))
-    compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
+    compute_masks(
+        model, get_method("unstructured"), [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks()
+    )
     for split, number in (("train", 32), ("validation", 4)):
         write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder

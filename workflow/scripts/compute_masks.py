@@ -132,9 +132,9 @@ def main(
         calibration = calibration_of(value, settings, examples, threads)
         if files.base:
             hold(files.base)
-            pruning_of(value)(checkpoint, value.name, group[0], files, settings, calibration)
+            pruning_of(value)(checkpoint, value, group[0], files, settings, calibration)
         else:
-            compute_masks(checkpoint, value.name, group, files, settings, calibration=calibration, threads=threads)
+            compute_masks(checkpoint, value, group, files, settings, calibration=calibration, threads=threads)
 
 
 def pruning_of(method: Method) -> Callable:
@@ -152,7 +152,8 @@ def methods_of(names: list[str], importance: str) -> list[Method]:
     """Return the methods. Those whose name has no importance get this one."""
     chosen = next(value for value in IMPORTANCES if value.name == importance)
     methods = [get_method(name) for name in names]
-    methods = [value.ranked_by(chosen) if value.importance is DEFAULT else value for value in methods]
+    if chosen is not DEFAULT:
+        methods = [value.ranked_by(chosen) if value.importance is DEFAULT else value for value in methods]
     # A pattern does not allow every importance.
     return [get_method(name) for name in dict.fromkeys(value.name for value in methods)]
 
@@ -201,7 +202,7 @@ def calibration_of(method: Method, settings: Masks, examples: Examples, threads:
         return None
     # Only a calibration needs transformers.
     from sparseft.language_model.hardware import limit_threads
-    from sparseft.pruning.calibration import calibrate, calibrate_on_text
+    from sparseft.pruning.calibration_examples import calibrate, calibrate_on_text
 
     limit_threads(threads)
     if method.calibration:

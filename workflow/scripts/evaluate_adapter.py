@@ -9,13 +9,13 @@ It writes the same fields as evaluate.py.
 import time
 from pathlib import Path
 
-from sparseft.backends.torch import trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.inputs import EvaluationFlags, begin
 from sparseft.language_model.hardware import choose_device, peak_memory
+from sparseft.lora.adapted_model import trained_model
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.evaluation_record import BeforeMergeRecord
 from sparseft.records.record_file import write

@@ -8,10 +8,10 @@ tokenizer, and export.json with the hashes of inputs and outputs.
 
 from pathlib import Path
 
-from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.storage.ownership import claim_folder
+from sparseft.trainers.modelzoo.export import export_modelzoo
 
 
 def main(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:

@@ -12,13 +12,13 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from sparseft.backends.modelzoo.trainer_files import trainer_run
 from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.study import grid
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
 from sparseft.tasks.task import SPLITS
+from sparseft.trainers.modelzoo.trainer_files import trainer_run
 from sparseft.training.job import JobFlags, job_of
 
 

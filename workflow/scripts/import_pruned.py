@@ -44,11 +44,11 @@ def main(
         source: the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]
         pattern: N:M, if of every M weights in a row at most N are not zero; then every zero is pruned
     """
-    method = get_method(f"{IMPORTED.name}_{name}").name
+    method = get_method(f"{IMPORTED.name}_{name}")
     percent = whole_percent(sparsity)
     described = {"imported": {name: {percent: source or f"path:{model_path}"}}}
     settings = parse_section(Masks, described | {"imported_pattern": {name: pattern} if pattern else {}}, "masks")
-    files = pass_files(output_dir, method, [f"{percent:02d}"], pruned_dir)
+    files = pass_files(output_dir, method.name, [f"{percent:02d}"], pruned_dir)
     kind, _, place = (source or "").partition(":")
     check_apart([output_dir, pruned_dir], [model_path, Path(place) if kind == "path" else None])
     check_ours(output_dir, "masks", *files.masks, files.report)

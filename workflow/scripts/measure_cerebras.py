@@ -51,7 +51,7 @@ def main(
         )
     cerebras.check_measured(Throughput(steps=steps))
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.backends.cerebras.training import lower, measure
+    from sparseft.trainers.cerebras.training import lower, measure
 
     hold(output)
     if compile_only:

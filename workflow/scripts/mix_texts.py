@@ -17,7 +17,7 @@ from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_tokenizer
 from sparseft.language_model.sampling import write_windows
-from sparseft.pruning.calibration import calibration_examples, read_text
+from sparseft.pruning.calibration_examples import calibration_examples, read_text
 from sparseft.study.section import parse_section
 from sparseft.study.sources import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
 

@@ -15,22 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclopts.types import NonNegativeInt, PositiveInt
-from sparseft.backends.torch import reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.data.texts import given_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import start
-from sparseft.pruning import calibration
-from sparseft.pruning.calibration import read_text
+from sparseft.pruning.calibration_examples import calibration_examples, read_text
 from sparseft.storage.locks import hold
 from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
 from sparseft.study.sources import SHUFFLED, Choice
+from sparseft.trainers.torch import reconstruct
 from sparseft.training.job import JobFlags, TrainingJob, check_outputs, dense_model, job_of, write_train_record
-from sparseft.training.reconstruction import APART, WHOLE
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class TargetFlags:
         calibration_length: tokens per window; by default 2048
         calibration_seed: seed that chooses them
         calibration_choice: how windows are chosen, shuffled by default; get_c4 as wanda's code
-        apart: reconstruct the attention of each decoder layer and then its MLP
     """
 
     dense_path: Path | None = None
@@ -53,7 +50,6 @@ class TargetFlags:
     calibration_length: int | None = None
     calibration_seed: NonNegativeInt = Masks.model_fields["calibration_seed"].default
     calibration_choice: Choice | None = None
-    apart: bool = False
 
 
 def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:
@@ -63,7 +59,7 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     job = job_of(flags, RECONSTRUCTING_MODES)
     # Each decoder layer has a schedule of its own, which train.json records.
     own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
-    job = replace(job, settings=Reconstruction(**own, apart=target.apart).schedule(job.settings))
+    job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
     if flags.training.stop_if_loss_above is not None:
         raise InputError(
             "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
@@ -74,9 +70,8 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     hold(adapter)
     dense = dense_model(target.dense_path, job.checkpoint, job.mask)
     examples, chosen = examples_of(target, job, dense)
-    saved, parts = state if job.settings.save_every else None, APART if target.apart else WHOLE
-    measured = reconstruct(job, dense, examples, adapter, saved, parts)
-    measured["reconstruction"] |= {**chosen, "apart": target.apart}
+    measured = reconstruct(job, dense, examples, adapter, state if job.settings.save_every else None)
+    measured["reconstruction"] |= chosen
     write_train_record(flags, job, measured, dense=dense.digest)
     state.unlink(missing_ok=True)
 
@@ -86,7 +81,7 @@ def examples_of(flags: TargetFlags, job: TrainingJob, dense: Checkpoint) -> tupl
     number, seed = flags.calibration_examples, flags.calibration_seed
     chosen = {"examples": number, "seed": seed}
     if flags.text is None:
-        examples = calibration.calibration_examples(
+        examples = calibration_examples(
             dense, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
         return examples, chosen

@@ -39,7 +39,7 @@ def train(configuration: Path, mode: str, *, validate_only: bool) -> None:
         import cerebras.modelzoo.trainer.utils as trainer
 
         # This import makes the callbacks known to the Trainer.
-        import sparseft.backends.modelzoo.callbacks  # noqa: F401
+        import sparseft.trainers.modelzoo.callbacks  # noqa: F401
         import yaml
     except ImportError as error:
         raise InputError(

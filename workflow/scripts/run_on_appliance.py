@@ -8,10 +8,10 @@ A command that loses its connection to the appliance is run again, twice. --job_
 
 from pathlib import Path
 
-from sparseft.backends import appliance
 from sparseft.command import run
 from sparseft.study.backends.cerebras import JobLabel
 from sparseft.study.grid import ResultPaths
+from sparseft.trainers import appliance
 
 _STOP = Path(ResultPaths().stop)
 

@@ -12,10 +12,10 @@ With `python -m sparseft.training.processes --nproc_per_node N` several processe
 from pathlib import Path
 
 from cyclopts.types import NonNegativeInt
-from sparseft.backends.torch import hold_together, new_accelerator, train
 from sparseft.command import Flags, run
 from sparseft.language_model.hardware import keep_freed_memory, start
 from sparseft.study.grid import TASK_MODES
+from sparseft.trainers.torch import hold_together, new_accelerator, train
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
 

@@ -38,8 +38,8 @@ def main(
         raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
     job = job_of(flags, evaluates=True)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.backends.cerebras.package import saved_mdl
-    from sparseft.backends.cerebras.training import lower, train
+    from sparseft.trainers.cerebras.package import saved_mdl
+    from sparseft.trainers.cerebras.training import lower, train
 
     program = flags.output_dir / "compile.json"
     check_record(program, program.stem)

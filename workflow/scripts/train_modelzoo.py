@@ -11,12 +11,12 @@ RUN_FOLDER/modelzoo.
 
 from pathlib import Path
 
-from sparseft.backends.modelzoo.trainer_files import trainer_run
-from sparseft.backends.modelzoo.training import remove_states, train
 from sparseft.command import Flags, run
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.trainers.modelzoo.trainer_files import trainer_run
+from sparseft.trainers.modelzoo.training import remove_states, train
 from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
 
 

@@ -5,7 +5,7 @@
     untuned  a trained cell with the same model before its training
     methods  each two methods at one sparsity and mode
     against  each method with one of them, such as random pruning
-    modes    a mode with the one that it is compared with (modes.py), such as sparse_to_sparse with sparse_to_dense
+    modes    a mode with the one that it is compared with (modes/), such as sparse_to_sparse with sparse_to_dense
     studies  a cell with the same cell of the first study (compare.py)
 
 Which method or mode is better is a question about all seeds. One seed does not show how lucky it was, so it tells no two trained

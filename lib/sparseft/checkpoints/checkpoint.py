@@ -25,12 +25,11 @@ from safetensors import SafetensorError, safe_open
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
+from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import ADAPTER_CONFIG
 
-# safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
-BITS: dict[str, np.dtype] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 # torch's name of a dtype -> safetensors' name.
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 # The number of weights that are read at once, in whole rows. A block and its masks stay in the second-level cache.
@@ -278,20 +277,6 @@ def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | Non
     # The tensors start at a multiple of 8 bytes.
     body += b" " * (-len(body) % 8)
     return len(body).to_bytes(8, "little") + body
-
-
-def to_float32(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the values of BF16, F16 or F32 bits, in fp32 and the same shape."""
-    if dtype == "BF16":
-        return (bits.astype(np.uint32) << 16).view(np.float32)
-    if dtype == "F16":
-        return bits.view(np.float16).astype(np.float32)
-    return bits.view(np.float32)
-
-
-def infinity(dtype: str) -> int:
-    """Return the bits of infinity in BF16, F16 or F32. Larger bits of a magnitude are those of NaN."""
-    return {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
 
 
 def _word(tensor: Tensor) -> np.dtype:

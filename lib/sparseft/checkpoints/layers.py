@@ -10,8 +10,9 @@ import numpy as np
 
 from sparseft.architectures import tensor_shapes
 from sparseft.architectures.architecture import Part, Shapes
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, infinity
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.errors import InputError
+from sparseft.storage.bits import infinity
 
 # Older transformers stored these buffers. Every model computes them from its configuration.
 ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq\Z")

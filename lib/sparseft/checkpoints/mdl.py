@@ -21,9 +21,9 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BITS
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_file
+from sparseft.storage.bits import BITS
 
 VERSION = 0.5
 _SUFFIX = ".__metadata__"

@@ -23,11 +23,12 @@ import numpy as np
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Shapes, attention_heads
 from sparseft.architectures.decoder import ROTATED
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint, Tensor, small_files
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, small_files
 from sparseft.checkpoints.layers import differences
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.rewriting import safetensors_stream
 from sparseft.errors import InputError
+from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import split_mdl
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import (
-    BITS,
     BLOCK,
     DTYPES,
     INDEX,
@@ -25,6 +24,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
 from sparseft.storage.atomic import write_json
+from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256, write_hashed
 from sparseft.storage.reading import read_json
 

@@ -22,7 +22,6 @@ from tempfile import NamedTemporaryFile
 import torch
 from accelerate import Accelerator
 
-from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, own_place, print_traceback
@@ -30,6 +29,7 @@ from sparseft.language_model.batches import encode_splits, of_length, shuffled
 from sparseft.language_model.hardware import memory_kills, peak_memory, start
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.limits import limited_memory, private_memory
+from sparseft.lora.adapted_model import adapted_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.locks import end_with_parent
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED

@@ -43,8 +43,9 @@ def choose_device() -> torch.device:
     if re.match(r"\s*(\d|GPU-|MIG-)", devices):
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
         raise InputError(
-            f"CUDA_VISIBLE_DEVICES is {devices}, but torch {torch.__version__} sees no GPU: it {built}, and {_driver()}",
-            "install a torch for this driver (docs/gpu.md), or set resources.gpus to 0 (by hand CUDA_VISIBLE_DEVICES=)",
+            f"CUDA_VISIBLE_DEVICES is {devices}, but torch {torch.__version__} sees no GPU: it {built}",
+            "install a torch for the driver that nvidia-smi names (docs/gpu.md), or set resources.gpus to 0 (by hand"
+            " CUDA_VISIBLE_DEVICES=)",
         )
     return torch.device("cpu")
 
@@ -141,13 +142,3 @@ def versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("torch", "transformers")}
     # From the library that runs: an installed package's version may be that of another checkout.
     return {"python": platform.python_version(), **packages, "sparseft": sparseft.__version__}
-
-
-def _driver() -> str:
-    """Return what NVIDIA's driver supports, in words for an error."""
-    number = ctypes.c_int()
-    try:
-        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
-    except OSError:
-        return "there is no NVIDIA driver"
-    return f"the driver supports CUDA {number.value // 1000}.{number.value % 1000 // 10}"

@@ -4,18 +4,15 @@ A `LayeredModel` has the weights of one decoder layer in memory at a time. The o
 which holds shapes without values. A `Stream` holds what enters a decoder layer, in the machine's memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
-from sparseft.language_model.batches import Batch, Example, collate
-from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.language_model.model import empty_model
 from sparseft.language_model.weights import map_weight, memory_path, unfuse_experts
 
@@ -47,20 +44,14 @@ class LayeredModel:
         """Return the number of decoder layers."""
         return len(self.model.model.layers)
 
-    def layers(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Yield the numbers of decoder layers. Each one has its weights until the next one is asked for.
-
-        On a CPU, they are mapped from their files. A thread reads the next one's part of the files, so that it is in the page
-        cache."""
-        with ThreadPoolExecutor(1) as reader:
-            for place, number in enumerate(numbers, start=1):
-                self._read(decoder_layer_tensors(self.checkpoint, number))
-                for following in numbers[place : place + 1]:
-                    reader.submit(self._touch, following)
-                try:
-                    yield number
-                finally:
-                    self.model.model.layers[number].to("meta")
+    def layers(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Yield the numbers of decoder layers. Each one has its weights until the next one is asked for."""
+        for number in numbers:
+            self._read(decoder_layer_tensors(self.checkpoint, number))
+            try:
+                yield number
+            finally:
+                self.model.model.layers[number].to("meta")
 
     def read_head(self) -> None:
         """Give the output head its weights. Those of a tied model are the embeddings."""
@@ -72,12 +63,6 @@ class LayeredModel:
         own = [layer for layer in layers if decoder_layer_of(layer) == number]
         architecture = self.checkpoint.architecture
         return {layer: self.model.get_submodule(memory_path(architecture, layer)) for layer in own}
-
-    def _touch(self, number: int) -> None:
-        """Read the tensors of a decoder layer, and keep none of them."""
-        for name in decoder_layer_tensors(self.checkpoint, number):
-            for _ in self.checkpoint.read_blocks(name, BLOCK):
-                pass
 
     def _read(self, names: Iterable[str]) -> None:
         """Read tensors into the model."""
@@ -155,17 +140,15 @@ class Stream:
         # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
         self._keywords: dict[tuple[int, int], list[dict]] = {}
 
-    def outputs(self, number: int, batch: list[int], module: str | None = None) -> Tensor:
-        """Return the outputs of decoder layer `number`, or of a `module` in it, for a batch of sequences, given by their numbers.
+    def outputs(self, number: int, batch: list[int]) -> Tensor:
+        """Return the outputs of decoder layer `number` for a batch of sequences, given by their numbers.
 
-        After the module, the decoder layer computes nothing more. They are on the device, joined to (tokens of the batch, H).
-        The sequences are padded on the right. Causal attention lets no real token see a padded one."""
+        They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal attention lets
+        no real token see a padded one."""
         states = [self.states[sequence].to(self.device) for sequence in batch]
         # (B, T, H)
         padded = pad_sequence(states, batch_first=True)
-        layer = self.model.model.layers[number]
-        compute = _until(layer, module) if module else layer
-        outputs = compute(padded, **self._arguments(padded.shape[:2])[number])
+        outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
         return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
 
     def by_sequence(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
@@ -184,62 +167,3 @@ class Stream:
             ids = torch.zeros(shape, dtype=torch.long, device=self.device)
             self._keywords[shape] = layer_arguments(self.model, ids)[1]
         return self._keywords[shape]
-
-
-class _EarlyEndError(Exception):
-    """Carry the outputs of a module out of the forward of its decoder layer."""
-
-
-def _until(layer: nn.Module, name: str) -> Callable[..., Tensor]:
-    """Return a function that computes a decoder layer up to its module `name`, and returns what this module returns first."""
-
-    def reached(module: nn.Module, inputs: tuple, outputs: Tensor | tuple) -> None:
-        raise _EarlyEndError(outputs if isinstance(outputs, Tensor) else outputs[0])
-
-    def compute(states: Tensor, **keywords: object) -> Tensor:
-        handle = layer.get_submodule(name).register_forward_hook(reached)
-        try:
-            layer(states, **keywords)
-        except _EarlyEndError as end:
-            return end.args[0]
-        finally:
-            handle.remove()
-        raise AssertionError(f"the decoder layer does not call {name}")
-
-    return compute
-
-
-class LayeredLoss:
-    """Compute the evaluation loss of a LayeredModel, to the bits of the whole model's. Its decoder layers come one by one."""
-
-    def __init__(self, layered: LayeredModel, examples: list[Example], batch_size: int) -> None:
-        """The batches are those of `mean_answer_loss`."""
-        self.layered = layered
-        self.examples = examples
-        self.batch_size = batch_size
-        batches = [
-            collate([examples[place] for place in places]) for places in evaluation_batches(examples, batch_size)
-        ]
-        # A row of a batch is a sequence, with its padding.
-        self.stream = Stream(layered, [row for batch in batches for row in batch.ids])
-        rows = iter(range(len(examples)))
-        self._rows = [[next(rows) for _ in batch.ids] for batch in batches]
-
-    @torch.no_grad()
-    def advance(self, number: int) -> None:
-        """Compute decoder layer `number` on all examples."""
-        for rows in self._rows:
-            self.stream.advance(rows, self.stream.outputs(number, rows))
-
-    def mean(self) -> float:
-        """Return what `mean_answer_loss` returns, after the last decoder layer."""
-        self.layered.read_head()
-        loss = AnswerLoss(self.layered.model)
-        batches = iter(self._rows)
-
-        def head(batch: Batch) -> Tensor:
-            states = torch.stack([self.stream.states[row] for row in next(batches)]).to(self.layered.device)
-            with entering(self.layered.model, len(self.layered), states):
-                return loss(batch)
-
-        return mean_answer_loss(head, self.examples, self.batch_size, self.layered.device)

@@ -21,8 +21,9 @@ from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
-from sparseft.masks.mask_file import Mask, unpack, zero_pruned
+from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.storage.atomic import atomic_folder
+from sparseft.storage.bits import unpack
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.

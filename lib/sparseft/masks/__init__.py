@@ -1,6 +1,5 @@
 """Read and write mask files, and prove that a model obeys its mask.
 
-mask_file     the format, its reader and its writer
-mask_kernels  compiled loops over the bits of scores
-validation    the proof
+mask_file   the format, its reader and its writer
+validation  the proof
 """

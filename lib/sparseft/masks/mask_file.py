@@ -28,8 +28,9 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
-from sparseft.methods import IMPORTED, PATTERNS, get_method
+from sparseft.methods import IMPORTED, PATTERNS, Method
 from sparseft.patterns import Pattern
+from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
@@ -55,21 +56,6 @@ class Mask:
     def kept(self, layer: str) -> np.ndarray:
         """Return a layer's mask, bool (rows, cols), True = kept."""
         return unpack(self.bits[layer], self.shape[layer])
-
-
-def pack(kept: np.ndarray) -> np.ndarray:
-    """Pack bool (rows, cols) into uint8 (rows, ceil(cols / 8))."""
-    return np.packbits(kept, axis=-1, bitorder="little")
-
-
-def unpack(bits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Unpack uint8 (rows, ceil(cols / 8)) into bool (rows, cols)."""
-    return np.unpackbits(bits, axis=-1, count=shape[1], bitorder="little").view(bool)
-
-
-def row_bytes(cols: int) -> int:
-    """Return the size of a packed row in bytes, ceil(cols / 8)."""
-    return (cols + 7) // 8
 
 
 def zero_pruned(values: np.ndarray, packed: np.ndarray) -> None:
@@ -156,19 +142,18 @@ def check_run(mask: Mask, path: Path | str, cell: Cell) -> None:
         )
 
 
-def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> dict:
+def mask_meta(method: Method, percents: list[int], settings: Masks, base: str) -> dict:
     """Return the metadata of a method's masks. Calibration, sparsity and the reached sparsity are added later.
 
     `base`: the digest of the model. Raises InputError if the method does not allow the settings."""
-    importance = get_method(method).importance
     return {
-        "method": method,
-        "pattern": get_method(method).pattern.name,
-        "importance": importance.name if importance else "none",
+        "method": method.name,
+        "pattern": method.pattern.name,
+        "importance": method.importance.name if method.importance else "none",
         "coordinates": "hf",
         "base": base,
-        **settings.used_by(method),
-        "scope": settings.scope_of(method, percents),
+        **settings.used_by(method.name),
+        "scope": settings.scope_of(method.name, percents),
     }
 
 

@@ -15,10 +15,11 @@ from bisect import bisect_right
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, infinity, to_float32
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, unpack
+from sparseft.masks.mask_file import Mask
+from sparseft.storage.bits import BITS, infinity, to_float32, unpack
 
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 

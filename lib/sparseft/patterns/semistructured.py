@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from sparseft.patterns.pattern import Pattern
+from sparseft.selection.ranking import Ranking, Scores
 
 
 def is_sound(group: int, kept: np.ndarray) -> bool:
@@ -13,11 +14,18 @@ def is_sound(group: int, kept: np.ndarray) -> bool:
     return bool((of_group == of_group[0]).all())
 
 
+def select(group: int, ranking: Ranking) -> Scores:
+    """Rank every `group` consecutive weights of a row."""
+    from sparseft.selection.groups import by_group
+
+    return by_group(ranking, group)
+
+
 def in_groups(name: str, group: int) -> Pattern:
     """Return the pattern that ranks every `group` consecutive weights of a row by themselves: N:M, with M = `group`."""
     return Pattern(
         name,
-        select=lambda ranking: ranking.by_group(group),
+        select=partial(select, group),
         words=f"some of every {group} weights in a row (N:{group})",
         scope="group",
         takes_counts=True,

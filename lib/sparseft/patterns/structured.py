@@ -4,16 +4,22 @@ Unless `masks.head_share` says otherwise, only channels of the MLP go. Few key-v
 loss of one hurts more than that of as many weights in channels (docs/smaller_models.md).
 """
 
-from typing import Any
-
 import numpy as np
 
+from sparseft.patterns.channels import channels_removed
 from sparseft.patterns.pattern import Pattern
+from sparseft.selection.ranking import Ranking, Scores
 
 
-def select(ranking: Any) -> dict[str, Any]:
+def select(ranking: Ranking) -> Scores:
     """Rank the channels of each MLP, and the key-value heads of each attention."""
-    return ranking.by_unit(ranking.coupled_parts(), ranking.coupled_numbers())
+    from sparseft.selection.units import by_unit
+
+    architecture, config, head_share = ranking.architecture, ranking.config, ranking.settings.head_share
+    assert architecture, "only a model has coupled layers"
+    # All decoder layers lose equally many. So the numbers of some of them are those of all.
+    numbers = channels_removed(architecture, config, ranking.shape, ranking.percents, head_share, ranking.place)
+    return by_unit(ranking, architecture.coupled_parts(config, ranking.shape), numbers)
 
 
 def is_sound(kept: np.ndarray) -> bool:

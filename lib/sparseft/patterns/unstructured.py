@@ -1,14 +1,15 @@
 """Define unstructured: single weights, ranked as `masks.scope` says."""
 
-from typing import Any
-
 from sparseft.patterns.pattern import Pattern
+from sparseft.selection.ranking import Ranking, Scores
 
 
-def select(ranking: Any) -> dict[str, Any]:
+def select(ranking: Ranking) -> Scores:
     """Rank all weights of a layer, of a row, or of the model."""
-    ways = {"layer": ranking.by_layer, "row": ranking.by_row, "global": ranking.together}
-    return ways[ranking.scope]()
+    from sparseft.selection import rows, together
+
+    ways = {"layer": together.by_layer, "row": rows.by_row, "global": together.by_model}
+    return ways[ranking.scope](ranking)
 
 
 UNSTRUCTURED = Pattern(

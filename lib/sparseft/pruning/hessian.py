@@ -1,18 +1,25 @@
-"""Invert the Hessian H = sum_t x_t x_t^T of a layer's inputs, with damping, and measure the output error with it.
+"""Invert the Hessian H = sum_t x_t x_t^T of a layer's inputs, with damping, and write the weights that are found with it.
 
     H + damping * mean(diag H) * I
 
-A matrix that is not positive definite gets more damping. Everything is in the dtype of H.
+A matrix that is not positive definite gets more damping. Everything is in the dtype of H. Every layer's new weights are rounded
+once to the dtype of the model. The next decoder layer sees the rounded weights, because the file holds these.
 """
 
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
+from sparseft.pruning.pruned_base import PrunedWriter
+from sparseft.pruning.scores import bits_of
+from sparseft.selection.distribution import Distribution
+from sparseft.storage.bits import BITS, to_float32
 
 # How many dampings are tried on a Hessian, and the ratio of each to the one before.
 ATTEMPTS = 5
@@ -71,3 +78,34 @@ def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:
 def _output_energy(weights: Tensor, hessian: Tensor) -> float:
     """Return ||W X||^2, which is the trace of W H W^T."""
     return float((weights @ hessian * weights).sum(dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class NewWeights:
+    """Hold what an update makes of a layer.
+
+    weights: the new weights, 0 where they are pruned, fp32 (rows, cols)
+    kept: the mask, bool (rows, cols)
+    damping: the one with which the Hessian was positive definite"""
+
+    weights: Tensor
+    kept: Tensor
+    damping: float
+
+
+def write_new_weights(
+    writer: PrunedWriter, layer: str, weight: Tensor, new: NewWeights, hessian: Tensor, scores: Distribution
+) -> None:
+    """Write a layer's mask and new weights, and set its `weight` (rows, cols) in memory to what the file holds.
+
+    The report gets the damping, and the error of the layer's output over all tokens of the examples. `hessian` is (cols, cols).
+    The metadata gets each damping that is not the one of the settings."""
+    dtype = writer.original.tensors[f"{layer}.weight"].dtype
+    bits = converted(bits_of(new.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
+    stored = torch.from_numpy(to_float32(bits, dtype)).to(weight.device)
+    error = output_error(weight.float(), stored, hessian)
+    writer.write(layer, new.kept.cpu().numpy(), bits, scores, damping=new.damping, output_error=error)
+    more = writer.meta.setdefault("more_damping", {})
+    if new.damping != writer.settings.damping:
+        more[layer] = new.damping
+    weight.copy_(stored)

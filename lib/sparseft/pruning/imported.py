@@ -27,6 +27,7 @@ from sparseft.checkpoints.model_source import open_source
 from sparseft.checkpoints.rewriting import read_exactly
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
+from sparseft.methods import Method
 from sparseft.progress import show
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.study.grid import PassFiles
@@ -93,7 +94,7 @@ def _in_groups(filled: np.ndarray, group: int) -> np.ndarray:
 
 
 def import_pruned(
-    base: Checkpoint, source: str | None, method: str, percent: int, files: PassFiles, stated: str | None = None
+    base: Checkpoint, source: str | None, method: Method, percent: int, files: PassFiles, stated: str | None = None
 ) -> dict[str, Any]:
     """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`.
 

@@ -33,14 +33,14 @@ from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts, decoder_layer_of, prunable_shapes
 from sparseft.importances import HESSIAN
-from sparseft.methods import get_method
+from sparseft.methods import Method
+from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.hessian import inverse, solve_damped
+from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
 from sparseft.pruning.mask_generator import Scoring
-from sparseft.pruning.mask_report import distribution_of_values
-from sparseft.pruning.new_weights import NewWeights, write_new_weights
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
-from sparseft.pruning.selection import Ranking, coupled_numbers, unit_scores
+from sparseft.selection.distribution import distribution_of_values
+from sparseft.selection.units import unit_scores
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -51,7 +51,7 @@ Choose = Callable[[Part, Tensor, Tensor, int], tuple[Tensor, np.ndarray]]
 
 def prune_units(
     checkpoint: Checkpoint,
-    method: str,
+    method: Method,
     percent: int,
     files: PassFiles,
     settings: Masks,
@@ -59,10 +59,11 @@ def prune_units(
 ) -> None:
     """Prune the units of a model for a sparsity in percent, update what is left, and write mask, report, plots and pruned base.
 
-    Raises InputError as `pruned_writer`, `coupled_numbers` and `solve_damped` do."""
-    numbers = coupled_numbers(checkpoint, [percent], settings)
+    Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
+    architecture, config, shapes = checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint)
+    numbers = channels_removed(architecture, config, shapes, [percent], settings.head_share, checkpoint.folder)
     groups = coupled_parts(checkpoint)
-    choose = by_scores(checkpoint, method, settings, calibration) if get_method(method).update else by_rounds(settings)
+    choose = by_scores(checkpoint, method, settings, calibration) if method.update else by_rounds(settings)
     changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}
 
     def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
@@ -91,16 +92,13 @@ def by_rounds(settings: Masks) -> Choose:
     return choose
 
 
-def by_scores(checkpoint: Checkpoint, method: str, settings: Masks, calibration: ExampleCalibration) -> Choose:
+def by_scores(checkpoint: Checkpoint, method: Method, settings: Masks, calibration: ExampleCalibration) -> Choose:
     """Return the choice of an importance by its scores in the dense model, as its masks without an update have it."""
-    scoring = Scoring(checkpoint, get_method(method), settings.seed, "layer", calibration)
-    shapes = prunable_shapes(checkpoint)
+    scoring = Scoring(checkpoint, method, settings, "layer", calibration)
+    groups = coupled_parts(checkpoint)
     scores: dict[str, np.ndarray] = {}
-    for source, dtypes in scoring.sources():
-        shape = {layer: shapes[layer] for layer in dtypes}
-        sums_columns = scoring.method.sums_columns
-        ranking = Ranking(source, shape, dtypes, [], checkpoint=checkpoint, sums_columns=sums_columns)
-        scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in ranking.coupled_parts()}
+    for ranking in scoring.rankings([], lambda *_: None):
+        scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in groups if parts[-1].layer in ranking.shape}
 
     def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> tuple[Tensor, np.ndarray]:
         of_units = scores[part.layer]

@@ -18,11 +18,13 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, is_finite, prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer, pack
-from sparseft.methods import get_method
-from sparseft.pruning.mask_report import NO_SCORES, Distribution, mask_report, write_report
+from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer
+from sparseft.methods import Method
+from sparseft.pruning.mask_report import mask_report, write_report
 from sparseft.records.manifests import PrunedManifest
+from sparseft.selection.distribution import NO_SCORES, Distribution
 from sparseft.storage.atomic import atomic_files, atomic_folder
+from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -63,7 +65,7 @@ class PrunedWriter:
 
 
 def checked_origin(
-    original: Checkpoint, method: str, percent: int, settings: Masks, meta: dict
+    original: Checkpoint, method: Method, percent: int, settings: Masks, meta: dict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the manifest of a pruned base says about its origin, and the metadata of its mask, to which `meta` is added.
 
@@ -71,14 +73,14 @@ def checked_origin(
     check_tensors(original, original.folder)
     if not original.prepared:
         check_finite_weights(original, original.folder)
-    origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
+    origin = {"method": method.name, "sparsity": percent / 100, "original": original.digest}
     return origin, mask_meta(method, [percent], settings, original.digest) | meta | origin
 
 
 @contextmanager
 def pruned_writer(
     original: Checkpoint,
-    method: str,
+    method: Method,
     percent: int,
     settings: Masks,
     files: PassFiles,
@@ -92,14 +94,13 @@ def pruned_writer(
     nothing appears. Raises InputError as `checked_origin` does."""
     shape = prunable_shapes(original)
     origin, meta = checked_origin(original, method, percent, settings, meta)
-    assert files.base, f"{method} updates weights"
+    assert files.base, f"{method.name} updates weights"
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with (
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        pattern = get_method(method).pattern
-        with mask_writer([folder / files.masks[0].name], [meta], shape, pattern, pruned) as masks:
+        with mask_writer([folder / files.masks[0].name], [meta], shape, method.pattern, pruned) as masks:
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
                 writer = PrunedWriter(original, settings, masks, write_tensor)
                 yield writer

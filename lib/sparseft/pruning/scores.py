@@ -5,16 +5,16 @@ blocks in the same order. Every importance is in importances/; random scores are
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, to_float32
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.importances import Importance
-
-Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
+from sparseft.selection.ranking import Source
+from sparseft.storage.bits import to_float32
 
 
 def magnitude_source(checkpoint: Checkpoint) -> Source:

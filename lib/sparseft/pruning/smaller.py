@@ -16,15 +16,17 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.checkpoints.rewriting import write_manifest, write_smaller
-from sparseft.masks.mask_file import mask_writer, pack
-from sparseft.methods import get_method
+from sparseft.masks.mask_file import mask_writer
+from sparseft.methods import Method
 from sparseft.patterns.pattern import Units
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_report import NO_SCORES, mask_report, write_report
+from sparseft.pruning.mask_report import mask_report, write_report
 from sparseft.pruning.pruned_base import checked_origin
 from sparseft.pruning.unit_scores import score_units
 from sparseft.records.manifests import PrunedManifest
+from sparseft.selection.distribution import NO_SCORES
 from sparseft.storage.atomic import atomic_files, atomic_folder
+from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -34,7 +36,7 @@ Kept = list[list[int]]
 
 def remove_units(
     checkpoint: Checkpoint,
-    method_name: str,
+    method: Method,
     percent: int,
     files: PassFiles,
     settings: Masks,
@@ -44,13 +46,12 @@ def remove_units(
 
     Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is
     damaged."""
-    method, architecture = get_method(method_name), checkpoint.architecture
-    units = method.pattern.units
-    assert units and files.base, f"{method_name} removes no units"
+    architecture, units = checkpoint.architecture, method.pattern.units
+    assert units and files.base, f"{method.name} removes no units"
     shapes = prunable_shapes(checkpoint)
     number = units.removed(architecture, checkpoint.config, shapes, [percent], checkpoint.folder).get(percent, 0)
     meta = calibration.meta if calibration else {}
-    origin, meta = checked_origin(checkpoint, method_name, percent, settings, meta)
+    origin, meta = checked_origin(checkpoint, method, percent, settings, meta)
     scores = score_units(checkpoint, method, settings, calibration)
     order = np.argsort(scores, axis=1, kind="stable")
     removed, kept = (np.sort(part, axis=1).tolist() for part in np.split(order, [number], axis=1))

@@ -38,23 +38,22 @@ from torch import Tensor
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.importances import HESSIAN
-from sparseft.masks.mask_kernels import BINS, count_high
-from sparseft.methods import get_method
+from sparseft.methods import Method
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.hessian import solve_damped
-from sparseft.pruning.mask_report import distribution_of_histogram
-from sparseft.pruning.new_weights import NewWeights, write_new_weights
+from sparseft.pruning.hessian import NewWeights, solve_damped, write_new_weights
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.scores import bits_of
-from sparseft.pruning.selection import check_groups
+from sparseft.selection.distribution import BINS, distribution_of_histogram
+from sparseft.selection.kernels import count_high
+from sparseft.selection.ranking import check_groups
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
 
 def prune_weights(
     checkpoint: Checkpoint,
-    method: str,
+    method: Method,
     percent: int,
     files: PassFiles,
     settings: Masks,
@@ -64,12 +63,12 @@ def prune_weights(
 
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
     shapes = prunable_shapes(checkpoint)
-    if group := get_method(method).pattern.group:
+    if group := method.pattern.group:
         for layer, (_, cols) in shapes.items():
             check_groups(layer, cols, group)
     meta = calibration.meta
-    if get_method(method).allocation:
-        shares, allocated = allocate_by_outliers(checkpoint, get_method(method), settings, calibration, [percent])
+    if method.allocation:
+        shares, allocated = allocate_by_outliers(checkpoint, method, settings, calibration, [percent])
         meta = meta | {"outliers": shares}
         counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
     else:

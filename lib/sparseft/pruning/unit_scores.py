@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
+from sparseft.language_model.batches import Batch, Example
 from sparseft.language_model.hardware import choose_device
-from sparseft.language_model.layered_model import LayeredLoss, LayeredModel, Stream
+from sparseft.language_model.layered_model import LayeredModel, Stream, entering
+from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.methods import Method
 from sparseft.progress import show
 from sparseft.pruning.calibration import ExampleCalibration, run_layer
@@ -81,21 +83,23 @@ class Observation:
             rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
         return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
 
+    @torch.no_grad()
     def losses_without_layers(self) -> np.ndarray:
         """Return the mean answer loss of the model without each decoder layer, float64 (decoder layers,).
 
         The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states are kept."""
         layered, examples = self._model()
-        whole = LayeredLoss(layered, examples, batch_size=1)
+        layered.read_head()
+        stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
         losses = []
         for left_out in show(range(len(layered)), "decoder layer", len(layered)):
-            before = list(whole.stream.states)
+            before = list(stream.states)
             for number in layered.layers(range(left_out + 1, len(layered))):
-                whole.advance(number)
-            losses.append(whole.mean())
-            whole.stream.states = before
+                run_layer(stream, number, advance=True)
+            losses.append(_mean_loss(layered, stream.states, examples))
+            stream.states = before
             for number in layered.layers([left_out]):
-                whole.advance(number)
+                run_layer(stream, number, advance=True)
         return np.array(losses)
 
     def _model(self) -> tuple[LayeredModel, list]:
@@ -164,6 +168,18 @@ def _routed(block: nn.Module, values: Callable[[Routed], Sequence[Tensor]], foun
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _mean_loss(layered: LayeredModel, states: list[Tensor], examples: list[Example]) -> float:
+    """Return the mean answer loss of the examples, whose `states` (tokens, H) leave the last decoder layer."""
+    loss, order = AnswerLoss(layered.model), iter(evaluation_batches(examples, 1))
+
+    def of_example(batch: Batch) -> Tensor:
+        (number,) = next(order)
+        with entering(layered.model, len(layered), states[number][None].to(layered.device)):
+            return loss(batch)
+
+    return mean_answer_loss(of_example, examples, 1, layered.device)
 
 
 def _sum(values: Sequence[Tensor | int]) -> np.ndarray:

@@ -169,7 +169,6 @@ class ScoreRow(RecordPart):
 
     layer: str = provenance("The layer.")
     quantiles: dict[float, float] = measurement("The score at each share of the weights.")
-    octaves: dict[int, Count] = measurement("The number of scores from 2^k to below 2^(k + 1), by k.")
     zeros: Count = measurement("The number of scores that are 0.")
 
 

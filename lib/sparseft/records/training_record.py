@@ -61,7 +61,7 @@ class TrainingOutputs(RecordPart):
 
 
 class LayerErrors(RecordPart):
-    """Hold the reconstruction of one decoder layer, or of its attention or its MLP."""
+    """Hold the reconstruction of one decoder layer."""
 
     error_before: NonNegative = measurement("The mean squared error of the pruned layer.")
     error_after: NonNegative = measurement("The mean squared error after the reconstruction.")
@@ -78,9 +78,8 @@ class ReconstructionPart(RecordPart):
     choice: str | None = setting("How the windows were chosen. Null: shuffled.", default=None)
     text_sha256: str | None = setting("The sha256 of the text. Null if the examples are the task's.", default=None)
     tokens: PositiveCount = measurement("The tokens of all examples.", "tokens")
-    apart: bool = setting("Whether attention and MLP were reconstructed apart.", default=False)
     resumed_after_layers: list[Count] = measurement("The decoder layers after which a killed training was resumed.")
-    layers: list[LayerErrors] = measurement("The result of each decoder layer, or of its two parts.", min_length=1)
+    layers: list[LayerErrors] = measurement("The result of each decoder layer.", min_length=1)
 
 
 class EarlyEnd(RecordPart):

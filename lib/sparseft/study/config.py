@@ -387,11 +387,11 @@ class Config(_AllKeys):
         return sorted(texts.keys() & read.union(*(texts[name].parts for name in read)))
 
     def reconstruction_examples(self) -> dict[str, int | str | None]:
-        """Return by the names of the flags which examples the decoder layers are reconstructed on, and whether in two parts.
+        """Return by the names of the flags which examples the decoder layers are reconstructed on.
 
         The length is None unless they are windows of documents, and the choice is None if it is the default."""
         text = self.masks.texts.get(self.reconstruction.calibration or "")
-        chosen = {"apart": self.reconstruction.apart, "calibration_examples": self.reconstruction.examples}
+        chosen = {"calibration_examples": self.reconstruction.examples}
         if text and text.has_own_windows:
             # The first ones are taken, so nothing chooses them.
             return {**chosen, "calibration_seed": 0, "calibration_length": None, "calibration_choice": None}

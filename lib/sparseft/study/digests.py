@@ -7,9 +7,9 @@ that run the edited code.
 The words that only a reader sees are not code: comments, docstrings, and the descriptions of the configuration's and the
 records' fields. Every other string is, error messages too, because run_on_appliance.py decides by what a trainer printed.
 
-Every importance, every pattern, every built-in task and every kind of task has a file of its own. A job's digest covers only the
-files of the values that the job uses, and not the table that lists all values. So a new or an edited value reruns only its own
-jobs.
+Every importance, every pattern, every mode, every built-in task and every kind of task has a file of its own. A job's digest
+covers only the files of the values that the job uses, and not the table that lists all values. So a new or an edited value
+reruns only its own jobs.
 """
 
 import ast
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
+from sparseft.modes import MODES, with_starts
 from sparseft.patterns import PATTERNS
 from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME, KINDS
@@ -30,6 +31,7 @@ PACKAGE = "sparseft"
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "patterns": frozenset(pattern.name for pattern in PATTERNS),
+    "modes": frozenset(mode.name for mode in MODES),
     "tasks": frozenset(BY_NAME) | frozenset(KINDS),
 }
 # Function -> its keywords whose text only a reader sees.
@@ -59,18 +61,19 @@ def code_digest(script: Path, lib: Path, values: frozenset[str] | None = None) -
 
 
 def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, str], probes: bool = False) -> str:
-    """Return the digest of the code of a job. Its wildcards name its task and its method.
+    """Return the digest of the code of a job. Its wildcards name its task, its method and its mode.
 
-    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task and method
-    of the grid."""
+    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task, method
+    and mode of the grid."""
     task, method = wildcards.get("task"), wildcards.get("method")
     tasks = config.evaluated_tasks(task) if task and probes else [task] if task else []
     methods = [method] if method else []
+    modes = [wildcards["mode"]] if "mode" in wildcards else []
     if not wildcards:
-        tasks, methods = config.grid.tasks, config.grid.methods
+        tasks, methods, modes = config.grid.tasks, config.grid.methods, with_starts(config.grid.modes)
     # A task that is not built in has the file of its kind.
     files = [config.task_data(name).task_kind or name for name in tasks]
-    values = used_values(*files, methods=methods)
+    values = used_values(*files, *modes, methods=methods)
     # One digest per value, because many jobs share a value.
     parts = [_value_digest(script, lib, frozenset([value])) for value in sorted(values)]
     return hashlib.sha256("".join(parts or [_value_digest(script, lib, frozenset())]).encode()).hexdigest()
@@ -79,9 +82,9 @@ def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, 
 _value_digest = cache(code_digest)
 
 
-def used_values(*task_files: str, methods: Sequence[str] = ()) -> frozenset[str]:
-    """Return the names of the values that a job uses. A task is named by the file that describes it."""
-    names = list(task_files)
+def used_values(*names_of_files: str, methods: Sequence[str] = ()) -> frozenset[str]:
+    """Return the names of the values that a job uses. A task and a mode are named by the files that describe them."""
+    names = list(names_of_files)
     for method in map(get_method, methods):
         names += [method.pattern.name, *(importance.name for importance in method.importances)]
     return frozenset(names)

@@ -37,7 +37,7 @@ def _expression(has_pruned_base: bool) -> str:
 TEXT_METHOD = on_text(EXAMPLE_METHODS)
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
-MASK_PLOTS = ("sparsity", "layers", "scores")
+MASK_PLOTS = ("sparsity", "layers")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
 PROJECTIONS = architectures.PROJECTIONS

@@ -215,16 +215,9 @@ class Reconstruction(Section):
     """Examples per step. All of them are in one forward pass of one layer."""
     learning_rate: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
-    apart: bool = False
-    """Reconstruct the attention of each decoder layer and then its MLP, each with `steps` steps of its own."""
 
     def schedule(self, training: Training) -> Training:
-        """Return the schedule of each decoder layer. Raises InputError if one of its parts would have no adapter."""
-        if self.apart and len({name in ATTENTION for name in training.lora_targets}) == 1:
-            raise InputError(
-                f"reconstruction.apart: training.lora_targets {', '.join(training.lora_targets)} are in one part of a layer",
-                "add projections of the other part, or set apart to false",
-            )
+        """Return the schedule of each decoder layer."""
         sizes = {"batch_size": self.batch_size, "micro_batch_size": self.batch_size}
         decided = {"steps": self.steps, "learning_rate": self.learning_rate, **sizes}
         return training.model_copy(update=decided | ONE_LAYER)

@@ -5,18 +5,18 @@ the cross-entropy, and the divergence of the model from its teacher (study/sched
 and these are divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
 """
 
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
@@ -62,7 +62,7 @@ class Loop:
 
         The training ends before its next step if settings.stop_if_loss_above says so.
 
-        Raises InputError if the loss or its gradient is not finite, or if the processes read different states."""
+        Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
         steps = Steps(self.parameters, settings)
         progress = self._resume(steps)
@@ -73,7 +73,16 @@ class Loop:
             # Before the step, because a resumed training may have nothing left to do.
             if progress.early_end(settings):
                 break
-            self._step(step, batch, steps, progress)
+            start = time.perf_counter()
+            self.loss.train()
+            norm = None
+            while norm is None:
+                losses = self.backward(step, batch, progress.loss_scale)
+                norm = steps.clip(step, losses["loss"], progress)
+            rate = steps.update()
+            progress.add(step, losses, norm, rate, sum(len(example.ids) for example in batch), start)
+            if self.accelerator.is_main_process:
+                say_step(step, settings.steps, losses["loss"])
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
@@ -90,16 +99,8 @@ class Loop:
         peak = torch.tensor([peak_memory(self.accelerator.device)], device=self.accelerator.device)
         return int(self.accelerator.gather(peak).max())
 
-    def _step(self, step: int, batch: list[Example], steps: Steps, progress: Progress) -> None:
-        """Take one optimizer step and append its measurements to `progress`."""
-        self.loss.train()
-        tokens = sum(len(example.ids) for example in batch)
-        steps.take(step, partial(self._accumulate, step, batch), tokens, progress)
-        if self.accelerator.is_main_process:
-            say_step(step, self.settings.steps, progress.curve[-1]["loss"])
-
-    def _accumulate(self, step: int, batch: list[Example], scale: float) -> dict[str, float]:
-        """Compute the gradients of one step, times `scale`.
+    def backward(self, step: int, batch: list[Example], scale: float) -> dict[str, float]:
+        """Compute the gradients of one step, times `scale`, in micro-batches, and sum them over the processes.
 
         Return its loss without the scale: the mean over the answer tokens of the whole batch. A distillation adds the parts."""
         torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
@@ -141,8 +142,10 @@ class Loop:
 
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
-        state = read_state(self.state, self.identity) if self.state else None
-        self._check_same_start(len(state["progress"]["curve"]) if state else 0)
+        reads = self.accelerator.is_main_process
+        state = read_state(self.state, self.identity) if self.state and reads else None
+        # The other processes get what the main process has read.
+        (state,) = broadcast_object_list([state])
         if state is None:
             return Progress.of(self.loss.model.dtype)
         with torch.no_grad():
@@ -153,15 +156,6 @@ class Loop:
         progress = Progress(**state["progress"])
         progress.resumed_after.append(len(progress.curve))
         return progress
-
-    def _check_same_start(self, done: int) -> None:
-        """Raise InputError if another process of this training read a state with another number of done steps."""
-        starts = self.accelerator.gather(torch.tensor([done], device=self.accelerator.device)).tolist()
-        if len(set(starts)) > 1:
-            raise InputError(
-                f"{self.state}: the processes of the training read states of different steps ({sorted(set(starts))})",
-                "make sure that no other training writes there, and give the same command again",
-            )
 
     def _save(self, state: Path, steps: Steps, progress: Progress) -> None:
         """Save the state of the training after the last step to the file `state`. Only the main process writes the file."""

@@ -9,25 +9,18 @@
 Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
 the errors of the layers before it.
 
-A decoder layer is reconstructed as a whole, or in two parts, the attention and then the MLP:
-
-    attention    f_b and g_b are the outputs of its attention, before they are added to the hidden states
-    MLP          f_b has the reconstructed attention, and the dense MLP
-
-So the inputs of the MLP are equal too, and its error does not include that of the attention.
-
 Memory on the device is one decoder layer, what is outside of the decoder layers, and the activations and the optimiser of one
 decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, and A and B.
 
 Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
-decays linearly. Here the schedule is that of `training:`. Two parts: arXiv 2510.14444.
+decays linearly. Here the schedule is that of `training:`.
 """
 
 import math
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -42,17 +35,6 @@ from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, write_state
 
-# The name of the attention in the decoder layer of every class.
-ATTENTION = "self_attn"
-# The parts of a decoder layer by the module whose outputs are reconstructed. None is the decoder layer with what is left of it.
-WHOLE: tuple[str | None, ...] = (None,)
-APART: tuple[str | None, ...] = (ATTENTION, None)
-
-
-def part_of(path: str, parts: tuple[str | None, ...]) -> str | None:
-    """Return the part of a decoder layer that has the module at `path`. None has what no other part has."""
-    return next((part for part in parts if part and f".{part}." in path), None)
-
 
 @dataclass
 class LayerReconstruction:
@@ -60,8 +42,8 @@ class LayerReconstruction:
 
     layered: LayeredModel
     examples: list[Example]
-    # Takes the number of a decoder layer and a part of it, prunes the part, puts LoRA layers into it and returns these by name.
-    adapt: Callable[[int, str | None], dict[str, LoRALinear]]
+    # Takes the number of a decoder layer, prunes it, puts LoRA layers into it and returns these by name.
+    adapt: Callable[[int], dict[str, LoRALinear]]
     # The schedule of each decoder layer.
     settings: Training
     seed: int
@@ -69,39 +51,36 @@ class LayerReconstruction:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # WHOLE or APART.
-    parts: tuple[str | None, ...] = WHOLE
-    # The results: A and B by layer, and for each part of a decoder layer that is reconstructed the errors over all examples
-    # before and after, and the losses and the speed of its steps.
+    # The results: A and B by layer, and for each decoder layer the errors over all examples before and after, and the losses and
+    # the speed of its steps.
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     errors: list[tuple[float, float]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
-    # The numbers of the whole decoder layers after which a killed reconstruction was resumed.
+    # The numbers of the decoder layers after which a killed reconstruction was resumed.
     resumed_after: list[int] = field(default_factory=list)
     # The peak memory of the earlier processes of this training, in bytes.
     peak_memory: int = 0
 
     def run(self) -> None:
-        """Reconstruct every decoder layer. Continue after the last part of the saved state if there is one.
+        """Reconstruct every decoder layer. Continue after the last one of the saved state if there is one.
 
         Raises InputError if a loss or its gradient is not finite."""
         saved = self._resume()
         stream = Stream(self.layered, [torch.tensor(example.ids) for example in self.examples])
         done = len(self.errors)
-        layers = self.layered.layers(range(len(self.layered)))
-        for place, (number, part) in enumerate((number, part) for number in layers for part in self.parts):
-            targets = self._targets(stream, number, part)
-            adapted = self.adapt(number, part)
-            if place >= done:
-                self._reconstruct(stream, number, targets, adapted, part)
+        for number in self.layered.layers(range(len(self.layered))):
+            targets = self._targets(stream, number)
+            adapted = self.adapt(number)
+            if number >= done:
+                self._reconstruct(stream, number, targets, adapted)
             else:
                 load_factors(adapted, saved)
-                self._error(stream, number, targets, part, advance=True)
+                self._error(stream, number, targets, advance=True)
             # A decoder layer's own A and B are freed with it.
             for name, layer in adapted.items():
                 A, B = layer.factors()
                 self.factors[name] = A.detach().cpu(), B.detach().cpu()
-            if place >= done:
+            if number >= done:
                 self._save()
 
     def record(self) -> dict:
@@ -133,29 +112,20 @@ class LayerReconstruction:
             },
         }
 
-    def _reconstruct(
-        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], part: str | None
-    ) -> None:
-        """Reconstruct one part of a decoder layer, and note its errors."""
-        before = self._error(stream, number, targets, part)
+    def _reconstruct(self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]) -> None:
+        """Reconstruct one decoder layer, and note its errors."""
+        before = self._error(stream, number, targets)
         # The error is 0 if the mask prunes nothing.
-        self.progress.append(self._train(stream, number, targets, adapted, before or 1.0, part))
-        after = self._error(stream, number, targets, part, advance=True)
+        self.progress.append(self._train(stream, number, targets, adapted, before or 1.0))
+        after = self._error(stream, number, targets, advance=True)
         self.errors.append((before, after))
-        what = f"decoder layer {number + 1} of {len(self.layered)}" + (f", {part}" if part else "")
+        what = f"decoder layer {number + 1} of {len(self.layered)}"
         print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
 
     def _train(
-        self,
-        stream: Stream,
-        number: int,
-        targets: list[Tensor],
-        adapted: dict[str, LoRALinear],
-        unit: float,
-        part: str | None,
+        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], unit: float
     ) -> Progress:
-        """Train the adapters of one part of a decoder layer. Return the losses of the steps, as multiples of `unit`, and
-        their speed."""
+        """Train the adapters of a decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress.of(self.layered.dtype)
@@ -163,52 +133,40 @@ class LayerReconstruction:
         # The batches are the same for every decoder layer.
         batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
         for step, examples in enumerate(batches, start=1):
+            start = time.perf_counter()
             batch = [numbers[id(example)] for example in examples]
+            norm = None
+            while norm is None:
+                loss = self._loss(stream, number, batch, targets) / unit
+                (loss * progress.loss_scale).backward()
+                norm = steps.clip(step, loss.item(), progress)
+            rate = steps.update()
             tokens = sum(len(example.ids) for example in examples)
-            steps.take(
-                step, partial(self._gradients, stream, number, batch, targets, unit, part=part), tokens, progress
-            )
+            progress.add(step, {"loss": loss.item()}, norm, rate, tokens, start)
         return progress
 
-    def _gradients(
-        self,
-        stream: Stream,
-        number: int,
-        batch: list[int],
-        targets: list[Tensor],
-        unit: float,
-        scale: float,
-        part: str | None = None,
-    ) -> dict[str, float]:
-        """Compute the gradients of the error of a decoder layer's part on some examples, times `scale`, and return the error.
-
-        Both are divided by `unit`."""
+    def _loss(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor]) -> Tensor:
+        """Return the error of a decoder layer on some examples, with its gradient."""
         wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
-        loss = mse_loss(stream.outputs(number, batch, part).float(), wanted.float()) / unit
-        (loss * scale).backward()
-        return {"loss": loss.item()}
+        return mse_loss(stream.outputs(number, batch).float(), wanted.float())
 
     @torch.no_grad()
-    def _targets(self, stream: Stream, number: int, part: str | None = None) -> list[Tensor]:
-        """Return the outputs (tokens, H) of a part of a decoder layer by example."""
+    def _targets(self, stream: Stream, number: int) -> list[Tensor]:
+        """Return the outputs (tokens, H) of a decoder layer by example."""
         targets: list[Tensor] = []
         for batch in self._batches():
-            targets += stream.by_sequence(batch, stream.outputs(number, batch, part))
+            targets += stream.by_sequence(batch, stream.outputs(number, batch))
         return targets
 
     @torch.no_grad()
-    def _error(
-        self, stream: Stream, number: int, targets: list[Tensor], part: str | None = None, *, advance: bool = False
-    ) -> float:
-        """Return the error of a part of a decoder layer over all examples.
-
-        With `advance`, the outputs of a decoder layer enter the next one."""
+    def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
+        """Return the error of a decoder layer over all examples. With `advance`, its outputs enter the next one."""
         total = torch.zeros((), dtype=torch.float64, device=self.layered.device)
         for batch in self._batches():
-            outputs = stream.outputs(number, batch, part)
+            outputs = stream.outputs(number, batch)
             wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
             total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64)
-            if advance and part is None:
+            if advance:
                 stream.advance(batch, outputs)
         return total.item() / sum(target.numel() for target in targets)
 
@@ -226,7 +184,7 @@ class LayerReconstruction:
         self.errors = state["errors"]
         self.progress = [Progress(**layer) for layer in state["progress"]]
         self.peak_memory = state["peak_memory"]
-        self.resumed_after = [*state["resumed_after"], len(self.errors) // len(self.parts)]
+        self.resumed_after = [*state["resumed_after"], len(self.errors)]
         return state["factors"]
 
     def _save(self) -> None:

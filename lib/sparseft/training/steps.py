@@ -1,4 +1,4 @@
-"""Take the steps of a training, collect what they measure, and save the training's state.
+"""Clip and update in the steps of a training, collect what they measure, and save the training's state.
 
 A killed run continues from the state to the same bits. The state is no output of any rule.
 
@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +66,12 @@ class Progress:
         """Return how many steps had a learning rate above 0. A step at 0 changes no parameter."""
         return sum(point["learning_rate"] > 0 for point in self.curve)
 
+    def add(self, step: int, losses: dict[str, float], norm: float, rate: float, tokens: int, start: float) -> None:
+        """Add the measurements of a step that began at `start`, a time of time.perf_counter."""
+        self.curve.append({"step": step, **losses, "gradient_norm": norm, "learning_rate": rate})
+        self.seconds.append(time.perf_counter() - start)
+        self.tokens.append(tokens)
+
     def early_end(self, settings: Training) -> dict | None:
         """Return how the training ends after the steps that are done, before its last one; None if it goes on.
 
@@ -101,7 +106,7 @@ class Progress:
 
 
 class Steps:
-    """Hold the optimizer of some parameters with its schedule, and take its steps."""
+    """Hold the optimizer of some parameters with its schedule. A training computes their gradients, clips them, and updates."""
 
     def __init__(self, parameters: list[nn.Parameter], settings: Training, key: str = "training.learning_rate") -> None:
         """`key` is what the user may lower if the loss is not finite."""
@@ -109,46 +114,34 @@ class Steps:
         # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.settings = settings
+        self.max_norm = settings.max_grad_norm
         self.key = key
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.schedule = schedule_of(self.optimizer, settings.lr_scheduler_type, settings.steps_to_peak, settings.steps)
 
-    def take(self, step: int, gradients: Callable[[float], dict[str, float]], tokens: int, progress: Progress) -> None:
-        """Take one step, and append its measurements to `progress`.
+    def clip(self, step: int, loss: float, progress: Progress) -> float | None:
+        """Divide the gradients by the scale of their loss, clip them, and return their norm before the clipping.
 
-        gradients: computes the gradients of the loss times a scale, and returns the loss without the scale as "loss", and its
-            parts
-        tokens: those of the step's batch, without padding
+        Return None if the scale made them overflow: they must be computed again, with half the scale. It is a power of two, so
+        it rounds nothing. Raises InputError if the loss, given without the scale, or its gradient is not finite."""
+        scale = progress.loss_scale
+        if scale > 1:
+            torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
+        norm = clip_grad_norm_(self.parameters, self.max_norm).item()
+        if scale > 1 and math.isfinite(loss) and not math.isfinite(norm):
+            progress.loss_scale = scale / 2
+            self.optimizer.zero_grad(set_to_none=False)
+            return None
+        check_finite(step, loss, norm, self.key)
+        return norm
 
-        Raises InputError if the loss or its gradient is not finite."""
-        start = time.perf_counter()
+    def update(self) -> float:
+        """Update the parameters, start the next step with gradients of zeros, and return the learning rate of this one."""
         rate = self.schedule.get_last_lr()[0]
-        losses, norm = self._clipped(gradients, progress)
-        check_finite(step, losses["loss"], norm, self.key)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=False)
-        progress.curve.append({"step": step, **losses, "gradient_norm": norm, "learning_rate": rate})
-        progress.seconds.append(time.perf_counter() - start)
-        progress.tokens.append(tokens)
-
-    def _clipped(
-        self, gradients: Callable[[float], dict[str, float]], progress: Progress
-    ) -> tuple[dict[str, float], float]:
-        """Compute the gradients and clip them. Return the losses, and the gradients' norm before the clipping.
-
-        If they overflow, they are computed again with half the scale. The scale is a power of two, so it rounds nothing."""
-        while True:
-            scale = progress.loss_scale
-            losses = gradients(scale)
-            if scale > 1:
-                torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
-            norm = clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
-            if scale == 1 or math.isfinite(norm) or not math.isfinite(losses["loss"]):
-                return losses, norm
-            progress.loss_scale = scale / 2
-            self.optimizer.zero_grad(set_to_none=False)
+        return rate
 
 
 def schedule_of(optimizer: Optimizer, decay: str, warmup_steps: int, steps: int) -> LambdaLR:

@@ -19,12 +19,12 @@ from cerebras.modelzoo.trainer.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.backends.cerebras.package import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
+from sparseft.trainers.cerebras.package import declare_sparse
 
 
 class MaskedLinear(nn.Module):

@@ -23,10 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.backends.appliance import KILLED
-from sparseft.backends.fixed_shapes import as_they_act
-from sparseft.backends.modelzoo.trainer_files import TrainerRun
-from sparseft.checkpoints.checkpoint import BITS, to_float32
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
@@ -35,9 +31,13 @@ from sparseft.language_model.hardware import versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.lora.adapter import write_adapter
 from sparseft.storage.atomic import write_json
+from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
 from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.study.digests import code_digest
+from sparseft.trainers.appliance import KILLED
+from sparseft.trainers.fixed_shapes import as_they_act
+from sparseft.trainers.modelzoo.trainer_files import TrainerRun
 from sparseft.training.steps import Progress, check_finite
 
 PROJECT = Path(__file__).parents[4]

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from project import ROOT, run_script
-from sparseft.backends.appliance import Failure, classify
+from sparseft.trainers.appliance import Failure, classify
 
 SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 

@@ -9,18 +9,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from sparseft.backends import torch as torch_backend
-from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.placement import DISK, placement
+from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.adapter import read_adapter
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
+from sparseft.trainers import torch as torch_backend
+from sparseft.trainers.torch import train
 from sparseft.training import job as job_module
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS

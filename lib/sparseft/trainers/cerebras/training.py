@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from sparseft.backends.cerebras.package import appliance_needed, open_backend, package_versions, program_digest
-from sparseft.backends.cerebras.trainer import Trainer
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
+from sparseft.trainers.cerebras.package import appliance_needed, open_backend, package_versions, program_digest
+from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob
 
 

@@ -9,15 +9,15 @@ import forks
 import pytest
 import torch
 from accelerate import Accelerator
-from sparseft.backends.torch import adapted_model, load_divided, train
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
 from sparseft.language_model.batches import encode
 from sparseft.language_model.hardware import limit_threads, peak_memory
 from sparseft.language_model.loss import AnswerLoss
+from sparseft.lora.adapted_model import adapted_model
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.torch import load_divided, train
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Steps
@@ -136,7 +136,7 @@ def share_a_step(checkpoint: Path, output: Path) -> None:
     examples = encode(TASK.generate("train", 8, 0), TASK, tokenizer, 512)
     loop = Loop(AnswerLoss(model), layers, {}, settings, 0, accelerator, 1)
     steps = Steps(loop.parameters, settings)
-    loss = loop._accumulate(1, examples, 1.0)["loss"]
+    loss = loop.backward(1, examples, 1.0)["loss"]
     gradients = torch.cat([parameter.grad.flatten() for parameter in steps.parameters])
     peak = peak_memory(accelerator.device)
     torch.save([loss, gradients, loop._peak_memory() >= peak], f"{output}{accelerator.process_index}.pt")
@@ -157,18 +157,3 @@ def test_two_and_four_processes_have_the_gradient_of_one_and_the_same_bits_each(
         assert all(has_largest)
         assert losses[0] == pytest.approx(steps[1][0][0], rel=1e-5)
         torch.testing.assert_close(gradients[0], steps[1][0][1], rtol=1e-3, atol=1e-6)
-
-
-def refuse_different_starts() -> None:
-    """Continue from step 4 in one process and from step 7 in the other."""
-    accelerator = Accelerator(cpu=True)
-    loop = Loop(None, {}, {}, SETTINGS, 0, accelerator, 1, Path("state.pt"))
-    loop._check_same_start(4)
-    with pytest.raises(InputError, match=r"state\.pt: .*\[4, 7\]"):
-        loop._check_same_start((4, 7)[accelerator.process_index])
-    accelerator.end_training()
-
-
-def test_processes_that_read_states_of_different_steps_are_refused():
-    code, said = forks.call(refuse_different_starts, number=2)
-    assert code == 0, said

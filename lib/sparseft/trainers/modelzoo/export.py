@@ -21,8 +21,9 @@ from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
 from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, places
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, read_checked_mask, unpack, zero_pruned
+from sparseft.masks.mask_file import Mask, read_checked_mask, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.bits import unpack
 from sparseft.storage.hashes import sha256
 
 CHECKPOINT = "model_to_cs-2.5.mdl"

@@ -20,22 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from sparseft.backends.cerebras.package import (
-    RELEASE,
-    cstorch,
-    declare_sparse,
-    optimizer_and_schedule,
-    read_last_mdl,
-    write_mdl,
-)
-from sparseft.backends.fixed_shapes import (
-    IGNORED,
-    FixedLengthLoss,
-    as_they_act,
-    encoded_data,
-    fixed_batch,
-    plain_kind_of,
-)
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, shuffled
@@ -46,6 +30,22 @@ from sparseft.language_model.weights import memory_path
 from sparseft.lora.masked_lora import attach
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.study.schedule import Training
+from sparseft.trainers.cerebras.package import (
+    RELEASE,
+    cstorch,
+    declare_sparse,
+    optimizer_and_schedule,
+    read_last_mdl,
+    write_mdl,
+)
+from sparseft.trainers.fixed_shapes import (
+    IGNORED,
+    FixedLengthLoss,
+    as_they_act,
+    encoded_data,
+    fixed_batch,
+    plain_kind_of,
+)
 from sparseft.training.job import TrainingJob
 from sparseft.training.steps import Progress, check_finite, say_step, step_seed
 

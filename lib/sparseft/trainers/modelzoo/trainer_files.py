@@ -15,8 +15,6 @@ import h5py
 import numpy as np
 import yaml
 
-from sparseft.backends.fixed_shapes import IGNORED, encoded_data, fixed_batch
-from sparseft.backends.modelzoo.export import CHECKPOINT, model_section
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, Target
 from sparseft.errors import InputError
@@ -27,6 +25,8 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.backends import MODELZOO
 from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
+from sparseft.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
+from sparseft.trainers.modelzoo.export import CHECKPOINT, model_section
 from sparseft.training.job import TrainingJob
 
 FILE = "batches.h5"

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sparseft.backends.fixed_shapes import HIDDEN, IGNORED, FixedLengthLoss, causal_mask, fixed_batch, plain_kind_of
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -10,6 +9,7 @@ from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import kind_of
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.fixed_shapes import HIDDEN, IGNORED, FixedLengthLoss, causal_mask, fixed_batch, plain_kind_of
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.masks.mask_file import count_kept, pack, unpack, zero_pruned
-from sparseft.pruning.selection import Ranking, select_groups, select_rows, select_together
+from sparseft.masks.mask_file import count_kept, zero_pruned
+from sparseft.selection.groups import by_group
+from sparseft.selection.ranking import Ranking
+from sparseft.selection.rows import by_row
+from sparseft.selection.together import by_layer
+from sparseft.storage.bits import pack, unpack
 
 PERCENTS = list(range(0, 100, 10))
 KINDS = ["normal", "equal", "ties", "zeros"]
@@ -68,20 +73,12 @@ def check(
     return masks
 
 
-def together(ranking: Ranking) -> None:
-    select_together(ranking, ["w"])
-
-
-def by_row(ranking: Ranking) -> None:
-    select_rows(ranking, "w")
-
-
 @pytest.mark.parametrize("word", [np.uint16, np.uint32])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_or_a_row_is_sorted_stably(kind, shape, word):
     bits = weights_of(kind, shape, word)
-    check(together, bits, bits.reshape(1, -1), PERCENTS)
+    check(by_layer, bits, bits.reshape(1, -1), PERCENTS)
     check(by_row, bits, bits, PERCENTS)
 
 
@@ -92,7 +89,7 @@ def test_a_group_is_sorted_stably(kind, group, word):
     bits = weights_of(kind, (7, 20 * group), word)
     scopes = bits.reshape(-1, group)
     percents = [percent for percent in range(100) if percent * group % 100 == 0]
-    check(lambda ranking: select_groups(ranking, "w", group), bits, scopes, percents)
+    check(partial(by_group, group=group), bits, scopes, percents)
 
 
 @pytest.mark.parametrize("word", [np.uint16, np.uint32])
@@ -101,13 +98,13 @@ def test_a_group_is_sorted_stably(kind, group, word):
 def test_an_allocated_count_is_reached_exactly_and_divided_evenly(kind, shape, word):
     bits = weights_of(kind, shape, word)
     counts = np.array([0, 1, shape[0] + 1, bits.size // 3, bits.size - 1, bits.size])
-    check(together, bits, bits.reshape(1, -1), PERCENTS[:6], counts[:, None])
+    check(by_layer, bits, bits.reshape(1, -1), PERCENTS[:6], counts[:, None])
     shares = counts[:, None] // shape[0] + (np.arange(shape[0]) < counts[:, None] % shape[0])
     check(by_row, bits, bits, PERCENTS[:6], shares)
     if shape[1] % 8 == 0:
         scopes = bits.reshape(-1, 8)
         shares = np.tile([[0], [3], [8]], len(scopes))
-        check(lambda ranking: select_groups(ranking, "w", 8), bits, scopes, PERCENTS[:3], shares)
+        check(partial(by_group, group=8), bits, scopes, PERCENTS[:3], shares)
 
 
 @settings(deadline=None, max_examples=60)
@@ -118,7 +115,7 @@ def test_an_allocated_count_is_reached_exactly_and_divided_evenly(kind, shape, w
 )
 def test_any_bits_are_counted_exactly_and_nested(values, levels, distinct):
     bits = (np.array([values], np.uint64) % np.uint64(distinct * 7919)).astype(np.uint32)
-    masks = check(together, bits, bits, sorted(levels))
+    masks = check(by_layer, bits, bits, sorted(levels))
     for less, more in pairwise(masks):
         assert not (more & ~less).any()
 

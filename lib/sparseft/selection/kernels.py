@@ -9,22 +9,29 @@ are counted only in the bins that hold a threshold. Of the weights that equal t,
 A stable ascending sort would prune the same weights. Here only those weights of a row are sorted that share the high digit of a
 threshold.
 
-Every function releases the GIL, so that threads run side by side. All functions are in one file, because numba's cache of
+Every compiled function releases the GIL, so that threads run side by side. All of them are in one file, because numba's cache of
 compiled code notices an edit only in a function's own file.
 """
 
 import numpy as np
 
+from sparseft.selection.distribution import BINS, LOW
+from sparseft.storage.bits import row_bytes
 from sparseft.storage.compiled import compiled
 
-# Values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 bits of a 32-bit one.
-BINS = 1 << 16
-# Values of the low digit of a 32-bit magnitude.
-LOW = 1 << 15
 # Bytes of a mask, or groups, that are made at once. The codes of their weights stay in the first cache.
 CHUNK = 512
 # Stands for a code that the high digit does not decide.
 UNDECIDED = np.uint8(255)
+
+
+def masks_of(block: np.ndarray, cols: int, thresholds: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Return the packed masks of some whole rows, uint8 (levels, n). `thresholds` and `ties`: those of `write_masks`."""
+    packed = np.empty((thresholds.shape[1], block.size // cols * row_bytes(cols)), np.uint8)
+    # If each row fills whole bytes, rows of one scope are written as one long row.
+    is_one_row = cols % 8 == 0 and len(thresholds) == 1
+    write_masks(block, block.size if is_one_row else cols, thresholds, ties, packed)
+    return packed
 
 
 @compiled
@@ -142,7 +149,7 @@ def write_masks(bits, cols, thresholds, ties, packed):
     thresholds: (1, levels) for all rows together or (rows, levels), ascending, in the dtype of `bits`
     ties: int64 (like thresholds), how many weights equal to the threshold must still be pruned; it is counted down
     packed: uint8 (levels, rows * ceil(cols / 8)), which is filled"""
-    row_bytes = (cols + 7) // 8
+    size = (cols + 7) // 8
     lookup = np.empty(BINS, np.uint8) if _shift(bits) else np.empty(LOW, np.uint8)
     codes = np.empty((8, CHUNK), np.uint8)
     equals = np.empty(CHUNK, np.uint8)
@@ -150,11 +157,11 @@ def write_masks(bits, cols, thresholds, ties, packed):
         scope = row if thresholds.shape[0] > 1 else 0
         if row == 0 or scope:
             _fill(lookup, thresholds[scope])
-        for first in range(0, row_bytes, CHUNK):
+        for first in range(0, size, CHUNK):
             weights = bits[row * cols + 8 * first : row * cols + min(cols, 8 * (first + CHUNK))]
             _encode(weights, thresholds[scope], lookup, codes)
             for level in range(thresholds.shape[1]):
-                out = packed[level, row * row_bytes + first : row * row_bytes + min(row_bytes, first + CHUNK)]
+                out = packed[level, row * size + first : row * size + min(size, first + CHUNK)]
                 equal = _code(thresholds[scope, level], thresholds[scope])
                 ties[scope, level] = _pack(codes, equal, ties[scope, level], equals, out)
 

@@ -1,0 +1,139 @@
+"""Make a pruned model with LoRA layers: for a training, with new ones, or as a training has left it, before any merge."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.errors import InputError
+from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.placement import StoredWeights, place
+from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.lora.adapter import Adapter, check_origin, read_adapter
+from sparseft.lora.carried_mask import carry_mask_
+from sparseft.lora.effective_weight import build
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach, kind_of
+from sparseft.masks.mask_file import Mask
+from sparseft.study.grid import Run
+from sparseft.study.schedule import Training
+
+
+def adapted_model(
+    checkpoint: Checkpoint, mask: Mask, mode: str, settings: Training, device: torch.device
+) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
+    """Return the pruned model with new LoRA layers, its tokenizer, and the layers by name.
+
+    The layers' initial values are drawn from torch's generator, so the caller sets its seed. With
+    settings.shard_model, the model has no weights yet, only the adapters."""
+    if settings.shard_model:
+        model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
+    else:
+        model, tokenizer = load_model(checkpoint.folder, device)
+    layers = adapt(model, checkpoint, mask, mode, settings, device)
+    if settings.gradient_checkpointing:
+        # The method has another name since transformers 5.24, where the old one warns.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model, tokenizer, layers
+
+
+def trained_model(
+    checkpoint: Checkpoint,
+    mask: Mask,
+    mask_sha256: str,
+    folder: Path,
+    device: torch.device,
+    run: Run | None = None,
+    rooms: dict[str, float] | None = None,
+) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
+    """Return the trained model before any merge, its tokenizer, and the digest of the adapter in `folder`.
+
+    The adapter does not change any more, so W' takes the place of W in a masked layer. rooms: as in `load_model`
+
+    Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run than
+    `run`, or if it does not fit the model."""
+    adapter = read_adapter(folder)
+    config = adapter.config
+    check_origin(folder, config, mask_sha256, run)
+    settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
+
+    def kind(mode: str, kept: Tensor) -> Callable[..., nn.Module]:
+        layer = kind_of(mode, kept)
+        return (lambda linear, *_: linear) if layer is MaskedLoRALinear else layer
+
+    model = empty_model(checkpoint)
+    layers = adapt(model, checkpoint, mask, config["sparseft"]["mode"], settings, device, kind)
+    check_layers(layers, adapter.pairs, folder)
+    masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
+    weights = TrainedWeights(checkpoint, model, mask, adapter, masked, device)
+    place(model, weights, rooms or {str(device): math.inf})
+    return model.eval(), load_tokenizer(checkpoint.folder), adapter.digest
+
+
+class TrainedWeights(StoredWeights):
+    """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the
+    adapter.
+
+    What changes a weight is computed on `device`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        mask: Mask,
+        adapter: Adapter,
+        masked: set[str],
+        device: torch.device,
+    ) -> None:
+        """`masked` are the layers whose weight is W'."""
+        super().__init__(checkpoint, model)
+        self._prunable = {memory_path(checkpoint.architecture, layer): layer for layer in mask.shape}
+        self._masks = masks_on(mask, device)
+        self._adapter = adapter
+        self._masked = masked
+        self._device = device
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the weight."""
+        path, _, kind = name.rpartition(".")
+        layer = self._prunable.get(path)
+        if layer is None or kind == "bias":
+            return super().__getitem__(name)
+        if kind != "weight":
+            return self._adapter.pairs[layer][kind == "lora_B"]
+        weight = carry_mask_(super().__getitem__(name).to(self._device), self._masks(layer))
+        if layer in self._masked:
+            A, B = (matrix.to(self._device) for matrix in self._adapter.pairs[layer])
+            build(weight, weight, A, B, self._adapter.scale)
+        return weight
+
+
+def adapt(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    mask: Mask,
+    mode: str,
+    settings: Training,
+    device: torch.device,
+    kind: Callable = kind_of,
+) -> dict[str, LoRALinear]:
+    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `kind` as in `attach`."""
+    unfuse_experts(model)
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
+    return attach(model, masks_on(mask, device), paths, mode, settings, kind)
+
+
+def masks_on(mask: Mask, device: torch.device) -> Callable[[str], Tensor]:
+    """Return a function that gives the mask of a layer, bool (out, in), on `device`."""
+    return lambda layer: torch.from_numpy(mask.kept(layer)).to(device)
+
+
+def check_layers(layers: dict[str, LoRALinear], pairs: dict, adapter: object) -> None:
+    """Raise InputError if an adapter has matrices for other layers than the model has LoRA layers."""
+    if layers.keys() != pairs.keys():
+        raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")

@@ -1,0 +1,5 @@
+"""Define no_finetune: W' = W * M, pruned and not trained."""
+
+from sparseft.modes.mode import Mode
+
+NO_FINETUNE = Mode("no_finetune", "pruned and not trained", is_trained=False, masks_every_step=False)

@@ -1,0 +1,195 @@
+"""Choose the examples of a calibration: training rows of a task, or windows of a text.
+
+A window comes from a random document, or is chosen as wanda's `get_c4` does (locuslab/wanda, lib/data.py).
+"""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.prepared import find_task, read_prepared
+from sparseft.data.rows import read_rows
+from sparseft.data.texts import MODEL, WINDOW, has_windows, read_documents, recorded_source
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.model import model_config
+from sparseft.methods import Method
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.study.mask_settings import Masks
+from sparseft.study.sources import CalibrationText
+from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
+
+
+def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
+    """Return the calibration of a method on the rows in `train`, a .jsonl file of the task.
+
+    Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
+    task = find_task(train.parent, task_name)
+    task.check_trainable()
+    rows, train_sha256 = read_prepared(train, task)
+    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": method.accumulated}
+    number = settings.calibration_examples
+    examples_of = partial(calibration_examples, task=task, rows=rows, number=number, seed=settings.calibration_seed)
+    return ExampleCalibration(examples_of, meta)
+
+
+def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> ExampleCalibration:
+    """Return the calibration of a method on the text in `path`, a .jsonl or .txt file. `text` says how it is read.
+
+    Raises InputError if the file cannot be read, or if the file beside it describes another text."""
+    examples_of, meta = read_text(path, text)
+    source = meta["text_source"] or {}
+    # The examples of a task may be a part of the text.
+    meta |= {key: source[key] for key in ("task", "train_sha256") if key in source}
+    meta |= {"calibration": method.calibration, "accumulated": method.accumulated}
+    return ExampleCalibration(examples_of, meta)
+
+
+def read_text(path: Path, text: CalibrationText) -> tuple[Callable[[Checkpoint], list[Example]], dict]:
+    """Return a function that gives the examples of a text for a checkpoint, and the text's sha256 and source.
+
+    Of a text of windows, they are the first `text.examples` windows. Raises InputError as `calibrate_on_text` does."""
+    documents, digest = read_documents(path)
+    source = recorded_source(path, digest)
+    if source and has_windows(path):
+        examples_of = partial(stored_windows, path=path, model=source[MODEL], number=text.examples)
+    else:
+        examples_of = partial(text_examples, documents=documents, text=text, place=path)
+    return examples_of, {"text_sha256": digest, "text_source": source}
+
+
+def stored_windows(checkpoint: Checkpoint, path: Path, model: str, number: int) -> list[Example]:
+    """Return the first windows in a file of windows of the model with the digest `model`.
+
+    Raises InputError if this is not the checkpoint's, or if the file has fewer windows."""
+    if checkpoint.digest != model:
+        raise InputError(
+            f"{path}: its windows are token ids of another model than {checkpoint.folder}",
+            "prepare the text for this model",
+        )
+    rows = read_rows(path, WINDOW)
+    if number > len(rows):
+        raise InputError(
+            f"{path}: it has {len(rows)} windows, and {number} are asked for",
+            f"set the examples in the configuration, or --calibration_examples, to at most {len(rows)}",
+        )
+    return [Example(row["ids"], row["answer_start"]) for row in rows[:number]]
+
+
+def calibration_examples(
+    checkpoint: Checkpoint,
+    task: Task,
+    rows: list[Row],
+    number: int,
+    seed: int,
+    key: str = "masks.calibration_examples",
+) -> list[Example]:
+    """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
+
+    `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one is
+    longer than the model's context."""
+    if not rows or number < 1:
+        raise InputError(f"{task.name}: no calibration examples", f"give training rows, and set {key} to 1 or more")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    to_tokens = partial(
+        encode, task=task, tokenizer=tokenizer, max_length=model_config(checkpoint.folder).max_position_embeddings
+    )
+    # Documents become other examples than their rows, so they are encoded before examples are chosen.
+    candidates: list[Any] = to_tokens(rows) if task.sequence_length else rows
+    if number > len(candidates):
+        raise InputError(
+            f"{key} {number}: {task.name} has only {len(candidates)} training"
+            f" {'sequences' if task.sequence_length else 'rows'}",
+            f"lower {key}, or give more rows",
+        )
+    chosen = random.Random(seed).sample(candidates, number)
+    return chosen if task.sequence_length else to_tokens(chosen)
+
+
+def text_examples(checkpoint: Checkpoint, documents: list[str], text: CalibrationText, place: Path) -> list[Example]:
+    """Return the windows of a text as examples. Their loss is on every token but the first.
+
+    Raises InputError with `place` if the text has too few tokens, or if a window is longer than the model's context."""
+    limit = model_config(checkpoint.folder).max_position_embeddings
+    if text.length > limit:
+        raise InputError(
+            f"{place}: windows of {text.length} tokens, but the model takes {limit}",
+            f"set the length in masks.calibration, or --calibration_length, to at most {limit}",
+        )
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    windows = choose_windows(documents, partial(tokenizer.encode, verbose=False), text, place)
+    # The first token is given, because nothing predicts it.
+    return [Example(window, 1) for window in windows]
+
+
+def choose_windows(
+    documents: list[str], encode: Callable[[str], list[int]], text: CalibrationText, place: Path
+) -> list[list[int]]:
+    """Return `text.examples` windows of `text.length` token ids. `encode` returns the token ids of a text.
+
+    The documents are taken in random order. Each one that is longer than a window gives one random window, until there are
+    enough. `get_c4` does this. If too few documents are that long, all documents are joined by blank lines, and each window
+    starts at a random place of the whole text. `get_wikitext2` does this.
+
+    Raises InputError with the `place` of the text if it has fewer tokens than all windows together."""
+    generator = random.Random(text.seed)
+    if text.choice == "get_c4":
+        return _drawn_windows(documents, encode, text, place, generator)
+    windows: list[list[int]] = []
+    for document in generator.sample(documents, len(documents)):
+        ids = encode(document)
+        if len(ids) > text.length:
+            windows.append(_window(ids, text.length, generator))
+        if len(windows) == text.examples:
+            return windows
+    ids = encode(DOCUMENT_BREAK.join(documents))
+    if len(ids) < text.examples * text.length:
+        raise InputError(
+            f"{place}: {len(ids):,} tokens are fewer than {text.examples:,} windows of {text.length:,} tokens",
+            "give more text, or lower the examples or the length of the calibration",
+        )
+    return [_window(ids, text.length, generator) for _ in range(text.examples)]
+
+
+def _drawn_windows(
+    documents: list[str],
+    encode: Callable[[str], list[int]],
+    text: CalibrationText,
+    place: Path,
+    generator: random.Random,
+) -> list[list[int]]:
+    """Return the windows that wanda's `get_c4` draws.
+
+    Each window comes from any document that is longer, and never starts at the last possible token. Raises InputError if no
+    document is longer than a window.
+
+    Source: locuslab/wanda@0628038, lib/data.py, get_c4."""
+    windows: list[list[int]] = []
+    too_short: set[int] = set()
+    while len(windows) < text.examples:
+        if len(too_short) == len(documents):
+            raise InputError(
+                f"{place}: no document is longer than a window of {text.length} tokens, and get_c4 joins none",
+                "give longer documents, or lower the length or leave the choice of the calibration out",
+            )
+        number = generator.randrange(len(documents))
+        if number in too_short:
+            continue
+        ids = encode(documents[number])
+        if len(ids) > text.length:
+            start = generator.randrange(len(ids) - text.length)
+            windows.append(ids[start : start + text.length])
+        else:
+            too_short.add(number)
+    return windows
+
+
+def _window(ids: list[int], length: int, generator: random.Random) -> list[int]:
+    """Return `length` consecutive ids that start at a random place."""
+    start = generator.randrange(len(ids) - length + 1)
+    return ids[start : start + length]

@@ -1,0 +1,67 @@
+"""Rank whole coupled channels, by the sum over all weights of a channel.
+
+LLM-Pruner does so (arXiv 2305.11627, sections 3.1 and 3.2). If the importance looks at the inputs of a layer, the sum is over the
+channel's columns only, as Wanda-sp and FLAP do (CASIA-IVA-Lab/FLAP, lib/prune.py). architectures/ says what is coupled.
+"""
+
+import numpy as np
+
+from sparseft.architectures.architecture import Part
+from sparseft.errors import InputError
+from sparseft.selection.distribution import distribution_of_values
+from sparseft.selection.ranking import Ranking, Scores
+from sparseft.storage.bits import pack, row_bytes, to_float32
+
+# Rows of a mask that are written at once.
+ROWS = 256
+
+
+def by_unit(ranking: Ranking, groups: list[list[Part]], numbers: dict[str, list[int]] | None = None) -> Scores:
+    """Rank the units of each group of layers by the sums of their scores. The layers of a group lose the same units.
+
+    numbers: kind of unit -> how many units each level prunes; None if each level prunes its share of every group"""
+
+    def select(parts: list[Part]) -> Scores:
+        units = unit_scores(ranking, parts)
+        ranks = np.argsort(np.argsort(units, kind="stable"))
+        counts = np.array(numbers[parts[0].unit]) if numbers else ranking.counts(units.size)
+        kept_units = ranks >= counts[:, None]  # (levels, units)
+        for part in parts:
+            _write_part(ranking, part, np.repeat(kept_units, part.width, axis=1))
+        return dict.fromkeys(
+            [part.layer for part in parts], distribution_of_values(*np.unique(units, return_counts=True))
+        )
+
+    return ranking.in_threads(select, groups)
+
+
+def _write_part(ranking: Ranking, part: Part, kept: np.ndarray) -> None:
+    """Write the masks of a layer that keeps whole rows, bool (levels, rows), or whole columns, bool (levels, cols)."""
+    rows, cols = ranking.shape[part.layer]
+    # (levels or 1, rows), and the bits of a row that is kept, (levels or 1, bytes).
+    kept_rows = kept if part.axis == 0 else np.ones((1, rows), bool)
+    row = pack(kept if part.axis == 1 else np.ones((1, cols), bool))
+    for start in range(0, rows, ROWS):
+        packed = kept_rows[:, start : start + ROWS, None] * row[:, None]
+        ranking.emit(part.layer, start * row_bytes(cols), packed.reshape(len(kept), -1))
+
+
+def unit_scores(ranking: Ranking, parts: list[Part]) -> np.ndarray:
+    """Return the scores of the coupled units of `parts`, fp64 (units,). Units without columns are scored by their rows."""
+    summed = [part for part in parts if part.axis == 1 or not ranking.sums_columns] or parts
+    return np.sum([_part_scores(ranking, part) for part in summed], axis=0)
+
+
+def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:
+    """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
+    cols = ranking.shape[part.layer][1]
+    dtype = ranking.dtypes[part.layer]
+    sums = []
+    for bits in ranking.source(part.layer):
+        # Random bits are numbers, and those of no float.
+        sizes = (np.abs(to_float32(bits, dtype)) if dtype else bits).reshape(-1, cols)
+        if not np.isfinite(sizes).all():
+            raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
+        sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))
+    channels = np.concatenate(sums) if part.axis == 0 else np.sum(sums, axis=0)
+    return channels.reshape(-1, part.width).sum(axis=1)

@@ -1,0 +1,148 @@
+"""Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
+from sparseft.language_model.batches import Example, encode_splits
+from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
+from sparseft.language_model.layered_model import LayeredModel, decoder_layer_tensors, read_tensors
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import empty_model, load_model
+from sparseft.language_model.weights import divide, memory_path, read_own_rows, unfuse_experts
+from sparseft.lora.adapted_model import adapted_model, check_layers, masks_on
+from sparseft.lora.adapter import write_adapter
+from sparseft.lora.carried_mask import carry_mask_
+from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
+from sparseft.masks.mask_file import Mask
+from sparseft.storage.locks import hold
+from sparseft.study.backends import TORCH
+from sparseft.training.job import TrainingJob
+from sparseft.training.loop import Loop
+from sparseft.training.reconstruction import LayerReconstruction
+
+
+def train(
+    job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator, weights_mb: int | None = None
+) -> dict:
+    """Train an adapter on rows["train"], write it and return the measured part of train.json.
+
+    weights_mb: memory for the weights of a teacher on the device of each process, in MB; None puts all of them there
+
+    If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine with the
+    same numbers of threads and processes, even if it was killed in between."""
+    settings = job.settings
+    device = accelerator.device
+    settings.check_processes(accelerator.num_processes)
+    torch.manual_seed(job.seed)
+    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, device)
+    if job.initial:
+        check_layers(layers, job.initial.pairs, "the adapter that the training starts from")
+        load_factors(layers, job.initial.pairs)
+    loss = AnswerLoss(model)
+    if settings.shard_model:
+        load_divided(loss, job.checkpoint, job.mask, device, accelerator.num_processes)
+    context = model.config.max_position_embeddings
+    data = encode_splits(job.rows, job.task, tokenizer, context, settings)
+    identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
+    # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
+    place_name = "cpu" if device.type == "cpu" else str(device)
+    rooms = None if weights_mb is None else {place_name: 1e6 * weights_mb}
+    teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
+    batch_size = job.evaluation_batch_size
+    loop = Loop(loss, layers, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
+    record = loop.fit()
+    matrices = {name: layer.factors() for name, layer in layers.items()}
+    if accelerator.is_main_process:
+        write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+    return record | _conditions(model, matrices, device, accelerator.num_processes)
+
+
+def reconstruct(
+    job: TrainingJob, dense: Checkpoint, examples: list[Example], adapter: Path, state: Path | None
+) -> dict:
+    """Reconstruct the outputs of every decoder layer of `dense` on the examples, under the job's mask.
+
+    Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction continues
+    after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
+    number of threads, even if it was killed in between."""
+    device = choose_device()
+    torch.manual_seed(job.seed)
+    layered = LayeredModel(dense, device)
+    model = layered.model
+    paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
+    workspace = Workspace()
+    base = None if dense.digest == job.checkpoint.digest else empty_model(job.checkpoint)
+    if base:
+        unfuse_experts(base)
+
+    def adapt(number: int) -> dict[str, LoRALinear]:
+        """Prune a decoder layer of the dense model, with the weights of the job's checkpoint. Return its new LoRA layers."""
+        own = {key: path for key, path in paths.items() if decoder_layer_of(key) == number}
+        if base:
+            # It may have fewer experts.
+            read_tensors(base, job.checkpoint, decoder_layer_tensors(job.checkpoint, number), device, layered.dtype)
+            for name, child in base.model.layers[number].named_children():
+                setattr(model.model.layers[number], name, child)
+        return attach(model, masks_on(job.mask, device), own, job.mode, job.settings, workspace=workspace)
+
+    identity = job.identity({"reconstruction": examples}, Path(__file__), _machine(device, 1))
+    reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, state, identity)
+    reconstruction.run()
+    matrices = reconstruction.factors
+    write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+    return reconstruction.record() | _conditions(model, matrices, device, 1)
+
+
+def _machine(device: torch.device, processes: int) -> list:
+    """Return what decides the bits of an adapter in addition to the job."""
+    return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
+
+
+def _conditions(model: nn.Module, matrices: dict, device: torch.device, processes: int) -> dict:
+    """Return the part of train.json that says what trained."""
+    return {
+        "backend": TORCH.name,
+        "device": device_name(device),
+        "processes": processes,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "trainable_parameters": sum(matrix.numel() for pair in matrices.values() for matrix in pair),
+        "versions": versions(),
+    }
+
+
+def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: torch.device, processes: int) -> None:
+    """Divide a model without weights among all processes, as `divide` does, and load and prune each one's rows."""
+
+    def carry_own_mask(name: str, weight: Tensor, rows: slice) -> None:
+        layer = name.removesuffix(".weight")
+        if layer in mask.bits:
+            carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))
+
+    divide(loss, device, processes)
+    read_own_rows(loss.model, checkpoint, carry_own_mask)
+
+
+def new_accelerator() -> Accelerator:
+    """Return the device of this process and its links to the other processes of the training."""
+    return Accelerator(cpu=choose_device().type == "cpu")
+
+
+def hold_together(path: Path, accelerator: Accelerator) -> None:
+    """Make an output the own one of all processes of this training. If another training holds it, all of them wait.
+
+    Only the main process takes the lock. The others must not read the saved state before, because the other training may
+    still be writing it."""
+    # NCCL would end the training after ten minutes in its barrier.
+    if accelerator.num_processes > 1:
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    if accelerator.is_main_process:
+        hold(path)
+    if accelerator.num_processes > 1:
+        torch.distributed.barrier(group)
