@@ -113,7 +113,6 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
     assert 0.7 * DISTILLED * FP32_LOGITS * words < counted <= DISTILLED * FP32_LOGITS * words
 
 
-# docs/gpu.md has the table of more cases.
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "stage"), [({}, "training"), ({"gradient_checkpointing": True, "eval_every": 1}, "evaluation")]

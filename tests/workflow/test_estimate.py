@@ -45,7 +45,7 @@ def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
     assert len(masks) * min(masks) > kept["masks"] > 0
 
 
-# The table of docs/clusters.md, section "The full study".
+# docs/clusters.md, section "The full study", has these numbers.
 def test_the_sweep_takes_what_the_docs_say():
     kept, running = disk(laid_over(SWEEP), study_jobs(laid_over(SWEEP)))
     assert {name: round(size / 1e9) for name, size in kept.items()} == {"models": 28, "masks": 52, "adapters": 54}
