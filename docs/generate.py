@@ -27,8 +27,8 @@ from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Config, schema
 from sparseft.study.grid import SEEDS
-from sparseft.study.schedule import SAVING
-from sparseft.study.section import LARGEST
+from sparseft.study.schedule import Training
+from sparseft.study.section import LARGEST, Role
 from sparseft.study.sources import TaskData
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,10 +139,10 @@ def reruns(place: str, key: str) -> str:
     Where the keys of a section differ, the rules and this function ask the same code which of them decide."""
     if place == "tasks.NAME" and key not in TaskData().of_training:
         return OTHER_DATA[key]
-    if place in ("training", "reconstruction") and key in SAVING:
+    if place in ("training", "reconstruction") and key in Training.keys_of(Role.SAVING):
         return NOTHING
     if place.startswith("cerebras"):
-        return TRAININGS if key in {*Cerebras.DECIDING, "compile_once"} else NOTHING
+        return TRAININGS if key not in Cerebras.keys_of(Role.PLACE) else NOTHING
     return RERUNS.get(f"{place}.{key}") or RERUNS.get(place, NOTHING)
 
 

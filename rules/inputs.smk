@@ -1,7 +1,8 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from sparseft.methods import SELF, TASK, get_method
 from sparseft.planning.inputs import fetched_files, model_files, selection_files, source_manifests, task_files
-from sparseft.study.schedule import SAVING
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 from sparseft.study.sources import DIVERGENCE, pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
@@ -156,7 +157,8 @@ def schedule_flags(mode, task, training, is_saving=False):
 
     They are cached, because many runs need them."""
     schedule = dict(STUDY.schedule_of(mode, task, grid.training_name(training)))
-    return flags(**{key: value for key, value in schedule.items() if (key in SAVING) == is_saving})
+    saving = Training.keys_of(Role.SAVING)
+    return flags(**{key: value for key, value in schedule.items() if (key in saving) == is_saving})
 
 
 def run_settings(w):

@@ -3,9 +3,8 @@
 # its training that change no bit.
 from sparseft.study.backends.cerebras import CerebrasJob
 
-DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
 # The flags of a job that decide no number. run_on_appliance.py adds the labels.
-OTHER_FLAGS = flags(**STUDY.cerebras.model_dump(include={*CerebrasJob.model_fields} - {*DECIDING, "job_labels"}))
+OTHER_FLAGS = flags(**STUDY.cerebras.model_dump(include=CerebrasJob.keys_of(Role.PLACE) - {"job_labels"}))
 TURN = flags(
     stop=PATHS.stop,
     lock=STUDY.cerebras.lock if STUDY.cerebras.on_csx else None,

@@ -24,7 +24,7 @@ def run_of(w):
 
 def saving_flags_of(w):
     """Return the flags of a job's training that change no bit."""
-    return flags(**program_of(w).settings.model_dump(include=SAVING))
+    return flags(**program_of(w).settings.model_dump(include=Training.keys_of(Role.SAVING)))
 
 
 def compiled(w):
@@ -43,7 +43,8 @@ def program_script(w):
 def program_settings(w):
     """Return the flags that decide a program and its numbers."""
     program = program_of(w)
-    settings = program.settings.model_dump(exclude=SAVING) | DECIDING | {"sequence_length": program.sequence_length}
+    settings = program.settings.model_dump(exclude=Training.keys_of(Role.SAVING))
+    settings |= STUDY.cerebras.deciding | {"sequence_length": program.sequence_length}
     if program.measured:
         settings["warmup_steps"] = STUDY.throughput.warmup_steps
         settings["fill_sequences"] = bool(STUDY.throughput.sequence_length)

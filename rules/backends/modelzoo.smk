@@ -22,7 +22,7 @@ use rule run_on_appliance as train_adapter with:
     params:
         code=code("train_modelzoo.py", "run_modelzoo.py"),
         script='python "$SCRIPTS/train_modelzoo.py"',
-        settings=lambda w: f"{run_settings(w)} {flags(**DECIDING)}",
+        settings=lambda w: f"{run_settings(w)} {flags(**STUDY.cerebras.deciding)}",
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.

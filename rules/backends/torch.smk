@@ -78,7 +78,9 @@ use rule run_script as measure_throughput with:
         **running("measure_throughput.py"),
         settings=lambda w: flags(
             cell=grid.CELL_ID.format(**w),
-            **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
-            **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),
+            **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(
+                exclude=Training.keys_of(Role.MEASUREMENT)
+            ),
+            **STUDY.throughput.model_dump(exclude=STUDY.throughput.keys_of(Role.AXIS)),
             threads=STUDY.resources.threads,
         ),

@@ -15,7 +15,8 @@ from sparseft.records.record_file import write
 from sparseft.records.throughput_record import ThroughputRecord, read_measurements
 from sparseft.storage.ownership import MARKER
 from sparseft.study import grid
-from sparseft.study.schedule import Throughput, Training
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense"
 SPARSE = "m-t-unstructured-sparsity50-sparse_to_sparse"
@@ -40,7 +41,7 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
     model, task, method, sparsity = name.split("-")[:4]
     mask = digest(model, method, int(sparsity.removeprefix("sparsity")))
     content = {
-        **Training().model_dump(exclude=set(Throughput.DECIDED)),
+        **Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
         **{"cell": name, "backend": "torch", "device": CPU, "threads": 1, "processes": 1, "versions": {}},
         **{"sequence_length": None, "warmup_steps": 1, "steps": 2, "repeats": repeats},
         **{"memory_limit_bytes": 2 * 10**9, "memory_limit_kind": "private", "peak_memory_kind": "resident"},

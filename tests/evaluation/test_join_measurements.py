@@ -8,7 +8,8 @@ from project import refused, succeed
 from sparseft.errors import InputError
 from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.record import write_record
-from sparseft.study.schedule import Throughput, Training
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
 # The digests of what was measured.
@@ -18,7 +19,7 @@ INPUTS = {"model": "a", "mask": "b", "train": "c"}
 def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
     """What measure_cerebras.py writes: 100 steps at 10 * size + seed samples a second."""
     samples = 100 * size
-    training = Training().model_dump(exclude=Throughput.DECIDED)
+    training = Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT))
     content = {
         **training,
         **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2, "gradient": "exact"},

@@ -23,11 +23,12 @@ from sparseft.records.manifests import (
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import RecordPart, read_record_file, write
 from sparseft.records.throughput_record import MeasurementRecord, ThroughputRecord
-from sparseft.records.training_record import DECIDING_KEYS, TrainingRecord
+from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.record import check_record, read_record
 from sparseft.study import grid
 from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 
 MANIFESTS = [ExportManifest, MaskReport, ModelManifest, PrunedManifest, SelectionManifest, TaskManifest]
 SCHEMAS = [*CONTENTS, MeasurementRecord, *MANIFESTS]
@@ -195,7 +196,8 @@ def test_every_key_of_the_training_is_in_its_record_and_those_that_decide_the_ad
     content = changed(TrainingRecord, reconstruction=reconstruction | {"layers": layers}, cerebras={"target": "CPU"})
     record = TrainingRecord(**content)
     assert Training.model_fields.keys() <= TrainingRecord.model_fields.keys()
-    assert set(DECIDING_KEYS) == record.settings.keys() & Training.model_fields.keys()
+    without_effect = Training.keys_of(Role.SAVING | Role.WATCHING)
+    assert record.settings.keys() & Training.model_fields.keys() == Training.model_fields.keys() - without_effect
     assert (record.settings["reconstruction.seed"], record.settings["cerebras.target"]) == (1, "CPU")
     assert (record.final_task_loss, TrainingRecord(**CONTENTS[TrainingRecord]).final_task_loss) == (None, 0.5)
 

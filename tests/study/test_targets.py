@@ -212,13 +212,33 @@ def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes
         check(target, trainings)
 
 
+@pytest.mark.parametrize(
+    ("target", "is_made", "refused"),
+    [
+        ("evaluate", True, ""),
+        ("data/hellaswag_mini/train.jsonl", True, ""),
+        ("there", False, ""),
+        (
+            "evalute",
+            False,
+            "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, masks",
+        ),
+        ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
+    ],
+)
+def test_a_target_that_nothing_makes_is_refused(folder, target, is_made, refused):
+    (folder / "there").touch()
+    with pytest.raises(InputError, match=refused) if refused else nullcontext():
+        targets.check_target(laid_over({}), target, is_made)
+
+
 @pytest.mark.parametrize("keep_merged", [False, True])
 def test_a_merged_model_that_the_study_deletes_is_no_target(folder, keep_merged):
     config = laid_over({"keep_merged": keep_merged})
     folder = RUN.format(**NAMES).rpartition("/")[0]
-    targets.check_measured(config, f"{folder}/merged")
+    targets.check_target(config, f"{folder}/merged")
     with nullcontext() if keep_merged else pytest.raises(InputError, match=f"evaluation; write {folder}/merged, or"):
-        targets.check_measured(config, f"{folder}/model_dir")
+        targets.check_target(config, f"{folder}/model_dir")
 
 
 def test_what_a_rule_makes_is_a_target_outside_the_grid_too(folder):
@@ -240,7 +260,6 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
     assert len(files) > 30
     for target in files:
         targets.check_target(study, target)
-        targets.check_measured(study, target)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +274,9 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
 def test_a_measurement_that_is_impossible_is_refused(target, line):
     study = laid_over({"backend": "modelzoo"})
     if line is None:
-        return targets.check_measured(study, target)
+        return targets.check_target(study, target)
     with pytest.raises(InputError, match=line):
-        targets.check_measured(study, target)
+        targets.check_target(study, target)
 
 
 @pytest.mark.parametrize(("mode", "method", "names"), [

@@ -439,16 +439,3 @@ def test_two_versions_in_one_workflow_are_refused(copied_study):
     said = Study(copied_study.folder, copied_study.folder).snakemake("--dry-run", expect=2)
     places = f"{ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'}"
     assert f"error: the plan would use {places}; import one version of SparseFT only" in said
-
-
-@pytest.mark.slow
-def test_a_run_and_a_dry_run_say_what_an_earlier_version_made(copied_study):
-    record = copied_study.folder / RUN / "train.json"
-    record.write_text(re.sub(r'"sparseft": "[^"]*"', '"sparseft": "0.1.0"', record.read_text()))
-    with open(copied_study.root / "lib/sparseft/masks/validation.py", "a") as file:
-        file.write("\nEDITED = 1\n")
-    report = f"{RUN}/validation_report.json"
-    for flags in (["--dry-run"], []):
-        said = copied_study.snakemake(report, *flags)
-        assert "note: 1 run in results/runs: made by an earlier version (sparseft 0.1.0, now " in said
-    assert "earlier version" not in copied_study.snakemake(report)

@@ -1,4 +1,4 @@
-"""What a user of Snakemake sees: few lines, the result of each run, the findings, and one line for a fault."""
+"""What a user of Snakemake sees: few lines, the findings, and one line for a fault."""
 
 import re
 import shutil
@@ -9,14 +9,10 @@ from project import ROOT, TINY_STUDY, Study, tiny_grid
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
-def test_a_run_says_its_result_and_the_study_ends_in_its_findings(own_study):
+def test_a_study_names_its_jobs_and_ends_in_its_findings(own_study):
     (own_study.folder / f"results/runs/{RUN}/evaluation.json").unlink()
     said = own_study.snakemake()
-    record = own_study.json(f"results/runs/{RUN}/evaluation.json")
-    result = f"{RUN}: {record['metric']} {record['value']:.3f} ["
-    (line,) = [line for line in said.splitlines() if result in line]
-    low, high = (float(end) for end in re.findall(r"[\d.]+(?=[,\]])", line))
-    assert low < record["value"] < high
+    assert f" results/logs/evaluate_run/{RUN}.log\n" in said
     assert "1 of 3 jobs done" in said
     findings = (own_study.folder / "results/analysis/findings.txt").read_text().strip()
     assert findings in said
@@ -40,8 +36,6 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert re.match(r"about [\d,.]+ hours \(.+\) on one machine, .* disk: 134\.\d+ GB, ", hours)
     # A small disk gets a note too.
     heads, note = [line for line in lines if line.startswith("note: ") and "the disk at" not in line]
-    (training,) = [line.split() for line in lines if line.startswith("train_adapter ") and len(line.split()) == 5]
-    assert int(training[1]) > 4000 and int(training[2]) > 20 and training[3] == "-"
     assert heads.startswith("note: models.mistral: masks.head_share 1 asks for 10 % of 8 key-value heads")
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
@@ -56,10 +50,8 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
     study.configure({"a": tiny_models["llama"]}, tasks=tasks, grid=tiny_grid("a", "mine"))
     said = study.snakemake("data/mine/train.jsonl", expect=1)
     (line,) = [line for line in said.splitlines() if "error: " in line]
-    assert line.startswith("prepare_task/mine: error: rows/train.jsonl, line 1: field 'response' is missing; ")
+    assert line.startswith("prepare_task: error: rows/train.jsonl, line 1: field 'response' is missing; ")
     assert line.endswith("(log: results/logs/prepare_task/mine.log)")
-    assert "CalledProcessError" not in said
-    assert "on_gpus" not in said
 
 
 DIVIDED = {"training": {**TINY_STUDY["training"], "shard_model": True}, "resources": {"processes": 2}}

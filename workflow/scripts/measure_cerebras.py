@@ -20,7 +20,8 @@ from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.grid import Cell
-from sparseft.study.schedule import Throughput
+from sparseft.study.schedule import Throughput, Training
+from sparseft.study.section import Role
 from sparseft.training.job import JobFlags, job_of
 
 
@@ -62,7 +63,7 @@ def main(
     record = MeasurementRecord(
         cell=Cell.parse(flags.run_id.rpartition("-seed")[0]).id,
         threads=flags.threads,
-        **job.settings.model_dump(exclude=Throughput.DECIDED),
+        **job.settings.model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
         sequence_length=cerebras.sequence_length if fill_sequences else None,
         warmup_steps=warmup_steps,
         steps=steps,

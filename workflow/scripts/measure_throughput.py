@@ -26,10 +26,10 @@ from sparseft.storage.record import claim_record
 from sparseft.study.backends import TORCH
 from sparseft.study.grid import TASK_MODES, Cell
 from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Section
+from sparseft.study.section import Role, Section
 
-TRAINING = Training.model_fields.keys() - Throughput.DECIDED
-THROUGHPUT = Throughput.model_fields.keys() - set(Throughput.AXES)
+TRAINING = Training.model_fields.keys() - Training.keys_of(Role.MEASUREMENT)
+THROUGHPUT = Throughput.model_fields.keys() - Throughput.keys_of(Role.AXIS)
 _KEYS = {name: key for name, key in Training.model_fields.items() if name in TRAINING}
 _KEYS |= {name: key for name, key in Throughput.model_fields.items() if name in THROUGHPUT}
 # The keys of both sections that a measurement reads.

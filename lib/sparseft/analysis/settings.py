@@ -17,10 +17,10 @@ import pandas as pd
 
 from sparseft.analysis.chain import short, start_of
 from sparseft.modes import get_mode
-from sparseft.records.training_record import DECIDING_KEYS
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
-from sparseft.study.schedule import Reconstruction, Training
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 from sparseft.study.sources import OWN_CONTEXT
 from sparseft.study.targets import runs
 from sparseft.tasks.metrics import PERPLEXITIES
@@ -100,9 +100,9 @@ def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
 
 def _configured_training(study: Config, run: Run) -> Settings:
     """Return the settings that a configuration requests of the training of a run."""
-    compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
+    ignored = Training.keys_of(Role.WITHOUT_EFFECT) | study.training_backend.chosen_keys
     schedule: dict[str, object] = {
-        name: value for name, value in study.schedule_of(run.mode, run.task, run.training) if name in compared
+        name: value for name, value in study.schedule_of(run.mode, run.task, run.training) if name not in ignored
     }
     schedule |= {"backend": study.backend}
     if get_mode(run.mode).reconstructs:
@@ -115,7 +115,7 @@ def _of_training(run: Run, values: dict[str, object]) -> Settings:
     """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a task."""
     own = set()
     if get_mode(run.mode).reconstructs:
-        own = {name for name in values if name in Reconstruction.DECIDED or name.startswith(RECONSTRUCTION)}
+        own = {name for name in values if name in Training.keys_of(Role.LAYERS) or name.startswith(RECONSTRUCTION)}
     settings = _keyed(("reconstruction",), run, {name.removeprefix(RECONSTRUCTION): values[name] for name in own})
     for name in values.keys() - own:
         # What grid.trainings can change belongs to the name of the training.

@@ -28,13 +28,15 @@ from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, MODES, Run
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 from sparseft.study.sources import DIVERGENCE
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
 # What a measurement of the throughput and a training must share, so that the seconds of the training follow from the speed.
-MEASURED_WITH = ("device", "processes", "gradient", "lora_r", "gradient_checkpointing")
+MEASURED_WITH = ("device", "processes", *sorted(Training.keys_of(Role.PACE)))
 OUTSIDE = "outside the study"
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
 STATUSES = {"outside": OUTSIDE, "fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}

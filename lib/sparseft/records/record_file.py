@@ -11,7 +11,7 @@ from sparseft.errors import InputError
 from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
 from sparseft.storage.record import remake_advice, unaltered, write_record
-from sparseft.study.section import Section, first_fault, refuse
+from sparseft.study.section import Role, Section, first_fault, refuse
 
 # Relative difference of two sums of the same numbers in another order.
 ROUNDING = 1e-9
@@ -97,14 +97,14 @@ class RunRecord(RecordFile):
 R = TypeVar("R", bound=RecordPart)
 
 
-def section_fields(section: type[Section], names: Iterable[str], without_effect: Iterable[str] = ()) -> dict[str, Any]:
+def section_fields(section: type[Section], names: Iterable[str], without_effect: Role = Role(0)) -> dict[str, Any]:
     """Return keys of a section of the configuration as fields of a record, for `pydantic.create_model`.
 
-    They are settings, apart from those in `without_effect`."""
+    They are settings, apart from those with a role `without_effect`."""
     fields = {}
     for name in names:
         key = section.model_fields[name]
-        role = provenance if name in without_effect else setting
+        role = provenance if name in section.keys_of(without_effect) else setting
         fields[name] = (Annotated[key.annotation, *key.metadata, role(key.description)], ...)
     return fields
 

@@ -15,6 +15,7 @@ from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, 
 from sparseft.records.record_file import RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
 from sparseft.study.schedule import Throughput, Training
+from sparseft.study.section import Role
 
 
 class RepeatRecord(RecordPart):
@@ -50,7 +51,9 @@ class MeasuredInputs(RecordPart):
     train: str = provenance("The sha256 of the training rows.")
 
 
-_KEYS = section_fields(Training, [name for name in Training.model_fields if name not in Throughput.DECIDED])
+_KEYS = section_fields(
+    Training, [name for name in Training.model_fields if name not in Training.keys_of(Role.MEASUREMENT)]
+)
 _KEYS |= section_fields(Throughput, ("sequence_length", "warmup_steps", "steps"))
 Measured = create_model("Measured", __base__=RecordFile, **_KEYS)
 

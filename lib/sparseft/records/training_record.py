@@ -13,12 +13,8 @@ from pydantic import create_model
 
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
-from sparseft.study.schedule import SAVING, Training
-
-# Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
-# A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
-WITHOUT_EFFECT = SAVING | {"eval_every", "stop_if_loss_above", "stop_if_after_steps"}
-DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 
 
 class Step(RecordPart):
@@ -90,7 +86,8 @@ class EarlyEnd(RecordPart):
     loss_above: Positive = measurement("The bound that the loss is above.", "nats per token")
 
 
-_KEYS = section_fields(Training, Training.model_fields, WITHOUT_EFFECT)
+# A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
+_KEYS = section_fields(Training, Training.model_fields, Role.WITHOUT_EFFECT)
 Scheduled = create_model("Scheduled", __base__=RunRecord, **_KEYS)
 
 

@@ -29,7 +29,7 @@ from sparseft.study.grid import (
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
-from sparseft.study.section import Count, Percent, Positive, Section, Seed, first_fault, refuse
+from sparseft.study.section import Count, Percent, Positive, Role, Section, Seed, first_fault, refuse
 from sparseft.study.sources import SHUFFLED, CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
 
@@ -204,7 +204,7 @@ class Config(_AllKeys):
             ("analysis.against", [against] if against else [], "grid.methods", self.grid.methods),
             ("reconstruction.calibration", [text] if text else [], "masks.calibration", self.masks.texts),
         ]
-        for axis in Throughput.AXES:
+        for axis in sorted(Throughput.keys_of(Role.AXIS)):
             names, described = getattr(self.throughput, axis), getattr(self.grid, axis)
             references.append((f"throughput.{axis}", names, f"grid.{axis}", described))
         faults = {

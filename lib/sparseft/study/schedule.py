@@ -1,6 +1,6 @@
 """The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -8,14 +8,15 @@ from sparseft.errors import InputError
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
-from sparseft.study.section import Count, LearningRate, Length, Positive, Section, Small
+from sparseft.study.section import Count, LearningRate, Length, Positive, Role, Section, Small
 
+# The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated, ends early or has a teacher,
+# and the loss of a reconstruction is not in nats.
+DECIDED = Role.MEASUREMENT | Role.LAYERS
 # The projections of the attention.
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 # The most examples of a forward pass, unless the user sets another number.
 MICRO_BATCH = 8
-# Keys of `training` that only save time or memory, or what was done. They change no bit of the adapter.
-SAVING = {"save_every", "cache_weights", "gradient_checkpointing"}
 # The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
 STOP_WINDOW = 10
 
@@ -48,18 +49,18 @@ class Training(Section):
 
     A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
 
-    steps: Positive = 60
+    steps: Annotated[Positive, DECIDED] = 60
     """Optimiser steps, over which warm-up and decay extend. Each mini task suggests its own number."""
-    batch_size: Small = 8
+    batch_size: Annotated[Small, DECIDED] = 8
     """Examples per optimiser step."""
-    micro_batch_size: Positive = Field(
+    micro_batch_size: Annotated[Positive, DECIDED] = Field(
         # A wrong batch_size is not in `keys`.
         default_factory=lambda keys: micro_batch(keys.get("batch_size", MICRO_BATCH)),
         json_schema_extra={"default": MICRO_BATCH},
     )
     """Examples per forward pass. Must divide batch_size. A smaller value needs less memory. If you set batch_size only, this is
     its largest divisor up to the value that would hold otherwise."""
-    learning_rate: LearningRate = 1e-3
+    learning_rate: Annotated[LearningRate, Role.LAYERS] = 1e-3
     """Peak learning rate of AdamW. Each mini task suggests its own."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the steps until the learning rate is at its peak, rounded to whole steps. With 0, training starts at the peak."""
@@ -69,7 +70,7 @@ class Training(Section):
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled down to this norm."""
-    lora_r: Small = 8
+    lora_r: Annotated[Small, Role.PACE] = 8
     """Rank r of the adapters."""
     lora_alpha: float = Field(16.0, gt=0, lt=1e9)
     """The adapter's product B A is scaled by alpha / r."""
@@ -79,32 +80,34 @@ class Training(Section):
         [], examples=[["q_proj", "v_proj"]]
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
-    train_on_inputs: bool = False
+    train_on_inputs: Annotated[bool, Role.EXAMPLES] = False
     """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses are
     always on the answers. The name is that of Alpaca-LoRA and of Shears."""
-    gradient: Literal["exact", "straight_through"] = "exact"
+    gradient: Annotated[Literal["exact", "straight_through"], Role.PACE] = "exact"
     """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
-    distillation: Distillation | None = Field(None, examples=[{"weight": 0.5, "temperature": 2.0}])
+    distillation: Annotated[Distillation | None, Role.TORCH | DECIDED] = Field(
+        None, examples=[{"weight": 0.5, "temperature": 2.0}]
+    )
     """Learn from the dense model too. Null means that the loss is only the cross-entropy. Only the backend torch has it. A
     reconstruction does not use it."""
-    cache_weights: bool = False
+    cache_weights: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS] = False
     """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS | Role.PACE] = False
     """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
-    shard_model: bool = False
+    shard_model: Annotated[bool, Role.TORCH] = False
     """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a decoder
     layer at a time to the GPU. Needs `cache_weights: false`."""
-    length_buckets: Positive = 8
+    length_buckets: Annotated[Positive, Role.EXAMPLES] = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
-    eval_every: Count = 0
+    eval_every: Annotated[Count, Role.WATCHING | Role.TORCH | DECIDED] = 0
     """Steps between two evaluation losses, with the backend torch. If it is 0, only the end is evaluated."""
-    save_every: Count = 50
+    save_every: Annotated[Count, Role.SAVING | Role.MEASUREMENT] = 50
     """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
-    stop_if_loss_above: Annotated[float, Field(gt=0)] | None = None
+    stop_if_loss_above: Annotated[Annotated[float, Field(gt=0)] | None, Role.WATCHING | Role.TORCH | DECIDED] = None
     """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null means that
     every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A reconstruction never ends
     early. With `distillation`, the loss is the weighted sum."""
-    stop_if_after_steps: Positive | None = None
+    stop_if_after_steps: Annotated[Positive | None, Role.WATCHING | Role.TORCH | DECIDED] = None
     """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
 
     def contradictions(self) -> dict[str, object]:
@@ -191,18 +194,8 @@ def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-# Neither a reconstruction nor a measurement is evaluated, ends early or has a teacher. The loss of a reconstruction is not in
-# nats.
-PLAIN = {"eval_every": 0, "stop_if_loss_above": None, "stop_if_after_steps": None, "distillation": None}
-# One decoder layer needs no saving of memory.
-ONE_LAYER = PLAIN | {"cache_weights": False, "gradient_checkpointing": False}
-
-
 class Reconstruction(Section):
     """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of `training:`."""
-
-    # The keys of `training` that `schedule` sets.
-    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "learning_rate", *ONE_LAYER}
 
     calibration: str | None = Field(None, pattern=f"^{TEXT_NAME}$", examples=["c4"])
     """Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and the seed of
@@ -218,28 +211,22 @@ class Reconstruction(Section):
 
     def schedule(self, training: Training) -> Training:
         """Return the schedule of each decoder layer."""
-        sizes = {"batch_size": self.batch_size, "micro_batch_size": self.batch_size}
-        decided = {"steps": self.steps, "learning_rate": self.learning_rate, **sizes}
-        return training.model_copy(update=decided | ONE_LAYER)
+        own = self.model_dump(include=Training.keys_of(Role.LAYERS)) | {"micro_batch_size": self.batch_size}
+        return training.model_copy(update=Training.defaults_of(Role.LAYERS) | own)
 
 
 class Throughput(Section):
     """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
-    # The keys of `training` that `schedule` sets.
-    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "save_every", *PLAIN}
-    # The keys that narrow the grid. Each has the name of a key of `grid`.
-    AXES: ClassVar = ("methods", "sparsities", "modes", "trainings")
-
     batch_sizes: list[Small] = Field([32, 64, 128, 256, 512], min_length=1)
     """Examples per step. All of them are in one forward pass."""
-    methods: list[str] = Field([])
+    methods: Annotated[list[str], Role.AXIS] = Field([])
     """Some of grid.methods. If the list is empty, all of them."""
-    sparsities: list[int] = Field([])
+    sparsities: Annotated[list[int], Role.AXIS] = Field([])
     """Some of grid.sparsities, in percent. If the list is empty, all of them."""
-    modes: list[Literal[TASK_MODES]] = Field([])  # type: ignore[valid-type]  # computed from the table of modes
+    modes: Annotated[list[Literal[TASK_MODES]], Role.AXIS] = Field([])  # type: ignore[valid-type]  # computed from the table
     """Some of grid.modes that train on the task. If the list is empty, all of them."""
-    trainings: list[str] = Field([])
+    trainings: Annotated[list[str], Role.AXIS] = Field([])
     """Some of the names in grid.trainings. If the list is empty, all of them."""
     sequence_length: Length | None = None
     """Tokens per example; examples are cut or repeated to it. Null keeps their own lengths."""
@@ -255,8 +242,8 @@ class Throughput(Section):
     def schedule(self, training: Training, batch_size: int) -> Training:
         """Return the schedule of a measurement of `batch_size`, without saved states."""
         sizes = {"batch_size": batch_size, "micro_batch_size": batch_size}
-        decided = {"steps": self.warmup_steps + self.steps, "save_every": 0, **sizes}
-        return training.model_copy(update=decided | PLAIN)
+        own = {"steps": self.warmup_steps + self.steps, "save_every": 0, **sizes}
+        return training.model_copy(update=Training.defaults_of(Role.MEASUREMENT) | own)
 
 
 class Resources(Section):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
@@ -33,6 +34,33 @@ def _not_fraction(value: object) -> object:
 Percent = Annotated[int, Field(ge=0, lt=100), BeforeValidator(_not_fraction)]
 
 
+class Role(Flag):
+    """Say what a key of the configuration is. A key without a role is a setting: it decides the results of its stage."""
+
+    # It changes the time or the memory of a training, and no bit of its adapter.
+    SAVING = auto()
+    # It looks at a training, and changes no step of it.
+    WATCHING = auto()
+    # Without effect on the adapter.
+    WITHOUT_EFFECT = SAVING | WATCHING
+    # Only the backend torch has it.
+    TORCH = auto()
+    # It decides the order of the examples or what is learnt of them, which no compiled program has.
+    EXAMPLES = auto()
+    # It decides how long a step takes.
+    PACE = auto()
+    # The section `throughput` decides it for a measurement.
+    MEASUREMENT = auto()
+    # The section `reconstruction` decides it for each decoder layer.
+    LAYERS = auto()
+    # It narrows the key of `grid` that has its name.
+    AXIS = auto()
+    # It says where and when a job on the appliance runs.
+    PLACE = auto()
+    # It is an argument of cerebras-pytorch's ClusterConfig.
+    CLUSTER = auto()
+
+
 class Section(BaseModel):
     """Check one section of the configuration. An unknown key is refused, so that a typing error is no silent default.
 
@@ -53,6 +81,20 @@ class Section(BaseModel):
         """Put the description of each key on one line."""
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
+
+    @classmethod
+    def keys_of(cls, roles: Role) -> set[str]:
+        """Return the keys that have one of these roles. The definition of a key has its role."""
+        return {
+            name
+            for name, field in cls.model_fields.items()
+            if any(isinstance(part, Role) and part & roles for part in field.metadata)
+        }
+
+    @classmethod
+    def defaults_of(cls, role: Role) -> dict[str, Any]:
+        """Return the default of each key with this role."""
+        return {name: cls.model_fields[name].default for name in cls.keys_of(role)}
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the keys taken together, and whether it is."""

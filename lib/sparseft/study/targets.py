@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,9 +31,11 @@ from sparseft.study.grid import (
     mask_path,
 )
 from sparseft.study.schedule import Training
+from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
 
-# Patterns of files that a user may request. They also match unknown names, so that check_target can say which one is wrong.
+STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
+# Patterns of files that a user may request. They also match unknown names, so that `check_target` can say which one is wrong.
 _CELL = (
     "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
     "(?:-(?P<training>[^/-]+))?"
@@ -45,16 +48,8 @@ _NAMED = (
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:(?:selection|validation)_)?manifest\.json)",
 )
-# Keys of `training` that do not change the compiled program, or that no compiled program has.
-NOT_COMPILED = {
-    "eval_every",
-    "save_every",
-    "length_buckets",
-    "stop_if_loss_above",
-    "stop_if_after_steps",
-    "distillation",
-    "train_on_inputs",
-}
+# The roles of the keys of `training` that do not change the compiled program, or that no compiled program has.
+NOT_COMPILED = Role.WITHOUT_EFFECT | Role.TORCH | Role.EXAMPLES
 
 
 def runs(config: Config) -> list[Run]:
@@ -189,9 +184,8 @@ def program_name(config: Config, program: Program) -> str:
     Two names may stand for the same program. This costs little, because the compiler finds a program that exists. One name
     must not stand for two programs, because the missing one would be compiled inside the training."""
     run = program.run
-    settings = program.settings.model_dump(exclude=NOT_COMPILED)
-    settings |= config.cerebras.model_dump(include=config.cerebras.DECIDING)
-    settings |= {"sequence_length": program.sequence_length}
+    settings = program.settings.model_dump(exclude=Training.keys_of(NOT_COMPILED))
+    settings |= config.cerebras.deciding | {"sequence_length": program.sequence_length}
     source = config.models[run.model].model_dump()
     digest = hashlib.sha256(json.dumps([source, settings], sort_keys=True).encode()).hexdigest()
     return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
@@ -210,7 +204,7 @@ def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
 def _measured(config: Config) -> list[Run]:
     """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
     axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
-    for name in config.throughput.AXES:
+    for name in config.throughput.keys_of(Role.AXIS):
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
@@ -281,8 +275,21 @@ def final_targets(config: Config) -> list[str]:
     return files + run_targets(config, "adapter", trained_only=True) + record_targets(config)
 
 
-def check_measured(config: Config, target: str) -> None:
-    """Raise InputError if a measurement that `target`, a file or a stage, needs is impossible, or if the target is deleted."""
+def check_target(config: Config, target: str, is_made: bool = True) -> None:
+    """Raise InputError if a target, a file or a stage, is impossible, or if it does not exist and no rule makes it."""
+    path = target if os.path.isabs(target) else os.path.relpath(target)
+    # Existing files too, because a job deletes its outputs before it reads its input.
+    _check_place(config, path)
+    if os.path.exists(path):
+        return
+    _check_names(config, path)
+    if not is_made:
+        stages = ", ".join(STAGES)
+        raise InputError(f"{target}: no stage and no rule makes it", f"name a file of the study, or a stage: {stages}")
+
+
+def _check_place(config: Config, target: str) -> None:
+    """Raise InputError if a measurement that a target needs is impossible, or if the target is deleted."""
     if target.startswith(f"{config.paths.runs}/") and target.endswith("/model_dir") and not config.keep_merged:
         kept = target.replace("/model_dir", "/merged")
         raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
@@ -293,7 +300,7 @@ def check_measured(config: Config, target: str) -> None:
             config.training_backend.check_measured(config, task)
 
 
-def check_target(config: Config, target: str) -> None:
+def _check_names(config: Config, target: str) -> None:
     """Raise InputError if a target names a value of an axis that the configuration does not have."""
     matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
     names = {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}

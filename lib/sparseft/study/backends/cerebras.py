@@ -1,7 +1,7 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
 import os
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,25 +11,17 @@ from sparseft.methods import get_method
 from sparseft.study.backends.backend import Backend, StudyConfig
 from sparseft.study.grid import WAFER
 from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Length, Positive, Section
+from sparseft.study.section import Length, Positive, Role, Section
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
+# The roles of a key that says where and when a job runs, as an argument of ClusterConfig.
+PLACED = Role.PLACE | Role.CLUSTER
 # training.lr_scheduler_type -> the class of cerebras-pytorch, which goes from a first to a last rate.
 DECAYS = {"cosine": "CosineDecayLR", "linear": "LinearLR"}
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
 LEAST_TIMED_STEPS = 100
-# Keys of `training` that only the backend torch has. They save memory on a GPU, interrupt the program on the appliance, or need a
-# second model.
-UNSUPPORTED = (
-    "shard_model",
-    "cache_weights",
-    "gradient_checkpointing",
-    "eval_every",
-    "stop_if_loss_above",
-    "distillation",
-)
 
 
 class CerebrasJob(Section):
@@ -37,29 +29,25 @@ class CerebrasJob(Section):
 
     The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
 
-    # The keys that decide the numbers of a training.
-    DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}
-    # The keys that are arguments of ClusterConfig.
-    CLUSTER: ClassVar = {"num_csx", "job_labels", "job_priority", "job_time_sec", "mount_dirs", "python_paths"}
     target: Literal["CSX", "CPU"] = Field("CSX", examples=["CPU"])
     """Where to train: on the CS-3 (CSX), or on the package's own CPU backend."""
     sequence_length: Length = Field(512, examples=[2048])
     """Tokens per example, padded on the right. A longer example is an error."""
     csx_micro_batch_size: Positive | Literal["auto"] = Field("auto", examples=[16])
     """Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch."""
-    num_csx: Positive = Field(1, examples=[2])
+    num_csx: Annotated[Positive, Role.CLUSTER] = Field(1, examples=[2])
     """CS-3 systems that share every step. Must divide the batch sizes."""
-    job_labels: list[JobLabel] = Field([], examples=[["study=sweep"]])
+    job_labels: Annotated[list[JobLabel], PLACED] = Field([], examples=[["study=sweep"]])
     """Labels of the job, NAME=VALUE, by which csctl finds it."""
-    job_priority: Literal["p1", "p2", "p3"] = Field("p2", examples=["p3"])
+    job_priority: Annotated[Literal["p1", "p2", "p3"], PLACED] = Field("p2", examples=["p3"])
     """Priority in the appliance's queue. p1 goes first."""
-    job_time_sec: Positive | None = Field(None, examples=[14400])
+    job_time_sec: Annotated[Positive | None, PLACED] = Field(None, examples=[14400])
     """Seconds until the appliance ends the job. Null means no limit."""
-    mount_dirs: list[str] = Field([], examples=[["/home/me"]])
+    mount_dirs: Annotated[list[str], PLACED] = Field([], examples=[["/home/me"]])
     """Folders that the appliance's workers must see."""
-    python_paths: list[str] = Field([], examples=[["/home/me/SparseFT/lib"]])
+    python_paths: Annotated[list[str], PLACED] = Field([], examples=[["/home/me/SparseFT/lib"]])
     """Folders of packages that the appliance's workers import."""
-    compile_dir: str | None = Field(None, min_length=1, examples=["compiled"])
+    compile_dir: Annotated[str | None, Role.PLACE] = Field(None, min_length=1, examples=["compiled"])
     """Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default."""
 
     @property
@@ -67,18 +55,28 @@ class CerebrasJob(Section):
         """Return whether trainings run on a CS-3."""
         return self.target == WAFER
 
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """Return the keys that decide the numbers of a training."""
+        return self.model_dump(include=CerebrasJob.model_fields.keys() - CerebrasJob.keys_of(Role.PLACE))
+
+    @property
+    def cluster(self) -> dict[str, Any]:
+        """Return the arguments of cerebras-pytorch's ClusterConfig."""
+        return self.model_dump(include=self.keys_of(Role.CLUSTER))
+
     def device_record(self, batch_size: int) -> dict:
         """Return the part of a record that says where its numbers were made. `batch_size` is that of the training."""
         return {
             "device": WAFER if self.on_csx else "CSX software backend on CPU",
             "processes": self.num_csx if self.on_csx else 1,
             "micro_batch_size": self.csx_micro_batch_size if self.on_csx else batch_size,
-            "cerebras": self.model_dump(include=self.DECIDING),
+            "cerebras": self.deciding,
         }
 
     def check(self, training: Training, evaluation_batch_size: int) -> None:
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
-        for name in UNSUPPORTED:
+        for name in sorted(Training.keys_of(Role.TORCH)):
             if getattr(training, name):
                 what = f"training.{name} {getattr(training, name)}: Cerebras' backends do not support it"
                 raise InputError(what, "leave it out, or set backend: torch")
@@ -98,12 +96,12 @@ class CerebrasJob(Section):
 class Cerebras(CerebrasJob):
     """Set how the backends `cerebras` and `modelzoo` run, with the keys that only the rules read."""
 
-    python: str = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
+    python: Annotated[str, Role.PLACE] = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
     """Python of the environment that has cerebras-pytorch."""
     compile_once: bool = Field(True, examples=[False])
     """Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0 in the environment
     overrides it. A change trains again."""
-    lock: str | None = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
+    lock: Annotated[str | None, Role.PLACE] = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
     """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
 
     @property

@@ -70,7 +70,7 @@ def open_backend(
         compile_dir=cerebras.compile_dir,
         compile_only=compile_only,
         validate_only=validate_only,
-        cluster_config=cstorch.distributed.ClusterConfig(**cerebras.model_dump(include=cerebras.CLUSTER)),
+        cluster_config=cstorch.distributed.ClusterConfig(**cerebras.cluster),
     )
 
 

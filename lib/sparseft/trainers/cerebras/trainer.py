@@ -76,8 +76,7 @@ class Trainer:
         self.layers = attach(model, self._kept, self.paths, job.mode, job.settings, plain_kind_of)
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
-        deciding = cerebras.model_dump(include=cerebras.DECIDING)
-        machine = [deciding, torch.get_num_threads(), versions(), RELEASE]
+        machine = [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE]
         self.identity = job.identity(self.data, Path(__file__), machine)
         state = read_last_mdl(folder, self.identity)
         if state:

@@ -154,8 +154,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     backend: dict = {"backend_type": "CPU"}
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
-        cluster = cerebras.model_dump(include=cerebras.CLUSTER)
-        backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cluster}
+        backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
     adamw = {"betas": [0.9, 0.999], "eps": EPS, "weight_decay": settings.weight_decay, "correct_bias": True}
     lora = {
         "r": settings.lora_r,

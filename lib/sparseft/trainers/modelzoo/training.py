@@ -142,7 +142,7 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
     machine = [
-        run.cerebras.model_dump(include=run.cerebras.DECIDING),
+        run.cerebras.deciding,
         code_digest(DRIVER, PROJECT / "lib"),
         modelzoo.commit,
         str(modelzoo.python),
