@@ -8,7 +8,7 @@ from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
 from sparseft.analysis.figures import study_figures, throughput_drawing
 from sparseft.analysis.tables import Results
-from sparseft.study.grid import MEASURED, OUT_OF_MEMORY
+from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY
 
 
 def drawn(study: Results) -> dict[str, Figure]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from runs import CPU, DEFAULT_PYTHON
+from sparseft.records import throughput_record
 from sparseft.study import grid
 
 CELLS = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
@@ -49,6 +50,6 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
 
     speeds = table(study.folder / grid.ResultPaths().throughput_table)
     assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
-    assert {(row["status"], row["n"], row["device"]) for row in speeds} == {(grid.MEASURED, "2", CPU)}
+    assert {(row["status"], row["n"], row["device"]) for row in speeds} == {(throughput_record.MEASURED, "2", CPU)}
     assert list(study.folder.rglob("*.mdl")) == []
     assert study.planned("results/analysis/summary.csv", "throughput") == {}

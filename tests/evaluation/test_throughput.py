@@ -17,7 +17,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput import MeasuredTraining, measure, out_of_memory, reason_of
 from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
-from sparseft.study import grid
+from sparseft.records import throughput_record
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
 from transformers import AutoTokenizer
@@ -45,10 +45,10 @@ def job(tiny_models, tmp_path_factory) -> MeasuredTraining:
 def test_every_batch_size_is_measured_after_the_warm_up_or_recorded_as_out_of_memory(job):
     rows = measure(job)
     assert [(row["batch_size"], row["status"], len(row["repeats"])) for row in rows] == [
-        (2, grid.MEASURED, 2),
-        (4, grid.MEASURED, 2),
-        (TOO_LARGE, grid.OUT_OF_MEMORY, 0),
-        (2 * TOO_LARGE, grid.SKIPPED, 0),
+        (2, throughput_record.MEASURED, 2),
+        (4, throughput_record.MEASURED, 2),
+        (TOO_LARGE, throughput_record.OUT_OF_MEMORY, 0),
+        (2 * TOO_LARGE, throughput_record.SKIPPED, 0),
     ]
     assert "can't allocate memory" in rows[2]["reason"]
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint.folder)

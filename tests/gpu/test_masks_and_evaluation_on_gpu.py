@@ -15,7 +15,7 @@ from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.grid import MEASURED
+from sparseft.records.throughput_record import MEASURED
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+from sparseft.records import throughput_record
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
@@ -9,7 +10,6 @@ from sparseft.records.record_file import RecordPart
 from sparseft.records.throughput_record import ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
-from sparseft.study import grid
 from sparseft.study.schedule import Training
 
 RUN = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -92,10 +92,10 @@ CONTENTS: dict[type[RecordPart], dict] = {
         "peak_memory_kind": "resident", "versions": {"torch": "2.10"}, "batch_sizes": [16, 4, 8, 32],
         "inputs": {"model": "base", "mask": "mask", "train": "train"},
         "batches": [
-            *({"batch_size": size, "status": grid.MEASURED, "reason": None, "repeats": [repeat] * 2}
+            *({"batch_size": size, "status": throughput_record.MEASURED, "reason": None, "repeats": [repeat] * 2}
               for size, repeat in zip((4, 8), _REPEATS, strict=True)),
-            {"batch_size": 16, "status": grid.OUT_OF_MEMORY, "reason": "killed", "repeats": []},
-            {"batch_size": 32, "status": grid.SKIPPED, "reason": None, "repeats": []},
+            {"batch_size": 16, "status": throughput_record.OUT_OF_MEMORY, "reason": "killed", "repeats": []},
+            {"batch_size": 32, "status": throughput_record.SKIPPED, "reason": None, "repeats": []},
         ],
     },
 }  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 from sound_records import CONTENTS, changed
 from sparseft.errors import InputError
+from sparseft.records import throughput_record
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.manifests import (
@@ -26,7 +27,6 @@ from sparseft.records.throughput_record import MeasurementRecord, ThroughputReco
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.record import check_record, read_record
-from sparseft.study import grid
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 
@@ -130,7 +130,7 @@ DAMAGE = [
     (ValidationRecord, {"mask__sparsity": 50}, "mask sparsity 1"),
     (ThroughputRecord, {"batch_sizes": [4, 8, 16, 32, 64]}, "sizes asked"),
     (ThroughputRecord, {"repeats": 3}, "size 4 measured 2 repeats"),
-    (ThroughputRecord, {"batches__0__status": grid.SKIPPED}, "size 4 2 repeats"),
+    (ThroughputRecord, {"batches__0__status": throughput_record.SKIPPED}, "size 4 2 repeats"),
     (ThroughputRecord, {"batches__0__status": "lost"}, "batches 0 status measured"),
     (ThroughputRecord, {"batches": []}, "batches 1"),
     (EnginesRecord, {"results__1__difference": 0.06}, "passed True results"),

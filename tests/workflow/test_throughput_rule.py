@@ -4,6 +4,7 @@ import csv
 
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
+from sparseft.records import throughput_record
 from sparseft.study import grid
 
 
@@ -18,7 +19,7 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
     with open(study.folder / grid.ResultPaths().throughput_table) as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["batch_size"], row["status"], row["repeats"]) for row in rows] == [
-        (method, "2", grid.MEASURED, "2") for method in ("dense", "unstructured")
+        (method, "2", throughput_record.MEASURED, "2") for method in ("dense", "unstructured")
     ]
     for row in rows:
         assert row["device"].startswith("CPU: ")

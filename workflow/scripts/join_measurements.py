@@ -10,9 +10,8 @@ from pathlib import Path
 from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.records.record_file import write
-from sparseft.records.throughput_record import ThroughputRecord
+from sparseft.records.throughput_record import MEASURED, ThroughputRecord
 from sparseft.storage.record import claim_record, read_record
-from sparseft.study.grid import MEASURED
 
 # The fields that belong to the compiled program of a batch size.
 PROGRAM = ("micro_batch_size", "compile_hash")

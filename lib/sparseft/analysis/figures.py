@@ -40,10 +40,11 @@ from matplotlib.ticker import LogFormatter
 from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import OUTSIDE, SOUND
 from sparseft.modes import get_mode
+from sparseft.records.throughput_record import OUT_OF_MEMORY
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.locks import end_with_parent
 from sparseft.study.export_settings import ENGINES
-from sparseft.study.grid import DENSE, MODES, OUT_OF_MEMORY
+from sparseft.study.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
 

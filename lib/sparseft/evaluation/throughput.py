@@ -31,8 +31,8 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.limits import limited_memory, private_memory
 from sparseft.lora.adapted_model import adapted_model
 from sparseft.masks.mask_file import read_mask
+from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.storage.locks import end_with_parent
-from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop

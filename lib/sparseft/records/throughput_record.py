@@ -13,9 +13,14 @@ from pydantic import create_model
 from sparseft.errors import InputError
 from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind, read_record_file, section_fields
-from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
+from sparseft.study.grid import Cell
 from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Role
+
+# The possible results of measuring a batch size.
+MEASURED = "measured"
+OUT_OF_MEMORY = "out of memory"
+SKIPPED = "skipped: a smaller batch did not fit"
 
 
 class RepeatRecord(RecordPart):

@@ -1,4 +1,4 @@
-"""Name the runs of a study, and the folders and files of a study. records/ names the records in the folder of a run.
+"""Name the runs of a study, and the paths that its jobs share. A record in the folder of a run is named where it is defined.
 
 A run is one cell of model x task x method x sparsity x mode x training, trained from one seed. The dense runs (sparsity 00) do
 not depend on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00,
@@ -53,12 +53,6 @@ RECONSTRUCTING_MODES = tuple(mode.name for mode in modes.MODES if mode.reconstru
 PLAIN_LORA = modes.SPARSE_TO_DENSE.name
 # Every seed is smaller, because the tables hold it in 64 bits with a sign.
 SEEDS = 2**63
-# The device in train.json if a CS-3 trained.
-WAFER = "CSX"
-# The possible results of measuring a batch size.
-MEASURED = "measured"
-OUT_OF_MEMORY = "out of memory"
-SKIPPED = "skipped: a smaller batch did not fit"
 # The files of the analysis: its tables, and two views of its results page.
 TABLES = (
     "summary.csv",

@@ -9,7 +9,6 @@ from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.study.backends.backend import Backend, StudyConfig
-from sparseft.study.grid import WAFER
 from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Length, Positive, Role, Section
 
@@ -53,7 +52,7 @@ class CerebrasJob(Section):
     @property
     def on_csx(self) -> bool:
         """Return whether trainings run on a CS-3."""
-        return self.target == WAFER
+        return self.target == "CSX"
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class CerebrasJob(Section):
     def device_record(self, batch_size: int) -> dict:
         """Return the part of a record that says where its numbers were made. `batch_size` is that of the training."""
         return {
-            "device": WAFER if self.on_csx else "CSX software backend on CPU",
+            "device": "CSX" if self.on_csx else "CSX software backend on CPU",
             "processes": self.num_csx if self.on_csx else 1,
             "micro_batch_size": self.csx_micro_batch_size if self.on_csx else batch_size,
             "cerebras": self.deciding,
