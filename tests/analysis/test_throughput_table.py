@@ -11,9 +11,8 @@ from project import call_script
 from sparseft.analysis.study import read_study
 from sparseft.analysis.throughput import COLUMNS, measured_seconds, throughput_table
 from sparseft.errors import InputError
-from sparseft.records import throughput_record
 from sparseft.records.record_file import write
-from sparseft.records.throughput_record import ThroughputRecord, read_measurements
+from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord, read_measurements
 from sparseft.storage.ownership import MARKER
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
@@ -35,9 +34,9 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
             | {"peak_memory_bytes": 10**9 + repeat * 10**8, "cpu_share": 1 - repeat / 4, "dtype": "bfloat16"}
             for repeat in range(repeats)
         ]
-        batches.append({"batch_size": size, "status": throughput_record.MEASURED, "reason": None, "repeats": measured})
+        batches.append({"batch_size": size, "status": MEASURED, "reason": None, "repeats": measured})
     batches += [{"batch_size": size, "status": status, "reason": reason, "repeats": []}
-                for size, status, reason in ((16, throughput_record.OUT_OF_MEMORY, "killed"), (32, throughput_record.SKIPPED, None))]  # fmt: skip
+                for size, status, reason in ((16, OUT_OF_MEMORY, "killed"), (32, SKIPPED, None))]  # fmt: skip
     model, task, method, sparsity = name.split("-")[:4]
     mask = digest(model, method, int(sparsity.removeprefix("sparsity")))
     content = {
@@ -73,10 +72,10 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
     assert list(rows) == COLUMNS
     assert list(rows["batch_size"]) == 2 * [4, 8, 16, 32]
     assert list(rows["status"]) == 2 * [
-        throughput_record.MEASURED,
-        throughput_record.MEASURED,
-        throughput_record.OUT_OF_MEMORY,
-        throughput_record.SKIPPED,
+        MEASURED,
+        MEASURED,
+        OUT_OF_MEMORY,
+        SKIPPED,
     ]
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert rows.loc[rows["batch_size"] == 16, "reason"].tolist() == ["killed", "killed"]
