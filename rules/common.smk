@@ -11,9 +11,10 @@ from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.storage import revisions
 from sparseft.study import grid, targets
-from sparseft.study.configfiles import check_command, parse_study, read_sections, with_normal_places
+from sparseft.study.config import Config
+from sparseft.study.configfiles import check_command, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
-from sparseft.study.section import flags
+from sparseft.study.section import flags, parse_section
 
 # Whether another workflow imports this one.
 IS_MODULE = not workflow.modifier.is_main_snakefile()
@@ -35,7 +36,7 @@ try:
         check_command(sys.argv)
         for file in FILES:
             read_sections(file)
-    STUDY = with_normal_places(parse_study(config, FILES, workflow.config_settings.config), Path.cwd())
+    STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     revisions.fix(STUDY.revisions)
     if workflow.is_main_process and not IS_LINTED:
         check_inputs(STUDY, HASHES)

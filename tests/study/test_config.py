@@ -43,11 +43,8 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
-        ("grid.sparsities", [0.5], "grid.sparsities.0: 0.5 is a fraction; write it in percent: 50;"),
-        ("grid.sparsities", ["0.07"], "grid.sparsities.0: 0.07 is a fraction; write it in percent: 7;"),
+        ("grid.sparsities", [0.5], "grid.sparsities.0: .*valid integer.*, not 0.5"),
         ("grid.seeds", 2, r"grid.seeds: write a list, \[2\], not 2;"),
-        ("grid.seeds", [True], "grid: seeds cannot be .True."),
-        ("training.steps", True, "training: steps cannot be True"),
         ("training", None, "training: .*dictionary"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
         ("training.steps", 10**9 + 1, "training.steps: .* 1000000000, .*1000000001"),
@@ -61,13 +58,6 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
         ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
         ("results", "/tmp/a", "results: .*pattern"),
-        ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
-        ("tasks.boolq\n", {}, "'boolq.n' ends in a line break"),
-        ("grid.trainings", {"a\n": {}}, "'a.n' ends in a line break"),
-        ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
-        ("results", "results/a\n", "'results/a.n' ends in a line break"),
-        ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
-        ("masks.imported_pattern", {"a": "2:4\n"}, "'2:4.n' ends in a line break"),
         ("results", "results/", "results: .*pattern"),
         ("results", "results/" + 300 * "a", "results: .*pattern"),
         # sources
@@ -348,14 +338,6 @@ def test_text_of_the_command_line_is_read_as_what_it_says():
         {"keep_merged": "False", "training": {"cache_weights": "true"}, "analysis": {"tolerance": "0.50"}}
     )
     assert (study.keep_merged, study.training.cache_weights, study.analysis.tolerance) == (False, True, 0.5)
-
-
-def test_a_key_that_no_run_uses_is_said():
-    raw = changed("tasks.hellaswag_mini.training", {"steps": 5}) | {"training": {"steps": 3, "lora_r": 4}}
-    (sentence,) = parse_section(Config, raw, "configuration").unused_training()
-    assert sentence.startswith("training.steps 3 is used by no run")
-    raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
-    assert parse_section(Config, raw, "configuration").unused_training() == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from sparseft.study.configfiles import (
     check_command,
     complete,
     complete_text,
-    parse_study,
     read_configuration,
     read_sections,
     with_normal_places,
@@ -59,15 +58,6 @@ def test_the_complete_configuration_laid_over_the_default_gives_the_same_study(w
     assert [again.training_of(task) for task in study.tasks] == [study.training_of(task) for task in study.tasks]
 
 
-def test_a_complete_configuration_keeps_what_the_environment_says_of_compilations(write, tmp_path, monkeypatch):
-    monkeypatch.setenv("COMPILE_ONCE", "0")
-    text = complete_text(read_configuration([write(STUDIES["cerebras"])]), tmp_path)
-    monkeypatch.delenv("COMPILE_ONCE")
-    again = read_configuration([write(text)])
-    assert not again.cerebras.compile_once
-    again.training_backend.check_measured(again, "hellaswag_mini")
-
-
 @pytest.mark.parametrize(
     ("place", "normal"),
     [
@@ -109,7 +99,6 @@ def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, 
         ("a: 2020-13-01", "month must be in 1..12"),
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),
-        ("training: 3\ngrid: &a\n  models: [*a]", "line 2: an alias stands in what it names"),
     ],
 )
 def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
@@ -129,7 +118,7 @@ def test_values_of_the_command_lie_over_the_files(write):
     file = write("grid: {seeds: [0, 1]}\nkeep_merged: true")
     study = read_configuration([file], ["grid={seeds: [7], sparsities: [0, 50]}", "grid={sparsities: [60]}"])
     assert (study.grid.seeds, study.grid.sparsities, study.keep_merged) == ([7], [60], True)
-    with pytest.raises(InputError, match=r"grid\.seeds: .* \(--config\)"):
+    with pytest.raises(InputError, match=r"grid\.seeds: "):
         read_configuration([file], ["grid={seeds: 2}"])
     with pytest.raises(InputError, match="^--config grid, line 1: "):
         read_configuration([file], ["grid={seeds: ["])
@@ -176,17 +165,12 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line)
         check_command(["snakemake", *command])
 
 
-def test_every_mistake_of_a_file_is_told_in_one_line_with_its_line_of_the_file(write):
+def test_every_mistake_is_told_in_one_line(write):
     text = "grid:\n  methods: [unstructured,\n    wandering]\n  sparsitys: [0]\nmodels: {}\ntraining: {batch_size: x}\n"
-    file = write(text + "cerebras:\n  csx_micro_batch_size: none\n")
     with pytest.raises(InputError) as caught:
-        read_configuration([file])
-    faults = re.findall(r"\((\d)\) ([\w.]+): .*?(?: \(([^()]*), line (\d+)\))(?=; )", str(caught.value))
-    places = [("grid.methods.1", 3), ("grid.sparsitys", 4), ("training.batch_size", 6)]
-    places.append(("cerebras.csx_micro_batch_size", 8))
-    assert faults == [(str(n), place, str(file), str(line)) for n, (place, line) in enumerate(places, 1)]
-    with pytest.raises(InputError, match=r"grid\.methods\.0: .*\(--config\); (?!.*line)"):
-        parse_study(read_sections(DEFAULT) | {"grid": {"methods": ["no"]}}, [file], {"grid": {"methods": ["no"]}})
+        read_configuration([write(text + "cerebras:\n  csx_micro_batch_size: none\n")])
+    places = re.findall(r"(?:^configuration:|;) ([\w.]+): ", str(caught.value))
+    assert places == ["grid.methods.1", "grid.sparsitys", "training.batch_size", "cerebras.csx_micro_batch_size"]
 
 
 def test_mistakes_between_sections_are_told_together(write):

@@ -37,7 +37,6 @@ DENSE, PRUNED = (
 def study(tmp_path, tiny_models, monkeypatch) -> Study:
     """A study of three trainings on the appliance, with a stand-in for it."""
     monkeypatch.setenv("HERE", str(tmp_path))
-    monkeypatch.delenv("COMPILE_ONCE", raising=False)
     trainer = tmp_path / "trainer"
     trainer.write_text(STAND_IN)
     trainer.chmod(0o755)
@@ -104,9 +103,8 @@ def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(stu
     assert study.planned("train") == {}
 
 
-def test_without_compilations_the_runs_stand_alone(study, monkeypatch):
-    monkeypatch.setenv("COMPILE_ONCE", "0")
-    planned = study.planned("train")
+def test_without_compilations_the_runs_stand_alone(study):
+    planned = study.planned("train", "--config", "cerebras={compile_once: false}")
     assert planned["train_adapter"] == 3 and "compile_program" not in planned
 
 

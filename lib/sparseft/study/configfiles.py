@@ -1,10 +1,9 @@
 """Read configuration files as Snakemake reads them, and write one complete file that makes the study again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -12,8 +11,7 @@ import yaml
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 from sparseft.study.config import Config
-from sparseft.study.section import depth, parse_section
-from sparseft.study.sources import split_mdl
+from sparseft.study.section import parse_section
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
 CONFIGFILE = ("--configfile", "--configfiles")
@@ -24,16 +22,7 @@ HEAD = """\
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads as 8.
-
-    It also refuses what has no end, because an alias stands inside of what it names."""
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """Return a node. That of an alias must have ended."""
-        node = super().compose_node(parent, index)
-        if node and not node.end_mark:
-            raise yaml.composer.ComposerError(None, None, "an alias stands in what it names", node.start_mark)
-        return node
+    """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads as 8."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Return a mapping, whose keys must differ."""
@@ -65,38 +54,9 @@ def read_configuration(files: Sequence[Path], values: Sequence[str] = ()) -> Con
     content: dict = {}
     for file in (DEFAULT, *files):
         update_config(content, read_sections(file))
-    given: dict = {}
     for key, _, text in (value.partition("=") for value in values):
-        update_config(given, {key: _parsed(text, f"--config {key}")})
-    update_config(content, given)
-    return parse_study(content, list(files), given)
-
-
-def parse_study(content: dict, files: list[Path], given: Mapping = MappingProxyType({})) -> Config:
-    """Return a configuration, checked. Raises InputError, with the lines of `files` where its faults are.
-
-    `given` is what the command line sets, over all files."""
-    return parse_section(Config, content, "configuration", partial(_line_of, files, given))
-
-
-def _line_of(files: list[Path], given: Mapping, place: tuple) -> str:
-    """Return the file and the line that set the key at a place; empty if the default study or no file sets it."""
-    if not place or depth(dict(given), place) == len(place):
-        return " (--config)" if place else ""
-    for file in reversed(files):
-        node: Any = yaml.compose(read_text(file, "correct the path"), Loader=_Loader)
-        line = 0
-        for part in place:
-            is_list = isinstance(node, yaml.SequenceNode)
-            pairs = [(None, item) for item in node.value] if is_list else getattr(node, "value", [])
-            keys = [str(number) if is_list else key.value for number, (key, _) in enumerate(pairs)]
-            if str(part) not in keys:
-                break
-            key, node = pairs[keys.index(str(part))]
-            line = (key or node).start_mark.line + 1
-        else:
-            return f" ({file}, line {line})"
-    return ""
+        update_config(content, {key: _parsed(text, f"--config {key}")})
+    return parse_section(Config, content, "configuration")
 
 
 def read_sections(file: Path) -> dict:
@@ -144,15 +104,11 @@ def check_command(arguments: list[str]) -> None:
 def complete(config: Config, folder: Path) -> Config:
     """Return the configuration with everything that decides a result spelled out.
 
-    Each task has its whole schedule. Paths are absolute; relative ones begin in `folder`. The backend adds what the
-    environment decides."""
-    placed = _with_places(config, partial(_absolute, folder=folder))
-    tasks = {
-        name: data.model_copy(update={"training": config.training_of(name).model_dump()})
-        for name, data in placed.tasks.items()
-    }
-    sections = config.training_backend.complete_sections(config)
-    return parse_section(Config, placed.model_copy(update={"tasks": tasks, **sections}).model_dump(), "configuration")
+    Each task has its whole schedule. Paths are absolute; relative ones begin in `folder`."""
+    sections = config.model_dump(context=partial(_absolute, folder=folder))
+    for name, task in sections["tasks"].items():
+        task["training"] = config.training_of(name).model_dump()
+    return parse_section(Config, sections, "configuration")
 
 
 def complete_text(config: Config, folder: Path) -> str:
@@ -172,39 +128,8 @@ def with_normal_places(config: Config, folder: Path) -> Config:
         path, root = Path(_absolute(place, folder)), folder.resolve()
         return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
-    return _with_places(config, spell)
-
-
-def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
-    """Return the configuration with `spell` applied to every path from which examples or weights are read."""
     # What the user did not set stays so, because `training_of` asks for that.
-    sections = config.model_dump(exclude_unset=True)
-    for model in sections["models"].values():
-        model["source"] = _spelled_source(model["source"], spell)
-    for checkpoints in sections.get("masks", {}).get("imported", {}).values():
-        for percent, source in checkpoints.items():
-            checkpoints[percent] = _spelled_source(source, spell)
-    for name, text in config.masks.calibration.items():
-        if text.local:
-            sections["masks"]["calibration"][name]["text"] = spell(text.local)
-    for name, task in config.tasks.items():
-        if task.local:
-            sections["tasks"][name]["local"] = spell(task.local)
-        if task.lm_eval_file:
-            sections["tasks"][name]["lm_eval"] = spell(task.lm_eval_file)
-    if config.perplexity and config.perplexity.local:
-        sections["perplexity"]["local"] = spell(config.perplexity.local)
-    return parse_section(Config, sections, "configuration")
-
-
-def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
-    """Return the source of a model with `spell` applied to its paths."""
-    kind, _, place = source.partition(":")
-    if kind == "mdl" and (mdl := split_mdl(place)):
-        file, folder = map(str, mdl)
-        own = spell(str(Path(file).parent))
-        return f"mdl:{spell(file)}" + ("" if spell(folder) == own else f"@{spell(folder)}")
-    return f"path:{spell(place)}" if kind == "path" else source
+    return parse_section(Config, config.model_dump(exclude_unset=True, context=spell), "configuration")
 
 
 def _absolute(place: str, folder: Path) -> str:

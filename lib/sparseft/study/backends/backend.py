@@ -32,8 +32,6 @@ class Backend:
     architectures: tuple[Architecture, ...] | None = None
     # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
-    # The sections with everything that the environment decides spelled out, by name.
-    complete_sections: Callable[[StudyConfig], dict[str, Section]] = lambda config: {}
     # Whether a job of its own compiles each program before the trainings that share it.
     compiles_first: Callable[[StudyConfig], bool] = lambda config: False
     # Whether the GPUs and the CPU of this machine train.

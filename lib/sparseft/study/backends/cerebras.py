@@ -1,6 +1,5 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
-import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -98,19 +97,9 @@ class Cerebras(CerebrasJob):
     python: Annotated[str, Role.PLACE] = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
     """Python of the environment that has cerebras-pytorch."""
     compile_once: bool = Field(True, examples=[False])
-    """Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0 in the environment
-    overrides it. A change trains again."""
+    """Compile each distinct program in a job of its own, before the runs that share it. A change trains again."""
     lock: Annotated[str | None, Role.PLACE] = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
     """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
-
-    @property
-    def compiles_first(self) -> bool:
-        """Return whether a job of its own compiles each program, as `compile_once` or the environment says."""
-        word = os.environ.get("COMPILE_ONCE", "")
-        choices = {"1": True, "0": False, "": self.compile_once}
-        if word not in choices:
-            raise InputError(f"COMPILE_ONCE={word} in the environment", "set it to 1 or 0, or unset it")
-        return self.on_csx and choices[word]
 
 
 def _check(config: StudyConfig) -> None:
@@ -126,8 +115,6 @@ def _check(config: StudyConfig) -> None:
             f"resources.processes {config.resources.processes}: Cerebras' backends train in one process",
             "set it to 1; cerebras.num_csx is the number of systems",
         )
-    # It also raises if the environment says something else than 1 or 0.
-    _ = config.cerebras.compiles_first
     for task in config.grid.tasks:
         config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
@@ -149,14 +136,6 @@ def _host_memory(weights: int) -> dict[str, int]:
     return {"tracing on this machine: fp32 weights, masks, graph": 9 * weights, "program": 1_200_000_000}
 
 
-def _complete_sections(config: StudyConfig) -> dict[str, Section]:
-    """Return the section with the value of `compile_once` that holds in this environment."""
-    cerebras = config.cerebras
-    if not cerebras.on_csx:
-        return {}
-    return {"cerebras": cerebras.model_copy(update={"compile_once": cerebras.compiles_first})}
-
-
 CEREBRAS = Backend(
     "cerebras",
     check=_check,
@@ -164,8 +143,7 @@ CEREBRAS = Backend(
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
     sections={"cerebras": Cerebras},
-    complete_sections=_complete_sections,
-    compiles_first=lambda config: config.cerebras.compiles_first,
+    compiles_first=lambda config: config.cerebras.on_csx and config.cerebras.compile_once,
     uses_this_machine=False,
     evaluates=True,
     chosen_keys=frozenset({"micro_batch_size"}),
