@@ -63,75 +63,13 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         # sources
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: write hub:ORG/NAME .*, not 'ftp:x'"),
         ("models.smollm2.source", "org/name", "models.smollm2.source: write hub:ORG/NAME .*, not 'org/name'"),
-        ("masks.calibration", {"c4": {"text": "c4.csv"}}, "masks.calibration.c4.text: write a .jsonl .*, not 'c4.csv'"),
         ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
         ("models.smollm2.source", "path:x", "models.smollm2: sha256 .*wheel.* path:x"),
         ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: .*pattern"),
         ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub"),
         ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
         ("evaluation.divergence", 1, "evaluation: divergence 1: one window has no standard error"),
-        ("evaluation.divergence", True, "evaluation: divergence cannot be True"),
         ("evaluation.divergence", -1, "evaluation.divergence: .*greater than or equal to 0, not -1"),
-        ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4.text: write a .jsonl file"),
-        ("masks.calibration", {"c4": {"text": "hub:c4.txt"}}, "masks.calibration.c4.text: write a .jsonl file"),
-        (
-            "masks.calibration",
-            {"self": WEB},
-            "masks.calibration.self: this name is that of the text that the model samples",
-        ),
-        (
-            "masks.calibration",
-            {"divergence": {"text": "self"}},
-            "masks.calibration.divergence: evaluation.divergence has a text of this name",
-        ),
-        (
-            "masks.calibration",
-            {"tasks": WEB},
-            "masks.calibration.tasks: the name of a mixture with the part task begins",
-        ),
-        (
-            "masks.calibration",
-            {"mix": {"text": ["self", "task"]}},
-            "masks.calibration.mix: the name of a mixture with the",
-        ),
-        ("masks.calibration", {"mix": {"text": ["self", "web"]}}, "masks.calibration.mix: web is no text under"),
-        ("masks.calibration", {"mix": {"text": ["self"]}}, "masks.calibration.mix.text: "),
-        ("masks.calibration", {"mix": {"text": ["self", "self"]}}, "masks.calibration.mix: text lists a value twice"),
-        (
-            "masks.calibration",
-            {"web": WEB, "mix": MIXED, "big": {"text": ["self", "mix"]}},
-            "masks.calibration.big: mix is no text .* or a mixture",
-        ),
-        (
-            "masks.calibration",
-            {"web": WEB, "mix": MIXED | {"shares": [1]}},
-            "masks.calibration.mix: shares needs a number per",
-        ),
-        (
-            "masks.calibration",
-            {"web": WEB, "mix": MIXED | {"shares": [1, 0]}},
-            "masks.calibration.mix.shares.1: .*greater than 0",
-        ),
-        (
-            "masks.calibration",
-            {"web": WEB, "mix": MIXED | {"examples": 1}},
-            "masks.calibration.mix: examples 1 are too few",
-        ),
-        (
-            "masks.calibration",
-            {"web": WEB, "mix": MIXED | {"examples": 130}},
-            "masks.calibration.mix takes 65 windows of self, which has 64; raise masks.calibration.self.examples",
-        ),
-        (
-            "masks.calibration",
-            {"web": WEB | {"temperature": 2}},
-            "masks.calibration.web: temperature belongs to text: self",
-        ),
-        (
-            "masks.calibration",
-            {"self": {"text": "self", "choice": "get_c4"}},
-            "masks.calibration.self: choice belongs to documents",
-        ),
         ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
         ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
         # tasks
@@ -189,6 +127,35 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     assert re.match(f"configuration: {line}", message), message
     assert "config/schema.json" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("texts", "line"),
+    [
+        ({"c4": {"text": "c4.csv"}}, "c4.text: write a .jsonl file .*, not 'c4.csv'"),
+        ({"c4": {"text": "hub:c4.txt"}}, "c4.text: write a .jsonl file"),
+        ({"self": WEB}, "self: this name is that of the text that the model samples"),
+        ({"divergence": {"text": "self"}}, "divergence: evaluation.divergence has a text of this name"),
+        ({"tasks": WEB}, "tasks: the name of a mixture with the part task begins"),
+        ({"mix": {"text": ["self", "task"]}}, "mix: the name of a mixture with the"),
+        ({"mix": {"text": ["self", "web"]}}, "mix: web is no text under"),
+        ({"mix": {"text": ["self"]}}, "mix.text: "),
+        ({"mix": {"text": ["self", "self"]}}, "mix: text lists a value twice"),
+        ({"web": WEB, "mix": MIXED, "big": {"text": ["self", "mix"]}}, "big: mix is no text .* or a mixture"),
+        ({"web": WEB, "mix": MIXED | {"shares": [1]}}, "mix: shares needs a number per"),
+        ({"web": WEB, "mix": MIXED | {"shares": [1, 0]}}, "mix.shares.1: .*greater than 0"),
+        ({"web": WEB, "mix": MIXED | {"examples": 1}}, "mix: examples 1 are too few"),
+        (
+            {"web": WEB, "mix": MIXED | {"examples": 130}},
+            "mix takes 65 windows of self, which has 64; raise masks.calib",
+        ),
+        ({"web": WEB | {"temperature": 2}}, "web: temperature belongs to text: self"),
+        ({"self": {"text": "self", "choice": "get_c4"}}, "self: choice belongs to documents"),
+    ],
+)
+def test_a_faulty_text_is_named(texts, line):
+    with pytest.raises(InputError, match=f"^configuration: masks.calibration.{line}"):
+        parse_section(Config, changed("masks.calibration", texts), "configuration")
 
 
 BACKENDS = ("cerebras", "modelzoo")

@@ -1,7 +1,7 @@
 """Define what all records share: the types and roles of their fields, and how a file is written and read."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -27,20 +27,23 @@ class RecordPart(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
+    def _fields(self) -> Iterator[tuple[str, Any, dict[str, str]]]:
+        """Yield the name and the value of each field, and what its definition says of it: role, unit, link and column."""
+        fields: dict[str, Any] = type(self).model_fields
+        yield from ((name, getattr(self, name), field.json_schema_extra) for name, field in fields.items())
+
     @property
     def settings(self) -> dict[str, Any]:
         """Return the settings by name. A setting of a part has the part's name before a dot."""
         found: dict[str, Any] = {}
-        fields: dict[str, Any] = type(self).model_fields
-        for name, field in fields.items():
-            value = getattr(self, name)
+        for name, value, said in self._fields():
             entries = {name: value}
             if isinstance(value, dict):
                 entries = {f"{name}.{key}": entry for key, entry in value.items()}
             for place, entry in entries.items():
                 if isinstance(entry, RecordPart):
                     found |= {f"{place}.{key}": part for key, part in entry.settings.items()}
-                elif field.json_schema_extra["role"] == SETTING:
+                elif said["role"] == SETTING:
                     found[place] = entry
         return found
 
@@ -48,21 +51,17 @@ class RecordPart(BaseModel):
     def digests(self) -> dict[str, str | None]:
         """Return the digests that the record names, by link of the chain of hashes."""
         found: dict[str, str | None] = {}
-        fields: dict[str, Any] = type(self).model_fields
-        for name, field in fields.items():
-            value = getattr(self, name)
+        for _, value, said in self._fields():
             if isinstance(value, RecordPart):
                 found |= value.digests
-            elif link := field.json_schema_extra["link"]:
+            elif link := said["link"]:
                 found[link] = files_digest(value) if isinstance(value, dict) else value
         return found
 
     @property
     def columns(self) -> dict[str, Any]:
         """Return the fields that are columns of summary.csv, by the name of the column."""
-        fields: dict[str, Any] = type(self).model_fields
-        columns = {name: field.json_schema_extra["column"] for name, field in fields.items()}
-        return {column: getattr(self, name) for name, column in columns.items() if column}
+        return {said["column"]: value for _, value, said in self._fields() if said["column"]}
 
 
 class CheckedPart(RecordPart):
