@@ -22,20 +22,21 @@ gc.set_threshold(200_000)
 class Terminal(logging.Handler):
     """Follow the events of Snakemake's logger, which its logger plugins get too."""
 
-    is_planned = is_running = False
+    is_running = False
+    # The number of planned jobs, and those that have started.
+    total, started = 0, set()
 
     def emit(self, record):
         """React to one event."""
         event = getattr(record, "event", None)
         if event == LogEvent.WORKFLOW_STARTED:
             check_targets()
-        elif event == LogEvent.RUN_INFO and not self.is_planned:
-            self.is_planned = True
+        elif event == LogEvent.RUN_INFO and not self.total:
+            self.total = record.stats["total"]
             logger.info(f"{record.msg}\n{hours()}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
-            logger.info(f"{time.strftime('%H:%M:%S')} {record.log[0]}")
-        elif event == LogEvent.PROGRESS:
-            logger.info(f"         {record.done} of {record.total} jobs done")
+            self.started.add(record.jobid)
+            logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.started)} of {self.total}: {record.log[0]}")
         elif event == LogEvent.JOB_ERROR and record.log:
             logger.error(failure(record.rule_name, Path(record.log[0])))
         elif record.msg == NOTHING_TO_BE_DONE_MSG:

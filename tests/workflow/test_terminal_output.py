@@ -12,8 +12,7 @@ RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 def test_a_study_names_its_jobs_and_ends_in_its_findings(own_study):
     (own_study.folder / f"results/runs/{RUN}/evaluation.json").unlink()
     said = own_study.snakemake()
-    assert f" results/logs/evaluate_run/{RUN}.log\n" in said
-    assert "1 of 3 jobs done" in said
+    assert f" job 1 of 3: results/logs/evaluate_run/{RUN}.log\n" in said
     findings = (own_study.folder / "results/analysis/findings.txt").read_text().strip()
     assert findings in said
     assert max(map(len, said.replace(findings, "").splitlines())) < 200

@@ -107,7 +107,7 @@ class Training(Section):
     """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null means that
     every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A reconstruction never ends
     early. With `distillation`, the loss is the weighted sum."""
-    stop_if_after_steps: Annotated[Positive | None, Role.WATCHING | Role.TORCH | DECIDED] = None
+    stop_if_after_steps: Annotated[Positive | None, Role.WATCHING | DECIDED] = None
     """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
 
     def contradictions(self) -> dict[str, object]:
