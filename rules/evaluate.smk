@@ -49,16 +49,16 @@ use rule evaluate_run as evaluate_selection with:
     resources:
         **requested("evaluate_selection", gpu=gpus_of("evaluate_selection")),
     params:
-        **running("evaluate_selection.py"),
+        **running("evaluate.py"),
         places=placed("evaluate_selection"),
-        settings=scoring,
+        settings=lambda w: scoring_flags(w, split="selection"),
 
 
 # Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap.
 use rule evaluate_run as evaluate_adapter with:
     input:
         data_dir=rows_of,
-        model_path=base_of,
+        checkpoint=base_of,
         mask_path=mask_of,
         adapter=f"{PATHS.run}/adapter",
     output:
@@ -69,5 +69,5 @@ use rule evaluate_run as evaluate_adapter with:
         mode="|".join(grid.TRAINED_MODES),
     priority: 0
     params:
-        **running("evaluate_adapter.py"),
-        settings=scoring,
+        **running("evaluate.py"),
+        settings=lambda w: scoring_flags(w),

@@ -178,11 +178,6 @@ def scoring_flags(w, **besides):
     return flags(run_id=grid.RUN_ID.format(**w), task=w.task, **common, **besides)
 
 
-def scoring(w):
-    """Return the flags of an evaluation on the task only."""
-    return scoring_flags(w)
-
-
 def scored_besides(w):
     """Return the flags of an evaluation on the task, on the probes and on the perplexity's text."""
     text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}

@@ -72,8 +72,8 @@ use rule run_script as prepare_wikitext2 with:
     pathvars:
         job="prepare_wikitext2",
     params:
-        **running("prepare_wikitext2.py", perplexity_sources),
-        settings=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
+        **running("prepare_text.py", perplexity_sources),
+        settings=flags(text=STUDY.perplexity.text, split="test") if STUDY.perplexity else "",
 
 
 # A text on which importances calibrate.

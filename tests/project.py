@@ -46,10 +46,12 @@ def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int, str]:
-    """A script in this process, which has imported torch already; returns its exit code and all that it said."""
+    """A script in this process, which has imported torch already; returns its exit code and all that it said.
+
+    What follows the script in `name` only says how it is called."""
     argv, said = sys.argv, io.StringIO()
     words = [part for flag, value in flags.items() for part in (f"--{flag}", *_words(value))]
-    sys.argv = [str(ROOT / "workflow/scripts" / name), *map(str, arguments), *words]
+    sys.argv = [str(ROOT / "workflow/scripts" / name.split()[0]), *map(str, arguments), *words]
     try:
         with redirect_stderr(said), redirect_stdout(said):
             runpy.run_path(sys.argv[0], run_name="__main__")

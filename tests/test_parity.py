@@ -1,5 +1,6 @@
 """Our evaluation beside stock lm-eval: its own task files over the same rows, run by its own model class."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import lm_eval
@@ -18,12 +19,12 @@ from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import task_definition
 from sparseft.language_model.model import load_model
 from sparseft.tasks import BY_NAME
+from sparseft.tasks.task import SPLITS
 from tiny_models import change_json, save_tiny
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
-EXAMPLES = 200
 FILTERS = ("strict-match", "flexible-extract")
 
 # An answer, what each filter takes from it, and the reference's last line for which both are right (None: for none).
@@ -52,11 +53,35 @@ class Answers(LM):
         return [AWKWARD[request.doc_id][0] for request in requests]
 
 
-def real_rows(name: str, number: int = EXAMPLES) -> dict[str, list[dict]]:
-    if not (DATA / name).exists():
-        pytest.skip(f"{DATA / name} is not on this machine")
-    rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in ("train", "validation")}
-    return {**rows, "validation": rows["validation"][:number]}
+# What the project generates gets what is odd in the real rows: marks of WikiHow, double spaces, capitals, lines,
+# calculations.
+ODD: dict[str, Callable[[dict, int], dict]] = {
+    "boolq": lambda row, number: {"passage": f"{row['passage']}\n\u201cOf {number}  %\u201d -- it's said.  "},
+    "hellaswag": lambda row, number: {
+        "ctx_a": f"[header] How to do it [title] {row['ctx_a']}",
+        "ctx_b": "" if number % 5 == 0 else f"{row['ctx_b']} iPods and",
+        "endings": [f"{ending} [step] Do so  in  {number} days. [substeps] Rest." for ending in row["endings"]],
+        "label": str(row["label"]) if number % 2 else row["label"],
+    },
+    "gsm8k": lambda row, number: {
+        "question": f"{row['question']}  At ${number},000 each?",
+        "answer": f"So <<3*{number}={3 * number}>>.\n{row['answer']}",
+    },
+}
+# Rows that the project generates in the original fields, and rows of the data sets in the developers' folder.
+SOURCES = {"generated": 24, "real": 200}
+
+
+def rows_of(name: str, source: str, number: int | None = None) -> dict[str, list[dict]]:
+    if source == "generated":
+        make = BY_NAME[f"{name}_mini"].generate
+        rows = {split: make(split, 24, 0) for split in SPLITS}
+        rows = {split: [row | ODD[name](row, place) for place, row in enumerate(part)] for split, part in rows.items()}
+    elif (DATA / name).exists():
+        rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in SPLITS}
+    else:
+        pytest.skip("needs the developers' folder ../shared")
+    return {**rows, "validation": rows["validation"][: number or SOURCES[source]]}
 
 
 def stock_definition(name: str, rows: dict[str, list[dict]]) -> dict:
@@ -93,12 +118,13 @@ def model32(tmp_path_factory):
     return load_model(folder, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("name", YAMLS)
-def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name):
-    rows = real_rows(name)
+def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name, source):
+    rows = rows_of(name, source)
     ours, theirs = (samples(DummyLM(), definition) for definition in
                     (task_definition(BY_NAME[name], rows), stock_definition(name, rows)))  # fmt: skip
-    assert len(ours) == len(theirs) == EXAMPLES * (2 if name == "gsm8k" else 1)
+    assert len(ours) == len(theirs) == SOURCES[source] * (2 if name == "gsm8k" else 1)
     for mine, stock in zip(ours, theirs, strict=True):
         assert str(mine["target"]) == str(stock["target"])
         asked, stock_asked = mine["arguments"], stock["arguments"]  # (prompt, choice or settings) each
@@ -108,14 +134,15 @@ def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name):
         assert asked == stock_asked
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("name", ["boolq", "hellaswag"])
-def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name):
-    task, rows = BY_NAME[name], real_rows(name)
+def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name, source):
+    task, rows = BY_NAME[name], rows_of(name, source)
     record = evaluate(*model32, task, rows, batch_size=16)
     model, tokenizer = model32
     theirs = samples(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16), stock_definition(name, rows))
     logs = [[log for log, _ in sample["filtered_resps"]] for sample in theirs]
-    np.testing.assert_allclose(record["log_likelihoods"], logs, rtol=0, atol=1e-4)
+    assert record["log_likelihoods"] == logs
     assert record["outcomes"] == [sample[task.metric] for sample in theirs]
     lengths = [
         [len(choice) if name == "hellaswag" else 1 for choice in task.choices(row)] for row in rows["validation"]
@@ -123,10 +150,11 @@ def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name):
     assert record["predictions"] == [int(np.argmax(np.divide(*pair))) for pair in zip(logs, lengths, strict=True)]
 
 
-def test_generated_answers_are_stock_lm_eval_s(model32):
+@pytest.mark.parametrize("source", SOURCES)
+def test_generated_answers_are_stock_lm_eval_s(model32, source):
     model, tokenizer = model32
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
-    rows = real_rows("gsm8k", 4)
+    rows = rows_of("gsm8k", source, 4)
     ours, theirs = (samples(lm, definition) for definition in
                     (task_definition(BY_NAME["gsm8k"], rows), stock_definition("gsm8k", rows)))  # fmt: skip
     assert [sample["resps"] for sample in ours] == [sample["resps"] for sample in theirs]

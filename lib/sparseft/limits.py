@@ -1,6 +1,7 @@
 """Limit the memory of a process, and the time and memory of a template.
 
-A template, of a tokenizer in chat_template.jinja or of one of lm-eval's tasks, is a program that anybody may have written.
+A template, of a tokenizer in chat_template.jinja or of one of lm-eval's tasks, is a program that anybody may have
+written.
 """
 
 import resource
@@ -21,8 +22,8 @@ _BYTES = 1 << 30
 def limited(what: str) -> Iterator[None]:
     """Raise InputError if a `with` block computes for more than SECONDS, or needs more than 1 GB of further memory.
 
-    The seconds are those of the CPU, so that a busy machine refuses nothing. Python's regular expressions are interrupted too.
-    Only Linux limits the memory."""
+    The seconds are those of the CPU, so that a busy machine refuses nothing. Python's regular expressions are
+    interrupted too. Only Linux limits the memory."""
 
     def stop(*_: object) -> None:
         raise InputError(

@@ -1,4 +1,5 @@
-"""Tasks of lm-eval beside stock lm-eval: its own YAML files and loader over the same rows, run by its own model class."""
+"""Tasks of lm-eval beside stock lm-eval: its own YAML files and loader over the same rows, run by its own model
+class."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a generator."""
+"""Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a
+generator."""
 
 import re
 from pathlib import Path
@@ -8,8 +9,6 @@ from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
 from project import call_script, refused, succeed
 from sparseft.data.loading import (
-    WIKITEXT2_PLACE,
-    load_documents,
     load_examples,
     load_rows,
     loaded_revision,
@@ -19,7 +18,7 @@ from sparseft.data.loading import (
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-from sparseft.study.sources import HUB_DATA, TaskData
+from sparseft.study.sources import HUB_DATA, WIKITEXT2_PLACE, TaskData
 from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.task import MANIFESTS, SPLITS
 from sparseft.tasks.text import task_of
@@ -64,12 +63,14 @@ def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
 
 def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
-    documents, source = load_documents(None, "org/wiki", "test", "perplexity.local")
-    assert (documents, source) == ([" = test = \n", ""], {"hub": "org/wiki", "revision": COMMIT})
     rows = write(Path("rows.jsonl"), [{"text": "one"}, {"text": "two"}])
-    succeed("prepare_wikitext2.py", local=rows, output="w.txt")
-    assert Path("w.txt").read_text() == "one\n\ntwo"
-    assert read_json("w.txt.json") == {"source": {"local": sha256(rows)}, "sha256": sha256("w.txt")}
+    for text, content, source in (
+        ("hub:org/wiki", " = test = \n\n\n", {"hub": "org/wiki", "revision": COMMIT}),
+        (rows, "one\n\ntwo", {"local": sha256(rows)}),
+    ):
+        succeed("prepare_text.py", text=text, split="test", output="w.txt")
+        assert Path("w.txt").read_text() == content
+        assert read_json("w.txt.json") == {"source": source, "sha256": sha256("w.txt")}
 
 
 def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
@@ -77,8 +78,8 @@ def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
         write(hub / "made" / part, [{"text": part, "url": "u"}])
     # A folder stands in for the repository. `datasets` reads the files of both in the same way.
     monkeypatch.setattr("datasets.load_dataset", lambda place, **flags: load_dataset(str(hub / "made"), **flags))
-    place = f"org/parts/en/part.0.jsonl@{COMMIT}"
-    assert load_documents(None, place, "train", "masks.calibration.c4.text")[0] == ["en/part.0.jsonl"]
+    succeed("prepare_text.py", text=f"hub:org/parts/en/part.0.jsonl@{COMMIT}", output="c4.jsonl")
+    assert read_json("c4.jsonl") == {"text": "en/part.0.jsonl"}
 
 
 def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it_nor_the_data_set_for_a_folder(hub):
@@ -133,22 +134,6 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
         assert manifest["examples"] == {split: number}
         assert manifest["source"] == {"local": {name: sha256(path) for name, path in files.items()}}
         assert manifest["sha256"] == {split: sha256(tmp_path / f"out/{split}.jsonl")}
-
-
-def test_near_copies_are_counted_and_the_first_pair_is_named(tmp_path):
-    sentences = [f"Sentence {n} of {n * 7} is about the place {n + 3} and the year {n * 13}." for n in range(40)]
-    rows = [
-        {"prompt": f"{one} {other}", "response": "x"}
-        for one, other in zip(sentences[::2], sentences[1::2], strict=True)
-    ]
-    near = [{**row, "prompt": f"{row['prompt']} What is the number?"} for row in (rows[3], rows[5])]
-    write(tmp_path / "in/train.jsonl", rows[:10])
-    write(tmp_path / "in/validation.jsonl", [rows[0], *rows[11:], *near])
-    flags = {"task": "own", "kind": "instruction", "local": tmp_path / "in", "output_dir": tmp_path / "out"}
-    exact, warning = succeed("prepare_task.py", **flags).splitlines()
-    assert exact.startswith("warning: own: 8.33 % of the validation examples also occur in the training rows; ")
-    assert warning.startswith("warning: own: 2 of 12 validation examples are near copies of training rows: ")
-    assert warning.endswith("the first is line 11 of validation.jsonl, with line 4 of train.jsonl")
 
 
 def test_a_generated_task_has_no_overlap_and_its_name_as_its_source(tmp_path):

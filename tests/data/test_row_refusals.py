@@ -143,22 +143,20 @@ def test_a_command_that_cannot_prepare_a_task_says_why(flags, fault):
     assert re.match(fault, refusal("prepare_task.py", **{"output_dir": "out"} | flags))
 
 
-@pytest.mark.parametrize(("script", "flags", "fault"), [
-    ("prepare_wikitext2.py", {"local": "elsewhere.jsonl"}, "elsewhere.jsonl: no such file"),
-    ("prepare_wikitext2.py", {"local": "rows.jsonl", "hub": "org/wiki"}, "local and hub are two sources"),
-    ("prepare_wikitext2.py", {"local": "rows.jsonl", "output": "mine.txt"}, "mine.txt: a file that would be lost"),
-    ("prepare_wikitext2.py", {"local": "rows.jsonl", "output": "rows.jsonl"}, "rows.jsonl: a file that would be lost"),
-    ("prepare_wikitext2.py", {}, "Salesforce/wikitext/.* cannot be loaded .*; go online, or set perplexity.local to"),
-    ("prepare_text.py", {"text": "blank.jsonl"}, "blank.jsonl: the text is empty; give another text"),
-    ("prepare_text.py", {"text": "rows.jsonl", "output": "c4.txt"}, "--output .*c4.txt: not a .jsonl file"),
-    ("prepare_text.py", {"text": "rows.jsonl", "output": "rows.jsonl"}, ".*rows.jsonl: a file that would be lost"),
-    ("prepare_text.py", {"text": "hub:org/no/part.json.gz"}, "org/no/part.json.gz cannot be loaded .*, or set masks.calib"),
+@pytest.mark.parametrize(("flags", "fault"), [
+    ({"text": "elsewhere.jsonl"}, "elsewhere.jsonl: no such file"),
+    ({"output": "mine.txt"}, "mine.txt: a file that would be lost"),
+    ({"output": "rows.jsonl"}, ".*rows.jsonl: a file that would be lost"),
+    ({"output": "c4.json"}, "--output .*c4.json: not a .jsonl or .txt file"),
+    ({"text": "blank.jsonl"}, "blank.jsonl: the text is empty; give another text"),
+    ({"text": "hub:org/absent", "split": "test"}, "org/absent cannot be loaded .*; go online, or set perplexity.local to"),
+    ({"text": "hub:org/no/part.json.gz"}, "org/no/part.json.gz cannot be loaded .*, or set masks.calib"),
 ])  # fmt: skip
-def test_a_text_that_cannot_be_prepared(script, flags, fault):
+def test_a_text_that_cannot_be_prepared(flags, fault):
     write(Path("rows.jsonl"), [{"text": "one"}])
     write(Path("blank.jsonl"), [{"text": " \n"}, {"text": ""}])
     Path("mine.txt").write_text("mine")
-    assert re.match(fault, refusal(script, **{"output": "new.jsonl"} | flags))
+    assert re.match(fault, refusal("prepare_text.py", **{"text": "rows.jsonl", "output": "new.jsonl"} | flags))
 
 
 def ice(numbers: range, word: str = "Ice") -> list[dict]:

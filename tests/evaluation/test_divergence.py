@@ -1,4 +1,5 @@
-"""The divergence of a model from the dense one is KL(dense, model), estimated on windows that the dense model has sampled."""
+"""The divergence of a model from the dense one is KL(dense, model), estimated on windows that the dense model has
+sampled."""
 
 import itertools
 import json
@@ -71,7 +72,8 @@ def test_the_mean_over_all_windows_by_their_probability_is_the_divergence_worked
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory) -> Path:
-    """Return a folder with a tiny model in float32, models made from it, rows of a task, and texts that models have sampled."""
+    """Return a folder with a tiny model in float32, models made from it, rows of a task, and texts that models have
+    sampled."""
     box = tmp_path_factory.mktemp("box")
     save_tiny("llama", box / "dense", torch.float32, {"num_hidden_layers": 3})
     for name, change in (("pruned", prune), ("smaller", lambda model: leave_out(model, 1))):

@@ -55,7 +55,8 @@ def records(model32) -> dict[str, dict]:
 
 @torch.no_grad()
 def log_likelihoods(checkpoint: Checkpoint, task) -> list[list[float]]:
-    """Return the log-likelihood of every choice of every validation row, each from an unpadded forward pass of its own."""
+    """Return the log-likelihood of every choice of every validation row, each from an unpadded forward pass of its
+    own."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     found = []
@@ -134,7 +135,8 @@ def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_
     )
     run_harness(StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=5), task, rows)
     lengths = sorted((len(tokenizer.encode(task.prompt(row))) for row in rows["validation"]), reverse=True)
-    # One pass over the prompts of a batch, which are padded to the longest one. Every other pass is over one token per row.
+    # One pass over the prompts of a batch, which are padded to the longest one. Every other pass is over one token per
+    # row.
     assert [width for width in widths if width > 1] == lengths[::5]
     assert len(set(lengths[::5])) > 1
     assert widths.count(1) > 10 * len(lengths[::5])
@@ -278,7 +280,7 @@ def test_the_perplexity_of_a_text_is_that_of_its_rows_and_of_its_prepared_file(m
     rows = [{"text": f"Page {number} of the book has {number * 17} words."} for number in range(40)]
     write(tmp_path / "rows.jsonl", rows)
     (tmp_path / "text.txt").write_text("\n\n".join(row["text"] for row in rows))
-    succeed("prepare_wikitext2.py", local=tmp_path / "rows.jsonl", output=tmp_path / "prepared.txt")
+    succeed("prepare_text.py", text=tmp_path / "rows.jsonl", output=tmp_path / "prepared.txt")
     succeed("prepare_text.py", text=tmp_path / "rows.jsonl", output=tmp_path / "prepared.jsonl")
     succeed("prepare_task.py", task="boolq_mini", train_examples=4, validation_examples=4, output_dir=tmp_path / "data")
     flags = {"checkpoint": model32.folder, "task": "boolq_mini", "data_dir": tmp_path / "data", "context": 64}

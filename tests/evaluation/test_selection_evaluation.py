@@ -9,7 +9,7 @@ import yaml
 from hub_cache import publish, write
 from project import succeed
 from sparseft.data.prepared import find_task, read_splits
-from sparseft.data.selection import read_selection
+from sparseft.data.selection_rows import read_selection
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import SelectionRecord
@@ -122,7 +122,7 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(tmp_path, name):
     succeed("prepare_task.py", task=name, **KINDS[name], output_dir=folder)
     succeed("prepare_selection.py", task=name, **KINDS[name], data_dir=folder)
     flags = {"checkpoint": model, "task": name, "data_dir": folder, "batch_size": 2}
-    succeed("evaluate_selection.py", **flags, output="selection.json")
+    succeed("evaluate.py", **flags, split="selection", output="selection.json")
     task = find_task(folder, name)
     prepared, digests = read_splits(folder, task)
     rows = read_selection(folder, task, digests)[0]

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.evaluation.harness import StrictLM
-from sparseft.evaluation.shared_context import may_share_contexts
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import attention_windows, load_model
+from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
 from tiny_models import LLAMA3, MODELS, save_tiny
 from torch import Tensor
@@ -63,9 +62,6 @@ class Pair:
     def log_likelihoods(self, length: str) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of each `length` continuation, (N,)."""
         lm = StrictLM(pretrained=self.ours, tokenizer=self.tokenizer, batch_size=4)
-        # Only short continuations share the pass over their context, and only in a model without windows.
-        is_shared = length == "short" and not any(attention_windows(self.ours.config))
-        assert may_share_contexts(self.ours, requests_of(length)) == is_shared
         found = lm._loglikelihood_tokens([(("", ""), *request) for request in requests_of(length)])
         theirs = [-self._stock_losses(*request).sum() for request in requests_of(length)]
         return torch.tensor([log for log, _ in found]), torch.stack(theirs)

@@ -151,7 +151,3 @@ def test_a_mixture_that_cannot_be_made_is_refused_in_one_line(box, tiny_models, 
     changes = changes | ({"model_path": tiny_models["qwen2"]} if "model_path" in changes else {})
     place = box / changes.pop("output", "texts/other.jsonl")
     assert fault in refused(box, "mix_texts.py", **mixture(box, tiny_models, **changes), output=place)
-
-
-def test_prepare_text_says_who_samples_a_text(tmp_path):
-    assert "use sample_text.py" in refused(tmp_path, "prepare_text.py", text="self", output=tmp_path / "a.jsonl")

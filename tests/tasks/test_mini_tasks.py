@@ -1,4 +1,5 @@
-"""The mini tasks are balanced, disjoint between the splits, and reproducible. What ignores the context is right by chance."""
+"""The mini tasks are balanced, disjoint between the splits, and reproducible. What ignores the context is right by
+chance."""
 
 import hashlib
 import json
@@ -96,7 +97,8 @@ def within_chance(hits: list[float], chance: float) -> bool:
 
 
 def bag_of_words(examples: list[tuple[str, bool]]) -> Callable[[str], int]:
-    """Return how much more often the words of a text stand in right texts than in wrong ones (naive Bayes with counts only)."""
+    """Return how much more often the words of a text stand in right texts than in wrong ones (naive Bayes with counts
+    only)."""
     scores = Counter()
     for text, right in examples:
         scores.update(dict.fromkeys(text.split(), 1 if right else -1))

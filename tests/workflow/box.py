@@ -36,8 +36,10 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
         "merge.py": {**adapter, "output_dir": out / "model_dir", "report": out / "merge.json"},
         "validate_sparsity.py": {"run_id": run, **merged, "base": model, "output": out / "validation_report.json"},
         "evaluate.py": {"run_id": run, "checkpoint": folder / "model_dir", **scored, "output": out / "evaluation.json"},
-        "evaluate_selection.py": {"run_id": run, "checkpoint": folder / "model_dir", **scored, "output": out / "selection.json"},
-        "evaluate_adapter.py": {**adapter, **scored, "output": out / "before_merge.json"},
+        "evaluate.py --split selection": {"run_id": run, "checkpoint": folder / "model_dir", **scored,
+                                         "split": "selection", "output": out / "selection.json"},
+        "evaluate.py --adapter": {"run_id": run, "checkpoint": model, "mask_path": mask, "adapter": folder / "adapter", **scored,
+                                  "output": out / "before_merge.json"},
         "measure_throughput.py": {"cell": run.removesuffix("-seed0"), "model_path": model, "mask_path": mask,
                                   "data_dir": data, "batch_sizes": 2, "steps": 1, "warmup_steps": 0, "repeats": 1,
                                   "output": out / "cell.json"},
@@ -62,7 +64,7 @@ def make(box: Path) -> Path:
     masks = {"model_path": box / "models/tiny", "output_dir": box / "masks/tiny", "sparsity": 0.5}
     for run in RUNS:
         succeed("compute_masks.py", **masks, method=run.split("-")[2])
-        for script in ("train.py", "merge.py", "validate_sparsity.py", "evaluate.py", "evaluate_selection.py",
-                       "evaluate_adapter.py"):  # fmt: skip
+        for script in ("train.py", "merge.py", "validate_sparsity.py", "evaluate.py", "evaluate.py --split selection",
+                       "evaluate.py --adapter"):  # fmt: skip
             succeed(script, **flags(box, run, script, box / "results/runs" / run))
     return box

@@ -17,7 +17,7 @@ from project import ROOT, call_script
 PAGE = 4096
 STAGES = ("compute_masks.py", "compute_masks.py --pruned_dir", "import_pruned.py", "train.py", "reconstruct.py", "merge.py",
           "validate_sparsity.py",
-          "evaluate_adapter.py", "evaluate.py", "evaluate_selection.py",
+          "evaluate.py --adapter", "evaluate.py", "evaluate.py --split selection",
           "measure_throughput.py", "analyze_results.py", "export_run.py", "export_modelzoo.py")  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_
     # As in a job of the workflow.
     monkeypatch.setenv("SPARSEFT_LOG_TRACEBACKS", "1")
     with small_disk(tmp_path / "large", 1 << 28) as out:
-        code, said = call_script(stage.split()[0], **flags(finished_runs, RUNS[0], stage, out))
+        code, said = call_script(stage, **flags(finished_runs, RUNS[0], stage, out))
         assert code == 0, said
         need = pages(out)
     for share in (0, 0.5, 1):
@@ -55,7 +55,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_
             tmp_path / f"small{share}", int(need * share) // PAGE * PAGE - (PAGE if share == 1 else 0)
         ) as out:
             before = sorted(out.iterdir())
-            code, said = call_script(stage.split()[0], **flags(finished_runs, RUNS[0], stage, out))
+            code, said = call_script(stage, **flags(finished_runs, RUNS[0], stage, out))
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
             assert (code, len(errors)) == (2, 1), f"{share} of {need} bytes: {said}"
             # What was being written, by its name and not by that of the temporary file.

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 SCRIPTS = (
     "evaluate.py",
-    "evaluate_adapter.py",
-    "evaluate_selection.py",
+    "evaluate.py --adapter",
+    "evaluate.py --split selection",
     "train.py",
     "reconstruct.py",
     "compute_masks.py --pruned_dir",

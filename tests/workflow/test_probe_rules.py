@@ -50,7 +50,7 @@ def study(tmp_path, tiny_models) -> Study:
 def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_model_only(study):
     said = study.snakemake("--dry-run", "--printshellcmds")
     commands = [line for line in said.splitlines() if "evaluate" in line and "python" in line]
-    merged = [line for line in commands if "evaluate.py" in line]
+    merged = [line for line in commands if "evaluation.json" in line]
     # A run's own task is no probe of it.
     assert merged and all("--probes arc_easy:data/arc_easy " in line for line in merged)
     assert not any("--probes" in line for line in commands if line not in merged)

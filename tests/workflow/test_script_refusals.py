@@ -112,7 +112,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     ("compute_masks.py", {}, weights(lambda tensors: tensors.update({UP.replace("weight", "bias"): torch.zeros(48)})), ["bias"]),
     ("compute_masks.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
-    ("evaluate_adapter.py", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
+    ("evaluate.py --adapter", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
     *(("evaluate.py", {"checkpoint": "@models/tiny"}, change, named) for change, named in (
         (config(num_hidden_layers=1), ["fit its config.json"]),
         (weights(lambda tensors: tensors.pop("model.norm.weight")), ["fit its config.json"]),
@@ -162,8 +162,8 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("merge.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("merge.py", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     ("merge.py", {"adapter": None}, None, [RUN]),
-    ("evaluate_adapter.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
-    ("evaluate_adapter.py", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
+    ("evaluate.py --adapter", {"run_id": UNTRAINED}, None, [UNTRAINED]),
+    ("evaluate.py --adapter", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     # The export.
     ("export_run.py", {"run_id": UNTRAINED}, None, ["validation_report.json: of another run"]),
     ("export_run.py", {"model_path": "@models/tiny"}, None, ["manifest.json: no such file"]),
@@ -182,7 +182,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("merge.py", {"report": "@out/model_dir/merge.json"}, None, ["merge.json"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/model_dir/report.json"}, None, ["report.json is an input"]),
     ("evaluate.py", {"output": "@data/train.jsonl"}, None, ["data/train.jsonl is an input"]),
-    ("evaluate_adapter.py", {"output": f"@{FOLDER}/adapter/x.json"}, None, ["x.json is an input"]),
+    ("evaluate.py --adapter", {"output": f"@{FOLDER}/adapter/x.json"}, None, ["x.json is an input"]),
     ("measure_throughput.py", {"output": "@models/tiny/cell.json"}, None, ["cell.json is an input"]),
     ("export_modelzoo.py", {"output_dir": "@models/tiny/cs"}, None, ["models/tiny/cs is an input"]),
     ("export_run.py", {"output_dir": f"@{FOLDER}/model_dir/small"}, None, ["small is an input"]),

@@ -1,36 +1,57 @@
-"""Evaluate a checkpoint on a task's validation examples, with lm-eval or by the loss.
+"""Evaluate a model on the examples of a task, with lm-eval or by the loss.
 
-    evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
+    evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini \\
+        --output RUN_FOLDER/evaluation.json
+    evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --split selection \\
+        --output RUN_FOLDER/selection.json
+    evaluate.py --checkpoint models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
+        --adapter RUN_FOLDER/adapter --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/before_merge.json
 
-It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
-the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
-also evaluates the model on other tasks, into the field `probes`. With --divergence it also measures how far the model is from the
-dense one. `overlap` is the share of the examples that occur in the training rows too, or in the texts of --calibration
-(data/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
+It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. `overlap` is the share
+of the examples that occur in the training rows too, or in the texts of --calibration (data/overlap.py).
+
+With --split selection, the examples are those of prepare_selection.py, by which a study chooses among its trainings.
+With --adapter, the model is the one before the merge. The change by the merge is the train-merge gap.
+
+With --wikitext2 it also writes the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test
+split, else local_text_ppl_N. With --probes it also evaluates the model on other tasks, into the field `probes`. With
+--divergence it also measures how far the model is from the dense one.
 """
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+from cyclopts.types import NonNegativeInt, PositiveInt
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import Flags, run
-from sparseft.data.overlap import Texts, texts_of
+from sparseft.command import Threads, run
+from sparseft.data.overlap import Texts, shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
-from sparseft.data.texts import read_documents, recorded_source
+from sparseft.data.selection_rows import SELECTION, read_selection
+from sparseft.data.texts import each_document, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import measure_divergence, read_dense_windows
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result, token_perplexity
-from sparseft.evaluation.inputs import EvaluationFlags, begin, load_checked, overlaps
-from sparseft.language_model.hardware import peak_memory
-from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.language_model.hardware import peak_memory, start
+from sparseft.language_model.model import load_model
+from sparseft.language_model.placement import device_rooms
+from sparseft.lora.adapted_model import trained_model
+from sparseft.masks.mask_file import read_checked_mask
+from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.record_file import write
-from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.record import check_model, claim_record
+from sparseft.study.grid import Run
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
-from sparseft.tasks.task import DOCUMENT_BREAK
+from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+# A task, its rows by split, and the sha256 of their files.
+Prepared = tuple[Task, dict[str, list[Row]], dict[str, str]]
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"
 
@@ -38,86 +59,153 @@ TEXT = "the text"
 def main(
     *,
     checkpoint: Path,
-    flags: Flags[EvaluationFlags],
+    task: str,
+    data_dir: Path,
+    output: Path,
+    split: Literal["validation", "selection"] = "validation",
+    mask_path: Path | None = None,
+    adapter: Path | None = None,
     wikitext2: Path | None = None,
     context: int | Literal["model"] = Perplexity().context,
     probes: tuple[str, ...] = (),
-    calibration: tuple[Path, ...] = (),
     divergence: Path | None = None,
     dense: Path | None = None,
+    calibration: tuple[Path, ...] = (),
+    run_id: str | None = None,
+    batch_size: PositiveInt = 32,
+    threads: Threads = 1,
+    weights_mb: NonNegativeInt | None = None,
 ) -> None:
     """Check the inputs, evaluate the model, and write the record.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder
+        checkpoint: Hugging Face checkpoint folder; with --adapter, that of the base
+        task: name of the task
+        data_dir: folder with the rows of the task
+        output: the record
+        split: the rows on which the model is evaluated
+        mask_path: the mask that the adapter was trained with
+        adapter: the adapter folder of train.py, for the model before the merge
         wikitext2: text of the perplexity: a .txt file, or a .jsonl file with a document per row
         context: tokens per window of the perplexity; model for the model's own context
         probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
-        calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
         divergence: text that the dense model has sampled at temperature 1 (sample_text.py), for the divergence from it
         dense: folder of the dense model, with --divergence
+        calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
+        run_id: the run that the record names
+        batch_size: sequences per forward pass
+        threads: CPU threads; another number changes the last bits
+        weights_mb: memory for weights on each device, in MB; by default nine tenths of what is free. The decoder layers
+            for which there is no room are read from their files for every batch, which changes no result
     """
-    if bool(divergence) != bool(dense):
-        raise InputError("--divergence and --dense belong together", "give both, or none")
-    folders = {flags.task: flags.data_dir}
-    folders |= {name: Path(folder) for name, _, folder in (probe.partition(":") for probe in probes)}
-    if len(folders) != 1 + len(probes):
-        raise InputError(f"--probes {' '.join(probes)}: a task is evaluated twice", "name each task once")
-    begin(flags, "evaluation", [checkpoint, wikitext2, divergence, dense, *folders.values(), *calibration])
-    start = time.perf_counter()
-    tasks = {name: find_task(folder, name) for name, folder in folders.items()}
-    prepared = {name: read_splits(folders[name], task) for name, task in tasks.items()}
-    if is_group(tasks[flags.task].definition):
-        tasks[flags.task].check_trainable()
-    groups = {name: task for name, task in tasks.items() if is_group(task.definition)}
-    for name, group in groups.items():
-        del tasks[name]
-        rows, digests = prepared.pop(name)
-        for member, own_rows in members_of(group, rows):
-            if member.name in tasks:
-                raise InputError(f"--probes {name}: its task {member.name} is evaluated twice", "name it once")
-            tasks[member.name], prepared[member.name] = member, (own_rows, digests)
-    sets = {name: texts_of(task, prepared[name][0]["validation"]) for name, task in tasks.items()}
-    task, (rows, digests) = tasks.pop(flags.task), prepared.pop(flags.task)
-    for name, probe in tasks.items():
-        if probe.headline is LOSS:
-            raise InputError(f"--probes {name}: the task has no metric but its loss", "name a task of lm-eval")
+    for one, other, names in (
+        (divergence, dense, "--divergence and --dense"),
+        (adapter, mask_path, "--adapter and --mask_path"),
+    ):
+        if bool(one) != bool(other):
+            raise InputError(f"{names} belong together", "give both, or none")
+    is_selection = split == SELECTION
+    if (adapter or is_selection) and (wikitext2 or probes or divergence or (adapter and (is_selection or calibration))):
+        what = "--adapter and --split selection evaluate the task only"
+        raise InputError(what, "give one of them, without what is for other evaluations")
+    named = Run.parse(run_id) if run_id else None
+    if named and named.task != task:
+        raise InputError(f"--task {task}: not the task of {run_id}", "correct --task or --run_id")
+    schema = BeforeMergeRecord if adapter else SelectionRecord if is_selection else EvaluationRecord
+    folders = [data_dir, *(Path(probe.partition(":")[2]) for probe in probes)]
+    files = [checkpoint, mask_path, adapter, *folders, wikitext2, divergence, dense, *calibration]
+    claim_record(output, Path(schema.file_name).stem, files)
+    device = start(threads)
+    begin = time.perf_counter()
+    tasks, groups = read_tasks(task, data_dir, probes)
+    own, rows, digests = tasks.pop(task)
+    # The worked examples come from the training rows.
+    inputs: dict[str, Any] = {"data": digests["validation"], "train": digests["train"]}
+    seen = [texts_of(own, rows["train"])] if own.is_trainable else []
+    content: dict[str, Any] = {}
+    if is_selection:
+        seen.append(texts_of(own, rows["validation"]))
+        rows["validation"], digest = read_selection(data_dir, own, digests)
+        inputs |= {"data": digest, "validation": digests["validation"]}
+        content["split"] = SELECTION
+    sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
+    sets[task] = texts_of(own, rows["validation"])
     if wikitext2:
         documents, digest = read_documents(wikitext2)
         text = DOCUMENT_BREAK.join(documents)
-        text_sha256, source = sha256_of_text(text), recorded_source(wikitext2, digest)
+        inputs["wikitext2"] = sha256_of_text(text)
+        content["perplexity_source"] = recorded_source(wikitext2, digest)
         sets[TEXT] = Texts([text], is_one_text=True)
-    seen = [texts_of(task, rows["train"])] if task.is_trainable else []
-    shares, calibration_sha256 = overlaps(sets, seen, calibration)
-    if divergence and dense:
-        windows, windows_sha256 = read_dense_windows(divergence, Checkpoint(dense), calibration)
-    model, tokenizer, hashes = load_checked(checkpoint, flags)
-    if context == OWN_CONTEXT:
-        context = model.config.max_position_embeddings
-    # The perplexity comes before the task, because it may be refused.
-    perplexity = token_perplexity(model, tokenizer, text, context) if wikitext2 else None
-    record = evaluate(model, tokenizer, task, rows, flags.batch_size) | {"overlap": shares[flags.task]}
-    # The worked examples come from the training rows.
-    inputs = {"model": hashes, "data": digests["validation"], "train": digests["train"]}
-    if wikitext2:
-        inputs["wikitext2"] = text_sha256
-        record["metrics"][perplexity_name(text_sha256, context)] = perplexity
-        record |= {"perplexity_source": source, "perplexity_overlap": shares[TEXT]}
     if calibration:
-        inputs["calibration"] = calibration_sha256
+        inputs["calibration"] = [sha256(path) for path in calibration]
+        seen += [Texts(each_document(path), is_one_text=True) for path in calibration]
+    shares = {} if adapter else shares_found(sets, seen)
+    if divergence and dense:
+        windows, inputs["divergence"] = read_dense_windows(divergence, Checkpoint(dense), calibration)
+    model, tokenizer, sources = load(checkpoint, mask_path, adapter, named, device, device_rooms(weights_mb))
+    if wikitext2:
+        context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
+        # The perplexity comes before the task, because it may be refused.
+        perplexity = token_perplexity(model, tokenizer, text, context)
+    content |= evaluate(model, tokenizer, own, rows, batch_size)
+    if wikitext2:
+        content["metrics"][perplexity_name(inputs["wikitext2"], context)] = perplexity
+        content["perplexity_overlap"] = shares[TEXT]
+    if not adapter:
+        content["overlap"] = shares[task]
     if divergence:
-        record |= measure_divergence(model, windows)
-        inputs["divergence"] = windows_sha256
+        content |= measure_divergence(model, windows)
     if tasks:
-        record["probes"] = {
-            name: evaluate_probe(model, tokenizer, tasks[name], probe_rows, flags.batch_size)
-            | {"data_sha256": sha256["validation"], "train_sha256": sha256["train"], "overlap": shares[name]}
-            for name, (probe_rows, sha256) in prepared.items()
+        content["probes"] = {
+            name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size)
+            | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": shares[name]}
+            for name, (probe, probe_rows, sha256s) in tasks.items()
         }
     if groups:
-        record["groups"] = {name: group_result(group, record["probes"]) for name, group in groups.items()}
-    cost = {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_memory(model.device)}
-    write(flags.output, EvaluationRecord(run_id=flags.run_id, **record, **cost, inputs=inputs))
+        content["groups"] = {name: group_result(group, content["probes"]) for name, group in groups.items()}
+    content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(device)}
+    write(output, schema(run_id=run_id, **content, inputs=sources | inputs))
+
+
+def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> tuple[dict[str, Prepared], dict[str, Task]]:
+    """Return the task and the probes by name, each with its rows and the sha256 of their files, and the groups of
+    lm-eval.
+
+    A group's tasks are among the probes. Raises InputError if a task is evaluated twice, or cannot be."""
+    tasks: dict[str, Prepared] = {}
+    groups = {}
+    for place in (f"{name}:{folder}", *probes):
+        probe, _, data_dir = place.partition(":")
+        found = find_task(Path(data_dir), probe)
+        rows, digests = read_splits(Path(data_dir), found)
+        if is_group(found.definition):
+            groups[probe] = found
+        for task, own_rows in members_of(found, rows):
+            if task.name in tasks:
+                raise InputError(f"--probes {probe}: the task {task.name} is evaluated twice", "name each task once")
+            if tasks and task.headline is LOSS:
+                raise InputError(f"--probes {probe}: the task has no metric but its loss", "name a task of lm-eval")
+            tasks[task.name] = task, own_rows, digests
+    if name in groups:
+        groups[name].check_trainable()
+    return tasks, groups
+
+
+def load(
+    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None, device: torch.device, rooms: dict
+) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Return a checkpoint's model, or that of an adapter on it, with its tokenizer and the digests of its files.
+
+    Raises InputError if a record beside the files, or the checkpoint's manifest, has other digests."""
+    checkpoint = Checkpoint(folder)
+    if adapter and mask_path:
+        mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, run)
+        model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, rooms)
+        return model, tokenizer, {"model": checkpoint.digest, "mask": mask_sha256, "adapter": digest}
+    hashes = checkpoint.hashes()
+    check_model(checkpoint.folder, hashes)
+    checkpoint.check_manifest(hashes)
+    return *load_model(checkpoint.folder, device, rooms), {"model": hashes}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     mix_texts.py --model_path models/smollm2 --text data/calibration_self-smollm2.jsonl my_text.jsonl --windows 32 16 \\
         --task boolq --data_dir data/boolq --task_windows 16 --output data/calibration_taskmix-smollm2/boolq.jsonl
 
-It writes a row per window, with its token ids and its text, for compute_masks.py --text. FILE.jsonl.json beside it has the text's
-sha256, the model's digest and the parts.
+It writes a row per window, with its token ids and its text, for compute_masks.py --text. FILE.jsonl.json beside it has
+the text's sha256, the model's digest and the parts.
 """
 
 from pathlib import Path

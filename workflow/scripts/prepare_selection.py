@@ -1,9 +1,10 @@
 """Choose a task's selection rows, on which a study compares its trainings. prepare_task.py must have prepared the task.
 
-    prepare_selection.py --task hellaswag_mini --train_examples 480 --validation_examples 200 --data_dir data/hellaswag_mini
+    prepare_selection.py --task hellaswag_mini --train_examples 480 --validation_examples 200 \\
+        --data_dir data/hellaswag_mini
 
-Give the flags with which the task was prepared. It adds selection.jsonl to the data folder, and selection_manifest.json, which
-says where the rows come from and which files they are disjoint from.
+Give the flags with which the task was prepared. It adds selection.jsonl to the data folder, and
+selection_manifest.json, which says where the rows come from and which files they are disjoint from.
 """
 
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from sparseft.command import Flags, run
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.rows import write_rows
-from sparseft.data.selection import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
+from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
 from sparseft.records.manifests import SelectionManifest
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files

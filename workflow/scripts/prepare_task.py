@@ -1,6 +1,7 @@
 """Prepare a task's examples: generate them, or take them from a folder or the hub.
 
-    prepare_task.py --task hellaswag_mini --train_examples 480 --validation_examples 200 --output_dir data/hellaswag_mini
+    prepare_task.py --task hellaswag_mini --train_examples 480 --validation_examples 200 \\
+        --output_dir data/hellaswag_mini
 
 It writes train.jsonl and validation.jsonl in the fields of the original data set, with manifest.json and
 validation_manifest.json, which say where they come from. A task that is not built in needs --lm_eval or --kind; then
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from sparseft.command import Flags, run
 from sparseft.data.loading import Examples, load_examples, measured_lengths, own_task
-from sparseft.data.overlap import MOST, find, in_words, near_copies, texts_of
+from sparseft.data.overlap import MOST, find, in_words, texts_of
 from sparseft.data.rows import as_lines, write_rows
 from sparseft.errors import InputError
 from sparseft.records.manifests import TaskManifest
@@ -58,8 +59,8 @@ def main(
             "validation_overlap": overlap,
             "lengths": measured_lengths(examples.task, examples.rows),
         }
-    if "train" not in splits and (output_dir / "train.jsonl").read_text(encoding="utf-8") != as_lines(
-        examples.rows["train"]
+    if "train" not in splits and (output_dir / "train.jsonl").read_text(encoding="utf-8") != "".join(
+        as_lines(examples.rows["train"])
     ):
         raise InputError(
             f"{output_dir}/train.jsonl: its source or its flags have changed since",
@@ -82,7 +83,8 @@ def main(
 
 
 def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
-    """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be loaded."""
+    """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be
+    loaded."""
     if name in BY_NAME:
         return load_examples(BY_NAME[name], data)
     if data.lm_eval:
@@ -100,7 +102,7 @@ def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
 def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
     """Return the share of the validation rows that also occur in the training rows. Print a warning if it is not 0.
 
-    Another warning counts those that nearly do. Raises InputError if most of them occur, and the task `is_trained_on`."""
+    Raises InputError if most of them occur, and the task `is_trained_on`."""
     if not task.is_trainable:
         return 0.0
     (found,) = find([texts_of(task, rows["validation"])], [texts_of(task, rows["train"])])
@@ -110,17 +112,6 @@ def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool
         raise InputError(what, "give other validation rows, or leave these out of the training rows")
     if share:
         print(f"warning: {what}; the score says less about new examples", file=sys.stderr)
-    # The words of a generated row are a template's, and those of a text are compared in windows already.
-    if not (task.generate or task.sequence_length):
-        near = [(row, other) for row, other in sorted(near_copies(task, rows).items()) if not found[row]]
-        if near:
-            row, other = near[0]
-            print(
-                f"warning: {task.name}: {len(near)} of {len(found)} validation examples are near copies of training rows: half of"
-                f" their words are there in the same order; the first is line {row + 1} of validation.jsonl, with line"
-                f" {other + 1} of train.jsonl",
-                file=sys.stderr,
-            )
     return share
 
 

@@ -1,31 +1,28 @@
-"""Prepare a text on which importances calibrate, from a file or from the hub.
+"""Prepare a text on which importances calibrate, or that of the perplexity, from a file or from the hub.
 
-    prepare_text.py --text hub:Salesforce/wikitext/wikitext-2-raw-v1 --output data/calibration_wikitext.jsonl
+    prepare_text.py --text hub:allenai/c4/en/c4-train.00000-of-01024.json.gz --output data/calibration_c4.jsonl
+    prepare_text.py --text hub:Salesforce/wikitext/wikitext-2-raw-v1 --split test --output data/wikitext2.txt
 
-It writes one document per row, for compute_masks.py --text. FILE.jsonl.json beside it has the text's sha256 and says where it
-comes from.
+It writes one document per row for compute_masks.py --text, or the documents joined by blank lines for evaluate.py
+--wikitext2. FILE.json beside it has the text's sha256 and says where it comes from.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from sparseft.command import run
 from sparseft.data.loading import prepare_text
-from sparseft.errors import InputError
-from sparseft.study.section import parse_section
-from sparseft.study.sources import CalibrationText
 
 
-def main(*, text: str, output: Path) -> None:
+def main(*, text: str, output: Path, split: Literal["train", "test"] = "train") -> None:
     """Load the documents, and write both files together.
 
     Args:
-        text: a .jsonl file (field text), a .txt file, or hub:ORG/NAME[@REVISION]
-        output: the .jsonl file; its source is written beside it
+        text: a .jsonl file (field text), a .txt file, or hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]
+        output: the .jsonl or .txt file; its source is written beside it
+        split: the split of a data set on the hub
     """
-    section = parse_section(CalibrationText, {"text": text}, "masks.calibration")
-    if section.has_own_windows:
-        raise InputError(f"--text {text}: the model samples it", "use sample_text.py")
-    prepare_text(output, section.local, section.hub, "train", "masks.calibration.NAME.text", as_rows=True)
+    prepare_text(output, text, split)
 
 
 if __name__ == "__main__":

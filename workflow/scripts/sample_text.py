@@ -1,10 +1,11 @@
-"""Sample a text from a model itself, for the divergence of other models from it, or for importances that calibrate on it.
+"""Sample a text from a model itself, for the divergence of other models from it, or for importances that calibrate on
+it.
 
     sample_text.py --model_path models/smollm2 --output data/calibration_self-smollm2.jsonl --examples 64 --length 512
 
-It writes a row per window, with its text and its token ids, for compute_masks.py --text and evaluate.py --divergence. Of each
-token but the first, `log_p` has the model's log-probability, in nats at temperature 1, and `top` has the likeliest token in its
-place. FILE.jsonl.json beside it has the text's sha256, the model's digest and the settings.
+It writes a row per window, with its text and its token ids, for compute_masks.py --text and evaluate.py --divergence.
+Of each token but the first, `log_p` has the model's log-probability, in nats at temperature 1, and `top` has the
+likeliest token in its place. FILE.jsonl.json beside it has the text's sha256, the model's digest and the settings.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Find and read the task definitions of lm-eval (docs/task_guide.md in its repository). No code of a user's file runs.
 
-lm-eval's own files name Python functions of its package with the tag !function, and they are trusted as the package is. A user's
-file, and every file that it includes, is read as plain data. The manifest of a prepared task has the name of lm-eval's file and
-what a study changes in it, or the whole content of a user's file. So no manifest has code either.
+lm-eval's own files name Python functions of its package with the tag !function, and they are trusted as the package is.
+A user's file, and every file that it includes, is read as plain data. The manifest of a prepared task has the name of
+lm-eval's file and what a study changes in it, or the whole content of a user's file. So no manifest has code either.
 """
 
 import logging
@@ -42,16 +42,15 @@ _GENERATION_KEYS = {
 def read_definition(source: str, place: str) -> tuple[dict, str | None]:
     """Return the definition that `source` names, and its file in lm-eval's folder; None for a user's YAML file.
 
-    `place` is the key of the configuration, for errors. Raises InputError if there is none, or if it would run a user's code."""
+    A tag is the group of its tasks. `place` is the key of the configuration, for errors. Raises InputError if there is
+    none, or if it would run a user's code."""
     if not source.endswith((".yaml", ".yml")):
         entry = _index().get(source)
-        if entry is None:
+        if entry is not None and entry.kind == Kind.TAG:
+            return {"group": source, "task": sorted(entry.tags)}, None
+        if entry is None or entry.kind not in (Kind.TASK, Kind.GROUP):
             raise InputError(
-                f"{place}: lm-eval has no task {source!r}", "give a name of `lm_eval ls tasks`, or a .yaml file"
-            )
-        if entry.kind not in (Kind.TASK, Kind.GROUP):
-            raise InputError(
-                f"{place}: {source} of lm-eval is neither a task nor a group in YAML", "name one of its tasks"
+                f"{place}: lm-eval has no task {source!r} in YAML", "give a name of `lm_eval ls tasks`, or a .yaml file"
             )
         file = entry.yaml_path.relative_to(FOLDER).as_posix()
         return own_config(file), file
@@ -77,40 +76,28 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
 def group_members(config: dict, source: str, place: str) -> dict[str, str]:
     """Return by name the tasks of a group, also those of its groups, each as `tasks.NAME.lm_eval` names a task.
 
-    `source` is what names the group. A member of a user's file is the file of its name beside it, or else lm-eval's task of this
-    name. Raises InputError if there is none, or if the group changes a task."""
-    members: dict[str, str] = {}
+    `source` is what names the group. A member of a user's file is the file of its name beside it, or else lm-eval's
+    task of this name. Raises InputError if there is none, or if the group changes a task."""
     if not isinstance(config.get("task"), list):
         raise InputError(f"{place}: the group {config.get('group')!r} has no list of tasks", "list them under task")
+    members: dict[str, str] = {}
     for child in config["task"]:
-        if isinstance(child, dict):
-            if "group" not in child:
-                raise InputError(f"{place}: the group changes its task {child.get('task')!r}", "name unchanged tasks")
-            members |= group_members(child, source, place)
-            continue
-        file = Path(source).with_name(f"{child}.yaml")
-        if source.endswith((".yaml", ".yml")) and file.is_file():
-            part = read_definition(str(file), place)[0]
-            members |= group_members(part, source, place) if "group" in part else {child: str(file)}
-            continue
-        entry = _index().get(child)
-        if entry is None:
-            raise InputError(
-                f"{place}: there is no {file.name}, and lm-eval has no task {child!r}", "correct the group"
-            )
-        if entry.kind in (Kind.GROUP, Kind.TAG):
-            part = {"task": sorted(entry.tags)} if entry.kind == Kind.TAG else entry.cfg or {}
-            members |= group_members(part, child, place)
-        else:
-            members[child] = child
+        part, own = source, child
+        if not isinstance(child, dict):
+            file = Path(source).with_name(f"{child}.yaml")
+            part = str(file) if source.endswith((".yaml", ".yml")) and file.is_file() else child
+            own = read_definition(part, place)[0]
+        elif "group" not in child:
+            raise InputError(f"{place}: the group changes its task {child.get('task')!r}", "name unchanged tasks")
+        members |= group_members(own, part, place) if "group" in own else {child: part}
     return members
 
 
 def config_of(definition: dict) -> dict:
     """Return lm-eval's configuration of the task that a manifest describes, with lm-eval's functions.
 
-    It has only metrics that an evaluation reports, so that lm-eval loads none as code from a file or from the hub. Raises
-    InputError if the manifest names a file outside lm-eval's folder, or a key that could load code."""
+    It has only metrics that an evaluation reports, so that lm-eval loads none as code from a file or from the hub.
+    Raises InputError if the manifest names a file outside lm-eval's folder, or a key that could load code."""
     config = changed(own_config(definition["file"]) if definition["file"] else {}, definition["yaml"])
     unknown = (config.get("generation_kwargs") or {}).keys() - _GENERATION_KEYS
     if unknown:
@@ -130,9 +117,11 @@ def changed(config: dict, changes: dict) -> dict:
 
 
 def reported_metrics(config: dict) -> list[dict]:
-    """Return the metrics of a definition that an evaluation reports: means of fractions over the rows, where more is better.
+    """Return the metrics of a definition that an evaluation reports: means of fractions over the rows, where more is
+    better.
 
-    Of other metrics only the f1 of two answers is reported. Metrics of the library `evaluate` would be downloaded code."""
+    Of other metrics only the f1 of two answers is reported. Metrics of the library `evaluate` would be downloaded
+    code."""
     output_type = config.get("output_type", GENERATE_UNTIL)
     entries = config.get("metric_list")
     if entries is None:
@@ -152,7 +141,8 @@ def _is_reported(entry: dict, config: dict, output_type: str) -> bool:
 
 
 def _is_mean(entry: dict) -> bool:
-    """Return whether lm-eval takes the mean of a metric over the rows, and more is better. A function is in no registry."""
+    """Return whether lm-eval takes the mean of a metric over the rows, and more is better. A function is in no
+    registry."""
     name = entry["metric"] if isinstance(entry["metric"], str) else None
     aggregation, higher = entry.get("aggregation"), entry.get("higher_is_better")
     if aggregation is None:
@@ -173,8 +163,8 @@ def _plain(path: Path) -> dict:
 
 
 def own_config(file: str) -> dict:
-    """Return the content of a file in lm-eval's folder, with functions. Raises InputError for another file, or for unsafe
-    code."""
+    """Return the content of a file in lm-eval's folder, with functions. Raises InputError for another file, or for
+    unsafe code."""
     path = (FOLDER / file).resolve()
     if not path.is_relative_to(FOLDER):
         raise InputError(f"{file}: no file of lm-eval", "prepare the task again with prepare_task.py")

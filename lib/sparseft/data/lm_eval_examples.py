@@ -1,11 +1,11 @@
 """Prepare the examples of lm-eval's tasks, for training without lm-eval and for an evaluation with it.
 
-lm-eval's own code renders every text (lm_eval_rendering.py). Only the source of the rows changes. In the definition that the
-manifest keeps, the splits are called `train` and `validation`, and process_docs has already run.
+lm-eval's own code renders every text (lm_eval_rendering.py). Only the source of the rows changes. In the definition
+that the manifest keeps, the splits are called `train` and `validation`, and process_docs has already run.
 
-A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices, such as the one
-among trainings (selection.py). It is not taken if the worked examples come from it, because a question could then
-stand before itself.
+A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices, such as
+the one among trainings (selection_rows.py). It is not taken if the worked examples come from it, because a question
+could then stand before itself.
 """
 
 import re
@@ -23,7 +23,7 @@ from sparseft.data.lm_eval_definitions import changed, config_of, group_members,
 from sparseft.data.lm_eval_rendering import check_worked_examples, rendered_rows, reported
 from sparseft.data.loading import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.data.rows import read_rows
-from sparseft.data.selection import SELECTION, Candidates, shuffled, unused_rows
+from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.errors import InputError, one_line
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
@@ -51,8 +51,8 @@ _AT_ONCE = 100
 def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True) -> Examples:
     """Return a task or a group of lm-eval under the name `name`, its examples, and where they come from.
 
-    Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it. A
-    group is refused before its rows are loaded, unless it is `only_probe`."""
+    Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit
+    it. A group is refused before its rows are loaded, unless it is `only_probe`."""
     assert data.lm_eval
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
     if "group" in config:
@@ -78,7 +78,8 @@ def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True)
 
 
 def _load_group(name: str, config: dict, data: TaskData) -> Examples:
-    """Return a group of lm-eval, the examples of its members, and where they come from. Raises InputError as they do."""
+    """Return a group of lm-eval, the examples of its members, and where they come from. Raises InputError as they
+    do."""
     place = f"tasks.{name}"
     if data.hub or data.answer:
         raise InputError(f"{place}: a group has neither hub nor answer", "leave them out, or name one of its tasks")
@@ -108,7 +109,8 @@ def _load_group(name: str, config: dict, data: TaskData) -> Examples:
 
 
 def _member_metric(task: Task, mean: AggMetricConfig) -> str:
-    """Return the name of the metric of a member that its group takes the mean of. Raises InputError if there is none."""
+    """Return the name of the metric of a member that its group takes the mean of. Raises InputError if there is
+    none."""
     for entry in task.definition["metrics"]:
         if entry["metric"] == mean.metric and entry["filter"] in (mean.filter_list or [entry["filter"]]):
             return entry["name"]
@@ -151,8 +153,8 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list
 class Splits:
     """Say which splits of a data set a study takes, and change lm-eval's definition `config` for them.
 
-    The training rows are those of training_split. The validation rows are those that lm-eval evaluates: of test_split, or
-    else of validation_split. A folder of the user's (`is_local`) has one file for each."""
+    The training rows are those of training_split. The validation rows are those that lm-eval evaluates: of test_split,
+    or else of validation_split. A folder of the user's (`is_local`) has one file for each."""
 
     name: str
     config: dict
@@ -192,10 +194,11 @@ class Splits:
     def changes(self, rows_of: Callable[[str], list[dict]]) -> dict:
         """Return the keys that make the definition one over the splits `train` and `validation`; None drops a key.
 
-        `rows_of` returns the rows of a split of the data set, for worked examples that are not training rows. Raises InputError
-        if a question would stand with its answer before itself."""
+        `rows_of` returns the rows of a split of the data set, for worked examples that are not training rows. Raises
+        InputError if a question would stand with its answer before itself."""
         few_shot, is_evaluated = self.few_shot, self.few_shot == self.evaluated
-        # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these keys name.
+        # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these
+        # keys name.
         leaves_out = few_shot == self.config.get("test_split")
         split = samples = None
         if self.config.get("num_fewshot") and few_shot is not None:
@@ -224,8 +227,8 @@ class Splits:
 def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Dataset], dict]:
     """Return the rows of a task by split, and their source for manifest.json.
 
-    They come from the user's folder, or from the hub. A hub's revision that is not fixed gets a warning that says how to fix
-    it. Raises InputError if they cannot be loaded."""
+    They come from the user's folder, or from the hub. A hub's revision that is not fixed gets a warning that says how
+    to fix it. Raises InputError if they cannot be loaded."""
     if data.local:
         files = {split: Path(data.local, f"{split}.jsonl") for split in SPLITS}
         rows = {split: rows_table(name, file) for split, file in files.items()}
@@ -252,7 +255,8 @@ def rows_table(name: str, file: Path) -> Dataset:
 
 
 def _place_of(name: str, config: dict) -> str:
-    """Return the place on the hub that a definition names. Raises InputError if it names none, or needs more than a name."""
+    """Return the place on the hub that a definition names. Raises InputError if it names none, or needs more than a
+    name."""
     path = str(config.get("dataset_path") or "")
     kwargs = config.get("dataset_kwargs") or {}
     # The newest data sets have no code, so that lm-eval itself drops trust_remote_code.

@@ -1,4 +1,5 @@
-"""Render the texts of lm-eval's tasks with lm-eval's own code: ConfigurableTask, with the task's templates and functions."""
+"""Render the texts of lm-eval's tasks with lm-eval's own code: ConfigurableTask, with the task's templates and
+functions."""
 
 import json
 import sys
@@ -28,8 +29,8 @@ disable_progress_bars()
 def sandboxed(name: str) -> Iterator[None]:
     """Let lm-eval render the templates of the task `name` in Jinja's sandbox within a `with` block.
 
-    So no template reaches Python's internals or changes a row. A field without a value would become the word None in a prompt,
-    so it is an error."""
+    So no template reaches Python's internals or changes a row. A field without a value would become the word None in a
+    prompt, so it is an error."""
     environment = lm_eval.utils.env
     sandbox = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none
@@ -53,7 +54,8 @@ def _refuse_none(value: object) -> object:
 
 @contextmanager
 def reported(name: str, what: str) -> Iterator[None]:
-    """Raise any error of lm-eval within a `with` block as an InputError of one line. The block has limits of time and memory."""
+    """Raise any error of lm-eval within a `with` block as an InputError of one line. The block has limits of time and
+    memory."""
     try:
         with limited(f"tasks.{name}: {what}"):
             yield
@@ -78,7 +80,8 @@ def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
 
 
 def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> None:
-    """Raise InputError if lm-eval renders another text of a row than the one that was prepared, and that training read."""
+    """Raise InputError if lm-eval renders another text of a row than the one that was prepared, and that training
+    read."""
     for number, (doc, row) in enumerate(zip(lm_task.eval_docs, rows, strict=True), start=1):
         with reported(task.name, f"validation example {number}"):
             rendered = _row_of(lm_task, doc, task.definition["answer"])
@@ -91,7 +94,8 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
 
 
 def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> dict[str, list[Row]]:
-    """Return the rows of the chosen documents of each split. Raises InputError with the number of one that does not fit."""
+    """Return the rows of the chosen documents of each split. Raises InputError with the number of one that does not
+    fit."""
     with sandboxed(task.name), redirect_stdout(sys.stderr):
         with reported(task.name, "the first row"):
             # Only text and numbers become rows, and a table holds them with one type per field.
@@ -128,17 +132,9 @@ def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -
 
 def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
     """Raise InputError if lm-eval finds too few rows for the worked examples before a question."""
-    if not task.few_shot:
-        return
-    with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, "the worked examples"):
+    with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, f"{task.few_shot} worked examples"):
         lm_task = ConfigurableTask(config=harness_definition(task, rows))
-        # If worked examples come from the evaluated rows, lm-eval draws one more, and leaves out the question itself.
-        others = len(lm_task.sampler.fewshot_docs()) - (lm_task.fewshot_cfg.split == lm_task.config.test_split)
-    if others < task.few_shot:
-        raise InputError(
-            f"{task.name}: num_fewshot is {task.few_shot}, but lm-eval finds only {others} other rows to put before a question",
-            "give more rows, or lower num_fewshot in the YAML file",
-        )
+        lm_task.fewshot_context(rows["validation"][0]["doc"], num_fewshot=task.few_shot)
 
 
 def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:

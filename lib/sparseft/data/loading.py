@@ -1,10 +1,9 @@
 """Load the rows of a task and the documents of a text, and say where they come from.
 
-The rows of a mini task are generated. All others come from a folder of the user's or from the Hugging Face hub. A place on the
-hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
+The rows of a mini task are generated. All others come from a folder of the user's or from the Hugging Face hub. A place
+on the hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
 """
 
-import json
 import math
 import random
 import re
@@ -15,17 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.data.rows import each_row, problem_of, read_rows
+from sparseft.data.rows import as_lines, each_row, problem_of, read_rows
 from sparseft.data.texts import claim_text, read_documents, write_source_text
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
-from sparseft.study.sources import TaskData
+from sparseft.study.sources import HUB, TaskData
 from sparseft.tasks import KINDS
 from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Row, RowFormat, Task
 
-# The place of the perplexity's text, which is its split `test`.
-WIKITEXT2_PLACE = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
 COMMIT = r"[0-9a-f]{40}"
 # The endings of the files that can be loaded one by one.
 FILE_ENDINGS = (".json", ".jsonl", ".parquet", ".txt", ".gz", ".zst")
@@ -96,7 +93,8 @@ def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None 
 
 
 def choose_rows(rows: list, name: str, split: str, number: int | None, seed: int) -> list:
-    """Return `number` rows of a task's split, chosen by `seed`, or all if it is None. Raises InputError if they are too few."""
+    """Return `number` rows of a task's split, chosen by `seed`, or all if it is None. Raises InputError if they are too
+    few."""
     if number is None:
         return rows
     if number > len(rows):
@@ -105,7 +103,8 @@ def choose_rows(rows: list, name: str, split: str, number: int | None, seed: int
 
 
 def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
-    """Return the file of a split in a folder of the user's; None if there is none. Raises InputError if a text has two."""
+    """Return the file of a split in a folder of the user's; None if there is none. Raises InputError if a text has
+    two."""
     endings = (".txt", ".jsonl") if is_text else (".jsonl",)
     files = [file for ending in endings if (file := folder / f"{split}{ending}").exists()]
     if len(files) > 1:
@@ -113,29 +112,27 @@ def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
     return files[0] if files else None
 
 
-def prepare_text(output: Path, local: str | None, hub: str | None, split: str, key: str, *, as_rows: bool) -> None:
-    """Load a text as `load_documents` does, and write it with its source beside it: a document per row, or as one text.
+def prepare_text(output: Path, text: str, split: str) -> None:
+    """Load the documents of a text, and write them with their source beside them: as rows, or joined if `output` ends
+    in .txt.
 
-    Raises InputError if it is empty, or if the output would replace a file of somebody else."""
-    claim_text(output, [Path(local)] if local else [], as_rows=as_rows)
-    documents, source = load_documents(local, hub, split, key)
+    `text` is a file, or hub:PLACE for a `split` of a data set. The source is the sha256 of the file, or the revision on
+    the hub. Raises InputError if it cannot be loaded or is empty, or if the output would replace a file of somebody
+    else."""
+    place = text.removeprefix(HUB)
+    is_on_hub = place != text
+    claim_text(output, [] if is_on_hub else [Path(text)], (".jsonl", ".txt"))
+    if is_on_hub:
+        dataset = hub_dataset(place, "perplexity.local" if split == "test" else "masks.calibration.NAME.text")
+        documents = [row["text"] for row in rows_of_split(dataset, split, place, DOCUMENT)]
+        source = hub_source(place, dataset)
+    else:
+        documents, digest = read_documents(Path(text))
+        source = {"local": digest}
     if not any(document.strip() for document in documents):
-        raise InputError(f"{local or hub}: the text is empty", "give another text")
-    lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents)
-    write_source_text(output, lines if as_rows else [DOCUMENT_BREAK.join(documents)], source)
-
-
-def load_documents(local: Path | str | None, hub: str | None, split: str, key: str) -> tuple[list[str], dict]:
-    """Return the documents of a text, and where they come from: with the file's sha256, or the revision on the hub.
-
-    They are in the file `local`, or else in a split of the data set at `hub`. Raises InputError if they cannot be loaded;
-    `key` is the key of the configuration that may name another file."""
-    if local:
-        documents, digest = read_documents(Path(local))
-        return documents, {"local": digest}
-    assert hub
-    dataset = hub_dataset(hub, key)
-    return [row["text"] for row in rows_of_split(dataset, split, hub, DOCUMENT)], hub_source(hub, dataset)
+        raise InputError(f"{place}: the text is empty", "give another text")
+    lines = as_lines({"text": document} for document in documents)
+    write_source_text(output, lines if output.suffix == ".jsonl" else [DOCUMENT_BREAK.join(documents)], source)
 
 
 @cache
@@ -175,7 +172,8 @@ def hub_dataset(place: str, key: str) -> dict:
 
 
 def loaded_revision(dataset: dict) -> str | None:
-    """Return the commit of a data set from the hub; None if it is from elsewhere. `datasets` names its cache folder by it."""
+    """Return the commit of a data set from the hub; None if it is from elsewhere. `datasets` names its cache folder by
+    it."""
     first_split = next(iter(dataset.values()))
     folder = Path(first_split.cache_files[0]["filename"]).parent.name
     return folder if re.fullmatch(COMMIT, folder) else None

@@ -1,8 +1,8 @@
 """Find the task of a data folder, and read its rows.
 
-prepare_task.py writes the task and the sha256 of each file into a manifest beside it: manifest.json for the training rows, and
-validation_manifest.json. Without a manifest, any rows of a built-in task are accepted. manifest.json of a task that the
-configuration describes also holds its definition, so that every job reads the same one.
+prepare_task.py writes the task and the sha256 of each file into a manifest beside it: manifest.json for the training
+rows, and validation_manifest.json. Without a manifest, any rows of a built-in task are accepted. manifest.json of a
+task that the configuration describes also holds its definition, so that every job reads the same one.
 """
 
 from collections.abc import Iterable
@@ -47,8 +47,8 @@ def read_splits(
 def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
     """Return the rows of a file, and its sha256.
 
-    Raises InputError if a row is not one of the task's, or if the manifest beside the file records another task or sha256. The
-    rows of boolq_mini fit boolq too, and would be scored under its name."""
+    Raises InputError if a row is not one of the task's, or if the manifest beside the file records another task or
+    sha256. The rows of boolq_mini fit boolq too, and would be scored under its name."""
     # The rows come first, because the place of a damaged row says more than "another file".
     rows = read_rows(path, task)
     digest = sha256(path)

@@ -1,7 +1,7 @@
 """Read and write the rows of .jsonl files, one JSON object per line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -19,7 +19,8 @@ def read_rows(path: Path | str, row_format: RowFormat) -> list[Row]:
 def each_row(path: Path | str, row_format: RowFormat) -> Iterator[Row]:
     """Yield the rows of a .jsonl file one by one, because a large text would be in memory twice.
 
-    Raises InputError if the file is missing or not UTF-8, and with the line and the field if a row does not have the format."""
+    Raises InputError if the file is missing or not UTF-8, and with the line and the field if a row does not have the
+    format."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
     # Only at line feeds, because JSON allows other line ends such as U+2028 in a string.
@@ -32,14 +33,14 @@ def each_row(path: Path | str, row_format: RowFormat) -> Iterator[Row]:
             raise InputError(f"{path}: not UTF-8 text", "convert the file") from None
 
 
-def as_lines(rows: list[Row]) -> str:
-    """Return the text of a .jsonl file."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def as_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the lines of a .jsonl file."""
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write a .jsonl file."""
-    path.write_text(as_lines(rows), encoding="utf-8")
+    path.write_text("".join(as_lines(rows)), encoding="utf-8")
 
 
 def problem_of(row: object, row_format: RowFormat) -> str | None:

@@ -1,8 +1,8 @@
 """Read the documents of texts, and write a text with its source beside it.
 
-A text is a .jsonl file with one document per row in the field `text`, or a .txt file, which is one document. A prepared text
-has FILE.json beside it, with the text's sha256 and where it comes from. A text of windows also has the token ids of each row, and
-the file beside it names the model whose ids they are.
+A text is a .jsonl file with one document per row in the field `text`, or a .txt file, which is one document. A prepared
+text has FILE.json beside it, with the text's sha256 and where it comes from. A text of windows also has the token ids
+of each row, and the file beside it names the model whose ids they are.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,8 @@ MODEL = "model"
 
 
 def read_documents(path: Path) -> tuple[list[str], str]:
-    """Return the documents of a file, and its sha256. Raises InputError as `each_document` does, or if there is none."""
+    """Return the documents of a file, and its sha256. Raises InputError as `each_document` does, or if there is
+    none."""
     documents = list(each_document(path))
     if not documents:
         raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
@@ -37,7 +38,8 @@ def read_documents(path: Path) -> tuple[list[str], str]:
 def each_document(path: Path) -> Iterator[str]:
     """Yield the documents of a file one by one.
 
-    Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no text."""
+    Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no
+    text."""
     if path.suffix != ".txt":
         yield from (row["text"] for row in each_row(path, DOCUMENT))
         return
@@ -47,12 +49,14 @@ def each_document(path: Path) -> Iterator[str]:
     yield text
 
 
-def claim_text(output: Path, inputs: Iterable[Path | None], *, as_rows: bool = True) -> None:
+def claim_text(output: Path, inputs: Iterable[Path | None], endings: tuple[str, ...] = (".jsonl",)) -> None:
     """Hold the place of a prepared text. Raises InputError if it would replace an input or a file of somebody else.
 
-    With `as_rows`, raise it too if the name does not end in .jsonl."""
-    if as_rows and output.suffix != ".jsonl":
-        raise InputError(f"--output {output}: not a .jsonl file", "write its name with .jsonl at the end")
+    Also raises it if the name has none of the endings, because the ending says how the text is read."""
+    if output.suffix not in endings:
+        raise InputError(
+            f"--output {output}: not a {' or '.join(endings)} file", f"write its name with {endings[0]} at the end"
+        )
     outputs = [output, source_file(output)]
     check_ours(output.parent, "text", *outputs)
     check_apart(outputs, inputs)
@@ -95,7 +99,8 @@ def source_file(path: Path) -> Path:
 def given_text(
     path: Path, place: str, *, examples: int, seed: int, length: int | None, choice: Choice | None
 ) -> CalibrationText:
-    """Return the description of a prepared text from the flags of a script. Raises InputError with `place` if a flag is wrong.
+    """Return the description of a prepared text from the flags of a script. Raises InputError with `place` if a flag is
+    wrong.
 
     A text of windows has no others, so only their number can be chosen."""
     chosen = {name: value for name, value in (("length", length), ("choice", choice)) if value is not None}

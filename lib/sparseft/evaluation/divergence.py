@@ -1,10 +1,13 @@
-"""Measure how far a model is from the dense one: KL(dense, model) in nats per token, on windows that the dense model has sampled.
+"""Measure how far a model is from the dense one: KL(dense, model) in nats per token, on windows that the dense model
+has sampled.
 
-The mean of log p_dense - log p_model over the tokens is an unbiased estimate, because the dense model drew each token from its
-own distribution, at temperature 1. Only the tokens that follow the first one of a window are drawn. The windows are independent,
-so the standard error is over them. sample_text.py wrote log p_dense, so no second model is in memory.
+The mean of log p_dense - log p_model over the tokens is an unbiased estimate, because the dense model drew each token
+from its own distribution, at temperature 1. Only the tokens that follow the first one of a window are drawn. The
+windows are independent, so the standard error is over them. sample_text.py wrote log p_dense, so no second model is in
+memory.
 
-This holds only if the model was not fitted to these very windows, so a text is refused if it has a window of a calibration.
+This holds only if the model was not fitted to these very windows, so a text is refused if it has a window of a
+calibration.
 """
 
 import math
@@ -33,8 +36,8 @@ def read_dense_windows(path: Path, dense: Checkpoint, calibration: Iterable[Path
 
     `calibration` has the texts to which the evaluated model was fitted.
 
-    Raises InputError if `dense` has not sampled them at temperature 1, if they are fewer than two, which have no standard error,
-    or if one is in a text of the calibration."""
+    Raises InputError if `dense` has not sampled them at temperature 1, if they are fewer than two, which have no
+    standard error, or if one is in a text of the calibration."""
     rows = read_rows(path, SCORED_WINDOW)
     digest = sha256(path)
     source = recorded_source(path, digest) or {}
@@ -52,7 +55,8 @@ def read_dense_windows(path: Path, dense: Checkpoint, calibration: Iterable[Path
 
 
 def measure_divergence(model: nn.Module, windows: list[Row]) -> dict:
-    """Return the fields of evaluation.json on the divergence of a model from the dense one, which has sampled the windows."""
+    """Return the fields of evaluation.json on the divergence of a model from the dense one, which has sampled the
+    windows."""
     log_p, top = (np.array([window[name] for window in windows]) for name in ("log_p", "top"))
     scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
     by_window = (log_p - scores["log_p"]).mean(axis=1)

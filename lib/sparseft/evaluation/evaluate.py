@@ -1,4 +1,5 @@
-"""Evaluate a model on a task with lm-eval or by its loss, and keep the results of every row, from which all metrics follow.
+"""Evaluate a model on a task with lm-eval or by its loss, and keep the results of every row, from which all metrics
+follow.
 
 Metrics and outcomes are lm-eval's. The metrics that lm-eval does not have follow from the rows (scoring.py).
 
@@ -54,17 +55,20 @@ def evaluate(
         answer_tokens    number of tokens of the right answer
 
     `generation_config` has what the model's generation_config.json sets, which acts on every generated text.
-    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With `scored_by`, lm-eval
-    scored the rows by filters or functions of the task. Then outcomes are fractions, and do not follow from the other fields.
-    A task whose headline is the loss has only losses and answer_tokens, and `chance` and `harness` are None.
+    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With
+    `scored_by`, lm-eval scored the rows by filters or functions of the task. Then outcomes are fractions, and do not
+    follow from the other fields. A task whose headline is the loss has only losses and answer_tokens, and `chance` and
+    `harness` are None.
+
     Raises InputError if the rows cannot be scored, or if a loss is not finite."""
     task.check(rows)
     validation, is_by_loss = rows["validation"], task.headline is LOSS
     scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
     if task.choices and not task.few_shot and model.dtype == torch.float32:
-        # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. A 16-bit
-        # model rounds by up to 1 nat in other batches, so its loss is computed in the batches of the training's evaluation.
+        # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. A
+        # 16-bit model rounds by up to 1 nat in other batches, so its loss is computed in the batches of the training's
+        # evaluation.
         pairs = zip(scores["log_likelihoods"], scores["labels"], strict=True)
         losses = np.array([-logs[label] for logs, label in pairs])
         tokens = np.array([len(example.ids) - example.answer_start for example in examples])
@@ -179,9 +183,10 @@ def token_perplexity(
 ) -> float:
     """Return the token perplexity of a text, over its first `windows` windows, or over all.
 
-    The text is tokenised once and cut into windows of `context` tokens that do not overlap. The tokens after the last whole
-    window are left out, as in github.com/locuslab/wanda, lib/eval.py. On WikiText-2 it is the number that pruning papers print.
-    Perplexities with another context or tokenizer cannot be compared. lm-eval's `wikitext` is a perplexity per word.
+    The text is tokenised once and cut into windows of `context` tokens that do not overlap. The tokens after the last
+    whole window are left out, as in github.com/locuslab/wanda, lib/eval.py. On WikiText-2 it is the number that pruning
+    papers print. Perplexities with another context or tokenizer cannot be compared. lm-eval's `wikitext` is a
+    perplexity per word.
 
     Raises InputError if the text is too short, the context is too long, or the perplexity is not a finite number."""
     limit = model.config.max_position_embeddings

@@ -1,7 +1,7 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the functions of a built-in task as they are, and the definition of any other (data/lm_eval_rendering.py). It applies
-the filters, and computes the metrics and the standard errors.
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (data/lm_eval_rendering.py).
+lm-eval applies the filters, and computes the metrics and the standard errors.
 """
 
 import os
@@ -11,8 +11,8 @@ from contextlib import redirect_stdout
 from functools import cache
 from itertools import chain
 
-# These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and lm-eval's
-# bootstrap, which takes a second, starts no copies of this process.
+# These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and
+# lm-eval's bootstrap, which takes a second, starts no copies of this process.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
@@ -29,7 +29,6 @@ from lm_eval.tasks import TaskManager
 from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.scoring import BOOTSTRAP
-from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
@@ -47,15 +46,9 @@ _STRICT = "strict-match"
 class StrictLM(HFLM):
     """Run lm-eval's model, and refuse the rows that lm-eval would score wrongly without a word.
 
-    lm-eval would cut a prompt that is longer than the context. It would also score a prompt whose tokens merge with those of the
-    answer. The same is true of a prompt of which training reads other tokens, and of two choices with the same tokens. An
-    error gives the number of the first such row.
-
-    The choices of a row share one forward pass over their prompt if the model is in float32 and every choice has at most 16
-    tokens. config.json must also ask for torch's attention, for no windows, and for rotary angles that do not depend on the
-    length. Then each log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in
-    another order. So a prediction can change only if two choices are that close. In all other cases each choice has a
-    separate pass in lm-eval."""
+    lm-eval would cut a prompt that is longer than the context. It would also score a prompt whose tokens merge with
+    those of the answer. The same is true of a prompt of which training reads other tokens, and of two choices with the
+    same tokens. An error gives the number of the first such row."""
 
     def loglikelihood(self, requests: list[Instance], *args, **options) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each choice in nats, and whether greedy decoding gives it.
@@ -90,7 +83,8 @@ class StrictLM(HFLM):
         return super().loglikelihood(requests, *args, **options)
 
     def generate_until(self, requests: list[Instance], *args, **options) -> list[str]:
-        """Return the generated text of each prompt. Raises InputError with the number of the first that cannot be answered."""
+        """Return the generated text of each prompt. Raises InputError with the number of the first that cannot be
+        answered."""
         name = requests[0].task_name
         texts, settings = zip(*(request.args for request in requests), strict=True)
         rooms = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
@@ -102,19 +96,12 @@ class StrictLM(HFLM):
         refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])
         return super().generate_until(requests, *args, **options)
 
-    def _loglikelihood_tokens(self, requests, *args, **options) -> list[tuple[float, bool]]:
-        """Return what `loglikelihood` returns, for requests (texts, context, continuation) in token ids."""
-        pairs = [(context, continuation) for _, context, continuation in requests]
-        if may_share_contexts(self.model, pairs):
-            return log_likelihoods(self.model, pairs, self.batch_size)
-        return super()._loglikelihood_tokens(requests, *args, **options)
-
 
 def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
-    Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows.
-    Raises InputError if lm-eval renders other texts than training read."""
+    Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the
+    rows. Raises InputError if lm-eval renders other texts than training read."""
     lm_task = load_task(task, rows)
     with sandboxed(task.name):
         if task.definition:
@@ -128,7 +115,8 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
     samples.sort(key=lambda sample: sample["doc_id"])
     reported = {column for metric in task.metrics for column in metric.columns}
     metrics: dict[str, float | None] = {}
-    # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the first.
+    # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the
+    # first.
     for key, value in result["results"][task.name].items():
         metric, _, filter_name = key.partition(",")
         name = metric if filter_name == first_filter else f"{metric}_{filter_name}"
@@ -166,8 +154,8 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of the task over `rows` (docs/task_guide.md in lm-eval's repository)."""
     if task.definition:
         return harness_definition(task, rows)
-    # A label may be a text in one row and a number in another, and a column of a table has one type. Other fields than the
-    # required ones may fit into no table.
+    # A label may be a text in one row and a number in another, and a column of a table has one type. Other fields than
+    # the required ones may fit into no table.
     fields = {
         split: [{name: row[name] for name in task.fields} for row in examples] for split, examples in rows.items()
     }

@@ -1,7 +1,7 @@
 """Write the files of lm-eval from the record of an evaluation, without the model.
 
-lm-eval evaluates the tasks again. A recorded answer takes the place of each answer of the model, so that metrics, prompts and
-files are lm-eval's own.
+lm-eval evaluates the tasks again. A recorded answer takes the place of each answer of the model, so that metrics,
+prompts and files are lm-eval's own.
 """
 
 from itertools import chain
@@ -18,7 +18,7 @@ from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.evaluation.harness import load_task, simple_evaluate
 from sparseft.records.evaluation_record import AnswersPart, EvaluationRecord
-from sparseft.tasks.lm_eval import is_group, members_of
+from sparseft.tasks.lm_eval import members_of
 
 # lm-eval would start git to find the version of this project, and no record has it.
 evaluator.get_git_commit_hash = lambda: None
@@ -46,10 +46,11 @@ class RecordedAnswers(LM):
 
 
 def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folder: Path) -> None:
-    """Write results_DATE.json and samples_TASK_DATE.jsonl for an evaluation and its probes, as `lm_eval --log_samples` does.
+    """Write results_DATE.json and samples_TASK_DATE.jsonl for an evaluation and its probes, as `lm_eval --log_samples`
+    does.
 
-    `data` holds the prepared rows of each task. Raises InputError if they are not the evaluated ones, or if a file could not
-    be written."""
+    `data` holds the prepared rows of each task. Raises InputError if they are not the evaluated ones, or if a file
+    could not be written."""
     answers: dict[str, AnswersPart] = {record.task: record, **record.probes}
     digests = {name: (probe.data_sha256, probe.train_sha256) for name, probe in record.probes.items()}
     digests[record.task] = (record.inputs.data, record.inputs.train)
@@ -61,7 +62,7 @@ def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folde
     for place in dict.fromkeys(folder_of.values()):
         task = find_task(data / place, place)
         rows, prepared = read_splits(data / place, task)
-        parts = list(members_of(task, rows)) if is_group(task.definition) else [(task, rows)]
+        parts = list(members_of(task, rows))
         if any((prepared["validation"], prepared["train"]) != digests[part.name] for part, _ in parts):
             raise InputError(
                 f"{data / place}: not the rows that were evaluated",

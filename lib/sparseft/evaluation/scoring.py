@@ -1,4 +1,5 @@
-"""Compute from the rows of an evaluation what lm-eval does not: choices, ties, chance, recalls and the metrics of the loss.
+"""Compute from the rows of an evaluation what lm-eval does not: choices, ties, chance, recalls and the metrics of the
+loss.
 
 These functions need neither torch nor lm-eval.
 
@@ -21,7 +22,8 @@ from sparseft.errors import InputError
 from sparseft.tasks.metrics import LOSS, MAJORITY_FLOOR, TOKEN_PERPLEXITY, Metric, recall
 from sparseft.tasks.task import Row, Task
 
-# Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a formula.
+# Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a
+# formula.
 BOOTSTRAP = 400
 # Nats per token. exp(709.79) is more than the largest float.
 LARGEST_LOSS = 709
@@ -64,7 +66,8 @@ def class_metrics(
 ) -> dict[str, float | None]:
     """Return the recall of each choice with its standard error, and the share of the most frequent one, by name.
 
-    `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never right."""
+    `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never
+    right."""
     right = np.array(labels)
     metrics: dict[str, float | None] = {}
     predictions, _ = likeliest(log_likelihoods)
@@ -76,8 +79,8 @@ def class_metrics(
 def loss_metrics(losses: np.ndarray, answer_tokens: np.ndarray) -> dict[str, float | None]:
     """Return the metrics of a task that is evaluated by its loss, by name.
 
-    `losses` are sums over the answer of each example, in nats, (examples,). Raises InputError if the perplexity is not a
-    finite number."""
+    `losses` are sums over the answer of each example, in nats, (examples,). Raises InputError if the perplexity is not
+    a finite number."""
     loss = float(losses.sum() / answer_tokens.sum())
     return {
         LOSS.name: loss,

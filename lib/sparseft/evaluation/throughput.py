@@ -1,8 +1,9 @@
-"""Training speed against the batch size on the backend torch: real steps of the training loop, one forward pass per batch.
+"""Training speed against the batch size on the backend torch: real steps of the training loop, one forward pass per
+batch.
 
-Every repeat of every batch size runs in a process of its own. So its peak memory is its own, and running out of memory ends
-only that process. The repeats alternate between the batch sizes, so that a machine that becomes slower is not mistaken for a
-slow batch size. Each repeat has other batches, like another seed of the training.
+Every repeat of every batch size runs in a process of its own. So its peak memory is its own, and running out of memory
+ends only that process. The repeats alternate between the batch sizes, so that a machine that becomes slower is not
+mistaken for a slow batch size. Each repeat has other batches, like another seed of the training.
 """
 
 import errno
@@ -37,8 +38,8 @@ from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
-# How torch, C++, the system, Rust, LLVM, the dynamic linker and CUDA say that there is no memory. LLVM says it if it cannot load
-# a compiled kernel.
+# How torch, C++, the system, Rust, LLVM, the dynamic linker and CUDA say that there is no memory. LLVM says it if it
+# cannot load a compiled kernel.
 _MEMORY = re.compile(
     "DefaultCPUAllocator|bad_alloc|Cannot allocate memory|memory allocation of|out of memory|Unable to allocate"
     "|failed to map segment from shared object|CUBLAS_STATUS_ALLOC_FAILED"
@@ -62,7 +63,8 @@ class MeasuredTraining:
     threads: int
 
     def memory_record(self, device: torch.device) -> dict[str, int | str]:
-        """Return the memory limit for the record, and what its bytes and those of a peak count. On a CPU they differ."""
+        """Return the memory limit for the record, and what its bytes and those of a peak count. On a CPU they
+        differ."""
         on_gpu = device.type == "cuda"
         return {
             "peak_memory_kind": "allocated by torch" if on_gpu else "resident",
@@ -80,9 +82,9 @@ class MeasuredTraining:
 def measure(training: MeasuredTraining) -> list[dict]:
     """Return a row per batch size, with its status and its repeats.
 
-    A repeat has seconds, samples, tokens without and with padding, the peak memory in bytes, and the CPU share: the part of
-    its threads' time that the CPU gave it. If that is far below 1, other work used the cores. A batch size that once runs
-    out of memory does not fit, and larger ones are not tried again."""
+    A repeat has seconds, samples, tokens without and with padding, the peak memory in bytes, and the CPU share: the
+    part of its threads' time that the CPU gave it. If that is far below 1, other work used the cores. A batch size that
+    once runs out of memory does not fit, and larger ones are not tried again."""
     sizes = sorted(training.throughput.batch_sizes)
     rows: dict[int, dict] = {
         size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes

@@ -157,10 +157,3 @@ def model_config(folder: Path) -> PretrainedConfig:
 def attention_windows(config: PretrainedConfig) -> list[int | None]:
     """Return by decoder layer how many tokens back a token of this model sees, itself included; None if it sees all."""
     return find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())
-
-
-def has_fixed_rope(model: nn.Module) -> bool:
-    """Return whether the rotary angles of a model do not depend on the length of the batch."""
-    types = model.get_decoder().rotary_emb.rope_type
-    # A model whose layers have different angles has one type per type of layer.
-    return set(types.values() if isinstance(types, dict) else [types]) <= set(FIXED_ROPE)

@@ -15,8 +15,8 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
-from sparseft.data.loading import WIKITEXT2_PLACE, local_file
-from sparseft.data.selection import MANIFEST_FILE, ROWS_FILE, SELECTION
+from sparseft.data.loading import local_file
+from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
@@ -28,7 +28,7 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
+from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, WIKITEXT2_PLACE, TaskData, pruned_base, split_mdl
 from sparseft.study.targets import runs, window_files
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS

@@ -20,6 +20,8 @@ _PRUNED = re.sub(r"\?P<\w+>", "", PRUNED)
 SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)?|{_PRUNED})$"
 # The beginning of a place on the hub, among the sources of a text.
 HUB = "hub:"
+# The place of the perplexity's text, which is its split `test`.
+WIKITEXT2_PLACE = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
 # How the windows of a text are chosen, and the default.
 Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
@@ -205,6 +207,11 @@ class Perplexity(Section):
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the source, and whether it is."""
         return {"local and hub are two sources: give one": self.local and self.hub}
+
+    @property
+    def text(self) -> str:
+        """Return the file of the text, or hub:PLACE."""
+        return self.local or f"{HUB}{self.hub or WIKITEXT2_PLACE}"
 
 
 def _has_documents(text: object) -> bool:

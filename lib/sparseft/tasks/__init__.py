@@ -1,10 +1,11 @@
 """List the tasks.
 
 A new task is a file beside this one and a name in TASKS. The real tasks have lm-eval's prompts, so that training and
-evaluation see the same text. Each mini task has the prompt, the answer and the fields of its real one, and generates its rows.
+evaluation see the same text. Each mini task has the prompt, the answer and the fields of its real one, and generates
+its rows.
 
-A study can also describe tasks of its own in the configuration. Each belongs to one of KINDS, which makes the task from the
-definition in the manifest of its data (data/prepared.py).
+A study can also describe tasks of its own in the configuration. Each belongs to one of KINDS, which makes the task from
+the definition in the manifest of its data (data/prepared.py).
 """
 
 from sparseft.tasks import instruction, lm_eval, text
@@ -18,7 +19,8 @@ from sparseft.tasks.metrics import LOSS, Metric, lm_eval_metric
 
 TASKS = (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)
 BY_NAME = {task.name: task for task in TASKS}
-# Kind of a task that a study describes -> its module, which has the kind's name and the function `task_of(name, definition)`.
+# Kind of a task that a study describes -> its module, which has the kind's name and the function `task_of(name,
+# definition)`.
 KINDS = {"lm_eval": lm_eval, "instruction": instruction, "text": text}
 _METRICS = {metric.name: metric for task in TASKS for metric in task.metrics} | {LOSS.name: LOSS}
 

@@ -1,7 +1,7 @@
 """Define BoolQ in small: the passage names a thing, and the question names the same thing or another one.
 
-The other thing has as many letters, so that the length of a row says nothing about its answer. Neither does the thing in the
-question, because every thing occurs with both answers.
+The other thing has as many letters, so that the length of a row says nothing about its answer. Neither does the thing
+in the question, because every thing occurs with both answers.
 """
 
 import itertools

@@ -1,4 +1,5 @@
-"""Define GSM8K: a word problem, its worked solution, and the result after "#### " (Cobbe et al. 2021, arXiv:2110.14168).
+"""Define GSM8K: a word problem, its worked solution, and the result after "#### " (Cobbe et al. 2021,
+arXiv:2110.14168).
 
 Prompt and answer are those of lm-eval's task `gsm8k` 3.0 (gsm8k/gsm8k.yaml).
 """
@@ -15,7 +16,8 @@ def prompt(row: Row) -> str:
 
 
 def problem(row: Row) -> str | None:
-    """Return what is wrong with a row, or None. lm-eval takes the first number after "#### ", which must end the answer."""
+    """Return what is wrong with a row, or None. lm-eval takes the first number after "#### ", which must end the
+    answer."""
     answer = row["answer"]
     numbers = re.findall(r"#### (-?[0-9.,]+)", answer)
     if not numbers or not any(map(str.isdigit, numbers[0])) or not answer.endswith(f"#### {numbers[0]}"):

@@ -11,7 +11,8 @@ NAME = "gsm8k_mini"
 
 
 def generate(split: str, number: int, seed: int) -> list[Row]:
-    """Return `number` distinct rows of a split, with sums and differences equally often (one more difference if odd)."""
+    """Return `number` distinct rows of a split, with sums and differences equally often (one more difference if
+    odd)."""
     names, things = words_of_split(NAMES, split), words_of_split(THINGS, split)
     # Pairs 12 >= a > b >= 1. No pair is in both splits, so that validation asks for new sums.
     pairs = [(a, b) for b, a in itertools.combinations(range(1, 13), 2)]

@@ -1,7 +1,7 @@
 """Define HellaSwag in small: the right ending repeats the quality and the thing of the context.
 
-The four endings are all pairs of two qualities and two things. Each would be right in some context, and all share their words,
-so that only the context shows the right one.
+The four endings are all pairs of two qualities and two things. Each would be right in some context, and all share their
+words, so that only the context shows the right one.
 """
 
 import itertools

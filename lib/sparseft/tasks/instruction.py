@@ -5,8 +5,8 @@ All rows of a task have one format:
     response   {"prompt": TEXT, "response": TEXT}
     messages   {"messages": [{"role": "system" or "user" or "assistant", "content": TEXT}, ...]}
 
-The text of a conversation depends on the model, whose chat template writes it (language_model/batches.py). Its response is the
-last message.
+The text of a conversation depends on the model, whose chat template writes it (language_model/batches.py). Its response
+is the last message.
 """
 
 import json

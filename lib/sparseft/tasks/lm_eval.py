@@ -9,8 +9,8 @@ lm-eval renders the texts of a row once, when it is prepared, so that training n
     choices   the choices, whose characters acc_norm divides by
     label     index of the right choice
 
-The last three are only in a task with choices. The rows of a group also have the field `member`, the task that they are of. Each
-member is evaluated as a task of its own. The evaluation renders the rows again, and compares
+The last three are only in a task with choices. The rows of a group also have the field `member`, the task that they are
+of. Each member is evaluated as a task of its own. The evaluation renders the rows again, and compares
 (data/lm_eval_rendering.py).
 """
 
@@ -74,13 +74,14 @@ def is_group(definition: dict) -> bool:
     return "members" in definition
 
 
-def members_of(group: Task, rows: dict[str, list[Row]]) -> Iterator[tuple[Task, dict[str, list[Row]]]]:
-    """Yield each member of a group with its rows, from the rows of the group."""
-    for name, definition in group.definition["members"].items():
-        yield (
-            task_of(name, definition),
-            {split: [row for row in rows[split] if row["member"] == name] for split in SPLITS},
-        )
+def members_of(task: Task, rows: dict[str, list[Row]]) -> Iterator[tuple[Task, dict[str, list[Row]]]]:
+    """Yield each member of a group with its rows, from the rows of the group. Any other task is its own member."""
+    if not is_group(task.definition):
+        yield task, rows
+        return
+    for name, definition in task.definition["members"].items():
+        own_rows = {split: [row for row in rows[split] if row["member"] == name] for split in SPLITS}
+        yield task_of(name, definition), own_rows
 
 
 def _choice_problem(row: Row) -> str | None:

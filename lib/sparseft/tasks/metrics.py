@@ -1,13 +1,13 @@
 """Describe the metrics that the tasks report.
 
-The tables, figures and pages of the analysis read their names and words from here. Every metric but the loss and its perplexity
-is a fraction from 0 to 1, and the analysis gives it the interval of a proportion.
+The tables, figures and pages of the analysis read their names and words from here. Every metric but the loss and its
+perplexity is a fraction from 0 to 1, and the analysis gives it the interval of a proportion.
 """
 
 from dataclasses import dataclass
 
-# Only the perplexity of WikiText-2's test split has its name, because papers print that number. The sha256 is that of the 4358
-# rows of wikitext-2-raw-v1, joined by blank lines: 1,296,370 bytes of UTF-8, or 287,644 tokens of GPT-2.
+# Only the perplexity of WikiText-2's test split has its name, because papers print that number. The sha256 is that of
+# the 4358 rows of wikitext-2-raw-v1, joined by blank lines: 1,296,370 bytes of UTF-8, or 287,644 tokens of GPT-2.
 WIKITEXT2_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
 # A perplexity's name is one of these and the length of the context. Perplexities are the metrics that are no fractions.
 WIKITEXT2 = "wikitext2_ppl_"

@@ -11,7 +11,8 @@ from sparseft.tasks.metrics import Metric
 
 Row = dict[str, Any]
 SPLITS = ("train", "validation")
-# Split -> the file beside its rows that records them. That of the training rows also defines a task that is not built in.
+# Split -> the file beside its rows that records them. That of the training rows also defines a task that is not built
+# in.
 MANIFESTS = {"train": "manifest.json", "validation": "validation_manifest.json"}
 
 
@@ -29,7 +30,8 @@ class Lengths:
 
     Those of a built-in task are typical ones, measured on 700 to 2000 rows."""
 
-    # The numbers of training and of validation rows. Of a built-in task those on the hub, or 0 if the project generates them.
+    # The numbers of training and of validation rows. Of a built-in task those on the hub, or 0 if the project generates
+    # them.
     rows: tuple[int, int]
     # Tokens of prompt and answer together: the mean, and the 99th percentile.
     mean: int
@@ -79,9 +81,11 @@ class Task(RowFormat):
     delimiter: str = " "
     # Whether spaces at the end of a prompt count as the answer's, as in lm-eval.
     moves_spaces: bool = True
-    # Returns the messages of a conversation, which the model's chat template writes; None if the text is prompt and answer.
+    # Returns the messages of a conversation, which the model's chat template writes; None if the text is prompt and
+    # answer.
     messages: Callable[[Row], list[dict[str, str]]] | None = None
-    # Tokens per sequence, if the rows are documents that are joined and cut into sequences; 0 if every row is an example.
+    # Tokens per sequence, if the rows are documents that are joined and cut into sequences; 0 if every row is an
+    # example.
     sequence_length: int = 0
     # lm-eval's doc_to_choice; None if the answer is generated.
     choices: Callable[[Row], list[str]] | None = None
@@ -103,7 +107,8 @@ class Task(RowFormat):
     generate: Callable[[str, int, int], list[Row]] | None = None
     # The largest number of tokens of a generated answer.
     max_new_tokens: int = 0
-    # The number of worked examples, from the training rows, before every question of the evaluation. The loss uses none.
+    # The number of worked examples, from the training rows, before every question of the evaluation. The loss uses
+    # none.
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
@@ -137,8 +142,8 @@ class Task(RowFormat):
     def check(self, rows: dict[str, list[Row]], scored: str = "validation") -> None:
         """Check the rows of the split that is `scored`, and the training rows, before anything is trained or evaluated.
 
-        Raises InputError if there are too few, or if the scored rows cannot tell a right answer from a wrong one. How many
-        sequences documents have depends on the tokenizer, so they are counted when they are encoded."""
+        Raises InputError if there are too few, or if the scored rows cannot tell a right answer from a wrong one. How
+        many sequences documents have depends on the tokenizer, so they are counted when they are encoded."""
         if self.sequence_length:
             for split, documents in rows.items():
                 if not any(row["text"].strip() for row in documents):

@@ -1,7 +1,8 @@
 """Define a task of general text: its documents become sequences of one length, and the loss is on every token.
 
-The documents of a split are joined by blank lines, and the text is tokenised once. Then it is cut into sequences of `length`
-tokens that do not overlap, and the tokens after the last whole sequence are left out (language_model/batches.py).
+The documents of a split are joined by blank lines, and the text is tokenised once. Then it is cut into sequences of
+`length` tokens that do not overlap, and the tokens after the last whole sequence are left out
+(language_model/batches.py).
 """
 
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY

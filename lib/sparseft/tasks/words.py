@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from sparseft.errors import InputError
 
-# Names and things are short. Qualities start with a consonant ("a red drum"). Things can be carried, and take a plain -s or -es
-# in the plural.
+# Names and things are short. Qualities start with a consonant ("a red drum"). Things can be carried, and take a plain
+# -s or -es in the plural.
 NAMES = """Anna Tom Lucy Peter Maria David Emma Jack Sarah Paul Julia Mark Helen Simon Laura James Nina Robert Alice
     Henry Clara Daniel Rose Martin Grace Kevin Diana Oscar Ruth George Linda Frank Karen Philip Susan Brian""".split()
 QUALITIES = """red huge small green tiny strange blue pretty rare yellow dirty cheap black heavy broken white lovely

@@ -1,16 +1,16 @@
 """Choose the selection rows of a task, on which a study compares its trainings, and read them.
 
-They are a third split beside the training and the validation rows. They come from a split `selection` of the data. If there is
-none, they are training rows that the training does not use. A mini task generates more rows with its training words, so that
-no choice depends on the words of its validation rows.
+They are a third split beside the training and the validation rows. They come from a split `selection` of the data. If
+there is none, they are training rows that the training does not use. A mini task generates more rows with its training
+words, so that no choice depends on the words of its validation rows.
 
-No selection row occurs in a training row, in a validation row, or in another selection row (overlap.py). Real data repeat
-themselves, so such rows are left out and counted. A split that is mostly training or validation rows is refused. Of a text,
-some windows of 13 words may occur in the other splits; their share is recorded.
+No selection row occurs in a training row, in a validation row, or in another selection row (overlap.py). Real data
+repeat themselves, so such rows are left out and counted. A split that is mostly training or validation rows is refused.
+Of a text, some windows of 13 words may occur in the other splits; their share is recorded.
 
     selection.jsonl          the rows
-    selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, their overlap, and
-                             the sha256 of the two files that they are disjoint from
+    selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, their
+                             overlap, and the sha256 of the two files that they are disjoint from
 """
 
 import hashlib
@@ -72,7 +72,8 @@ def load_candidates(task: Task, data: TaskData, prepared: dict[str, list[Row]]) 
 
 
 def unused_rows(rows: list, name: str, number: int | None, seed: int) -> list:
-    """Return the training rows that a training on `number` of them does not use. Raises InputError if it uses all of them."""
+    """Return the training rows that a training on `number` of them does not use. Raises InputError if it uses all of
+    them."""
     used = set(choose_rows(list(range(len(rows))), name, "train", number, seed))
     unused = [row for index, row in enumerate(rows) if index not in used]
     if not unused:
@@ -98,12 +99,12 @@ def choose_selection(
 ) -> tuple[list[Row], int, float]:
     """Return the first `number` candidates that occur in no training row, validation row or other chosen row.
 
-    Return also how many were left out because they occur in another row, and the share of a text's windows that occurs in the
-    training and validation text (0 of examples).
+    Return also how many were left out because they occur in another row, and the share of a text's windows that occurs
+    in the training and validation text (0 of examples).
 
-    Without a number they are all rows of a split for this purpose, or else as many as there are validation rows. Documents
-    are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`, or if most rows
-    of a split for this purpose are training or validation rows."""
+    Without a number they are all rows of a split for this purpose, or else as many as there are validation rows.
+    Documents are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`,
+    or if most rows of a split for this purpose are training or validation rows."""
     counts_characters = number is None and task.sequence_length > 0
     has_own_split = candidates.split != "train"
 
@@ -148,7 +149,8 @@ def choose_selection(
 def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[list[Row], str]:
     """Return the selection rows in a data folder, and the sha256 of their file.
 
-    `digests` has the sha256 of the files of the other splits. Raises InputError unless the manifest records all three files."""
+    `digests` has the sha256 of the files of the other splits. Raises InputError unless the manifest records all three
+    files."""
     path = folder / ROWS_FILE
     manifest = read_record(folder / MANIFEST_FILE)
     if manifest["task"] != task.name or not path.exists() or manifest["sha256"] != sha256(path):
@@ -161,7 +163,8 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
 
 
 def _with_known(task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]]) -> Iterator[tuple[Row, bool]]:
-    """Yield candidates, each with whether it occurs in the prepared rows. Each document of a text is compared by itself."""
+    """Yield candidates, each with whether it occurs in the prepared rows. Each document of a text is compared by
+    itself."""
     others = [texts_of(task, rows) for rows in prepared.values()]
     remaining = iter(candidates)
     while rows := list(islice(remaining, _AT_ONCE)):

@@ -8,7 +8,7 @@ from hub_cache import COMMIT, publish, write
 from project import call_script, succeed
 from sparseft.data.overlap import shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
-from sparseft.data.selection import read_selection
+from sparseft.data.selection_rows import read_selection
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
