@@ -57,8 +57,7 @@ def main(
     hold(files.base)
     stated = settings.imported_pattern.get(name)
     counts = import_pruned(Checkpoint(model_path), source, method, percent, files, stated)
-    found = ", ".join(f"{pattern} in {number} layers" for pattern, number in sorted(counts["patterns"].items()))
-    said = [f"{100 * counts['reached']:.2f} % pruned ({found})"]
+    said = [f"{100 * counts['reached']:.2f} % pruned"]
     if source:
         said.append(f"{counts['natural_zeros']} natural zeros {'pruned' if stated else 'kept'}")
         said.append(f"{counts['changed_weights']} kept weights changed")

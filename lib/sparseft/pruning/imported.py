@@ -38,8 +38,6 @@ TOLERANCE = 0.01
 # Keys of a configuration that do not change what a model computes from tokens, so that tools may write other values.
 _WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
-# The M of the patterns N:M that are looked for in a checkpoint's zeros, the smallest first.
-_GROUPS = (2, 4, 8, 16, 32)
 _GIVE_BASE = "give the model that the tool pruned, in the same dtype (models.NAME.source and dtype, or --model_path)"
 
 
@@ -60,19 +58,6 @@ def infer_mask(base: np.ndarray | None, pruned: np.ndarray, stated: str | None =
     }
 
 
-def pattern_of(filled: np.ndarray) -> str:
-    """Return the pattern of a layer's zeros: N:M with the smallest M of _GROUPS, or unstructured.
-
-    `filled`, bool (rows, cols), says what is not zero. N:M means that N is the most in a group of M consecutive weights of a
-    row, and that the layer has N / M of its weights up to TOLERANCE."""
-    for group in _GROUPS:
-        if filled.shape[1] % group == 0:
-            most = int(_in_groups(filled, group).max())
-            if most < group and abs(filled.mean() - most / group) <= TOLERANCE:
-                return f"{most}:{group}"
-    return "unstructured"
-
-
 def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> None:
     """Raise InputError, naming the layer and the group, if a group of a layer breaks the pattern N:M that the user stated."""
     most, group = map(int, stated.split(":"))
@@ -81,16 +66,12 @@ def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> No
         raise InputError(
             f"{place}: {layer} has rows of {filled.shape[1]} weights, which groups of {group} do not divide", remedy
         )
-    counts = _in_groups(filled, group)
+    # The weights of each group that are not zero, (rows, cols / group).
+    counts = np.count_nonzero(filled.reshape(len(filled), -1, group), axis=2)
     for row, number in np.argwhere(counts > most)[:1]:
         columns = f"columns {number * group} to {(number + 1) * group - 1}"
         what = f"{layer}, row {row}, {columns}: {counts[row, number]} weights are not zero, and {stated} allows {most}"
         raise InputError(f"{place}: {what}", remedy)
-
-
-def _in_groups(filled: np.ndarray, group: int) -> np.ndarray:
-    """Return how many weights of each group of a row are not zero, (rows, cols / group)."""
-    return np.count_nonzero(filled.reshape(len(filled), -1, group), axis=2)
 
 
 def import_pruned(
@@ -109,19 +90,15 @@ def import_pruned(
     shapes = prunable_shapes(base)
     meta = {"inferred": True, "source": source, "source_digest": pruned.digest, "stated_pattern": stated}
     totals: Counter[str] = Counter()
-    patterns: Counter[str] = Counter()
     given = {key: value for key, value in meta.items() if value is not None}
     with pruned_writer(base, method, percent, Masks(), files, given) as writer:
         for layer in show(shapes, "layer", len(shapes)):
             bits = _read_in_dtype(pruned, place, base, f"{layer}.weight")
-            filled = bits << 1 != 0
             if stated:
-                check_pattern(filled, stated, layer, place)
+                check_pattern(bits << 1 != 0, stated, layer, place)
             kept, counts = infer_mask(base.read(f"{layer}.weight") if source else None, bits, stated)
-            pattern = pattern_of(filled)
-            writer.write(layer, kept, bits, zeros_pattern=pattern, **counts)
+            writer.write(layer, kept, bits, **counts)
             totals.update(counts, kept=int(np.count_nonzero(kept)))
-            patterns[pattern] += 1
         reached = 1 - totals.pop("kept") / sum(rows * cols for rows, cols in shapes.values())
         if abs(reached - percent / 100) > TOLERANCE:
             raise InputError(
@@ -130,7 +107,7 @@ def import_pruned(
                 " masks.imported and models.NAME.source the same text",
             )
         writer.meta.update(totals)
-    return {"reached": reached, "patterns": dict(patterns), **totals}
+    return {"reached": reached, **totals}
 
 
 def check_origin(pruned: Checkpoint, source: str, base: Checkpoint) -> None:

@@ -151,7 +151,6 @@ class KeptRow(RecordPart):
     damping: float | None = measurement("The damping of its Hessian, if weights are updated.", default=None)
     output_error: NonNegative | None = measurement("The error of its outputs, if so.", default=None)
     natural_zeros: Count | None = measurement("The zeros of the model itself, if imported.", default=None)
-    zeros_pattern: str | None = measurement("The pattern of its zeros, unstructured or N:M, if imported.", default=None)
     changed_weights: Count | None = measurement("The kept weights that a tool changed, if so.", default=None)
 
 
