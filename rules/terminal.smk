@@ -38,7 +38,7 @@ class Terminal(logging.Handler):
             self.started.add(record.jobid)
             logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.started)} of {self.total}: {record.log[0]}")
         elif event == LogEvent.JOB_ERROR and record.log:
-            logger.error(failure(record.rule_name, Path(record.log[0])))
+            logger.error(failure(record.rule_name, record.log))
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
 

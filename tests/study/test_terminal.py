@@ -24,9 +24,9 @@ def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path, text, sai
     log = tmp_path / "a-seed0.log"
     if text:
         log.write_bytes(text)
-    line = failure("merge_run", log)
+    line = failure("merge_run", [str(log), "slurm.log"])
     assert line.replace("error: ", "").startswith(f"merge_run: {said}")
-    assert line.endswith(f"(log: {log})")
+    assert line.endswith(f"(log: {log}, slurm.log)")
 
 
 def test_the_findings_end_with_the_place_of_the_page(tmp_path):

@@ -1,6 +1,7 @@
 """Say in the terminal why a job failed, and what a study found."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparseft.study.grid import FINDINGS, REPORT
@@ -10,13 +11,14 @@ KILLED = re.compile(r": line \d+: +\d+ Killed ")
 MEMORY = "error: the job was killed, as Linux does if memory runs out; request more memory, or lower its batch size"
 
 
-def failure(rule: str, log: Path) -> str:
-    """Return a failed job, what is wrong and its log on one line."""
+def failure(rule: str, logs: Sequence[str]) -> str:
+    """Return a failed job, what is wrong and its logs on one line. The first log is its own, and the others are the queue's."""
+    log = Path(logs[0])
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     # command.py prints both.
     errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
     errors = errors or [MEMORY for line in lines if KILLED.search(line)] or ["error: it failed"]
-    return f"{rule}: {errors[-1]} (log: {log})"
+    return f"{rule}: {errors[-1]} (log: {', '.join(logs)})"
 
 
 def findings(folder: Path) -> str:
