@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hub_cache import COMMIT, publish, write
-from project import call_script, succeed
+from project import succeed
 from sparseft.data.overlap import shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import read_selection
@@ -76,12 +76,9 @@ def test_the_rows_are_training_rows_that_the_training_does_not_use():
     assert manifest["left_out"] == 0
 
 
-def test_without_a_number_there_are_as_many_as_validation_rows_or_a_warning():
-    assert len(prepare()[0]) == 4
-    succeed("prepare_task.py", task="boolq", local="own", train_examples=18, output_dir=FOLDER)
-    code, printed = call_script("prepare_selection.py", task="boolq", local="own", train_examples=18, data_dir=FOLDER)
-    assert code == 0
-    assert printed.startswith("warning: boolq: only 2 rows for the split selection, and 4 for validation")
+@pytest.mark.parametrize(("used", "left"), [({}, 4), ({"train_examples": 18}, 2)])
+def test_without_a_number_there_are_as_many_as_validation_rows_or_as_are_left(used, left):
+    assert len(prepare(**used)[0]) == left
 
 
 def test_rows_that_repeat_another_one_are_left_out_and_counted():

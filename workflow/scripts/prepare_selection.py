@@ -7,7 +7,6 @@ Give the flags with which the task was prepared. It adds selection.jsonl to the 
 selection_manifest.json, which says where the rows come from and which files they are disjoint from.
 """
 
-import sys
 from pathlib import Path
 
 from sparseft.command import Flags, run
@@ -45,13 +44,6 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
         from sparseft.data.lm_eval_rendering import check_worked_examples
 
         check_worked_examples(scored, {"train": prepared["train"], "validation": rows})
-    wanted = len(prepared["validation"])
-    if data.selection_examples is None and len(rows) < wanted and not scored.sequence_length:
-        print(
-            f"warning: {task}: only {len(rows)} rows for the split {SELECTION}, and {wanted} for validation; the"
-            " choice of a training is less certain than its result",
-            file=sys.stderr,
-        )
     hold(data_dir / MANIFEST_FILE)
     with atomic_files(data_dir, MANIFEST_FILE, "task") as folder:
         write_rows(folder / ROWS_FILE, rows)

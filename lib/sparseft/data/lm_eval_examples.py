@@ -8,8 +8,6 @@ the one among trainings (selection_rows.py). It is not taken if the worked examp
 could then stand before itself.
 """
 
-import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +19,7 @@ from lm_eval.config.group import AggMetricConfig
 
 from sparseft.data.lm_eval_definitions import changed, config_of, group_members, read_definition, reported_metrics
 from sparseft.data.lm_eval_rendering import check_worked_examples, rendered_rows, reported
-from sparseft.data.loading import COMMIT, Examples, choose_rows, hub_dataset, hub_source, local_file
+from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.errors import InputError, one_line
@@ -227,22 +225,14 @@ class Splits:
 def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Dataset], dict]:
     """Return the rows of a task by split, and their source for manifest.json.
 
-    They come from the user's folder, or from the hub. A hub's revision that is not fixed gets a warning that says how
-    to fix it. Raises InputError if they cannot be loaded."""
+    They come from the user's folder, or from the hub. Raises InputError if they cannot be loaded."""
     if data.local:
         files = {split: Path(data.local, f"{split}.jsonl") for split in SPLITS}
         rows = {split: rows_table(name, file) for split, file in files.items()}
         return rows, {"local": {split: sha256(file) for split, file in files.items()}}
     place = fixed(data.hub or _place_of(name, config))
     datasets = hub_dataset(place, f"tasks.{name}.local")
-    source = hub_source(place, datasets)
-    if not re.fullmatch(COMMIT, place.partition("@")[2]):
-        print(
-            f"warning: tasks.{name}: the newest revision of {source['hub']} was loaded; to keep it, set revisions to"
-            f" {{{source['hub']}: {source['revision'] or 'COMMIT'}}}",
-            file=sys.stderr,
-        )
-    return datasets, source
+    return datasets, hub_source(place, datasets)
 
 
 def rows_table(name: str, file: Path) -> Dataset:
