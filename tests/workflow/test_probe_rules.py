@@ -48,7 +48,7 @@ def study(tmp_path, tiny_models) -> Study:
 
 
 def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_model_only(study):
-    said = study.snakemake("--dry-run", "--printshellcmds")
+    said = study.snakemake("--dry-run", "--printshellcmds", "--quiet", "host")
     commands = [line for line in said.splitlines() if "evaluate" in line and "python" in line]
     merged = [line for line in commands if "evaluation.json" in line]
     # A run's own task is no probe of it.

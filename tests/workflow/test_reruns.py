@@ -76,7 +76,7 @@ def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, late
 def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
-    said = study.snakemake("validate", "--dry-run", "--printshellcmds")
+    said = study.snakemake("validate", "--dry-run", "--printshellcmds", "--quiet", "host")
     commands = [line for line in said.splitlines() if "validate_sparsity.py" in line and "--output" in line]
     assert len(commands) == 20
     for command in commands:
@@ -90,7 +90,7 @@ def test_masks_from_examples_take_the_configured_threads_whatever_the_cores(tmp_
     grid = tiny_grid("llama", "boolq_mini", methods)
     masks = {"calibration_examples": 4}
     study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, resources={"threads": 4}, **TINY_STUDY)
-    said = study.snakemake("masks", "--dry-run", "--printshellcmds", "--cores", "1")
+    said = study.snakemake("masks", "--dry-run", "--printshellcmds", "--quiet", "host", "--cores", "1")
     threads = dict(re.findall(r"--method (\w+) .* --threads (\d+)", said))
     assert threads == {"dense": "1", "unstructured": "1", "unstructured_wanda": "4", "unstructured_sparsegpt": "4"}
 
@@ -403,8 +403,11 @@ def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
 def test_a_schedule_asked_for_on_the_command_line_is_what_runs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure({"llama": tiny_models["llama"]}, grid=tiny_grid("llama", "hellaswag_mini", ["random"]))
-    flags = [re.findall(r"--(?:steps|learning_rate) (\S+)", study.snakemake("train", "--dry-run", "--printshellcmds", *more))
-             for more in ([], ["--config", "training={steps: 3}"])]  # fmt: skip
+    command = ["train", "--dry-run", "--printshellcmds", "--quiet", "host"]
+    flags = [
+        re.findall(r"--(?:steps|learning_rate) (\S+)", study.snakemake(*command, *more))
+        for more in ([], ["--config", "training={steps: 3}"])
+    ]
     trainings = study.planned("train")["train_adapter"]
     assert flags == [trainings * ["20", "0.003"], trainings * ["3", "0.003"]]
 
