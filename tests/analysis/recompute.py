@@ -194,19 +194,17 @@ def compare(cells, options):
                 row = ours | {f"against_{key}": value for key, value in theirs.items()} | {"question": question}
                 row |= {"value": ours[name], "against_value": theirs[name], "examples": len(mine.means)}
                 row |= {"measure": name, "deviation": mine.deviation, "is_equal": mine.is_equal}
-                is_about_models = question in ("dense", "untuned") or "no_finetune" in modes
-                row |= {"lacks_seeds": not is_about_models and not mine.degrees}
                 row |= {"metric": name, "measure": "value"} if name.startswith("probe_") else {}
                 rows.append(row | dict(zip(DIFFERENCE, found, strict=True)))
     for row in rows:
-        tests = [one for one in rows if same(one, row, "question", *PLACE) and not one["lacks_seeds"]]
+        tests = [one for one in rows if same(one, row, "question", *PLACE)]
         family, is_dense, of_value = (
             sorted(one["p_value"] for one in tests),
             row["question"] == "dense",
             row["measure"] == "value",
         )
         p = max([p * (len(family) - rank) for rank, p in enumerate(family) if p <= row["p_value"]], default=1)
-        row |= {"p_holm": None if row["lacks_seeds"] else min(1, p), "comparisons": len(family)}
+        row |= {"p_holm": min(1, p), "comparisons": len(family)}
         told, tolerance = p < 0.05, options.get("tolerance", 0.02)
         row["verdict"] = (
             "lower" if told and (of_value or row["measure"] != "divergence" or not is_dense) else "not told apart"
@@ -217,8 +215,6 @@ def compare(cells, options):
             row["verdict"] = "within"
         if told and row["difference"] > 0:
             row["verdict"] = "higher"
-        if row["lacks_seeds"]:
-            row["verdict"] = "one seed"
         if is_dense and of_value and row["metric"] == row["against_metric"] and row["against_guesses"]:
             row["verdict"] = "dense guesses"
         z = norm.isf(0.025 / max(1, len(family)))

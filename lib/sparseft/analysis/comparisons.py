@@ -8,8 +8,7 @@
     modes    a mode with the one that it is compared with (modes/), such as sparse_to_sparse with sparse_to_dense
     studies  a cell with the same cell of the first study (compare.py)
 
-Which method or mode is better is a question about all seeds. One seed does not show how lucky it was, so it tells no two trained
-cells apart (benchmarks/intervals.py: up to 98 % of the studies of equal methods would have a winner).
+The paired test is about the models that were trained. With several seeds it is about other seeds too (docs/statistics.md).
 
 Two cells are compared by three measures, in this order: the value of the task's metric, the loss of the right answers, and the
 divergence from the original model. After a training on the task, the divergence says how far the model has moved and not how good
@@ -54,10 +53,8 @@ QUESTIONS = {
     "studies": f"study != against_study and against_study == @first and {_ONE_MASK} and mode == against_mode"
     " and training == against_training",
 }
-# The questions about methods, modes and settings, and not about two models.
-ABOUT_SEEDS = ("methods", "against", "modes", "studies")
 LOWER, HIGHER, WITHIN, NOT_TOLD_APART = "lower", "higher", "within", "not told apart"
-EQUAL, ONE_SEED, GUESS = "equal here", "one seed", "dense guesses"
+EQUAL, GUESS = "equal here", "dense guesses"
 VALUE, EVAL_LOSS = "value", "eval_loss"
 # What two cells are compared by, in the order in which a sentence uses them.
 MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
@@ -94,11 +91,9 @@ def compare_cells(
         for question in asked:
             for pair in _of_question(pairs, question, against, first).to_dict("records"):
                 rows += _compare(cells, question, pair)
-    table = pd.DataFrame(rows, columns=[*COMPARISONS, "deviation", "is_equal", "lacks_seeds", "against_guesses"])
-    table = table.astype(dict.fromkeys(table.columns[-3:], bool) | {"p_value": float, "deviation": float})
-    # A test without a verdict is not corrected for.
-    table["p_holm"] = table["p_value"].mask(table["lacks_seeds"])
-    families = table.groupby(FAMILY, sort=False)["p_holm"]
+    table = pd.DataFrame(rows, columns=[*COMPARISONS, "deviation", "is_equal", "against_guesses"])
+    table = table.astype({"is_equal": bool, "against_guesses": bool, "p_value": float, "deviation": float})
+    families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"], table["p_holm"] = families.transform("count"), families.transform(holm)
     table["verdict"] = _verdicts(table, tolerance)
     tests = zip(table["deviation"], table["comparisons"], strict=True)
@@ -149,7 +144,7 @@ def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
     side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
     side["method_rank"] = side["method"].map(sort_key)
     modes = side["mode"].map(get_mode)
-    for name in ("is_trained", "dense_mode", "compared_with"):
+    for name in ("dense_mode", "compared_with"):
         side[name] = modes.map(attrgetter(name))
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].astype(float).max(axis=1)
@@ -166,7 +161,6 @@ def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None,
 
 def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:
     """Yield the comparisons of two cells: by each measure, and on each probe that both have, if they saw the same examples."""
-    is_about_seeds = question in ABOUT_SEEDS and pair["is_trained"] and pair["against_is_trained"]
     is_compared = {
         EVAL_LOSS: pair["metric"] != LOSS.name,
         DIVERGENCE: pair["dense_mode"] == pair["against_dense_mode"] == NO_FINETUNE,
@@ -178,8 +172,6 @@ def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, obje
         row = pair | {"question": question, "measure": column, "examples": ours.values.shape[1]}
         row |= compare(ours, theirs, spread)._asdict() | {"value": ours.value, "against_value": theirs.value}
         row["is_equal"] = np.array_equal(ours.means, theirs.means)
-        # No cell of their studies shows how much seeds vary.
-        row["lacks_seeds"] = is_about_seeds and not spread.degrees
         if column in cells.probes:
             row |= {"metric": column, "measure": VALUE, "against_guesses": False}
         yield row
@@ -203,7 +195,6 @@ def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
     is_against_dense = table["question"].isin(["dense", "original"])
     cases: dict[str, pd.Series] = {
         GUESS: is_against_dense & of_value & table["against_guesses"],
-        ONE_SEED: table["lacks_seeds"],
         HIGHER: is_told_apart & (table["difference"] > 0),
         WITHIN: is_against_dense & of_value & (table["metric"] != LOSS.name) & (table["difference_low"] > -tolerance),
         EQUAL: table["is_equal"],

@@ -36,7 +36,6 @@ from sparseft.analysis.sentences import (
     name_of,
     number,
     percent,
-    seeds,
     sentences,
     with_interval,
 )
@@ -235,11 +234,11 @@ def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
         here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
-        found, coverage = sentences(part, here, study.options.tolerance), seeds(part)
+        found = sentences(part, here, study.options.tolerance)
         dense, modes = (here[here["question"] == question] for question in ("dense", "modes"))
         notes = ["Brackets: 95 % intervals, each by itself."]
         notes += [f"Verdicts: corrected for {dense['comparisons'].max()} comparisons."] if len(dense) else []
-        notes += ["" if coverage in found else coverage, counted(modes, "Modes against each other: ")]
+        notes.append(counted(modes, "Modes against each other: "))
         if study.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
             found += speed_sentences(family, study.comparisons, study.options)

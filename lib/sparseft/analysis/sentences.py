@@ -1,7 +1,7 @@
 """Answer what survives, which method is the best, and what fine-tuning wins back, from the frames of the tables only.
 
-There are at most three sentences per model and task. Each names the measure that decided: the first one with a verdict
-(comparisons.decided)."""
+There are at most four sentences per model and task. Each names the measure that decided: the first one with a verdict
+(comparisons.decided). The last says what intervals and verdicts are about."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sparseft.analysis.cells import is_fraction
-from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, ONE_SEED, VALUE, WITHIN, decided
+from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, VALUE, WITHIN, decided
 from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.tasks import get_metric
 
@@ -68,18 +68,18 @@ def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list
     """Return what one model and task show. `rows` is the verdict table, and `pairs` has all comparisons, by all measures."""
     pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
     dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
-    won_back = _recovered(pruned) or counted(untuned, "Fine-tuned against not fine-tuned: ") or seeds(rows)
-    found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back]
+    won_back = _recovered(pruned) or counted(untuned, "Fine-tuned against not fine-tuned: ")
+    found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back, _seeds(rows)]
     return [sentence for sentence in found if sentence]
 
 
-def seeds(rows: pd.DataFrame) -> str:
-    """Say what the intervals cover."""
+def _seeds(rows: pd.DataFrame) -> str:
+    """Say what intervals and verdicts are about."""
     if (rows["mode"] == NO_FINETUNE).all():
-        return "Nothing was trained: the intervals cover the examples."
+        return "Nothing was trained: intervals and verdicts cover other examples."
     if (rows["seeds"] == 1).all():
-        return "One seed: the intervals cover the examples, not other trainings."
-    return f"{rows['seeds'].max()} seeds per training: the intervals cover other seeds and examples, with these masks."
+        return "One seed: intervals and verdicts are about these trained models; another seed may give others."
+    return f"{rows['seeds'].max()} seeds per training: intervals and verdicts cover other seeds and examples, with these masks."
 
 
 def counted(pairs: pd.DataFrame, start: str) -> str:
@@ -132,7 +132,6 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     if pairs.empty:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
     pairs = decided(pairs)
-    single, pairs = pairs[pairs["verdict"] == ONE_SEED], pairs[pairs["verdict"] != ONE_SEED]
     best: dict[str, dict[str, list[str]]] = {}
     ties: dict[str, dict[str, list[str]]] = {}
     open_pairs, won_pairs = [pairs[:0]], [pairs[:0]]
@@ -148,11 +147,7 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         parts = ["elsewhere no method is better than every other" if best else "no method is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
     parts = ([f"Best of {count} methods: {winners}{_closest(pd.concat(won_pairs))}"] if best else []) + parts
-    text = "; ".join(parts)
-    if len(single):
-        modes = listed(single["where"].unique())
-        text += f"{'; w' if text else 'W'}ith one seed no methods are told apart in {modes}"
-    return text + _unequal(pruned) + "." + _needed(pd.concat(open_pairs), tolerance)
+    return "; ".join(parts) + _unequal(pruned) + "." + _needed(pd.concat(open_pairs), tolerance)
 
 
 def _closest(pairs: pd.DataFrame) -> str:

@@ -13,10 +13,11 @@ Everything else is computed from the two. A run that cannot be read, or that con
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -48,12 +49,14 @@ SOUND = ("sound", "not fully checked")
 class Frames:
     """Hold a study: `wanted` has the runs that it should have.
 
-    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes."""
+    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names the columns
+    that depend on the study: metrics, probes, engines."""
 
     runs: pd.DataFrame
     examples: pd.DataFrame
     faults: pd.DataFrame
     wanted: pd.DataFrame
+    measured: list[str]
 
 
 def read_study(results_dir: Path, config: Config | None = None) -> Frames:
@@ -85,21 +88,27 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
     faults += _faults(files_of, members, links, probes)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
+    measured = {run: _measured(files) for run, files in files_of.items()}
+    runs = _runs(files_of, links, measured, table, list(config.grid.trainings) if config else [])
     runs["original"] = runs["model"].map(originals)
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
     wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
-    return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted)))
+    frames = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
+    return Frames(*frames, measured=list(dict.fromkeys(name for own in measured.values() for name in own)))
 
 
 def _runs(
-    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
+    files_of: Mapping[Run, RunFiles],
+    links: Mapping[Run, Links],
+    measured: Mapping[Run, dict[str, Any]],
+    faults: pd.DataFrame,
+    trainings: list[str],
 ) -> pd.DataFrame:
     """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
     runs = pd.DataFrame(
-        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run])
+        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run]) | measured[run]
         for run, files in files_of.items()
     )
     order = [*trainings, *sorted(runs["training"].unique())]
@@ -217,28 +226,32 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         **{name: getattr(files.validation, name) for name in ("passed", "weights", "violations")},
         "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",
         "merged_sha256": files.validation.digests["merged"],
-        **{name: value for name, value in evaluation.metrics.items() if "_stderr" not in name},
         "versions": train.versions if train else {},
         "inputs": train.inputs.model_dump() if train else {},
         "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
     }
-    for name, probe in evaluation.probes.items():
-        row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
-    row |= {f"probe_{name}": group.value for name, group in evaluation.groups.items()}
     if train:
         row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss
-    if train and train.reconstruction:
-        # No layer has an error if the mask prunes nothing.
-        shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]
-        row["reconstruction_error"] = fmean(shares) if shares else nan
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
-    if files.engines:
-        row |= engine_columns(files.engines)
     return row
+
+
+def _measured(files: RunFiles) -> dict[str, Any]:
+    """Return the columns of a run that depend on the study: metrics, probes, engines."""
+    evaluation, train = files.evaluation, files.train
+    row = {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
+    for name, probe in evaluation.probes.items():
+        row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
+    row |= {f"probe_{name}": group.value for name, group in evaluation.groups.items()}
+    if train and train.reconstruction:
+        # No layer has an error if the mask prunes nothing.
+        shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]
+        row["reconstruction_error"] = fmean(shares) if shares else nan
+    return row | (engine_columns(files.engines) if files.engines else {})
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:
@@ -259,11 +272,11 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
 
 def side_by_side(studies: list[Frames]) -> Frames:
     """Return the frames of all studies as one. `differs` says in what a run differs from those of any study."""
-    names = [field.name for field in fields(Frames)]
-    frames = {name: pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names}
-    runs = frames["runs"]
+    names = ("runs", "examples", "faults", "wanted")
+    runs, *others = (pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names)
     differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
-    return Frames(**frames | {"runs": runs.assign(differs=differs)})
+    measured = list(dict.fromkeys(name for study in studies for name in study.measured))
+    return Frames(runs.assign(differs=differs), *others, measured=measured)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -33,11 +33,15 @@ from sparseft.tasks.metrics import PERPLEXITIES
 # Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
-RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss".split()]
-RUNS += "divergence divergence_standard_error same_top_tokens".split()
-RUNS += "value_before_merge train_merge_gap reached_sparsity parameters parameters_left model_bytes".split()
-RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
-RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
+# The fields of the records that are columns of summary.csv, by the name of the column.
+FIELDS: dict[str, Any] = {
+    field.json_schema_extra["column"]: field
+    for record in (EvaluationRecord, ValidationRecord, TrainingRecord)
+    for field in cast(dict[str, Any], record.model_fields).values()
+    if field.json_schema_extra["column"]
+}
+RUNS = [*RUN, "setting", *FIELDS, MEASURED, *"value_before_merge train_merge_gap reached_sparsity".split()]
+RUNS += "parameters_left train_loss selection_value chosen status".split()
 CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
 CELLS += "divergence divergence_low divergence_high same_top_tokens".split()
 CELLS += "value_before_merge train_merge_gap reached_sparsity parameters parameters_left model_bytes".split()
@@ -92,11 +96,11 @@ MEANINGS = {
     "question": ("", "What the comparison answers: dense, original, untuned, methods, against, modes or studies."),
     "difference": ("as value", "Value minus that of the other cell, over the same examples or windows."),
     "p_value": ("", "Two-sided p of the difference."),
-    "p_holm": ("", "p after Holm's correction for the comparisons of the question; empty with one seed."),
+    "p_holm": ("", "p after Holm's correction for the comparisons of the question."),
     "comparisons": ("comparisons", "Comparisons of the same question on the model, task and metric, by all measures."),
     "measure": ("", "What is compared: value, eval_loss or divergence. The columns value and difference hold it."),
-    "verdict": ("", "lower, higher, within (the tolerance of dense), equal here (the same on each example), not told apart, one"
-                " seed (two trained cells, and no cell of the question has two seeds), or dense guesses."),
+    "verdict": ("", "lower, higher, within (the tolerance of dense), equal here (the same on each example), not told apart, or"
+                " dense guesses."),
     "rows_needed": ("rows", "Examples, or windows, that show a difference of the tolerance in 80 of 100 studies, if the"
                     " differences vary as here."),
     "dense_value": ("as value", "Value of the dense cell that the cell is compared with."),
@@ -134,6 +138,7 @@ class Results:
     settings: pd.DataFrame
     missing: pd.DataFrame
     faults: pd.DataFrame
+    measured: list[str]
     configuration: Config | None
     options: Analysis
     checks: dict[str, object]
@@ -173,6 +178,7 @@ def compute(
         settings=settings_table(in_order(runs)),
         missing=missing_table(frames.faults),
         faults=frames.faults,
+        measured=frames.measured,
         configuration=configuration,
         options=options,
         checks={
@@ -186,7 +192,7 @@ def compute(
 def write_tables(results: Results, folder: Path) -> None:
     """Write every table into a folder, as a .csv file."""
     for file, (name, columns) in FILES.items():
-        write_csv(ordered(getattr(results, name), columns), folder / file)
+        write_csv(ordered(getattr(results, name), columns, results.measured if MEASURED in columns else []), folder / file)
     write_csv(results.settings, folder / "settings.csv")
 
 
@@ -202,15 +208,9 @@ def describe(column: str) -> tuple[str, str]:
             return describe(name)[0], f"{words} end of the 95 % confidence interval of {name}."
     if column in MEANINGS:
         return MEANINGS[column]
-    for record in (EvaluationRecord, TrainingRecord, ValidationRecord):
-        fields: dict[str, Any] = record.model_fields
-        for field in fields.values():
-            if field.json_schema_extra["column"] == column:
-                return field.json_schema_extra["unit"], field.description
-    for part in (ThroughputRecord, BatchRecord, RepeatRecord):
-        found: Any = part.model_fields.get(column)
-        if found:
-            return found.json_schema_extra["unit"], found.description
+    for fields in (FIELDS, *(part.model_fields for part in (ThroughputRecord, BatchRecord, RepeatRecord))):
+        if field := fields.get(column):
+            return field.json_schema_extra["unit"], field.description
     if column in ENGINE_COLUMNS:
         return ENGINE_COLUMNS[column]
     if column.startswith("overlap_"):
@@ -219,19 +219,11 @@ def describe(column: str) -> tuple[str, str]:
     return metric.unit, metric.meaning
 
 
-def measured_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of the metrics of the study's own tasks, of a perplexity and of the probes."""
-    known = {*RUNS, *CELLS, *_INTERNAL}
-    names = [name for name in table if name not in known and table[name].dtype.kind in "fiu"]
-    ranked = sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PERPLEXITIES)))
-    return [name for name in ranked if table[name].notna().any()]
-
-
-# Columns of runs and cells that only the analysis needs.
-_INTERNAL = set(
-    "training_order repeated_prompts steps_done passed weights violations batch_size lora_r processes".split()
-)
-_INTERNAL |= {"selection_examples"}
+def measured_columns(table: pd.DataFrame, measured: Sequence[str]) -> list[str]:
+    """Return the columns of a table that depend on the study, with their intervals, the perplexities and probes at the end."""
+    ends = [f"{name}{end}" for name in measured for end in ("", "_low", "_high")]
+    names = [name for name in table if name in ends and table[name].notna().any()]
+    return sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PERPLEXITIES)))
 
 
 def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -239,10 +231,10 @@ def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return table.assign(**{name: np.nan for name in names if name not in table and name != MEASURED})
 
 
-def ordered(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def ordered(table: pd.DataFrame, names: list[str], measured: Sequence[str]) -> pd.DataFrame:
     """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside blanks."""
     place = names.index(MEASURED) if MEASURED in names else len(names)
-    columns = [*names[:place], *(measured_columns(table) if MEASURED in names else []), *names[place + 1 :]]
+    columns = [*names[:place], *measured_columns(table, measured), *names[place + 1 :]]
     table = table.reindex(columns=columns)
     return table.astype({name: "Int64" for name in columns if name in INTEGERS})
 

@@ -87,10 +87,8 @@ def examples(config: Config) -> list[str]:
     """Return a line per task with choices or generated answers: its examples, and how many a small difference would need."""
     places = {(run.sparsity, run.mode) for run in targets.runs(config) if run.method != DENSE}
     modes = [get_mode(mode) for _, mode in places]
-    # The methods are compared by value and loss, and by the divergence if they did not learn the task. One seed of a training
-    # compares none (analysis/comparisons.py).
-    measures = [2 + (config.divergence_windows > 0 and not mode.learns_task) for mode in modes
-                if len(config.grid.seeds) > 1 or not mode.is_trained]  # fmt: skip
+    # The methods are compared by value and loss, and by the divergence if they did not learn the task.
+    measures = [2 + (config.divergence_windows > 0 and not mode.learns_task) for mode in modes]
     tests = max(1, math.comb(len(config.grid.methods), 2) * sum(measures))
     needed = rows_needed(DIFFERENCE, math.sqrt(DIFFERING - DIFFERENCE**2), tests)
     lengths = {task: task_lengths(config, task) for task in config.grid.tasks}
