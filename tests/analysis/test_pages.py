@@ -174,7 +174,9 @@ def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
 def test_a_loss_is_called_a_loss_and_never_within():
     cells = make_cells(metric="loss").assign(chance=None)
     study = make_study(cells)
-    first, _, last, _ = said(judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"}))
+    first, _, last, _ = said(
+        judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"})
+    )
     assert first.startswith(f"{DECIDED}2 not told apart and 4 worse by loss. ")
     assert last.startswith("Of the gap between pruned only and ")
 
@@ -269,7 +271,9 @@ def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said(
         "Of the gap between pruned only and dense with LoRA, sparse_to_sparse closed 80 % [60, 95] (unstructured 10 %)"
     )
     one = replace(study, curves=study.curves.assign(recovered_low=None))
-    assert said(one)[2:] == ["One seed: intervals and verdicts are about these trained models; another seed may give others."]
+    assert said(one)[2:] == [
+        "One seed: intervals and verdicts are about these trained models; another seed may give others."
+    ]
     assert said(replace(one, curves=one.curves.assign(seeds=3)))[2].startswith("3 seeds per training: ")
 
 

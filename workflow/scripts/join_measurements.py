@@ -9,14 +9,24 @@ from pathlib import Path
 
 from sparseft.command import run
 from sparseft.errors import InputError
-from sparseft.records.record_file import write
-from sparseft.records.throughput_record import MEASURED, ThroughputRecord
-from sparseft.storage.record import claim_record, read_record
+from sparseft.records.record_file import read_record_file, write
+from sparseft.records.throughput_record import (
+    MEASURED,
+    BatchRecord,
+    ConditionsRecord,
+    MeasurementRecord,
+    RepeatRecord,
+    ThroughputRecord,
+)
+from sparseft.storage.record import claim_record
 
-# The fields that belong to the compiled program of a batch size.
-PROGRAM = ("micro_batch_size", "compile_hash")
-# The fields that differ between the files of a cell. All others must be equal.
-OWN = {"record", "batch_size", "seed", "repeat", *PROGRAM}
+CONDITIONS = ConditionsRecord.model_fields.keys() - {"record"}
+
+
+def repeat_of(measured: MeasurementRecord) -> RepeatRecord:
+    """Return the repeat of a measurement, with the compiled program of its batch size."""
+    program = {"micro_batch_size": measured.micro_batch_size, "compile_hash": measured.compile_hash}
+    return measured.repeat.model_copy(update=program)
 
 
 def main(*, records: list[Path], output: Path) -> None:
@@ -27,30 +37,24 @@ def main(*, records: list[Path], output: Path) -> None:
         output: the measurement of the cell
     """
     claim_record(output, "throughput", records)
-    contents = [read_record(path) for path in records]
-    common = {name: value for name, value in contents[0].items() if name not in OWN}
-    for path, content in zip(records, contents, strict=True):
-        names = (common.keys() | content.keys()) - OWN
-        if differing := sorted(name for name in names if common.get(name) != content.get(name)):
-            raise InputError(
-                f"{path}: {', '.join(differing)} differ from those of {records[0]}", "remove both, and measure again"
-            )
-    repeats = {
-        (content["batch_size"], content["seed"]): content["repeat"] | {name: content[name] for name in PROGRAM}
-        for content in contents
-    }
-    sizes = sorted({size for size, _ in repeats})
-    seeds = sorted({seed for _, seed in repeats})
+    measured = [read_record_file(path, MeasurementRecord) for path in records]
+    conditions = [one.model_dump(include=CONDITIONS) for one in measured]
+    for path, own in zip(records, conditions, strict=True):
+        if differing := sorted(name for name, value in own.items() if value != conditions[0][name]):
+            what = f"{path}: {', '.join(differing)} differ from those of {records[0]}"
+            raise InputError(what, "remove both, and measure again")
+    repeats = {(one.batch_size, one.seed): repeat_of(one) for one in measured}
+    sizes, seeds = (sorted(set(values)) for values in zip(*repeats, strict=True))
     if len(repeats) != len(records) or len(records) != len(sizes) * len(seeds):
-        raise InputError(
-            f"{records[0].parent.parent}: not {len(seeds)} repeats of every batch size", "measure them again"
-        )
+        what = f"{records[0].parent.parent}: not {len(seeds)} repeats of every batch size"
+        raise InputError(what, "measure them again")
     batches = [
-        {"batch_size": size, "status": MEASURED, "reason": None, "repeats": [repeats[size, seed] for seed in seeds]}
+        BatchRecord(batch_size=size, status=MEASURED, reason=None, repeats=[repeats[size, seed] for seed in seeds])
         for size in sizes
     ]
     # A CS-3 has no limit that a study could set.
-    common |= {"memory_limit_kind": None, "memory_limit_bytes": None}
+    no_limit = {"memory_limit_kind": None, "memory_limit_bytes": None}
+    common = conditions[0] | no_limit
     write(output, ThroughputRecord(**common, repeats=len(seeds), batch_sizes=sizes, batches=batches))
 
 

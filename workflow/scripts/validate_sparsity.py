@@ -19,10 +19,11 @@ from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.command import run
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.masks.validation import validate
+from sparseft.records.merge_record import check_model
 from sparseft.records.record_file import write
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import check_model, claim_record
+from sparseft.storage.record import claim_record
 from sparseft.study.grid import Run
 
 

@@ -9,19 +9,6 @@ from sparseft.analysis.statistics import mean_interval
 from sparseft.records.engine_record import EngineResult, EnginesRecord
 from sparseft.study.export_settings import ENGINES
 
-# The end of each column, its unit and its meaning. A column begins with the name of an engine.
-_COLUMNS = {
-    "_speedup": ("", "Tokens per second, divided by those of the dense model in the same engine and repeat; mean."),
-    "_tokens_per_second": (
-        "tokens/s",
-        "Generated tokens per second of one request at a time, with its prompt, in this engine; mean of the repeats. A second"
-        " is one of CPU time per thread, or on a GPU of elapsed time.",
-    ),
-    "_first_token_seconds": ("s", "Time from a prompt to its first token, measured like the tokens per second; mean."),
-    "_memory_bytes": ("bytes", "The largest memory of this engine's process."),
-}
-COLUMNS = {f"{engine}{end}": meaning for engine in ENGINES for end, meaning in _COLUMNS.items()}
-
 
 def speedup_intervals(models: Any) -> dict[str, pd.Series]:
     """Return the ends of the interval of each cell's mean speedups: that of its only model, or Student's over several.

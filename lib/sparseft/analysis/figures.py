@@ -39,6 +39,7 @@ from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import OUTSIDE, SOUND
+from sparseft.analysis.tables import Results
 from sparseft.modes import get_mode
 from sparseft.records.throughput_record import OUT_OF_MEMORY
 from sparseft.storage.atomic import atomic_file
@@ -121,9 +122,9 @@ class Chart:
         return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
 
 
-def write_figures(folder: Path, study, processes: int) -> list[Figure]:
+def write_figures(folder: Path, results: Results, processes: int) -> list[Figure]:
     """Write every figure of a study into `folder`, `processes` at a time, and return their descriptions."""
-    figures = dict(study_figures(study))
+    figures = dict(study_figures(results))
     write_all({figure.name: build for figure, build in figures.items()}, folder, processes)
     return list(figures)
 
@@ -137,10 +138,10 @@ def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
     write_all(drawings, folder, processes=1)
 
 
-def study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
+def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
-    points = lines_of(study)
-    members = study.runs[study.runs["status"] != OUTSIDE]
+    points = lines_of(results)
+    members = results.runs[results.runs["status"] != OUTSIDE]
     looks = styles(points["method"].unique())
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
@@ -183,10 +184,10 @@ def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
                 yield Chart(f"loss_vs_{engine}_speed", "eval_loss", LOSS_LABEL, f"loss {words}", **speed)
 
 
-def lines_of(study) -> pd.DataFrame:
+def lines_of(results: Results) -> pd.DataFrame:
     """Return the points of all lines: the chosen cells, with the dense cell of its mode before each line."""
     place = ["study", "model", "task", "metric", "setting"]
-    points = sections(study.curves[study.curves["status"].isin(SOUND)])
+    points = sections(results.curves[results.curves["status"].isin(SOUND)])
     pruned = points[points["method"] != DENSE]
     dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
     lines = pruned[[*place, "method", "mode"]].drop_duplicates()

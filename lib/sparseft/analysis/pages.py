@@ -138,9 +138,9 @@ def write_analysis(
     print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
 
 
-def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None:
+def write_pages(folder: Path, results: Results, figures: list, again: Reproduction) -> None:
     """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat it."""
-    content = _content(study, figures, again)
+    content = _content(results, figures, again)
     options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
@@ -180,40 +180,42 @@ def _image(path: Path) -> dict[str, str]:
     return {"source": source, "width": width, "height": height}
 
 
-def _content(study, figures: list, again: Reproduction) -> dict[str, object]:
+def _content(results: Results, figures: list, again: Reproduction) -> dict[str, object]:
     """Return what the templates show."""
-    rows = verdict_rows(study)
-    results = list(_results(study, rows, figures))
-    members = study.runs[study.runs["status"] != OUTSIDE]
+    rows = verdict_rows(results)
+    answers = list(_answers(results, rows, figures))
+    members = results.runs[results.runs["status"] != OUTSIDE]
     methods = [get_method(name) for name in rows["method"].unique()]
     return {
         "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
-        "asked": _asked(study, rows, members),
-        "warnings": list(_warnings(study, members)),
-        "results": results,
-        "tables": list(_tables(study, rows)),
-        "runs": _table("Every run", study.runs, RUN_COLUMNS),
-        "memo": _table("Every run", study.runs, MEMO_COLUMNS),
-        "settings": _settings(study.settings),
-        "faults": _table("Gaps and faults", study.faults, {name: _column(name) for name in ("run_id", "kind", "text")}),
-        "checks": study.checks,
+        "asked": _asked(results, rows, members),
+        "warnings": list(_warnings(results, members)),
+        "results": answers,
+        "tables": list(_tables(results, rows)),
+        "runs": _table("Every run", results.runs, RUN_COLUMNS),
+        "memo": _table("Every run", results.runs, MEMO_COLUMNS),
+        "settings": _settings(results.settings),
+        "faults": _table(
+            "Gaps and faults", results.faults, {name: _column(name) for name in ("run_id", "kind", "text")}
+        ),
+        "checks": results.checks,
         "chains": sum(not _broken(row) for row in members.itertuples()),
         "figures": figures,
-        "more_figures": [figure for figure in figures if figure not in [result["figure"] for result in results]],
+        "more_figures": [figure for figure in figures if figure not in [answer["figure"] for answer in answers]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
-        "tolerance": study.options.tolerance,
+        "tolerance": results.options.tolerance,
         "again": again,
         "run": Run.parse(members["run_id"].iloc[0]),
-        "is_short": sum(len(result["table"].rows) for result in results) <= LINES,
+        "is_short": sum(len(answer["table"].rows) for answer in answers) <= LINES,
         "Code": lambda command: Markup(one_line(command)),
     }
 
 
-def verdict_rows(study) -> pd.DataFrame:
+def verdict_rows(results: Results) -> pd.DataFrame:
     """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and method.
 
     `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the comparison."""
-    rows = _located(sections(study.curves))
+    rows = _located(sections(results.curves))
     is_dense = rows["method"] == DENSE
     rows["dense_mode"] = rows["mode"].where(is_dense, rows["mode"].map(lambda mode: get_mode(mode).dense_mode))
     order = rows.assign(
@@ -227,22 +229,22 @@ def _located(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(where=table["mode"] + (" in " + table["study"] if table["study"].nunique() > 1 else ""))
 
 
-def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
+def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
-    pairs = _located(study.comparisons)
+    pairs = _located(results.comparisons)
     figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
         here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
-        found = sentences(part, here, study.options.tolerance)
+        found = sentences(part, here, results.options.tolerance)
         dense, modes = (here[here["question"] == question] for question in ("dense", "modes"))
         notes = ["Brackets: 95 % intervals, each by itself."]
         notes += [f"Verdicts: corrected for {dense['comparisons'].max()} comparisons."] if len(dense) else []
         notes.append(counted(modes, "Modes against each other: "))
-        if study.options.wished_speedup:
+        if results.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
-            found += speed_sentences(family, study.comparisons, study.options)
-        runs = study.runs[study.runs["status"] != OUTSIDE]
+            found += speed_sentences(family, results.comparisons, results.options)
+        runs = results.runs[results.runs["status"] != OUTSIDE]
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if _is_toy(task) else ""
         columns = {name: column for name, column in VERDICT_COLUMNS.items() if name != LOSS.name or metric != name}
@@ -373,17 +375,17 @@ MEMO_COLUMNS = {
 }
 
 
-def _tables(study, rows: pd.DataFrame) -> Iterator[Table]:
+def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
     """Yield the folded tables of results: the comparisons by question, the probes, and the trainings that were tried."""
     for question, caption in QUESTIONS.items():
-        pairs = study.comparisons[study.comparisons["question"] == question]
+        pairs = results.comparisons[results.comparisons["question"] == question]
         if len(pairs):
             yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", pairs, COMPARISON_COLUMNS)
     probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
     if probes:
         columns = {name.removeprefix("probe_"): _interval(name) for name in probes}
         yield _table("Other tasks (probes)", rows, {"cell": _cell} | columns)
-    tried = study.cells[study.cells["trainings_tried"] > 1]
+    tried = results.cells[results.cells["trainings_tried"] > 1]
     if len(tried):
         yield _table("Trainings tried", tried, TRAINING_COLUMNS)
 
@@ -400,9 +402,11 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:
+def _asked(results: Results, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return what was asked: each a name, and lines of text."""
-    sources = {name: model.source for name, model in study.configuration.models.items()} if study.configuration else {}
+    sources = (
+        {name: model.source for name, model in results.configuration.models.items()} if results.configuration else {}
+    )
     pruned = rows[rows["method"] != DENSE]
     machines = "; ".join(members["device"].dropna().unique()) or "nothing trained"
     return [
@@ -412,7 +416,7 @@ def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, 
         ("Tasks", [_task(row) for row in rows.drop_duplicates(["task", "metric"]).itertuples()]),
         *([("Studies", _studies(members))] if "differs" in members else []),
         ("Seeds", [", ".join(map(str, sorted(members["seed"].unique())))]),
-        ("Made", [f"{study.checks['date']}, {machines}, SparseFT {__version__}"]),
+        ("Made", [f"{results.checks['date']}, {machines}, SparseFT {__version__}"]),
     ]
 
 
@@ -432,7 +436,7 @@ def _task(row: Any) -> str:
     return words + (", a toy task that SparseFT generates" if _is_toy(row.task) else "")
 
 
-def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
+def _warnings(results: Results, members: pd.DataFrame) -> Iterator[str]:
     """Yield a line on validation examples that the models have seen, and one on faults."""
     overlaps = members.set_index("task").filter(regex="^overlap_|_overlap$")
     shares = [
@@ -442,9 +446,9 @@ def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
     ]
     if shares:
         yield f"The models have seen some of what they are evaluated on: {listed(shares)}."
-    unable = study.cells.groupby(CELL, dropna=False)["chosen"].any()
+    unable = results.cells.groupby(CELL, dropna=False)["chosen"].any()
     if not unable.all():
         yield f"Cells without a training that can be chosen, and in no table here: {(~unable).sum()} (grouped_summary.csv)."
-    kinds = Counter(study.faults.drop_duplicates(["study", "run_id", "kind"])["kind"])
+    kinds = Counter(results.faults.drop_duplicates(["study", "run_id", "kind"])["kind"])
     if kinds:
         yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."

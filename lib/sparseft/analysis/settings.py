@@ -44,16 +44,16 @@ def settings_of(files, start=None) -> Settings:
     return settings
 
 
-def configured_settings(study: Config, run: Run) -> Settings:
+def configured_settings(config: Config, run: Run) -> Settings:
     """Return the settings that a configuration requests of a run, as far as it names them."""
-    settings = _keyed(("evaluation",), run, {"dtype": study.models[run.model].dtype})
+    settings = _keyed(("evaluation",), run, {"dtype": config.models[run.model].dtype})
     if run.method != DENSE:
-        scope = study.masks.scope_of(run.method, [run.sparsity])
-        settings |= _keyed(("masks", run.method), run, study.masks.used_by(run.method) | {"scope": scope})
+        scope = config.masks.scope_of(run.method, [run.sparsity])
+        settings |= _keyed(("masks", run.method), run, config.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
-        settings |= _configured_training(study, run)
+        settings |= _configured_training(config, run)
     if start := start_of(run):
-        settings |= _of_reconstruction(_configured_training(study, start))
+        settings |= _of_reconstruction(_configured_training(config, start))
     return settings
 
 
@@ -78,9 +78,9 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
     return words.groupby(level=0).agg(lambda own: ", ".join(sorted(own))).reindex(runs.index, fill_value="")
 
 
-def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
-    """Return the runs that do not belong to a configured study, each with the reason."""
-    grid = set(runs(study))
+def outside(files_of: Mapping[Run, object], config: Config) -> dict[Run, str]:
+    """Return the runs that do not belong to a configured config, each with the reason."""
+    grid = set(runs(config))
     reasons = {}
     for run, files in files_of.items():
         if run not in grid:
@@ -89,24 +89,24 @@ def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
         own = settings_of(files, files_of.get(start) if (start := start_of(run)) else None)
         differing = [
             f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
-            for key, value in configured_settings(study, run).items()
+            for key, value in configured_settings(config, run).items()
             if key in own and own[key] != value
         ]
-        differing += _other_data(files, study)
+        differing += _other_data(files, config)
         if differing:
             reasons[run] = f"made with other settings than the configured ones: {', '.join(differing)}"
     return reasons
 
 
-def _configured_training(study: Config, run: Run) -> Settings:
+def _configured_training(config: Config, run: Run) -> Settings:
     """Return the settings that a configuration requests of the training of a run."""
-    ignored = Training.keys_of(Role.WITHOUT_EFFECT) | study.training_backend.chosen_keys
+    ignored = Training.keys_of(Role.WITHOUT_EFFECT) | config.training_backend.chosen_keys
     schedule: dict[str, object] = {
-        name: value for name, value in study.schedule_of(run.mode, run.task, run.training) if name not in ignored
+        name: value for name, value in config.schedule_of(run.mode, run.task, run.training) if name not in ignored
     }
-    schedule |= {"backend": study.backend}
+    schedule |= {"backend": config.backend}
     if get_mode(run.mode).reconstructs:
-        chosen = study.reconstruction_examples()
+        chosen = config.reconstruction_examples()
         schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
     return _of_training(run, schedule)
 
@@ -139,9 +139,9 @@ def _keyed(owner: Key, run: Run, values: Mapping[str, object]) -> Settings:
     }
 
 
-def _other_data(files, study: Config) -> list[str]:
+def _other_data(files, config: Config) -> list[str]:
     """Return how the data of a run differ from what the configuration requests, as far as numbers of examples tell."""
-    data = study.tasks[files.run.task]
+    data = config.tasks[files.run.task]
     counted = [("validation", data.validation_examples, files.evaluation.examples)]
     if files.selection:
         counted.append(("selection", data.selection_examples, files.selection.examples))
@@ -152,7 +152,7 @@ def _other_data(files, study: Config) -> list[str]:
     differing = [
         f"{found} {name} examples instead of {wanted}" for name, wanted, found in counted if wanted not in (None, found)
     ]
-    wanted: list[object] = [study.perplexity.context] if study.perplexity else []
+    wanted: list[object] = [config.perplexity.context] if config.perplexity else []
     measured = [int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PERPLEXITIES)]
     if wanted == [OWN_CONTEXT]:
         # The model's own context is not known here.

@@ -49,8 +49,8 @@ SOUND = ("sound", "not fully checked")
 class Frames:
     """Hold a study: `wanted` has the runs that it should have.
 
-    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names the columns
-    that depend on the study: metrics, probes, engines."""
+    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names the
+    columns that depend on the study: metrics, probes, engines."""
 
     runs: pd.DataFrame
     examples: pd.DataFrame

@@ -19,12 +19,13 @@ from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact, plan_cuts
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ExportManifest, ModelManifest
+from sparseft.records.merge_record import check_model
 from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import check_model, remake_advice
+from sparseft.storage.record import remake_advice
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import NO_FINETUNE, Run
 from sparseft.study.sources import without_folders

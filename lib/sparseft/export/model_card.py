@@ -5,6 +5,7 @@ The metadata at its top are those of the Hugging Face hub. Their model-index has
 
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,38 +30,6 @@ _BUILT_WITH = dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Ll
 _ATTRIBUTIONS = {"llama3": "Built with Meta Llama 3", **_BUILT_WITH}
 NAME = "Llama"
 
-_TEXT = """\
-# {run}
-
-{what}
-{attribution}
-## Proof
-
-1. Every weight was compared with its mask: {checked} of {expected} layers, {violations} violations, largest pruned weight
-   {largest:g}.
-2. {zeros:.2f} % of the {weights:,} prunable weights {state}. The sha256 of the mask is `{mask}`.
-3. {size}
-
-## Results
-
-| data | metric | value |
-|---|---|---:|
-{rows}
-
-{settings}
-
-## Load it
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
-```
-
-SparseFT {version} wrote this folder. `manifest.json` has the sha256 of every other file.
-"""
-
 
 def model_card(
     run: Run,
@@ -82,7 +51,8 @@ def model_card(
         eval_results=results,
         **licence,
     )
-    text = _TEXT.format(
+    template = files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
+    text = template.format(
         run=run.id,
         what=_what(run, manifest, training),
         attribution=f"\n{words}.\n" if (words := attribution(licence)) else "",

@@ -24,10 +24,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.errors import InputError
+from sparseft.records.training_record import check_adapter
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
-from sparseft.storage.record import ADAPTER_CONFIG, WEIGHTS, check_adapter, joint_digest
+from sparseft.storage.record import ADAPTER_CONFIG, WEIGHTS, joint_digest
 from sparseft.study.grid import PROJECTIONS, Run
 from sparseft.study.schedule import Training
 

@@ -1,9 +1,12 @@
 """Define merge.json: the hashes of what went into a merge and of what came out."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
+from sparseft.errors import InputError
 from sparseft.records import Count, Positive, measurement, provenance
-from sparseft.records.record_file import RecordPart, RunRecord, kind
+from sparseft.records.record_file import RecordPart, RunRecord, kind, read_record_file
+from sparseft.storage.record import MODEL, remake_advice
 
 
 class MergeInputs(RecordPart):
@@ -25,3 +28,16 @@ class MergeRecord(RunRecord):
     as_trained: bool = provenance("Whether the trained layers multiply by the merged weight itself, bit for bit.")
     outputs: dict[str, str] = provenance("The sha256 of each file of the model.", link="merged", min_length=1)
     seconds: Positive = measurement("The time of the merge.", "s")
+
+
+def check_model(folder: Path, hashes: dict[str, str]) -> None:
+    """Raise InputError if the merge.json beside a merged model records other hashes than these.
+
+    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. Without a merge.json, any model passes."""
+    path = folder.parent / MergeRecord.file_name
+    if folder.name != MODEL or not path.is_file():
+        return
+    recorded = read_record_file(path, MergeRecord).outputs
+    altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
+    if altered:
+        raise InputError(f"{folder / min(altered)}: not the file that merge.json records", remake_advice(folder))

@@ -7,12 +7,15 @@ the losses of the steps are shares of the error before it.
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import create_model
 
+from sparseft.errors import InputError
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
-from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
+from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, read_record_file, section_fields
+from sparseft.storage.record import ADAPTER, remake_advice
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 
@@ -162,3 +165,14 @@ class TrainingRecord(Scheduled):
 def final_loss(losses: Sequence[float]) -> float:
     """Return the mean loss of the last tenth of the steps, at least of the last one."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :])
+
+
+def check_adapter(folder: Path, digest: str) -> None:
+    """Raise InputError if the train.json beside an adapter records another digest than this one.
+
+    Without a train.json beside it, any adapter passes."""
+    path = folder.parent / TrainingRecord.file_name
+    if folder.name != ADAPTER or not path.is_file():
+        return
+    if digest != read_record_file(path, TrainingRecord).outputs.adapter:
+        raise InputError(f"{folder}: not the adapter that train.json records", remake_advice(folder))

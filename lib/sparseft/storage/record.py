@@ -13,12 +13,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_file
-from sparseft.storage.reading import read_json
 
 # The folders of the adapter and of the merged model in the folder of a run.
 ADAPTER = "adapter"
@@ -70,14 +68,6 @@ def _end(head: bytes) -> bytes:
     return hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n'
 
 
-def read_record(path: Path) -> dict:
-    """Return a record's content without its digest. Raises InputError if it is missing, or not as it was written."""
-    content = read_json(path, remake_advice(path))
-    if not unaltered(path.read_bytes()):
-        raise InputError(f"{path}: altered since it was written", remake_advice(path))
-    return {key: value for key, value in content.items() if key != "record_sha256"}
-
-
 def remake_advice(path: Path | str) -> str:
     """Return the advice for a damaged output of the workflow."""
     return f"make it again: rm -r {path} && snakemake"
@@ -92,27 +82,3 @@ def joint_digest(weights: str, configuration: str) -> str:
     """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r and
     alpha."""
     return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()
-
-
-def check_adapter(folder: Path, digest: str) -> None:
-    """Raise InputError if the train.json beside an adapter records another digest than this one.
-
-    Without a train.json beside it, any adapter passes."""
-    path = folder.parent / "train.json"
-    if folder.name != ADAPTER or not path.is_file():
-        return
-    if digest != read_record(path)["outputs"]["adapter"]:
-        raise InputError(f"{folder}: not the adapter that train.json records", remake_advice(folder))
-
-
-def check_model(folder: Path, hashes: dict[str, str]) -> None:
-    """Raise InputError if the merge.json beside a merged model records other hashes than these.
-
-    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. Without a merge.json, any model passes."""
-    path = folder.parent / "merge.json"
-    if folder.name != MODEL or not path.is_file():
-        return
-    recorded = read_record(path)["outputs"]
-    altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
-    if altered:
-        raise InputError(f"{folder / min(altered)}: not the file that merge.json records", remake_advice(folder))
