@@ -75,6 +75,11 @@ def succeed(name: str, /, **flags: object) -> str:
     return said
 
 
+def read_record(path: Path) -> dict:
+    """Return the content of a record without its digest."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "record_sha256"}
+
+
 def tree(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file below a folder, hidden ones too, by its path in the folder."""
     return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}

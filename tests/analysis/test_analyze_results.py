@@ -38,14 +38,6 @@ def study(write_run, runs_dir) -> Path:
     return runs_dir
 
 
-def test_a_study_that_trains_nothing_is_analysed(write_run, runs_dir, tmp_path):
-    for run in (ORIGINAL, RUN.format("unstructured").replace("sparse_to_dense", "no_finetune")):
-        write_run(run, 0.9)
-    code, said = analyze(runs_dir, tmp_path / "out")
-    assert code == 0, said
-    assert pd.read_csv(tmp_path / "out/grouped_summary.csv")["value"].tolist() == [0.9, 0.9]
-
-
 @pytest.mark.process
 def test_a_study_is_written_twice_the_same_by_any_number_of_processes(study, tmp_path):
     for name, processes in (("a", 2), ("b", 1), ("a", 1)):

@@ -41,17 +41,6 @@ def test_a_number_stands_beside_the_cell_that_it_is_of(tmp_path, metric):
     assert row["difference"] == pytest.approx(-0.03)
 
 
-def test_an_empty_field_agrees_with_every_cell(tmp_path):
-    table = beside(CELLS, baseline(tmp_path, ",boolq,unstructured,50,,acc,0.29,"))
-    assert table[["model", "inside"]].values.tolist() == [["m", False], ["n", True]]
-
-
-def test_any_column_of_ours_can_be_compared(tmp_path):
-    (row,) = beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,50,,wikitext2_ppl_2048,28.5,")).to_dict("records")
-    assert (row["value"], row["difference"]) == (30.0, 1.5)
-    assert pd.isna(row["inside"])
-
-
 def test_a_number_without_a_cell_of_ours_has_a_row(tmp_path):
     (row,) = beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,60,,acc,0.5,x")).to_dict("records")
     assert (row["sparsity"], row["baseline_value"]) == (60, 0.5)
@@ -90,11 +79,6 @@ def test_sources_disagree_only_if_ours_lies_between_them_or_agrees_with_one(tmp_
     assert table["reproduction"].tolist() == verdicts
 
 
-def test_value_and_the_metric_of_the_task_are_one_number(tmp_path):
-    rows = [f"m,boolq,unstructured,50,,{metric},{value},s" for metric, value in (("value", 0.1), ("acc", 0.7))]
-    assert beside(CELLS, baseline(tmp_path, *rows))["reproduction"].tolist() == ["sources disagree"] * 2
-
-
 def test_a_metric_that_the_study_has_nowhere_is_refused_and_not_called_not_run(tmp_path):
     with pytest.raises(InputError, match=r"wikitext2_pl_2048 \(theirs\)"):
         beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,50,,wikitext2_pl_2048,28.5,theirs"))
@@ -124,10 +108,6 @@ def test_a_metric_that_the_study_has_nowhere_is_refused_and_not_called_not_run(t
 def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, what):
     with pytest.raises(InputError, match=what):
         baseline(tmp_path, *rows, header=header or HEADER)
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
-    assert baseline(tmp_path, "m,boolq,x,50,,acc,0.5,s", header=f"\ufeff{HEADER}")["model"].tolist() == ["m"]
 
 
 def test_the_example_of_the_configuration_can_be_read():

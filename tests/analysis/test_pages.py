@@ -16,12 +16,9 @@ from markdown_it import MarkdownIt
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, Reproduction
 from sparseft.analysis.sentences import sentences
-from sparseft.analysis.study import read_study
-from sparseft.analysis.tables import Results, compute
-from sparseft.study.config import Analysis
+from sparseft.analysis.tables import Results
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
-DECIDED = "Against dense, by the first measure that decides: "
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
 PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 50)]
@@ -98,41 +95,6 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
         assert f"|{'|'.join([name, sparsity, mode, *values])}|" in pages["EXPERIMENTS.md"].splitlines()
 
 
-def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_column(tmp_path):
-    study = default_study()
-    curves = study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None)
-    page = written(tmp_path, replace(study, curves=curves))["EXPERIMENTS.md"]
-    assert (
-        "|random|10|no_finetune|0.250 [0.160, 0.368]; lower|1.750 [1.650, 1.850]; higher|0.100 [0.080, 0.125]|" in page
-    )
-    assert "|original model|0|baseline|0.969 [0.893, 0.991]|1.031 [0.931, 1.131]|0.000 [0.000, 0.000]|" in page
-    page = written(tmp_path, replace(study, curves=curves.assign(divergence=None)))["EXPERIMENTS.md"]
-    assert "|method|sparsity, %|mode|value|loss|\n" in page
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "sentence"),
-    [
-        (
-            {},
-            f"No pruned model is shown to be within 0.02 of dense. {DECIDED}2 not told apart and 4 worse by length-normalised"
-            " accuracy."
-            " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64.",
-        ),
-        (
-            {"unstructured": "within"},
-            "Largest sparsity within 0.02 of dense: unstructured 10 % (no_finetune) and unstructured 10 % (sparse_to_sparse).",
-        ),
-        (
-            {"random": "higher", "structured": "within"},
-            "Largest sparsity within 0.02 of dense or higher: structured 10 (7.5) %",
-        ),
-    ],
-)
-def test_the_first_sentence_follows_the_verdicts(verdicts, sentence):
-    assert said(judged(default_study(), verdicts))[0].startswith(sentence)
-
-
 def by_measures(study: Results, verdicts: dict[str, list[str]], question: str) -> Results:
     """Return a study with the verdicts of a question by each measure, in the order of its comparisons."""
     is_meant = study.comparisons["question"] == question
@@ -155,30 +117,6 @@ def test_a_dense_model_that_guesses_leaves_the_other_measures_to_decide():
         ". Against dense, by the first measure that decides: 1 not told apart, 1 worse by divergence and 4 worse by loss."
     )
     assert best.startswith("Best of 3 methods: ")
-
-
-def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
-    first = make_cells(study="first")
-    is_dense = first["method"] == "dense"
-    guessing = make_cells(study="second")
-    guessing.loc[is_dense, ["value", "value_low", "value_high"]] = [0.25, 0.16, 0.368]
-    study = make_study(pd.concat([first, guessing], ignore_index=True))
-    is_first = (study.curves["study"] == "first") | (study.curves["method"] == "dense")
-    study = replace(study, curves=study.curves.assign(verdict=study.curves["verdict"].where(is_first, "dense guesses")))
-    assert sentences(verdict_rows(study), study.comparisons[:0], study.options.tolerance)[0] == (
-        "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
-        " 0.250 [0.160, 0.368], chance 0.25. "
-    )
-
-
-def test_a_loss_is_called_a_loss_and_never_within():
-    cells = make_cells(metric="loss").assign(chance=None)
-    study = make_study(cells)
-    first, _, last, _ = said(
-        judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"})
-    )
-    assert first.startswith(f"{DECIDED}2 not told apart and 4 worse by loss. ")
-    assert last.startswith("Of the gap between pruned only and ")
 
 
 def three_methods() -> Results:
@@ -224,44 +162,6 @@ DECIDING = [
 def test_the_first_measure_with_a_verdict_decides_each_pair_and_is_named(verdicts, sentence):
     study = by_measures(three_methods(), dict(zip(MEASURES, verdicts, strict=True)), "methods")
     assert said(study)[1].startswith(sentence)
-
-
-def test_methods_that_are_not_told_apart_are_named_with_the_rows_that_they_need():
-    verdicts = {f"{ours}/random": "higher" for ours, _ in PAIR}
-    sentence = said(judged(three_methods(), verdicts, "methods"))[1]
-    assert sentence == (
-        "unstructured_wanda and unstructured_sparsegpt are not told apart at 50 % (sparse_to_sparse)."
-        " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64."
-    )
-
-
-def test_three_methods_on_24_rows_on_which_the_dense_model_guesses_are_told_apart_by_their_losses(
-    write_run, runs_dir, tmp_path
-):
-    for method, right, loss in (
-        ("dense", 8, 2.6),
-        ("unstructured", 6, 5.0),
-        (PAIR[0][0], 7, 2.93),
-        (PAIR[1][0], 8, 2.76),
-    ):
-        sparsity = "00" if method == "dense" else "50"
-        run_id = f"m-hellaswag-{method}-sparsity{sparsity}-no_finetune-seed0"
-        write_run(run_id, right / 24, loss=loss, examples=24)
-    said = " ".join(written(tmp_path, compute(read_study(runs_dir), Analysis()))[FINDINGS].split())
-    assert (
-        f"- No better than a guess: original model 0.333 [0.180, 0.533], chance 0.25. {DECIDED}3 worse by loss." in said
-    )
-    assert (
-        "- Best of 3 methods: unstructured_sparsegpt, by loss, at 50 % (no_finetune)"
-        " (closest: unstructured_wanda minus unstructured_sparsegpt, +0.170 [+0."
-    ) in said
-    assert "Really sparse? Yes" in said
-
-
-def test_methods_that_were_not_compared_have_no_best_one():
-    study = three_methods()
-    study = replace(study, comparisons=study.comparisons[study.comparisons["question"] == "dense"])
-    assert said(study)[1].startswith("No method is called the best, because no two were compared")
 
 
 def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said():
@@ -337,15 +237,6 @@ def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
     assert not any("see the memo" in page or "have seen" in page for page in sound.values())
 
 
-def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):
-    study = default_study()
-    links = [{"base": {"train.json": "a", "merge.json": "b"}}, *[{}] * 7]
-    memo = written(tmp_path, replace(study, runs=study.runs.assign(links=links)))["correctness_memo.md"]
-    assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8
-    assert memo.count("|0 of 1|") == 1
-    assert "The chain of hashes holds in 7 of 8 runs" in memo
-
-
 def test_trainings_probes_and_other_studies_have_their_tables(tmp_path):
     cells = make_cells()
     other = make_cells(study="second")
@@ -407,8 +298,3 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     assert "--base 'my study/models/m'" in again.validation(RUN)
     updated = replace(RUN, method="unstructured_sparsegpt")
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)
-
-
-def test_without_a_configuration_no_command_would_make_another_study(tmp_path):
-    pages = written(tmp_path, replace(default_study(), configuration=None))
-    assert not any("snakemake" in page for page in pages.values())

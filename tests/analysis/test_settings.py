@@ -95,15 +95,6 @@ def test_a_share_a_guess_and_a_curve_are_those_of_cells_that_agree(write_run, ru
     assert table.at["learning_rate 0.002", "verdict"] == "dense guesses"
 
 
-def test_a_cell_that_agrees_with_two_dense_cells_stands_once_without_a_difference(write_run, runs_dir):
-    write_run(DENSE, change=trained_with(dtype="bfloat16"))
-    write_run(DENSE.replace("seed0", "seed1"))
-    write_run(SPARSE.format(seed=0), change=lambda files: [files.pop(name) for name in ("train", "before_merge")])
-    table = compute(read_study(runs_dir), Analysis()).curves.query("method != 'dense'")
-    assert len(table) == 1
-    assert np.isnan(table["difference"].iloc[0])
-
-
 def examples(train: int, validation: int) -> dict:
     """Return the section of the task with these numbers of examples."""
     return {"tasks": {"boolq_mini": {"train_examples": train, "validation_examples": validation}}}
@@ -141,12 +132,6 @@ def test_a_run_that_the_configuration_does_not_make_is_outside_the_study(write_r
     assert "outside" not in set(read_study(runs_dir, study_with()).faults["kind"])
     with pytest.raises(InputError, match=reason):
         read_study(runs_dir, study_with(**sections))
-
-
-def test_a_run_belongs_to_the_study_with_its_distillation(write_run, runs_dir):
-    write_run(SPARSE.format(seed=0), change=trained_with(learning_rate=0.001, distillation=TAUGHT))
-    study = study_with(training={"distillation": TAUGHT})
-    assert "outside" not in set(read_study(runs_dir, study).faults["kind"])
 
 
 def test_a_run_outside_the_study_is_only_in_summary(write_run, runs_dir):

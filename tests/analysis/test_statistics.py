@@ -1,7 +1,5 @@
 """Compare the statistics with scipy and statsmodels where they reduce to theirs, and check their coverage by simulation."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -42,14 +40,6 @@ def test_one_seed_of_losses_has_student_s_interval_and_test():
     assert deviation == pytest.approx((ours.values - theirs.values).std(ddof=1) / 4)
 
 
-def test_many_seeds_on_many_examples_have_student_s_interval_over_the_seeds():
-    """With so many examples only the seeds are random."""
-    random = np.random.default_rng(2)
-    cell = outcomes(random, 0.5, 6, 200_000, 0.03)
-    low, high = interval(cell, pooled_spread([cell]))
-    assert high - low == pytest.approx(np.diff(DescrStatsW(cell.values.mean(axis=1)).tconfint_mean())[0], rel=0.02)
-
-
 def test_a_loss_is_a_ratio_of_sums_whose_error_is_the_bootstrap_s():
     random = np.random.default_rng(3)
     cell = losses(random, 1, random.integers(1, 9, 400))
@@ -80,16 +70,6 @@ def test_the_test_and_the_interval_agree(seed):
     assert (p_value < 0.05) == (low > 0 or high < 0)
 
 
-def test_seeds_widen_the_interval_of_a_trained_cell_only():
-    random = np.random.default_rng(7)
-    several = [outcomes(random, 0.6, 3, 100, 0.1) for _ in range(3)]
-    spread, trained = pooled_spread(several), outcomes(random, 0.6, 1, 100)
-    untrained = replace(trained, seeds=())
-    assert interval(untrained, spread) == pytest.approx(interval(trained, ONE_SEED))
-    assert interval(trained, spread)[0] < interval(untrained, spread)[0]
-    assert (pooled_spread([*several, trained, untrained]), pooled_spread([trained, untrained])) == (spread, ONE_SEED)
-
-
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_at_an_end_of_fieller_s_interval_the_test_is_just_significant(end):
     random = np.random.default_rng(10)
@@ -98,12 +78,6 @@ def test_at_an_end_of_fieller_s_interval_the_test_is_just_significant(end):
     assert found.low < found.share < found.high
     mixed = untuned.values + getattr(found, end) * (dense.values - untuned.values)
     assert stats.ttest_rel(tuned.values[0], mixed[0]).pvalue == pytest.approx(0.05)
-
-
-def test_a_share_of_no_clear_loss_is_not_bounded():
-    cells = [outcomes(np.random.default_rng(seed), 0.5, 1, 40) for seed in range(3)]
-    assert np.isnan(recovered_share(*cells, ONE_SEED)[1:]).all()
-    assert np.isnan(recovered_share(cells[0], cells[1], cells[1], ONE_SEED)).all()
 
 
 @pytest.mark.parametrize("deviation", [0.0, 0.04])

@@ -63,16 +63,6 @@ def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs
     }
 
 
-def test_an_engine_that_computes_something_else_has_no_columns(write_run, runs_dir):
-    def differ(files: dict[str, dict]) -> None:
-        check_engines(files)
-        files["engines"]["passed"] = False
-        files["engines"]["results"][-1].update(same_tokens=1.0, difference=0.06)
-
-    write_run(RUNS[0], change=differ)
-    assert not any(name.startswith("vllm") for name in compute(read_study(runs_dir), Analysis()).runs)
-
-
 def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):
     seed = 2**62 + 1
     write_run(RUNS[0])

@@ -10,7 +10,6 @@ from conftest import CPU, digest
 from project import call_script
 from sparseft.analysis.study import read_study
 from sparseft.analysis.throughput import COLUMNS, measured_seconds, throughput_table
-from sparseft.errors import InputError
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord, read_measurements
 from sparseft.storage.ownership import MARKER
@@ -79,16 +78,6 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
     ]
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert rows.loc[rows["batch_size"] == 16, "reason"].tolist() == ["killed", "killed"]
-
-
-def test_a_file_of_another_cell_or_a_cell_twice_is_refused(tmp_path):
-    path = write_cell(tmp_path, SPARSE)
-    other = path.rename(tmp_path / f"{DENSE}.json")
-    with pytest.raises(InputError, match=f"belongs to cell {SPARSE}"):
-        read_measurements([other])
-    path = write_cell(tmp_path, SPARSE)
-    with pytest.raises(InputError, match="again"):
-        read_measurements([path, path])
 
 
 def test_the_seconds_of_a_training_follow_from_the_speed_that_was_measured_for_it(write_run, runs_dir, tmp_path):

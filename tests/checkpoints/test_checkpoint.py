@@ -126,14 +126,6 @@ def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
             read("i")
 
 
-@pytest.mark.parametrize("block", [1, 40, 10**6])
-def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
-    name = "model.embed_tokens.weight"
-    blocks = [part.copy() for part in tiny.read_blocks(name, block)]
-    assert all(part.size % tiny.tensors[name].shape[1] == 0 for part in blocks)
-    np.testing.assert_array_equal(np.concatenate(blocks), tiny.read(name).ravel())
-
-
 def test_rows_are_those_of_the_matrix_or_vector(tiny):
     for name in ("model.layers.1.self_attn.q_proj.weight", "model.norm.weight"):
         for rows in (slice(0, 1), slice(3, 20), slice(31, 32)):

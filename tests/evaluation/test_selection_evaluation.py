@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from hub_cache import publish, write
-from project import succeed
+from project import read_record, succeed
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import read_selection
 from sparseft.evaluation.evaluate import evaluate
@@ -15,7 +15,6 @@ from sparseft.language_model.model import load_model
 from sparseft.records.evaluation_record import SelectionRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import read_record
 from tiny_models import save_tiny
 
 # lm-eval starts git and tools that describe the machine.

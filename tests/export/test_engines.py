@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.export import engine_process, engines
-from sparseft.export.engines import BOUNDS, Answer, _bound, _result, find_engines, measure
+from sparseft.export.engines import Answer, _result, find_engines, measure
 from sparseft.records.engine_record import EngineResult
-from sparseft.study.export_settings import ENGINES, Export
+from sparseft.study.export_settings import Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
@@ -25,10 +24,6 @@ from transformers import AutoModelForCausalLM
 ANSWER = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "clock": "CPU", "cpu_share": 0.9, "peak_memory_bytes": 10,
           "peak_memory_kind": "resident"}  # fmt: skip
 PROMPTS = [list(range(3, 15)), list(range(20, 32))]
-
-
-def test_every_engine_of_the_configuration_has_a_loader():
-    assert tuple(engine_process.ENGINES) == ENGINES
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +126,6 @@ def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(tokens,
     found = result(tokens, scores)
     assert (found.same_tokens, found.difference, found.agrees) == (same, difference, agrees)
     assert (found.tokens_per_second, found.first_token_seconds) == (6 / 3.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("engine", "gguf", "bound"),
-    [("vllm", "q8_0", "bfloat16"), ("llama_cpp", "q8_0", "q8_0"), ("llama_cpp", "f32", "bfloat16")],
-)
-def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, bound):
-    settings = Export(gguf=gguf, converter="python convert.py")
-    folder = Checkpoint(tiny_models["llama"]).folder
-    assert _bound(folder, engine, settings) == BOUNDS[bound]
 
 
 def program(path: Path, text: str) -> str:

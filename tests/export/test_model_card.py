@@ -55,14 +55,6 @@ def test_metadata_of_the_base_that_cannot_be_read_state_no_licence_and_are_named
     assert printed.startswith(f"warning: {tmp_path}/README.md: ") and printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "No metadata.", "---\n---\n", "---\nlicense:\n---\n", "---\nlanguage: en\n---\n"])
-def test_a_base_that_states_no_licence_gives_none(tmp_path, capsys, text):
-    (tmp_path / "README.md").write_text(text)
-    assert stated_licence(tmp_path) == {}
-    assert stated_licence(tmp_path / "elsewhere") == {}
-    assert capsys.readouterr().err == ""
-
-
 def test_the_card_states_the_licence_of_the_base(tmp_path):
     stated = {"license": "other", "license_name": "tiny", "license_link": "LICENSE"}
     (tmp_path / "README.md").write_text(

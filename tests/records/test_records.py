@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from project import read_record
 from pydantic import BaseModel
 from sound_records import CONTENTS, changed
 from sparseft.errors import InputError
@@ -26,7 +27,7 @@ from sparseft.records.record_file import RecordPart, read_record_file, write
 from sparseft.records.throughput_record import MeasurementRecord, ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
-from sparseft.storage.record import check_record, read_record
+from sparseft.storage.record import check_record
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 

@@ -124,15 +124,6 @@ def test_tensorboard_shows_the_settings_of_a_run_as_hparams(study):
     assert found.items() >= (settings | {"method": "unstructured", "mask.scope": "layer"}).items()
 
 
-def test_a_later_export_completes_a_run_and_doubles_nothing(study):
-    shutil.move(study / "evaluation.json", "later.json")
-    (study / "validation_report.json").unlink()
-    assert points(export("tensorboard") / TRAINED).keys() == {"train/loss", "train/learning_rate", "eval/loss"}
-    shutil.move("later.json", study / "evaluation.json")
-    charts = points(export("tensorboard") / TRAINED)
-    assert len(charts["train/loss"]) == 4 and len(charts["eval/acc"]) == 1
-
-
 def test_the_files_for_lm_eval_are_those_that_lm_eval_writes_for_the_model(study):
     model, tokenizer = load_model(study / "model_dir", torch.device("cpu"))
     lm, manager = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8), TaskManager(include_defaults=False)
@@ -172,15 +163,6 @@ def lm_eval_files(folder: Path) -> dict:
 def numbers(responses: list) -> list[float]:
     """Return the log-likelihoods in lm-eval's responses; none of a generated text."""
     return [float(answer[0]) for (answer,) in responses if isinstance(answer, list)]
-
-
-def test_lm_eval_prints_the_exported_results(study):
-    results = lm_eval_files(export("lm-eval") / DENSE)["results"]
-    metrics = read(study.with_name(DENSE) / "evaluation.json")["metrics"]
-    assert f"|acc_norm   |↑  |{metrics['acc_norm']:.4f}|±" in utils.make_table(results)
-    assert results["model_name"] == DENSE
-    export("lm-eval")
-    assert len(list(Path("lm-eval", DENSE).glob("results_*"))) == 1
 
 
 @pytest.mark.skipif(not find_spec("wandb"), reason="needs wandb")
@@ -252,12 +234,6 @@ def test_other_rows_than_the_evaluated_ones_are_refused(study):
     mini = {"task": "gsm8k_mini", "train_examples": 4, "validation_examples": 5}
     succeed("prepare_task.py", **mini, output_dir="data/gsm8k_mini")
     refused("lm-eval", "data/gsm8k_mini: not the rows that were evaluated")
-
-
-def test_a_file_of_somebody_else_is_kept(study):
-    write(Path("out", TRAINED, "notes.txt"), [{}])
-    refused("tensorboard", "other files")
-    assert Path("out", TRAINED, "notes.txt").exists()
 
 
 @pytest.mark.parametrize("form", ["tensorboard", "lm-eval"])

@@ -97,12 +97,6 @@ def test_the_model_card_has_the_results_the_base_its_licence_and_the_proof(box, 
     assert proof["inputs"]["mask"] in card.text
 
 
-def test_a_base_that_states_no_licence_gives_none(tmp_path, finished_runs):
-    succeed("export_run.py", **flags(finished_runs, RANDOM, "export_run.py", tmp_path))
-    card = ModelCard.load(tmp_path / "export/README.md")
-    assert (card.data.license, card.data.base_model) == (None, None)
-
-
 @pytest.mark.parametrize("run", RUNS)
 def test_the_terms_of_the_base_come_along_and_are_recorded(box, run):
     _, exported = folders(box, run)
@@ -120,13 +114,6 @@ def test_terms_that_are_not_the_recorded_ones_are_not_exported(box, tmp_path):
     code, said = call_script("export_run.py", **changed)
     assert (code, "prepared/NOTICE: not the file that manifest.json records" in said) == (2, True), said
     assert not (tmp_path / "export").exists()
-
-
-def test_a_card_says_once_and_in_plain_words_what_the_files_leave_out(box):
-    said = {run: ModelCard.load(folders(box, run)[1] / "README.md").text for run in RUNS}
-    assert "The pruned channels and heads, all of them zero, are left out: " in said[STRUCTURED]
-    assert "The files have every weight. The pruned ones are zeros." in said[RANDOM]
-    assert not any(text in card for text in ("Nothing was left out", "model.layers") for card in said.values())
 
 
 def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tmp_path):
@@ -181,12 +168,3 @@ def test_what_must_not_be_sent_is_refused_with_and_without_confirm(box, tmp_path
     folder = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
     change_json(folder / "manifest.json", **manifest)
     assert line in refused(tmp_path, "push_to_hub.py", export_dir=folder, repo_id=repo_id, **confirm)
-
-
-@pytest.mark.parametrize(
-    ("repo_id", "licence"), [("somebody/Llama-smaller", "llama3.1"), ("a/smaller", "llama2"), ("a/smaller", "mit")]
-)
-def test_a_name_that_the_licence_allows_is_not_refused(box, tmp_path, repo_id, licence):
-    folder = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
-    change_json(folder / "manifest.json", licence={"license": licence})
-    assert f"to {repo_id}: nothing was sent" in succeed("push_to_hub.py", export_dir=folder, repo_id=repo_id)

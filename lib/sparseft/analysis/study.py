@@ -96,7 +96,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     frames = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
-    return Frames(*frames, measured=list(dict.fromkeys(name for own in measured.values() for name in own)))
+    return Frames(*frames, list(dict.fromkeys(name for own in measured.values() for name in own)))
 
 
 def _runs(
@@ -276,7 +276,7 @@ def side_by_side(studies: list[Frames]) -> Frames:
     runs, *others = (pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names)
     differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
     measured = list(dict.fromkeys(name for study in studies for name in study.measured))
-    return Frames(runs.assign(differs=differs), *others, measured=measured)
+    return Frames(runs.assign(differs=differs), *others, measured)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

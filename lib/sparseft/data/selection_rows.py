@@ -25,8 +25,10 @@ from sparseft.data.loading import choose_rows, hub_dataset, load_rows, local_fil
 from sparseft.data.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
 from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
+from sparseft.records.manifests import SelectionManifest
+from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import read_record, remake_advice
+from sparseft.storage.record import remake_advice
 from sparseft.study.sources import TaskData
 from sparseft.tasks.task import Row, Task
 
@@ -152,14 +154,14 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
     `digests` has the sha256 of the files of the other splits. Raises InputError unless the manifest records all three
     files."""
     path = folder / ROWS_FILE
-    manifest = read_record(folder / MANIFEST_FILE)
-    if manifest["task"] != task.name or not path.exists() or manifest["sha256"] != sha256(path):
+    manifest = read_record_file(folder / MANIFEST_FILE, SelectionManifest)
+    if manifest.task != task.name or not path.exists() or manifest.sha256 != sha256(path):
         raise InputError(f"{path}: not the file that {MANIFEST_FILE} records", remake_advice(path))
-    if manifest["disjoint_from"] != digests:
+    if manifest.disjoint_from != digests:
         raise InputError(
             f"{path}: chosen beside other files than the {' and '.join(digests)} rows in {folder}", remake_advice(path)
         )
-    return read_rows(path, task), manifest["sha256"]
+    return read_rows(path, task), manifest.sha256
 
 
 def _with_known(task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]]) -> Iterator[tuple[Row, bool]]:
