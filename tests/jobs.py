@@ -1,10 +1,11 @@
 """Run Snakemake and the scripts of its jobs in forks of one process that has imported what they import.
 
-A script needs seconds for its imports, and a study has dozens of jobs. Each run is a process of its own, with its own folder,
-environment, files and library, so no run sees what another one did. The server ends with the process that started it.
+A script needs seconds for its imports, and a study has dozens of jobs. Each run is a process of its own, with its own
+folder, environment, files and library, so no run sees what another one did. The server ends with the process that
+started it.
 
     python jobs.py --serve SOCKET
-    python jobs.py SOCKET SCRIPT [ARGUMENTS]     run a script of the project there, and any other command in Python itself
+    python jobs.py SOCKET SCRIPT [ARGUMENTS]     run a script of the project there, any other command in Python itself
     python jobs.py SOCKET snakemake [ARGUMENTS]
 """
 
@@ -47,7 +48,8 @@ def request(address: str, arguments: list[str], files: list[int], folder: str, e
 
 
 def serve(address: str) -> None:
-    """Answer each request in a fork, until stdin ends. Return in the process of a run, with its arguments in sys.argv."""
+    """Answer each request in a fork, until stdin ends. Return in the process of a run, with its arguments in
+    sys.argv."""
     import gc
     import select
     import signal

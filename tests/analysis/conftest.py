@@ -45,7 +45,8 @@ def outcomes(run: Run, value: float, examples: int) -> list[float]:
 
 
 def scored(run: Run, value: float, loss: float, *, examples: int = 60, right: list[float] | None = None, by_loss=False):
-    """Return what an evaluation has before and after a merge, without its inputs. `by_loss` makes the loss its metric."""
+    """Return what an evaluation has before and after a merge, without its inputs. `by_loss` makes the loss its
+    metric."""
     tokens = random_of(run.task).integers(1, 9, examples)
     shares = tokens * (0.5 + random_of(run.task, "loss").random(examples) + 0.1 * random_of(run.id).random(examples))
     losses = loss * tokens.sum() * shares / shares.sum()
@@ -84,8 +85,8 @@ def scored(run: Run, value: float, loss: float, *, examples: int = 60, right: li
 def pieces(run: Run, value: float, **changes) -> dict[str, dict]:
     """Return the content of the files of a sound run by name.
 
-    `changes` may have: loss, gap (of the loss, by the merge), examples, right (outcomes), by_loss, probes (values by name),
-    selection (the value on the selection rows) and start (the id of the run that the training starts from)."""
+    `changes` may have: loss, gap (of the loss, by the merge), examples, right (outcomes), by_loss, probes (values by
+    name), selection (the value on the selection rows) and start (the id of the run that the training starts from)."""
     loss = changes.get("loss", 2.0)
     rows = {name: changes[name] for name in ("examples", "right", "by_loss") if name in changes}
     trained = run.mode != "no_finetune"
@@ -150,7 +151,8 @@ def end_early(files: dict[str, dict]) -> None:
 
 
 def check_engines(files: dict[str, dict]) -> None:
-    """Add the check of vLLM to the records of a run: its two repeats are 1.5 and 2.5 times as fast as the dense model."""
+    """Add the check of vLLM to the records of a run: its two repeats are 1.5 and 2.5 times as fast as the dense
+    model."""
     result = {
         "engine": "vllm", "version": "0.32.0",
         "peak_memory_kind": "resident", "clock": "CPU", "cpu_share": 0.9, "same_tokens": 1.0, "difference": 0.001, "bound": 0.05,

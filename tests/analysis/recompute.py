@@ -1,4 +1,5 @@
-"""Compute each field of a study's tables again from its records, without the library (docs/statistics.md has the formulas).
+"""Compute each field of a study's tables again from its records, without the library (docs/statistics.md has the
+formulas).
 
 recompute.py RESULTS_FOLDER prints each field that differs or is in an unknown column, and then exits with 1."""
 
@@ -53,7 +54,8 @@ class Scores:
         self.square, self.excess = (square / unit, max(square - noise, 0) / unit) if unit else (0, 0)
 
     def total(self, values, factor, of_examples=None):
-        """Return the mean of values, its variance because of examples and seeds, the degrees of freedom, and their t."""
+        """Return the mean of values, its variance because of examples and seeds, the degrees of freedom, and their
+        t."""
         degrees = np.inf if of_examples else len(values) - 1
         of_examples = of_examples or np.var(values, ddof=1) / len(values)
         variance = of_examples + factor * self.excess

@@ -1,4 +1,5 @@
-"""The scripts: what they write, twice the same, with and without flags, without torch; compare.py lays studies side by side."""
+"""The scripts: what they write, twice the same, with and without flags, without torch; compare.py lays studies side by
+side."""
 
 import csv
 import os

@@ -1,4 +1,5 @@
-"""Other numbers stand beside those of a study: ours, theirs, the difference, and whether theirs is inside our interval."""
+"""Other numbers stand beside those of a study: ours, theirs, the difference, and whether theirs is inside our
+interval."""
 
 import pandas as pd
 import pytest

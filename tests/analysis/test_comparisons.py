@@ -1,4 +1,5 @@
-"""Any two cells are compared over the same examples; a question's comparisons are corrected together and get one word."""
+"""Any two cells are compared over the same examples; a question's comparisons are corrected together and get one
+word."""
 
 from itertools import combinations
 

@@ -55,7 +55,8 @@ def test_of_lines_that_lie_on_each_other_each_is_seen():
         lines = [bars[0] for bars in axes.containers]
         widths = [line.get_linewidth() for line in lines]
         assert [line.get_zorder() for line in lines] == sorted(line.get_zorder() for line in lines)
-        # What is drawn first is seen on both sides of what is drawn later, by a pixel or more, and the levels lie on top.
+        # What is drawn first is seen on both sides of what is drawn later, by a pixel or more, and the levels lie on
+        # top.
         assert all(before - after >= 1 for before, after in pairwise(widths))
         levels = [line for line in axes.lines if line.get_label() in ("dense", "guessing")]
         assert min(line.get_zorder() for line in levels) > max(line.get_zorder() for line in lines)

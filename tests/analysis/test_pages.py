@@ -19,7 +19,6 @@ from sparseft.analysis.sentences import sentences
 from sparseft.analysis.tables import Results
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
-
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
 PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 50)]
 
@@ -145,7 +144,8 @@ def test_a_method_is_called_best_only_if_it_beats_every_other(number):
 
 MEASURES = ("value", "eval_loss", "divergence")
 TIE, WIN, LOSE = "not told apart", "higher", "lower"
-# What each measure says of wanda and sparsegpt, wanda and random, sparsegpt and random; and the sentence. Less loss is better.
+# What each measure says of wanda and sparsegpt, wanda and random, sparsegpt and random; and the sentence. Less loss is
+# better.
 DECIDING = [
     ([[WIN] * 3, [WIN] * 3, [WIN] * 3], "Best of 3 methods: unstructured_wanda, by length-normalised accuracy, at"),
     ([[TIE, WIN, WIN], [LOSE] * 3, [WIN] * 3],

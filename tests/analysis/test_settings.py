@@ -1,4 +1,5 @@
-"""Runs are pooled and compared only if they agree in every setting that both have; a configuration says who belongs to it."""
+"""Runs are pooled and compared only if they agree in every setting that both have; a configuration says who belongs to
+it."""
 
 import numpy as np
 import pytest

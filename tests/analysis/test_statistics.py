@@ -1,4 +1,5 @@
-"""Compare the statistics with scipy and statsmodels where they reduce to theirs, and check their coverage by simulation."""
+"""Compare the statistics with scipy and statsmodels where they reduce to theirs, and check their coverage by
+simulation."""
 
 import numpy as np
 import pytest

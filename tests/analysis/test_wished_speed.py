@@ -1,4 +1,5 @@
-"""The sentence about speed names the models that a reader finds by hand in a small table, in the words of what was measured."""
+"""The sentence about speed names the models that a reader finds by hand in a small table, in the words of what was
+measured."""
 
 import pandas as pd
 import pytest

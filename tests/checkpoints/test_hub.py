@@ -26,7 +26,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answer /api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE, and take uploads.
+    """Answer /api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE, and take
+    uploads.
 
     ORG decides what goes wrong. Error codes: huggingface_hub 1, utils/_http.py, hf_raise_for_status."""
 

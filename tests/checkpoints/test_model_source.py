@@ -100,7 +100,8 @@ def test_the_terms_of_a_model_come_along_and_are_recorded(tmp_path, tiny_models,
 
 
 def altered(tmp_path, change, **config) -> Path:
-    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its folder."""
+    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its
+    folder."""
     folder = save_tiny("llama", tmp_path / "source")
     weights = load_file(folder / "model.safetensors")
     change(weights)

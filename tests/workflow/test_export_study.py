@@ -193,7 +193,8 @@ def test_the_upload_that_an_offline_export_prints_finds_every_run(study, monkeyp
 
 
 def wandb_records(file: Path) -> tuple[object, list[dict], dict]:
-    """Return the run, the history and the summary in a file of W&B, which is a log of LevelDB behind a head of 7 bytes."""
+    """Return the run, the history and the summary in a file of W&B, which is a log of LevelDB behind a head of 7
+    bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, place, record = file.read_bytes(), 7, b""
@@ -202,7 +203,8 @@ def wandb_records(file: Path) -> tuple[object, list[dict], dict]:
         _, length, kind = struct.unpack_from("<IHB", content, place)
         record += content[place + 7 : place + 7 + length]
         place += 7 + length
-        # A record that does not fit into a block of 32 KiB has several parts, and the last 6 bytes of a block hold none.
+        # A record that does not fit into a block of 32 KiB has several parts, and the last 6 bytes of a block hold
+        # none.
         place += 32768 - place % 32768 if 32768 - place % 32768 < 7 else 0
         if kind in (1, 4):
             parsed, record = Record.FromString(record), b""

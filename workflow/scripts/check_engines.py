@@ -1,11 +1,12 @@
 """Check that engines compute with an exported run what transformers does, and measure them beside the dense model.
 
-    check_engines.py --run_id RUN --export_dir RUN_FOLDER/export --model_path models/smollm2 --data_dir data/boolq_mini \\
+    check_engines.py --run_id RUN --export_dir RUN_FOLDER/export --model_path models/smollm2 --data_dir data/boolq_mini
+    \\
         --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
 
-Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1 if one
-does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it would slow the
-memory. """
+Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1
+if one does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it
+would slow the memory. """
 
 import sys
 from pathlib import Path
@@ -67,10 +68,9 @@ def main(
     for result in measure(engines, folders, prompts, settings, threads):
         results.append(result)
         print(
-            f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time), first token after"
-            f" {result.first_token_seconds:.3f} s, {result.peak_memory_bytes / 1e6:.0f} MB;"
-            f" {100 * result.same_tokens:.0f} % of the tokens before the first difference, log-likelihoods"
-            f" {result.difference:.1e} apart: {'agrees' if result.agrees else 'DIFFERS'}",
+            f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time),"
+            f" {result.peak_memory_bytes / 1e6:.0f} MB; log-likelihoods {result.difference:.1e} apart:"
+            f" {'agrees' if result.agrees else 'DIFFERS'}",
             file=sys.stderr,
         )
     record = EnginesRecord(

@@ -2,9 +2,8 @@
 
     compare.py results/first results/second --output_dir results/compared
 
-A study is its results folder, which has runs/ and, if its configuration was analysed, analysis/configuration.yaml. Each cell is
-compared with the same cell of the first study, over the same examples.
-"""
+A study is its results folder, which has runs/ and, if its configuration was analysed, analysis/configuration.yaml. Each
+cell is compared with the same cell of the first study, over the same examples."""
 
 import os
 from pathlib import Path
@@ -26,7 +25,8 @@ AXES = ["model", "task", "method", "sparsity", "mode", "training"]
 
 
 def read(folder: Path) -> Frames:
-    """Return the frames of the study in a results folder. Its configuration, if it is there, decides which runs belong to it."""
+    """Return the frames of the study in a results folder. Its configuration, if it is there, decides which runs belong
+    to it."""
     configuration = folder / "analysis" / CONFIGURATION
     return read_study(folder / "runs", read_configuration([configuration]) if configuration.is_file() else None)
 

@@ -3,10 +3,9 @@
     export_run.py --run_id RUN --checkpoint RUN_FOLDER/model_dir --model_path models/smollm2 \\
         --mask_path masks/smollm2/masks_sparsity50_structured.pt --output_dir RUN_FOLDER/export
 
-The merged model becomes smaller if whole channels and heads can be left out of it, as with a structured mask. Else it stays as
-it is, and the card says why. The records of the run are read from the folder of the checkpoint. With --gguf and --converter it
-also writes model.gguf.
-"""
+The merged model becomes smaller if whole channels and heads can be left out of it, as with a structured mask. Else it
+stays as it is, and the card says why. The records of the run are read from the folder of the checkpoint. With --gguf
+and --converter it also writes model.gguf. """
 
 import sys
 from pathlib import Path

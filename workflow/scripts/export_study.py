@@ -2,9 +2,8 @@
 
     export_study.py --results_dir results/runs --output_dir results/tensorboard --format tensorboard
 
-Each run gets a folder of its name. The study need not be finished: a run that is not evaluated yet has only its loss curve.
-Run the same command again to bring an export up to date.
-"""
+Each run gets a folder of its name. The study need not be finished: a run that is not evaluated yet has only its loss
+curve. Run the same command again to bring an export up to date."""
 
 import shlex
 import sys
@@ -80,7 +79,8 @@ def present(values: dict[str, float | None]) -> dict[str, float]:
 
 
 def read_run(folder: Path) -> ExportedRun:
-    """Return a run with the records in its folder. Raises InputError if one is damaged, or if the name is not a run's."""
+    """Return a run with the records in its folder. Raises InputError if one is damaged, or if the name is not a
+    run's."""
     paths = {name: folder / schema.file_name for name, schema in SCHEMAS.items()}
     records = {name: read_record_file(path, SCHEMAS[name]) if path.exists() else None for name, path in paths.items()}
     return ExportedRun(Run.parse(folder.name), **records)

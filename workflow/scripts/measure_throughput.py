@@ -4,9 +4,8 @@
         --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --data_dir data/boolq_mini --batch_sizes 4 8 16 32 --memory_mb 8000 --output CELL.json
 
-Writes every repeat of every batch size. A batch size that does not fit into memory is recorded as such. Let nothing else run
-meanwhile.
-"""
+Writes every repeat of every batch size. A batch size that does not fit into memory is recorded as such. Let nothing
+else run meanwhile. """
 
 import signal
 import sys

@@ -3,8 +3,8 @@
     push_to_hub.py --export_dir RUN_FOLDER/export --repo_id ORG/NAME
     push_to_hub.py --export_dir RUN_FOLDER/export --repo_id ORG/NAME --confirm
 
-A new repository is private. Log in first with `hf auth login`, or set HF_TOKEN. README.md is yours to edit: it is sent as it is.
-"""
+A new repository is private. Log in first with `hf auth login`, or set HF_TOKEN. README.md is yours to edit: it is sent
+as it is."""
 
 from pathlib import Path
 

@@ -1,10 +1,11 @@
 """Put published or other numbers beside those of a study.
 
-The file is a .csv with one header line and the columns of a Number. The last two may be missing. Each number gets a verdict:
+The file is a .csv with one header line and the columns of a Number. The last two may be missing. Each number gets a
+verdict:
 
     reproduced          it lies in our interval, or no further from our value than its tolerance
-    sources disagree    it is not reproduced, but the file has several values of the same cell and metric, and ours reproduces
-                        another one or lies between them
+    sources disagree    it is not reproduced, but the file has several values of the same cell and metric, and ours
+                        reproduces another one or lies between them
     not reproduced      neither of them
     not run             the study has no cell with its values, or not this number of it
 """
@@ -50,7 +51,8 @@ REMEDY = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/base
 
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """Return another project's numbers. Raises InputError, with the first fault, if the file is not as described above."""
+    """Return another project's numbers. Raises InputError, with the first fault, if the file is not as described
+    above."""
     rows = csv.DictReader(StringIO(read_text(path, REMEDY).removeprefix("\ufeff")), restkey="more", strict=True)
     numbers = []
     try:
@@ -68,11 +70,12 @@ def read_baseline(path: Path) -> pd.DataFrame:
 
 
 def beside(cells: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per number of the baseline and cell of ours that agree; a number without a cell has a row without ours.
+    """Return a row per number of the baseline and cell of ours that agree; a number without a cell has a row without
+    ours.
 
     `inside` says whether the number lies in the interval of ours; it is empty for a metric without an interval.
-    `reproduction` is the verdict. Raises InputError for a metric that no cell of the study has, unless the study lacks the cell
-    too."""
+    `reproduction` is the verdict. Raises InputError for a metric that no cell of the study has, unless the study lacks
+    the cell too."""
     chosen = cells[cells["chosen"]]
     known = set(cells.select_dtypes("number"))
     rows = []

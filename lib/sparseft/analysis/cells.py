@@ -1,12 +1,13 @@
 """Pool the runs of a cell: its values with their intervals, the choice of its training, and the Pareto points.
 
-A cell has the runs that differ in the seed alone. Runs of the same model, such as untrained runs of two seeds, count once.
+A cell has the runs that differ in the seed alone. Runs of the same model, such as untrained runs of two seeds, count
+once.
 
-A study can train each cell with several trainings (`grid.trainings`). Tables and pages report one of them: the one with the best
-mean on the selection rows. Equal means are decided by the mean loss there, then by the order of the configuration. The reported
-validation rows took no part in the choice, so a test on them needs no correction for the number of trainings. A training cannot
-be chosen if a run of it is missing, has a fault, ended early, or has no result on the selection rows.
-"""
+A study can train each cell with several trainings (`grid.trainings`). Tables and pages report one of them: the one with
+the best mean on the selection rows. Equal means are decided by the mean loss there, then by the order of the
+configuration. The reported validation rows took no part in the choice, so a test on them needs no correction for the
+number of trainings. A training cannot be chosen if a run of it is missing, has a fault, ended early, or has no result
+on the selection rows."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -40,8 +41,8 @@ _NOT_AVERAGED |= {"divergence_standard_error"}
 class Cells:
     """Hold the cells of a study, a row each.
 
-    `scores` has what is behind a column of a cell, by its index: value, eval_loss, divergence or a probe. `spreads` has how much
-    the seeds of a place vary in such a column."""
+    `scores` has what is behind a column of a cell, by its index: value, eval_loss, divergence or a probe. `spreads` has
+    how much the seeds of a place vary in such a column."""
 
     frame: pd.DataFrame
     scores: Mapping[tuple[int, str], Scores]
@@ -106,7 +107,8 @@ def is_fraction(metric: str) -> bool:
 
 
 def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> dict[tuple[int, str], Scores]:
-    """Return what is behind the value, the loss, the divergence and the probes of each cell. `runs` has a run per model."""
+    """Return what is behind the value, the loss, the divergence and the probes of each cell. `runs` has a run per
+    model."""
     cells = table[KEYS].assign(cell=table.index)
     rows = runs[[*KEYS, "run_id"]].merge(cells, on=KEYS)[["study", "run_id", "cell"]]
     scores = {}

@@ -9,12 +9,12 @@ train    train.inputs.train == evaluation == the data that calibrated the mask
 start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
 definition  train == evaluation == that in the manifest of the task's data; only of a task that is not built in
 
-before_merge.json, selection.json and engines.json are not part of the chain. run_files.py leaves them out if they do not meet it.
+before_merge.json, selection.json and engines.json are not part of the chain. run_files.py leaves them out if they do
+not meet it.
 
-The runs of a study must share files too: one base per model, one mask per method, sparsity and mask settings, one data set with
-its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs disagree, those that
-are not with the majority are at fault. So a run that was copied from another study is noticed.
-"""
+The runs of a study must share files too: one base per model, one mask per method, sparsity and mask settings, one data
+set with its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs
+disagree, those that are not with the majority are at fault. So a run that was copied from another study is noticed."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -1,21 +1,24 @@
 """Compare pairs of cells over the same examples, and compute the points of the curves.
 
     dense    a pruned cell with the dense one: with plain LoRA, or the original model if the cell did not learn the task
-    original the same for a model that is made from a pruned base, with the dense cell of the model that was pruned first
+    original the same for a model that is made from a pruned base, with the dense cell of the original model
     untuned  a trained cell with the same model before its training
     methods  each two methods at one sparsity and mode
     against  each method with one of them, such as random pruning
     modes    a mode with the one that it is compared with (modes/), such as sparse_to_sparse with sparse_to_dense
     studies  a cell with the same cell of the first study (compare.py)
 
-The paired test is about the models that were trained. With several seeds it is about other seeds too (docs/statistics.md).
+The paired test is about the models that were trained. With several seeds it is about other seeds too
+(docs/statistics.md).
 
-Two cells are compared by three measures, in this order: the value of the task's metric, the loss of the right answers, and the
-divergence from the original model. After a training on the task, the divergence says how far the model has moved and not how good
-it is, so it is compared only between models that did not learn the task. Each probe that both cells have is a metric of its own.
+Two cells are compared by three measures, in this order: the value of the task's metric, the loss of the right answers,
+and the divergence from the original model. After a training on the task, the divergence says how far the model has
+moved and not how good it is, so it is compared only between models that did not learn the task. Each probe that both
+cells have is a metric of its own.
 
-A question is one of these on one model, task and metric. Holm's correction is over all of its tests, by all measures. So at most
-5 % of the studies of equal cells have a verdict by any measure, and a sentence may use the first measure with one (`decided`).
+A question is one of these on one model, task and metric. Holm's correction is over all of its tests, by all measures.
+So at most 5 % of the studies of equal cells have a verdict by any measure, and a sentence may use the first measure
+with one (`decided`).
 
 Cells of other settings, of other examples, with a fault, or with repeated examples are not compared.
 """
@@ -123,7 +126,8 @@ def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return the points of the curves, with the dense cells in each setting of a model and task in which they are compared.
+    """Return the points of the curves, with the dense cells in each setting of a model and task in which they are
+    compared.
 
     A dense cell often lacks the setting in which pruned cells differ, and agrees with all of them."""
     is_dense = curves["method"] == DENSE
@@ -160,7 +164,8 @@ def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None,
 
 
 def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:
-    """Yield the comparisons of two cells: by each measure, and on each probe that both have, if they saw the same examples."""
+    """Yield the comparisons of two cells: by each measure, and on each probe that both have, if they saw the same
+    examples."""
     is_compared = {
         EVAL_LOSS: pair["metric"] != LOSS.name,
         DIVERGENCE: pair["dense_mode"] == pair["against_dense_mode"] == NO_FINETUNE,
@@ -178,7 +183,8 @@ def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, obje
 
 
 def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores | None, Spread]:
-    """Return what is behind a column of two cells, and the variation between seeds: that in the study that shows it better."""
+    """Return what is behind a column of two cells, and the variation between seeds: that in the study that shows it
+    better."""
     indices = (pair["cell"], pair["against_cell"])
     spreads = [cells.spread(index, column) for index in indices]
     ours, theirs = (cells.scores.get((index, column)) for index in indices)
@@ -188,8 +194,9 @@ def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores
 def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:
     """Return the verdict on each comparison in a word.
 
-    A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance. No value is
-    judged beside a dense model that only guesses. No divergence is below that of the original model, which is 0."""
+    A fraction is within the tolerance of dense if it is not higher, and if the whole interval is above -tolerance. No
+    value is judged beside a dense model that only guesses. No divergence is below that of the original model, which is
+    0."""
     of_value = table["measure"] == VALUE
     is_told_apart = table["p_holm"] < SIGNIFICANT
     is_against_dense = table["question"].isin(["dense", "original"])
@@ -216,7 +223,8 @@ def decided(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recovered(cells: Cells) -> pd.DataFrame:
-    """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its interval.
+    """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its
+    interval.
 
     The cell must have one untuned and one dense cell that agree with its settings."""
     rows = {}

@@ -1,4 +1,5 @@
-"""Make the columns of summary.csv that engines.json gives: how fast a run is in each engine, and how much memory it takes."""
+"""Make the columns of summary.csv that engines.json gives: how fast a run is in each engine, and how much memory it
+takes."""
 
 from statistics import fmean
 from typing import Any

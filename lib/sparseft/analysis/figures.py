@@ -7,9 +7,9 @@
     {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
     {task}_{metric}_vs_{engine}_speed  the value, and each perplexity or else the loss, against the speed in an engine
 
-A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in a
-setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not drawn. The
-throughput is measured apart from the runs:
+A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in
+a setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not
+drawn. The throughput is measured apart from the runs:
 
     {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column per method and device
 
@@ -324,8 +324,9 @@ def add_legend(figure: Drawing, panels: Iterable[Axes]) -> None:
 def write_all(drawings: Mapping[str, Callable[[], Drawing]], folder: Path, processes: int) -> None:
     """Write each figure as PNG and SVG into a folder.
 
-    Each figure is built in the process that draws it. A figure that was sent to another process would not always be drawn
-    the same: matplotlib keeps its transforms' parents by their address, which another object can have in that process."""
+    Each figure is built in the process that draws it. A figure that was sent to another process would not always be
+    drawn the same: matplotlib keeps its transforms' parents by their address, which another object can have in that
+    process."""
     folder.mkdir(exist_ok=True)
     with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
         for written in [pool.submit(_save, build, folder / name) for name, build in drawings.items()]:

@@ -1,8 +1,7 @@
 """Write the pages of a study from its frames: report.html, EXPERIMENTS.md, correctness_memo.md and findings.txt.
 
-The four are views of one content, from the templates beside this file. What comes from outside is escaped in each of them.
-report.html loads nothing and runs no script but its own. The same frames give the same bytes.
-"""
+The four are views of one content, from the templates beside this file. What comes from outside is escaped in each of
+them. report.html loads nothing and runs no script but its own. The same frames give the same bytes."""
 
 import base64
 import hashlib
@@ -139,7 +138,8 @@ def write_analysis(
 
 
 def write_pages(folder: Path, results: Results, figures: list, again: Reproduction) -> None:
-    """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat it."""
+    """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat
+    it."""
     content = _content(results, figures, again)
     options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
@@ -175,7 +175,8 @@ def _image(path: Path) -> dict[str, str]:
     """Return a figure's source, width and height in points, for the page."""
     svg = path.read_text(encoding="utf-8")
     width, height = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)[0]
-    # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load files.
+    # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load
+    # files.
     source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
     return {"source": source, "width": width, "height": height}
 
@@ -212,9 +213,11 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
 
 
 def verdict_rows(results: Results) -> pd.DataFrame:
-    """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and method.
+    """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and
+    method.
 
-    `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the comparison."""
+    `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the
+    comparison."""
     rows = _located(sections(results.curves))
     is_dense = rows["method"] == DENSE
     rows["dense_mode"] = rows["mode"].where(is_dense, rows["mode"].map(lambda mode: get_mode(mode).dense_mode))
@@ -376,7 +379,8 @@ MEMO_COLUMNS = {
 
 
 def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
-    """Yield the folded tables of results: the comparisons by question, the probes, and the trainings that were tried."""
+    """Yield the folded tables of results: the comparisons by question, the probes, and the trainings that were
+    tried."""
     for question, caption in QUESTIONS.items():
         pairs = results.comparisons[results.comparisons["question"] == question]
         if len(pairs):
@@ -448,7 +452,7 @@ def _warnings(results: Results, members: pd.DataFrame) -> Iterator[str]:
         yield f"The models have seen some of what they are evaluated on: {listed(shares)}."
     unable = results.cells.groupby(CELL, dropna=False)["chosen"].any()
     if not unable.all():
-        yield f"Cells without a training that can be chosen, and in no table here: {(~unable).sum()} (grouped_summary.csv)."
+        yield f"Cells without a training that can be chosen, in no table here: {(~unable).sum()} (grouped_summary.csv)."
     kinds = Counter(results.faults.drop_duplicates(["study", "run_id", "kind"])["kind"])
     if kinds:
         yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from sparseft.analysis.study import study_folder
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import CONFIGURATION, Run, base_folder, fill, mask_path
+from sparseft.study.grid import Run, base_folder, fill, mask_path
 
 # The project's folder.
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
 class Reproduction:
     """Build the commands that make the results of one analysis again, for the folder that the analysis ran in.
 
-    `options` are the flags that decide what the pages and tables show. `configuration` is None if the analysis had none.
-    `studies` are the results folders that compare.py lays side by side; empty for one study."""
+    `options` are the flags that decide what the pages and tables show. `configuration` is None if the analysis had
+    none. `studies` are the results folders that compare.py lays side by side; empty for one study."""
 
     results_dir: Path
     options: str = ""
@@ -35,13 +35,6 @@ class Reproduction:
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
         return _command(_program("snakemake"), "--cores", "all", "--configfile", self.configuration, *self._place())
-
-    def new_study(self) -> str:
-        """Return the command that makes the study anew in a new folder, which holds a copy of the configuration."""
-        snakefile = ROOT / "Snakefile"
-        return _command(
-            _program("snakemake"), "--cores", "all", "--configfile", CONFIGURATION, "--snakefile", snakefile
-        )
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
@@ -73,26 +66,24 @@ class Reproduction:
 
     def _place(self) -> list[object]:
         """Return the flags that Snakemake needs if the working directory is not the project's, or not the study's."""
-        snakefile = [] if _in_project() else ["--snakefile", ROOT / "Snakefile"]
+        snakefile = [] if Path.cwd() == ROOT else ["--snakefile", ROOT / "Snakefile"]
         folder = study_folder(self.results_dir)
         return snakefile + ([] if folder == Path() else ["--directory", folder])
 
 
 def _script(name: str) -> Path:
-    """Return the path of a script, as short as it can be from the working directory."""
-    script = Path("workflow/scripts") / name
-    return script if _in_project() else ROOT / script
+    """Return the path of a script."""
+    return _short(ROOT / "workflow/scripts" / name)
 
 
 def _program(name: str) -> Path:
-    """Return the path of a program in this environment, as short as it can be from the working directory."""
-    program = Path(sys.executable).with_name(name)
-    return program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    """Return the path of a program in this environment."""
+    return _short(Path(sys.executable).with_name(name))
 
 
-def _in_project() -> bool:
-    """Return whether the working directory is the project's folder."""
-    return Path.cwd().resolve() == ROOT.resolve()
+def _short(path: Path) -> Path:
+    """Return a path, as short as it can be from the working directory."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _command(*words: object) -> str:

@@ -1,7 +1,7 @@
 """Read the folder of one run: each record by itself, then the records together.
 
-A run needs a sound validation_report.json and evaluation.json. Without another sound record it stays in the tables, with blanks.
-Nothing is filled in. The records in OPTIONAL are left out, and no fault, if they are of an earlier model.
+A run needs a sound validation_report.json and evaluation.json. Without another sound record it stays in the tables,
+with blanks. Nothing is filled in. The records in OPTIONAL are left out, and no fault, if they are of an earlier model.
 """
 
 from collections.abc import Iterator
@@ -42,10 +42,11 @@ SAME_SELECTION = ("metric", "definition_sha256", "dtype", "harness", "few_shot",
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Hold the sound records of one run. `train` and `merge` are None if absent or unsound, those in OPTIONAL also if outdated.
+    """Hold the sound records of one run. `train` and `merge` are None if absent or unsound, those in OPTIONAL also if
+    outdated.
 
-    `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. `reasons` says what is missing or
-    unsound. `date` is that of the evaluation."""
+    `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. `reasons` says what is
+    missing or unsound. `date` is that of the evaluation."""
 
     run: Run
     validation: ValidationRecord
@@ -110,7 +111,8 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
 
 
 def selection_faults(files: RunFiles) -> list[str]:
-    """Return why the selection rows cannot choose for a run: they were evaluated in another way, or are validation rows."""
+    """Return why the selection rows cannot choose for a run: they were evaluated in another way, or are validation
+    rows."""
     selection, evaluation = files.selection, files.evaluation
     reasons = _differing(selection, evaluation, SAME_SELECTION)
     if selection and (selection.prompt_sha256 == evaluation.prompt_sha256 or selection.losses == evaluation.losses):
@@ -151,7 +153,8 @@ def _mismatches(run: Run, records: dict) -> Iterator[str]:
 
 
 def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
-    """Replace the optional records that name other files than the merge and the evaluation by None. Yield a reason for each."""
+    """Replace the optional records that name other files than the merge and the evaluation by None. Yield a reason for
+    each."""
     now = {**(records["merge"].digests if records["merge"] else {}), **records["evaluation"].digests}
     for name in OPTIONAL:
         record = records[name]

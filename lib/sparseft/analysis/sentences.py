@@ -65,7 +65,8 @@ def measure_name(row: Any) -> str:
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
-    """Return what one model and task show. `rows` is the verdict table, and `pairs` has all comparisons, by all measures."""
+    """Return what one model and task show. `rows` is the verdict table, and `pairs` has all comparisons, by all
+    measures."""
     pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
     dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
     won_back = _recovered(pruned) or counted(untuned, "Fine-tuned against not fine-tuned: ")
@@ -79,7 +80,8 @@ def _seeds(rows: pd.DataFrame) -> str:
         return "Nothing was trained: intervals and verdicts cover other examples."
     if (rows["seeds"] == 1).all():
         return "One seed: intervals and verdicts are about these trained models; another seed may give others."
-    return f"{rows['seeds'].max()} seeds per training: intervals and verdicts cover other seeds and examples, with these masks."
+    seeds = rows["seeds"].max()
+    return f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks."
 
 
 def counted(pairs: pd.DataFrame, start: str) -> str:
@@ -90,7 +92,8 @@ def counted(pairs: pd.DataFrame, start: str) -> str:
 
 
 def _decision(row: Any) -> str:
-    """Return what decided about a pair of cells; not told apart if the value is not judged and no other measure has a verdict."""
+    """Return what decided about a pair of cells; not told apart if the value is not judged and no other measure has a
+    verdict."""
     if pd.isna(row.better):
         return row.verdict.replace(GUESS, NOT_TOLD_APART)
     return f"{'better' if row.better else 'worse'} by {measure_name(row)}"
@@ -111,7 +114,8 @@ def _guessing(rows: pd.DataFrame) -> str:
 
 
 def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned models."""
+    """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned
+    models."""
     near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
     is_share, guess = rows["metric"].map(is_fraction).any(), _guessing(rows)
     if is_share and len(near):
@@ -158,7 +162,8 @@ def _closest(pairs: pd.DataFrame) -> str:
 
 
 def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say how many rows a difference of the tolerance needs in the pairs that are not told apart; empty if there are enough."""
+    """Say how many rows a difference of the tolerance needs in the pairs that are not told apart; empty if there are
+    enough."""
     pairs = pairs[(pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
     if pairs.empty:
         return ""
@@ -171,7 +176,8 @@ def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
 def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
     """Return which methods of one sparsity and mode may be the best, in words and by name.
 
-    A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about each two."""
+    A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
+    each two."""
     told_apart = pairs[pairs["better"].notna()]
     beaten = {
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
@@ -213,7 +219,8 @@ def _unequal(pruned: pd.DataFrame) -> str:
 
 
 def _recovered(pruned: pd.DataFrame) -> str:
-    """Say how much of the gap to dense fine-tuning closed, where its interval is bounded; for many cells the extremes."""
+    """Say how much of the gap to dense fine-tuning closed, where its interval is bounded; for many cells the
+    extremes."""
     known = pruned[pruned[["recovered_low", "recovered_high"]].notna().all(axis=1)].sort_values("recovered_share")
     if known.empty:
         return ""

@@ -7,9 +7,8 @@ Two runs are pooled, chosen between or compared only if they agree in every sett
     masks           what the mask says of itself, for each method. Dense runs have none
     evaluation      the dtype, lm-eval's version, the worked examples, the text of a perplexity, and those of each probe
 
-All runs of a model or a task must have the same base, data and prompts. So these are not settings, and chain.py names a run
-that differs in one of them.
-"""
+All runs of a model or a task must have the same base, data and prompts. So these are not settings, and chain.py names a
+run that differs in one of them."""
 
 from collections.abc import Mapping
 
@@ -26,13 +25,15 @@ from sparseft.study.targets import runs
 from sparseft.tasks.metrics import PERPLEXITIES
 
 RECONSTRUCTION = "reconstruction."
-# What a setting belongs to, with its name last: ("masks", METHOD, NAME), ("training", TRAINING, NAME), ("evaluation", NAME).
+# What a setting belongs to, with its name last: ("masks", METHOD, NAME), ("training", TRAINING, NAME), ("evaluation",
+# NAME).
 Key = tuple[str, ...]
 Settings = dict[Key, object]
 
 
 def settings_of(files, start=None) -> Settings:
-    """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is one."""
+    """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is
+    one."""
     run = files.run
     settings = _keyed(("evaluation",), run, files.evaluation.settings)
     if run.method != DENSE:
@@ -112,7 +113,8 @@ def _configured_training(config: Config, run: Run) -> Settings:
 
 
 def _of_training(run: Run, values: dict[str, object]) -> Settings:
-    """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a task."""
+    """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a
+    task."""
     own = set()
     if get_mode(run.mode).reconstructs:
         own = {name for name in values if name in Training.keys_of(Role.LAYERS) or name.startswith(RECONSTRUCTION)}

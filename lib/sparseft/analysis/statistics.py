@@ -4,19 +4,19 @@ A cell's mean over seeds and examples varies because of both. Its variance is th
 
     variance = variance of the examples' means / examples + variance between seeds / seeds
 
-Few seeds do not show how much they vary. So the variance between seeds is pooled over all cells of a model, task and metric
-(`pooled_spread`), as a share of the variance of an answer. The degrees of freedom of the sum are Satterthwaite's (Biometrics
-Bulletin 2, 1946).
+Few seeds do not show how much they vary. So the variance between seeds is pooled over all cells of a model, task and
+metric (`pooled_spread`), as a share of the variance of an answer. The degrees of freedom of the sum are Satterthwaite's
+(Biometrics Bulletin 2, 1946).
 
-    mean outcome           Wilson's interval for the number of independent answers that has this variance (Dean and Pagano,
-                           Journal of Survey Statistics and Methodology 3, 2015), which holds at 0 and 1 too
+    mean outcome           Wilson's interval for the number of independent answers that has this variance (Dean and
+                           Pagano, Journal of Survey Statistics and Methodology 3, 2015), which holds at 0 and 1 too
     mean loss              Student's t interval of the linearised ratio of two sums
-    difference             Student's t over pairs of examples; outcomes have two added examples (Bonett and Price, Journal of
-                           Educational and Behavioral Statistics 37, 2012, section 3)
+    difference             Student's t over pairs of examples; outcomes have two added examples (Bonett and Price, Journal
+                           of Educational and Behavioral Statistics 37, 2012, section 3)
     ratio of differences   Fieller's interval (Journal of the Royal Statistical Society B 16, 1954)
 
-The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates them.
-"""
+The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates
+them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ LEVEL = 0.95
 class Scores:
     """Hold what the models of a cell scored, with a row per seed.
 
-    `values`, (..., seeds, examples), are outcomes between 0 and 1. They are losses in nats if `tokens` has the answers' lengths,
-    (examples,). Axes before these are independent studies. An untrained cell has one row and no seeds. Two cells saw the same
-    examples if `seen` is equal."""
+    `values`, (..., seeds, examples), are outcomes between 0 and 1. They are losses in nats if `tokens` has the answers'
+    lengths, (examples,). Axes before these are independent studies. An untrained cell has one row and no seeds. Two
+    cells saw the same examples if `seen` is equal."""
 
     values: np.ndarray
     seeds: tuple[int, ...] = ()
@@ -81,8 +81,8 @@ class Scores:
 class Spread(NamedTuple):
     """Hold how much the seeds of one cell differ, as shares of the variance of an answer.
 
-    `mean_square` is the variance of the seeds' means, `noise` the part of it that single answers explain, and `degrees` its
-    degrees of freedom, 0 if no cell has two seeds."""
+    `mean_square` is the variance of the seeds' means, `noise` the part of it that single answers explain, and `degrees`
+    its degrees of freedom, 0 if no cell has two seeds."""
 
     mean_square: np.ndarray | float = 0.0
     noise: np.ndarray | float = 0.0
@@ -90,7 +90,8 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Hold the difference of two cells, the ends of its interval, its p value, and the standard deviation over the examples."""
+    """Hold the difference of two cells, the ends of its interval, its p value, and the standard deviation over the
+    examples."""
 
     difference: np.ndarray
     difference_low: np.ndarray
@@ -110,8 +111,8 @@ class Share(NamedTuple):
 def pooled_spread(cells: Iterable[Scores]) -> Spread:
     """Return how much seeds differ, pooled over the cells of one model, task and metric that have several seeds.
 
-    Outcomes are pooled as a ratio of sums. So a cell with nearly all answers right, which shows little of the seeds, counts less.
-    Losses are pooled as a mean of ratios, because the variances of the cells may lie far apart."""
+    Outcomes are pooled as a ratio of sums. So a cell with nearly all answers right, which shows little of the seeds,
+    counts less. Losses are pooled as a mean of ratios, because the variances of the cells may lie far apart."""
     several = [cell for cell in cells if len(cell.seeds) > 1 and cell.values.shape[-1] > 1]
     if not several:
         return Spread()
@@ -165,8 +166,8 @@ def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
 def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> Share:
     """Return the part of what pruning lost that the training won back: (tuned - untuned) / (dense - untuned).
 
-    The interval is Fieller's. It holds all shares s for which tuned - untuned does not differ from s (dense - untuned). It is
-    bounded only if dense and untuned differ."""
+    The interval is Fieller's. It holds all shares s for which tuned - untuned does not differ from s (dense - untuned).
+    It is bounded only if dense and untuned differ."""
     gained, lost = tuned.means - untuned.means, dense.means - untuned.means
     share = gained.mean() / lost.mean() if lost.mean() else np.nan
     if tuned.tokens is None:

@@ -1,7 +1,7 @@
 """Read a study into two data frames: its runs, a row each, and their examples, a row per run and example.
 
-Everything else is computed from the two. A run that cannot be read, or that contradicts itself or other runs, becomes a row of
-`faults` with the reason:
+Everything else is computed from the two. A run that cannot be read, or that contradicts itself or other runs, becomes a
+row of `faults` with the reason:
 
     missing      the run is in no table
     incomplete   the run is in the tables, with blanks
@@ -36,7 +36,8 @@ from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
-# What a measurement of the throughput and a training must share, so that the seconds of the training follow from the speed.
+# What a measurement of the throughput and a training must share, so that the seconds of the training follow from the
+# speed.
 MEASURED_WITH = ("device", "processes", *sorted(Training.keys_of(Role.PACE)))
 OUTSIDE = "outside the study"
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
@@ -49,8 +50,8 @@ SOUND = ("sound", "not fully checked")
 class Frames:
     """Hold a study: `wanted` has the runs that it should have.
 
-    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names the
-    columns that depend on the study: metrics, probes, engines."""
+    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names
+    the columns that depend on the study: metrics, probes, engines."""
 
     runs: pd.DataFrame
     examples: pd.DataFrame
@@ -88,27 +89,22 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
     faults += _faults(files_of, members, links, probes)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    measured = {run: _measured(files) for run, files in files_of.items()}
-    runs = _runs(files_of, links, measured, table, list(config.grid.trainings) if config else [])
+    runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
     runs["original"] = runs["model"].map(originals)
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
     wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     frames = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
-    return Frames(*frames, list(dict.fromkeys(name for own in measured.values() for name in own)))
+    return Frames(*frames, list(dict.fromkeys(name for files in files_of.values() for name in _measured(files))))
 
 
 def _runs(
-    files_of: Mapping[Run, RunFiles],
-    links: Mapping[Run, Links],
-    measured: Mapping[Run, dict[str, Any]],
-    faults: pd.DataFrame,
-    trainings: list[str],
+    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
 ) -> pd.DataFrame:
     """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
     runs = pd.DataFrame(
-        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run]) | measured[run]
+        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run]) | _measured(files)
         for run, files in files_of.items()
     )
     order = [*trainings, *sorted(runs["training"].unique())]
@@ -147,7 +143,8 @@ def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Ru
 
 
 def _leave_out_other_engines(files_of: dict[Run, RunFiles], originals: Mapping[str, str]) -> list[tuple]:
-    """Take each engines.json out that measured another dense model than the original one of its run. Return a fault for each."""
+    """Take each engines.json out that measured another dense model than the original one of its run. Return a fault for
+    each."""
     bases = {run.model: files.validation.inputs.base for run, files in files_of.items() if run.method == DENSE}
     faults = []
     for run, files in files_of.items():

@@ -1,9 +1,8 @@
 """Compute, order, describe and write the tables of a study.
 
-One name stands for one thing, in one unit, in all tables, and they join on the columns of a cell (cells.KEYS). A column that is
-a field of a record has that field's description, and docs/columns.yaml describes the others. Sparsities are in percent of the
-prunable weights, shares are fractions, and losses are in nats per answer token.
-"""
+One name stands for one thing, in one unit, in all tables, and they join on the columns of a cell (cells.KEYS). A column
+that is a field of a record has that field's description, and docs/columns.yaml describes the others. Sparsities are in
+percent of the prunable weights, shares are fractions, and losses are in nats per answer token."""
 
 import gc
 from collections.abc import Sequence
@@ -137,7 +136,8 @@ def write_tables(results: Results, folder: Path) -> None:
 
 
 def measured_columns(table: pd.DataFrame, measured: Sequence[str]) -> list[str]:
-    """Return the columns of a table that depend on the study, with their intervals, the perplexities and probes at the end."""
+    """Return the columns of a table that depend on the study, with their intervals, the perplexities and probes at the
+    end."""
     ends = [f"{name}{end}" for name in measured for end in ("", "_low", "_high")]
     names = [name for name in table if name in ends and table[name].notna().any()]
     return sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PERPLEXITIES)))
@@ -149,7 +149,8 @@ def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def ordered(table: pd.DataFrame, names: list[str], measured: Sequence[str]) -> pd.DataFrame:
-    """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside blanks."""
+    """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside
+    blanks."""
     place = names.index(MEASURED) if MEASURED in names else len(names)
     columns = [*names[:place], *measured_columns(table, measured), *names[place + 1 :]]
     table = table.reindex(columns=columns)

@@ -1,8 +1,8 @@
 """Make the table of batch sizes from the measurements of `snakemake throughput`. They are not runs.
 
-Each batch size is measured several times. Over these repeats the table has the mean with Student's 95 % confidence interval,
-blank for one repeat, the largest peak memory, and the smallest share of its threads' time that a CPU gave the training. Far
-below 1, other work disturbed it.
+Each batch size is measured several times. Over these repeats the table has the mean with Student's 95 % confidence
+interval, blank for one repeat, the largest peak memory, and the smallest share of its threads' time that a CPU gave the
+training. Far below 1, other work disturbed it.
 
 On a CPU the peak is resident memory, and the limit one of private memory, so each of the two has its `kind` beside it.
 """

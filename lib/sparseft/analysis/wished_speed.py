@@ -1,4 +1,5 @@
-"""Say in a sentence which pruned model is the fastest within the tolerance of dense, and which is the best at a wished speed."""
+"""Say in a sentence which pruned model is the fastest within the tolerance of dense, and which is the best at a wished
+speed."""
 
 from collections.abc import Mapping
 from operator import attrgetter

@@ -6,9 +6,8 @@ A safetensors file has three parts (github.com/huggingface/safetensors, "Format"
     header      JSON: name -> dtype, shape, data_offsets
     the rest    the bytes of the tensors
 
-Without the sign, the bit patterns of floats have the order of their magnitudes. So pruning and validation compare bits, and
-need neither torch nor a conversion.
-"""
+Without the sign, the bit patterns of floats have the order of their magnitudes. So pruning and validation compare bits,
+and need neither torch nor a conversion."""
 
 import hashlib
 import json
@@ -34,7 +33,8 @@ from sparseft.storage.record import ADAPTER_CONFIG
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 # The number of weights that are read at once, in whole rows. A block and its masks stay in the second-level cache.
 BLOCK = 1 << 20
-# In a folder with a manifest of this version, every weight is finite. Its digest covers the configuration and the tokenizer.
+# In a folder with a manifest of this version, every weight is finite. Its digest covers the configuration and the
+# tokenizer.
 MANIFEST_VERSION = 2
 INDEX = "model.safetensors.index.json"
 # The files beside the weights that decide what a model computes: the configuration and the tokenizer.
@@ -43,8 +43,8 @@ SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
 README = "README.md"
 # This project writes these files beside a model.
 _RECORDS = ("manifest.json", "compact.json", "export.json")
-# Keys of config.json that the digest leaves out. The tensors state their dtype themselves, and the version only says which
-# transformers wrote the file.
+# Keys of config.json that the digest leaves out. The tensors state their dtype themselves, and the version only says
+# which transformers wrote the file.
 _UNDECIDING = ("dtype", "torch_dtype", "transformers_version")
 _GIVE_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
 _REPLACE_FILE = "copy or prepare the checkpoint again"
@@ -89,7 +89,8 @@ class Checkpoint:
     def config(self) -> dict:
         """Return the content of config.json. Raises InputError if it asks for quantised weights."""
         config = read_json(self.folder / "config.json", _GIVE_FOLDER)
-        # transformers would quantise the model when it loads it, so other weights would be run than were pruned and validated.
+        # transformers would quantise the model when it loads it, so other weights would be run than were pruned and
+        # validated.
         if config.get("quantization_config"):
             raise InputError(
                 f"{self.folder}: config.json has a quantization_config",
@@ -104,7 +105,8 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> list[Path]:
-        """Return the safetensors files, sorted: model.safetensors if it exists, else those in the index, as in transformers."""
+        """Return the safetensors files, sorted: model.safetensors if it exists, else those in the index, as in
+        transformers."""
         single = self.folder / "model.safetensors"
         index = self.folder / INDEX
         names = {single.name}
@@ -132,7 +134,8 @@ class Checkpoint:
         return bits
 
     def map(self, name: str) -> np.ndarray:
-        """Return a tensor's bits as `read` gives them, mapped from its file. What is written to them is only in this memory."""
+        """Return a tensor's bits as `read` gives them, mapped from its file. What is written to them is only in this
+        memory."""
         tensor = self.tensors[name]
         return np.memmap(tensor.file, _word(tensor), "c", tensor.start, tensor.shape)
 
@@ -190,9 +193,9 @@ class Checkpoint:
     def digest(self) -> str:
         """Return one sha256 over all files that decide a result: the weights, the configuration and the tokenizer.
 
-        In a prepared folder, the hashes of the weights come from manifest.json, because hashing gigabytes is slow. Raises
-        InputError if a file is not the one that manifest.json records. The files of the weights are compared by size, and the
-        others by hash."""
+        In a prepared folder, the hashes of the weights come from manifest.json, because hashing gigabytes is slow.
+        Raises InputError if a file is not the one that manifest.json records. The files of the weights are compared by
+        size, and the others by hash."""
         if not self.prepared:
             return self.digest_of(self.hashes())
         recorded = self._manifest()
@@ -216,8 +219,8 @@ class Checkpoint:
     def digest_of(self, hashes: dict[str, str]) -> str:
         """Return the sha256 over sorted lines of `name sha256`, from the hashes of this checkpoint's files.
 
-        config.json is hashed without the dtype and the version of its writer, so that a checkpoint keeps its digest when
-        it is prepared. The index is left out, because it only names the files of the weights."""
+        config.json is hashed without the dtype and the version of its writer, so that a checkpoint keeps its digest
+        when it is prepared. The index is left out, because it only names the files of the weights."""
         content = {key: value for key, value in self.config.items() if key not in _UNDECIDING}
         canonical = json.dumps(content, sort_keys=True).encode()
         parts = {name: digest for name, digest in hashes.items() if name != INDEX}
@@ -244,8 +247,8 @@ def small_files(folder: Path) -> list[Path]:
 def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
     """Return the header of a safetensors file, and its tensors in the order of their bytes.
 
-    The header has the bytes of the file, with its length before it. The library checks that the tensors fill the file. Raises
-    InputError with `advice` if they do not, for example because the file is truncated."""
+    The header has the bytes of the file, with its length before it. The library checks that the tensors fill the file.
+    Raises InputError with `advice` if they do not, for example because the file is truncated."""
     try:
         with safe_open(file, "np"):
             pass

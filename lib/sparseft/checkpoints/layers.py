@@ -23,8 +23,8 @@ _EMBEDDINGS = "model.embed_tokens.weight"
 def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     """Return the prunable layers in the order of their decoder layers.
 
-    Raises InputError if the architecture is unknown or there is no prunable layer. It also does so if a prunable layer has a bias
-    that the architecture does not have."""
+    Raises InputError if the architecture is unknown or there is no prunable layer. It also does so if a prunable layer
+    has a bias that the architecture does not have."""
     architecture = checkpoint.architecture
     names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
     biased = architecture.prunable(name.removesuffix(".bias") for name in checkpoint.tensors if name.endswith(".bias"))
@@ -62,8 +62,8 @@ def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
 def check_tensors(checkpoint: Checkpoint, place: Path | str) -> None:
     """Raise InputError, naming `place`, if the names or shapes of the tensors are not those that config.json describes.
 
-    Two extras are harmless and pass: the buffers of rotary embeddings, and the output head of a tied model if its weights
-    are those of the embeddings."""
+    Two extras are harmless and pass: the buffers of rotary embeddings, and the output head of a tied model if its
+    weights are those of the embeddings."""
     expected = tensor_shapes(checkpoint.config, place)
     stored = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if not ROTARY_BUFFER.search(name)}
     is_tied = stored.keys() - expected.keys() == {_HEAD} and _EMBEDDINGS in stored

@@ -1,11 +1,10 @@
 """Read and write Cerebras checkpoints, `.mdl`, tensor by tensor and without cerebras-pytorch.
 
-The format is HDF5, version 0.5. A tensor is the dataset of its dotted key, compressed by LZ4. bfloat16 is stored as int16.
-The root's attributes describe the tree: `__spec__`, and a JSON text `{key}.__metadata__` per leaf. `__SUCCESS__` is set
-last, so a file without it is only partly written. A link stands for a tied tensor. Any other Python object is a dill
-pickle, which can run code and is never opened.
-Source: cerebras/pytorch/storage/save.py and load.py of cerebras-pytorch 2.6.0 and 2.10.0, the same in both.
-"""
+The format is HDF5, version 0.5. A tensor is the dataset of its dotted key, compressed by LZ4. bfloat16 is stored as
+int16. The root's attributes describe the tree: `__spec__`, and a JSON text `{key}.__metadata__` per leaf. `__SUCCESS__`
+is set last, so a file without it is only partly written. A link stands for a tied tensor. Any other Python object is a
+dill pickle, which can run code and is never opened. Source: cerebras/pytorch/storage/save.py and load.py of
+cerebras-pytorch 2.6.0 and 2.10.0, the same in both."""
 
 import io
 import json

@@ -19,7 +19,8 @@ _GIVE_MODEL = "name a repository that holds a model of Hugging Face's transforme
 
 
 def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
-    """Return a folder with the files of a place that fit the patterns `wanted`. Raises InputError if they cannot be fetched."""
+    """Return a folder with the files of a place that fit the patterns `wanted`. Raises InputError if they cannot be
+    fetched."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -64,7 +65,8 @@ def known_config(place: str) -> dict | None:
 
 
 def check_access(places: dict[str, tuple[str, str]]) -> None:
-    """Raise InputError with all repositories of the hub that this machine may not read. Without a network, nothing is known.
+    """Raise InputError with all repositories of the hub that this machine may not read. Without a network, nothing is
+    known.
 
     places: a key of the configuration -> "models" or "datasets", and ORG/NAME, which may have more parts behind it"""
     from huggingface_hub import constants, errors

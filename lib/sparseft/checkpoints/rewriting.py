@@ -1,4 +1,5 @@
-"""Write a checkpoint again, and its manifest: as one file in another dtype, with other values in some tensors, or smaller."""
+"""Write a checkpoint again, and its manifest: as one file in another dtype, with other values in some tensors, or
+smaller."""
 
 import json
 import math
@@ -69,7 +70,8 @@ def rewrite(
 ) -> dict[str, str]:
     """Copy a checkpoint to `folder` with other values in the tensors `names`, and return the hashes of the copy.
 
-    The copy has the files, the headers and the byte layout of the checkpoint. `content` gives the new bytes of a tensor."""
+    The copy has the files, the headers and the byte layout of the checkpoint. `content` gives the new bytes of a
+    tensor."""
     checkpoint.copy_rest(folder)
 
     def blocks(file: Path) -> Iterator[bytes]:
@@ -92,8 +94,8 @@ def rewrite(
 def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator[WriteTensor]:
     """Copy a checkpoint to `folder` without the tensors `names`, and yield the function that writes these.
 
-    The copy has the files, the headers and the byte layout of the checkpoint. The block must write each of `names` once, in
-    any order. Raises ValueError if it leaves one out."""
+    The copy has the files, the headers and the byte layout of the checkpoint. The block must write each of `names`
+    once, in any order. Raises ValueError if it leaves one out."""
     checkpoint.copy_rest(folder)
     missing = set(names)
     with ExitStack() as stack:

@@ -2,18 +2,18 @@
 
     PYTHON -I engine_process.py ENGINE REQUEST.json ANSWER.json
 
-PYTHON is that of the engine's environment, which need not have this project. So this file imports nothing of it, and at its top
-only the standard library. export/engines.py writes the request and reads the answer. The answer to an empty request is the
-version.
+PYTHON is that of the engine's environment, which need not have this project. So this file imports nothing of it, and at
+its top only the standard library. export/engines.py writes the request and reads the answer. The answer to an empty
+request is the version.
 
-    request   model (a folder, or a GGUF file), threads, prompts (lists of token ids), new_tokens, and the continuation of each
-              prompt that is scored; null means the tokens that the engine itself generates
+    request   model (a folder, or a GGUF file), threads, prompts (lists of token ids), new_tokens, and the continuation of
+              each prompt that is scored; null means the tokens that the engine itself generates
     answer    tokens, log_likelihoods, first_seconds and seconds per prompt, clock, cpu_share, peak_memory_bytes,
               peak_memory_kind
 
-On a CPU, seconds are CPU time of this process, in which every engine computes, divided by its threads. So a busy machine adds
-nothing for the time in which the engine waits for the CPU. On a GPU, they are elapsed time. Prompts run one after the other. A
-generation does not end at the end-of-sequence token, so that all engines do the same work."""
+On a CPU, seconds are CPU time of this process, in which every engine computes, divided by its threads. So a busy
+machine adds nothing for the time in which the engine waits for the CPU. On a GPU, they are elapsed time. Prompts run
+one after the other. A generation does not end at the end-of-sequence token, so that all engines do the same work."""
 
 import json
 import os
@@ -32,7 +32,8 @@ Tokens = list[int]
 class Engine(NamedTuple):
     """Hold what a loaded model does, and whether it does so on the CPU.
 
-    generate: (prompt, number) -> the greedy tokens. score: (prompt, continuation) -> the log-likelihood of each token of it"""
+    generate: (prompt, number) -> the greedy tokens. score: (prompt, continuation) -> the log-likelihood of each token
+    of it"""
 
     generate: Callable[[Tokens, int], Tokens]
     score: Callable[[Tokens, Tokens], list[float]]
@@ -127,7 +128,8 @@ def llama_cpp(request: dict[str, Any]) -> Engine:
         return made
 
     def score(prompt: Tokens, continuation: Tokens) -> list[float]:
-        # llama.cpp keeps keys and values in 16 bits. That rounds more than weights in 32 bits, and here the weights are checked.
+        # llama.cpp keeps keys and values in 16 bits. That rounds more than weights in 32 bits, and here the weights are
+        # checked.
         exact = load(type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
         scores = []
         for ids, token in zip([prompt, *([one] for one in continuation)], continuation, strict=False):

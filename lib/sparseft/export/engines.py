@@ -1,8 +1,9 @@
 """Check that engines compute with an exported model what transformers does, and measure them beside the dense model.
 
-Each engine runs in a process of its own, in its own environment, and writes an answer into a new folder. An engine agrees if the
-log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Greedy tokens decide nothing. Engines round
-in other places, so two nearly equal logits can exchange their order, and all tokens after that differ."""
+Each engine runs in a process of its own, in its own environment, and writes an answer into a new folder. An engine
+agrees if the log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Greedy tokens decide
+nothing. Engines round in other places, so two nearly equal logits can exchange their order, and all tokens after that
+differ."""
 
 import json
 import operator
@@ -76,8 +77,8 @@ def measure(
 ) -> Iterator[EngineResult]:
     """Yield the result of each repeat and engine with each of the models, which are given by their names.
 
-    The first engine is the reference. prompts: lists of token ids. llama.cpp reads a GGUF file, which is made here unless the
-    folder has one."""
+    The first engine is the reference. prompts: lists of token ids. llama.cpp reads a GGUF file, which is made here
+    unless the folder has one."""
     references: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: folder / GGUF for name, folder in models.items()} if LLAMA_CPP in engines else {}
@@ -99,9 +100,9 @@ def measure(
 def _forget(place: Path) -> None:
     """Let the system forget what it keeps in memory of a model's files. On a disk, the engine then reads them anew.
 
-    llama.cpp and safetensors compute on the pages of the file where they lie. The speed depends on how these pages came into
-    memory: on the same bytes in bfloat16, llama.cpp was 1.1 to 1.3 times as fast in a new copy of a file as in the file
-    itself. After `_forget`, both were equally fast."""
+    llama.cpp and safetensors compute on the pages of the file where they lie. The speed depends on how these pages came
+    into memory: on the same bytes in bfloat16, llama.cpp was 1.1 to 1.3 times as fast in a new copy of a file as in the
+    file itself. After `_forget`, both were equally fast."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in place.iterdir() if place.is_dir() else [place]:
@@ -152,7 +153,8 @@ def _bound(folder: Path, engine: str, settings: Export) -> float:
 
 
 def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
-    """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not sound."""
+    """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not
+    sound."""
     answer = read_record_file(path, Answer)
     asked = [request["new_tokens"]] * len(request["prompts"])
     made = [[len(row) for row in rows] for rows in (answer.tokens, answer.log_likelihoods)]

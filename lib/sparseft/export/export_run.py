@@ -1,4 +1,5 @@
-"""Write a run's merged model as a folder that can be given away: a stock checkpoint, a model card, and the hashes of all files.
+"""Write a run's merged model as a folder that can be given away: a stock checkpoint, a model card, and the hashes of
+all files.
 
 model files     the merged model, without the channels and heads that its mask prunes if compact can leave them out
 licences        those of the dense model
@@ -36,7 +37,8 @@ Records = tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]
 def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> ExportManifest:
     """Write the folder, and return its manifest. `merged` lies in the run's folder, whose records are read.
 
-    Raises InputError if a record is missing or of another model, or if the proof of the run failed. Then no file is written."""
+    Raises InputError if a record is missing or of another model, or if the proof of the run failed. Then no file is
+    written."""
     mask, hashes, mask_sha256 = read_mask(mask_path), merged.hashes(), sha256(mask_path)
     check_model(merged.folder, hashes)
     records = read_records(merged.folder.parent, run, hashes)

@@ -24,8 +24,8 @@ from sparseft.tasks.metrics import PERPLEXITIES
 
 # The metadata of the base that hold for what is made from it.
 _LICENCE = ("license", "license_name", "license_link")
-# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with NAME. The sentence is 1.b.i
-# in each of them. The licence of Llama 2 has no such sentence.
+# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with NAME. The
+# sentence is 1.b.i in each of them. The licence of Llama 2 has no such sentence.
 _BUILT_WITH = dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama")
 _ATTRIBUTIONS = {"llama3": "Built with Meta Llama 3", **_BUILT_WITH}
 NAME = "Llama"
@@ -74,7 +74,8 @@ def model_card(
 
 
 def stated_licence(base: Path) -> dict[str, str]:
-    """Return what the README.md of a prepared base says of its licence, by key. If it cannot be read, say so on stderr."""
+    """Return what the README.md of a prepared base says of its licence, by key. If it cannot be read, say so on
+    stderr."""
     card = base / README
     try:
         stated = (card.exists() and metadata_load(card)) or {}
@@ -113,9 +114,9 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     if training:
         keys = training.settings
         sentences.append(
-            f"It was fine-tuned on `{run.task}` in mode `{run.mode}` with LoRA of rank {keys['lora_r']}: {training.steps}"
-            f" steps of {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}. The adapter is"
-            " merged into the weights."
+            f"It was fine-tuned on `{run.task}` in mode `{run.mode}` with LoRA of rank {keys['lora_r']}:"
+            f" {training.steps} steps of {keys['batch_size']} examples, learning rate {keys['learning_rate']:g},"
+            f" seed {run.seed}. The adapter is merged into the weights."
         )
     else:
         sentences.append("It was not fine-tuned.")

@@ -1,8 +1,8 @@
 """Write files and folders that are either whole or absent.
 
-Everything is written under a temporary name, synced to the disk, and then renamed. So after a full disk, an error or a kill,
-no file is incomplete. The temporary name `.NAME.PID.tmp` contains the number of the process. The next process that writes
-NAME removes what a killed process left.
+Everything is written under a temporary name, synced to the disk, and then renamed. So after a full disk, an error or a
+kill, no file is incomplete. The temporary name `.NAME.PID.tmp` contains the number of the process. The next process
+that writes NAME removes what a killed process left.
 
     atomic_file     one file
     atomic_folder   a whole folder, which replaces an older one
@@ -23,7 +23,8 @@ from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, ch
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. If the block succeeds, the file is renamed to `path`. If not, it is removed."""
+    """Yield a temporary path beside `path`. If the block succeeds, the file is renamed to `path`. If not, it is
+    removed."""
     path = Path(path).resolve()
     check_writable(path)
     temporary = _temporary(path)
@@ -38,7 +39,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, content: object) -> None:
-    """Write `content` as an indented JSON file, atomically. NaN and infinity raise ValueError, because JSON has none."""
+    """Write `content` as an indented JSON file, atomically. NaN and infinity raise ValueError, because JSON has
+    none."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
         temporary.write_text(text)
@@ -46,10 +48,11 @@ def write_json(path: Path | str, content: object) -> None:
 
 @contextmanager
 def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is removed.
+    """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is
+    removed.
 
-    `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds files of another kind, or a file
-    that is not as this program wrote it."""
+    `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds files of another kind, or a
+    file that is not as this program wrote it."""
     path = Path(path).resolve()
     temporary = _temporary(path)
     older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
@@ -77,11 +80,12 @@ def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
-    """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in `folder`.
+    """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in
+    `folder`.
 
-    `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at the same
-    time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves nothing, if an older
-    file may be somebody else's or of another kind."""
+    `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at
+    the same time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves
+    nothing, if an older file may be somebody else's or of another kind."""
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)
@@ -92,7 +96,8 @@ def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
             mark(temporary, kind)
             yield temporary
             files = [file for file in temporary.rglob("*") if file.is_file()]
-            # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
+            # The marker is moved first. If the process is killed, the files that it has moved still count as this
+            # program's.
             files.sort(key=lambda file: file.name != MARKER)
             places = [folder / file.relative_to(temporary) for file in files]
             check_ours(folder, kind, *places)

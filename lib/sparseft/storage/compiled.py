@@ -1,17 +1,14 @@
 """Compile loops with numba, and keep the compiled code on disk if possible."""
 
-import sys
+import warnings
 from collections.abc import Callable
-from functools import cache
 
 from numba import njit
 
 NOT_KEPT = (
-    "note: numba finds no writable folder for its compiled code, so this process compiles it again;"
+    "numba finds no writable folder for its compiled code, so this process compiles it again;"
     " set NUMBA_CACHE_DIR to a writable folder"
 )
-# Once per process, and not once per loop.
-_print_once = cache(print)
 
 
 def compiled(function: Callable) -> Callable:
@@ -20,5 +17,6 @@ def compiled(function: Callable) -> Callable:
         return njit(nogil=True, cache=True)(function)
     # numba looks for the folder when it decorates.
     except RuntimeError:
-        _print_once(NOT_KEPT, file=sys.stderr)
+        # It is printed once per process, and not once per loop.
+        warnings.warn(NOT_KEPT, stacklevel=1)
         return njit(nogil=True)(function)

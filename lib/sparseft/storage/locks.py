@@ -23,7 +23,8 @@ _HELD: list[TextIO] = []
 
 
 def hold(path: Path | str) -> None:
-    """Make an output this process's own until the process ends. If another process holds it, say so on stderr and wait."""
+    """Make an output this process's own until the process ends. If another process holds it, say so on stderr and
+    wait."""
     path = Path(path).resolve()
     lock = path.with_name(f".{path.name}.lock")
     with naming(path, lock):

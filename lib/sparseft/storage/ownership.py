@@ -1,8 +1,8 @@
 """Check where this program may write: it never replaces or deletes a file or folder of somebody else.
 
-A folder that this program wrote holds the hidden file `.sparseft`, which says what kind of files they are. If the folder is
-replaced whole, the marker also lists its files. Whatever is not in this list is the user's, and so is a listed file that was
-edited. A script calls one of these checks for each output, before its long work begins:
+A folder that this program wrote holds the hidden file `.sparseft`, which says what kind of files they are. If the
+folder is replaced whole, the marker also lists its files. Whatever is not in this list is the user's, and so is a
+listed file that was edited. A script calls one of these checks for each output, before its long work begins:
 
     one file, which the user names        check_file
     a folder, which is replaced whole     check_replaceable
@@ -106,7 +106,8 @@ def mark(folder: Path, kind: str) -> None:
 
 
 def _listing(folder: Path) -> dict[str, str]:
-    """Return the line of each file below a folder, hidden ones too, by its path in the folder: a digest and the path."""
+    """Return the line of each file below a folder, hidden ones too, by its path in the folder: a digest and the
+    path."""
     lines = {}
     for file in folder.rglob("*"):
         name = str(file.relative_to(folder))

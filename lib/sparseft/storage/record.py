@@ -3,9 +3,8 @@
     train.json   outputs.adapter: the digest of the adapter beside it
     merge.json   outputs: the sha256 of every file that decides what the merged model beside it computes
 
-The first key, `record`, says what kind of record of a run it is. The last key, `record_sha256`, is the sha256 of its text
-without that key. So one altered bit is noticed.
-"""
+The first key, `record`, says what kind of record of a run it is. The last key, `record_sha256`, is the sha256 of its
+text without that key. So one altered bit is noticed."""
 
 import hashlib
 import json
@@ -37,7 +36,8 @@ def write_record(path: Path | str, content: dict) -> None:
 
 
 def check_record(path: Path, kind: str) -> None:
-    """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this kind."""
+    """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this
+    kind."""
     check_file(path, f'{{\n  "record": "{kind}",\n')
 
 
@@ -49,7 +49,8 @@ def claim_record(path: Path, kind: str, inputs: Iterable[Path | None]) -> None:
 
 
 def write_record_of(folder: Path, path: Path, content: dict) -> None:
-    """Write the record of a folder that was just written. If that fails, delete the folder, which proves nothing by itself."""
+    """Write the record of a folder that was just written. If that fails, delete the folder, which proves nothing by
+    itself."""
     try:
         write_record(path, content)
     except BaseException:
@@ -79,6 +80,6 @@ def adapter_digest(folder: Path) -> str:
 
 
 def joint_digest(weights: str, configuration: str) -> str:
-    """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r and
-    alpha."""
+    """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r
+    and alpha."""
     return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()

@@ -1,8 +1,7 @@
 """Fix the revisions of places on the Hugging Face hub that have none of their own.
 
-The study says them in the environment variable SPARSEFT_REVISIONS, as PLACE=COMMIT, with blanks between them. A place is
-hub:ORG/NAME for a model, and ORG/NAME[/CONFIGURATION or /FILE] for data.
-"""
+The study says them in the environment variable SPARSEFT_REVISIONS, as PLACE=COMMIT, with blanks between them. A place
+is hub:ORG/NAME for a model, and ORG/NAME[/CONFIGURATION or /FILE] for data."""
 
 import os
 from collections.abc import Iterable, Mapping
