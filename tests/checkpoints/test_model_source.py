@@ -112,15 +112,19 @@ def altered(tmp_path, change, **config) -> Path:
 
 EMBEDDINGS, UP = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"
 FAULTS = {
-    "a layer missing": (lambda w: None, {"num_hidden_layers": 3}, r"9 tensors missing \(first: model\.layers\.2\.input_layern"),
-    "a layer left over": (lambda w: None, {"num_hidden_layers": 1}, r"9 tensors unknown to it \(first: model\.layers\.1\.input"),
+    "a layer missing": (lambda w: None, {"num_hidden_layers": 3},
+                        r"9 tensors missing \(first: model\.layers\.2\.input_layern"),
+    "a layer left over": (lambda w: None, {"num_hidden_layers": 1},
+                        r"9 tensors unknown to it \(first: model\.layers\.1\.input"),
     "a billion layers": (lambda w: None, {"num_hidden_layers": 10**9}, ""),
     "no head": (lambda w: None, {"tie_word_embeddings": False}, r"1 tensors missing \(first: lm_head\.weight\)"),
-    "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {}, r"1 tensors unknown to it \(first: lm_head"),
+    "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {},
+                     r"1 tensors unknown to it \(first: lm_head"),
     "an unknown tensor": (lambda w: w.update(extra=torch.ones(2)), {}, r"1 tensors unknown to it \(first: extra\)"),
     "a cut vocabulary": (lambda w: w.update({EMBEDDINGS: w[EMBEDDINGS][:100].clone()}), {},
                          r"1 .* is \(100, 32\), not \(260, 32\)"),
-    "other heads": (lambda w: None, {"num_key_value_heads": 4}, r"4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
+    "other heads": (lambda w: None, {"num_key_value_heads": 4},
+                    r"4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
 }  # fmt: skip
 
 
@@ -211,7 +215,8 @@ def write_gguf(path, model) -> None:
     words = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
     words = [*sorted(words, key=words.get)[:256], "ab", "<s>", "</s>", "<pad>"]
     writer, names = gguf.GGUFWriter(path, "llama"), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    for key, value in (("block_count", 2), ("context_length", 512), ("embedding_length", 32), ("feed_forward_length", 48),
+    for key, value in (("block_count", 2), ("context_length", 512), ("embedding_length", 32),
+                       ("feed_forward_length", 48),
                        ("head_count", 4), ("head_count_kv", 2), ("layer_norm_rms_eps", 1e-6), ("vocab_size", 260),
                        ("tokenizer_model", "gpt2"), ("token_list", words), ("token_types", [1] * 257 + [3] * 3),
                        ("token_merges", ["a b"]), ("bos_token_id", 257), ("eos_token_id", 258)):  # fmt: skip

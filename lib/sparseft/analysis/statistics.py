@@ -11,8 +11,8 @@ metric (`pooled_spread`), as a share of the variance of an answer. The degrees o
     mean outcome           Wilson's interval for the number of independent answers that has this variance (Dean and
                            Pagano, Journal of Survey Statistics and Methodology 3, 2015), which holds at 0 and 1 too
     mean loss              Student's t interval of the linearised ratio of two sums
-    difference             Student's t over pairs of examples; outcomes have two added examples (Bonett and Price, Journal
-                           of Educational and Behavioral Statistics 37, 2012, section 3)
+    difference             Student's t over pairs of examples; outcomes have two added examples (Bonett and Price,
+                           Journal of Educational and Behavioral Statistics 37, 2012, section 3)
     ratio of differences   Fieller's interval (Journal of the Royal Statistical Society B 16, 1954)
 
 The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates

@@ -6,8 +6,8 @@ PYTHON is that of the engine's environment, which need not have this project. So
 its top only the standard library. export/engines.py writes the request and reads the answer. The answer to an empty
 request is the version.
 
-    request   model (a folder, or a GGUF file), threads, prompts (lists of token ids), new_tokens, and the continuation of
-              each prompt that is scored; null means the tokens that the engine itself generates
+    request   model (a folder, or a GGUF file), threads, prompts (lists of token ids), new_tokens, and the continuation
+              of each prompt that is scored; null means the tokens that the engine itself generates
     answer    tokens, log_likelihoods, first_seconds and seconds per prompt, clock, cpu_share, peak_memory_bytes,
               peak_memory_kind
 
