@@ -7,10 +7,13 @@ started it.
     python jobs.py --serve SOCKET
     python jobs.py SOCKET SCRIPT [ARGUMENTS]     run a script of the project there, any other command in Python itself
     python jobs.py SOCKET snakemake [ARGUMENTS]
+
+tests/forks.py calls functions there.
 """
 
 import json
 import os
+import select
 import socket
 import sys
 
@@ -37,21 +40,45 @@ IMPORTED = (
 )
 
 
+class Process:
+    """Run a command in the server, with these standard files."""
+
+    def __init__(
+        self, address: str, arguments: list[str], files: list[int], folder: str, environment: dict[str, str]
+    ) -> None:
+        """Start it. Its number is `pid`."""
+        content = {"folder": folder, "environment": environment, "arguments": arguments}
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(address)
+        socket.send_fds(self.connection, [b"\n"], files)
+        self.connection.sendall(f"{json.dumps(content)}\n".encode())
+        # Unbuffered, so that the exit code stays in the connection until it is read.
+        self.answers = self.connection.makefile("rb", buffering=0)
+        self.pid = int(self.answers.readline())
+
+    def fileno(self) -> int:
+        """Return the file that can be read when the process has ended."""
+        return self.connection.fileno()
+
+    def is_alive(self) -> bool:
+        """Return whether the process has not ended."""
+        return not select.select([self], [], [], 0)[0]
+
+    def wait(self) -> int:
+        """Return the exit code at the end, which is negative for a signal."""
+        with self.connection, self.answers:
+            return int(self.answers.readline())
+
+
 def request(address: str, arguments: list[str], files: list[int], folder: str, environment: dict[str, str]) -> int:
-    """Run a command in the server, with these standard files. Return its exit code, which is negative for a signal."""
-    content = {"folder": folder, "environment": environment, "arguments": arguments}
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
-        socket.send_fds(connection, [b"\n"], files)
-        connection.sendall(f"{json.dumps(content)}\n".encode())
-        return int(connection.makefile().readline())
+    """Run a command in the server until it ends. Return its exit code."""
+    return Process(address, arguments, files, folder, environment).wait()
 
 
 def serve(address: str) -> None:
     """Answer each request in a fork, until stdin ends. Return in the process of a run, with its arguments in
     sys.argv."""
     import gc
-    import select
     import signal
     from importlib import import_module
 
@@ -77,6 +104,7 @@ def serve(address: str) -> None:
                     content = json.loads(connection.makefile().readline())
                     if (run := os.fork()) == 0:
                         return prepare(content, files)
+                    connection.sendall(f"{run}\n".encode())
                     code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
                     connection.sendall(f"{code}\n".encode())
                     os._exit(0)
@@ -92,24 +120,30 @@ def prepare(content: dict, files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(VARIABLES | content["environment"])
     sys.argv = content["arguments"]
-    library = os.environ["PYTHONPATH"].split(os.pathsep)[0]
+    library, *others = os.environ["PYTHONPATH"].split(os.pathsep)
+    os.environ["PYTHONPATH"] = library
     if not sys.modules["sparseft"].__file__.startswith(library):
         # A copy of the project. Forget what was imported of this one.
         for name in [name for name in sys.modules if name.partition(".")[0] == "sparseft"]:
             del sys.modules[name]
     sys.path[0] = os.path.dirname(sys.argv[0])
-    sys.path.insert(1, library)
+    sys.path[1:1] = [library, *others]
 
 
 def run() -> None:
-    """Run Snakemake or a script, and end this process, without the second that freeing all modules takes."""
+    """Run Snakemake, a function or a script, and end this process, without the second that freeing all modules takes."""
     import atexit
+    import base64
+    import pickle
     import runpy
 
     code = 0
     try:
         if sys.argv[0] == "snakemake":
             sys.modules["snakemake.cli"].main()
+        elif sys.argv[0] == "call":
+            function, arguments = pickle.loads(base64.b64decode(sys.argv[1]))
+            function(*arguments)
         else:
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
