@@ -19,18 +19,17 @@ from sparseft.checkpoints.checkpoint import (
     Tensor,
     read_header,
     safetensors_header,
-    small_files,
 )
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
 from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS
-from sparseft.storage.hashes import sha256, write_hashed
+from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 
-# Takes the name of a tensor and its new bytes.
-WriteTensor = Callable[[str, bytes], None]
+# Takes the name of a tensor and its new bytes, in parts.
+WriteTensor = Callable[[str, Iterable[bytes]], None]
 
 
 def safetensors_stream(checkpoint: Checkpoint, names: Iterable[str], dtype: str | None = None) -> Iterator[np.ndarray]:
@@ -65,31 +64,6 @@ def read_exactly(checkpoint: Checkpoint, name: str, dtype: str) -> np.ndarray | 
     return words.reshape(tensor.shape) if is_exact else None
 
 
-def rewrite(
-    checkpoint: Checkpoint, names: Set[str], content: Callable[[Tensor], Iterable[bytes]], folder: Path
-) -> dict[str, str]:
-    """Copy a checkpoint to `folder` with other values in the tensors `names`, and return the hashes of the copy.
-
-    The copy has the files, the headers and the byte layout of the checkpoint. `content` gives the new bytes of a
-    tensor."""
-    checkpoint.copy_rest(folder)
-
-    def blocks(file: Path) -> Iterator[bytes]:
-        header, tensors = read_header(file)
-        yield header
-        with open(file, "rb") as source:
-            for tensor in tensors:
-                if tensor.name in names:
-                    yield from content(tensor)
-                    continue
-                source.seek(tensor.start)
-                for start in range(0, tensor.nbytes, BLOCK):
-                    yield source.read(min(BLOCK, tensor.nbytes - start))
-
-    hashes = {file.name: write_hashed(folder / file.name, blocks(file)) for file in checkpoint.files}
-    return hashes | {file.name: sha256(file) for file in small_files(folder)}
-
-
 @contextmanager
 def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator[WriteTensor]:
     """Copy a checkpoint to `folder` without the tensors `names`, and yield the function that writes these.
@@ -108,12 +82,13 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
                     if tensor.name not in names:
                         source.seek(tensor.start)
                         target.seek(tensor.start)
-                        target.write(source.read(tensor.nbytes))
+                        sizes = (min(BLOCK, tensor.nbytes - start) for start in range(0, tensor.nbytes, BLOCK))
+                        target.writelines(source.read(size) for size in sizes)
 
-        def write(name: str, content: bytes) -> None:
+        def write(name: str, parts: Iterable[bytes]) -> None:
             tensor = checkpoint.tensors[name]
             targets[tensor.file].seek(tensor.start)
-            targets[tensor.file].write(content)
+            targets[tensor.file].writelines(parts)
             missing.remove(name)
 
         yield write

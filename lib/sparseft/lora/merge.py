@@ -14,7 +14,7 @@ import torch
 
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
 from sparseft.checkpoints.layers import is_finite
-from sparseft.checkpoints.rewriting import rewrite
+from sparseft.checkpoints.rewriting import rewritten
 from sparseft.errors import InputError
 from sparseft.language_model.weights import as_weight, fused_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
@@ -84,7 +84,11 @@ def merge(
             yield bits.tobytes()
 
     with atomic_folder(output, "merged model") as temporary:
-        outputs = rewrite(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
+        names = [f"{layer}.weight" for layer in mask.shape]
+        with rewritten(base, set(names), temporary) as write:
+            for name in names:
+                write(name, merged(base.tensors[name]))
+        outputs = Checkpoint(temporary).hashes()
     return {
         "scale": factors.scale if adapter else None,
         "layers_merged": len(mask.shape),

@@ -59,7 +59,7 @@ class PrunedWriter:
                 f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
             )
         self.masks.write(layer, 0, pack(kept).reshape(1, -1))
-        self.write_tensor(tensor.name, content.tobytes())
+        self.write_tensor(tensor.name, [content.tobytes()])
         self.rows[layer] = row
         self.scores[layer] = scores
 
