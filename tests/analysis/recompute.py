@@ -237,7 +237,9 @@ def curve(cell, rows):
 
 def differing(path, rows, keys):
     expected = {tuple(str(row[key]) for key in keys): row for row in rows}
-    known = {"measured_seconds", "obstacle", "decided_by", *SELECTED, *SHARE, *DIVERGENCE}.union(*rows)
+    known = {"measured_seconds", "perplexity_overlap", "obstacle", "decided_by", *SELECTED, *SHARE, *DIVERGENCE}.union(
+        *rows
+    )
     for line in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
         row = expected.pop(tuple(line[name] for name in keys), {})
         for name, text in line.items():

@@ -1,14 +1,17 @@
 """Compile loops with numba, and keep the compiled code on disk if possible."""
 
-import warnings
+import sys
 from collections.abc import Callable
+from functools import cache
 
 from numba import njit
 
 NOT_KEPT = (
-    "numba finds no writable folder for its compiled code, so this process compiles it again;"
+    "note: numba finds no writable folder for its compiled code, so this process compiles it again;"
     " set NUMBA_CACHE_DIR to a writable folder"
 )
+# Once per process, and not once per loop.
+_print_once = cache(print)
 
 
 def compiled(function: Callable) -> Callable:
@@ -17,6 +20,5 @@ def compiled(function: Callable) -> Callable:
         return njit(nogil=True, cache=True)(function)
     # numba looks for the folder when it decorates.
     except RuntimeError:
-        # It is printed once per process, and not once per loop.
-        warnings.warn(NOT_KEPT, stacklevel=1)
+        _print_once(NOT_KEPT, file=sys.stderr)
         return njit(nogil=True)(function)
