@@ -95,9 +95,10 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
-    frames = {"runs": runs, "examples": examples, "faults": table, "wanted": wanted}
-    frames = {name: frame.reset_index(drop=True).assign(study=study) for name, frame in frames.items()}
-    return Frames(**frames, measured=[*dict.fromkeys(name for files in files_of.values() for name in _measured(files))])
+    measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
+    parts = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
+    runs, examples, table, wanted = parts
+    return Frames(runs, examples, table, wanted, measured)
 
 
 def _runs(
@@ -271,12 +272,11 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
 def side_by_side(studies: list[Frames]) -> Frames:
     """Return the frames of all studies as one. `differs` says in what a run differs from those of any study."""
     names = ("runs", "examples", "faults", "wanted")
-    frames = {name: pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names}
-    runs = frames["runs"]
-    frames["runs"] = runs.assign(
-        differs=setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
-    )
-    return Frames(**frames, measured=[*dict.fromkeys(name for study in studies for name in study.measured)])
+    parts = (pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names)
+    runs, examples, faults, wanted = parts
+    differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    measured = list(dict.fromkeys(name for study in studies for name in study.measured))
+    return Frames(runs.assign(differs=differs), examples, faults, wanted, measured)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
