@@ -39,9 +39,10 @@ from sparseft.language_model.placement import device_rooms
 from sparseft.lora.adapted_model import trained_model
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
+from sparseft.records.merge_record import check_model
 from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256, sha256_of_text
-from sparseft.storage.record import check_model, claim_record
+from sparseft.storage.record import claim_record
 from sparseft.study.grid import Run
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.lm_eval import is_group, members_of
