@@ -5,9 +5,9 @@ use rule run_script as evaluate_run with:
         f"{PATHS.run}/validation_report.json",
         lambda w: targets.probe_files(STUDY, w.task),
         [grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
-        [f"{text}.json" for text in HELD_OUT],
-        divergence=HELD_OUT,
-        dense=grid.MANIFEST if HELD_OUT else [],
+        lambda w: [f"{text}.json" for text in held_out(w)],
+        divergence=held_out,
+        dense=lambda w: grid.MANIFEST.format(model=STUDY.original(w.model)) if STUDY.divergence_windows else [],
         data_dir=rows_of,
         checkpoint=f"{PATHS.run}/model_dir",
         # They are searched for the evaluated examples.

@@ -20,9 +20,9 @@ def teacher_of(w):
 ROWS = [f"{grid.DATA}/train.jsonl", f"{grid.DATA}/validation.jsonl"]
 rows_of = lambda w: [*ROWS, *targets.definition_files(STUDY, w.task)]
 # The windows that the dense model has sampled, on which the divergence of a run from it is measured; none without one.
-HELD_OUT = [targets.text_path(STUDY, DIVERGENCE)] if STUDY.divergence_windows else []
+held_out = lambda w: [targets.text_path(STUDY, DIVERGENCE, w.model, w.task)] if STUDY.divergence_windows else []
 # The texts on which a run's mask was calibrated, or its decoder layers reconstructed.
-seen_texts = lambda w: targets.seen_texts(STUDY, w.mode, w.method)
+seen_texts = lambda w: targets.seen_texts(STUDY, w)
 
 
 def own_files(files):
@@ -82,7 +82,7 @@ def split_places(split):
 def mask_text(w):
     """Return the prepared text on which a mask is calibrated; None if its method looks at no text."""
     name = get_method(w.method).calibration
-    return targets.text_path(STUDY, name).format(**vars(cell_of(w))) if name else None
+    return targets.text_path(STUDY, name, w.model, cell_of(w).task) if name else None
 
 
 def mask_flags(w):
@@ -106,7 +106,7 @@ def named_texts(is_such):
 def parts_of(w):
     """Return the prepared texts that are the parts of a mixture."""
     names = [name for name in STUDY.texts[w.text].parts if name != TASK]
-    return [targets.text_path(STUDY, name).format(model=w.model) for name in names]
+    return [targets.text_path(STUDY, name, w.model, TASK) for name in names]
 
 
 def mixture_flags(w):

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from project import refused, succeed
@@ -40,6 +41,18 @@ def mixture(box: Path, tiny_models: dict, **changes: object) -> dict:
     flags = {"model_path": tiny_models["llama"], "text": [box / "texts/self.jsonl", box / "web.jsonl"], "windows": [4, 3],
              "task": TASK.name, "data_dir": box / "data", "task_windows": 2, "length": 20, "seed": 7}  # fmt: skip
     return flags | changes
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory, tiny_models) -> Path:
+    """Return the tiny LLaMA with other token ids in its tokenizer."""
+    folder = tmp_path_factory.mktemp("other") / "llama"
+    copytree(tiny_models["llama"], folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = dict(zip(vocabulary, reversed(vocabulary.values()), strict=True))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
 
 
 def windows_in(path: Path) -> list[Example]:
@@ -118,13 +131,14 @@ def test_the_mask_says_whose_text_it_looked_at_and_whose_task(box, tmp_path, tin
         ({"calibration_examples": 6, "calibration_length": 30}, "self.jsonl: its windows are fixed, .*leave"),
         ({"calibration_examples": 6, "calibration_seed": 1}, "self.jsonl: its windows are fixed, .*leave"),
         (
-            {"calibration_examples": 6, "model_path": "qwen2"},
-            "self.jsonl: its windows are token ids of another model than",
+            {"calibration_examples": 6, "model_path": "other"},
+            "self.jsonl: its windows are token ids of another tokenizer than",
         ),
     ],
 )
-def test_windows_that_do_not_fit_are_refused_in_one_line(box, tmp_path, tiny_models, flags, fault):
-    flags = flags | {"model_path": tiny_models[flags.get("model_path", "llama")], "text": box / "texts/self.jsonl"}
+def test_windows_that_do_not_fit_are_refused_in_one_line(box, tmp_path, tiny_models, other, flags, fault):
+    flags = {"model_path": tiny_models["llama"]} | flags | ({"model_path": other} if "model_path" in flags else {})
+    flags |= {"text": box / "texts/self.jsonl"}
     said = refused(
         tmp_path,
         "compute_masks.py",
@@ -143,11 +157,11 @@ def test_windows_that_do_not_fit_are_refused_in_one_line(box, tmp_path, tiny_mod
         ({"windows": [7, 3]}, "self.jsonl: it has 6 windows, and 7 are asked for"),
         ({"task_windows": 25}, "examples of the mixture 25: hellaswag_mini has only 24 training rows"),
         ({"length": 10_000}, "web.jsonl: windows of 10000 tokens, but the model takes 512"),
-        ({"model_path": "qwen2"}, "self.jsonl: its windows are token ids of another model"),
+        ({"model_path": "other"}, "self.jsonl: its windows are token ids of another tokenizer"),
         ({"output": "texts/self.jsonl"}, "self.jsonl is an input"),
     ],
 )
-def test_a_mixture_that_cannot_be_made_is_refused_in_one_line(box, tiny_models, changes, fault):
-    changes = changes | ({"model_path": tiny_models["qwen2"]} if "model_path" in changes else {})
+def test_a_mixture_that_cannot_be_made_is_refused_in_one_line(box, tiny_models, other, changes, fault):
+    changes = changes | ({"model_path": other} if "model_path" in changes else {})
     place = box / changes.pop("output", "texts/other.jsonl")
     assert fault in refused(box, "mix_texts.py", **mixture(box, tiny_models, **changes), output=place)

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import read_rows
-from sparseft.data.texts import MODEL, WINDOW, has_windows, read_documents, recorded_source
+from sparseft.data.texts import WINDOW, has_windows, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
-from sparseft.language_model.model import model_config
+from sparseft.language_model.model import load_tokenizer, model_config
 from sparseft.methods import Method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.study.mask_settings import Masks
@@ -57,22 +57,23 @@ def read_text(path: Path, text: CalibrationText) -> tuple[Callable[[Checkpoint],
     documents, digest = read_documents(path)
     source = recorded_source(path, digest)
     if source and has_windows(path):
-        examples_of = partial(stored_windows, path=path, model=source[MODEL], number=text.examples)
+        examples_of = partial(stored_windows, path=path, number=text.examples)
     else:
         examples_of = partial(text_examples, documents=documents, text=text, place=path)
     return examples_of, {"text_sha256": digest, "text_source": source}
 
 
-def stored_windows(checkpoint: Checkpoint, path: Path, model: str, number: int) -> list[Example]:
-    """Return the first windows in a file of windows of the model with the digest `model`.
+def stored_windows(checkpoint: Checkpoint, path: Path, number: int) -> list[Example]:
+    """Return the first windows in a file of windows.
 
-    Raises InputError if this is not the checkpoint's, or if the file has fewer windows."""
-    if checkpoint.digest != model:
+    Raises InputError if they are not token ids of the checkpoint's tokenizer, or if the file has fewer windows."""
+    rows = read_rows(path, WINDOW)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    if any(tokenizer.decode(row["ids"]) != row["text"] for row in rows[:number]):
         raise InputError(
-            f"{path}: its windows are token ids of another model than {checkpoint.folder}",
+            f"{path}: its windows are token ids of another tokenizer than that of {checkpoint.folder}",
             "prepare the text for this model",
         )
-    rows = read_rows(path, WINDOW)
     if number > len(rows):
         raise InputError(
             f"{path}: it has {len(rows)} windows, and {number} are asked for",

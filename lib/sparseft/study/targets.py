@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -223,33 +222,35 @@ def _layer_counts(config: Config, run: Run) -> str:
     return f"{run.method}-{run.task}" if method.uses_task else run.method
 
 
-def text_path(config: Config, name: str) -> str:
-    """Return the prepared file of a calibration text. It has the wildcards {model} and {task} if it depends on them."""
+def text_path(config: Config, name: str, model: str, task: str) -> str:
+    """Return the prepared file of a calibration text for a model.
+
+    A model that is made from a pruned base has the windows of the model that was pruned first."""
     text = config.texts[name]
     if not text.has_own_windows:
         return CALIBRATION.format(text=name)
-    return MIXED.format(text=name, model="{model}", task_folder="/{task}" if TASK in text.parts else "")
+    return MIXED.format(text=name, model=config.original(model), task_folder=f"/{task}" if TASK in text.parts else "")
 
 
 def window_files(config: Config) -> list[Path]:
     """Return the files of the texts that the models of the study sample, and of the mixtures."""
     names = [name for name in config.texts_read() if config.texts[name].has_own_windows]
-    cells = product(map(partial(text_path, config), names), config.grid.models, config.grid.tasks)
-    return sorted({Path(path.format(model=model, task=task)) for path, model, task in cells})
+    cells = product(names, config.grid.models, config.grid.tasks)
+    return sorted({Path(text_path(config, *cell)) for cell in cells})
 
 
-def reconstruction_text(config: Config) -> list[str]:
+def reconstruction_text(config: Config, model: str, task: str) -> list[str]:
     """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
     name = config.reconstruction.calibration
-    return [text_path(config, name)] if name else []
+    return [text_path(config, name, model, task)] if name else []
 
 
-def seen_texts(config: Config, mode: str, method: str) -> list[str]:
+def seen_texts(config: Config, run: Run) -> list[str]:
     """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were reconstructed."""
-    name = get_method(method).calibration
-    texts = [text_path(config, name)] if name else []
-    if get_mode(get_mode(mode).starts_from or mode).reconstructs:
-        texts += reconstruction_text(config)
+    name = get_method(run.method).calibration
+    texts = [text_path(config, name, run.model, run.task)] if name else []
+    if get_mode(get_mode(run.mode).starts_from or run.mode).reconstructs:
+        texts += reconstruction_text(config, run.model, run.task)
     return list(dict.fromkeys(texts))
 
 
