@@ -1,8 +1,7 @@
 """Check that engines compute with an exported run what transformers does, and measure them beside the dense model.
 
-    check_engines.py --run_id RUN --export_dir RUN_FOLDER/export --model_path models/smollm2 --data_dir data/boolq_mini
-    \\
-        --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
+    check_engines.py --run_id RUN --export_dir RUN_FOLDER/export --model_path models/smollm2 \\
+        --data_dir data/boolq_mini --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
 
 Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1
 if one does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it
