@@ -81,7 +81,7 @@ class Ours:
             self.packed[:, offset : offset + packed.shape[1]] = packed
 
     def layer(self) -> None:
-        """Select with scope layer, block by block as a file is read, with the quantiles for the report."""
+        """Select with scope layer, block by block as a file is read."""
         by_layer(self.ranking)
 
     def row(self) -> None:

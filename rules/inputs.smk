@@ -140,7 +140,6 @@ def pass_places(w, input, output, threads):
         sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
         is_added=bool(w.get("sparsity")),
         threads=None if uses_examples(w) else threads,
-        plot=True,
     )
     return f"{places(w, input, output)} {own}"
 

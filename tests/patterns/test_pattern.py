@@ -15,8 +15,7 @@ from sparseft.patterns import PATTERNS, Pattern
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.sparsegpt import prune_weights
-from sparseft.selection.distribution import distribution_of_values
-from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.ranking import Ranking
 from sparseft.selection.together import by_layer
 from sparseft.selection.units import by_unit
 from sparseft.storage.bits import pack, to_float32
@@ -28,9 +27,9 @@ from masks import compute_masks
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40)], 1) for j in range(6)]
 
 
-def columns(ranking) -> dict:
+def columns(ranking) -> None:
     """Rank the columns of each layer, which takes no counts of an allocation."""
-    return by_unit(ranking, [[Part(layer, axis=1, width=1, unit="")] for layer in ranking.layers])
+    by_unit(ranking, [[Part(layer, axis=1, width=1, unit="")] for layer in ranking.layers])
 
 
 def has_whole_columns(kept: np.ndarray) -> bool:
@@ -91,8 +90,8 @@ def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_writ
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added, tiny_llama):
-    def select(ranking) -> dict:
-        return by_unit(ranking, [[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
+    def select(ranking) -> None:
+        by_unit(ranking, [[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
 
     method = added(Method(Pattern("new", select, has_exact_counts=False), WANDA))
     calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
@@ -104,10 +103,10 @@ def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added
         assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()
 
 
-def tiles(ranking: Ranking) -> Scores:
+def tiles(ranking: Ranking) -> None:
     """Rank the tiles of 4 x 4 weights of each layer by the sums of their scores: a way of its own, in the pattern's file."""
 
-    def select(layer: str) -> Scores:
+    def select(layer: str) -> None:
         (rows, cols), dtype = ranking.shape[layer], ranking.dtypes[layer]
         scores = np.abs(to_float32(np.concatenate(list(ranking.source(layer))), dtype)).reshape(
             rows // 4, 4, cols // 4, 4
@@ -116,9 +115,8 @@ def tiles(ranking: Ranking) -> Scores:
         ranks = np.argsort(np.argsort(sums, axis=None, kind="stable")).reshape(sums.shape)
         kept = [np.kron(ranks >= count, np.ones((4, 4), bool)).astype(bool) for count in ranking.counts(sums.size)]
         ranking.emit(layer, 0, np.stack([pack(of_level).reshape(-1) for of_level in kept]))
-        return {layer: distribution_of_values(*np.unique(sums, return_counts=True))}
 
-    return ranking.in_threads(select, ranking.layers)
+    ranking.in_threads(select, ranking.layers)
 
 
 def test_a_pattern_may_have_a_way_of_selection_of_its_own(added, tiny_llama):

@@ -115,24 +115,22 @@ def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_p
     mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt")
     report = json.loads((tmp_path / "masks/report_imported_tool_sparsity50.json").read_text())
     written = Checkpoint(tmp_path / "bases/sparsity50_imported_tool")
-    for row in report["sparsities"][0]["layers"]:
-        layer = row["layer"]
+    counts = {"natural_zeros": 0, "changed_weights": 0}
+    for layer in mask.shape:
         before, after = (checkpoint.read_float32(f"{layer}.weight") for checkpoint in (base, saved))
         natural = (before == 0) & (after == 0)
         np.testing.assert_array_equal(mask.kept(layer), kept_by_tool[layer] | natural)
         np.testing.assert_array_equal(written.read_float32(f"{layer}.weight"), after)
-        assert row["natural_zeros"] == natural.sum() > 0
-        assert row["changed_weights"] == ((before != after) & (after != 0)).sum()
-        assert bool(row["changed_weights"]) == changes_weights
+        counts["natural_zeros"] += int(natural.sum())
+        counts["changed_weights"] += int(((before != after) & (after != 0)).sum())
+    assert counts["natural_zeros"] and bool(counts["changed_weights"]) == changes_weights
     assert written.tensors.keys() == base.tensors.keys()
     assert validate(written, mask, base=written)["passed"]
     meta = {"inferred": True, "source": f"path:{saved.folder}", "source_digest": saved.digest, "base": written.digest,
-            "original": base.digest,
-            "natural_zeros": sum(row["natural_zeros"] for row in report["sparsities"][0]["layers"])}  # fmt: skip
+            "original": base.digest, **counts}  # fmt: skip
     assert mask.meta | meta == mask.meta
     assert report | meta == report
     assert f"{meta['natural_zeros']} natural zeros kept" in said
-    assert len(list((tmp_path / "masks/plots").iterdir())) == 2
 
 
 def test_minus_zero_is_zero():
@@ -158,8 +156,8 @@ def test_without_a_parent_every_zero_is_pruned(tmp_path, sparsity, kept, group):
         filled = saved.read_float32(f"{row['layer']}.weight") != 0
         np.testing.assert_array_equal(mask.kept(row["layer"]), filled)
         assert row["kept"] == filled.sum()
-        # Nothing tells them from pruned weights.
-        assert "natural_zeros" not in row
+    # Nothing tells them from pruned weights.
+    assert "natural_zeros" not in mask.meta
     assert mask.meta["original"] == mask.meta["source_digest"] == saved.digest
 
 

@@ -1,7 +1,5 @@
 """Compare removed units with least squares in fp64, with the published expression, and with stock transformers."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,6 @@ from sparseft.masks.validation import validate
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.compact import compact
-from sparseft.pruning.hessian import output_error
 from sparseft.pruning.obs import by_scores, choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
 from test_weight_updates import EXAMPLES, hessians
@@ -72,21 +69,13 @@ def test_one_unit_a_round_is_the_greedy_choice_by_least_squares(problem, width):
 
         left.remove(min(left, key=error))
     inverted = torch.linalg.inv(inputs.T @ inputs)
-    kept, _ = choose_units(weights, inverted, width, 3, rounds=3)
+    kept = choose_units(weights, inverted, width, 3, rounds=3)
     assert kept.nonzero()[:, 0].tolist() == left
-
-
-def test_the_costs_are_those_of_the_first_removal(problem):
-    weights, inputs = problem
-    _, costs = choose_units(weights, torch.linalg.inv(inputs.T @ inputs), 1, 1, rounds=1)
-    for unit in range(COLS):
-        new = least_squares(weights, inputs, torch.arange(COLS) != unit)
-        assert costs[unit] == pytest.approx(float((inputs @ (weights - new).T).square().sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 100])
 def test_any_number_of_rounds_removes_the_count_and_ties_go_to_the_lowest_unit(rounds):
-    kept, _ = choose_units(torch.ones(2, 10), torch.eye(10), 1, 6, rounds)
+    kept = choose_units(torch.ones(2, 10), torch.eye(10), 1, 6, rounds)
     assert kept.tolist() == [False] * 6 + [True] * 4
 
 
@@ -96,9 +85,10 @@ def test_what_looks_alike_is_made_up_for(problem):
     inputs[:, 5] = inputs[:, 9]
     hessian = inputs.T @ inputs
     damped = hessian + 1e-9 * hessian.diagonal().mean() * torch.eye(COLS, dtype=hessian.dtype)
-    kept, _ = choose_units(weights, torch.linalg.inv(damped), 1, 1, rounds=1)
+    kept = choose_units(weights, torch.linalg.inv(damped), 1, 1, rounds=1)
     assert int((~kept).nonzero()) in (5, 9)
-    assert output_error(weights, refit("layer", weights, hessian, kept, 1e-9).weights, hessian) < 1e-9
+    change = weights - refit("layer", weights, hessian, kept, 1e-9).weights
+    assert (inputs @ change.T).norm() < 3e-5 * (inputs @ weights.T).norm()
 
 
 @pytest.mark.parametrize("head_share", [0, 1])
@@ -108,10 +98,6 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     prune_units(checkpoint, get_method(METHOD), 50, places, Masks(head_share=head_share), CALIBRATION)
     base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert validate(base, mask, base=base)["passed"]
-    errors = {
-        row["layer"]: row.get("output_error")
-        for row in json.loads(places.report.read_text())["sparsities"][0]["layers"]
-    }
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
     unfuse_experts(model)
     groups = coupled_parts(checkpoint)
@@ -136,7 +122,6 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             expected = refit(last, before, hessian, kept, 0.01).weights
             after = modules[-1].weight.detach().double()
             assert (after - expected).norm() < 1e-3 * expected.norm(), last
-            assert errors[last] == pytest.approx(output_error(before, after, hessian), rel=1e-2), last
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -198,6 +183,5 @@ def test_scores_of_a_refit_rank_as_the_importance_does(tmp_path):
         for part in parts:
             sizes = np.abs(checkpoint.read_float32(f"{part.layer}.weight")).sum(axis=1 - part.axis, dtype=np.float64)
             sums = sums + sizes.reshape(-1, part.width).sum(axis=1)
-        kept, scores = choose(parts[-1], torch.zeros(1), torch.zeros(1), 1)
-        np.testing.assert_allclose(scores, sums)
+        kept = choose(parts[-1], torch.zeros(1), torch.zeros(1), 1)
         assert int((~kept).nonzero()) == sums.argmin()

@@ -2,7 +2,7 @@
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
-Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
+Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, and report_{method}.json.
 A method that looks at a task's training examples needs --task and --data_dir. A method that ends in _on_NAME looks at a text:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
@@ -82,7 +82,6 @@ def main(
     pruned_dir: Path | None = None,
     format: Literal["pt", "safetensors"] = "pt",
     threads: Threads = os.cpu_count() or 1,
-    plot: bool = False,
     is_added: bool = False,
     masks: Flags[MaskFlags] = MaskFlags(),
 ) -> None:
@@ -98,7 +97,6 @@ def main(
         pruned_dir: folder of the pruned bases, for methods that have them; one folder in it per sparsity
         format: format of the mask files
         threads: any number gives the same masks, unless the scores come from examples
-        plot: also draw sparsities and scores by layer
         is_added: keep the report of an earlier pass; each sparsity gets a report of its own, report_{method}_sparsity{XX}.json
     """
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
@@ -122,7 +120,7 @@ def main(
         bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]
-            files = pass_files(output_dir, value.name, names, bases, ending=format, has_plots=plot, is_added=is_added)
+            files = pass_files(output_dir, value.name, names, bases, ending=format, is_added=is_added)
             passes.append((value, group, files))
     folders = [output_dir, *([pruned_dir] if pruned_dir else [])]
     check_apart(folders, [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text])

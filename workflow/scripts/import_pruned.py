@@ -5,7 +5,7 @@
 
 Without --source, the zeros of --model_path itself are the mask.
 
-Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --output_dir. The pruned weights become a checkpoint
+Writes masks_sparsity{XX}_imported_{NAME}.pt and its report to --output_dir. The pruned weights become a checkpoint
 of their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
 """
 

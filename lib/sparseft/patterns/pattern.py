@@ -13,7 +13,7 @@ from sparseft.architectures.architecture import Architecture, size_of
 from sparseft.errors import InputError
 from sparseft.importances.importance import Importance
 from sparseft.patterns.channels import channels_removed
-from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.ranking import Ranking
 
 # How far the share of the removed weights may be from the requested sparsity.
 TOLERANCE = Fraction(2, 100)
@@ -91,9 +91,9 @@ class Pattern:
     """Describe what is removed together."""
 
     name: str
-    # Writes the masks of all layers, by one of the ways in selection/, and returns the distribution of the scores by layer. It
+    # Writes the masks of all layers, by one of the ways in selection/. It
     # imports the way itself, because a plan needs none. None if the masks are another tool's, or keep all that is left.
-    select: Callable[[Ranking], Scores] | None
+    select: Callable[[Ranking], None] | None
     # What is removed, in words for the results page.
     words: str = ""
     # What is ranked together; None if `masks.scope` and the importance decide it.

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from sparseft.patterns.pattern import Pattern
-from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.ranking import Ranking
 
 
 def is_sound(group: int, kept: np.ndarray) -> bool:
@@ -14,11 +14,11 @@ def is_sound(group: int, kept: np.ndarray) -> bool:
     return bool((of_group == of_group[0]).all())
 
 
-def select(group: int, ranking: Ranking) -> Scores:
+def select(group: int, ranking: Ranking) -> None:
     """Rank every `group` consecutive weights of a row."""
     from sparseft.selection.groups import by_group
 
-    return by_group(ranking, group)
+    by_group(ranking, group)
 
 
 def in_groups(name: str, group: int) -> Pattern:

@@ -8,10 +8,10 @@ import numpy as np
 
 from sparseft.patterns.channels import channels_removed
 from sparseft.patterns.pattern import Pattern
-from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.ranking import Ranking
 
 
-def select(ranking: Ranking) -> Scores:
+def select(ranking: Ranking) -> None:
     """Rank the channels of each MLP, and the key-value heads of each attention."""
     from sparseft.selection.units import by_unit
 
@@ -19,7 +19,7 @@ def select(ranking: Ranking) -> Scores:
     assert architecture, "only a model has coupled layers"
     # All decoder layers lose equally many. So the numbers of some of them are those of all.
     numbers = channels_removed(architecture, config, ranking.shape, ranking.percents, head_share, ranking.place)
-    return by_unit(ranking, architecture.coupled_parts(config, ranking.shape), numbers)
+    by_unit(ranking, architecture.coupled_parts(config, ranking.shape), numbers)
 
 
 def is_sound(kept: np.ndarray) -> bool:

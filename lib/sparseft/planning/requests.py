@@ -53,7 +53,7 @@ _RULES = {
 KIND_OF = {rule: kind for kind, rules in _RULES.items() for rule in rules}
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
-# Bytes of a job that computes masks without examples, with its plots, and of one that reads and writes a model in blocks.
+# Bytes of a job that computes masks without examples, and of one that reads and writes a model in blocks.
 # Both for any model; measured.
 MASK_JOB = 400_000_000
 BLOCKS = 250_000_000

@@ -97,7 +97,7 @@ def import_pruned(
             if stated:
                 check_pattern(bits << 1 != 0, stated, layer, place)
             kept, counts = infer_mask(base.read(f"{layer}.weight") if source else None, bits, stated)
-            writer.write(layer, kept, bits, **counts)
+            writer.write(layer, kept, bits)
             totals.update(counts, kept=int(np.count_nonzero(kept)))
         reached = 1 - totals.pop("kept") / sum(rows * cols for rows, cols in shapes.values())
         if abs(reached - percent / 100) > TOLERANCE:

@@ -18,10 +18,9 @@ from sparseft.checkpoints.layers import check_finite_weights, check_tensors, pru
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer
 from sparseft.methods import Method
 from sparseft.pruning.allocation import allocate_by_outliers
-from sparseft.pruning.mask_report import mask_report, write_report
+from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
-from sparseft.selection.distribution import NO_SCORES
-from sparseft.selection.ranking import Emit, Ranking, Scores
+from sparseft.selection.ranking import Emit, Ranking
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.study.grid import PassFiles
@@ -64,18 +63,12 @@ def compute_masks(
         meta["outliers"], allocated = allocate_by_outliers(checkpoint, method, settings, calibration, percents)
     scoring = Scoring(checkpoint, method, settings, meta["scope"], calibration, threads)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
-    is_sequential = settings.is_sequential(method.name)
-    select = select_in_sequence if is_sequential else select_in_one_pass
+    select = select_in_sequence if settings.is_sequential(method.name) else select_in_one_pass
     with atomic_files(places.report.parent, places.report.name, "masks") as folder:
         paths = [folder / path.name for path in places.masks]
         with mask_writer(paths, metas, shape, method.pattern, allocated) as writer:
-            scores = select(scoring, percents, allocated, writer)
-        if is_sequential:
-            # Each sparsity has its own scores. The report has those of the first one that prunes.
-            meta["scores_percent"] = next((percent for percent in percents if percent), 0)
-        report = mask_report(meta, percents, writer.kept, shape, scores)
-        write_report(report, folder, places)
-    return report
+            select(scoring, percents, allocated, writer)
+        return write_report(folder / places.report.name, meta, percents, writer.kept, shape)
 
 
 @dataclass(frozen=True)
@@ -133,39 +126,31 @@ class Scoring:
             yield self.calibration.evidence(self.checkpoint, statistic)
 
 
-def select_in_one_pass(scoring: Scoring, percents: list[int], allocated: Allocated, writer: MaskWriter) -> Scores:
-    """Write the masks of every sparsity in one pass, and return the distribution of each layer's scores."""
+def select_in_one_pass(scoring: Scoring, percents: list[int], allocated: Allocated, writer: MaskWriter) -> None:
+    """Write the masks of every sparsity in one pass."""
     select = scoring.method.pattern.select
     assert select, "another tool makes imported masks"
-    scores: Scores = {}
     for ranking in scoring.rankings(percents, writer.write, allocated):
-        scores |= select(ranking)
+        select(ranking)
         del ranking
-    return scores
 
 
-def select_in_sequence(scoring: Scoring, percents: list[int], allocated: Allocated, writer: MaskWriter) -> Scores:
-    """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned.
-
-    Return the distributions of scores of the first sparsity that prunes."""
+def select_in_sequence(scoring: Scoring, percents: list[int], allocated: Allocated, writer: MaskWriter) -> None:
+    """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned."""
     importance = scoring.method.importance
     assert scoring.calibration and importance and importance.statistic, "sequential methods look at examples"
-    first: Scores = {}
     for level, percent in enumerate(percents):
         write = partial(writer.write, levels=range(level, level + 1))
         if not percent:
             scoring.ranking(None, writer.shape, {}, [0], write).keep_all()
             continue
         counts = {layer: of_layer[[level]] for layer, of_layer in allocated.items()} if allocated else None
-        scores: Scores = {}
 
         def prune(weights: dict[str, "Tensor"], evidence: Callable[[str], "Tensor"]) -> None:
             for layer, weight in weights.items():
-                scores.update(_prune_layer(scoring, percent, counts, layer, weight, evidence(layer), write))  # noqa: B023
+                _prune_layer(scoring, percent, counts, layer, weight, evidence(layer), write)  # noqa: B023
 
         scoring.calibration.prune_in_sequence(scoring.checkpoint, importance.statistic, prune)
-        first = first or scores
-    return first or dict.fromkeys(writer.shape, NO_SCORES)
 
 
 def _prune_layer(
@@ -176,10 +161,8 @@ def _prune_layer(
     weight: "Tensor",
     evidence: "Tensor",
     write: Emit,
-) -> Scores:
-    """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and set its pruned weights to 0.
-
-    Return the distribution of the layer's scores."""
+) -> None:
+    """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and set its pruned weights to 0."""
     import torch
 
     importance, select = scoring.method.importance, scoring.method.pattern.select
@@ -194,8 +177,7 @@ def _prune_layer(
         packed[:, offset : offset + block.shape[1]] = block
 
     # The scores of the layer are one block.
-    scores = select(scoring.ranking(lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [percent], emit, counts))
+    select(scoring.ranking(lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [percent], emit, counts))
     write(layer, 0, packed)
     kept = unpack(packed.reshape(rows, -1), shape)
     weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)
-    return scores

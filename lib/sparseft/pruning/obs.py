@@ -39,14 +39,13 @@ from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
 from sparseft.pruning.mask_generator import Scoring
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
-from sparseft.selection.distribution import distribution_of_values
 from sparseft.selection.units import unit_scores
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
 # Takes the last of some coupled parts, its weights (rows, cols), its Hessian and the number of units that go. Returns the units
-# that are left, bool (units,), and the scores of all units, fp64 (units,).
-Choose = Callable[[Part, Tensor, Tensor, int], tuple[Tensor, np.ndarray]]
+# that are left, bool (units,).
+Choose = Callable[[Part, Tensor, Tensor, int], Tensor]
 
 
 def prune_units(
@@ -57,7 +56,7 @@ def prune_units(
     settings: Masks,
     calibration: ExampleCalibration,
 ) -> None:
-    """Prune the units of a model for a sparsity in percent, update what is left, and write mask, report, plots and pruned base.
+    """Prune the units of a model for a sparsity in percent, update what is left, and write mask, report and pruned base.
 
     Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
     architecture, config, shapes = checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint)
@@ -84,7 +83,7 @@ def prune_units(
 def by_rounds(settings: Masks) -> Choose:
     """Return the choice of `obs`."""
 
-    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> tuple[Tensor, np.ndarray]:
+    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
         diagonal = hessian.diagonal()
         inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
         return choose_units(weights, inverted, part.width, number, settings.obs_rounds)
@@ -100,17 +99,17 @@ def by_scores(checkpoint: Checkpoint, method: Method, settings: Masks, calibrati
     for ranking in scoring.rankings([], lambda *_: None):
         scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in groups if parts[-1].layer in ranking.shape}
 
-    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> tuple[Tensor, np.ndarray]:
+    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
         of_units = scores[part.layer]
         kept = torch.ones(len(of_units), dtype=torch.bool, device=weights.device)
         kept[np.argsort(of_units, kind="stable")[:number]] = False
-        return kept, of_units
+        return kept
 
     return choose
 
 
-def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rounds: int) -> tuple[Tensor, np.ndarray]:
-    """Return the units that are left after `number` are removed in `rounds`, bool (units,), and the costs before, fp64 (units,).
+def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rounds: int) -> Tensor:
+    """Return the units that are left after `number` are removed in `rounds`, bool (units,).
 
     weights: (rows, cols); unit u is the columns from u * width on
     inverted: H^-1, (cols, cols), which is overwritten
@@ -118,8 +117,8 @@ def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rou
     Ties go to the lowest unit."""
     weights = weights.clone()
     kept = torch.ones(weights.shape[1] // width, dtype=torch.bool, device=weights.device)
-    first = costs = _costs(weights, inverted, width, kept)
     for done in range(rounds):
+        costs = _costs(weights, inverted, width, kept)
         count = number * (done + 1) // rounds - number * done // rounds
         gone = kept.nonzero()[:, 0][costs.argsort(stable=True)[:count]]
         columns = (gone[:, None] * width + torch.arange(width, device=gone.device)).flatten()
@@ -127,8 +126,7 @@ def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rou
         weights.addmm_(weights[:, columns], change, alpha=-1)
         inverted.addmm_(inverted[:, columns], change, alpha=-1)
         kept[gone] = False
-        costs = _costs(weights, inverted, width, kept)
-    return kept, first.double().cpu().numpy()
+    return kept
 
 
 def _costs(weights: Tensor, inverted: Tensor, width: int, kept: Tensor) -> Tensor:
@@ -178,12 +176,11 @@ def _prune_group(
     hessian: of the inputs of the last part, whose columns are updated"""
     *heads, last = parts
     weight = weights[last.layer].float()
-    units, costs = choose(last, weight, hessian, number)
-    scores = distribution_of_values(*np.unique(costs, return_counts=True))
+    units = choose(last, weight, hessian, number)
     new = refit(last.layer, weight, hessian, units.repeat_interleave(last.width), writer.settings.damping)
-    write_new_weights(writer, last.layer, weights[last.layer], new, hessian, scores)
+    write_new_weights(writer, last.layer, weights[last.layer], new)
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)
         bits = writer.original.read(f"{part.layer}.weight")
-        writer.write(part.layer, kept.expand_as(weights[part.layer]).cpu().numpy(), bits, scores)
+        writer.write(part.layer, kept.expand_as(weights[part.layer]).cpu().numpy(), bits)

@@ -20,9 +20,8 @@ from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter, mask_meta, mask_writer
 from sparseft.methods import Method
-from sparseft.pruning.mask_report import mask_report, write_report
+from sparseft.pruning.mask_report import write_report
 from sparseft.records.manifests import PrunedManifest
-from sparseft.selection.distribution import NO_SCORES, Distribution
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
@@ -33,25 +32,18 @@ from sparseft.study.mask_settings import Masks
 class PrunedWriter:
     """Take the mask and the new weights of each prunable layer, in any order.
 
-    meta: further entries of the mask's metadata and of the report, which may be added until the end
-    rows: layer -> further entries of its row in the report
-    scores: layer -> the distribution of its scores"""
+    meta: further entries of the mask's metadata and of the report, which may be added until the end"""
 
     original: Checkpoint
     settings: Masks
     masks: MaskWriter
     write_tensor: WriteTensor
     meta: dict = field(default_factory=dict)
-    rows: dict[str, dict] = field(default_factory=dict)
-    scores: dict[str, Distribution] = field(default_factory=dict)
 
-    def write(
-        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: Distribution = NO_SCORES, **row: object
-    ) -> None:
+    def write(self, layer: str, kept: np.ndarray, bits: np.ndarray) -> None:
         """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
 
-        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is
-        not finite."""
+        What the mask prunes becomes +0.0. Raises InputError if a weight is not finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
         content = np.where(kept, bits, 0)
         if not is_finite(content, tensor.dtype):
@@ -60,8 +52,6 @@ class PrunedWriter:
             )
         self.masks.write(layer, 0, pack(kept).reshape(1, -1))
         self.write_tensor(tensor.name, [content.tobytes()])
-        self.rows[layer] = row
-        self.scores[layer] = scores
 
 
 def checked_origin(
@@ -106,7 +96,4 @@ def pruned_writer(
                 yield writer
             meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **origin)["digest"]}
             masks.record(**meta)
-        report = mask_report(meta, [percent], masks.kept, shape, writer.scores)
-        for row in report["sparsities"][0]["layers"]:
-            row.update(writer.rows[row["layer"]])
-        write_report(report, folder, files)
+        write_report(folder / files.report.name, meta, [percent], masks.kept, shape)

@@ -20,11 +20,10 @@ from sparseft.masks.mask_file import mask_writer
 from sparseft.methods import Method
 from sparseft.patterns.pattern import Units
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_report import mask_report, write_report
+from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.pruned_base import checked_origin
 from sparseft.pruning.unit_scores import score_units
 from sparseft.records.manifests import PrunedManifest
-from sparseft.selection.distribution import NO_SCORES
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
@@ -42,7 +41,7 @@ def remove_units(
     settings: Masks,
     calibration: ExampleCalibration | None,
 ) -> None:
-    """Remove units of a model for a sparsity in percent, and write mask, report, plots and pruned base.
+    """Remove units of a model for a sparsity in percent, and write mask, report and pruned base.
 
     Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is
     damaged."""
@@ -71,9 +70,8 @@ def remove_units(
         with mask_writer([folder / files.masks[0].name], [meta], left) as masks:
             for layer, (length, cols) in left.items():
                 masks.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
-        report = mask_report(meta, [percent], masks.kept, left, dict.fromkeys(left, NO_SCORES))
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
-        write_report(report | {"units": rows}, folder, files)
+        write_report(folder / files.report.name, meta, [percent], masks.kept, left, units=rows)
 
 
 def _resized(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> Tensor | None:

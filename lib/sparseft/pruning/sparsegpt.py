@@ -28,10 +28,8 @@ for each of its layers, fp32 (cols, cols), the weights outside the decoder layer
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,9 +41,6 @@ from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import NewWeights, solve_damped, write_new_weights
 from sparseft.pruning.pruned_base import pruned_writer
-from sparseft.pruning.scores import bits_of
-from sparseft.selection.distribution import BINS, distribution_of_histogram
-from sparseft.selection.kernels import count_high
 from sparseft.selection.ranking import check_groups
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
@@ -59,7 +54,7 @@ def prune_weights(
     settings: Masks,
     calibration: ExampleCalibration,
 ) -> None:
-    """Prune and update a model's weights for a sparsity in percent, and write mask, report, plots and pruned base.
+    """Prune and update a model's weights for a sparsity in percent, and write mask, report and pruned base.
 
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
     shapes = prunable_shapes(checkpoint)
@@ -78,25 +73,16 @@ def prune_weights(
         for layer, weight in weights.items():
             block, damping, hessian = settings.sparsegpt_block, settings.damping, hessian_of(layer)
             new = prune_layer(layer, weight.float(), hessian, counts[layer], block=block, damping=damping, group=group)
-            histogram = np.zeros(BINS, np.int32)
-            count_high(bits_of(new.scores.cpu().numpy()), histogram)
-            write_new_weights(writer, layer, weight, new, hessian, distribution_of_histogram(histogram, "F32"))
+            write_new_weights(writer, layer, weight, new)
 
     pruned_counts = {layer: [count] for layer, count in counts.items()}
     with pruned_writer(checkpoint, method, percent, settings, files, meta, pruned_counts) as writer:
         calibration.prune_in_sequence(checkpoint, HESSIAN, prune)
 
 
-@dataclass(frozen=True)
-class PrunedLayer(NewWeights):
-    """Hold what is left of a layer, and the costs by which its weights were ranked, (rows, cols)."""
-
-    scores: Tensor
-
-
 def prune_layer(
     layer: str, weights: Tensor, hessian: Tensor, count: int, *, block: int, damping: float, group: int | None = None
-) -> PrunedLayer:
+) -> NewWeights:
     """Prune `count` of the weights of a layer, and return what is left.
 
     layer: its name, for errors
@@ -111,7 +97,6 @@ def prune_layer(
     rows, cols = weights.shape
     weights = weights.masked_fill(hessian.diagonal() == 0, 0)
     kept = torch.ones_like(weights, dtype=torch.bool)
-    scores = torch.empty_like(weights)
     for start in range(0, cols, block):
         end = min(start + block, cols)
         U = factor[start:end, start:end]
@@ -120,20 +105,19 @@ def prune_layer(
         errors = torch.empty_like(columns)
         if not group:
             number = _share(count, end, cols) - _share(count, start, cols)
-            scores[:, start:end] = _scores(columns, U.diagonal())
-            lowest = _lowest(scores[:, start:end].reshape(1, -1), number)
+            lowest = _lowest(_scores(columns, U.diagonal()).reshape(1, -1), number)
             kept[:, start:end] = ~lowest.reshape(rows, -1)
         for column in range(end - start):
             if group and column % group == 0:
                 inner = slice(column, column + group)
                 outer = slice(start + column, start + column + group)
-                scores[:, outer] = _scores(columns[inner], U.diagonal()[inner])
-                kept[:, outer] = ~_lowest(scores[:, outer], count * group // (rows * cols))
+                scores = _scores(columns[inner], U.diagonal()[inner])
+                kept[:, outer] = ~_lowest(scores, count * group // (rows * cols))
             errors[column] = columns[column].masked_fill(kept[:, start + column], 0) / U[column, column]
             columns[column + 1 :].addr_(U[column, column + 1 :], errors[column], alpha=-1)
         weights[:, start:end] = columns.T
         weights[:, end:].addmm_(errors.T, factor[start:end, end:], alpha=-1)
-    return PrunedLayer(weights.masked_fill_(~kept, 0), kept, damping, scores)
+    return NewWeights(weights.masked_fill_(~kept, 0), kept, damping)
 
 
 def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor, float]:

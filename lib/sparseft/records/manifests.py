@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, create_model
 
-from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance, setting
+from sparseft.records import Count, Fraction, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind
 from sparseft.study.mask_settings import Masks
 
@@ -148,10 +148,6 @@ class KeptRow(RecordPart):
     weights: PositiveCount = measurement("Its weights.")
     kept: Count = measurement("The weights that the mask keeps.")
     reached: Fraction = measurement("The share of the weights that it prunes.", "fraction")
-    damping: float | None = measurement("The damping of its Hessian, if weights are updated.", default=None)
-    output_error: NonNegative | None = measurement("The error of its outputs, if so.", default=None)
-    natural_zeros: Count | None = measurement("The zeros of the model itself, if imported.", default=None)
-    changed_weights: Count | None = measurement("The kept weights that a tool changed, if so.", default=None)
 
 
 class ReachedSparsity(RecordPart):
@@ -159,16 +155,7 @@ class ReachedSparsity(RecordPart):
 
     asked_percent: Count = provenance("The sparsity that was asked for.", "%", lt=100)
     reached: Fraction = measurement("The sparsity that was reached.", "fraction")
-    layers_below_1_percent_kept: list[str] = measurement("The layers that keep less than 1 % of their weights.")
     layers: list[KeptRow] = measurement("The row of each layer.")
-
-
-class ScoreRow(RecordPart):
-    """Hold the distribution of a layer's scores. It is empty for random scores."""
-
-    layer: str = provenance("The layer.")
-    quantiles: dict[float, float] = measurement("The score at each share of the weights.")
-    zeros: Count = measurement("The number of scores that are 0.")
 
 
 class UnitRow(RecordPart):
@@ -183,9 +170,7 @@ class MaskReport(MaskMeta):
 
     model_config = ConfigDict(extra="forbid")
     format_version: int = provenance("The version of this format.")
-    scores_percent: int | None = provenance("The sparsity whose scores these are.", "%", default=None)
     sparsities: list[ReachedSparsity] = measurement("The result of each sparsity.")
-    scores: list[ScoreRow] = measurement("The scores of each layer.")
     units: list[UnitRow] | None = measurement(
         "The scores of experts or decoder layers, if these were removed.", default=None
     )

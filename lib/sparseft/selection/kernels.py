@@ -15,12 +15,15 @@ compiled code notices an edit only in a function's own file.
 
 import numpy as np
 
-from sparseft.selection.distribution import BINS, LOW
 from sparseft.storage.bits import row_bytes
 from sparseft.storage.compiled import compiled
 
 # Bytes of a mask, or groups, that are made at once. The codes of their weights stay in the first cache.
 CHUNK = 512
+# Values of the high digit of a magnitude: all 15 bits of a 16-bit one, the high 16 bits of a 32-bit one.
+BINS = 1 << 16
+# Values of the low digit of a 32-bit magnitude.
+LOW = 1 << 15
 # Stands for a code that the high digit does not decide.
 UNDECIDED = np.uint8(255)
 
@@ -57,11 +60,10 @@ def count_low(bits, slots, counts):
 
 
 @compiled
-def find_row_thresholds(bits, counts, histogram, thresholds, ties):
-    """Find the thresholds of every row of `bits`, uint16 or uint32 (rows, cols), and add its magnitudes to `histogram`.
+def find_row_thresholds(bits, counts, thresholds, ties):
+    """Find the thresholds of every row of `bits`, uint16 or uint32 (rows, cols).
 
     counts: int64 (rows, levels), ascending, how many weights are to be pruned
-    histogram: as `count_high` counts
     thresholds, ties: (rows, levels), filled as `write_masks` takes them"""
     shift = _shift(bits)
     top = _magnitude_bits(bits)
@@ -83,7 +85,6 @@ def find_row_thresholds(bits, counts, histogram, thresholds, ties):
                     ties[row, level] = counts[row, level] - before
                     level += 1
                 before += number
-                histogram[digit] += number
                 of_row[digit] = 0
         if shift:
             _add_low_digits(bits[row], slots, thresholds[row], ties[row])

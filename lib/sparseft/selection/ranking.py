@@ -12,18 +12,16 @@ import numpy as np
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.progress import show
-from sparseft.selection.distribution import LOW, NO_SCORES, Distribution, distribution_of_histogram
 from sparseft.storage.bits import infinity, pack, row_bytes
 
 Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
 # Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n).
 Emit = Callable[[str, int, np.ndarray], None]
-Scores = dict[str, Distribution]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Hold what a pattern selects from. A way of selection writes all masks and returns the distribution of scores by layer.
+    """Hold what a pattern selects from. A way of selection writes all masks.
 
     source: yields the scores of a layer, block by block, as raw bits that order like the scores; a second reading yields the
         same blocks. A block holds whole rows, flat, as uint16 or uint32. The sign bit means nothing
@@ -67,47 +65,41 @@ class Ranking:
             return self.allocated[layer]
         return math.prod(self.shape[layer]) // scope * self.counts(scope)
 
-    def distribution(self, layer: str, histogram: np.ndarray) -> Distribution:
-        """Return the distribution of a layer's scores from their number by high digit, int (BINS,).
-
-        Raises InputError if one is NaN or infinity."""
+    def read(self, layer: str) -> Iterator[np.ndarray]:
+        """Yield the scores of a layer, block by block. Raises InputError if one is NaN or infinity."""
         dtype = self.dtypes[layer]
-        if not dtype:
-            return NO_SCORES
-        # The histogram of 32-bit scores counts only the high digit.
-        divisor = LOW if dtype == "F32" else 1
-        if histogram[infinity(dtype) // divisor :].any():
-            raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
-        return distribution_of_histogram(histogram, dtype)
+        for block in self.source(layer):
+            # The shift removes the sign.
+            if dtype and (block << 1).max() >= infinity(dtype) << 1:
+                raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
+            yield block
 
     def write(self, layer: str, make: Callable[[int, np.ndarray], np.ndarray]) -> None:
         """Write the masks of a layer. `make(row, block)` returns those of a block, uint8 (levels, n). Its first row is `row`."""
         cols = self.shape[layer][1]
         row = 0
-        for block in self.source(layer):
+        for block in self.read(layer):
             self.emit(layer, row * row_bytes(cols), make(row, block))
             row += block.size // cols
 
-    def keep_all(self) -> Scores:
+    def keep_all(self) -> None:
         """Keep every weight, without a look at the scores."""
         for layer, (rows, cols) in self.shape.items():
             row = pack(np.ones((1, cols), bool))
             self.emit(layer, 0, np.tile(row, (len(self.percents), rows)))
-        return dict.fromkeys(self.layers, NO_SCORES)
 
-    def in_threads(self, select: Callable[..., Scores], items: Sequence) -> Scores:
-        """Return the results of `select` for all items, in order. One layer is read while another is counted."""
+    def in_threads(self, select: Callable[[Any], None], items: Sequence) -> None:
+        """Call `select` for all items. One layer is read while another is counted."""
         if len(items) == 1:
-            return select(items[0])
-        scores: Scores = {}
+            select(items[0])
+            return
         with ThreadPoolExecutor(self.threads) as pool:
             futures = [pool.submit(select, item) for item in items]
             try:
                 for future in show(futures, "mask", len(futures)):
-                    scores |= future.result()
+                    future.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-        return scores
 
 
 def check_groups(layer: str, cols: int, group: int) -> None:

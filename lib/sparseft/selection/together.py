@@ -11,17 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.selection.distribution import BINS, LOW
-from sparseft.selection.kernels import count_high, count_low, masks_of
-from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.kernels import BINS, LOW, count_high, count_low, masks_of
+from sparseft.selection.ranking import Ranking
 
 
-def by_layer(ranking: Ranking) -> Scores:
+def by_layer(ranking: Ranking) -> None:
     """Rank the weights of each layer."""
-    return ranking.in_threads(lambda layer: select_together(ranking, [layer]), ranking.layers)
+    ranking.in_threads(lambda layer: select_together(ranking, [layer]), ranking.layers)
 
 
-def by_model(ranking: Ranking) -> Scores:
+def by_model(ranking: Ranking) -> None:
     """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
     dtypes = sorted(set(map(str, ranking.dtypes.values())))
     if len(dtypes) > 1:
@@ -29,23 +28,23 @@ def by_model(ranking: Ranking) -> Scores:
             f"{ranking.place}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
             "set masks.scope to layer or row",
         )
-    return select_together(ranking, ranking.layers)
+    select_together(ranking, ranking.layers)
 
 
-def select_together(ranking: Ranking, layers: Sequence[str]) -> Scores:
-    """Rank all weights of `layers` together, write their masks, and return the distribution of each layer's scores.
+def select_together(ranking: Ranking, layers: Sequence[str]) -> None:
+    """Rank all weights of `layers` together, and write their masks.
 
     This reads the scores twice, and 32-bit scores three times."""
-    histograms = []
+    histogram = np.zeros(BINS, np.int64)
     for layer in layers:
-        histogram = np.zeros(BINS, np.int32)
-        for block in ranking.source(layer):
-            count_high(block, histogram)
-        histograms.append(histogram)
-    scores = {layer: ranking.distribution(layer, own) for layer, own in zip(layers, histograms, strict=True)}
+        # int32 takes half of the cache.
+        of_layer = np.zeros(BINS, np.int32)
+        for block in ranking.read(layer):
+            count_high(block, of_layer)
+        histogram += of_layer
     total = sum(math.prod(ranking.shape[layer]) for layer in layers)
     counts = ranking.layer_counts(layers[0], total) if len(layers) == 1 else ranking.counts(total)
-    values, ties = _bins_of(np.add.reduce(histograms, axis=0, dtype=np.int64), counts)
+    values, ties = _bins_of(histogram, counts)
     if block.dtype == np.uint32:
         values, ties = _with_low_digits(ranking, layers, values, ties)
     thresholds = values.astype(block.dtype)[None]
@@ -56,7 +55,6 @@ def select_together(ranking: Ranking, layers: Sequence[str]) -> Scores:
             return masks_of(block, cols, thresholds, ties[None])
 
         ranking.write(layer, make)
-    return scores
 
 
 def _with_low_digits(

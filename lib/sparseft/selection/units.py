@@ -7,32 +7,27 @@ channel's columns only, as Wanda-sp and FLAP do (CASIA-IVA-Lab/FLAP, lib/prune.p
 import numpy as np
 
 from sparseft.architectures.architecture import Part
-from sparseft.errors import InputError
-from sparseft.selection.distribution import distribution_of_values
-from sparseft.selection.ranking import Ranking, Scores
+from sparseft.selection.ranking import Ranking
 from sparseft.storage.bits import pack, row_bytes, to_float32
 
 # Rows of a mask that are written at once.
 ROWS = 256
 
 
-def by_unit(ranking: Ranking, groups: list[list[Part]], numbers: dict[str, list[int]] | None = None) -> Scores:
+def by_unit(ranking: Ranking, groups: list[list[Part]], numbers: dict[str, list[int]] | None = None) -> None:
     """Rank the units of each group of layers by the sums of their scores. The layers of a group lose the same units.
 
     numbers: kind of unit -> how many units each level prunes; None if each level prunes its share of every group"""
 
-    def select(parts: list[Part]) -> Scores:
+    def select(parts: list[Part]) -> None:
         units = unit_scores(ranking, parts)
         ranks = np.argsort(np.argsort(units, kind="stable"))
         counts = np.array(numbers[parts[0].unit]) if numbers else ranking.counts(units.size)
         kept_units = ranks >= counts[:, None]  # (levels, units)
         for part in parts:
             _write_part(ranking, part, np.repeat(kept_units, part.width, axis=1))
-        return dict.fromkeys(
-            [part.layer for part in parts], distribution_of_values(*np.unique(units, return_counts=True))
-        )
 
-    return ranking.in_threads(select, groups)
+    ranking.in_threads(select, groups)
 
 
 def _write_part(ranking: Ranking, part: Part, kept: np.ndarray) -> None:
@@ -57,11 +52,9 @@ def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:
     cols = ranking.shape[part.layer][1]
     dtype = ranking.dtypes[part.layer]
     sums = []
-    for bits in ranking.source(part.layer):
+    for bits in ranking.read(part.layer):
         # Random bits are numbers, and those of no float.
         sizes = (np.abs(to_float32(bits, dtype)) if dtype else bits).reshape(-1, cols)
-        if not np.isfinite(sizes).all():
-            raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
         sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))
     channels = np.concatenate(sums) if part.axis == 0 else np.sum(sums, axis=0)
     return channels.reshape(-1, part.width).sum(axis=1)
