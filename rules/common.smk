@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from sparseft.errors import InputError
-from sparseft.planning.devices import visible_gpus
+from sparseft.language_model.gpus import visible_gpus
 from sparseft.planning.inputs import KnownHashes, check_inputs
-from sparseft.planning.requests import JobKind, Requests
+from sparseft.planning.job_kind import JobKind
+from sparseft.planning.requests import Requests
 from sparseft.storage import revisions
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
@@ -79,8 +80,6 @@ if workflow.is_main_process:
     elif "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
 REQUESTS = Requests(STUDY)
-# The GPUs of a job that has one process.
-ONE_GPU = min(1, STUDY.resources.gpus)
 
 
 wildcard_constraints:
@@ -100,19 +99,24 @@ def code(*names, probes=False):
     return lambda w: "".join(job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes) for path in scripts)
 
 
-def requested(rule, cell=cell_of, gpu=0):
+def requested(cell=cell_of):
     """Return what the jobs of a rule request, their memory in MB, their time limit in minutes, and GPUs.
 
-    `cell` maps the job's wildcards to an object with the model and the task of the job."""
+    The rule says the kind of its jobs in params.kind. `cell` maps the job's wildcards to an object with the model and the task
+    of the job."""
+
+    def job_kind(w, rulename):
+        return JobKind.of(workflow.get_rule(rulename).params.kind, cell(w))
+
     return {
-        "mem_mb": lambda w, attempt: REQUESTS.of(JobKind.of(rule, cell(w)), attempt)[0],
-        "runtime": lambda w, attempt: REQUESTS.of(JobKind.of(rule, cell(w)), attempt)[1],
-        "gpu": gpu,
+        "mem_mb": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[0],
+        "runtime": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[1],
+        "gpu": lambda w, rulename: REQUESTS.gpus(job_kind(w, rulename)),
     }
 
 
-def running(name, sources=None, **options):
-    """Return the params of a job that runs a script and reads the user's own files. `options` are those of `code`."""
+def running(name, sources=None, kind="", **options):
+    """Return the params of a job of this kind that runs a script and reads the user's own files. `options` are those of `code`."""
     # The content of such a file reruns the job, whatever its date.
     content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
-    return {"script": name, "code": code(name, **options), **content}
+    return {"script": name, "kind": kind, "code": code(name, **options), **content}

@@ -20,12 +20,11 @@ use rule run_script as evaluate_run with:
     priority: 2
     threads: STUDY.resources.threads
     resources:
-        **requested("evaluate_run", gpu=gpus_of("evaluate_run")),
+        **requested(),
         # One process uses all of its GPUs.
         nodes=1,
     params:
-        **running("evaluate.py", probes=True),
-        places=placed("evaluate_run"),
+        **running("evaluate.py", kind="evaluation", probes=True),
         settings=scored_besides,
 
 
@@ -46,11 +45,8 @@ use rule evaluate_run as evaluate_selection with:
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
-    resources:
-        **requested("evaluate_selection", gpu=gpus_of("evaluate_selection")),
     params:
-        **running("evaluate.py"),
-        places=placed("evaluate_selection"),
+        **running("evaluate.py", kind="selection"),
         settings=lambda w: scoring_flags(w, split="selection"),
 
 
@@ -69,5 +65,5 @@ use rule evaluate_run as evaluate_adapter with:
         mode="|".join(grid.TRAINED_MODES),
     priority: 0
     params:
-        **running("evaluate.py"),
+        **running("evaluate.py", kind="evaluation"),
         settings=lambda w: scoring_flags(w),

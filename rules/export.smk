@@ -19,9 +19,9 @@ use rule run_script as export_run with:
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     resources:
-        **requested("export_run"),
+        **requested(),
     params:
-        **running("export_run.py"),
+        **running("export_run.py", kind="export"),
         places=limited,
         settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter),
 
@@ -39,9 +39,9 @@ use rule run_script as check_engines with:
         job=f"check_engines/{grid.RUN_ID}",
     threads: STUDY.resources.threads
     resources:
-        **requested("check_engines", gpu=ONE_GPU),
+        **requested(),
     params:
-        **running("check_engines.py"),
+        **running("check_engines.py", kind="engines"),
         places=limited,
         settings=flags(
             run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump(exclude={"limit_seconds"})

@@ -183,19 +183,6 @@ def scored_besides(w):
     return scoring_flags(w, probes=targets.probe_places(STUDY, w.task), **text)
 
 
-def placed(rule):
-    """Return a function that gives the flags with the files of a job, and with the memory that weights may use.
-
-    In an evaluation they are those of the model, and in a distillation those of its teacher."""
-    room = lambda w: REQUESTS.weights_mb(JobKind.of(rule, cell_of(w)))
-    return lambda w, input, output: f"{places(w, input, output)} {flags(weights_mb=room(w))}"
-
-
-def gpus_of(rule):
-    """Return a function that gives the number of GPUs of an evaluation."""
-    return lambda w: REQUESTS.gpus(JobKind.of(rule, cell_of(w)))
-
-
 def limited(w, input, output):
     """Return the flags with the files of an export, and with the time limit, whose change makes nothing again."""
     return f"{places(w, input, output)} {flags(limit_seconds=STUDY.export.limit_seconds)}"

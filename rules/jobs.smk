@@ -15,6 +15,7 @@ rule run_script:
     params:
         launch=[],
         script="",
+        kind="",
         settings="",
         places=places,
         # What follows if the script fails.

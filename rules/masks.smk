@@ -33,9 +33,9 @@ use rule run_script as compute_masks with:
     # With scores from the weights, one layer is read while another is counted.
     threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
     resources:
-        **requested("compute_masks", gpu=lambda w: ONE_GPU if uses_examples(w) else 0),
+        **requested(),
     params:
-        **running("compute_masks.py"),
+        **running("compute_masks.py", kind="mask"),
         settings=mask_flags,
         places=pass_places,
 
@@ -78,9 +78,9 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     resources:
-        **requested("import_pruned"),
+        **requested(),
     params:
-        **running("import_pruned.py", imported_sources),
+        **running("import_pruned.py", imported_sources, kind="import"),
         settings=lambda w: flags(
             source=STUDY.pruned_source(w.model, w.method, int(w.sparsity)),
             pattern=STUDY.masks.imported_pattern.get(get_method(w.method).imported),

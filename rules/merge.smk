@@ -18,12 +18,11 @@ use rule run_script as merge_adapter with:
     # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
     threads: STUDY.resources.threads
     resources:
-        # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
-        **requested("merge_adapter", gpu=ONE_GPU),
+        **requested(),
         # A cluster's profile limits the merged models that exist, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:
-        **running("merge.py"),
+        **running("merge.py", kind="merge"),
         settings=flags(run_id=grid.RUN_ID),
 
 
@@ -49,8 +48,8 @@ use rule run_script as validate_sparsity with:
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     resources:
-        **requested("validate_sparsity"),
+        **requested(),
     params:
-        **running("validate_sparsity.py"),
+        **running("validate_sparsity.py", kind="proof"),
         settings=flags(run_id=grid.RUN_ID),
         otherwise="|| [ $? -eq 1 ]",

@@ -8,9 +8,9 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     resources:
-        **requested("prepare_model"),
+        **requested(),
     params:
-        **running("prepare_model.py", model_sources),
+        **running("prepare_model.py", model_sources, kind="prepare"),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
 
 
@@ -109,12 +109,11 @@ use rule run_script as sample_text with:
         text=named_texts(lambda text: text.text == SELF),
     threads: STUDY.resources.threads
     resources:
-        **requested("sample_text", gpu=gpus_of("sample_text")),
+        **requested(),
         # One process uses all of its GPUs.
         nodes=1,
     params:
-        **running("sample_text.py"),
-        places=placed("sample_text"),
+        **running("sample_text.py", kind="sampling"),
         settings=lambda w: flags(
             **STUDY.texts[w.text].model_dump(include={"examples", "length", "seed", "temperature"}),
             threads=STUDY.resources.threads,

@@ -4,14 +4,11 @@
 import gc
 import logging
 import time
-from dataclasses import replace
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
-from sparseft.planning.inputs import rounded_heads
-from sparseft.planning.probe import this_machine
 from sparseft.study.terminal import failure, findings
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search would
@@ -33,7 +30,7 @@ class Terminal(logging.Handler):
             check_targets()
         elif event == LogEvent.RUN_INFO and not self.total:
             self.total = record.stats["total"]
-            logger.info(f"{record.msg}\n{hours()}")
+            logger.info(f"{record.msg}\n{needs(REQUESTS, map(in_plan, planned()))}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
             self.started.add(record.jobid)
             logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.started)} of {self.total}: {record.log[0]}")
@@ -58,12 +55,9 @@ def planned():
     return [job for job in workflow.dag.needrun_jobs() if job.rule.log]
 
 
-def hours():
-    """Return the hours of the planned jobs, and the disk space of the study."""
-    machine = this_machine()
-    if machine and QUEUED:
-        machine = replace(machine, source=f"{machine.source}; the jobs run elsewhere")
-    return needs(STUDY, [(job.rule.name, job.wildcards_dict) for job in planned()], machine)
+def in_plan(job):
+    """Return the kind, the wildcards and the rule of a job, as the estimate takes it."""
+    return job.params.get("kind", ""), job.wildcards_dict, job.rule.name
 
 
 def show_findings():
@@ -78,7 +72,7 @@ onstart:
     Path(PATHS.stop).unlink(missing_ok=True)
     missing = [job for job in planned() if not any(map(os.path.exists, job.output))]
     try:
-        check_disk(STUDY, [(job.rule.name, job.wildcards_dict) for job in missing])
+        check_disk(REQUESTS, map(in_plan, missing))
     except InputError as error:
         refuse(error)
 
@@ -88,12 +82,10 @@ onsuccess:
 
 
 if workflow.is_main_process:
-    notes = rounded_heads(STUDY)
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
-        notes.append(
-            f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
+        print(
+            f"note: GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'",
+            file=sys.stderr,
         )
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
     TERMINAL = Terminal()
     logger.addHandler(TERMINAL)

@@ -29,13 +29,14 @@ rule run_on_appliance:
         ROOT / "envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        **requested("run_on_appliance", run_of),
+        **requested(run_of),
         csx=int(STUDY.cerebras.on_csx),
         # Under Slurm the licence also counts the jobs of other users.
         slurm_extra="--licenses=csx:1" if STUDY.cerebras.on_csx else "",
     params:
         run_id=grid.RUN_ID,
         script="",
+        kind="training",
         settings="",
         turn=lambda w, input: TURN,
         places=lambda w, input, output: f"{places(w, input, output)} {saving_flags_of(w)} {OTHER_FLAGS}",

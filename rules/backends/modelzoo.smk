@@ -37,7 +37,6 @@ use rule run_script as export_checkpoint with:
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
     resources:
-        # Measured. One block of rows is in memory, so it does not depend on the model's size.
-        **requested("export_checkpoint") | {"mem_mb": lambda w, attempt: 1000 * attempt},
+        **requested(),
     params:
-        **running("export_modelzoo.py"),
+        **running("export_modelzoo.py", kind="export"),

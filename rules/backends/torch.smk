@@ -23,13 +23,13 @@ use rule run_script as train_adapter with:
         mode="|".join(grid.TASK_MODES),
     threads: STUDY.resources.threads * PROCESSES
     resources:
-        **requested("train_adapter", gpu=STUDY.resources.gpus),
+        **requested(),
         # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
         nodes=1,
     params:
-        **running("train.py"),
+        **running("train.py", kind="training"),
         launch=LAUNCH,
-        places=lambda w, input, output: f"{placed('train_adapter')(w, input, output)} {saving_flags(w)}",
+        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
         settings=run_settings,
 
 
@@ -46,12 +46,9 @@ use rule train_adapter as reconstruct_adapter with:
     wildcard_constraints:
         mode="|".join(grid.RECONSTRUCTING_MODES),
     threads: STUDY.resources.threads
-    resources:
-        **requested("reconstruct_adapter", gpu=ONE_GPU),
     params:
-        **running("reconstruct.py"),
+        **running("reconstruct.py", kind="reconstruction"),
         launch=[],
-        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
 
 
@@ -71,11 +68,10 @@ use rule run_script as measure_throughput with:
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
     resources:
-        **requested("measure_throughput", gpu=ONE_GPU)
-        | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
+        **requested() | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
-        **running("measure_throughput.py"),
+        **running("measure_throughput.py", kind="throughput"),
         settings=lambda w: flags(
             cell=grid.CELL_ID.format(**w),
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(

@@ -6,7 +6,8 @@ import pytest
 from pages import ROOT
 from project import laid_over
 from sparseft.planning.estimate import study_jobs
-from sparseft.planning.requests import JobKind, Requests, process_memory
+from sparseft.planning.job_kind import JobKind
+from sparseft.planning.requests import Requests, process_memory
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.sources import DIVERGENCE
 from sparseft.study.targets import programs
@@ -92,16 +93,17 @@ def test_the_memory_of_the_other_stages_is_the_estimate(stage):
 
 
 def rules_with_a_gpu() -> set[str]:
-    """Return the rules for this machine that request a GPU themselves, or take the resources of such a rule."""
+    """Return the rules for this machine whose jobs may take a GPU, because they or those that they are made from say a kind."""
+    requests = Requests(laid_over({"resources": {"gpus": 1}}))
     text = "".join(file.read_text() for file in [*ROOT.glob("rules/*.smk"), ROOT / "rules/backends/torch.smk"])
-    found = {"run_script": False}
+    kinds = {"run_script": ""}
     blocks = re.findall(r"^use rule (\w+) as (\w+) with:\n((?:(?:    .*)?\n)*)", text, re.MULTILINE)
     # Those that they are made from come first.
-    while unknown := [block for block in blocks if block[1] not in found]:
+    while unknown := [block for block in blocks if block[1] not in kinds]:
         for parent, rule, block in unknown:
-            if parent in found:
-                found[rule] = "gpu=" in block.replace("gpu=0", "") or (found[parent] and "resources:" not in block)
-    return {rule for rule, has_gpu in found.items() if has_gpu}
+            if parent in kinds:
+                kinds[rule] = (re.findall(r'kind="(\w+)"', block) or [kinds[parent]])[0]
+    return {rule for rule, kind in kinds.items() if requests.gpus(JobKind(kind, "smollm2", "hellaswag_mini"))}
 
 
 def test_the_rules_that_the_page_on_clusters_lists_are_those_that_request_a_gpu():
@@ -112,7 +114,7 @@ def test_the_rules_that_the_page_on_clusters_lists_are_those_that_request_a_gpu(
 def test_the_first_study_on_a_cs_3_takes_what_the_page_says():
     config = read_configuration([ROOT / "config/cs3.yaml", ROOT / "studies/cs3_first.yaml"])
     jobs = list(study_jobs(config))
-    trainings = sum(rule == "train_adapter" for rule, _ in jobs)
+    trainings = sum(kind == "training" for kind, *_ in jobs)
     on_appliance = len(programs(config)) + trainings
     text = " ".join((ROOT / "docs/cs3.md").read_text().split())
     assert (

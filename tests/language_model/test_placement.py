@@ -1,5 +1,7 @@
 """A model whose weights partly stay in their files gives the same bits as the whole model."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -49,7 +51,7 @@ def test_an_evaluation_of_a_model_in_its_files_has_the_bits_of_the_whole_model(t
 def test_a_file_that_is_larger_than_the_memory_is_mapped_tensor_by_tensor(tmp_path, monkeypatch):
     folder = save_tiny("llama", tmp_path, torch.bfloat16)
     expected = results(*load_model(folder, CPU))
-    monkeypatch.setattr("sparseft.language_model.model.machine_memory", lambda: 1)
+    monkeypatch.setattr("sparseft.language_model.model.virtual_memory", lambda: SimpleNamespace(total=1))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     model, tokenizer = load_model(folder, CPU)
     assert placement(model) == {"cpu": 2}

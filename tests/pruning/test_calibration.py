@@ -27,12 +27,12 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
+from sparseft.planning.requests import kept_bytes
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import Change, ExampleCalibration, compute_statistic
 from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
-from sparseft.study.mask_settings import kept_inputs, segment_length
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
@@ -143,8 +143,10 @@ def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
     ],
 )
 def test_segments_are_as_short_as_the_kept_inputs_fit(layers, states, weights, length, kept):
-    assert segment_length(layers, states, weights) == length
-    assert kept_inputs(layers, length) == kept
+    assert calibration.segment_length(layers, states, weights) == length
+    assert calibration.kept_inputs(layers, length) == kept
+    # The plan has the room.
+    assert kept * states <= kept_bytes(layers, states, weights)
 
 
 def load(checkpoint: Checkpoint) -> nn.Module:

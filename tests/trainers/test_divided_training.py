@@ -68,7 +68,7 @@ def train_each(folder: Path) -> None:
             job = TrainingJob(checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, {"mode": mode}, teacher=teacher)
             output = folder / case / name
             # In a divided training, the decoder layers of the teacher stay in their files.
-            record = train(job, output / "adapter", output / "state.pt", accelerator, 0 if shard else None)
+            record = train(job, output / "adapter", output / "state.pt", accelerator)
             if accelerator.is_main_process:
                 (output / "record.json").write_text(json.dumps(record))
     accelerator.end_training()

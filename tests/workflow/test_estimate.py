@@ -1,8 +1,8 @@
 """The estimate beside the files of a finished study, and beside what the pages say."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,9 +12,9 @@ from scipy.stats import norm
 from sparseft.data.loading import CHARACTERS_PER_TOKEN
 from sparseft.errors import InputError
 from sparseft.planning import estimate
-from sparseft.planning.estimate import check_disk, disk, examples, hours, kind_of, needs, study_jobs
-from sparseft.planning.probe import machine_of, this_machine
-from sparseft.planning.requests import JobKind
+from sparseft.planning.estimate import check_disk, disk, examples, hours, needs, study_jobs
+from sparseft.planning.hours import THREADS, Speeds, this_machine
+from sparseft.planning.requests import Requests
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
 from sparseft.study.targets import runs
@@ -25,15 +25,14 @@ MIXED = {
     "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_wanda", "unstructured_sparsegpt", "structured_taylor_on_web"]),
              "tasks": ["boolq_mini", "gsm8k_mini"], "trainings": {"short": {"steps": 10}, "long": {"steps": 20}}},
 }  # fmt: skip
-# The speeds of the machine on which the studies of the pages were run, as planning/probe.py measures them there.
-MEASURED = {"machine": "m", "date": "d", "products": {"4": 98e9, "2": 400e9}, "disk": 1e9}
-EPYC = replace(machine_of(MEASURED), source="a test")
+# The machine on which the studies of the pages were run.
+EPYC = Speeds(THREADS["avx512_bf16"], gpu=120e12, disk=1e9, download=30e6, start=5)
 RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
 
 
 def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
     config = laid_over(yaml.safe_load((small_study.folder / "study.yaml").read_text()))
-    kept, _ = disk(config, study_jobs(config))
+    kept, _ = disk(Requests(config), study_jobs(config))
 
     def bytes_of(pattern: str) -> int:
         tensors = [tensor for file in small_study.folder.glob(pattern) for tensor in load_file(file).values()]
@@ -47,7 +46,7 @@ def test_models_and_adapters_have_the_bytes_of_the_files(small_study):
 
 # docs/clusters.md, section "The full study", has these numbers.
 def test_the_sweep_takes_what_the_docs_say():
-    kept, running = disk(laid_over(SWEEP), study_jobs(laid_over(SWEEP)))
+    kept, running = disk(Requests(laid_over(SWEEP)), study_jobs(laid_over(SWEEP)))
     assert {name: round(size / 1e9) for name, size in kept.items()} == {"models": 28, "masks": 52, "adapters": 54}
     assert round(running / 1e9) == 15
     said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
@@ -64,7 +63,9 @@ def test_the_sweep_takes_what_the_docs_say():
     ({"gpus": 1, "gpu_memory_mb": 12000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
      ["training on own needs 16 GB on a GPU, which has 12; set training: {shard_model: true}"
       " (4 GB on a GPU, 22 GB in the machine)"]),
-    ({"gpus": 1, "gpu_memory_mb": 24_000}, {"micro_batch_size": 1, "gradient_checkpointing": True, "distillation": {}}, []),
+    ({"gpus": 1, "gpu_memory_mb": 24_000}, {"micro_batch_size": 1, "gradient_checkpointing": True, "distillation": {}},
+     ["training on own needs 30 GB on a GPU, which has 24; set training: {shard_model: true}"
+      " (5 GB on a GPU, 22 GB in the machine)"]),
     ({"memory_mb": 24_000}, {"micro_batch_size": 1, "gradient_checkpointing": True, "cache_weights": True},
      ["training on own needs 28 GB in the machine, which has 24; set training: {cache_weights: false} (16 GB in the machine)"]),
     ({}, {"micro_batch_size": 1, "gradient_checkpointing": True, "cache_weights": True, "eval_every": 8},
@@ -76,7 +77,7 @@ def test_the_sweep_takes_what_the_docs_say():
 def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_would_fit(
     monkeypatch, resources, training, lines
 ):
-    monkeypatch.setattr(estimate, "machine_memory", lambda: 32 * 10**9)
+    monkeypatch.setattr(estimate, "virtual_memory", lambda: SimpleNamespace(total=32 * 10**9))
     config = laid_over({
         "models": {"m": {"source": "hub:huggyllama/llama-7b", "dtype": "bfloat16"}},
         "tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}},
@@ -84,7 +85,7 @@ def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_would_fit(
         "training": {"batch_size": 32, **training},
         "resources": resources,
     })  # fmt: skip
-    assert needs(config, study_jobs(config), EPYC).splitlines()[1:] == [f"m: {line}" for line in lines]
+    assert needs(Requests(config), study_jobs(config)).splitlines()[1:] == [f"m: {line}" for line in lines]
 
 
 BFLOAT16 = {"models": {"smollm2": {**DEFAULT["models"]["smollm2"], "dtype": "bfloat16"}}}
@@ -107,36 +108,27 @@ def high_sparsity(folder: Path) -> dict:
 ])  # fmt: skip
 def test_the_hours_of_studies_that_were_run_are_right_within_a_factor_of_two(tmp_path, monkeypatch, sections, minutes):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "this_machine", lambda: (EPYC, "a test"))
     config = laid_over(sections(tmp_path))
-    said = re.match(r"about \S+ (\w+) \((\S+) to (\S+)\)", hours(config, study_jobs(config), EPYC))
+    said = re.match(r"about \S+ (\w+) \((\S+) to (\S+)\)", hours(Requests(config), study_jobs(config)))
     low, high = (float(number) * {"minutes": 1, "hours": 60}[said[1]] for number in said.groups()[1:])
     assert low < minutes < high
     assert high == pytest.approx(4 * low, rel=0.1)
 
 
-def test_a_machine_is_measured_once_and_the_estimate_says_which_and_when(tmp_path, monkeypatch):
+def test_the_estimate_says_on_which_speeds_it_rests_and_a_slower_machine_takes_longer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = this_machine()
-    (file,) = (tmp_path / "cache/sparseft").iterdir()
-    date = file.stat().st_mtime_ns
-    assert this_machine() == first
-    assert file.stat().st_mtime_ns == date
     config = laid_over({})
-    assert first.source in hours(config, study_jobs(config), first)
-    # What no machine was measured for is not guessed.
-    assert hours(config, study_jobs(config), None).endswith("jobs of unknown time)")
-    # A machine of half the speed needs longer, but not for what does not depend on it.
-    half = machine_of(MEASURED | {"products": {"4": 49e9, "2": 200e9}, "disk": 0.5e9})
-    fast, slow = (float(hours(config, study_jobs(config), machine).split()[1]) for machine in (EPYC, half))
-    assert fast < slow < 2 * fast
-
-
-def test_a_rule_of_a_model_is_counted_and_an_engine_has_no_time_yet(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    said = hours(laid_over({}), [("check_engines", vars(RUN)), ("export_run", vars(RUN))], EPYC)
-    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time, from a test)")
-    assert kind_of("export_run", vars(RUN)) == JobKind("files", RUN.model)
+    speeds, words = this_machine()
+    assert speeds.thread in THREADS.values()
+    said = hours(Requests(config), study_jobs(config))
+    assert f"estimated, from {words})" in said
+    times = []
+    for threads in ({4: 80e9, 2: 200e9}, {4: 40e9, 2: 100e9}):
+        slower = Speeds(threads, EPYC.gpu, EPYC.disk, EPYC.download, EPYC.start)
+        monkeypatch.setattr(estimate, "this_machine", lambda speeds=slower: (speeds, "a test"))
+        times.append(float(hours(Requests(config), study_jobs(config)).split()[1]))
+    assert times[0] < times[1] < 2 * times[0]
 
 
 def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
@@ -158,9 +150,9 @@ def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
 
 def test_pruned_bases_and_merged_models_are_as_large_as_their_models():
     config = laid_over(MIXED | {"keep_merged": True})
-    kept, _ = disk(config, study_jobs(config))
+    kept, _ = disk(Requests(config), study_jobs(config))
     # SparseGPT on two tasks at two sparsities.
-    assert kept["pruned bases"] == 2 * 2 * kept["models"]
+    assert kept["pruned"] == 2 * 2 * kept["models"]
     assert kept["merged models"] == len(runs(laid_over(MIXED))) * kept["models"]
 
 
@@ -169,14 +161,14 @@ def test_a_study_that_does_not_fit_on_the_disk_is_refused_and_each_folder_counts
     # A million copies of a model of 7B.
     huge = {f"m{number}": {"source": "hub:huggyllama/llama-7b"} for number in range(1000)}
     config = laid_over({"models": huge, "grid": {"models": list(huge)}})
-    prepare = [("prepare_model", {"model": name}) for name in huge]
+    prepare = [("prepare", {"model": name}, "") for name in huge]
     with pytest.raises(
         InputError, match=r"^the disk at /.*: 13,[0-9.,]+ GB are needed, and [0-9.,]+ are free; free some"
     ):
-        check_disk(config, 1000 * prepare)
-    assert check_disk(config, []) is None
+        check_disk(Requests(config), 1000 * prepare)
+    assert check_disk(Requests(config), []) is None
     unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
-    assert check_disk(unknown, [("prepare_model", {"model": "smollm2"})]) is None
+    assert check_disk(Requests(unknown), [("prepare", {"model": "smollm2"}, "")]) is None
 
 
 @pytest.fixture
@@ -190,27 +182,27 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_equal_jobs_that_ran_here_give_their_mean_and_others_its_multiple(folder):
-    jobs = [("train_adapter", vars(RUN))] * 3
-    assert "(3 jobs estimated, from a test)" in hours(laid_over({}), jobs, EPYC)
+    jobs = [("training", vars(RUN), "train_adapter")] * 3
+    assert "(3 jobs estimated, from " in hours(Requests(laid_over({})), jobs)
     for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
         (folder / f"{Run(**vars(RUN) | {'method': method}).id}.tsv").write_text(text)
     # The mean of an hour and two. The other two files are not complete.
     said = "about 4.5 hours on one machine, one job at a time (3 jobs measured here before)"
-    assert hours(laid_over({}), jobs, EPYC) == said
+    assert hours(Requests(laid_over({})), jobs) == said
     longer = laid_over({"training": {"steps": 10000}, "tasks": {}})
-    assert float(hours(longer, jobs, EPYC).split()[1].replace(",", "")) > 300
-    assert "estimated" in hours(laid_over({"results": "results/other"}), jobs, EPYC)
+    assert float(hours(Requests(longer), jobs).split()[1].replace(",", "")) > 300
+    assert "estimated" in hours(Requests(laid_over({"results": "results/other"})), jobs)
 
 
 def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
     unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
-    assert hours(unknown, [("train_adapter", vars(RUN))], EPYC).endswith("(1 jobs of unknown time)")
-    wafer = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
-    said = hours(wafer, [(rule, vars(RUN)) for rule in ("train_adapter", "merge_adapter")], EPYC)
-    assert said.endswith("(1 jobs estimated, 1 jobs of unknown time, from a test)")
-    assert (
-        needs(wafer, [("compile_program", {"program": "p"})], EPYC).split("; ")[0].endswith("(1 jobs of unknown time)")
-    )
+    assert hours(Requests(unknown), [("training", vars(RUN), "")]).endswith("(1 jobs of unknown time)")
+    engines = [("engines", vars(RUN), ""), ("export", vars(RUN), "")]
+    assert "(1 jobs estimated, 1 jobs of unknown time, from " in hours(Requests(laid_over({})), engines)
+    wafer = Requests(laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}}))
+    said = hours(wafer, [(kind, vars(RUN), "") for kind in ("training", "merge")])
+    assert "(1 jobs estimated, 1 jobs of unknown time, from " in said
+    assert needs(wafer, [("training", {"program": "p"}, "")]).split("; ")[0].endswith("(1 jobs of unknown time)")
 
 
 @pytest.mark.parametrize(("text", "line"), [

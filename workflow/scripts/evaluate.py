@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from cyclopts.types import NonNegativeInt, PositiveInt
+from cyclopts.types import PositiveInt
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads, run
 from sparseft.data.overlap import Texts, shares_found, texts_of
@@ -75,7 +75,6 @@ def main(
     run_id: str | None = None,
     batch_size: PositiveInt = 32,
     threads: Threads = 1,
-    weights_mb: NonNegativeInt | None = None,
 ) -> None:
     """Check the inputs, evaluate the model, and write the record.
 
@@ -96,8 +95,6 @@ def main(
         run_id: the run that the record names
         batch_size: sequences per forward pass
         threads: CPU threads; another number changes the last bits
-        weights_mb: memory for weights on each device, in MB; by default nine tenths of what is free. The decoder layers
-            for which there is no room are read from their files for every batch, which changes no result
     """
     for one, other, names in (
         (divergence, dense, "--divergence and --dense"),
@@ -143,7 +140,7 @@ def main(
     shares = {} if adapter else shares_found(sets, seen)
     if divergence and dense:
         windows, inputs["divergence"] = read_dense_windows(divergence, Checkpoint(dense), calibration)
-    model, tokenizer, sources = load(checkpoint, mask_path, adapter, named, device, device_rooms(weights_mb))
+    model, tokenizer, sources = load(checkpoint, mask_path, adapter, named, device)
     if wikitext2:
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         # The perplexity comes before the task, because it may be refused.
@@ -193,12 +190,13 @@ def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> tuple[dict[s
 
 
 def load(
-    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None, device: torch.device, rooms: dict
+    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None, device: torch.device
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
     """Return a checkpoint's model, or that of an adapter on it, with its tokenizer and the digests of its files.
 
     Raises InputError if a record beside the files, or the checkpoint's manifest, has other digests."""
     checkpoint = Checkpoint(folder)
+    rooms = device_rooms(checkpoint)
     if adapter and mask_path:
         mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, run)
         model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, rooms)

@@ -9,7 +9,7 @@ import os
 
 from pydantic import PositiveInt
 from sparseft.command import run
-from sparseft.planning.devices import take, visible_gpus
+from sparseft.language_model.gpus import take, visible_gpus
 
 
 def main(program: str, /, *arguments: str, gpus: PositiveInt) -> None:

@@ -10,7 +10,6 @@ likeliest token in its place. FILE.jsonl.json beside it has the text's sha256, t
 
 from pathlib import Path
 
-from cyclopts.types import NonNegativeInt
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads, run
 from sparseft.data.texts import MODEL, claim_text
@@ -32,7 +31,6 @@ def main(
     seed: int = 0,
     temperature: float = 1.0,
     threads: Threads = 1,
-    weights_mb: NonNegativeInt | None = None,
 ) -> None:
     """Load the model, sample the windows, and write both files together.
 
@@ -44,14 +42,13 @@ def main(
         seed: seed of the samples
         temperature: what the logits are divided by; at 1, the text has the model's own distribution
         threads: CPU threads; another number changes the last bits, and so may change the text
-        weights_mb: memory for weights on each device, in MB; by default nine tenths of what is free
     """
     settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
     text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
     claim_text(output, [model_path])
     device = start(threads)
     checkpoint = Checkpoint(model_path)
-    model, tokenizer = load_model(checkpoint.folder, device, device_rooms(weights_mb))
+    model, tokenizer = load_model(checkpoint.folder, device, device_rooms(checkpoint))
     windows = sample_windows(model, tokenizer, text)
     source = {MODEL: checkpoint.digest, "sampled": settings}
     write_windows(output, windows, tokenizer, source, **score_windows(model, windows))

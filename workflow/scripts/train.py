@@ -11,7 +11,6 @@ With `python -m sparseft.training.processes --nproc_per_node N` several processe
 
 from pathlib import Path
 
-from cyclopts.types import NonNegativeInt
 from sparseft.command import Flags, run
 from sparseft.language_model.hardware import keep_freed_memory, start
 from sparseft.study.grid import TASK_MODES
@@ -24,15 +23,12 @@ def main(
     flags: Flags[JobFlags],
     initial_adapter: Path | None = None,
     dense_path: Path | None = None,
-    weights_mb: NonNegativeInt | None = None,
 ) -> None:
     """Read the job, train it, and write its record.
 
     Args:
         initial_adapter: the adapter of reconstruct.py that a run in mode reconstruct_to_sparse starts from
         dense_path: the model that a distillation learns from, if it is not --model_path; it has the same tokens
-        weights_mb: memory for the weights of that model on each device, in MB; by default all of them are there. The decoder
-            layers for which there is no room are read from their files for every batch, which changes no result
     """
     start(flags.threads)
     check_outputs(flags, initial_adapter, dense_path)
@@ -43,7 +39,7 @@ def main(
     state = flags.output_dir / "state.pt"
     accelerator = new_accelerator()
     hold_together(adapter, accelerator)
-    record = train(job, adapter, state, accelerator, weights_mb)
+    record = train(job, adapter, state, accelerator)
     if accelerator.is_main_process:
         write_train_record(flags, job, record)
         state.unlink(missing_ok=True)

@@ -64,22 +64,21 @@ def known_config(place: str) -> dict | None:
         return None
 
 
-def check_access(places: dict[str, tuple[str, str]]) -> None:
-    """Raise InputError with all repositories of the hub that this machine may not read. Without a network, nothing is
-    known.
+def check_access(places: dict[str, str]) -> None:
+    """Raise InputError with all models of the hub that this machine may not read. Without a network, nothing is known.
 
-    places: a key of the configuration -> "models" or "datasets", and ORG/NAME, which may have more parts behind it"""
+    places: a key of the configuration -> ORG/NAME[@REVISION]"""
     from huggingface_hub import constants, errors
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     faults = []
-    for key, (kind, place) in places.items():
-        name = "/".join(place.partition("@")[0].split("/")[:2])
-        url = f"{constants.ENDPOINT}/api/{kind}/{name}/auth-check"
+    for key, place in places.items():
+        name = place.partition("@")[0]
+        url = f"{constants.ENDPOINT}/api/models/{name}/auth-check"
         try:
             hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT))
         except errors.RepositoryNotFoundError as error:
-            faults.append(f"{key}: {_hub_error(name, '', error, folder='datasets/' * (kind == 'datasets'))}")
+            faults.append(f"{key}: {_hub_error(name, '', error)}")
         # The job that fetches the place reports any other error.
         except Exception:
             break
@@ -88,15 +87,15 @@ def check_access(places: dict[str, tuple[str, str]]) -> None:
         raise InputError(what, advice)
 
 
-def _hub_error(name: str, revision: str, error: Exception, folder: str = "") -> InputError:
-    """Return why a repository of the hub cannot be fetched, and what to do about it. `folder` is that of its kind."""
+def _hub_error(name: str, revision: str, error: Exception) -> InputError:
+    """Return why a repository of the hub cannot be fetched, and what to do about it."""
     from huggingface_hub import constants, errors, get_token
 
     log_in = "then run `hf auth login` or set HF_TOKEN"
     gated = "gated" if get_token() else "gated, and this machine has no token"
     # The first that fits counts: the error of a gated repository is a subclass of that of a missing one.
     reasons = {
-        errors.GatedRepoError: (gated, f"accept its licence on {constants.ENDPOINT}/{folder}{name}, {log_in}"),
+        errors.GatedRepoError: (gated, f"accept its licence on {constants.ENDPOINT}/{name}, {log_in}"),
         errors.RepositoryNotFoundError: ("no such repository, or a private one", f"check the name, {log_in}"),
         errors.RevisionNotFoundError: (f"it has no revision {revision or 'main'}", "name a branch, a tag or a commit"),
         errors.LocalEntryNotFoundError: (

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import init_empty_weights
+from psutil import virtual_memory
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,7 +24,6 @@ from sparseft.errors import InputError, one_line
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.products import use_products
 from sparseft.language_model.weights import fused_experts
-from sparseft.planning.devices import machine_memory
 from sparseft.storage.reading import read_json
 
 # Types of rotary embeddings whose angles do not depend on the length of the batch.
@@ -50,7 +50,8 @@ def load_model(
     takes_room = device.type != "cpu" or fused_experts(checkpoint.architecture)
     is_divided = rooms and takes_room and size > next(iter(rooms.values()))
     # transformers maps a file as a whole. Linux refuses that if the file is larger than the machine's memory.
-    is_too_large = device.type == "cpu" and max(file.stat().st_size for file in checkpoint.files) > machine_memory()
+    largest_file = max(file.stat().st_size for file in checkpoint.files)
+    is_too_large = device.type == "cpu" and largest_file > virtual_memory().total
     if is_divided or is_too_large:
         model = empty_model(checkpoint)
         place(model, StoredWeights(checkpoint, model), rooms if is_divided and rooms else {device.type: math.inf})

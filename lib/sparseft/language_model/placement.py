@@ -60,15 +60,18 @@ class StoredWeights(Mapping[str, Tensor]):
         return joined
 
 
-def device_rooms(weights_mb: int | None) -> dict[str, float]:
-    """Return the bytes that weights may take on each device: on all GPUs that this process sees, or on the CPU.
+def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
+    """Return the bytes that a model's weights may take on each device: on all GPUs that this process sees, or on the CPU.
 
-    They are `weights_mb`, in MB, or nine tenths of what is free."""
+    They are nine tenths of what is free. If the weights are more, the first device keeps four tenths for a batch, whose logits it
+    computes."""
     gpus = range(cuda.device_count()) if choose_device().type == "cuda" else ()
-    if weights_mb is not None:
-        return dict.fromkeys([f"cuda:{gpu}" for gpu in gpus] or ["cpu"], 1e6 * weights_mb)
     free = get_max_memory()
-    return {f"cuda:{gpu}": 0.9 * free[gpu] for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
+    rooms = {f"cuda:{gpu}": 0.9 * free[gpu] for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
+    main = next(iter(rooms))
+    if sum(tensor.nbytes for tensor in checkpoint.tensors.values()) > rooms[main]:
+        rooms[main] *= 2 / 3
+    return rooms
 
 
 def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ from sparseft.methods import TASK, get_method
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
-from sparseft.study.sources import Model, PrunedBase, TaskData, pruned_base, split_mdl
+from sparseft.study.sources import Model, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
 
@@ -97,26 +97,41 @@ class Subject:
         return self.width * self.weights
 
     @cached_property
+    def largest(self) -> int:
+        """Return the number of weights of the largest tensor."""
+        return max(map(math.prod, self.shapes.values()))
+
+    @property
+    def layers(self) -> int:
+        """Return the number of decoder layers."""
+        return self.config["num_hidden_layers"]
+
+    @cached_property
     def prunable(self) -> Shapes:
         """Return layer -> (rows, cols) of the prunable layers, in the order of their decoder layers."""
         layers = self.architecture.prunable(name.removesuffix(".weight") for name in self.shapes)
         return {layer: self.shapes[f"{layer}.weight"] for layer in layers}
 
-    @property
+    @cached_property
     def prunable_weights(self) -> int:
         """Return the number of prunable weights."""
         return count(self.prunable)
 
-    @property
+    @cached_property
+    def largest_prunable(self) -> int:
+        """Return the number of weights of the largest prunable layer."""
+        return max(map(math.prod, self.prunable.values()))
+
+    @cached_property
     def widest(self) -> int:
         """Return the largest number of inputs of a prunable layer."""
         return max(cols for _, cols in self.prunable.values())
 
-    @property
+    @cached_property
     def layer_and_outside(self) -> int:
-        """Return the number of weights of a decoder layer, and of what is outside of the decoder layers."""
+        """Return the bytes of a decoder layer, and of what is outside of the decoder layers."""
         in_layers = count({name: shape for name, shape in self.shapes.items() if name.startswith("model.layers.")})
-        return self.weights - in_layers + in_layers // self.config["num_hidden_layers"]
+        return self.width * (self.weights - in_layers + in_layers // self.layers)
 
     def adapter_numbers(self, config: Config, task: str, training: str = "") -> int:
         """Return how many numbers the adapter of a training has: lora_r x (rows + cols) per adapted layer."""
@@ -143,13 +158,12 @@ def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[d
     """Return a model's config.json and where it comes from; None if it is not known.
 
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is not
-    there yet follows from its model, which is one of `models`."""
+    there yet counts as the model, one of `models`, from which it is pruned."""
     kind, _, place = model.source.partition(":")
     base = pruned_base(model.source)
     prepared = Path(MODEL.format(model=name))
-    folders = (
-        [mdl[1] if kind == "mdl" and (mdl := split_mdl(place)) else Path(place)] if kind in ("path", "mdl") else []
-    )
+    mdl = split_mdl(place) if kind == "mdl" else None
+    folders = [mdl[1] if mdl else Path(place)] if kind in ("path", "mdl") else []
     if base:
         folders.append(Path("pruned", place))
     manifest = prepared / "manifest.json"
@@ -159,28 +173,12 @@ def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[d
         if (folder / "config.json").exists():
             return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
     if base:
-        return _future_base(base, models)
+        return description(base.model, models[base.model], models)
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
     if unpinned in NAMED:
         return NAMED[unpinned], unpinned
     config = known_config(place) if kind == "hub" else None
     return (config, model.source) if config else None
-
-
-def _future_base(base: PrunedBase, models: Mapping[str, Model]) -> tuple[dict, str] | None:
-    """Return the config.json of a pruned base from that of its model; None if this is not known.
-
-    Which experts or decoder layers it will lose is not known. The first ones stand for those that are left."""
-    parent = description(base.model, models[base.model], models)
-    units = get_method(base.method).pattern.units
-    if parent is None or units is None:
-        return parent
-    config, place = parent
-    subject = Subject(base.model, "", config, tensor_shapes(config, place), 1)
-    percent = int(base.sparsity)
-    lost = units.removed(subject.architecture, config, subject.prunable, [percent], place)[percent]
-    left = range(units.number(subject.architecture, config) - lost)
-    return config | subject.architecture.config_of_part(config, units.key, left), place
 
 
 def count(shapes: Shapes) -> int:
@@ -266,3 +264,8 @@ def calibration_lengths(config: Config, task: str, text: str | None, examples: i
     own = [texts[part].length for part in parts if part != TASK and texts[part].has_own_windows]
     length = max(texts[text].length, *own, task_lengths(config, task).long if TASK in parts else 0)
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)
+
+
+def reconstruction_lengths(config: Config, task: str) -> Lengths:
+    """Return the lengths of the examples on which decoder layers are reconstructed. `rows` starts with their number."""
+    return calibration_lengths(config, task, config.reconstruction.calibration, config.reconstruction.examples)

@@ -39,12 +39,13 @@ from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.progress import show
-from sparseft.study.mask_settings import segment_length
 
 # Takes the weights of a decoder layer, layer -> (rows, cols), and a function that returns the evidence of a layer.
 Change = Callable[[dict[str, Tensor], Callable[[str], Tensor]], None]
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32
+# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
+KEPT = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,23 @@ def _of_gradients(
             gradients[example] = _backward(layered, stream, number, example, batch, gradients[example])
         # The totals are popped, because those of two decoder layers must not be in memory at once.
         yield {layer: _finished(layer, statistic, totals.pop(layer), len(batches)).cpu().numpy() for layer in linears}
+
+
+def segment_length(layers: int, states: int, weights: int) -> int:
+    """Return how many decoder layers are in a segment of a backward that keeps the inputs of segments.
+
+    states: the bytes of the inputs of one decoder layer
+    weights: the bytes of the model
+
+    The shortest segments cost the least time. What is kept is no larger than the model or KEPT, or else as small as possible."""
+    lengths = range(1, layers + 1)
+    fitting = [length for length in lengths if kept_inputs(layers, length) * states <= max(weights, KEPT)]
+    return min(fitting, default=min(lengths, key=lambda length: kept_inputs(layers, length)))
+
+
+def kept_inputs(layers: int, length: int) -> int:
+    """Return of how many decoder layers the inputs are kept at a time: of each segment's first one, and of a whole segment."""
+    return math.ceil(layers / length) + length - 1
 
 
 def _steps(layers: int, length: int) -> list[tuple[int, str]]:

@@ -1,6 +1,5 @@
 """The section that says how masks are computed."""
 
-import math
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -13,9 +12,6 @@ from sparseft.study.sources import CHECKPOINT, DIVERGENCE, SHUFFLED, Calibration
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
-
-# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
-KEPT = 1 << 31
 
 
 class Masks(Section):
@@ -222,20 +218,3 @@ def whole_percent(text: str) -> int:
     if value.denominator != 1 or not 0 <= value < 100:
         raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
     return int(value)
-
-
-def segment_length(layers: int, states: int, weights: int) -> int:
-    """Return how many decoder layers are in a segment of a backward that keeps the inputs of segments (pruning/calibration.py).
-
-    states: the bytes of the inputs of one decoder layer
-    weights: the bytes of the model
-
-    The shortest segments cost the least time. What is kept is no larger than the model or KEPT, or else as small as possible."""
-    lengths = range(1, layers + 1)
-    fitting = [length for length in lengths if kept_inputs(layers, length) * states <= max(weights, KEPT)]
-    return min(fitting, default=min(lengths, key=lambda length: kept_inputs(layers, length)))
-
-
-def kept_inputs(layers: int, length: int) -> int:
-    """Return of how many decoder layers the inputs are kept at a time: of each segment's first one, and of a whole segment."""
-    return math.ceil(layers / length) + length - 1

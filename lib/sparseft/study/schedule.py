@@ -255,8 +255,7 @@ class Resources(Section):
     """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits."""
     memory_mb: Positive | None = None
     """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size. The second
-    attempt requests twice as much, the third three times. On a CPU, an evaluation before the merge reads the decoder layers that
-    would need more from their files, for every batch."""
+    attempt requests twice as much, the third three times."""
     minutes: Positive | None = None
     """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
     gpus: Count = 0

@@ -28,12 +28,8 @@ from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction
 
 
-def train(
-    job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator, weights_mb: int | None = None
-) -> dict:
+def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"], write it and return the measured part of train.json.
-
-    weights_mb: memory for the weights of a teacher on the device of each process, in MB; None puts all of them there
 
     If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine with the
     same numbers of threads and processes, even if it was killed in between."""
@@ -53,7 +49,8 @@ def train(
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
     # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
     place_name = "cpu" if device.type == "cpu" else str(device)
-    rooms = None if weights_mb is None else {place_name: 1e6 * weights_mb}
+    # The decoder layers of the teacher of a divided model stay in their files, because it is as large.
+    rooms = {place_name: 0.0} if settings.shard_model else None
     teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
     batch_size = job.evaluation_batch_size
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)

@@ -40,11 +40,6 @@ def visible_gpus() -> list[str]:
     return [names[word] for word in takewhile(names.__contains__, map(str.strip, visible.split(",")))]
 
 
-def machine_memory() -> int:
-    """Return the bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
     """Wait until `number` of `devices` are free, lock them, and return them. The locks last until this process and its
     children have ended.

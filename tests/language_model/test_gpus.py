@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from project import ROOT
-from sparseft.planning import devices
-from sparseft.planning.devices import take, visible_gpus
+from sparseft.language_model import gpus
+from sparseft.language_model.gpus import take, visible_gpus
 
 TWO = "GPU 0: H100 (UUID: GPU-aa)\nGPU 1: H100 (UUID: GPU-bb)\n"
 DIVIDED = (
@@ -56,7 +56,7 @@ def started(number: int, locks: Path, seconds: float) -> subprocess.Popen:
     code = f"""
 import os, subprocess, time
 from pathlib import Path
-from sparseft.planning.devices import take
+from sparseft.language_model.gpus import take
 held = take({number}, ["GPU-aa", "GPU-bb"], Path({str(locks)!r}))
 begin = time.monotonic()
 os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /proc/uptime) {{' '.join(held)}}"])
@@ -91,7 +91,7 @@ def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_pa
 @pytest.mark.process
 @pytest.mark.long
 def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
-    holder = "from sparseft.planning.devices import take; from pathlib import Path; import os, subprocess; "
+    holder = "from sparseft.language_model.gpus import take; from pathlib import Path; import os, subprocess; "
     holder += f"take(1, ['GPU-aa'], Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
     subprocess.run([sys.executable, "-c", holder], check=True, env=environment)
@@ -111,4 +111,4 @@ def test_a_command_sees_its_own_devices_alone(machine, monkeypatch, tmp_path):
     assert (done.returncode, done.stdout) == (7, "GPU-bb\n")
     refused = subprocess.run([*command[:3], "2", *command[4:]], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-    (devices.LOCKS / "sparseft-GPU-bb.lock").unlink()
+    (gpus.LOCKS / "sparseft-GPU-bb.lock").unlink()
