@@ -154,7 +154,7 @@ def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share
     hessian = inputs.T @ inputs
     choose = by_rounds(Masks())
     with Peak() as peak:
-        kept, _ = choose(Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
+        kept = choose(Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
         refit("layer", weights, hessian, kept, 0.01)
     planned = (HESSIAN + FACTORS) * 256**2
     assert 0.6 * planned < peak.peak <= 1.05 * planned
