@@ -138,6 +138,7 @@ def pass_places(w, input, output, threads):
     """Return the flags of a pass that decide no bit of a mask, which is the same in any pass and for any number of threads."""
     own = flags(
         sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
+        plot=True,
         is_added=bool(w.get("sparsity")),
         threads=None if uses_examples(w) else threads,
     )

@@ -1,5 +1,7 @@
 """Compare removed units with least squares in fp64, with the published expression, and with stock transformers."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from sparseft.masks.validation import validate
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.compact import compact
+from sparseft.pruning.hessian import output_error
 from sparseft.pruning.obs import by_scores, choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
 from test_weight_updates import EXAMPLES, hessians
@@ -98,6 +101,8 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     prune_units(checkpoint, get_method(METHOD), 50, places, Masks(head_share=head_share), CALIBRATION)
     base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert validate(base, mask, base=base)["passed"]
+    rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
+    errors = {row["layer"]: row.get("output_error") for row in rows}
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
     unfuse_experts(model)
     groups = coupled_parts(checkpoint)
@@ -122,6 +127,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             expected = refit(last, before, hessian, kept, 0.01).weights
             after = modules[-1].weight.detach().double()
             assert (after - expected).norm() < 1e-3 * expected.norm(), last
+            assert errors[last] == pytest.approx(output_error(before, after, hessian), rel=1e-2), last
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from sparseft.errors import InputError
+from sparseft.pruning.hessian import output_error
 from sparseft.pruning.sparsegpt import prune_layer
 from torch import Tensor
 
@@ -83,6 +84,15 @@ def test_the_count_is_exact_and_every_block_has_its_share(count, block):
 def test_equal_scores_are_pruned_from_the_lowest_index():
     pruned = prune_layer("layer", torch.ones(2, 4), torch.eye(4), 3, block=4, damping=DAMPING)
     assert pruned.kept.tolist() == [[False, False, False, True], [True, True, True, True]]
+
+
+def test_the_output_error_is_that_of_the_outputs():
+    weights, _ = layer()
+    inputs = torch.randn(TOKENS, COLS, dtype=torch.float64)
+    other = weights + 0.1 * torch.randn_like(weights)
+    expected = (inputs @ (weights - other).T).square().sum() / (inputs @ weights.T).square().sum()
+    assert output_error(weights, other, inputs.T @ inputs) == pytest.approx(float(expected), rel=1e-9)
+    assert output_error(0 * weights, 0 * weights, inputs.T @ inputs) == 0
 
 
 def test_an_input_that_is_always_zero_loses_its_weights_and_changes_nothing_else():

@@ -19,6 +19,7 @@ from sparseft.masks.validation import validate
 from sparseft.methods import get_method
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.hessian import output_error
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.storage.bits import pack
@@ -58,6 +59,8 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     prune_weights(checkpoint, get_method(METHOD), 50, places, SETTINGS, CALIBRATION)
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
+    rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
+    errors = {row["layer"]: row["output_error"] for row in rows}
     # Stock transformers, in which the blocks are replaced one after the other.
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
     unfuse_experts(model)
@@ -74,6 +77,8 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             if not differing.any():
                 assert (written - expected.weights).norm() < 1e-3 * expected.weights.norm(), layer
             with torch.no_grad():
+                error = output_error(weight.double(), written.double(), sums[layer])
+                assert errors[layer] == pytest.approx(error, rel=1e-2), layer
                 weight.copy_(written)
 
 
@@ -122,6 +127,7 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     second = list(prunable_shapes(checkpoint))[1]
     report = json.loads(places.report.read_text())
     assert read_mask(places.masks[0]).meta["more_damping"] == {second: 1.0} == report["more_damping"]
+    assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [0.01, 1.0, *[0.01] * 12]
     assert capsys.readouterr().err.count(f"{second}: its Hessian is not positive definite") == 2
 
 
@@ -139,7 +145,7 @@ def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray,
 def prune(checkpoint: Checkpoint, places: PassFiles, changed: dict) -> None:
     with pruned_writer(checkpoint, get_method("unstructured"), 50, Masks(), places, {"task": "boolq"}) as writer:
         for layer, (kept, bits) in reversed(changed.items()):
-            writer.write(layer, kept, bits)
+            writer.write(layer, kept, bits, damping=float(len(layer)))
         writer.meta["natural_zeros"] = 7
 
 
@@ -168,7 +174,7 @@ def test_the_pruned_base_has_the_new_weights_under_the_mask_and_every_other_byte
     manifest, report = (json.loads(file.read_text()) for file in (places.base / "manifest.json", places.report))
     assert (manifest["original"], manifest["method"], manifest["sparsity"]) == (original.digest, "unstructured", 0.5)
     assert report["natural_zeros"] == 7 and report["base"] == base.digest
-    assert [row["layer"] for row in report["sparsities"][0]["layers"]] == list(changed)
+    assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [len(layer) for layer in changed]
 
 
 @pytest.mark.parametrize("fault", ["infinity", "interrupted", "one layer less"])

@@ -76,3 +76,4 @@ def test_an_added_sparsity_is_in_the_name_of_its_report():
         Path("masks/m/report_random.json"),
         Path("masks/m/report_random_sparsity50.json"),
     )
+    assert Path("masks/m/plots/sparsity_random_sparsity50.png") in one.outputs()

@@ -25,7 +25,8 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
     scored = {"task": "hellaswag_mini", "data_dir": data}
     merged = {"checkpoint": folder / "model_dir", "mask_path": mask}
     return {
-        "compute_masks.py": {"model_path": model, "output_dir": out / "masks", "sparsity": [0.5, 0.8], "method": "random"},
+        "compute_masks.py": {"model_path": model, "output_dir": out / "masks", "sparsity": [0.5, 0.8], "method": "random",
+                             "plot": True},
         "compute_masks.py --pruned_dir": {"model_path": model, "output_dir": out / "masks", "pruned_dir": out / "pruned",
                                           "sparsity": 0.5, "method": "unstructured_sparsegpt", "task": "hellaswag_mini",
                                           "data_dir": data, "calibration_examples": 4},

@@ -2,8 +2,9 @@
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
-Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, and report_{method}.json.
-A method that looks at a task's training examples needs --task and --data_dir. A method that ends in _on_NAME looks at a text:
+Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot
+plots/sparsity_{method}.png. A method that looks at a task's training examples needs --task and --data_dir. A method that ends in
+_on_NAME looks at a text:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
         --text c4.jsonl
@@ -81,6 +82,7 @@ def main(
     examples: Flags[Examples] = Examples(),
     pruned_dir: Path | None = None,
     format: Literal["pt", "safetensors"] = "pt",
+    plot: bool = False,
     threads: Threads = os.cpu_count() or 1,
     is_added: bool = False,
     masks: Flags[MaskFlags] = MaskFlags(),
@@ -96,6 +98,7 @@ def main(
         importance: importance of the methods that name none
         pruned_dir: folder of the pruned bases, for methods that have them; one folder in it per sparsity
         format: format of the mask files
+        plot: also draw the sparsities of the layers, plots/sparsity_{method}.png
         threads: any number gives the same masks, unless the scores come from examples
         is_added: keep the report of an earlier pass; each sparsity gets a report of its own, report_{method}_sparsity{XX}.json
     """
@@ -120,7 +123,7 @@ def main(
         bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]
-            files = pass_files(output_dir, value.name, names, bases, ending=format, is_added=is_added)
+            files = pass_files(output_dir, value.name, names, bases, ending=format, has_plot=plot, is_added=is_added)
             passes.append((value, group, files))
     folders = [output_dir, *([pruned_dir] if pruned_dir else [])]
     check_apart(folders, [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text])

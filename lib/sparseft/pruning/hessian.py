@@ -66,6 +66,16 @@ def inverse(damped: Tensor) -> Tensor | None:
     return None if failed else torch.cholesky_inverse(factor, out=damped)
 
 
+def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:
+    """Return ||W X - W' X||^2 / ||W X||^2 over all tokens of the examples. The weights are (rows, cols).
+
+    It is 0 if W X is 0 everywhere, because such a layer has nothing to lose."""
+    energy, lost = (
+        float((matrix @ hessian * matrix).sum(dtype=torch.float64)) for matrix in (weights, weights - pruned)
+    )
+    return lost / energy if energy else 0.0
+
+
 @dataclass(frozen=True)
 class NewWeights:
     """Hold what an update makes of a layer.
@@ -79,14 +89,17 @@ class NewWeights:
     damping: float
 
 
-def write_new_weights(writer: PrunedWriter, layer: str, weight: Tensor, new: NewWeights) -> None:
+def write_new_weights(writer: PrunedWriter, layer: str, weight: Tensor, new: NewWeights, hessian: Tensor) -> None:
     """Write a layer's mask and new weights, and set its `weight` (rows, cols) in memory to what the file holds.
 
+    The report gets the damping, and the error of the layer's output over all tokens of the examples. `hessian` is (cols, cols).
     The metadata gets each damping that is not the one of the settings."""
     dtype = writer.original.tensors[f"{layer}.weight"].dtype
     bits = converted(bits_of(new.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
-    writer.write(layer, new.kept.cpu().numpy(), bits)
+    stored = torch.from_numpy(to_float32(bits, dtype)).to(weight.device)
+    error = output_error(weight.float(), stored, hessian)
+    writer.write(layer, new.kept.cpu().numpy(), bits, damping=new.damping, output_error=error)
     more = writer.meta.setdefault("more_damping", {})
     if new.damping != writer.settings.damping:
         more[layer] = new.damping
-    weight.copy_(torch.from_numpy(to_float32(bits, dtype)))
+    weight.copy_(stored)

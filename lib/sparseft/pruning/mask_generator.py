@@ -68,7 +68,7 @@ def compute_masks(
         paths = [folder / path.name for path in places.masks]
         with mask_writer(paths, metas, shape, method.pattern, allocated) as writer:
             select(scoring, percents, allocated, writer)
-        return write_report(folder / places.report.name, meta, percents, writer.kept, shape)
+        return write_report(folder, places, meta, percents, writer.kept, shape)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Report what the masks of a method prune in each layer, as JSON."""
+"""Report what the masks of a method prune in each layer, as JSON and as a plot."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,29 +8,58 @@ import numpy as np
 
 from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
+from sparseft.storage.atomic import atomic_file
+from sparseft.study.grid import PassFiles
 
 
 def write_report(
-    path: Path,
+    folder: Path,
+    files: PassFiles,
     meta: dict,
     percents: list[int],
     kept: dict[str, np.ndarray],
     shape: dict[str, tuple[int, int]],
+    rows: Mapping[str, dict] = {},
     **entries: Any,
 ) -> dict:
-    """Write report_{method}.json and return it: the metadata, and a row per layer for each sparsity in percent.
+    """Write the report and the plot of a pass to `folder`, and return the report: the metadata, and a row per layer and sparsity.
 
-    `kept` is int64 (sparsities,) by layer. `entries` are added to the report."""
+    `percents` are the sparsities, and `kept` is int64 (sparsities,) by layer. `rows` are added to the rows of the layers, and
+    `entries` to the report."""
     sizes = {layer: rows * cols for layer, (rows, cols) in shape.items()}
     sparsities = []
     for level, percent in enumerate(percents):
         counts = {layer: int(kept[layer][level]) for layer in shape}
         layers = [
             {"layer": layer, "weights": size, "kept": counts[layer], "reached": 1 - counts[layer] / size}
+            | rows.get(layer, {})
             for layer, size in sizes.items()
         ]
         reached = 1 - sum(counts.values()) / (sum(sizes.values()) + meta.get("removed_weights", 0))
         sparsities.append({"asked_percent": percent, "reached": reached, "layers": layers})
     report = {"format_version": 1, **meta, "sparsities": sparsities, **entries}
-    write(path, MaskReport(**report))
+    write(folder / files.report.name, MaskReport(**report))
+    if files.plot:
+        _plot(report, folder / files.plot.relative_to(files.report.parent))
     return report
+
+
+def _plot(report: dict, path: Path) -> None:
+    """Draw a panel per sparsity: the number of layers by the sparsity that they reached."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = report["sparsities"]
+    size = (6.4, 1 + 1.1 * len(panels))
+    figure, axes = pyplot.subplots(len(panels), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for axis, panel in zip(axes[:, 0], panels, strict=True):
+        axis.hist([100 * row["reached"] for row in panel["layers"]], bins=np.arange(-1, 102, 2))
+        axis.axvline(panel["asked_percent"], color="black", linewidth=1)
+        axis.set(ylabel="layers", title=f"asked {panel['asked_percent']} %, reached {100 * panel['reached']:.2f} %")
+    axes[-1, 0].set(xlabel="sparsity of a layer (%)", xlim=(-2, 102))
+    figure.suptitle(report["method"])
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    pyplot.close(figure)

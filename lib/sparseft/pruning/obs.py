@@ -178,7 +178,7 @@ def _prune_group(
     weight = weights[last.layer].float()
     units = choose(last, weight, hessian, number)
     new = refit(last.layer, weight, hessian, units.repeat_interleave(last.width), writer.settings.damping)
-    write_new_weights(writer, last.layer, weights[last.layer], new)
+    write_new_weights(writer, last.layer, weights[last.layer], new, hessian)
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)

@@ -32,18 +32,21 @@ from sparseft.study.mask_settings import Masks
 class PrunedWriter:
     """Take the mask and the new weights of each prunable layer, in any order.
 
-    meta: further entries of the mask's metadata and of the report, which may be added until the end"""
+    meta: further entries of the mask's metadata and of the report, which may be added until the end
+    rows: layer -> further entries of its row in the report"""
 
     original: Checkpoint
     settings: Masks
     masks: MaskWriter
     write_tensor: WriteTensor
     meta: dict = field(default_factory=dict)
+    rows: dict[str, dict] = field(default_factory=dict)
 
-    def write(self, layer: str, kept: np.ndarray, bits: np.ndarray) -> None:
+    def write(self, layer: str, kept: np.ndarray, bits: np.ndarray, **row: float) -> None:
         """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
 
-        What the mask prunes becomes +0.0. Raises InputError if a weight is not finite."""
+        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is not
+        finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
         content = np.where(kept, bits, 0)
         if not is_finite(content, tensor.dtype):
@@ -52,6 +55,7 @@ class PrunedWriter:
             )
         self.masks.write(layer, 0, pack(kept).reshape(1, -1))
         self.write_tensor(tensor.name, [content.tobytes()])
+        self.rows[layer] = row
 
 
 def checked_origin(
@@ -96,4 +100,4 @@ def pruned_writer(
                 yield writer
             meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **origin)["digest"]}
             masks.record(**meta)
-        write_report(folder / files.report.name, meta, [percent], masks.kept, shape)
+        write_report(folder, files, meta, [percent], masks.kept, shape, writer.rows)

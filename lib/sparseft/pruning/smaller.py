@@ -71,7 +71,7 @@ def remove_units(
             for layer, (length, cols) in left.items():
                 masks.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
-        write_report(folder / files.report.name, meta, [percent], masks.kept, left, units=rows)
+        write_report(folder, files, meta, [percent], masks.kept, left, units=rows)
 
 
 def _resized(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> Tensor | None:

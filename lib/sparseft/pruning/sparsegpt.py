@@ -73,7 +73,7 @@ def prune_weights(
         for layer, weight in weights.items():
             block, damping, hessian = settings.sparsegpt_block, settings.damping, hessian_of(layer)
             new = prune_layer(layer, weight.float(), hessian, counts[layer], block=block, damping=damping, group=group)
-            write_new_weights(writer, layer, weight, new)
+            write_new_weights(writer, layer, weight, new, hessian)
 
     pruned_counts = {layer: [count] for layer, count in counts.items()}
     with pruned_writer(checkpoint, method, percent, settings, files, meta, pruned_counts) as writer:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, create_model
 
-from sparseft.records import Count, Fraction, PositiveCount, measurement, provenance, setting
+from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind
 from sparseft.study.mask_settings import Masks
 
@@ -148,6 +148,8 @@ class KeptRow(RecordPart):
     weights: PositiveCount = measurement("Its weights.")
     kept: Count = measurement("The weights that the mask keeps.")
     reached: Fraction = measurement("The share of the weights that it prunes.", "fraction")
+    damping: float | None = measurement("The damping of its Hessian, if weights are updated.", default=None)
+    output_error: NonNegative | None = measurement("The error of its outputs, if so.", default=None)
 
 
 class ReachedSparsity(RecordPart):

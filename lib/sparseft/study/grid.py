@@ -37,6 +37,7 @@ def _expression(has_pruned_base: bool) -> str:
 TEXT_METHOD = on_text(EXAMPLE_METHODS)
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
+MASK_PLOT = "plots/sparsity_{name}.png"
 MASK_REPORT = "report_{name}.json"
 PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
@@ -208,15 +209,17 @@ def mask_path(method: str) -> str:
 
 @dataclass(frozen=True)
 class PassFiles:
-    """Hold the paths of a pass: a mask per sparsity, the report, and the pruned base of a method that has one."""
+    """Hold the paths of a pass: a mask per sparsity, the report, its plot, and the pruned base of a method that has one."""
 
     masks: list[Path]
     report: Path
+    plot: Path | None = None
     base: Path | None = None
 
     def outputs(self) -> list[Path]:
         """Return the outputs of a rule, the report first. A manifest is written last, so it stands for the whole base."""
-        return [self.report, *self.masks, *([self.base / "manifest.json"] if self.base else [])]
+        others = [self.plot, self.base and self.base / "manifest.json"]
+        return [self.report, *self.masks, *filter(None, others)]
 
 
 def pass_files(
@@ -226,17 +229,19 @@ def pass_files(
     pruned: Path | str | None = None,
     *,
     ending: str = "pt",
+    has_plot: bool = True,
     is_added: bool = False,
 ) -> PassFiles:
     """Return the paths of a pass whose masks are in `folder`, and whose base, if it has one, is in the folder `pruned`.
 
     `sparsities` are in percent, as two digits each. A pass that has a base or is added to another one has one sparsity, which is
-    in the name of its report."""
+    in the names of its report and its plot."""
     names = [{"sparsity": sparsity, "method": method} for sparsity in sparsities]
     name = f"{method}_sparsity{sparsities[0]}" if pruned or is_added else method
     return PassFiles(
         masks=[Path(folder, f"{MASK_NAME.format(**parts)}.{ending}") for parts in names],
         report=Path(folder, MASK_REPORT.format(name=name)),
+        plot=Path(folder, MASK_PLOT.format(name=name)) if has_plot else None,
         base=Path(pruned, PRUNED_NAME.format(**names[0])) if pruned else None,
     )
 
