@@ -3,13 +3,14 @@
 # one, the terminal is its own.
 import gc
 import logging
+import threading
 import time
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
-from sparseft.study.terminal import failure, findings
+from sparseft.study.terminal import failure, findings, progress
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search would
 # take a fifth of its time.
@@ -20,8 +21,8 @@ class Terminal(logging.Handler):
     """Follow the events of Snakemake's logger, which its logger plugins get too."""
 
     is_running = False
-    # The number of planned jobs, and those that have started.
-    total, started = 0, set()
+    # The number of planned jobs, those that have started, and the logs of those that run.
+    total, started, running = 0, set(), {}
 
     def emit(self, record):
         """React to one event."""
@@ -33,11 +34,25 @@ class Terminal(logging.Handler):
             logger.info(f"{record.msg}\n{needs(REQUESTS, map(in_plan, planned()))}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
             self.started.add(record.jobid)
+            self.running[record.jobid] = Path(record.log[0])
             logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.started)} of {self.total}: {record.log[0]}")
+        elif event == LogEvent.JOB_FINISHED:
+            self.running.pop(record.job_id, None)
         elif event == LogEvent.JOB_ERROR and record.log:
+            self.running.pop(record.jobid, None)
             logger.error(failure(record.rule_name, record.log))
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
+
+    def watch(self):
+        """Show the last line of the job that has run longest, once a minute, if it is new."""
+        shown = ""
+        while True:
+            time.sleep(60)
+            log = next(iter(list(self.running.values())), None)
+            if log and (line := progress(log)) and line != shown:
+                logger.info(f"{time.strftime('%H:%M:%S')} {log.stem}: {line}")
+                shown = line
 
 
 def check_targets():
@@ -68,6 +83,7 @@ def show_findings():
 
 onstart:
     TERMINAL.is_running = True
+    threading.Thread(target=TERMINAL.watch, daemon=True).start()
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
     Path(PATHS.stop).unlink(missing_ok=True)
     missing = [job for job in planned() if not any(map(os.path.exists, job.output))]
@@ -89,3 +105,5 @@ if workflow.is_main_process:
         )
     TERMINAL = Terminal()
     logger.addHandler(TERMINAL)
+    # A job has a line already.
+    logger.addFilter(lambda record: not str(record.msg).startswith(("Select jobs to", "Execute ")))

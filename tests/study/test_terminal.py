@@ -1,7 +1,7 @@
 """What the terminal says of a failed job and of the findings."""
 
 import pytest
-from sparseft.study.terminal import failure, findings
+from sparseft.study.terminal import failure, findings, progress
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path, text, sai
     line = failure("merge_run", [str(log), "slurm.log"])
     assert line.replace("error: ", "").startswith(f"merge_run: {said}")
     assert line.endswith(f"(log: {log}, slurm.log)")
+
+
+def test_the_progress_of_a_job_is_the_last_line_of_its_log_that_counts(tmp_path):
+    log = tmp_path / "a.log"
+    assert progress(log) == ""
+    log.write_text("decoder layer 1 of 3, 4 s\nstep 2 of 30: loss 0.5\nsome warning\n")
+    assert progress(log) == "step 2 of 30: loss 0.5"
 
 
 def test_the_findings_end_with_the_place_of_the_page(tmp_path):

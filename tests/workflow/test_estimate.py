@@ -13,7 +13,7 @@ from sparseft.data.loading import CHARACTERS_PER_TOKEN
 from sparseft.errors import InputError
 from sparseft.planning import estimate
 from sparseft.planning.estimate import check_disk, disk, examples, hours, needs, study_jobs
-from sparseft.planning.hours import THREADS, Speeds, this_machine
+from sparseft.planning.probe import speeds_of, this_machine
 from sparseft.planning.requests import Requests
 from sparseft.study.configfiles import complete_text
 from sparseft.study.grid import Run
@@ -26,7 +26,9 @@ MIXED = {
              "tasks": ["boolq_mini", "gsm8k_mini"], "trainings": {"short": {"steps": 10}, "long": {"steps": 20}}},
 }  # fmt: skip
 # The machine on which the studies of the pages were run.
-EPYC = Speeds(THREADS["avx512_bf16"], gpu=120e12, disk=1e9, download=30e6, start=5)
+# The speeds of the machine on which the studies of the pages were run, as planning/probe.py measures them there.
+MEASURED = {"machine": "m", "date": "d", "products": {"4": 98e9, "2": 400e9}, "disk": 1e9}
+EPYC = speeds_of(MEASURED)
 RUN = Run("smollm2", "hellaswag_mini", "random", 10, "sparse_to_sparse", 0)
 
 
@@ -116,17 +118,24 @@ def test_the_hours_of_studies_that_were_run_are_right_within_a_factor_of_two(tmp
     assert high == pytest.approx(4 * low, rel=0.1)
 
 
-def test_the_estimate_says_on_which_speeds_it_rests_and_a_slower_machine_takes_longer(tmp_path, monkeypatch):
+def test_a_machine_is_measured_once_and_the_estimate_says_which_and_when(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = this_machine()
+    (file,) = (tmp_path / "cache/sparseft").iterdir()
+    date = file.stat().st_mtime_ns
+    assert this_machine() == first
+    assert file.stat().st_mtime_ns == date
+    config = laid_over({})
+    assert f"estimated, from {first[1]})" in hours(Requests(config), study_jobs(config))
+
+
+def test_a_slower_machine_takes_longer_but_not_for_what_does_not_depend_on_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = laid_over({})
-    speeds, words = this_machine()
-    assert speeds.thread in THREADS.values()
-    said = hours(Requests(config), study_jobs(config))
-    assert f"estimated, from {words})" in said
     times = []
-    for threads in ({4: 80e9, 2: 200e9}, {4: 40e9, 2: 100e9}):
-        slower = Speeds(threads, EPYC.gpu, EPYC.disk, EPYC.download, EPYC.start)
-        monkeypatch.setattr(estimate, "this_machine", lambda speeds=slower: (speeds, "a test"))
+    for speeds in (EPYC, speeds_of(MEASURED | {"products": {"4": 49e9, "2": 200e9}, "disk": 0.5e9})):
+        monkeypatch.setattr(estimate, "this_machine", lambda speeds=speeds: (speeds, "a test"))
         times.append(float(hours(Requests(config), study_jobs(config)).split()[1]))
     assert times[0] < times[1] < 2 * times[0]
 

@@ -21,9 +21,10 @@ from psutil import virtual_memory
 from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
-from sparseft.planning.hours import Speeds, job_seconds, this_machine
+from sparseft.planning.hours import Speeds, job_seconds
 from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.power import rows_needed
+from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import ADAM, Requests
 from sparseft.planning.sizes import task_lengths
 from sparseft.study import targets
@@ -61,7 +62,7 @@ def report(config: Config) -> str:
     kept, _ = disk(requests, jobs)
     programs = len(targets.programs(config))
     lines = [
-        "ESTIMATE, from the configuration and typical speeds. GB: 1,000,000,000 bytes.",
+        "ESTIMATE, from the configuration and the speeds of this machine. GB: 1,000,000,000 bytes.",
         f"runs: {len(runs):,}, of which {sum(run.mode != NO_FINETUNE for run in runs):,} are trained",
         *([f"compilations for the CS-3: {programs}, before the trainings that share them"] if programs else []),
         "disk, GB",
@@ -78,7 +79,8 @@ def study_jobs(config: Config) -> Iterator[Job]:
     """Yield each job of the whole study that reads or runs a model."""
     yield from (("prepare", {"model": model}, "") for model in config.grid.models)
     sampled = [name for name in config.texts_read() if config.texts[name].text == SELF]
-    yield from (("sampling", {"model": model, "text": text}, "") for model in config.grid.models for text in sampled)
+    originals = sorted(set(map(config.original, config.grid.models)))
+    yield from (("sampling", {"model": model, "text": text}, "") for model in originals for text in sampled)
     passes = {}
     for run in targets.runs(config):
         # One per method for all sparsities, or one per sparsity if it has a pruned base.
@@ -264,7 +266,7 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the estimates
-    if the settings have changed since. Without a measurement, its time is the estimate for a typical machine, and is right
+    if the settings have changed since. Without a measurement, its time is the estimate for this machine, and is right
     within UNCERTAIN."""
     config, earlier = requests.config, requests
     speeds, rests = this_machine()

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
@@ -37,23 +36,6 @@ class Speeds:
 
 # So slow that the requested time is enough. Others use the disk and the network too.
 SLOW = Speeds({4: 5e9, 2: 5e9}, gpu=40e12, disk=50e6, download=10e6, start=20 * 60)
-# Instructions of a CPU -> the speeds of whole jobs on one of its threads. The first line was measured on an AMD EPYC (Zen 4;
-# docs/high_sparsity.md, docs/real_tasks.md), the ratio of both numbers of the second one too. The third one is typical.
-THREADS = {
-    "avx512_bf16": {4: 80e9, 2: 200e9},
-    "avx512f": {4: 80e9, 2: 11e9},
-    "": {4: 50e9, 2: 7e9},
-}
-A100 = 120e12  # FLOP per second of a GPU: 40 % of the peak of an A100, not measured
-
-
-def this_machine() -> tuple[Speeds, str]:
-    """Return the speeds that are typical of this machine, and in words what they are."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    name = next(name for name in THREADS if not name or name in flags)
-    speeds = Speeds(THREADS[name], gpu=A100, disk=1e9, download=30e6, start=5)
-    return speeds, f"the speeds of a CPU {f'with {name}' if name else 'without AVX-512'}"
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject, speeds: Speeds) -> float:

@@ -1,4 +1,4 @@
-"""Say in the terminal why a job failed, and what a study found."""
+"""Say in the terminal how far a job is, why one failed, and what a study found."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from sparseft.study.grid import FINDINGS, REPORT
 
 # What bash says of a process that SIGKILL ended.
 KILLED = re.compile(r": line \d+: +\d+ Killed ")
+# What a job says of its steps, decoder layers or matrices.
+PROGRESS = re.compile(r"[a-z ]+ \d+ of \d+\b")
 MEMORY = "error: the job was killed, as Linux does if memory runs out; request more memory, or lower its batch size"
 
 
@@ -19,6 +21,12 @@ def failure(rule: str, logs: Sequence[str]) -> str:
     errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
     errors = errors or [MEMORY for line in lines if KILLED.search(line)] or ["error: it failed"]
     return f"{rule}: {errors[-1]} (log: {', '.join(logs)})"
+
+
+def progress(log: Path) -> str:
+    """Return the last line of a job's log that says how far it is; empty if there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return next((line for line in reversed(lines) if PROGRESS.match(line)), "")
 
 
 def findings(folder: Path) -> str:
