@@ -24,7 +24,6 @@ SHAPES = ((2048, 2048), (1536, 576))
 TOKENS = (256, 1024)
 REPEATS = 9
 SETTINGS = Training(lora_r=16, lora_alpha=32.0)
-STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
 PEFT = "PEFT: lora.Linear, dense"
 DENSE = "sparseft: dense"
 NAIVE = "autograd: masked, as written"
@@ -83,7 +82,6 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
         NAIVE: NaiveMaskedLoRA(ours(LoRALinear, kept), kept),
         MASKED: ours(MaskedLoRALinear, kept),
         CACHED: ours(MaskedLoRALinear, kept),
-        "sparseft: masked, straight-through": ours(MaskedLoRALinear, kept, STRAIGHT),
     }
 
 

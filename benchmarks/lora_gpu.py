@@ -18,7 +18,6 @@ from lora import (
     MASKED,
     NAIVE,
     SETTINGS,
-    STRAIGHT,
     NaiveMaskedLoRA,
     check_gradients,
     linear_of,
@@ -40,7 +39,6 @@ PEFT = "PEFT: defaults (fp32 adapters)"
 PEFT_BF16 = "PEFT: bf16 adapters"
 LEAN = "lean dense LoRA (unsloth's form)"
 EXACT = f"{MASKED}, exact"
-STRAIGHT_THROUGH = f"{MASKED}, straight-through"
 
 
 class LeanLoRAFunction(torch.autograd.Function):
@@ -101,7 +99,6 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
         NAIVE: NaiveMaskedLoRA(ours(LoRALinear), kept),
         EXACT: ours(MaskedLoRALinear),
         CACHED: ours(MaskedLoRALinear),
-        STRAIGHT_THROUGH: ours(MaskedLoRALinear, STRAIGHT),
     }
 
 

@@ -33,14 +33,12 @@ TOKENS = 128
 REPEATS = 5
 SPARSITIES = (50, 90)
 SETTINGS = Training(lora_r=16, lora_alpha=32.0)
-STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
 PEFT = "PEFT, dense"
 DENSE = "sparseft: sparse_to_dense"
 NAIVE = "autograd: masked, as written"
 MASKED = [f"sparseft: sparse_to_sparse, {percent} % pruned" for percent in SPARSITIES]
 STRUCTURED = "sparseft: sparse_to_sparse, structured 50 %"
-BIASED = "sparseft: sparse_to_sparse, straight-through"
-CASES = (PEFT, DENSE, STRUCTURED, NAIVE, *MASKED, BIASED)
+CASES = (PEFT, DENSE, STRUCTURED, NAIVE, *MASKED)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -60,9 +58,8 @@ def model_of(case: str, folder: Path, dtype: torch.dtype) -> nn.Module:
         config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=targets)
         return get_peft_model(model, config).get_base_model()
     shapes = prunable_shapes(Checkpoint(folder))
-    settings = STRAIGHT if case == BIASED else SETTINGS
     mode = "sparse_to_dense" if case == DENSE else "sparse_to_sparse"
-    layers = attach(model, lambda layer: masks(case, shapes[layer]), {layer: layer for layer in shapes}, mode, settings)
+    layers = attach(model, lambda layer: masks(case, shapes[layer]), {layer: layer for layer in shapes}, mode, SETTINGS)
     if case == NAIVE:
         for path, layer in layers.items():
             parent, _, name = path.rpartition(".")

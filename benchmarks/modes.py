@@ -1,9 +1,9 @@
-"""Compare the modes: sparse_to_dense, and sparse_to_sparse with its exact or its straight-through gradient.
+"""Compare the modes sparse_to_dense and sparse_to_sparse.
 
     python benchmarks/modes.py models/smollm2 --hellaswag DIR [--seeds 3]
 
 DIR has train.jsonl and validation.jsonl of HellaSwag in its original fields. The other task is generated. The masks are by
-magnitude, at 50 and 70 %. The variants of a seed share the initial adapters and the batches, so they are compared seed by seed.
+magnitude, at 50 and 70 %. The modes of a seed share the initial adapters and the batches, so they are compared seed by seed.
 This takes about 25 minutes on 2 cores. The tables are written to benchmarks/results/modes.md and modes_differences.md.
 """
 
@@ -43,12 +43,7 @@ SETTINGS = {
 }
 # Numbers of training and validation examples.
 SIZES = {"hellaswag_mini": (480, 120), "hellaswag": (None, 120)}
-EXACT = "sparse_to_sparse, exact"
-VARIANTS = {
-    "sparse_to_dense": ("sparse_to_dense", "exact"),
-    EXACT: ("sparse_to_sparse", "exact"),
-    "sparse_to_sparse, straight-through": ("sparse_to_sparse", "straight_through"),
-}
+MODES = ("sparse_to_dense", "sparse_to_sparse")
 METRICS = ("loss", "gap", "accuracy")
 # Trainings at a time.
 PROCESSES = 2
@@ -56,11 +51,11 @@ PROCESSES = 2
 
 @dataclass(frozen=True)
 class Cell:
-    """Describe one training. Without a variant, the pruned model is not trained."""
+    """Describe one training. Without a mode, the pruned model is not trained."""
 
     task: str
     percent: int
-    variant: str | None
+    mode: str | None
     seed: int
     model: Path
     data: Path | None
@@ -79,13 +74,10 @@ def measure(cell: Cell) -> dict[str, float]:
     rows = load_examples(task, TaskData(local=local, **numbers)).rows
     with tempfile.TemporaryDirectory() as folder:
         adapter, before = None, None
-        if cell.variant:
-            mode, gradient = VARIANTS[cell.variant]
-            settings = SETTINGS[cell.task].model_copy(
-                update={"gradient": gradient, "eval_every": SETTINGS[cell.task].steps}
-            )
+        if cell.mode:
+            settings = SETTINGS[cell.task].model_copy(update={"eval_every": SETTINGS[cell.task].steps})
             provenance = {"mask_sha256": sha256(cell.mask)}
-            job = TrainingJob(checkpoint, mask, mode, cell.seed, settings, task, rows, 32, provenance)
+            job = TrainingJob(checkpoint, mask, cell.mode, cell.seed, settings, task, rows, 32, provenance)
             adapter = Path(folder, "adapter")
             record = train(job, adapter, Path(folder, "state.pt"), Accelerator(cpu=True))
             before = record["eval_curve"][-1]["eval_loss"]
@@ -105,33 +97,30 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
 
 
-def of(results: dict[Cell, dict], task: str, percent: int, variant: str | None) -> list[dict]:
-    """Return the results of one task, sparsity and variant, by seed."""
-    place = (task, percent, variant)
-    cells = [cell for cell in results if (cell.task, cell.percent, cell.variant) == place]
+def of(results: dict[Cell, dict], task: str, percent: int, mode: str | None) -> list[dict]:
+    """Return the results of one task, sparsity and mode, by seed."""
+    place = (task, percent, mode)
+    cells = [cell for cell in results if (cell.task, cell.percent, cell.mode) == place]
     return [results[cell] for cell in sorted(cells, key=lambda cell: cell.seed)]
 
 
 def summary(results: dict[Cell, dict]) -> list[list[str]]:
-    """Return a row per task, sparsity and variant."""
+    """Return a row per task, sparsity and mode."""
     rows = []
-    for task, percent, variant in product(SETTINGS, PERCENTS, (None, *VARIANTS)):
-        runs = of(results, task, percent, variant)
+    for task, percent, mode in product(SETTINGS, PERCENTS, (None, *MODES)):
+        runs = of(results, task, percent, mode)
         means = [spread([run[name] for run in runs]) for name in METRICS]
-        rows.append([task, str(percent), variant or "no_finetune", *means])
+        rows.append([task, str(percent), mode or "no_finetune", *means])
     return rows
 
 
 def differences(results: dict[Cell, dict]) -> list[list[str]]:
-    """Return each variant minus the exact one, with the p-value of Student's paired test over the seeds, two-sided."""
+    """Return sparse_to_dense minus sparse_to_sparse, with the p-value of Student's paired test over the seeds, two-sided."""
     rows = []
-    for task, percent, variant in product(SETTINGS, PERCENTS, VARIANTS):
-        if variant == EXACT:
-            continue
-        row = [task, str(percent), f"{variant} minus exact"]
+    for task, percent in product(SETTINGS, PERCENTS):
+        row = [task, str(percent), " minus ".join(MODES)]
         for name in ("loss", "accuracy"):
-            ours = [run[name] for run in of(results, task, percent, variant)]
-            theirs = [run[name] for run in of(results, task, percent, EXACT)]
+            ours, theirs = ([run[name] for run in of(results, task, percent, mode)] for mode in MODES)
             steps = np.subtract(ours, theirs)
             # Equal differences have no error to compare with.
             is_testable = len(steps) > 1 and np.std(steps) > 1e-9
@@ -143,15 +132,15 @@ def differences(results: dict[Cell, dict]) -> list[list[str]]:
 def measure_all(model: Path, hellaswag: Path, seeds: int, masks: dict[int, Path]) -> dict[Cell, dict]:
     """Return the results of every cell, and print each when it is there."""
     cells = [
-        Cell(task, percent, variant, seed, model, hellaswag if task == "hellaswag" else None, masks[percent])
-        for task, percent, variant in product(SETTINGS, PERCENTS, (None, *VARIANTS))
-        for seed in range(seeds if variant else 1)
+        Cell(task, percent, mode, seed, model, hellaswag if task == "hellaswag" else None, masks[percent])
+        for task, percent, mode in product(SETTINGS, PERCENTS, (None, *MODES))
+        for seed in range(seeds if mode else 1)
     ]
     results = {}
     with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as pool:
         for cell, result in zip(cells, pool.imap(measure, cells, chunksize=1), strict=True):
             results[cell] = result
-            print(cell.task, cell.percent, cell.variant, cell.seed, result, flush=True)
+            print(cell.task, cell.percent, cell.mode, cell.seed, result, flush=True)
     return results
 
 
@@ -182,14 +171,14 @@ def main(model_path: Path, *, hellaswag: Path, seeds: int = 3) -> None:
     conditions = conditions_of(model_path, seeds)
     report(
         "modes",
-        "Modes and gradients",
+        "Modes",
         [*conditions, "loss: nats a token of the answers, after the merge; gap: minus the loss before it"],
         ["task", "sparsity, %", "mode", "loss", "train-merge gap", "acc_norm"],
         summary(results),
     )
     report(
         "modes_differences",
-        "Modes and gradients, seed by seed",
+        "Modes, seed by seed",
         [*conditions, "p: Student's paired t test over the seeds, two-sided"],
         ["task", "sparsity, %", "", "loss", "p", "acc_norm", "p"],
         differences(results),

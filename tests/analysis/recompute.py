@@ -138,10 +138,9 @@ def read_run(folder):
     run["merged"] = hashlib.sha256("".join(listing).encode()).hexdigest() if listing[1:] else listing[0].split()[0]
     digests = files["merge"]["inputs"] | {name: after["inputs"][name] for name in ("data", "train")}
     digests |= {"base": digests["model"], "merged": run["merged"], "definition": after["definition_sha256"]}
-    keys = {name: value for name, value in train.items() if name != "gradient" or run["mode"] == "sparse_to_sparse"}
     places = {"evaluation": after, "masks": {run["method"]: proof["mask"]}, "version": train.get("versions", {})}
-    shared = {name: keys[name] for name in ("backend", "dtype", "inputs") if train}
-    places |= {"sha256": digests, "training": shared | {run["training"]: keys} if run["training"] else keys}
+    shared = {name: train[name] for name in ("backend", "dtype", "inputs") if train}
+    places |= {"sha256": digests, "training": shared | {run["training"]: train} if run["training"] else train}
     return run | pd.json_normalize(places).iloc[0].to_dict() | {"status": "sound" if is_sound else "not sound"}
 
 

@@ -22,7 +22,7 @@ def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
     training = Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT))
     content = {
         **training,
-        **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2, "gradient": "exact"},
+        **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2},
         **{"sequence_length": None, "warmup_steps": 10, "steps": 100, "cerebras": {"sequence_length": 512}},
         **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": INPUTS},
         **{"batch_size": size, "seed": seed, "micro_batch_size": "auto", "compile_hash": f"hash of {size}"},

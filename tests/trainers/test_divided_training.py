@@ -33,7 +33,7 @@ FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 # Name -> model, dtype, method, mode and changes of the settings.
 CASES = {
     "tied": ("llama", FP32, "unstructured", "sparse_to_sparse", {}),
-    "half": ("mistral", FP16, "unstructured", "sparse_to_sparse", {"gradient": "straight_through"}),
+    "half": ("mistral", FP16, "unstructured", "sparse_to_sparse", {}),
     "experts": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"gradient_checkpointing": True}),
     "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
     "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),

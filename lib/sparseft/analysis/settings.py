@@ -35,9 +35,9 @@ def settings_of(files, start=None) -> Settings:
     """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is
     one."""
     run = files.run
-    settings = _keyed(("evaluation",), run, files.evaluation.settings)
+    settings = _keyed(("evaluation",), files.evaluation.settings)
     if run.method != DENSE:
-        settings |= _keyed(("masks", run.method), run, files.validation.mask.settings)
+        settings |= _keyed(("masks", run.method), files.validation.mask.settings)
     if files.train:
         settings |= _of_training(run, files.train.settings)
     if start and start.train:
@@ -47,10 +47,10 @@ def settings_of(files, start=None) -> Settings:
 
 def configured_settings(config: Config, run: Run) -> Settings:
     """Return the settings that a configuration requests of a run, as far as it names them."""
-    settings = _keyed(("evaluation",), run, {"dtype": config.models[run.model].dtype})
+    settings = _keyed(("evaluation",), {"dtype": config.models[run.model].dtype})
     if run.method != DENSE:
         scope = config.masks.scope_of(run.method, [run.sparsity])
-        settings |= _keyed(("masks", run.method), run, config.masks.used_by(run.method) | {"scope": scope})
+        settings |= _keyed(("masks", run.method), config.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
         settings |= _configured_training(config, run)
     if start := start_of(run):
@@ -118,11 +118,11 @@ def _of_training(run: Run, values: dict[str, object]) -> Settings:
     own = set()
     if get_mode(run.mode).reconstructs:
         own = {name for name in values if name in Training.keys_of(Role.LAYERS) or name.startswith(RECONSTRUCTION)}
-    settings = _keyed(("reconstruction",), run, {name.removeprefix(RECONSTRUCTION): values[name] for name in own})
+    settings = _keyed(("reconstruction",), {name.removeprefix(RECONSTRUCTION): values[name] for name in own})
     for name in values.keys() - own:
         # What grid.trainings can change belongs to the name of the training.
         training = run.training if name in Training.model_fields else ""
-        settings |= _keyed(("training", training), run, {name: values[name]})
+        settings |= _keyed(("training", training), {name: values[name]})
     return settings
 
 
@@ -131,14 +131,9 @@ def _of_reconstruction(settings: Settings) -> Settings:
     return {key: value for key, value in settings.items() if key[0] == "reconstruction"}
 
 
-def _keyed(owner: Key, run: Run, values: Mapping[str, object]) -> Settings:
-    """Return settings by their keys, lists as tuples. `gradient` decides nothing if no step is masked."""
-    ignored = set() if get_mode(run.mode).masks_every_step else {"gradient"}
-    return {
-        (*owner, name): tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name not in ignored
-    }
+def _keyed(owner: Key, values: Mapping[str, object]) -> Settings:
+    """Return settings by their keys, lists as tuples."""
+    return {(*owner, name): tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _other_data(files, config: Config) -> list[str]:

@@ -19,7 +19,7 @@ from sparseft.study.grid import Cell
 
 _CELL = ["model", "task", "method", "sparsity", "mode", "training"]
 _MEASURED = [f"{name}_per_second{end}" for name in ("samples", "tokens") for end in ("", "_low", "_high")]
-COLUMNS = [*_CELL, *"device threads processes gradient sequence_length warmup_steps steps dtype".split()]
+COLUMNS = [*_CELL, *"device threads processes sequence_length warmup_steps steps dtype".split()]
 COLUMNS += ["batch_size", "status", "repeats", *_MEASURED, "tokens_per_sample", "tokens_per_sample_padded"]
 COLUMNS += "peak_memory_bytes cpu_share peak_memory_kind memory_limit_bytes memory_limit_kind reason".split()
 _SAME = [*_CELL, *MEASURED_WITH, "batch_size", "input_model", "input_mask", "input_train"]

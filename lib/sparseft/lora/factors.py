@@ -5,7 +5,7 @@
 
 Every compiler that traces a model can trace these functions.
 
-LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. The straight-through gradient: LoRS, arXiv 2501.08582.
+LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1.
 """
 
 import math
@@ -19,10 +19,6 @@ def initial_factor(r: int, columns: int, device: torch.device) -> Tensor:
     return nn.init.kaiming_uniform_(torch.empty(r, columns), a=math.sqrt(5)).to(device)
 
 
-def masked_update(A: Tensor, B: Tensor, s: float, M: Tensor, gradient: str) -> Tensor:
-    """Return s (B A) * M, (out, in). If `gradient` is "straight_through", the gradient of A and B ignores M."""
-    update = s * (B @ A)
-    masked = update * M
-    if gradient == "straight_through":
-        return update + (masked - update).detach()
-    return masked
+def masked_update(A: Tensor, B: Tensor, s: float, M: Tensor) -> Tensor:
+    """Return s (B A) * M, (out, in)."""
+    return s * (B @ A) * M

@@ -35,21 +35,17 @@ class MaskedLoRAFunction(torch.autograd.Function):
     Inputs    X (..., in); W (out, in), frozen, which carries M; b (out,), frozen, or None; A (r, in), B (out, r);
               s = alpha / r
     Forward   W' = (W + s B A) * M;  Y = X W'^T + b, as nn.Linear computes it, to the bit
-    Backward  dX = dY W'
-              exact             G = (dY^T X) * M;  dB = s G A^T;  dA = s B^T G
-              straight_through  the same without M: dB = s dY^T (X A^T);  dA = s (dY B)^T X
+    Backward  dX = dY W';  G = (dY^T X) * M;  dB = s G A^T;  dA = s B^T G
     Shapes    Y, dY (..., out); W' (out, in), which lives inside one call; G (out, in), only one block of rows at a time
     Memory    X, W, A and B are saved, and all of them exist anyway. W' is built again in the backward.
     Dtypes    Products are in X's dtype. Sums over blocks are in A's dtype.
-    Error     exact has none. straight_through, the gradient of LoRS, is biased, and the more so the sparser M is.
     """
 
     @staticmethod
-    def forward(ctx, X, W, b, A, B, s, gradient, workspace):
+    def forward(ctx, X, W, b, A, B, s, workspace):
         """Return Y (..., out)."""
         ctx.save_for_backward(X, W, A, B)
         ctx.s = s
-        ctx.gradient = gradient
         ctx.workspace = workspace
         return F.linear(X, workspace.merged(W, A, B, s), b)
 
@@ -64,13 +60,14 @@ class MaskedLoRAFunction(torch.autograd.Function):
         dX = None
         if ctx.needs_input_grad[0]:
             dX = way_of(dy).multiply(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
-        factor_gradients = _straight_through if ctx.gradient == "straight_through" else _exact
-        dA, dB = factor_gradients(x, dy, W, A, B, ctx.workspace)
-        return dX, None, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None, None
+        dA, dB = _factor_gradients(x, dy, W, A, B, ctx.workspace)
+        return dX, None, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None
 
 
-def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Return dA / s (r, in) and dB / s (out, r), with the mask in the gradient. G is computed in blocks of rows."""
+def _factor_gradients(
+    x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace
+) -> tuple[Tensor, Tensor]:
+    """Return dA / s (r, in) and dB / s (out, r). G is computed in blocks of rows."""
     dA = torch.zeros_like(A)
     dB = torch.empty_like(B)
     a = A.to(x.dtype)
@@ -83,14 +80,6 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
         dB[rows] = G @ a.T
         dA += b[rows].T @ G
     return dA, dB
-
-
-def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _: Workspace) -> tuple[Tensor, Tensor]:
-    """Return dA / s (r, in) and dB / s (out, r), as if there were no mask."""
-    # Both are (T, r).
-    x_low = x @ A.to(x.dtype).T
-    dy_low = dy @ B.to(x.dtype)
-    return (dy_low.T @ x).to(A.dtype), (dy.T @ x_low).to(B.dtype)
 
 
 class LoRALinear(nn.Module):
@@ -108,7 +97,6 @@ class LoRALinear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         self.scale = settings.lora_scale
-        self.gradient = settings.gradient
         self.workspace = workspace
         self.dropout = nn.Dropout(settings.lora_dropout)
         self.lora_A = nn.Parameter(initial_factor(settings.lora_r, weight.shape[1], kept.device))
@@ -150,9 +138,7 @@ class MaskedLoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) of x (..., in), in x's dtype."""
-        return MaskedLoRAFunction.apply(
-            x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.gradient, self.workspace
-        )
+        return MaskedLoRAFunction.apply(x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.workspace)
 
 
 def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:

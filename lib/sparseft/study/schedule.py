@@ -83,8 +83,6 @@ class Training(Section):
     train_on_inputs: Annotated[bool, Role.EXAMPLES] = False
     """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses are
     always on the answers. The name is that of Alpaca-LoRA and of Shears."""
-    gradient: Annotated[Literal["exact", "straight_through"], Role.PACE] = "exact"
-    """In modes that mask every step: `exact` includes the mask, `straight_through` leaves it out, faster and biased."""
     distillation: Annotated[Distillation | None, Role.TORCH | DECIDED] = Field(
         None, examples=[{"weight": 0.5, "temperature": 2.0}]
     )

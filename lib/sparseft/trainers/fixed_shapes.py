@@ -175,9 +175,7 @@ class PlainStructuredLoRALinear(StructuredLoRALinear):
 
 
 class PlainMaskedLoRALinear(MaskedLoRALinear):
-    """Compute y = x (W * M + s (B A) * M)^T + b, with M in a tensor of its own.
-
-    The straight-through gradient of A and B ignores M."""
+    """Compute y = x (W * M + s (B A) * M)^T + b, with M in a tensor of its own."""
 
     def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
         super().__init__(linear, kept, settings, workspace)
@@ -188,7 +186,7 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
 
         W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the order of
         the ranks, and because s multiplies B A instead of B."""
-        update = masked_update(self.lora_A, self.lora_B, self.scale, self.M, self.gradient)
+        update = masked_update(self.lora_A, self.lora_B, self.scale, self.M)
         return F.linear(x, (self.weight + update).to(x.dtype), self.bias)
 
 

@@ -32,19 +32,18 @@ class MaskedLinear(nn.Module):
 
     The parameters have the keys of ModelZoo's layer. M has no key, because the checkpoint has the mask of the base."""
 
-    def __init__(self, layer: LoRA_Linear, kept: Tensor, gradient: str) -> None:
-        """Take the parameters of `layer`. `kept` is bool (out, in); `gradient` is a value of training.gradient."""
+    def __init__(self, layer: LoRA_Linear, kept: Tensor) -> None:
+        """Take the parameters of `layer`. `kept` is bool (out, in)."""
         super().__init__()
         self.weight = layer.weight
         self.lora_A = layer.lora_A
         self.lora_B = layer.lora_B
         self.scaling = layer.scaling
-        self.gradient = gradient
         self.register_buffer("M", kept.to(layer.weight.device, torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        update = masked_update(self.lora_A, self.lora_B, self.scaling, self.M, self.gradient)
+        update = masked_update(self.lora_A, self.lora_B, self.scaling, self.M)
         return F.linear(x, self.weight + update)
 
 
@@ -53,13 +52,12 @@ class MaskedLora(Callback):
 
     A starts with the values that the backend torch draws."""
 
-    def __init__(self, checkpoint: str, mode: str, seed: int, targets: list[str], gradient: str) -> None:
+    def __init__(self, checkpoint: str, mode: str, seed: int, targets: list[str]) -> None:
         """Take the masked .mdl file and the settings of the training. Without `targets` every projection gets an adapter."""
         self.checkpoint = checkpoint
         self.mode = mode
         self.seed = seed
         self.targets = targets
-        self.gradient = gradient
 
     def pre_setup(self, trainer) -> None:
         """Replace the layers when the Trainer builds the model, which is later."""
@@ -75,10 +73,7 @@ class MaskedLora(Callback):
                     frozen.weight = module.weight
                     setattr(model.get_submodule(parent), name, frozen)
                 elif get_mode(self.mode).masks_every_step and not kept.all():
-                    # The backend torch has the exact gradient for a structured mask.
-                    is_structured = torch.equal(kept, kept.any(1)[:, None] & kept.any(0))
-                    gradient = "exact" if is_structured else self.gradient
-                    setattr(model.get_submodule(parent), name, MaskedLinear(module, kept, gradient))
+                    setattr(model.get_submodule(parent), name, MaskedLinear(module, kept))
             return model
 
         trainer.callbacks["model"].model = build_replaced

@@ -169,7 +169,6 @@ def configuration(run: TrainerRun, start: Path) -> dict:
         "mode": job.mode,
         "seed": job.seed,
         "targets": settings.lora_targets,
-        "gradient": settings.gradient,
     }
     micro_batch_size = cerebras.csx_micro_batch_size
     init = {
