@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +17,7 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.compact import compact
 from sparseft.pruning.hessian import output_error
-from sparseft.pruning.obs import by_scores, choose_units, prune_units, refit
+from sparseft.pruning.obs import choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
 from test_weight_updates import EXAMPLES, hessians
 from tiny_models import TYPICAL, save_tiny
@@ -179,15 +178,3 @@ def test_an_expert_that_no_token_reaches_is_refused_before_a_file_appears(tmp_pa
     with pytest.raises(InputError, match=r"w2: its inputs are zero .* or no token reaches it"):
         prune_units(checkpoint, get_method(METHOD), 50, places, Masks(), calibration)
     assert not places.base.exists() and not places.masks[0].exists()
-
-
-def test_scores_of_a_refit_rank_as_the_importance_does(tmp_path):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    choose = by_scores(checkpoint, get_method("structured_refit"), Masks(), CALIBRATION)
-    for parts in coupled_parts(checkpoint):
-        sums = 0
-        for part in parts:
-            sizes = np.abs(checkpoint.read_float32(f"{part.layer}.weight")).sum(axis=1 - part.axis, dtype=np.float64)
-            sums = sums + sizes.reshape(-1, part.width).sum(axis=1)
-        kept = choose(parts[-1], torch.zeros(1), torch.zeros(1), 1)
-        assert int((~kept).nonzero()) == sums.argmin()

@@ -103,15 +103,6 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
             assert torch.equal(after[name], weight)
 
 
-@pytest.mark.parametrize(("method", "group"), [("semistructured_sparsegpt", 4), ("semistructured8_sparsegpt", 8)])
-def test_every_group_of_n_to_m_prunes_n(method, group, tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    prune_weights(checkpoint, get_method(method), 50, places, SETTINGS, CALIBRATION)
-    mask = read_mask(places.masks[0])
-    for layer in mask.shape:
-        assert (mask.kept(layer).reshape(-1, group).sum(axis=1) == group // 2).all()
-
-
 def test_rows_that_groups_do_not_divide_are_refused(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", changes={"intermediate_size": 44}))
     with pytest.raises(InputError, match="down_proj: its 44 columns cannot be divided into groups of 8"):
