@@ -156,10 +156,6 @@ class Architecture:
         shapes = (shape for known, shape in self.layer_tensors.items() if _pattern([known]).fullmatch(name))
         return next(shapes, (None,))[0]
 
-    def title_of(self, unit: str) -> str:
-        """Return the coupled units that a key of config.json counts, in words."""
-        return next(group.title for group in self.coupled if group.unit == unit)
-
     def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
         """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
         groups = []

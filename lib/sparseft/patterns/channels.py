@@ -27,7 +27,8 @@ def channels_removed(
     head_share: the share of the heads that goes, as a multiple of the sparsity
 
     Raises InputError, naming the model's `place`, if a sparsity would leave no channel, or if the model can lose no heads."""
-    weights = dict.fromkeys((group.unit for group in architecture.coupled), 0)
+    titles = {group.unit: group.title for group in architecture.coupled}
+    weights = dict.fromkeys(titles, 0)
     for parts in architecture.coupled_parts(config, prunable):
         weights[parts[0].unit] += sum(math.prod(prunable[part.layer]) for part in parts)
     numbers = {unit: size_of(unit, config) for unit in weights}
@@ -36,7 +37,9 @@ def channels_removed(
     removed: dict[str, list[int]] = {unit: [] for unit in weights}
     for percent in percents:
         asked = Fraction(percent, 100)
-        heads = heads_removed(numbers[KEY_VALUE_HEADS], percent, head_share)
+        # At least one stays.
+        asked_heads = Fraction(str(head_share)) * asked * numbers[KEY_VALUE_HEADS]
+        heads = min(round(asked_heads), numbers[KEY_VALUE_HEADS] - 1)
         heads_weights = Fraction(heads * weights[KEY_VALUE_HEADS], numbers[KEY_VALUE_HEADS])
         # Where every decoder layer has the same kinds of channels, there is one kind.
         share = (asked * total - heads_weights) / (total - weights[KEY_VALUE_HEADS])
@@ -44,7 +47,7 @@ def channels_removed(
             count = heads if unit == KEY_VALUE_HEADS else max(0, round(share * number))
             if count >= number:
                 raise InputError(
-                    f"{place}: {percent} % cannot be reached: without any {architecture.title_of(unit)} and with"
+                    f"{place}: {percent} % cannot be reached: without any {titles[unit]} and with"
                     f" masks.head_share {head_share:g} it is {float(100 * (heads_weights / total + 1 - head_part)):.1f} %",
                     "lower the sparsity, or raise masks.head_share",
                 )
@@ -57,8 +60,3 @@ def channels_removed(
                 # Heads that share a norm cannot be left out.
                 raise InputError(f"{place}: {error.args[0]}", "set masks.head_share to 0") from None
     return removed
-
-
-def heads_removed(number: int, percent: int, head_share: float) -> int:
-    """Return how many of `number` key-value heads go at a sparsity in percent. At least one stays."""
-    return min(round(Fraction(str(head_share)) * Fraction(percent, 100) * number), number - 1)
