@@ -10,6 +10,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
+from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search would
@@ -98,11 +99,13 @@ onsuccess:
 
 
 if workflow.is_main_process:
+    notes = rounded_heads(STUDY)
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
-        print(
-            f"note: GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'",
-            file=sys.stderr,
+        notes.append(
+            f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
         )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     TERMINAL = Terminal()
     logger.addHandler(TERMINAL)
     # A job has a line already.

@@ -18,6 +18,10 @@ from sparseft.study.sources import TaskData
 def folder(tmp_path, monkeypatch) -> Path:
     """Change into a folder with a local model of 64 tokens of context."""
     monkeypatch.chdir(tmp_path)
+    for file in ("table/train.csv", "three/train.jsonl", "three/validation.jsonl"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        # Blank lines do not count as rows.
+        (tmp_path / file).write_text("{}\n{}\n\n{}\n")
     for name, change in (("model", {"max_position_embeddings": 64}), ("gpt", {"architectures": ["GPT2LMHeadModel"]})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(NAMED["hub:huggyllama/llama-7b"] | change))
@@ -69,6 +73,27 @@ def study(source: str = "path:model", **sections: object) -> dict:
         (
             study(models={"m" * 190: {"source": "path:model"}}, grid={"models": ["m" * 190]}),
             ["m" * 190, "-seed0: the name of a run has ", " characters, and 200 are possible"],
+        ),
+        (
+            study(tasks={"own": {"kind": "instruction", "local": "table"}}, grid={"tasks": ["own"]}),
+            [
+                "tasks.own: table/train.jsonl: no such file, and train.csv is not read: write train.jsonl, a line of JSON"
+            ],
+        ),
+        (
+            study(tasks={"own": {"kind": "instruction", "local": "table/train.csv"}}, grid={"tasks": ["own"]}),
+            ["train.csv is not read: give a folder with train.jsonl"],
+        ),
+        (
+            study(
+                tasks={"own": {"kind": "instruction", "local": "three", "validation_examples": 4}},
+                grid={"tasks": ["own"]},
+            ),
+            ["tasks.own.validation_examples 4: three has 3 rows; lower it"],
+        ),
+        (
+            study(tasks={"boolq": {"validation_examples": 4000}}, grid={"tasks": ["boolq"]}),
+            ["tasks.boolq.validation_examples 4,000: the data set has 3,270 rows"],
         ),
         (
             study(evaluation={"divergence": 2}),

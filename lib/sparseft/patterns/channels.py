@@ -11,6 +11,9 @@ from fractions import Fraction
 from sparseft.architectures.architecture import KEY_VALUE_HEADS, Architecture, size_of
 from sparseft.errors import InputError
 
+# A share of the heads is far from the requested one if it differs by more than this.
+FAR = 0.02
+
 
 def channels_removed(
     architecture: Architecture,
@@ -37,9 +40,7 @@ def channels_removed(
     removed: dict[str, list[int]] = {unit: [] for unit in weights}
     for percent in percents:
         asked = Fraction(percent, 100)
-        # At least one stays.
-        asked_heads = Fraction(str(head_share)) * asked * numbers[KEY_VALUE_HEADS]
-        heads = min(round(asked_heads), numbers[KEY_VALUE_HEADS] - 1)
+        heads = heads_removed(numbers[KEY_VALUE_HEADS], percent, head_share)
         heads_weights = Fraction(heads * weights[KEY_VALUE_HEADS], numbers[KEY_VALUE_HEADS])
         # Where every decoder layer has the same kinds of channels, there is one kind.
         share = (asked * total - heads_weights) / (total - weights[KEY_VALUE_HEADS])
@@ -60,3 +61,20 @@ def channels_removed(
                 # Heads that share a norm cannot be left out.
                 raise InputError(f"{place}: {error.args[0]}", "set masks.head_share to 0") from None
     return removed
+
+
+def heads_removed(number: int, percent: int, head_share: float) -> int:
+    """Return how many of `number` key-value heads go at a sparsity in percent. At least one stays."""
+    return min(round(Fraction(str(head_share)) * Fraction(percent, 100) * number), number - 1)
+
+
+def rounding_of_heads(number: int, percents: Iterable[int], head_share: float) -> str | None:
+    """Return in words the first share of the heads that rounding misses by far; None if it misses none."""
+    for percent in percents:
+        count, asked = heads_removed(number, percent, head_share), head_share * percent / 100
+        if abs(count / number - asked) > FAR:
+            return (
+                f"masks.head_share {head_share:g} asks for {100 * asked:.0f} % of {number} key-value heads at {percent} %,"
+                f" and {count} go ({100 * count / number:.0f} %); channels make up for the difference"
+            )
+    return None

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
 from sparseft.data.loading import local_file
@@ -19,6 +20,7 @@ from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
+from sparseft.patterns.channels import rounding_of_heads
 from sparseft.planning.sizes import Subject, description
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
@@ -28,6 +30,7 @@ from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
 from sparseft.study.targets import runs, window_files
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS
 
 
@@ -144,13 +147,14 @@ def check_sources(config: Config) -> None:
             "shorten the name of the model, the task, the training or the text",
         )
     missing = [
-        f"{place}: {file}: no such file"
+        f"{place}: {file}: no such file{_other_form(Path(file))}"
         for place, files in _sources(config).items()
         for file in files
         if not Path(file).exists()
     ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
+    _check_rows(config)
     sources = {name: config.models[name].source for name in config.grid.models}
     check_access(
         {
@@ -198,6 +202,46 @@ def _sources(config: Config) -> dict[str, list[str]]:
     texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
+
+
+def _other_form(file: Path) -> str:
+    """Return in words what is in the place of a missing file, if its rows are in another form; else nothing."""
+    others = [file.parent] if file.parent.is_file() else sorted(file.parent.glob(f"{file.stem}.*"))
+    if not others or file.suffix != ".jsonl":
+        return ""
+    form = f"give a folder with {file.name}" if file.parent.is_file() else f"write {file.name}, a line of JSON per row"
+    return f", and {others[0].name} is not read: {form} (docs/tasks.md)"
+
+
+def _check_rows(config: Config) -> None:
+    """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
+    for name in _prepared_tasks(config):
+        data = config.task_data(name)
+        for number, split in ((number, split) for split, number in data.numbers.items() if number):
+            rows = None
+            if data.local and data.kind != "text":
+                file = local_file(Path(data.local), split, is_text=False)
+                rows = sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
+            elif name in BY_NAME and not (data.hub or data.task_kind or BY_NAME[name].generate):
+                lengths = BY_NAME[name].lengths
+                rows = lengths.rows[SPLITS.index(split)] if lengths else None
+            if rows is not None and rows < number:
+                what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
+                raise InputError(what, "lower it, or leave it out to take all rows")
+
+
+def rounded_heads(config: Config) -> list[str]:
+    """Return a note for each model whose heads are so few that `masks.head_share` is missed by far."""
+    notes = []
+    methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
+    percents = sorted({percent for name in methods for percent in config.grid.percents(name)})
+    if config.masks.head_share and methods:
+        for name in config.grid.models:
+            content, _ = description(name, config.models[name], config.models) or (None, "")
+            number = attention_heads(content).key_value if content else 1
+            note = rounding_of_heads(number, percents, config.masks.head_share)
+            notes += [f"models.{name}: {note}"] if content and note else []
+    return notes
 
 
 def _prepared_tasks(config: Config) -> list[str]:
