@@ -123,6 +123,11 @@ def test_a_method_on_a_text_is_the_method_but_for_its_examples(base):
     assert get_method(f"{base}_on_taskc4").uses_task
 
 
+def test_another_importance_brings_its_own_text():
+    assert get_method("structured").ranked_by(WANDA).name == "structured_wanda"
+    assert get_method("unstructured").ranked_by(WANDA).name == "unstructured_wanda"
+
+
 def test_an_imported_method_updates_weights_and_looks_at_no_examples():
     method = get_method("imported_wanda7")
     assert (method.name, method.imported, method.pattern) == ("imported_wanda7", "wanda7", IMPORTED)

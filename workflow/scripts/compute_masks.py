@@ -31,6 +31,7 @@ from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_ch
 from sparseft.command import Flags, Threads, run
 from sparseft.data.texts import given_text, has_windows
 from sparseft.errors import InputError
+from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.locks import hold
@@ -77,6 +78,7 @@ def main(
     output_dir: Path,
     sparsity: list[str],
     method: list[str],
+    importance: Literal[*(value.name for value in IMPORTANCES)] = DEFAULT.name,
     examples: Flags[Examples] = Examples(),
     pruned_dir: Path | None = None,
     format: Literal["pt", "safetensors"] = "pt",
@@ -93,6 +95,7 @@ def main(
         sparsity: fractions from 0 to below 1, in whole percents
         method: a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a mask
             that keeps every weight
+        importance: importance of the methods that name none
         pruned_dir: folder of the pruned bases, for methods that have them; one folder in it per sparsity
         format: format of the mask files
         plot: also draw the sparsities of the layers, plots/sparsity_{method}.png
@@ -100,7 +103,7 @@ def main(
         is_added: keep the report of an earlier pass; each sparsity gets a report of its own, report_{method}_sparsity{XX}.json
     """
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
-    methods = [get_method(name) for name in dict.fromkeys(method)]
+    methods = methods_of(method, importance)
     settings = with_text(masks, methods, examples)
     for value in methods:
         check_method(value, settings, percents, examples)
@@ -144,6 +147,16 @@ def pruning_of(method: Method) -> Callable:
     from sparseft.pruning.updates import UPDATES
 
     return UPDATES[method.algorithm]
+
+
+def methods_of(names: list[str], importance: str) -> list[Method]:
+    """Return the methods. Those whose name has no importance get this one."""
+    chosen = next(value for value in IMPORTANCES if value.name == importance)
+    methods = [get_method(name) for name in names]
+    if chosen is not DEFAULT:
+        methods = [value.ranked_by(chosen) if value.importance is DEFAULT else value for value in methods]
+    # A pattern does not allow every importance.
+    return [get_method(name) for name in dict.fromkeys(value.name for value in methods)]
 
 
 def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
