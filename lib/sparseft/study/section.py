@@ -1,11 +1,21 @@
 """What all sections of the configuration share: how they check their keys, the limits of their numbers, and their flags."""
 
 import re
+from collections.abc import Iterator
 from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    model_validator,
+)
 
 from sparseft.errors import InputError, one_line
 from sparseft.study.grid import SEEDS
@@ -23,7 +33,14 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 IN_WORDS: dict[str, str] = {}
 
 
-Percent = Annotated[int, Field(ge=0, lt=100)]
+def _not_fraction(value: object) -> object:
+    """Return a percentage as it is. Raises ValueError if it is a fraction such as 0.5."""
+    if (match := re.fullmatch(r"0*(\.\d+)", str(value))) and float(match[1]):
+        raise ValueError(f"{value} is a fraction; write it in percent: {100 * float(match[1]):g}")
+    return value
+
+
+Percent = Annotated[int, Field(ge=0, lt=100), BeforeValidator(_not_fraction)]
 
 
 def spelled(place: str, info: SerializationInfo) -> str:
@@ -101,6 +118,24 @@ class Section(BaseModel):
         """Return what may be wrong with the keys taken together, and whether it is."""
         return {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_no_truths(cls, values: object) -> object:
+        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            parts = value if isinstance(value, list) else [value]
+            has_truth = any(isinstance(part, bool) for part in parts)
+            if has_truth and name in cls.model_fields and "bool" not in str(cls.model_fields[name].annotation):
+                raise ValueError(f"{name} cannot be {value!r}")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_in_no_line_break(cls, values: object) -> object:
+        """Refuse a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
+        refuse({f"{place!r} ends in a line break": True for place in _broken(values)})
+        return values
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         for name, values in self:
@@ -117,6 +152,14 @@ def refuse(faults: dict[str, object]) -> None:
     """Raise ValueError with every text whose value is true."""
     if texts := [text for text, is_there in faults.items() if is_there]:
         raise ValueError("; also: ".join(texts))
+
+
+def _broken(value: object, key: object = "") -> Iterator[object]:
+    """Yield the keys and the texts below a value, and itself, that end in a line break."""
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _broken(part, name)
+    yield from (text for text in (key, value) if isinstance(text, str) and text.endswith("\n"))
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:
