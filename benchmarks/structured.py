@@ -96,7 +96,7 @@ def pruned(checkpoint: Checkpoint, case: Case, examples: list[Example], folder: 
     calibration = ExampleCalibration(lambda _: examples, {"task": "text"})
     settings = Masks(head_share=case.head_share)
     base = folder if method.has_pruned_base else None
-    files = pass_files(folder, case.method, [f"{case.percent:02d}"], base)
+    files = pass_files(folder, case.method, [f"{case.percent:02d}"], base, has_plot=False)
     if files.base:
         prune = remove_units if method.pattern.units else UPDATES[method.algorithm]
         prune(checkpoint, method, case.percent, files, settings, calibration)
