@@ -15,7 +15,7 @@ rule run_script:
     params:
         launch=[],
         script="",
-        kind="",
+        kind=lambda w: "",
         settings="",
         places=places,
         # What follows if the script fails.

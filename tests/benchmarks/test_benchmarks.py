@@ -47,8 +47,7 @@ TINY = {
     },
     "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
     "measures": {"ROWS": (24,), "WINDOWS": (16,)},
-    "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}}
-    | {"VARIANTS": lambda module: {name: module.VARIANTS[name] for name in ("sparse_to_dense", module.EXACT)}},
+    "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}},
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
     | {"PLANS": lambda module: {"one mask": module.PLANS["one mask"]}},

@@ -99,7 +99,7 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     """Blocks have 3 rows of 32, but whole heads of 8 in q and k, in both directions and in masks."""
-    for module in ("backends.modelzoo.export", "checkpoints.rewriting"):
+    for module in ("trainers.modelzoo.export", "checkpoints.rewriting"):
         monkeypatch.setattr(f"sparseft.{module}.BLOCK", 100)
     original = Checkpoint(tiny_models[name])
     path = mask_files(original, "unstructured", tmp_path)[1]

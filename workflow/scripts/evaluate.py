@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from cyclopts.types import PositiveInt
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads, run
@@ -48,6 +47,7 @@ from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
+from torch import device as Device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -190,7 +190,7 @@ def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> tuple[dict[s
 
 
 def load(
-    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None, device: torch.device
+    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None, device: Device
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
     """Return a checkpoint's model, or that of an adapter on it, with its tokenizer and the digests of its files.
 
