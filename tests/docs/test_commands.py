@@ -36,7 +36,7 @@ def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
     for name, content in files(page).items():
         (tmp_path / name).write_text(with_a_model(yaml.safe_dump(content), tmp_path))
     text = page.read_text()
-    text += "".join((ROOT / name).read_text() for name in set(re.findall(r"studies/\w+/\w+\.yaml", text)))
+    text += "".join((ROOT / name).read_text() for name in set(re.findall(r"studies/[\w/]+\.yaml", text)))
     for name in set(re.findall(r"\b(?:local|lm_eval|text): ([\w./]+)(?=[\s,}])", text)):
         if not (ROOT / name).exists():
             make_data(tmp_path / name)

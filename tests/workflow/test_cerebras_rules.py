@@ -128,4 +128,4 @@ def test_each_batch_size_is_compiled_once_before_its_repeats_and_measured_in_tur
         assert " --eval_every 0 " in flags
         assert flags.count(" --batch_size ") == 1
     printed = (study.folder / "results/logs/join_measurements").glob("*.log")
-    assert ["altered since it was written" in log.read_text() for log in printed] == [True]
+    assert ["Field required" in log.read_text() for log in printed] == [True]

@@ -196,15 +196,15 @@ def load(
 
     Raises InputError if a record beside the files, or the checkpoint's manifest, has other digests."""
     checkpoint = Checkpoint(folder)
-    rooms = device_rooms(checkpoint)
     if adapter and mask_path:
         mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, run)
+        rooms = device_rooms(checkpoint)
         model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, rooms)
         return model, tokenizer, {"model": checkpoint.digest, "mask": mask_sha256, "adapter": digest}
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
-    return *load_model(checkpoint.folder, device, rooms), {"model": hashes}
+    return *load_model(checkpoint.folder, device, device_rooms(checkpoint)), {"model": hashes}
 
 
 if __name__ == "__main__":
