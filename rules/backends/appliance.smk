@@ -36,7 +36,7 @@ rule run_on_appliance:
     params:
         run_id=grid.RUN_ID,
         script="",
-        kind="training",
+        kind=lambda w: "training",
         settings="",
         turn=lambda w, input: TURN,
         places=lambda w, input, output: f"{places(w, input, output)} {saving_flags_of(w)} {OTHER_FLAGS}",

@@ -100,7 +100,7 @@ use rule train_adapter as measure_batch with:
         job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
-        kind="throughput",
+        kind=lambda w: "throughput",
         code=code("measure_cerebras.py"),
 
 
