@@ -147,8 +147,8 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
             won_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).any(axis=1)])
         open_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).all(axis=1)])
     parts = [f"{words} {_places(places)}" for words, places in ties.items()]
-    if len(ties) > 1:
-        parts = ["elsewhere no method is better than every other" if best else "no method is better than every other"]
+    if len(ties) > 2:
+        parts = ["elsewhere no method is better than every other" if best else "No method is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
     parts = ([f"Best of {count} methods: {winners}{_closest(pd.concat(won_pairs))}"] if best else []) + parts
     return "; ".join(parts) + _unequal(pruned) + "." + _needed(pd.concat(open_pairs), tolerance)
