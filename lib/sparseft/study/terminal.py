@@ -20,6 +20,8 @@ def failure(rule: str, logs: Sequence[str]) -> str:
     # command.py prints both.
     errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
     errors = errors or [MEMORY for line in lines if KILLED.search(line)] or ["error: it failed"]
+    if errors[-1] == "interrupted":
+        errors.append("interrupted; give the same command again to go on")
     return f"{rule}: {errors[-1]} (log: {', '.join(logs)})"
 
 
