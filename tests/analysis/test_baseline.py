@@ -113,3 +113,7 @@ def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, 
 
 def test_the_example_of_the_configuration_can_be_read():
     assert list(read_baseline(ROOT / "config/baseline.csv")) == COLUMNS
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    assert baseline(tmp_path, "m,boolq,x,50,,acc,0.5,s", header=f"\ufeff{HEADER}")["model"].tolist() == ["m"]

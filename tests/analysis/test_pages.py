@@ -301,3 +301,17 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     assert "--base 'my study/models/m'" in again.validation(RUN)
     updated = replace(RUN, method="unstructured_sparsegpt")
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)
+
+
+def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
+    first = make_cells(study="first")
+    is_dense = first["method"] == "dense"
+    guessing = make_cells(study="second")
+    guessing.loc[is_dense, ["value", "value_low", "value_high"]] = [0.25, 0.16, 0.368]
+    study = make_study(pd.concat([first, guessing], ignore_index=True))
+    is_first = (study.curves["study"] == "first") | (study.curves["method"] == "dense")
+    study = replace(study, curves=study.curves.assign(verdict=study.curves["verdict"].where(is_first, "dense guesses")))
+    assert sentences(verdict_rows(study), study.comparisons[:0], study.options.tolerance)[0] == (
+        "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
+        " 0.250 [0.160, 0.368], chance 0.25. "
+    )

@@ -74,3 +74,13 @@ def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):
 def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path):
     tables.write_csv(pd.DataFrame({"a": ["=1+1", "-x", "fine", None], "b": [-1.0, 2, 3, 4]}), tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == "a,b\n'=1+1,-1\n'-x,2\nfine,3\n,4\n"
+
+
+def test_an_engine_that_computes_something_else_has_no_columns(write_run, runs_dir):
+    def differ(files: dict[str, dict]) -> None:
+        check_engines(files)
+        files["engines"]["passed"] = False
+        files["engines"]["results"][-1].update(same_tokens=1.0, difference=0.06)
+
+    write_run(RUNS[0], change=differ)
+    assert not any(name.startswith("vllm") for name in compute(read_study(runs_dir), Analysis()).runs)
