@@ -117,3 +117,8 @@ def test_the_example_of_the_configuration_can_be_read():
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     assert baseline(tmp_path, "m,boolq,x,50,,acc,0.5,s", header=f"\ufeff{HEADER}")["model"].tolist() == ["m"]
+
+
+def test_value_and_the_metric_of_the_task_are_one_number(tmp_path):
+    rows = [f"m,boolq,unstructured,50,,{metric},{value},s" for metric, value in (("value", 0.1), ("acc", 0.7))]
+    assert beside(CELLS, baseline(tmp_path, *rows))["reproduction"].tolist() == ["sources disagree"] * 2

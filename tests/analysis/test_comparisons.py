@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sparseft.analysis.statistics import Scores, Spread, compare, holm
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
@@ -169,3 +170,50 @@ def test_equal_methods_have_a_verdict_by_any_measure_in_5_percent_of_the_studies
 def test_the_rows_that_a_difference_needs_are_those_of_statsmodels(difference, tests):
     expected = TTestPower().solve_power(difference / 0.4, alpha=0.05 / tests, power=0.8)
     assert rows_needed(difference, 0.4, tests) == pytest.approx(expected, rel=0.005, abs=0.5)
+
+
+def test_divergences_are_paired_by_window_and_compared_only_where_nothing_learnt_the_task(write_run, runs_dir):
+    random = np.random.default_rng(0)
+    shared = random.gamma(4, 0.1, 12)
+    for mode in ("no_finetune", "sparse_to_dense"):
+        dense = [0.0] * 12 if mode == "no_finetune" else [0.2, *[0.3] * 11]
+        write_run(run_id("dense", "00", mode), change=with_divergence(1, dense))
+    ours, theirs = (factor * shared + 0.01 * random.random(12) for factor in (1.0, 1.1))
+    for mode in MODES:
+        write_run(run_id("unstructured", mode=mode), change=with_divergence(1, ours.tolist()))
+        write_run(run_id("random", mode=mode), change=with_divergence(1, theirs.tolist()))
+    write_run(run_id("structured", mode="no_finetune"), change=with_divergence(2, theirs.tolist()))
+    table = results(runs_dir).comparisons.query("measure == 'divergence'").set_index(["question", "method"])
+    assert set(table["mode"]) == {"no_finetune"}
+    # Another text has other windows.
+    assert not {"structured"} & {*table.index.get_level_values("method"), *table["against_method"]}
+    (pair,) = table.loc[["methods"]].to_dict("records")
+    assert pair["p_value"] == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert pair["difference"] == pytest.approx(np.mean(ours - theirs))
+    against_dense = table.loc["dense", "unstructured"]
+    assert against_dense["p_value"] == pytest.approx(stats.ttest_1samp(ours, 0).pvalue)
+    assert (against_dense["verdict"], pair["verdict"], pair["examples"]) == ("higher", "lower", 12)
+
+
+def test_each_probe_is_a_metric_of_its_own_without_a_loss(grid):
+    table = results(grid).comparisons.query("question == 'dense' and metric == 'probe_p'")
+    assert pairs(table) == EXPECTED["dense"]
+    assert table["difference"].tolist() == pytest.approx([-0.25] * 9)
+    assert set(table["measure"]) == {"value"}
+
+
+def test_the_rows_are_those_of_the_observed_differences_at_the_level_of_the_correction(write_run, runs_dir):
+    write_run(run_id("dense", "00", "no_finetune"), 0.9)
+    write_run(run_id(mode="no_finetune"), 0.85)
+    row = results(runs_dir).comparisons.query("measure == 'value'").iloc[0]
+    # Over 60 examples and the two that are added, the difference is that of the table, and Student's interval has 61 degrees.
+    half_width = (row["difference_high"] - row["difference_low"]) / 2
+    deviation = half_width / stats.t.ppf(0.975, 61) * 62**0.5
+    assert row["rows_needed"] == pytest.approx(rows_needed(0.02, deviation, 2))
+
+
+def test_nothing_is_recovered_where_nothing_was_lost(write_run, runs_dir):
+    write_run(run_id("dense", "00", "sparse_to_dense"), 0.5)
+    for mode in ("no_finetune", "sparse_to_sparse"):
+        write_run(run_id(mode=mode), 0.6)
+    assert results(runs_dir).curves["recovered_share"].isna().all()

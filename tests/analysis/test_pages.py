@@ -16,7 +16,9 @@ from markdown_it import MarkdownIt
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, Reproduction
 from sparseft.analysis.sentences import sentences
-from sparseft.analysis.tables import Results
+from sparseft.analysis.study import read_study
+from sparseft.analysis.tables import Results, compute
+from sparseft.study.config import Analysis
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
@@ -315,3 +317,33 @@ def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
         "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
         " 0.250 [0.160, 0.368], chance 0.25. "
     )
+
+
+def test_three_methods_on_24_rows_on_which_the_dense_model_guesses_are_told_apart_by_their_losses(
+    write_run, runs_dir, tmp_path
+):
+    for method, right, loss in (
+        ("dense", 8, 2.6),
+        ("unstructured", 6, 5.0),
+        (PAIR[0][0], 7, 2.93),
+        (PAIR[1][0], 8, 2.76),
+    ):
+        sparsity = "00" if method == "dense" else "50"
+        run_id = f"m-hellaswag-{method}-sparsity{sparsity}-no_finetune-seed0"
+        write_run(run_id, right / 24, loss=loss, examples=24)
+    said = " ".join(written(tmp_path, compute(read_study(runs_dir), Analysis()))[FINDINGS].split())
+    assert (
+        "- No better than a guess: original model 0.333 [0.180, 0.533], chance 0.25. "
+        "Against dense, by the first measure that decides: 3 worse by loss." in said
+    )
+    assert (
+        "- Best of 3 methods: unstructured_sparsegpt, by loss, at 50 % (no_finetune)"
+        " (closest: unstructured_wanda minus unstructured_sparsegpt, +0.170 [+0."
+    ) in said
+    assert "Really sparse? Yes" in said
+
+
+def test_methods_that_were_not_compared_have_no_best_one():
+    study = three_methods()
+    study = replace(study, comparisons=study.comparisons[study.comparisons["question"] == "dense"])
+    assert said(study)[1].startswith("No method is called the best, because no two were compared")

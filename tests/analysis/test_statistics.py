@@ -1,10 +1,13 @@
 """Compare the statistics with scipy and statsmodels where they reduce to theirs, and check their coverage by
 simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
-from sparseft.analysis.statistics import Scores, Spread, compare, interval, pooled_spread, recovered_share
+from sparseft.analysis.statistics import Scores, Spread, compare, holm, interval, pooled_spread, recovered_share
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -99,3 +102,28 @@ def test_intervals_cover_the_truth(seeds, deviation):
     assert 550 <= ((low <= 0.6) & (high >= 0.6)).sum() <= 592
     assert ((difference_low <= 0) & (difference_high >= 0)).sum() >= 550
     assert (p_value < 0.05).sum() <= 50
+
+
+def test_many_seeds_on_many_examples_have_student_s_interval_over_the_seeds():
+    """With so many examples only the seeds are random."""
+    random = np.random.default_rng(2)
+    cell = outcomes(random, 0.5, 6, 200_000, 0.03)
+    low, high = interval(cell, pooled_spread([cell]))
+    assert high - low == pytest.approx(np.diff(DescrStatsW(cell.values.mean(axis=1)).tconfint_mean())[0], rel=0.02)
+
+
+def test_seeds_widen_the_interval_of_a_trained_cell_only():
+    random = np.random.default_rng(7)
+    several = [outcomes(random, 0.6, 3, 100, 0.1) for _ in range(3)]
+    spread, trained = pooled_spread(several), outcomes(random, 0.6, 1, 100)
+    untrained = replace(trained, seeds=())
+    assert interval(untrained, spread) == pytest.approx(interval(trained, ONE_SEED))
+    assert interval(trained, spread)[0] < interval(untrained, spread)[0]
+    assert (pooled_spread([*several, trained, untrained]), pooled_spread([trained, untrained])) == (spread, ONE_SEED)
+
+
+def test_holm_is_statsmodels_and_a_test_that_was_not_made_does_not_count():
+    p_values = [0.04, 0.01, 0.02, 0.5]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert holm([0.04, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
+    assert np.isnan(holm([np.nan])).all()

@@ -194,8 +194,13 @@ def mean_interval(measurements: ArrayLike) -> tuple[float, float]:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p of a family, (tests,)."""
-    return multipletests(p_values, method="holm")[1]
+    """Return Holm's adjusted p of a family, (tests,). A test that is NaN was not made, and does not count."""
+    p_values = np.asarray(p_values, float)
+    tested = ~np.isnan(p_values)
+    adjusted = np.full(p_values.shape, np.nan)
+    if tested.any():
+        adjusted[tested] = multipletests(p_values[tested], method="holm")[1]
+    return adjusted
 
 
 def _total(
