@@ -174,3 +174,11 @@ def test_no_run_and_one_study_are_refused_in_one_line(tmp_path, what):
     assert said.startswith("error: ")
     assert what in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_that_trains_nothing_is_analysed(write_run, runs_dir, tmp_path):
+    for run in (ORIGINAL, RUN.format("unstructured").replace("sparse_to_dense", "no_finetune")):
+        write_run(run, 0.9)
+    code, said = analyze(runs_dir, tmp_path / "out")
+    assert code == 0, said
+    assert pd.read_csv(tmp_path / "out/grouped_summary.csv")["value"].tolist() == [0.9, 0.9]

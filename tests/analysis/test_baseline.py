@@ -122,3 +122,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
 def test_value_and_the_metric_of_the_task_are_one_number(tmp_path):
     rows = [f"m,boolq,unstructured,50,,{metric},{value},s" for metric, value in (("value", 0.1), ("acc", 0.7))]
     assert beside(CELLS, baseline(tmp_path, *rows))["reproduction"].tolist() == ["sources disagree"] * 2
+
+
+def test_an_empty_field_agrees_with_every_cell(tmp_path):
+    table = beside(CELLS, baseline(tmp_path, ",boolq,unstructured,50,,acc,0.29,"))
+    assert table[["model", "inside"]].values.tolist() == [["m", False], ["n", True]]
+
+
+def test_any_column_of_ours_can_be_compared(tmp_path):
+    (row,) = beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,50,,wikitext2_ppl_2048,28.5,")).to_dict("records")
+    assert (row["value"], row["difference"]) == (30.0, 1.5)
+    assert pd.isna(row["inside"])

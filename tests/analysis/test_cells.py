@@ -127,3 +127,16 @@ def test_the_divergence_of_a_cell_has_student_s_interval_over_the_windows(write_
     # It is neither the value nor the loss, and a run without it has none.
     assert table["value"].tolist() == [0.5] * 3
     assert table.loc[("random", "no_finetune"), ["divergence", "divergence_low"]].isna().all()
+
+
+def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
+    write_run(run_id(seed=0))
+    write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
+    assert cells(runs_dir).frame["status"].tolist() == ["fault"]
+
+
+def test_of_losses_the_lower_is_the_better(write_run, runs_dir):
+    for sparsity, loss in (("10", 2.0), ("20", 1.0), ("30", 3.0)):
+        write_run(run_id(sparsity=sparsity), loss=loss, by_loss=True)
+    table = cells(runs_dir).frame
+    assert table.loc[table["pareto"], "sparsity"].tolist() == [20, 30]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
-from analysis.frames import default_study, large_study
+from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
 from sparseft.analysis.figures import study_figures, throughput_drawing
 from sparseft.analysis.tables import Results
@@ -101,3 +101,21 @@ def test_a_batch_size_that_did_not_fit_is_a_cross_and_the_memory_limit_a_line():
     assert all([mark.get_label() for mark in axes.collections if len(mark.get_offsets())] for axes in figure.axes)
     labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
     assert {"out of memory", "memory limit"} <= labels
+
+
+def test_a_speed_has_its_interval_and_without_a_perplexity_the_loss_is_drawn_against_it():
+    study = default_study()
+    ends = {"vllm_speedup": 1.5, "vllm_speedup_low": 1.25, "vllm_speedup_high": 2.0}
+    figures = drawn(replace(study, curves=study.curves.assign(**ends)))
+    for name in ("acc_norm", "loss"):
+        for axes in figures[f"hellaswag_mini_{name}_vs_vllm_speed"].axes:
+            across, _ = axes.containers[0][2]
+            assert across.get_segments()[0][:, 0].tolist() == [1.25, 2.0]
+
+
+def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
+    cells = pd.concat([make_cells(setting="steps=1"), make_cells(setting="steps=2")], ignore_index=True)
+    names = list(drawn(make_study(cells)))
+    assert [name.partition("_")[0] for name in names] == ["setting1"] * 4 + ["setting2"] * 4
+    loss = drawn(make_study(make_cells(metric="loss").assign(chance=None)))
+    assert [name for name in loss if "vs_sparsity" in name] == ["hellaswag_mini_loss_vs_sparsity"]

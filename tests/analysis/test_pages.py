@@ -347,3 +347,70 @@ def test_methods_that_were_not_compared_have_no_best_one():
     study = three_methods()
     study = replace(study, comparisons=study.comparisons[study.comparisons["question"] == "dense"])
     assert said(study)[1].startswith("No method is called the best, because no two were compared")
+
+
+def test_a_loss_is_called_a_loss_and_never_within():
+    cells = make_cells(metric="loss").assign(chance=None)
+    study = make_study(cells)
+    first, *_ = said(judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"}))
+    assert first.startswith(
+        "Against dense, by the first measure that decides: 2 not told apart and 4 worse by loss. A difference of 0.02 in loss "
+    )
+
+
+def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_column(tmp_path):
+    study = default_study()
+    curves = study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None)
+    page = written(tmp_path, replace(study, curves=curves))["EXPERIMENTS.md"]
+    assert (
+        "|random|10|no_finetune|0.250 [0.160, 0.368]; lower|1.750 [1.650, 1.850]; higher|0.100 [0.080, 0.125]|" in page
+    )
+    assert "|original model|0|baseline|0.969 [0.893, 0.991]|1.031 [0.931, 1.131]|0.000 [0.000, 0.000]|" in page
+    page = written(tmp_path, replace(study, curves=curves.assign(divergence=None)))["EXPERIMENTS.md"]
+    assert "|method|sparsity, %|mode|value|loss|\n" in page
+
+
+def test_methods_that_are_not_told_apart_are_named_with_the_rows_that_they_need():
+    verdicts = {f"{ours}/random": "higher" for ours, _ in PAIR}
+    sentence = said(judged(three_methods(), verdicts, "methods"))[1]
+    assert sentence == (
+        "unstructured_wanda and unstructured_sparsegpt are not told apart at 50 % (sparse_to_sparse)."
+        " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64."
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        (
+            {},
+            "No pruned model is shown to be within 0.02 of dense. Against dense, by the first measure that decides: 2 not told"
+            " apart and 4 worse by length-normalised accuracy."
+            " A difference of 0.02 in length-normalised accuracy needs about 1,900 rows; you have 64.",
+        ),
+        (
+            {"unstructured": "within"},
+            "Largest sparsity within 0.02 of dense: unstructured 10 % (no_finetune) and unstructured 10 % (sparse_to_sparse).",
+        ),
+        (
+            {"random": "higher", "structured": "within"},
+            "Largest sparsity within 0.02 of dense or higher: structured 10 (7.5) %",
+        ),
+    ],
+)
+def test_the_first_sentence_follows_the_verdicts(verdicts, sentence):
+    assert said(judged(default_study(), verdicts))[0].startswith(sentence)
+
+
+def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):
+    study = default_study()
+    links = [{"base": {"train.json": "a", "merge.json": "b"}}, *[{}] * 7]
+    memo = written(tmp_path, replace(study, runs=study.runs.assign(links=links)))["correctness_memo.md"]
+    assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8
+    assert memo.count("|0 of 1|") == 1
+    assert "The chain of hashes holds in 7 of 8 runs" in memo
+
+
+def test_without_a_configuration_no_command_would_make_another_study(tmp_path):
+    pages = written(tmp_path, replace(default_study(), configuration=None))
+    assert not any("snakemake" in page for page in pages.values())

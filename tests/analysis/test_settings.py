@@ -140,3 +140,18 @@ def test_a_run_outside_the_study_is_only_in_summary(write_run, runs_dir):
     assert results.cells[["seeds", "value"]].values.tolist() == [[1, 0.25]]
     assert set(results.missing["reason"]) == {"no such folder, though the configuration asks for it"}
     assert len(results.missing) == 3
+
+
+def test_a_cell_that_agrees_with_two_dense_cells_stands_once_without_a_difference(write_run, runs_dir):
+    write_run(DENSE, change=trained_with(dtype="bfloat16"))
+    write_run(DENSE.replace("seed0", "seed1"))
+    write_run(SPARSE.format(seed=0), change=lambda files: [files.pop(name) for name in ("train", "before_merge")])
+    table = compute(read_study(runs_dir), Analysis()).curves.query("method != 'dense'")
+    assert len(table) == 1
+    assert np.isnan(table["difference"].iloc[0])
+
+
+def test_a_run_belongs_to_the_study_with_its_distillation(write_run, runs_dir):
+    write_run(SPARSE.format(seed=0), change=trained_with(learning_rate=0.001, distillation=TAUGHT))
+    study = study_with(training={"distillation": TAUGHT})
+    assert "outside" not in set(read_study(runs_dir, study).faults["kind"])

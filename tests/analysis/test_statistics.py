@@ -127,3 +127,9 @@ def test_holm_is_statsmodels_and_a_test_that_was_not_made_does_not_count():
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([0.04, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
     assert np.isnan(holm([np.nan])).all()
+
+
+def test_a_share_of_no_clear_loss_is_not_bounded():
+    cells = [outcomes(np.random.default_rng(seed), 0.5, 1, 40) for seed in range(3)]
+    assert np.isnan(recovered_share(*cells, ONE_SEED)[1:]).all()
+    assert np.isnan(recovered_share(cells[0], cells[1], cells[1], ONE_SEED)).all()

@@ -166,3 +166,11 @@ def test_a_file_that_is_not_as_long_as_its_header_says_is_refused(tmp_path, tiny
         (tmp_path / "model.safetensors").write_bytes(content)
         with pytest.raises(InputError, match=r"model\.safetensors: truncated"):
             _ = Checkpoint(tmp_path).tensors
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
+    name = "model.embed_tokens.weight"
+    blocks = [part.copy() for part in tiny.read_blocks(name, block)]
+    assert all(part.size % tiny.tensors[name].shape[1] == 0 for part in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), tiny.read(name).ravel())

@@ -42,3 +42,13 @@ def test_the_first_groups_by_hand(tiny_llama):
         Part(f"{self_attn}.v_proj", 0, 8, heads),
         Part(f"{self_attn}.o_proj", 1, 16, heads),
     ]
+
+
+def test_layer_10_comes_after_layer_9(tmp_path):
+    weight = torch.ones(2, 2)
+    save_file(
+        {f"model.layers.{n}.mlp.up_proj.weight": weight.clone() for n in range(12)}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    numbers = [int(layer.split(".")[2]) for layer in prunable_layers(Checkpoint(tmp_path))]
+    assert numbers == list(range(12))

@@ -158,3 +158,19 @@ def test_a_state_with_what_a_reader_could_unpickle_or_import_is_refused(tmp_path
         change(file)
     with pytest.raises(InputError, match=rf"x\.mdl: {named} is not plain data"):
         MdlFile(path).content()
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none.mdl"):
+        with pytest.raises(InputError, match="no such file"):
+            read(path)
+
+
+def test_a_link_is_the_tensor_that_it_names(tmp_path):
+    with mdl_writer(tmp_path / "x.mdl", "model") as writer:
+        writer.create("w", "BF16", VALUES.shape)
+        writer.write("w", (), VALUES)
+        writer.link("tied", "w")
+    file = MdlFile(tmp_path / "x.mdl")
+    assert file.tensors["model.tied"] == file.tensors["model.w"]
+    assert file.content() == {"model": {"w": file.tensors["model.w"], "tied": file.tensors["model.w"]}}

@@ -63,3 +63,11 @@ def test_the_card_states_the_licence_of_the_base(tmp_path):
     assert stated_licence(tmp_path) == stated
     data = card(stated).data
     assert {key: getattr(data, key) for key in stated} == stated
+
+
+@pytest.mark.parametrize("text", ["", "No metadata.", "---\n---\n", "---\nlicense:\n---\n", "---\nlanguage: en\n---\n"])
+def test_a_base_that_states_no_licence_gives_none(tmp_path, capsys, text):
+    (tmp_path / "README.md").write_text(text)
+    assert stated_licence(tmp_path) == {}
+    assert stated_licence(tmp_path / "elsewhere") == {}
+    assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import re
 import select
 import signal
@@ -306,3 +307,17 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, altered):
         (model / altered).write_text("{}")
     with pytest.raises(InputError, match=f"model_dir/{altered}: .*merge.json records"):
         check_model(model, Checkpoint(model).hashes())
+
+
+def test_a_folder_that_was_copied_is_still_this_program_s(tmp_path):
+    write_folder(tmp_path / "out", a="1")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
+    write_folder(tmp_path / "copy", a="2")
+    assert (tmp_path / "copy/a").read_text() == "2"
+
+
+def test_two_processes_write_to_one_folder_at_the_same_time(tmp_path):
+    with atomic_files(tmp_path, "one", "masks") as first, atomic_files(tmp_path, "two", "masks") as second:
+        (first / "one").write_text("1")
+        (second / "two").write_text("2")
+    assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["1", "2"]

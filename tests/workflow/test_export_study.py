@@ -254,3 +254,27 @@ def test_a_damaged_record_leaves_out_its_run_only(study):
     (study / "train.json").write_text((study / "train.json").read_text().replace('"steps": 4', '"steps": 5'))
     refused("tensorboard", f"not exported: {TRAINED}: train.json", code=1)
     assert {path.name for path in Path("out").iterdir()} == {DENSE}
+
+
+def test_a_file_of_somebody_else_is_kept(study):
+    write(Path("out", TRAINED, "notes.txt"), [{}])
+    refused("tensorboard", "other files")
+    assert Path("out", TRAINED, "notes.txt").exists()
+
+
+def test_a_later_export_completes_a_run_and_doubles_nothing(study):
+    shutil.move(study / "evaluation.json", "later.json")
+    (study / "validation_report.json").unlink()
+    assert points(export("tensorboard") / TRAINED).keys() == {"train/loss", "train/learning_rate", "eval/loss"}
+    shutil.move("later.json", study / "evaluation.json")
+    charts = points(export("tensorboard") / TRAINED)
+    assert len(charts["train/loss"]) == 4 and len(charts["eval/acc"]) == 1
+
+
+def test_lm_eval_prints_the_exported_results(study):
+    results = lm_eval_files(export("lm-eval") / DENSE)["results"]
+    metrics = read(study.with_name(DENSE) / "evaluation.json")["metrics"]
+    assert f"|acc_norm   |↑  |{metrics['acc_norm']:.4f}|±" in utils.make_table(results)
+    assert results["model_name"] == DENSE
+    export("lm-eval")
+    assert len(list(Path("lm-eval", DENSE).glob("results_*"))) == 1

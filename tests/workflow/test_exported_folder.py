@@ -168,3 +168,19 @@ def test_what_must_not_be_sent_is_refused_with_and_without_confirm(box, tmp_path
     folder = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
     change_json(folder / "manifest.json", **manifest)
     assert line in refused(tmp_path, "push_to_hub.py", export_dir=folder, repo_id=repo_id, **confirm)
+
+
+def test_a_card_says_once_and_in_plain_words_what_the_files_leave_out(box):
+    said = {run: ModelCard.load(folders(box, run)[1] / "README.md").text for run in RUNS}
+    assert "The pruned channels and heads, all of them zero, are left out: " in said[STRUCTURED]
+    assert "The files have every weight. The pruned ones are zeros." in said[RANDOM]
+    assert not any(text in card for text in ("Nothing was left out", "model.layers") for card in said.values())
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "licence"), [("somebody/Llama-smaller", "llama3.1"), ("a/smaller", "llama2"), ("a/smaller", "mit")]
+)
+def test_a_name_that_the_licence_allows_is_not_refused(box, tmp_path, repo_id, licence):
+    folder = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
+    change_json(folder / "manifest.json", licence={"license": licence})
+    assert f"to {repo_id}: nothing was sent" in succeed("push_to_hub.py", export_dir=folder, repo_id=repo_id)
