@@ -21,7 +21,6 @@ from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result
 from sparseft.evaluation.harness import outcome_key, run_harness
-from sparseft.evaluation.recorded_answers import write_lm_eval_files
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
@@ -406,11 +405,11 @@ def test_the_scripts_evaluate_a_group_as_a_probe_and_train_on_none(group, tmp_pa
     }
     succeed("prepare_task.py", **own)
     place = {"checkpoint": folder, "task": "boolq_mini", "data_dir": tmp_path / "data/boolq_mini"}
+    place["lm_eval_files"] = tmp_path / "files"
     succeed("evaluate.py", **place, probes=f"all:{tmp_path / 'data/all'}", output=tmp_path / "evaluation.json")
     record = read_record_file(tmp_path / "evaluation.json", EvaluationRecord)
     assert set(record.probes) == {"bricks", "tiles"}
     outcomes = [*record.probes["bricks"].outcomes, *record.probes["tiles"].outcomes]
     assert len(outcomes) == 8 and record.groups["all"].value == pytest.approx(sum(outcomes) / 8, abs=1e-12)
-    write_lm_eval_files(record, "run", tmp_path / "data", tmp_path / "files")
     assert {file.name.split("_2")[0] for file in (tmp_path / "files").glob("samples_*")} == {
         "samples_boolq_mini", "samples_bricks", "samples_tiles"}  # fmt: skip

@@ -2,9 +2,9 @@
 
 import errno
 import os
-import shutil
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Two runs, exported and read back with the readers of TensorBoard, of W&B and of lm-eval."""
+"""Two runs, exported and read back with the readers of TensorBoard and of W&B; and the files of lm-eval."""
 
 import json
 import re
@@ -74,7 +74,8 @@ def made(tmp_path_factory) -> Path:
         scored = {"task": "colours", "data_dir": "data/colours", "probes": "gsm8k_mini:data/gsm8k_mini"}
         for run_id, model in ((TRAINED, run / "model_dir"), (DENSE, "models/m")):
             report = f"results/runs/{run_id}/evaluation.json"
-            succeed("evaluate.py", checkpoint=model, run_id=run_id, **scored, output=report)
+            files = f"results/runs/{run_id}/lm_eval"
+            succeed("evaluate.py", checkpoint=model, run_id=run_id, **scored, lm_eval_files=files, output=report)
     return folder
 
 
@@ -132,32 +133,35 @@ def test_the_files_for_lm_eval_are_those_that_lm_eval_writes_for_the_model(study
         task = find_task(Path("data", name), name)
         with sandboxed(name):
             tasks += manager.load(task_definition(task, read_splits(Path("data", name), task)[0]))["tasks"].values()
-    with sandboxed("colours"):
-        results = simple_evaluate(lm, tasks=tasks, task_manager=manager, bootstrap_iters=BOOTSTRAP)
-    samples, tracker = results.pop("samples"), EvaluationTracker(output_path="theirs/results.json")
-    tracker.save_results_aggregated(results, samples)
-    for name, rows in samples.items():
-        tracker.save_results_samples(name, rows)
-
-    ours, theirs = lm_eval_files(export("lm-eval") / TRAINED), lm_eval_files(Path("theirs"))
-    assert ours["samples"].keys() == theirs["samples"].keys() == {"colours", "gsm8k_mini"}
-    for key in ("results", "n-shot", "n-samples", "higher_is_better", "versions", "task_hashes"):
-        assert ours["results"][key] == theirs["results"][key], key
-    for name, rows in theirs["samples"].items():
-        for row, expected in zip(ours["samples"][name], rows, strict=True):
+    ours = lm_eval_files(study / "lm_eval")
+    for task in tasks:
+        with sandboxed("colours"):
+            results = simple_evaluate(lm, tasks=[task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
+        samples, tracker = results.pop("samples"), EvaluationTracker(output_path="theirs/results.json")
+        tracker.save_results_aggregated(results, samples)
+        for name, rows in samples.items():
+            tracker.save_results_samples(name, rows)
+    theirs = lm_eval_files(Path("theirs"))
+    assert ours.keys() == theirs.keys() == {"colours", "gsm8k_mini"}
+    for name, (results, rows) in theirs.items():
+        for key in ("results", "n-shot", "n-samples", "higher_is_better", "versions", "task_hashes"):
+            assert ours[name][0][key] == results[key], key
+        for row, expected in zip(ours[name][1], rows, strict=True):
             assert row | {"resps": 0, "filtered_resps": 0} == expected | {"resps": 0, "filtered_resps": 0}
             assert numbers(row["resps"]) == pytest.approx(numbers(expected["resps"]), rel=1e-5)
+    metrics = read(study / "evaluation.json")["metrics"]
+    assert f"|acc_norm|↑  |{metrics['acc_norm']:.4f}|±" in utils.make_table(ours["colours"][0])
 
 
-def lm_eval_files(folder: Path) -> dict:
-    """Return the newest results and the samples by task, found and named by lm-eval's own functions."""
+def lm_eval_files(folder: Path) -> dict[str, tuple[dict, list[dict]]]:
+    """Return the results and the samples by task, found and named by lm-eval's own functions."""
     files = [path.as_posix() for path in folder.iterdir()]
-    newest = utils.get_latest_filename(utils.get_results_filenames(files))
+    results = [read(Path(file)) for file in utils.get_results_filenames(files)]
     samples = {
         utils.get_file_task_name(Path(file).name): [json.loads(line) for line in Path(file).read_text().splitlines()]
         for file in utils.get_sample_results_filenames(files)
     }
-    return {"results": read(Path(newest)), "samples": samples}
+    return {task: (result, samples[task]) for result in results for task in result["results"]}
 
 
 def numbers(responses: list) -> list[float]:
@@ -232,14 +236,8 @@ def test_wandb_is_named_if_it_is_not_installed(study):
     assert not Path("out").exists()
 
 
-def test_other_rows_than_the_evaluated_ones_are_refused(study):
-    mini = {"task": "gsm8k_mini", "train_examples": 4, "validation_examples": 5}
-    succeed("prepare_task.py", **mini, output_dir="data/gsm8k_mini")
-    refused("lm-eval", "data/gsm8k_mini: not the rows that were evaluated")
-
-
-@pytest.mark.parametrize("form", ["tensorboard", "lm-eval"])
-def test_an_export_that_somebody_has_put_files_into_is_left_as_it_is(study, form):
+def test_an_export_that_somebody_has_put_files_into_is_left_as_it_is(study):
+    form = "tensorboard"
     for name in ("my_notes.json", "a.txt", "events.out.tfevents.mine", "deep/results_mine.json"):
         write(export(form) / TRAINED / name, [{}])
         before = tree(Path(form))
@@ -269,12 +267,3 @@ def test_a_later_export_completes_a_run_and_doubles_nothing(study):
     shutil.move("later.json", study / "evaluation.json")
     charts = points(export("tensorboard") / TRAINED)
     assert len(charts["train/loss"]) == 4 and len(charts["eval/acc"]) == 1
-
-
-def test_lm_eval_prints_the_exported_results(study):
-    results = lm_eval_files(export("lm-eval") / DENSE)["results"]
-    metrics = read(study.with_name(DENSE) / "evaluation.json")["metrics"]
-    assert f"|acc_norm   |↑  |{metrics['acc_norm']:.4f}|±" in utils.make_table(results)
-    assert results["model_name"] == DENSE
-    export("lm-eval")
-    assert len(list(Path("lm-eval", DENSE).glob("results_*"))) == 1

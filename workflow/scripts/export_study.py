@@ -1,4 +1,4 @@
-"""Export the runs of a study to TensorBoard, to Weights & Biases (W&B), or to files of lm-eval.
+"""Export the runs of a study to TensorBoard or to Weights & Biases (W&B).
 
     export_study.py --results_dir results/runs --output_dir results/tensorboard --format tensorboard
 
@@ -129,20 +129,12 @@ def write_wandb(exported: ExportedRun, folder: Path, project: str) -> None:
         raise InputError(f"W&B: {error}", "log in with `wandb login`, or set WANDB_MODE=offline") from None
 
 
-def write_lm_eval(exported: ExportedRun, folder: Path, data: Path) -> None:
-    """Write lm-eval's files of an evaluation."""
-    from sparseft.evaluation.recorded_answers import write_lm_eval_files
-
-    write_lm_eval_files(exported.evaluation, exported.run.id, data, folder)
-
-
 def main(
     *,
     results_dir: Path,
     output_dir: Path,
-    format: Literal["tensorboard", "wandb", "lm-eval"],
+    format: Literal["tensorboard", "wandb"],
     project: str = "sparseft",
-    data_dir: Path = Path("data"),
 ) -> int:
     """Export each run. Return 1 if a run could not be read.
 
@@ -151,7 +143,6 @@ def main(
         output_dir: folder of the export, with one folder per run
         format: what reads the export
         project: wandb: the project in W&B
-        data_dir: lm-eval: folder of the prepared tasks
     """
     check_apart([output_dir], [results_dir])
     if format == "wandb" and not find_spec("wandb"):
@@ -163,11 +154,7 @@ def main(
     for folder in folders:
         check_replaceable(output_dir / folder.name, kind)
     hold(output_dir)
-    writer = {
-        "tensorboard": write_tensorboard,
-        "wandb": partial(write_wandb, project=project),
-        "lm-eval": partial(write_lm_eval, data=data_dir),
-    }[format]
+    writer = {"tensorboard": write_tensorboard, "wandb": partial(write_wandb, project=project)}[format]
     written, damaged = 0, 0
     for folder in tqdm(folders, desc="export", disable=None):
         try:
@@ -176,10 +163,8 @@ def main(
             damaged += 1
             print(f"not exported: {folder.name}: {error}", file=sys.stderr)
             continue
-        # lm-eval did not evaluate a task whose metric is the loss.
-        evaluation, place = exported.evaluation, output_dir / folder.name
-        if evaluation.harness if evaluation and format == "lm-eval" else evaluation or exported.training:
-            with atomic_folder(place, kind) as temporary:
+        if exported.evaluation or exported.training:
+            with atomic_folder(output_dir / folder.name, kind) as temporary:
                 writer(exported, temporary)
             written += 1
     print(f"{output_dir}: {written} of {len(folders)} runs")

@@ -13,6 +13,7 @@ A task whose headline is the loss is evaluated without lm-eval, on the tokens th
 import json
 import math
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", task: Task, rows: dict[str, list[Row]], batch_size: int
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    task: Task,
+    rows: dict[str, list[Row]],
+    batch_size: int,
+    files: Path | None = None,
 ) -> dict:
     """Score a model on rows["validation"], and return the content of evaluation.json.
 
@@ -63,7 +69,7 @@ def evaluate(
     Raises InputError if the rows cannot be scored, or if a loss is not finite."""
     task.check(rows)
     validation, is_by_loss = rows["validation"], task.headline is LOSS
-    scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size)
+    scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size, files)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
     if task.choices and not task.few_shot and model.dtype == torch.float32:
         # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. A
@@ -94,17 +100,23 @@ def evaluate(
 
 
 def evaluate_probe(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", task: Task, rows: dict[str, list[Row]], batch_size: int
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    task: Task,
+    rows: dict[str, list[Row]],
+    batch_size: int,
+    files: Path | None = None,
 ) -> dict:
     """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in
     evaluation.json.
 
-    They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate` does."""
+    They are those of `evaluate` that lm-eval gives, without the losses. lm-eval writes its own files into `files`.
+    Raises InputError as `evaluate` does."""
     task.check(rows)
     # By default, lm-eval computes the logarithms in the model's dtype. In bfloat16, -10.03 nats would become -10.
     options = {"batch_size": batch_size, "device": str(model.device), "softmax_dtype": "float32"}
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, **options)
-    metrics, samples = run_harness(lm, task, rows)
+    metrics, samples = run_harness(lm, task, rows, files)
     labels, lengths = scoring.labels_of(rows["validation"], task)
     outcomes = [float(sample[outcome_key(task)]) for sample in samples]
     refuse_rows(

@@ -8,8 +8,10 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
+from copy import deepcopy
 from functools import cache
 from itertools import chain
+from pathlib import Path
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and
 # lm-eval's bootstrap, which takes a second, starts no copies of this process.
@@ -20,14 +22,15 @@ os.environ.setdefault("DISABLE_MULTIPROC", "1")
 from datasets import Dataset
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
+from sparseft.errors import InputError
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.lm_eval import NO_FILTER
@@ -97,16 +100,23 @@ class StrictLM(HFLM):
         return super().generate_until(requests, *args, **options)
 
 
-def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], list[dict]]:
+def run_harness(
+    lm: HFLM, task: Task, rows: dict[str, list[Row]], files: Path | None = None
+) -> tuple[dict[str, float | None], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
     Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the
-    rows. Raises InputError if lm-eval renders other texts than training read."""
+    rows. lm-eval also writes its own files into the folder `files`. Raises InputError if lm-eval renders other texts
+    than training read."""
     lm_task = load_task(task, rows)
     with sandboxed(task.name):
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
-        result = simple_evaluate(lm, [lm_task])
+        with redirect_stdout(sys.stderr):
+            # The bootstrap prints that it runs.
+            result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=_manager(), bootstrap_iters=BOOTSTRAP)
+    if files:
+        write_files(result, files)
     entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
     first_filter = next(iter(entries.values()), NO_FILTER if task.choices else _STRICT)
     samples = [
@@ -137,10 +147,20 @@ def load_task(task: Task, rows: dict[str, list[Row]]) -> ConfigurableTask:
         return _manager().load(task_definition(task, rows))["tasks"][task.name]
 
 
-def simple_evaluate(lm: LM, tasks: list[ConfigurableTask]) -> dict:
-    """Return lm-eval's results and samples. The bootstrap prints on stderr that it runs."""
-    with redirect_stdout(sys.stderr):
-        return evaluator.simple_evaluate(lm, tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP)
+def write_files(result: dict, folder: Path) -> None:
+    """Write results_DATE.json and samples_TASK_DATE.jsonl, as `lm_eval --log_samples` does. Raises InputError if that
+    fails."""
+    # The tracker changes what it writes.
+    results = deepcopy(result)
+    samples = results.pop("samples")
+    tracker = EvaluationTracker(output_path=str(folder / "results.json"))
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name, rows in samples.items():
+        tracker.save_results_samples(task_name=name, samples=rows)
+        written = folder / f"samples_{name}_{tracker.date_id}.jsonl"
+        # lm-eval only logs a warning if it cannot write.
+        if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
+            raise InputError(f"{written}: lm-eval could not write it", "check the free space")
 
 
 def outcome_key(task: Task) -> str:

@@ -100,6 +100,8 @@ class Evaluation(Section):
 
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
     """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's tasks."""
+    lm_eval_files: bool = False
+    """Keep lm-eval's own files of every merged model, results_DATE.json and samples_TASK_DATE.jsonl, in `lm_eval/` of its run."""
     divergence: Count | None = Field(None, examples=[64])
     """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged model from it
     is measured. 0 means none. Null means 16 if every task of the grid has at least 200 `validation_examples`, or is built in and
