@@ -32,7 +32,7 @@ class Terminal(logging.Handler):
             check_targets()
         elif event == LogEvent.RUN_INFO and not self.total:
             self.total = record.stats["total"]
-            logger.info(f"{record.msg}\n{needs(REQUESTS, map(in_plan, planned()))}")
+            logger.info(f"{record.msg}\n{needs(REQUESTS, map(in_plan, planned()))}{replaced()}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
             self.started.add(record.jobid)
             self.running[record.jobid] = Path(record.log[0])
@@ -74,6 +74,15 @@ def planned():
 def in_plan(job):
     """Return the kind, the wildcards and the rule of a job, as the estimate takes it."""
     return job.params.get("kind", ""), job.wildcards_dict, job.rule.name
+
+
+def replaced():
+    """Return a note on the jobs that make a file again, apart from the tables; empty if there are none."""
+    again = [job for job in planned() if PATHS.analysis not in str(job.output) and any(map(os.path.exists, job.output))]
+    if not again:
+        return ""
+    reason = "snakemake --dry-run --quiet host gives each reason, and a results folder of its own keeps both"
+    return f"\nnote: {len(again)} of the jobs make files again that exist; {reason} (results: results/NAME)"
 
 
 def show_findings():

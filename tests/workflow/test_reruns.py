@@ -327,6 +327,9 @@ def test_another_schedule_trains_again_beside_more_validation_rows(copied_study)
     edited(copied_study, "validation_examples: 12", "validation_examples: 24")
     both = edited(copied_study, "learning_rate: 0.02", "learning_rate: 0.01")
     assert both == RECONFIGURED | {"prepare_validation": 1} | of_runs(3, 3) | EVALUATED
+    # Nothing is replaced without a word.
+    said = copied_study.snakemake("--dry-run")
+    assert re.search(r"note: \d+ of the jobs make files again that exist; snakemake --dry-run --quiet host gives", said)
 
 
 def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
