@@ -61,31 +61,3 @@ def test_the_job_of_the_next_command_waits_for_the_orphan_of_a_killed_one(study)
     assert not orphan.is_running()
     undisturbed.snakemake(ADAPTER)
     assert adapter_digest(study.folder / ADAPTER) == adapter_digest(undisturbed.folder / ADAPTER)
-
-
-def has_pending(process, number: signal.Signals) -> bool:
-    """Return whether a process will get a signal as soon as it goes on."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return bool(int(status.split("ShdPnd:")[1].split()[0], 16) & 1 << number - 1)
-
-
-@pytest.mark.slow
-def test_a_signal_to_snakemake_only_ends_its_job_and_the_next_command_continues_it(study):
-    undisturbed = Study(Path(shutil.copytree(study.folder, study.folder.with_name("undisturbed"))))
-    state = (study.folder / ADAPTER).with_name("state.pt")
-    interrupted = start(study, ADAPTER)
-    job = training(study)
-    while not state.exists():
-        time.sleep(0.01)
-    job.suspend()  # so that it has not finished when the signal is passed on, after 3 s
-    interrupted.send_signal(signal.SIGINT)
-    while not has_pending(job, signal.SIGINT):
-        time.sleep(0.1)
-    job.resume()
-    assert interrupted.wait() != 0
-    assert not running(study)
-    assert state.exists()
-    study.snakemake(ADAPTER)
-    assert study.json(f"{Path(ADAPTER).parent}/train.json")["resumed_after_steps"]
-    undisturbed.snakemake(ADAPTER)
-    assert adapter_digest(study.folder / ADAPTER) == adapter_digest(undisturbed.folder / ADAPTER)
