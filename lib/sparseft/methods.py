@@ -116,7 +116,7 @@ class Method:
     def own_calibration(self) -> str | None:
         """Return the text that the method looks at if its name says nothing; None if it is the task's examples or nothing.
 
-        What removes units must keep a language model, and one task says little about it (docs/smaller_models.md)."""
+        What removes units must keep a language model, and one task says little about it (docs/results.md)."""
         return SELF if self.uses_examples and self.pattern.removes != "weights" else None
 
     def ranked_by(self, importance: Importance) -> "Method":

@@ -4,6 +4,7 @@ docs/robustness.md lists the stages.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -81,4 +82,5 @@ def test_an_analysis_that_cannot_be_written_prints_one_line(tmp_path, finished_r
 def test_the_docs_list_these_stages():
     text = (ROOT / "docs/robustness.md").read_text()
     section = text.partition("## A full disk\n")[2].partition("\n## ")[0]
-    assert tuple(line.split("`")[1] for line in section.splitlines() if line.startswith("| `")) == STAGES
+    named = re.findall(r"`(\w+\.py[^`]*)`", section)
+    assert tuple(" ".join(stage.split()) for stage in named) == STAGES

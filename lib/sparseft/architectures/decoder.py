@@ -75,7 +75,7 @@ CHANNELS = Coupled(
     columns=("down_proj",),
     title="channels",
     # On a CPU with AVX512-BF16, llama.cpp's fast products of bfloat16 need rows of a multiple of 32 weights
-    # (ggml-cpu/llamafile/sgemm.cpp; measured in docs/smaller_models.md), and a block of q8_0 has 32 weights. Tensor cores and the
+    # (ggml-cpu/llamafile/sgemm.cpp; measured in docs/results.md), and a block of q8_0 has 32 weights. Tensor cores and the
     # grouped products of experts in transformers need rows of whole 16 bytes.
     multiple=32,
 )
