@@ -146,6 +146,13 @@ def test_every_batch_size_is_measured_with_a_program_of_its_own():
     assert programs(targets.measured_programs, throughput=chosen, cerebras={"target": "CPU"}) == {}
 
 
+@pytest.mark.parametrize(("environment", "compiles"), [("", True), ("1", True), ("0", False)])
+def test_without_the_key_the_environment_says_whether_programs_are_compiled_first(monkeypatch, environment, compiles):
+    monkeypatch.setenv("COMPILE_ONCE", environment)
+    assert bool(programs()) == compiles
+    assert bool(programs(cerebras={"compile_once": not compiles})) != compiles
+
+
 @pytest.mark.parametrize("key", [True, False])
 def test_programs_are_compiled_first_if_the_study_says_so_and_on_a_cs3_only(key):
     assert bool(programs(cerebras={"compile_once": key})) == key

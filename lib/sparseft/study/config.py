@@ -167,7 +167,9 @@ class _Keys(Section):
 
 
 # The table of backends gives their sections, so that a new backend changes nothing here.
-_SECTIONS: dict[str, Any] = {name: (section, section()) for name, section in backend_sections().items()}
+_SECTIONS: dict[str, Any] = {
+    name: (section, Field(default_factory=section)) for name, section in backend_sections().items()
+}
 _AllKeys = create_model("_AllKeys", __base__=_Keys, **_SECTIONS)
 
 

@@ -1,5 +1,6 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -96,8 +97,14 @@ class Cerebras(CerebrasJob):
 
     python: Annotated[str, Role.PLACE] = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
     """Python of the environment that has cerebras-pytorch."""
-    compile_once: bool = Field(True, examples=[False])
-    """Compile each distinct program in a job of its own, before the runs that share it. A change trains again."""
+    compile_once: bool = Field(
+        default_factory=lambda: os.environ.get("COMPILE_ONCE") or True,
+        validate_default=True,
+        examples=[False],
+        json_schema_extra={"default": True},
+    )
+    """Compile each distinct program in a job of its own, before the runs that share it. Without this key, COMPILE_ONCE=1 or 0 in
+    the environment decides; without both, it is true. A change trains again."""
     lock: Annotated[str | None, Role.PLACE] = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
     """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
 
