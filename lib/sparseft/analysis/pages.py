@@ -9,8 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -81,13 +79,6 @@ class Table:
     rows: list[list[str]]
 
     @property
-    def markdown(self) -> Markup:
-        """Return the table in Markdown, escaped."""
-        lines = [self.header, ["-"] * len(self.header), *self.rows]
-        lines = [[escape_markdown(text.replace("\n", "; ")) for text in line] for line in lines]
-        return Markup("".join(f"|{'|'.join(line)}|\n" for line in lines))
-
-    @property
     def text(self) -> str:
         """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
         frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
@@ -141,32 +132,29 @@ def write_pages(folder: Path, results: Results, figures: list, again: Reproducti
     """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat
     it."""
     content = _content(results, figures, again)
-    options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
-    options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
-    text.filters["wrapped"] = lambda sentence: "\n  ".join(
-        wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False)
-    )
-    pages: dict[str, Callable[..., str]] = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
-    pages |= {name: markdown.get_template(name).render for name in PAGES}
-    pages[FINDINGS] = text.get_template("terminal.txt").render
-    for name, render in pages.items():
+    content["images"] = {figure.name: _image(folder / "plots" / f"{figure.name}.svg") for figure in figures}
+    # How a text becomes a part of a page, by the ending of the page's name.
+    escapes: dict[str, dict] = {".html": {"autoescape": True}, ".md": {"finalize": escape_markdown}, ".txt": {}}
+    for name in (REPORT, *PAGES, FINDINGS):
+        environment = Environment(
+            loader=PackageLoader("sparseft.analysis", "templates"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            **escapes[Path(name).suffix],
+        )
+        environment.filters |= {"wrapped": _wrapped, "allowed": _allowed}
         with atomic_file(folder / name) as temporary:
-            temporary.write_text(render(content), encoding="utf-8")
+            temporary.write_text(environment.get_template(name).render(content), encoding="utf-8")
 
 
-def _html(environment: Environment, folder: Path, content: dict) -> str:
-    """Return the page with its style, its script, and the policy that lets no other run."""
-    style, script = (
-        Path(str(files(__package__) / "templates" / f"report.{kind}")).read_text() for kind in ("css", "js")
-    )
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)};"
-    images = {figure.name: _image(folder / "plots" / f"{figure.name}.svg") for figure in content["figures"]}
-    parts = {"style": Markup(style), "script": Markup(script), "policy": policy, "images": images}
-    return environment.get_template(REPORT).render(content | parts)
+def _wrapped(sentence: str) -> str:
+    """Return a sentence as an item of a list in the terminal."""
+    return "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False))
 
 
-def _hash(text: str) -> str:
+def _allowed(text: str) -> str:
     """Return the source of a content security policy that allows exactly this style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
@@ -181,7 +169,7 @@ def _image(path: Path) -> dict[str, str]:
     return {"source": source, "width": width, "height": height}
 
 
-def _content(results: Results, figures: list, again: Reproduction) -> dict[str, object]:
+def _content(results: Results, figures: list, again: Reproduction) -> dict[str, Any]:
     """Return what the templates show."""
     rows = verdict_rows(results)
     answers = list(_answers(results, rows, figures))

@@ -12,7 +12,7 @@ row of `faults` with the reason:
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
@@ -166,27 +166,21 @@ def _in_one_line(text: str) -> str:
 
 def _faults(
     files_of: Mapping[Run, RunFiles], members: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]
-) -> list[tuple]:
-    """Return the faults of the runs that can be read. Conflicts are searched among the members of the study."""
-    found = []
+) -> Iterator[tuple]:
+    """Yield the faults of the runs that can be read. Conflicts are searched among the members of the study."""
     of_others = conflicts(members, {run: links[run] for run in members})
     for run, files in files_of.items():
         own = files.validation.faults() + broken_links(links[run], run) + selection_faults(files)
-        found += [(run.id, "fault", text) for text in own + of_others.get(run, [])]
-        found += [(run.id, "unchecked", text) for text in _unchecked(files, files_of)]
-        lacking = [
-            name for name in probes if name not in (*files.evaluation.probes, *files.evaluation.groups, run.task)
-        ]
-        if lacking:
-            reason = f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"
-            found.append((run.id, "incomplete", reason))
+        reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}
+        known = {*files.evaluation.probes, *files.evaluation.groups, run.task}
+        if lacking := [name for name in probes if name not in known]:
+            reasons["incomplete"] = [f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"]
         if end := files.train and files.train.ended_early:
-            reason = (
+            reasons["ended early"] = [
                 f"ended at step {end.step} of {files.train.steps}, because the mean loss of the last steps was"
                 f" {end.loss:.3g}, above training.stop_if_loss_above {end.loss_above:g}"
-            )
-            found.append((run.id, "ended early", reason))
-    return found
+            ]
+        yield from ((run.id, kind, text) for kind, texts in reasons.items() for text in texts)
 
 
 def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:

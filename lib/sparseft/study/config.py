@@ -30,7 +30,7 @@ from sparseft.study.grid import (
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
 from sparseft.study.section import Count, Percent, Positive, Role, Section, Seed, first_fault, refuse
-from sparseft.study.sources import SHUFFLED, CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
+from sparseft.study.sources import CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
 
 if TYPE_CHECKING:
@@ -391,16 +391,12 @@ class Config(_AllKeys):
 
         The length is None unless they are windows of documents, and the choice is None if it is the default."""
         text = self.masks.texts.get(self.reconstruction.calibration or "")
-        chosen = {"calibration_examples": self.reconstruction.examples}
-        if text and text.has_own_windows:
-            # The first ones are taken, so nothing chooses them.
-            return {**chosen, "calibration_seed": 0, "calibration_length": None, "calibration_choice": None}
         return {
-            **chosen,
-            "calibration_seed": text.seed if text else self.masks.calibration_seed,
-            "calibration_length": text.length if text else None,
-            "calibration_choice": text.choice if text and text.choice != SHUFFLED else None,
-        }
+            "calibration_examples": self.reconstruction.examples,
+            "calibration_seed": 0 if text else self.masks.calibration_seed,
+            "calibration_length": None,
+            "calibration_choice": None,
+        } | (text.chosen if text else {})
 
     def unused_training(self) -> list[str]:
         """Return a sentence for each key of `training` that no run uses, because every task or training has its own value."""
