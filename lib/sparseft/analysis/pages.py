@@ -81,16 +81,12 @@ class Table:
     @property
     def text(self) -> str:
         """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
-        frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
-        names, modes = frame.pop("method"), frame.pop("mode")
-        halves = [frame.map(lambda text, part=part: text.partition("\n")[part]) for part in (0, 2)]
-        widths = pd.concat(halves).map(len).max()
-        first, second = (
-            half.apply(lambda texts: texts.str.ljust(widths[texts.name])).agg("  ".join, axis=1) for half in halves
-        )
-        room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(first[0])))
+        columns = dict(zip(self.header, zip(self.header, *self.rows, strict=True), strict=True))
+        names, modes = columns.pop("method"), columns.pop("mode")
+        widths = [max(len(line) for text in column for line in text.split("\n")) for column in columns.values()]
+        room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
         printed: list[str] = []
-        for name, mode, before, texts, words in zip(names, modes, modes.shift(), first, second, strict=True):
+        for name, mode, before, *texts in zip(names, modes, ("", *modes), *columns.values(), strict=False):
             if name in DENSE_NAMES and len(printed) > 1:
                 printed.append("")
             if name not in DENSE_NAMES and mode != before and printed:
@@ -98,9 +94,11 @@ class Table:
             # A long name has a line of its own.
             shown = name if len(name) <= room else ""
             printed += [] if shown else [f"  {name}"]
-            printed += [f"  {shown:{room}}  {texts}".rstrip()] + (
-                [f"  {'':{room}}  {words}".rstrip()] if words.strip() else []
-            )
+            halves = [text.partition("\n") for text in texts]
+            for start, part in ((shown, 0), ("", 2)):
+                padded = (half[part].ljust(width) for half, width in zip(halves, widths, strict=True))
+                line = "  ".join([f"  {start:{room}}", *padded]).rstrip()
+                printed += [line] if line or not part else []
         return "\n".join(printed)
 
 

@@ -158,8 +158,9 @@ def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
 def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> tuple[float, float, float]:
     """Return the part of what pruning lost that the training won back: (tuned - untuned) / (dense - untuned).
 
-    With it come the ends of its interval, which are NaN if it is not bounded. The interval is Fieller's. It holds all shares s for which tuned - untuned does not differ from s (dense - untuned).
-    It is bounded only if dense and untuned differ."""
+    With it come the ends of its interval, which are NaN if it is not bounded. The interval is Fieller's. It holds all
+    shares s for which tuned - untuned does not differ from s (dense - untuned). It is bounded only if dense and untuned
+    differ."""
     gained, lost = tuned.means - untuned.means, dense.means - untuned.means
     share = gained.mean() / lost.mean() if lost.mean() else np.nan
     if tuned.tokens is None:
@@ -183,6 +184,12 @@ def mean_interval(measurements: ArrayLike) -> tuple[float, float]:
     """Return Student's interval of the mean of independent measurements; NaN for a single one."""
     values = np.asarray(measurements, float)
     return DescrStatsW(values).tconfint_mean(1 - LEVEL) if len(values) > 1 else (np.nan, np.nan)
+
+
+def mean_columns(name: str, measurements: ArrayLike) -> dict[str, float]:
+    """Return the columns of the mean of independent measurements, with the ends of its interval."""
+    low, high = mean_interval(measurements)
+    return {name: float(np.asarray(measurements, float).mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
