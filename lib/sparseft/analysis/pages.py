@@ -36,7 +36,7 @@ from sparseft.analysis.sentences import (
     sentences,
     with_interval,
 )
-from sparseft.analysis.study import OUTSIDE
+from sparseft.analysis.study import of_study
 from sparseft.analysis.tables import RUN, Results, write_tables
 from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
@@ -68,6 +68,10 @@ DENSE_NAMES = [dense_name(mode) for mode in MODES]
 URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 # Characters that Markdown reads as more than text, and the end of a link's text.
 _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
+
+
+# A column of a table: the name of a field of a row, with the format of a number after a colon, or a function of the row.
+Column = str | Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
     """Return what the templates show."""
     rows = verdict_rows(results)
     answers = list(_answers(results, rows, figures))
-    members = results.runs[results.runs["status"] != OUTSIDE]
+    members = of_study(results.runs)
     methods = [get_method(name) for name in rows["method"].unique()]
     return {
         "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
@@ -182,9 +186,7 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
         "runs": _table("Every run", results.runs, RUN_COLUMNS),
         "memo": _table("Every run", results.runs, MEMO_COLUMNS),
         "settings": _settings(results.settings),
-        "faults": _table(
-            "Gaps and faults", results.faults, {name: _column(name) for name in ("run_id", "kind", "text")}
-        ),
+        "faults": _table("Gaps and faults", results.faults, {name: name for name in ("run_id", "kind", "text")}),
         "checks": results.checks,
         "chains": sum(not _broken(row) for row in members.itertuples()),
         "figures": figures,
@@ -233,7 +235,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         if results.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
             found += speed_sentences(family, results.comparisons, results.options)
-        runs = results.runs[results.runs["status"] != OUTSIDE]
+        runs = of_study(results.runs)
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if _is_toy(task) else ""
         columns = {name: column for name, column in VERDICT_COLUMNS.items() if name != LOSS.name or metric != name}
@@ -267,18 +269,21 @@ def _is_toy(task: str) -> bool:
     return task in BY_NAME and BY_NAME[task].generate is not None
 
 
-def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> Table:
+def _table(caption: str, frame: pd.DataFrame, columns: Mapping[str, Column]) -> Table:
     """Return the table of a frame. It begins with the study, task and so on, if they differ."""
     place = [name for name in ("study", *RESULT) if name in frame and frame[name].nunique() > 1]
-    columns = {name: _column(name) for name in place} | columns
-    return Table(caption, list(columns), [[text(row) for text in columns.values()] for row in frame.itertuples()])
+    columns = {**{name: name for name in place}, **columns}
+    rows = [[_text(row, column) for column in columns.values()] for row in frame.itertuples()]
+    return Table(caption, list(columns), rows)
 
 
-def _column(name: str, form: str = "") -> Callable[[Any], str]:
-    """Return the function that writes a column of a row as text, a number in the format `form`."""
-    if form:
-        return lambda row: number(getattr(row, name), form)
-    return lambda row: NONE if pd.isna(value := getattr(row, name, None)) else str(value)
+def _text(row: Any, column: Column) -> str:
+    """Return a column of a row as text."""
+    if callable(column):
+        return column(row)
+    name, _, form = column.partition(":")
+    value = getattr(row, name, None)
+    return number(value, form) if form else NONE if pd.isna(value) else str(value)
 
 
 def _interval(name: str, form: str = ".3f") -> Callable[[Any], str]:
@@ -321,7 +326,7 @@ def _other_cell(row: Any) -> str:
     return ("" if row.against_study == row.study else f"{row.against_study}: ") + _cell(row, "against_")
 
 
-VERDICT_COLUMNS = {
+VERDICT_COLUMNS: dict[str, Column] = {
     "method": name_of,
     "sparsity, %": percent,
     "mode": _mode,
@@ -329,37 +334,37 @@ VERDICT_COLUMNS = {
     LOSS.name: _judged(EVAL_LOSS, f"{EVAL_LOSS}_verdict"),
     DIVERGENCE: _judged(DIVERGENCE, f"{DIVERGENCE}_verdict"),
 }
-COMPARISON_COLUMNS = {
+COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
     "compared with": _other_cell,
     "by": measure_name,
     "difference": _interval("difference", "+.3f"),
-    "p (Holm)": _column("p_holm", ".2g"),
-    "verdict": _column("verdict"),
+    "p (Holm)": "p_holm:.2g",
+    "verdict": "verdict",
 }
-TRAINING_COLUMNS = {
+TRAINING_COLUMNS: dict[str, Column] = {
     "cell": _cell,
-    "on the selection rows": _column("selection_value", ".3f"),
-    "tokens": _column("training_tokens", ",.0f"),
-    "chosen": _column("chosen"),
-    "decided by": _column("decided_by"),
+    "on the selection rows": "selection_value:.3f",
+    "tokens": "training_tokens:,.0f",
+    "chosen": "chosen",
+    "decided by": "decided_by",
 }
-RUN_COLUMNS = {
-    "run": _column("run_id"),
-    "value": _column("value", ".3f"),
-    "loss": _column("eval_loss", ".3f"),
-    "divergence": _column("divergence", ".3f"),
-    "samples/s": _column("samples_per_second", ".3g"),
+RUN_COLUMNS: dict[str, Column] = {
+    "run": "run_id",
+    "value": "value:.3f",
+    "loss": "eval_loss:.3f",
+    "divergence": "divergence:.3f",
+    "samples/s": "samples_per_second:.3g",
     "peak memory, GB": lambda row: number(row.peak_memory_bytes / GB, ".2f"),
-    "status": _column("status"),
+    "status": "status",
 }
-MEMO_COLUMNS = {
-    "run": _column("run_id"),
-    "status": _column("status"),
-    "layers": _column("layers_checked"),
-    "weights": _column("weights", ",.0f"),
-    "violations": _column("violations"),
-    "sparsity, %": _column("reached_sparsity", ".4f"),
+MEMO_COLUMNS: dict[str, Column] = {
+    "run": "run_id",
+    "status": "status",
+    "layers": "layers_checked",
+    "weights": "weights:,.0f",
+    "violations": "violations",
+    "sparsity, %": "reached_sparsity:.4f",
     "chain": lambda row: f"{len(row.links) - len(_broken(row))} of {len(row.links)}",
 }
 
@@ -374,7 +379,7 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
     probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
     if probes:
         columns = {name.removeprefix("probe_"): _interval(name) for name in probes}
-        yield _table("Other tasks (probes)", rows, {"cell": _cell} | columns)
+        yield _table("Other tasks (probes)", rows, {"cell": _cell, **columns})
     tried = results.cells[results.cells["trainings_tried"] > 1]
     if len(tried):
         yield _table("Trainings tried", tried, TRAINING_COLUMNS)

@@ -101,6 +101,11 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     return Frames(runs, examples, table, wanted, measured)
 
 
+def of_study(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that belong to the study."""
+    return runs[runs["status"] != OUTSIDE]
+
+
 def _runs(
     files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
 ) -> pd.DataFrame:
@@ -115,7 +120,7 @@ def _runs(
     statuses = pd.Categorical(faults["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
     runs["status"] = runs["run_id"].map(pd.Series(statuses, faults["run_id"]).groupby(level=0).min())
     runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
-    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    runs["setting"] = setting_texts(of_study(runs)).reindex(runs.index, fill_value="")
     return runs
 
 
@@ -268,7 +273,7 @@ def side_by_side(studies: list[Frames]) -> Frames:
     names = ("runs", "examples", "faults", "wanted")
     parts = (pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names)
     runs, examples, faults, wanted = parts
-    differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    differs = setting_texts(of_study(runs)).reindex(runs.index, fill_value="")
     measured = list(dict.fromkeys(name for study in studies for name in study.measured))
     return Frames(runs.assign(differs=differs), examples, faults, wanted, measured)
 

@@ -4,8 +4,9 @@ docs/generate.py makes config/schema.json and the reference of the configuration
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
@@ -164,6 +165,14 @@ class _Keys(Section):
     choose. So several studies share models, data and masks, and each has its own results."""
 
 
+# A key that names something -> the key that describes it.
+DESCRIBED_BY = {
+    "grid.models": "models",
+    "grid.tasks": "tasks",
+    "analysis.against": "grid.methods",
+    "reconstruction.calibration": "masks.calibration",
+    **{f"throughput.{axis}": f"grid.{axis}" for axis in sorted(Throughput.keys_of(Role.AXIS))},
+}
 # The table of backends gives their sections, so that a new backend changes nothing here.
 _SECTIONS: dict[str, Any] = {name: (section, section()) for name, section in backend_sections().items()}
 _AllKeys = create_model("_AllKeys", __base__=_Keys, **_SECTIONS)
@@ -197,21 +206,14 @@ class Config(_AllKeys):
 
     def contradictions(self) -> dict[str, object]:
         """Return what a section may name that another one does not describe or that it cannot use, and whether it does."""
-        against, text = self.analysis.against, self.reconstruction.calibration
-        references: list[tuple[str, Iterable[str], str, Collection[str]]] = [
-            ("grid.models", self.grid.models, "models", self.models),
-            ("grid.tasks", self.grid.tasks, "tasks", self.tasks),
-            ("analysis.against", [against] if against else [], "grid.methods", self.grid.methods),
-            ("reconstruction.calibration", [text] if text else [], "masks.calibration", self.masks.texts),
-        ]
-        for axis in sorted(Throughput.keys_of(Role.AXIS)):
-            names, described = getattr(self.throughput, axis), getattr(self.grid, axis)
-            references.append((f"throughput.{axis}", names, f"grid.{axis}", described))
-        faults = {
-            f"{key} asks for {name!r}, which {place} does not describe": name not in described
-            for key, names, place, described in references
-            for name in names
-        }
+        faults: dict[str, object] = {}
+        for key, place in DESCRIBED_BY.items():
+            named, described = attrgetter(key)(self), attrgetter(place)(self)
+            # `self` needs no description.
+            described = self.masks.texts if described is self.masks.calibration else described
+            for name in named if isinstance(named, list) else filter(None, [named]):
+                faults[f"{key} asks for {name!r}, which {place} does not describe"] = name not in described
+        text = self.reconstruction.calibration
         imported = [name for name in self.grid.methods if get_method(name).imported]
         several = imported and len(self.grid.models) > 1
         reconstructs = any(get_mode(mode).reconstructs for mode in self.trained_modes)

@@ -96,10 +96,10 @@ def added_sparsities(config: Config) -> list[int]:
     return sorted(added)
 
 
-def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
-    """Return the file `name` of every run, or only of every trained run."""
+def run_targets(config: Config, *names: str, trained_only: bool = False) -> list[str]:
+    """Return the files `names` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
-    return [f"{fill(config.paths.run, run)}/{name}" for run in chosen]
+    return [f"{fill(config.paths.run, run)}/{name}" for name in names for run in chosen]
 
 
 def selection_targets(config: Config) -> list[str]:
@@ -249,12 +249,9 @@ def first_evaluations(config: Config) -> list[str]:
 
 def record_targets(config: Config) -> list[str]:
     """Return the records of all runs, which the analysis reads."""
-    files = selection_targets(config)
-    for name in ("train.json", "before_merge.json"):
-        files += run_targets(config, name, trained_only=True)
-    for name in ("merge.json", "validation_report.json", "evaluation.json"):
-        files += run_targets(config, name)
-    return files
+    of_trainings = run_targets(config, "train.json", "before_merge.json", trained_only=True)
+    of_all = run_targets(config, "merge.json", "validation_report.json", "evaluation.json")
+    return selection_targets(config) + of_trainings + of_all
 
 
 def final_targets(config: Config) -> list[str]:
