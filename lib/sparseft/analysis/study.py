@@ -97,8 +97,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     study = Path(os.path.abspath(results_dir)).parent.name
     measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
     parts = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
-    runs, examples, table, wanted = parts
-    return Frames(runs, examples, table, wanted, measured)
+    return Frames(*parts, measured)
 
 
 def of_study(runs: pd.DataFrame) -> pd.DataFrame:
@@ -155,9 +154,8 @@ def _leave_out_other_engines(files_of: dict[Run, RunFiles], originals: Mapping[s
     bases = {run.model: files.validation.inputs.base for run, files in files_of.items() if run.method == DENSE}
     faults = []
     for run, files in files_of.items():
-        if files.engines and files.engines.inputs.dense != (
-            bases.get(originals[run.model]) or files.engines.inputs.dense
-        ):
+        base = bases.get(originals[run.model])
+        if files.engines and base and files.engines.inputs.dense != base:
             files_of[run] = replace(files, engines=None)
             what = f"not measured beside {originals[run.model]}, so it is left out; make it again"
             faults.append((run.id, "incomplete", f"{files.engines.file_name}: {what}"))
