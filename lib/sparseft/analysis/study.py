@@ -96,8 +96,9 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
-    parts = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
-    return Frames(*parts, measured)
+    frames = {"runs": runs, "examples": examples, "faults": table, "wanted": wanted}
+    parts = {name: frame.reset_index(drop=True).assign(study=study) for name, frame in frames.items()}
+    return Frames(**parts, measured=measured)
 
 
 def of_study(runs: pd.DataFrame) -> pd.DataFrame:
