@@ -2,7 +2,7 @@
 import re
 
 # A program of both kinds is compiled with its evaluation.
-PROGRAMS = targets.measured_programs(STUDY) | targets.programs(STUDY)
+PROGRAMS = targets.programs(STUDY, measured=True) | targets.programs(STUDY)
 # For the shell commands. It is not in params, because another place of the same package must rerun nothing.
 os.environ["CEREBRAS_PYTHON"] = str(ROOT / STUDY.cerebras.python)
 
@@ -12,9 +12,7 @@ def program_of(w):
     if w.get("program"):
         return PROGRAMS[w.program]
     run = grid.Run.parse(grid.RUN_ID.format(**w))
-    if w.get("batch_size"):
-        return targets.measured_program(STUDY, run, int(w.batch_size))
-    return targets.training_program(STUDY, run)
+    return targets.program_of(STUDY, run, int(w.batch_size) if w.get("batch_size") else None)
 
 
 def run_of(w):

@@ -8,7 +8,7 @@ from sparseft.data.rows import write_rows
 from sparseft.study.config import Config
 from sparseft.study.grid import Run
 from sparseft.study.section import parse_section
-from sparseft.study.targets import program_name, training_program
+from sparseft.study.targets import program_name, program_of
 from sparseft.tasks import BY_NAME
 from tiny_models import PRUNABLE_LAYERS
 
@@ -67,6 +67,6 @@ def test_runs_that_share_a_program_lower_to_one_graph_and_others_do_not(tmp_path
         flags = [word for name, value in given.items() for word in (f"--{name}", value)]
         done = run_script("train_cerebras.py", *flags, "--validate_only")
         graphs.append(written(done, output / "compile.json")["compile_hash"])
-        names.append(program_name(study, training_program(study, run)))
+        names.append(program_name(study, program_of(study, run)))
     assert [name == names[0] for name in names] == [True, True, True, False, False]
     assert [graph == graphs[0] for graph in graphs] == [True, True, True, False, False]

@@ -157,6 +157,8 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
             ["train", "--configfile", str(DEFAULT), str(DEFAULT), "--config", "training={steps: 3}", "backend=torch"],
             None,
         ),
+        # Behind "=" there is one word, so the next one is a target.
+        ([f"--configfile={DEFAULT}", "train"], None),
     ],
 )
 def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line):

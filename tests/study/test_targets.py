@@ -99,8 +99,8 @@ def test_a_study_of_no_finetune_alone_evaluates_the_models_and_trains_none():
     assert targets.throughput_targets(study) == []
 
 
-def programs(needed=targets.programs, **sections) -> dict[str, targets.Program]:
-    return needed(study_of(**{"backend": "cerebras", **sections}))
+def programs(measured=False, **sections) -> dict[str, targets.Program]:
+    return targets.programs(study_of(**{"backend": "cerebras", **sections}), measured=measured)
 
 
 def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a_program():
@@ -112,7 +112,7 @@ def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a
     }
     assert all(re.fullmatch(grid.WILDCARDS["program"], name) for name in found)
     trained = [run for run in targets.runs(study) if run.mode != NO_FINETUNE]
-    names = {run: targets.program_name(study, targets.training_program(study, run)) for run in trained}
+    names = {run: targets.program_name(study, targets.program_of(study, run)) for run in trained}
     assert {name: min(run for run in trained if names[run] == name) for name in set(names.values())} == {
         name: program.run for name, program in found.items()
     }
@@ -132,7 +132,7 @@ def test_what_changes_the_program_makes_another():
 
 def test_every_batch_size_is_measured_with_a_program_of_its_own():
     chosen = {"batch_sizes": [64, 32], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "steps": 100}
-    found = programs(targets.measured_programs, throughput=chosen | {"warmup_steps": 9})
+    found = programs(measured=True, throughput=chosen | {"warmup_steps": 9})
     assert len(found) == 2 * 2 * 2  # models x (dense, 50 %) x batch sizes; tasks and methods share
     for program in found.values():
         settings = program.settings
@@ -140,10 +140,10 @@ def test_every_batch_size_is_measured_with_a_program_of_its_own():
         assert settings.batch_size == settings.micro_batch_size
         assert (program.sequence_length, program.measured) == (512, True)
     assert sorted(program.settings.batch_size for program in found.values()) == [32] * 4 + [64] * 4
-    longer = programs(targets.measured_programs, throughput={**chosen, "sequence_length": 1024})
+    longer = programs(measured=True, throughput={**chosen, "sequence_length": 1024})
     assert {program.sequence_length for program in longer.values()} == {1024}
     assert not found.keys() & {*programs(), *longer}
-    assert programs(targets.measured_programs, throughput=chosen, cerebras={"target": "CPU"}) == {}
+    assert programs(measured=True, throughput=chosen, cerebras={"target": "CPU"}) == {}
 
 
 @pytest.mark.parametrize(("environment", "compiles"), [("", True), ("1", True), ("0", False)])

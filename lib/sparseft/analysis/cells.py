@@ -19,7 +19,7 @@ import pandas as pd
 
 from sparseft.analysis import engines
 from sparseft.analysis.statistics import Scores, Spread, interval, pooled_spread
-from sparseft.analysis.study import OUTSIDE, REPEATED, SOUND, Frames, in_order
+from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order, of_study
 from sparseft.study.grid import NO_FINETUNE
 from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks import get_metric
@@ -60,7 +60,7 @@ class Cells:
 
 def pool(frames: Frames) -> Cells:
     """Return the cells of a study, or of several."""
-    runs = frames.runs[frames.runs["status"] != OUTSIDE]
+    runs = of_study(frames.runs)
     # A cell has the status of its worst run.
     worst = {"status": "min", "repeated_prompts": "max"}
     table = runs.groupby(KEYS, sort=False, dropna=False).agg(worst)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.statistics import mean_interval
-from sparseft.records.engine_record import EngineResult, EnginesRecord
+from sparseft.analysis.statistics import mean_columns, mean_interval
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.study.export_settings import ENGINES
 
 
@@ -32,19 +32,11 @@ def engine_columns(record: EnginesRecord) -> dict[str, Any]:
             [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
         )
         if all(one.agrees for one in run):
-            columns |= {f"{engine}{end}": value for end, value in _measured(run, dense).items()}
+            pairs = zip(run, dense, strict=True)
+            ratios = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
+            columns |= mean_columns(f"{engine}_speedup", ratios) | {
+                f"{engine}_tokens_per_second": fmean(one.tokens_per_second for one in run),
+                f"{engine}_first_token_seconds": fmean(one.first_token_seconds for one in run),
+                f"{engine}_memory_bytes": max(one.peak_memory_bytes for one in run),
+            }
     return columns
-
-
-def _measured(run: list[EngineResult], dense: list[EngineResult]) -> dict[str, float]:
-    """Return what was measured of a run beside the dense model, by the end of the column."""
-    ratios = [one.tokens_per_second / other.tokens_per_second for one, other in zip(run, dense, strict=True)]
-    low, high = mean_interval(ratios)
-    return {
-        "_speedup": fmean(ratios),
-        "_speedup_low": low,
-        "_speedup_high": high,
-        "_tokens_per_second": fmean(one.tokens_per_second for one in run),
-        "_first_token_seconds": fmean(one.first_token_seconds for one in run),
-        "_memory_bytes": max(one.peak_memory_bytes for one in run),
-    }

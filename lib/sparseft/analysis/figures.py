@@ -19,7 +19,7 @@ The same figure gives the same bytes.
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -38,7 +38,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.comparisons import sections
-from sparseft.analysis.study import OUTSIDE, SOUND
+from sparseft.analysis.study import SOUND, of_study
 from sparseft.analysis.tables import Results
 from sparseft.modes import get_mode
 from sparseft.records.throughput_record import OUT_OF_MEMORY
@@ -141,7 +141,7 @@ def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
 def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
     points = lines_of(results)
-    members = results.runs[results.runs["status"] != OUTSIDE]
+    members = of_study(results.runs)
     looks = styles(points["method"].unique())
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
@@ -162,26 +162,26 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
 def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
     """Yield what the figures of one task show, whose runs were trained on so many devices."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
-    yield Chart("value_vs_sparsity", "value", label, label)
-    if metric != LOSS.name:
-        yield Chart("loss_vs_sparsity", "eval_loss", LOSS_LABEL, "loss")
-    perplexities = points.columns[points.columns.str.contains("_ppl_")]
-    for column in perplexities:
-        yield Chart(f"{column}_vs_sparsity", column, PERPLEXITY, f"perplexity ({column})")
+    value = Chart("value", "value", label, label)
+    losses = [] if metric == LOSS.name else [Chart("loss", "eval_loss", LOSS_LABEL, "loss")]
+    perplexities = [Chart(name, name, PERPLEXITY, f"perplexity ({name})") for name in points if "_ppl_" in name]
+    for chart in (value, *losses, *perplexities):
+        yield replace(chart, kind=f"{chart.kind}_vs_sparsity")
     words = "share of the gap to dense that fine-tuning closed"
     yield Chart("recovered_share", "recovered_share", "share of the gap closed", words)
     if devices == 1:
         words = f"{label} against training speed"
-        yield Chart("value_vs_speed", "value", label, words, x="samples_per_second", x_label=SPEED)
+        yield replace(value, kind="value_vs_speed", words=words, x="samples_per_second", x_label=SPEED)
     for engine in ENGINES:
-        speed = {"x": f"{engine}_speedup", "x_label": f"tokens/s in {engine}, as a multiple of dense"}
-        words = f"against the speed in {engine}"
-        if speed["x"] in points:
-            yield Chart(f"value_vs_{engine}_speed", "value", label, f"{label} {words}", **speed)
-            for column in perplexities:
-                yield Chart(f"{column}_vs_{engine}_speed", column, PERPLEXITY, f"{column} {words}", **speed)
-            if perplexities.empty and metric != LOSS.name:
-                yield Chart(f"loss_vs_{engine}_speed", "eval_loss", LOSS_LABEL, f"loss {words}", **speed)
+        speed, words = f"{engine}_speedup", f"against the speed in {engine}"
+        for chart in (value, *(perplexities or losses)) if speed in points else ():
+            yield replace(
+                chart,
+                kind=f"{chart.kind}_vs_{engine}_speed",
+                words=f"{label if chart is value else chart.kind} {words}",
+                x=speed,
+                x_label=f"tokens/s in {engine}, as a multiple of dense",
+            )
 
 
 def lines_of(results: Results) -> pd.DataFrame:
@@ -329,8 +329,7 @@ def write_all(drawings: Mapping[str, Callable[[], Drawing]], folder: Path, proce
     process."""
     folder.mkdir(exist_ok=True)
     with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
-        for written in [pool.submit(_save, build, folder / name) for name, build in drawings.items()]:
-            written.result()
+        list(pool.map(_save, drawings.values(), map(folder.joinpath, drawings)))
 
 
 def remove_leftovers(folder: Path, written: Collection[str]) -> None:

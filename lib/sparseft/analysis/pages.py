@@ -9,8 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -38,7 +36,7 @@ from sparseft.analysis.sentences import (
     sentences,
     with_interval,
 )
-from sparseft.analysis.study import OUTSIDE
+from sparseft.analysis.study import of_study
 from sparseft.analysis.tables import RUN, Results, write_tables
 from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
@@ -72,6 +70,10 @@ URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
 
 
+# A column of a table: the name of a field of a row, with the format of a number after a colon, or a function of the row.
+Column = str | Callable[[Any], str]
+
+
 @dataclass(frozen=True)
 class Table:
     """Hold a table of texts. A text may have two lines."""
@@ -81,25 +83,14 @@ class Table:
     rows: list[list[str]]
 
     @property
-    def markdown(self) -> Markup:
-        """Return the table in Markdown, escaped."""
-        lines = [self.header, ["-"] * len(self.header), *self.rows]
-        lines = [[escape_markdown(text.replace("\n", "; ")) for text in line] for line in lines]
-        return Markup("".join(f"|{'|'.join(line)}|\n" for line in lines))
-
-    @property
     def text(self) -> str:
         """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
-        frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
-        names, modes = frame.pop("method"), frame.pop("mode")
-        halves = [frame.map(lambda text, part=part: text.partition("\n")[part]) for part in (0, 2)]
-        widths = pd.concat(halves).map(len).max()
-        first, second = (
-            half.apply(lambda texts: texts.str.ljust(widths[texts.name])).agg("  ".join, axis=1) for half in halves
-        )
-        room = max(1, min(names.str.len().max(), COLUMNS - 4 - len(first[0])))
+        columns = dict(zip(self.header, zip(self.header, *self.rows, strict=True), strict=True))
+        names, modes = columns.pop("method"), columns.pop("mode")
+        widths = [max(len(line) for text in column for line in text.split("\n")) for column in columns.values()]
+        room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
         printed: list[str] = []
-        for name, mode, before, texts, words in zip(names, modes, modes.shift(), first, second, strict=True):
+        for name, mode, before, *texts in zip(names, modes, ("", *modes), *columns.values(), strict=False):
             if name in DENSE_NAMES and len(printed) > 1:
                 printed.append("")
             if name not in DENSE_NAMES and mode != before and printed:
@@ -107,9 +98,11 @@ class Table:
             # A long name has a line of its own.
             shown = name if len(name) <= room else ""
             printed += [] if shown else [f"  {name}"]
-            printed += [f"  {shown:{room}}  {texts}".rstrip()] + (
-                [f"  {'':{room}}  {words}".rstrip()] if words.strip() else []
-            )
+            halves = [text.partition("\n") for text in texts]
+            for start, part in ((shown, 0), ("", 2)):
+                padded = (half[part].ljust(width) for half, width in zip(halves, widths, strict=True))
+                line = "  ".join([f"  {start:{room}}", *padded]).rstrip()
+                printed += [line] if line or not part else []
         return "\n".join(printed)
 
 
@@ -141,32 +134,29 @@ def write_pages(folder: Path, results: Results, figures: list, again: Reproducti
     """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat
     it."""
     content = _content(results, figures, again)
-    options: dict[str, Any] = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
-    options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
-    text.filters["wrapped"] = lambda sentence: "\n  ".join(
-        wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False)
-    )
-    pages: dict[str, Callable[..., str]] = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
-    pages |= {name: markdown.get_template(name).render for name in PAGES}
-    pages[FINDINGS] = text.get_template("terminal.txt").render
-    for name, render in pages.items():
+    content["images"] = {figure.name: _image(folder / "plots" / f"{figure.name}.svg") for figure in figures}
+    # How a text becomes a part of a page, by the ending of the page's name.
+    escapes: dict[str, dict] = {".html": {"autoescape": True}, ".md": {"finalize": escape_markdown}, ".txt": {}}
+    for name in (REPORT, *PAGES, FINDINGS):
+        environment = Environment(
+            loader=PackageLoader("sparseft.analysis", "templates"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            **escapes[Path(name).suffix],
+        )
+        environment.filters |= {"wrapped": _wrapped, "allowed": _allowed}
         with atomic_file(folder / name) as temporary:
-            temporary.write_text(render(content), encoding="utf-8")
+            temporary.write_text(environment.get_template(name).render(content), encoding="utf-8")
 
 
-def _html(environment: Environment, folder: Path, content: dict) -> str:
-    """Return the page with its style, its script, and the policy that lets no other run."""
-    style, script = (
-        Path(str(files(__package__) / "templates" / f"report.{kind}")).read_text() for kind in ("css", "js")
-    )
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)};"
-    images = {figure.name: _image(folder / "plots" / f"{figure.name}.svg") for figure in content["figures"]}
-    parts = {"style": Markup(style), "script": Markup(script), "policy": policy, "images": images}
-    return environment.get_template(REPORT).render(content | parts)
+def _wrapped(sentence: str) -> str:
+    """Return a sentence as an item of a list in the terminal."""
+    return "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False))
 
 
-def _hash(text: str) -> str:
+def _allowed(text: str) -> str:
     """Return the source of a content security policy that allows exactly this style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
@@ -181,11 +171,11 @@ def _image(path: Path) -> dict[str, str]:
     return {"source": source, "width": width, "height": height}
 
 
-def _content(results: Results, figures: list, again: Reproduction) -> dict[str, object]:
+def _content(results: Results, figures: list, again: Reproduction) -> dict[str, Any]:
     """Return what the templates show."""
     rows = verdict_rows(results)
     answers = list(_answers(results, rows, figures))
-    members = results.runs[results.runs["status"] != OUTSIDE]
+    members = of_study(results.runs)
     methods = [get_method(name) for name in rows["method"].unique()]
     return {
         "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
@@ -196,9 +186,7 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
         "runs": _table("Every run", results.runs, RUN_COLUMNS),
         "memo": _table("Every run", results.runs, MEMO_COLUMNS),
         "settings": _settings(results.settings),
-        "faults": _table(
-            "Gaps and faults", results.faults, {name: _column(name) for name in ("run_id", "kind", "text")}
-        ),
+        "faults": _table("Gaps and faults", results.faults, {name: name for name in ("run_id", "kind", "text")}),
         "checks": results.checks,
         "chains": sum(not _broken(row) for row in members.itertuples()),
         "figures": figures,
@@ -247,7 +235,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         if results.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
             found += speed_sentences(family, results.comparisons, results.options)
-        runs = results.runs[results.runs["status"] != OUTSIDE]
+        runs = of_study(results.runs)
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if _is_toy(task) else ""
         columns = {name: column for name, column in VERDICT_COLUMNS.items() if name != LOSS.name or metric != name}
@@ -281,18 +269,21 @@ def _is_toy(task: str) -> bool:
     return task in BY_NAME and BY_NAME[task].generate is not None
 
 
-def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> Table:
+def _table(caption: str, frame: pd.DataFrame, columns: Mapping[str, Column]) -> Table:
     """Return the table of a frame. It begins with the study, task and so on, if they differ."""
     place = [name for name in ("study", *RESULT) if name in frame and frame[name].nunique() > 1]
-    columns = {name: _column(name) for name in place} | columns
-    return Table(caption, list(columns), [[text(row) for text in columns.values()] for row in frame.itertuples()])
+    columns = {**{name: name for name in place}, **columns}
+    rows = [[_text(row, column) for column in columns.values()] for row in frame.itertuples()]
+    return Table(caption, list(columns), rows)
 
 
-def _column(name: str, form: str = "") -> Callable[[Any], str]:
-    """Return the function that writes a column of a row as text, a number in the format `form`."""
-    if form:
-        return lambda row: number(getattr(row, name), form)
-    return lambda row: NONE if pd.isna(value := getattr(row, name, None)) else str(value)
+def _text(row: Any, column: Column) -> str:
+    """Return a column of a row as text."""
+    if callable(column):
+        return column(row)
+    name, _, form = column.partition(":")
+    value = getattr(row, name, None)
+    return number(value, form) if form else NONE if pd.isna(value) else str(value)
 
 
 def _interval(name: str, form: str = ".3f") -> Callable[[Any], str]:
@@ -335,7 +326,7 @@ def _other_cell(row: Any) -> str:
     return ("" if row.against_study == row.study else f"{row.against_study}: ") + _cell(row, "against_")
 
 
-VERDICT_COLUMNS = {
+VERDICT_COLUMNS: dict[str, Column] = {
     "method": name_of,
     "sparsity, %": percent,
     "mode": _mode,
@@ -343,37 +334,37 @@ VERDICT_COLUMNS = {
     LOSS.name: _judged(EVAL_LOSS, f"{EVAL_LOSS}_verdict"),
     DIVERGENCE: _judged(DIVERGENCE, f"{DIVERGENCE}_verdict"),
 }
-COMPARISON_COLUMNS = {
+COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
     "compared with": _other_cell,
     "by": measure_name,
     "difference": _interval("difference", "+.3f"),
-    "p (Holm)": _column("p_holm", ".2g"),
-    "verdict": _column("verdict"),
+    "p (Holm)": "p_holm:.2g",
+    "verdict": "verdict",
 }
-TRAINING_COLUMNS = {
+TRAINING_COLUMNS: dict[str, Column] = {
     "cell": _cell,
-    "on the selection rows": _column("selection_value", ".3f"),
-    "tokens": _column("training_tokens", ",.0f"),
-    "chosen": _column("chosen"),
-    "decided by": _column("decided_by"),
+    "on the selection rows": "selection_value:.3f",
+    "tokens": "training_tokens:,.0f",
+    "chosen": "chosen",
+    "decided by": "decided_by",
 }
-RUN_COLUMNS = {
-    "run": _column("run_id"),
-    "value": _column("value", ".3f"),
-    "loss": _column("eval_loss", ".3f"),
-    "divergence": _column("divergence", ".3f"),
-    "samples/s": _column("samples_per_second", ".3g"),
+RUN_COLUMNS: dict[str, Column] = {
+    "run": "run_id",
+    "value": "value:.3f",
+    "loss": "eval_loss:.3f",
+    "divergence": "divergence:.3f",
+    "samples/s": "samples_per_second:.3g",
     "peak memory, GB": lambda row: number(row.peak_memory_bytes / GB, ".2f"),
-    "status": _column("status"),
+    "status": "status",
 }
-MEMO_COLUMNS = {
-    "run": _column("run_id"),
-    "status": _column("status"),
-    "layers": _column("layers_checked"),
-    "weights": _column("weights", ",.0f"),
-    "violations": _column("violations"),
-    "sparsity, %": _column("reached_sparsity", ".4f"),
+MEMO_COLUMNS: dict[str, Column] = {
+    "run": "run_id",
+    "status": "status",
+    "layers": "layers_checked",
+    "weights": "weights:,.0f",
+    "violations": "violations",
+    "sparsity, %": "reached_sparsity:.4f",
     "chain": lambda row: f"{len(row.links) - len(_broken(row))} of {len(row.links)}",
 }
 
@@ -388,7 +379,7 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
     probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
     if probes:
         columns = {name.removeprefix("probe_"): _interval(name) for name in probes}
-        yield _table("Other tasks (probes)", rows, {"cell": _cell} | columns)
+        yield _table("Other tasks (probes)", rows, {"cell": _cell, **columns})
     tried = results.cells[results.cells["trainings_tried"] > 1]
     if len(tried):
         yield _table("Trainings tried", tried, TRAINING_COLUMNS)

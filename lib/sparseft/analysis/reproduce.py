@@ -9,6 +9,7 @@ from pathlib import Path
 from sparseft.analysis.study import study_folder
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Run, base_folder, fill, mask_path
+from sparseft.study.section import flags
 
 # The project's folder.
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,58 +35,49 @@ class Reproduction:
 
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
-        return _command(_program("snakemake"), "--cores", "all", "--configfile", self.configuration, *self._place())
+        return self._snakemake()
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
         if self.studies:
-            command = _command(
-                _program("python"), _script("compare.py"), *self.studies, "--output_dir", "compared_again"
-            )
+            command = f"{_python('compare.py', *self.studies)} {flags(output_dir='compared_again')}"
         else:
-            folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
-            configuration = ("--configuration", self.configuration) if self.configuration else ()
-            plot = ("--plot",) if self.plot else ()
-            command = _command(_program("python"), _script("analyze_results.py"), *folders, *configuration, *plot)
+            places = {"results_dir": self.results_dir, "output_dir": "analysis_again"}
+            command = f"{_python('analyze_results.py')} {flags(**places, configuration=self.configuration)}"
+            command += " --plot" if self.plot else ""
         return f"{command} {self.options}".strip()
 
     def validation(self, run: Run) -> str:
         """Return the command that validates one run again."""
-        folder = study_folder(self.results_dir)
-        flags: tuple[object, ...] = ("--checkpoint", self.results_dir / run.id / "merged", "--output", "report.json")
-        flags += ("--mask_path", folder / fill(mask_path(run.method), run))
-        flags += ("--base", folder / fill(base_folder(run.method), run))
-        return _command(_program("python"), _script("validate_sparsity.py"), *flags)
+        inputs = {"mask_path": mask_path(run.method), "base": base_folder(run.method)}
+        paths = {name: study_folder(self.results_dir) / fill(pattern, run) for name, pattern in inputs.items()}
+        checked = flags(checkpoint=self.results_dir / run.id / "merged", output="report.json", **paths)
+        return f"{_python('validate_sparsity.py')} {checked}"
 
     def merge(self, run: Run) -> str:
         """Return the command that writes the merged model of one run, to be kept."""
         # A folder between may be a link, which is not followed.
-        target = os.path.relpath(self.results_dir / run.id / "merged", study_folder(self.results_dir))
-        words = ("--cores", "all", "--configfile", self.configuration)
-        return _command(_program("snakemake"), target, *words, *self._place())
+        return self._snakemake(os.path.relpath(self.results_dir / run.id / "merged", study_folder(self.results_dir)))
 
-    def _place(self) -> list[object]:
-        """Return the flags that Snakemake needs if the working directory is not the project's, or not the study's."""
-        snakefile = [] if Path.cwd() == ROOT else ["--snakefile", ROOT / "Snakefile"]
+    def _snakemake(self, *targets: str) -> str:
+        """Return a command of Snakemake, with the places that are not the working directory: the project and the study."""
+        snakefile = None if Path.cwd() == ROOT else ROOT / "Snakefile"
         folder = study_folder(self.results_dir)
-        return snakefile + ([] if folder == Path() else ["--directory", folder])
+        directory = None if folder == Path() else folder
+        options = flags(cores="all", configfile=self.configuration, snakefile=snakefile, directory=directory)
+        return f"{_program('snakemake', *targets)} {options}"
 
 
-def _script(name: str) -> Path:
-    """Return the path of a script."""
-    return _short(ROOT / "workflow/scripts" / name)
+def _python(script: str, *words: object) -> str:
+    """Return the command of a script."""
+    return _program("python", _short(ROOT / "workflow/scripts" / script), *words)
 
 
-def _program(name: str) -> Path:
-    """Return the path of a program in this environment."""
-    return _short(Path(sys.executable).with_name(name))
+def _program(name: str, *words: object) -> str:
+    """Return the command of a program in this environment."""
+    return shlex.join(map(str, (_short(Path(sys.executable).with_name(name)), *words)))
 
 
 def _short(path: Path) -> Path:
     """Return a path, as short as it can be from the working directory."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _command(*words: object) -> str:
-    """Return a command line for a shell."""
-    return shlex.join(map(str, words))

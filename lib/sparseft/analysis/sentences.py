@@ -196,10 +196,8 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
         return f"{listed(unbeaten)} are {words}", leaders
     if rivals[first]:
         return f"{first} is not told apart from {listed(rivals[first])}", leaders
-    return (
-        f"{first}, by {listed(dict.fromkeys(beaten[first, other] for other in compared if other != first))},",
-        leaders,
-    )
+    measures = dict.fromkeys(beaten[first, other] for other in compared if other != first)
+    return f"{first}, by {listed(measures)},", leaders
 
 
 def _places(places: dict[str, list[str]]) -> str:

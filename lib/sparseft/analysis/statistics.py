@@ -100,14 +100,6 @@ class Difference(NamedTuple):
     deviation: np.ndarray
 
 
-class Share(NamedTuple):
-    """Hold a ratio of two differences and the ends of its interval, which are NaN if it is not bounded."""
-
-    share: float
-    low: float
-    high: float
-
-
 def pooled_spread(cells: Iterable[Scores]) -> Spread:
     """Return how much seeds differ, pooled over the cells of one model, task and metric that have several seeds.
 
@@ -163,11 +155,12 @@ def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
     return Difference(ours.value - theirs.value, low, high, 2 * stats.t.sf(t, degrees), deviation)
 
 
-def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> Share:
+def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> tuple[float, float, float]:
     """Return the part of what pruning lost that the training won back: (tuned - untuned) / (dense - untuned).
 
-    The interval is Fieller's. It holds all shares s for which tuned - untuned does not differ from s (dense - untuned).
-    It is bounded only if dense and untuned differ."""
+    With it come the ends of its interval, which are NaN if it is not bounded. The interval is Fieller's. It holds all
+    shares s for which tuned - untuned does not differ from s (dense - untuned). It is bounded only if dense and untuned
+    differ."""
     gained, lost = tuned.means - untuned.means, dense.means - untuned.means
     share = gained.mean() / lost.mean() if lost.mean() else np.nan
     if tuned.tokens is None:
@@ -181,16 +174,22 @@ def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Sprea
     # a s^2 - 2 b s + c <= 0 for the shares s in the interval.
     (c, b), (_, a) = np.outer(means, means) - stats.t.ppf((1 + LEVEL) / 2, degrees.min()) ** 2 * covariance
     if not a > 0:
-        return Share(share, np.nan, np.nan)
+        return share, np.nan, np.nan
     # Rounding may make the root of 0 a little negative.
     half_width = np.sqrt(max(b**2 - a * c, 0)) / a
-    return Share(share, b / a - half_width, b / a + half_width)
+    return share, b / a - half_width, b / a + half_width
 
 
 def mean_interval(measurements: ArrayLike) -> tuple[float, float]:
     """Return Student's interval of the mean of independent measurements; NaN for a single one."""
     values = np.asarray(measurements, float)
     return DescrStatsW(values).tconfint_mean(1 - LEVEL) if len(values) > 1 else (np.nan, np.nan)
+
+
+def mean_columns(name: str, measurements: ArrayLike) -> dict[str, float]:
+    """Return the columns of the mean of independent measurements, with the ends of its interval."""
+    low, high = mean_interval(measurements)
+    return {name: float(np.asarray(measurements, float).mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ row of `faults` with the reason:
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
@@ -96,9 +96,14 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
-    parts = (frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table, wanted))
-    runs, examples, table, wanted = parts
-    return Frames(runs, examples, table, wanted, measured)
+    frames = {"runs": runs, "examples": examples, "faults": table, "wanted": wanted}
+    parts = {name: frame.reset_index(drop=True).assign(study=study) for name, frame in frames.items()}
+    return Frames(**parts, measured=measured)
+
+
+def of_study(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that belong to the study."""
+    return runs[runs["status"] != OUTSIDE]
 
 
 def _runs(
@@ -115,7 +120,7 @@ def _runs(
     statuses = pd.Categorical(faults["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
     runs["status"] = runs["run_id"].map(pd.Series(statuses, faults["run_id"]).groupby(level=0).min())
     runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
-    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    runs["setting"] = setting_texts(of_study(runs)).reindex(runs.index, fill_value="")
     return runs
 
 
@@ -150,9 +155,8 @@ def _leave_out_other_engines(files_of: dict[Run, RunFiles], originals: Mapping[s
     bases = {run.model: files.validation.inputs.base for run, files in files_of.items() if run.method == DENSE}
     faults = []
     for run, files in files_of.items():
-        if files.engines and files.engines.inputs.dense != (
-            bases.get(originals[run.model]) or files.engines.inputs.dense
-        ):
+        base = bases.get(originals[run.model])
+        if files.engines and base and files.engines.inputs.dense != base:
             files_of[run] = replace(files, engines=None)
             what = f"not measured beside {originals[run.model]}, so it is left out; make it again"
             faults.append((run.id, "incomplete", f"{files.engines.file_name}: {what}"))
@@ -166,27 +170,21 @@ def _in_one_line(text: str) -> str:
 
 def _faults(
     files_of: Mapping[Run, RunFiles], members: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]
-) -> list[tuple]:
-    """Return the faults of the runs that can be read. Conflicts are searched among the members of the study."""
-    found = []
+) -> Iterator[tuple]:
+    """Yield the faults of the runs that can be read. Conflicts are searched among the members of the study."""
     of_others = conflicts(members, {run: links[run] for run in members})
     for run, files in files_of.items():
         own = files.validation.faults() + broken_links(links[run], run) + selection_faults(files)
-        found += [(run.id, "fault", text) for text in own + of_others.get(run, [])]
-        found += [(run.id, "unchecked", text) for text in _unchecked(files, files_of)]
-        lacking = [
-            name for name in probes if name not in (*files.evaluation.probes, *files.evaluation.groups, run.task)
-        ]
-        if lacking:
-            reason = f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"
-            found.append((run.id, "incomplete", reason))
+        reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}
+        known = {*files.evaluation.probes, *files.evaluation.groups, run.task}
+        if lacking := [name for name in probes if name not in known]:
+            reasons["incomplete"] = [f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"]
         if end := files.train and files.train.ended_early:
-            reason = (
+            reasons["ended early"] = [
                 f"ended at step {end.step} of {files.train.steps}, because the mean loss of the last steps was"
                 f" {end.loss:.3g}, above training.stop_if_loss_above {end.loss_above:g}"
-            )
-            found.append((run.id, "ended early", reason))
-    return found
+            ]
+        yield from ((run.id, kind, text) for kind, texts in reasons.items() for text in texts)
 
 
 def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
@@ -274,7 +272,7 @@ def side_by_side(studies: list[Frames]) -> Frames:
     names = ("runs", "examples", "faults", "wanted")
     parts = (pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names)
     runs, examples, faults, wanted = parts
-    differs = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    differs = setting_texts(of_study(runs)).reindex(runs.index, fill_value="")
     measured = list(dict.fromkeys(name for study in studies for name in study.measured))
     return Frames(runs.assign(differs=differs), examples, faults, wanted, measured)
 

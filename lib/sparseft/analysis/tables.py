@@ -15,7 +15,7 @@ import pandas as pd
 
 from sparseft.analysis.cells import KEYS, pool
 from sparseft.analysis.comparisons import COMPARISONS, MEASURES, compare_cells, curves
-from sparseft.analysis.study import OUTSIDE, Frames, in_order
+from sparseft.analysis.study import OUTSIDE, Frames, in_order, of_study
 from sparseft.analysis.throughput import measured_seconds
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -105,7 +105,7 @@ def compute(
         what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
         raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
-    members = runs[runs["status"] != OUTSIDE]
+    members = of_study(runs)
     chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
     return Results(
         runs=complete(in_order(runs.assign(chosen=chosen & (runs["status"] != OUTSIDE))), RUNS),
@@ -129,9 +129,7 @@ def compute(
 def write_tables(results: Results, folder: Path) -> None:
     """Write every table into a folder, as a .csv file."""
     for file, (name, columns) in FILES.items():
-        write_csv(
-            ordered(getattr(results, name), columns, results.measured if MEASURED in columns else []), folder / file
-        )
+        write_csv(ordered(getattr(results, name), columns, results.measured), folder / file)
     write_csv(results.settings, folder / "settings.csv")
 
 
@@ -151,8 +149,9 @@ def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 def ordered(table: pd.DataFrame, names: list[str], measured: Sequence[str]) -> pd.DataFrame:
     """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside
     blanks."""
-    place = names.index(MEASURED) if MEASURED in names else len(names)
-    columns = [*names[:place], *measured_columns(table, measured), *names[place + 1 :]]
+    columns = [
+        column for name in names for column in (measured_columns(table, measured) if name == MEASURED else [name])
+    ]
     table = table.reindex(columns=columns)
     return table.astype({name: "Int64" for name in columns if name in INTEGERS})
 

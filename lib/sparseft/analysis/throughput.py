@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.statistics import mean_interval
+from sparseft.analysis.statistics import mean_columns
 from sparseft.analysis.study import MEASURED_WITH
 from sparseft.records.throughput_record import BatchRecord, ThroughputRecord
 from sparseft.study.grid import Cell
@@ -68,9 +68,7 @@ def _of_batch(batch: BatchRecord) -> dict[str, object]:
     if repeats.empty:
         return row
     for name in ("samples", "tokens"):
-        rates = repeats[name] / repeats["seconds"]
-        row[f"{name}_per_second"] = rates.mean()
-        row |= zip((f"{name}_per_second_low", f"{name}_per_second_high"), mean_interval(rates), strict=True)
+        row |= mean_columns(f"{name}_per_second", repeats[name] / repeats["seconds"])
     total = repeats[["samples", "tokens", "padded_tokens"]].sum()
     return row | {
         "tokens_per_sample": total["tokens"] / total["samples"],

@@ -1,6 +1,6 @@
 """Define the files beside prepared inputs and masks: what they are, where they come from, and their digests."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, JsonValue, create_model
 
@@ -98,14 +98,11 @@ class SelectionManifest(RecordFile):
 
 # The keys of `masks:` that a mask records. The others have fields of their own.
 _KEYS: dict[str, Any] = {
-    name: key
-    for name, key in Masks.model_fields.items()
+    name: (key.annotation | None, setting(key.description, default=None))
+    for name, key in cast(dict[str, Any], Masks.model_fields).items()
     if name not in ("scope", "calibration", "imported", "imported_pattern")
 }
-_FIELDS: dict[str, Any] = {
-    name: (key.annotation | None, setting(key.description, default=None)) for name, key in _KEYS.items()
-}
-MaskSettings = create_model("MaskSettings", __base__=RecordPart, **_FIELDS)
+MaskSettings = create_model("MaskSettings", __base__=RecordPart, **_KEYS)
 
 
 class MaskMeta(MaskSettings):

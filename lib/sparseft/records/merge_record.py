@@ -5,15 +5,13 @@ from typing import ClassVar, Literal
 
 from sparseft.errors import InputError
 from sparseft.records import Count, Positive, measurement, provenance
-from sparseft.records.record_file import RecordPart, RunRecord, kind, read_record_file
+from sparseft.records.record_file import Inputs, RunRecord, kind, read_record_file
 from sparseft.storage.record import MODEL, remake_advice
 
 
-class MergeInputs(RecordPart):
+class MergeInputs(Inputs):
     """Hold the digests of what was merged."""
 
-    model: str = provenance("The digest of the base.", link="base")
-    mask: str = provenance("The sha256 of the mask.", link="mask")
     adapter: str | None = provenance("The digest of the adapter. Null if the run is not trained.", link="adapter")
 
 

@@ -64,6 +64,13 @@ class RecordPart(BaseModel):
         return {said["column"]: value for _, value, said in self._fields() if said["column"]}
 
 
+class Inputs(RecordPart):
+    """Hold the digests of a pruned model: of its base and its mask."""
+
+    model: str = provenance("The digest of the base.", link="base")
+    mask: str = provenance("The sha256 of the mask.", link="mask")
+
+
 class CheckedPart(RecordPart):
     """Check also that the values of an object do not contradict each other."""
 

@@ -12,7 +12,7 @@ from pydantic import create_model
 
 from sparseft.errors import InputError
 from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
-from sparseft.records.record_file import RecordFile, RecordPart, kind, read_record_file, section_fields
+from sparseft.records.record_file import Inputs, RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.study.grid import Cell
 from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Role
@@ -48,11 +48,9 @@ class BatchRecord(RecordPart):
     repeats: list[RepeatRecord] = measurement("The measurements.")
 
 
-class MeasuredInputs(RecordPart):
+class MeasuredInputs(Inputs):
     """Hold the digests of what was measured."""
 
-    model: str = provenance("The digest of the base.")
-    mask: str = provenance("The sha256 of the mask.")
     train: str = provenance("The sha256 of the training rows.")
 
 

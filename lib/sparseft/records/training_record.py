@@ -14,7 +14,7 @@ from pydantic import create_model
 
 from sparseft.errors import InputError
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
-from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, read_record_file, section_fields
+from sparseft.records.record_file import ROUNDING, Inputs, RecordPart, RunRecord, kind, read_record_file, section_fields
 from sparseft.storage.record import ADAPTER, remake_advice
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
@@ -42,11 +42,9 @@ class Evaluated(RecordPart):
     eval_loss: Loss = measurement("The loss on the validation rows.", "nats per token")
 
 
-class TrainingInputs(RecordPart):
+class TrainingInputs(Inputs):
     """Hold the digests of what the training read."""
 
-    model: str = provenance("The digest of the base.", link="base")
-    mask: str = provenance("The sha256 of the mask.", link="mask")
     train: str = setting("The sha256 of the training rows.", link="train")
     validation: str | None = provenance("The sha256 of the rows of the evaluations, if any.", default=None)
     initial_adapter: str | None = provenance("That which it started from, if any.", link="start", default=None)

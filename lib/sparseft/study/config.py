@@ -4,8 +4,9 @@ docs/generate.py makes config/schema.json and the reference of the configuration
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
@@ -30,7 +31,7 @@ from sparseft.study.grid import (
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
 from sparseft.study.section import Count, Percent, Positive, Role, Section, Seed, first_fault, refuse
-from sparseft.study.sources import SHUFFLED, CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
+from sparseft.study.sources import CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
 
 if TYPE_CHECKING:
@@ -166,6 +167,14 @@ class _Keys(Section):
     choose. So several studies share models, data and masks, and each has its own results."""
 
 
+# A key that names something -> the key that describes it.
+DESCRIBED_BY = {
+    "grid.models": "models",
+    "grid.tasks": "tasks",
+    "analysis.against": "grid.methods",
+    "reconstruction.calibration": "masks.calibration",
+    **{f"throughput.{axis}": f"grid.{axis}" for axis in sorted(Throughput.keys_of(Role.AXIS))},
+}
 # The table of backends gives their sections, so that a new backend changes nothing here.
 _SECTIONS: dict[str, Any] = {
     name: (section, Field(default_factory=section)) for name, section in backend_sections().items()
@@ -201,21 +210,14 @@ class Config(_AllKeys):
 
     def contradictions(self) -> dict[str, object]:
         """Return what a section may name that another one does not describe or that it cannot use, and whether it does."""
-        against, text = self.analysis.against, self.reconstruction.calibration
-        references: list[tuple[str, Iterable[str], str, Collection[str]]] = [
-            ("grid.models", self.grid.models, "models", self.models),
-            ("grid.tasks", self.grid.tasks, "tasks", self.tasks),
-            ("analysis.against", [against] if against else [], "grid.methods", self.grid.methods),
-            ("reconstruction.calibration", [text] if text else [], "masks.calibration", self.masks.texts),
-        ]
-        for axis in sorted(Throughput.keys_of(Role.AXIS)):
-            names, described = getattr(self.throughput, axis), getattr(self.grid, axis)
-            references.append((f"throughput.{axis}", names, f"grid.{axis}", described))
-        faults = {
-            f"{key} asks for {name!r}, which {place} does not describe": name not in described
-            for key, names, place, described in references
-            for name in names
-        }
+        faults: dict[str, object] = {}
+        for key, place in DESCRIBED_BY.items():
+            named, described = attrgetter(key)(self), attrgetter(place)(self)
+            # `self` needs no description.
+            described = self.masks.texts if described is self.masks.calibration else described
+            for name in named if isinstance(named, list) else filter(None, [named]):
+                faults[f"{key} asks for {name!r}, which {place} does not describe"] = name not in described
+        text = self.reconstruction.calibration
         imported = [name for name in self.grid.methods if get_method(name).imported]
         several = imported and len(self.grid.models) > 1
         reconstructs = any(get_mode(mode).reconstructs for mode in self.trained_modes)
@@ -395,16 +397,12 @@ class Config(_AllKeys):
 
         The length is None unless they are windows of documents, and the choice is None if it is the default."""
         text = self.masks.texts.get(self.reconstruction.calibration or "")
-        chosen = {"calibration_examples": self.reconstruction.examples}
-        if text and text.has_own_windows:
-            # The first ones are taken, so nothing chooses them.
-            return {**chosen, "calibration_seed": 0, "calibration_length": None, "calibration_choice": None}
         return {
-            **chosen,
-            "calibration_seed": text.seed if text else self.masks.calibration_seed,
-            "calibration_length": text.length if text else None,
-            "calibration_choice": text.choice if text and text.choice != SHUFFLED else None,
-        }
+            "calibration_examples": self.reconstruction.examples,
+            "calibration_seed": 0 if text else self.masks.calibration_seed,
+            "calibration_length": None,
+            "calibration_choice": None,
+        } | (text.chosen if text else {})
 
     def unused_training(self) -> list[str]:
         """Return a sentence for each key of `training` that no run uses, because every task or training has its own value."""

@@ -1,5 +1,6 @@
 """Read configuration files as Snakemake reads them, and write one complete file that makes the study again."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -14,7 +15,6 @@ from sparseft.study.config import Config
 from sparseft.study.section import parse_section
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
-CONFIGFILE = ("--configfile", "--configfiles")
 HEAD = """\
 # The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
@@ -93,21 +93,19 @@ def check_command(arguments: list[str]) -> None:
     """Raise InputError if a part of the configuration is given twice, because Snakemake takes only the last one.
 
     Raise it too if a configuration file cannot be read. Snakemake would print a traceback, or no line."""
-    names = [argument.partition("=")[0] for argument in arguments]
-    for spellings in (CONFIGFILE, ("--config", "-C")):
-        count = sum(map(names.count, spellings))
-        if count > 1:
-            what = f"{spellings[0]} is given {count} times, and Snakemake takes the last one only"
-            raise InputError(what, f"write all after one {spellings[0]}")
-    takes_words = False
-    for word in chain.from_iterable(argument.split("=", argument.startswith(CONFIGFILE)) for argument in arguments):
-        if word.startswith("-"):
-            takes_words = word in CONFIGFILE
-        elif takes_words and not Path(word).exists():
-            what = f"--configfile {word}: no such file; it takes every word up to the next option"
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for spellings in (("--configfile", "--configfiles"), ("--config", "-C")):
+        parser.add_argument(*spellings, nargs="*", action="append", default=[])
+    given = vars(parser.parse_known_args(arguments)[0])
+    for name, words in given.items():
+        if len(words) > 1:
+            what = f"--{name} is given {len(words)} times, and Snakemake takes the last one only"
+            raise InputError(what, f"write all after one --{name}")
+    for file in map(Path, chain(*given["configfile"])):
+        if not file.exists():
+            what = f"--configfile {file}: no such file; it takes every word up to the next option"
             raise InputError(what, "correct the path, and write targets in front of it")
-        elif takes_words:
-            read_sections(Path(word))
+        read_sections(file)
 
 
 def complete(config: Config, folder: Path) -> Config:

@@ -8,7 +8,7 @@ from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method, get_method
 from sparseft.study.section import Percent, Positive, Section, Seed
-from sparseft.study.sources import CHECKPOINT, DIVERGENCE, SHUFFLED, CalibrationText, ModelSource
+from sparseft.study.sources import CHECKPOINT, DIVERGENCE, CalibrationText, ModelSource
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
@@ -144,10 +144,7 @@ class Masks(Section):
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
         if text := self.text_of(method_name):
-            chosen = ["examples"] if text.has_own_windows else ["examples", "length", "seed"]
-            settings |= {f"calibration_{name}": getattr(text, name) for name in chosen}
-            # Masks of the default choice say nothing of it.
-            settings |= {"calibration_choice": text.choice} if text.choice != SHUFFLED else {}
+            settings |= {"calibration_examples": text.examples} | text.chosen
         return settings
 
     def text_of(self, method_name: str) -> CalibrationText | None:

@@ -120,20 +120,16 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _counts_no_truths(cls, values: object) -> object:
-        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            parts = value if isinstance(value, list) else [value]
-            has_truth = any(isinstance(part, bool) for part in parts)
-            if has_truth and name in cls.model_fields and "bool" not in str(cls.model_fields[name].annotation):
-                raise ValueError(f"{name} cannot be {value!r}")
-        return values
+    def _is_read_as_meant(cls, values: object) -> object:
+        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0.
 
-    @model_validator(mode="before")
-    @classmethod
-    def _ends_in_no_line_break(cls, values: object) -> object:
-        """Refuse a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
-        refuse({f"{place!r} ends in a line break": True for place in _broken(values)})
+        Refuse also a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
+        faults: dict[str, object] = {f"{place!r} ends in a line break": True for place in _broken(values)}
+        for name, value in values.items() if isinstance(values, dict) else ():
+            has_truth = any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value]))
+            key = cls.model_fields.get(name)
+            faults[f"{name} cannot be {value!r}"] = has_truth and key and "bool" not in str(key.annotation)
+        refuse(faults)
         return values
 
     @model_validator(mode="after")

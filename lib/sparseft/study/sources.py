@@ -280,6 +280,16 @@ class CalibrationText(Section):
         """Return whether the prepared file holds the windows, as token ids of one model, and not documents."""
         return not _has_documents(self.text)
 
+    @property
+    def chosen(self) -> dict[str, int | str | None]:
+        """Return how windows of documents are chosen, by the names of the flags; nothing for the default choice.
+
+        Windows that the prepared file holds are not chosen: the first ones are taken."""
+        if self.has_own_windows:
+            return {}
+        choice = {} if self.choice == SHUFFLED else {"calibration_choice": self.choice}
+        return {"calibration_length": self.length, "calibration_seed": self.seed, **choice}
+
     def windows_of_parts(self) -> dict[str, int]:
         """Return the number of windows by part of a mixture. Together they are `examples`."""
         shares = self.shares or [1] * len(self.parts)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -97,10 +96,10 @@ def added_sparsities(config: Config) -> list[int]:
     return sorted(added)
 
 
-def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
-    """Return the file `name` of every run, or only of every trained run."""
+def run_targets(config: Config, *names: str, trained_only: bool = False) -> list[str]:
+    """Return the files `names` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
-    return [f"{fill(config.paths.run, run)}/{name}" for run in chosen]
+    return [f"{fill(config.paths.run, run)}/{name}" for name in names for run in chosen]
 
 
 def selection_targets(config: Config) -> list[str]:
@@ -151,30 +150,28 @@ class Program:
     measured: bool
 
 
-def training_program(config: Config, run: Run) -> Program:
-    """Return the program that a run of the study needs."""
-    return Program(run, config.training_of(run.task, run.training), config.cerebras.sequence_length, measured=False)
+def program_of(config: Config, run: Run, batch_size: int | None = None) -> Program:
+    """Return the program that the training of a run needs, or its measurement with a batch size."""
+    settings, length = config.training_of(run.task, run.training), config.cerebras.sequence_length
+    if batch_size is None:
+        return Program(run, settings, length, measured=False)
+    settings = config.throughput.schedule(settings, batch_size)
+    return Program(run, settings, config.throughput.sequence_length or length, measured=True)
 
 
-def measured_program(config: Config, run: Run, batch_size: int) -> Program:
-    """Return the program that a measurement of `batch_size` needs."""
-    settings = config.throughput.schedule(config.training_of(run.task, run.training), batch_size)
-    length = config.throughput.sequence_length or config.cerebras.sequence_length
-    return Program(run, settings, length, measured=True)
+def programs(config: Config, *, measured: bool = False) -> dict[str, Program]:
+    """Return the programs that are compiled before the study's trainings, by name; empty if nothing is compiled in advance.
 
-
-def programs(config: Config) -> dict[str, Program]:
-    """Return the programs that are compiled before the study's trainings, by name.
-
-    Several runs may need one program. It is described by the first of them."""
-    return _by_name(config, (training_program(config, run) for run in runs(config) if run.mode != NO_FINETUNE))
-
-
-def measured_programs(config: Config) -> dict[str, Program]:
-    """Return the programs that are compiled before the stage `throughput`, by name: one per measured cell and batch size."""
-    sizes = sorted(config.throughput.batch_sizes)
-    needed = (measured_program(config, run, size) for run, size in product(_measured(config), sizes))
-    return _by_name(config, needed)
+    If `measured`, they are those of the stage `throughput`: one per measured cell and batch size. Several runs may need one
+    program. It is described by the first of them."""
+    if not config.training_backend.compiles_first(config):
+        return {}
+    trained = _measured(config) if measured else [run for run in runs(config) if run.mode != NO_FINETUNE]
+    by_name: dict[str, Program] = {}
+    for run, batch_size in product(trained, sorted(config.throughput.batch_sizes) if measured else [None]):
+        program = program_of(config, run, batch_size)
+        by_name.setdefault(program_name(config, program), program)
+    return by_name
 
 
 def program_name(config: Config, program: Program) -> str:
@@ -188,16 +185,6 @@ def program_name(config: Config, program: Program) -> str:
     source = config.models[run.model].model_dump()
     digest = hashlib.sha256(json.dumps([source, settings], sort_keys=True).encode()).hexdigest()
     return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
-
-
-def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
-    """Return the first program of each name; empty if nothing is compiled in advance."""
-    if not config.training_backend.compiles_first(config):
-        return {}
-    by_name: dict[str, Program] = {}
-    for program in needed:
-        by_name.setdefault(program_name(config, program), program)
-    return by_name
 
 
 def _measured(config: Config) -> list[Run]:
@@ -262,12 +249,9 @@ def first_evaluations(config: Config) -> list[str]:
 
 def record_targets(config: Config) -> list[str]:
     """Return the records of all runs, which the analysis reads."""
-    files = selection_targets(config)
-    for name in ("train.json", "before_merge.json"):
-        files += run_targets(config, name, trained_only=True)
-    for name in ("merge.json", "validation_report.json", "evaluation.json"):
-        files += run_targets(config, name)
-    return files
+    of_trainings = run_targets(config, "train.json", "before_merge.json", trained_only=True)
+    of_all = run_targets(config, "merge.json", "validation_report.json", "evaluation.json")
+    return selection_targets(config) + of_trainings + of_all
 
 
 def final_targets(config: Config) -> list[str]:
