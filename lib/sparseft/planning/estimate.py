@@ -22,7 +22,7 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.hours import Speeds, job_seconds
-from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
+from sparseft.planning.job_kind import EVALUATIONS, RUN_THE_MODEL, JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import ADAM, Requests
@@ -219,7 +219,7 @@ def memory_advice(requests: Requests, jobs: Iterable[Job]) -> list[str]:
             continue
         missing = [
             f"{size / GB:.0f} GB {where}, which has {limits[where] / GB:.0f}"
-            for where, size in _needed(requests, job).items()
+            for where, size in zip(limits, requests.bytes_of(job, at_least=True), strict=True)
             if size > limits[where]
         ]
         if missing:
@@ -239,27 +239,11 @@ def _advice(config: Config, job: JobKind, limits: Mapping[str, float]) -> str:
         elif job.kind in ("training", *EVALUATIONS) and getattr(config, key, value) != value:
             change[key] = value
         sections = {"training": config.training.model_copy(update=change.get("training", {}))}
-        less = _needed(Requests(config.model_copy(update=change | sections)), job)
-        if all(size <= limits[where] for where, size in less.items()):
-            sizes = ", ".join(f"{size / GB:.0f} GB {where}" for where, size in less.items() if size)
+        less = Requests(config.model_copy(update=change | sections)).bytes_of(job, at_least=True)
+        if all(size <= limit for size, limit in zip(less, limits.values(), strict=True)):
+            sizes = ", ".join(f"{size / GB:.0f} GB {where}" for where, size in zip(limits, less, strict=True) if size)
             return f"set {json.dumps(change)[1:-1].replace(chr(34), '')} ({sizes})"
     return "use a larger one"
-
-
-def _needed(requests: Requests, job: JobKind) -> dict[str, int]:
-    """Return the bytes that a job needs at least on each of its GPUs, and in the machine for all of its processes."""
-    resources = requests.config.resources
-    if job.kind not in RUN_THE_MODEL:
-        return {"on a GPU": 0, "in the machine": requests.job_bytes(job)}
-    on_device, in_machine = requests.memory(job)
-    if job.kind in PLACED:
-        # The decoder layers that do not fit stay in their files.
-        on_device = on_device | {"weights": requests.subject(job.model).layer_and_outside}
-    processes = resources.processes if job.kind == "training" else 1
-    device, machine = sum(on_device.values()), sum(in_machine.values()) - in_machine.get("layers in their files", 0)
-    if resources.gpus:
-        return {"on a GPU": device, "in the machine": processes * machine}
-    return {"on a GPU": 0, "in the machine": processes * (device + machine)}
 
 
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
