@@ -72,9 +72,8 @@ def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> Non
     """Analyse the runs, and print the verdicts."""
     output = inputs.output_dir
     places = [output / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
-    check_apart([output], [inputs.results_dir])
     check_apart(places, [inputs.baseline, inputs.configuration])
-    check_ours(output, "analysis", *places)
+    check_ours(output, "analysis", *places, inputs=[inputs.results_dir])
     # A damaged file is refused before anything is computed.
     theirs = baseline.read_baseline(inputs.baseline) if inputs.baseline else None
     study = read_configuration([inputs.configuration]) if inputs.configuration else None

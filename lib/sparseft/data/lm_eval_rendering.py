@@ -19,7 +19,6 @@ from sparseft.data.rows import problem_of
 from sparseft.errors import InputError, one_line
 from sparseft.limits import limited
 from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
-from sparseft.tasks.metrics import F1
 from sparseft.tasks.task import Row, Task
 
 disable_progress_bars()
@@ -72,11 +71,7 @@ def reported(name: str, what: str) -> Iterator[None]:
 def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of a prepared task over `rows`, for its TaskManager."""
     docs = {split: Dataset.from_list([row["doc"] for row in examples]) for split, examples in rows.items()}
-    config = config_of(task.definition)
-    # lm-eval cannot compute the f1 of choice 1 if that is never right.
-    if task.classes and all(row.get("label") == 0 for row in rows["validation"]):
-        config["metric_list"] = [entry for entry in config["metric_list"] if entry["metric"] != F1.name]
-    return config | {"task": task.name, "custom_dataset": lambda **_: docs}
+    return config_of(task.definition) | {"task": task.name, "custom_dataset": lambda **_: docs}
 
 
 def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> None:

@@ -133,8 +133,12 @@ def _manager() -> TaskManager:
 
 def load_task(task: Task, rows: dict[str, list[Row]]) -> ConfigurableTask:
     """Return lm-eval's task over `rows`."""
+    definition = task_definition(task, rows)
+    # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
+    if task.classes and task.label and not any(map(task.label, rows["validation"])):
+        definition["metric_list"] = [entry for entry in definition["metric_list"] if entry["metric"] != F1.name]
     with redirect_stdout(sys.stderr), sandboxed(task.name):
-        return _manager().load(task_definition(task, rows))["tasks"][task.name]
+        return _manager().load(definition)["tasks"][task.name]
 
 
 def simple_evaluate(lm: LM, tasks: list[ConfigurableTask]) -> dict:
@@ -173,17 +177,14 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
         "target_delimiter": " ",
     }
     if task.choices and task.label:
-        metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
-        # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
-        if F1 in metrics and not any(map(task.label, rows["validation"])):
-            metrics.remove(F1)
         return definition | {
             "output_type": "multiple_choice",
             "doc_to_choice": task.choices,
             "doc_to_target": task.label,
             "metric_list": [
-                {"metric": metric.name, "aggregation": _AGGREGATIONS[metric], "higher_is_better": True}
-                for metric in metrics
+                {"metric": metric.name, "aggregation": aggregation, "higher_is_better": True}
+                for metric, aggregation in _AGGREGATIONS.items()
+                if metric in task.metrics
             ],
         }
     # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (scoring.py).

@@ -149,12 +149,7 @@ def needs(requests: Requests, jobs: Iterable[Job]) -> str:
 def job_kind(job: Job) -> JobKind:
     """Return what decides the memory and the time of a job. A compilation names no model."""
     kind, wildcards, _ = job
-    if "model" not in wildcards:
-        return JobKind(kind, "")
-    # The rules of the masks have the folder of the task.
-    return JobKind.of(
-        kind, SimpleNamespace(**{"task": wildcards.get("task_folder", "").removeprefix("/"), **wildcards})
-    )
+    return JobKind.of(kind, SimpleNamespace(**wildcards)) if "model" in wildcards else JobKind(kind, "")
 
 
 def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
