@@ -7,7 +7,7 @@ machine. Of a model only config.json is read, and torch is not imported.
 import json
 import math
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -253,7 +253,7 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     with suppress(InputError):
         sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
         earlier = Requests(parse_section(Config, sections, "configuration"))
-    total, doubt = 0.0, 0.0
+    taken: defaultdict[str, float] = defaultdict(float)
     sources: Counter = Counter()
     for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
         seconds, source = _seconds(requests, job, speeds), ESTIMATED
@@ -263,9 +263,9 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
             seconds, source = measured * (seconds / before if seconds and before else 1), "measured here before"
         elif not seconds:
             source = "of unknown time"
-        total += number * (seconds or 0) / 3600
-        doubt += number * (seconds or 0) / 3600 if source == ESTIMATED else 0
+        taken[source] += number * (seconds or 0) / 3600
         sources[source] += number
+    total, doubt = sum(taken.values()), taken[ESTIMATED]
     bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
     time, low, high = (f"{60 * each:.0f}" if total < 2 else f"{each:,.1f}" for each in bounds)
     unit = "minutes" if total < 2 else "hours"

@@ -8,7 +8,6 @@ from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import (
     Subject,
-    TaskLengths,
     mask_lengths,
     perplexity_tokens,
     reconstruction_lengths,
@@ -16,6 +15,7 @@ from sparseft.planning.sizes import (
 )
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
+from sparseft.tasks.task import Lengths
 
 # Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per thread.
 READING_ON_GPU, READING_ON_CPU = 270, 5
@@ -98,7 +98,7 @@ def _masked_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
 
 
-def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:
+def _evaluated_tokens(config: Config, lengths: Lengths) -> float:
     """Return how many tokens pass the model in the evaluation of one example, with those that are as long as reading it."""
     read = max(1, lengths.choices) * lengths.mean + lengths.few_shot * lengths.mean
     return read + lengths.max_new_tokens * _tokens_of_a_reading(config) / config.evaluation_batch_size

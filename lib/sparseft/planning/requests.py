@@ -17,7 +17,6 @@ from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKi
 from sparseft.planning.sizes import (
     SCORE,
     Subject,
-    TaskLengths,
     described,
     mask_lengths,
     reconstruction_lengths,
@@ -25,6 +24,7 @@ from sparseft.planning.sizes import (
 )
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
+from sparseft.tasks.task import Lengths
 
 # Bytes of python, torch and its libraries on a CPU; measured. A job that reads a model some rows at a time takes no more.
 PROGRAM = 400_000_000
@@ -272,7 +272,7 @@ def _logits(subject: Subject) -> int:
     return subject.width * subject.config["vocab_size"]
 
 
-def _evaluated_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+def _evaluated_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
     """Return the bytes of a batch of an evaluation: cached keys and values or logits, with the scores of an eager attention."""
     if not (lengths.choices or lengths.max_new_tokens):
         # Such a task is evaluated by its loss.
@@ -290,7 +290,7 @@ def _cached_and_scored(config: Config, subject: Subject) -> tuple[int, int]:
     return cached, (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
 
 
-def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+def _loss_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
     """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the answers."""
     rows, fp32 = config.evaluation_batch_size * lengths.answer, 0
     if config.resources.gpus:

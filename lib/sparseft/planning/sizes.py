@@ -6,7 +6,7 @@ its manifest has the measured lengths. Before that, they are typical of the buil
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -193,32 +193,24 @@ def count(shapes: Shapes) -> int:
     return sum(map(math.prod, shapes.values()))
 
 
-@dataclass(frozen=True)
-class TaskLengths(Lengths):
-    """Hold the lengths of the examples of a task in the study. `rows` are the examples that the study takes."""
-
-    few_shot: int = 0
-    max_new_tokens: int = 0
-
-
 # Guesses for tasks that are not built in, by kind.
-_OF_KIND: dict[str | None, TaskLengths] = {
-    "lm_eval": TaskLengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
-    "instruction": TaskLengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
-    "text": TaskLengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0),
+_OF_KIND: dict[str | None, Lengths] = {
+    "lm_eval": Lengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
+    "instruction": Lengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
+    "text": Lengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0),
 }
 
 
-def task_lengths(config: Config, name: str) -> TaskLengths:
+def task_lengths(config: Config, name: str) -> Lengths:
     """Return the lengths of a task of the study."""
     manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
-        entries = {key.name: measured[key.name] for key in fields(TaskLengths)}
-        return TaskLengths(**entries | {"rows": tuple(entries["rows"])})
+        return Lengths(**measured | {"rows": tuple(measured["rows"])})
     data = config.task_data(name)
     if name in BY_NAME:
         task = BY_NAME[name]
-        lengths = TaskLengths(**vars(task.lengths), few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
+        assert task.lengths, "a built-in task has typical lengths"
+        lengths = replace(task.lengths, few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
     else:
         lengths = _OF_KIND[data.task_kind]
     if data.length:

@@ -40,6 +40,9 @@ class Lengths:
     answer: int
     # Choices per row; 0 if the answer is generated.
     choices: int
+    # Those of the task that the study evaluates: worked examples before a question, and tokens of a generated answer.
+    few_shot: int = 0
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
