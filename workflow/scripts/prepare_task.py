@@ -25,7 +25,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_ours
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
+from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
 
 
 def main(
@@ -97,7 +97,7 @@ def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
     )
 
 
-def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
+def check_overlap(task: Task, rows: SplitRows, *, is_trained_on: bool) -> float:
     """Return the share of the validation rows that also occur in the training rows. Print a warning if it is not 0.
 
     Another warning counts those that nearly do. Raises InputError if most of them occur, and the task `is_trained_on`."""

@@ -25,7 +25,7 @@ from itertools import chain, takewhile
 
 import numpy as np
 
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Row, SplitRows, Task
 
 # Words per window of a text, and of a prompt.
 TEXT_WINDOW = 13
@@ -118,7 +118,7 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
     return [search.found for search in searches]
 
 
-def near_copies(task: Task, rows: dict[str, list[Row]]) -> dict[int, int]:
+def near_copies(task: Task, rows: SplitRows) -> dict[int, int]:
     """Return validation row -> the first training row that has half of its windows of 5 words, by their numbers from 0."""
     examples = [
         set(_hashes(_numbered(prompt), NEAR_WINDOW).tolist()) for prompt in texts_of(task, rows["validation"]).parts

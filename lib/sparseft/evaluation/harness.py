@@ -32,7 +32,7 @@ from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import SplitRows, Task
 
 # lm-eval would start `pip list` and other programs to describe the machine. This takes a second, and no record has it.
 evaluator.add_env_info = lambda results: None
@@ -97,7 +97,7 @@ class StrictLM(HFLM):
         return super().generate_until(requests, *args, **options)
 
 
-def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], list[dict]]:
+def run_harness(lm: HFLM, task: Task, rows: SplitRows) -> tuple[dict[str, float | None], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
     Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the
@@ -131,7 +131,7 @@ def _manager() -> TaskManager:
     return TaskManager(include_defaults=False)
 
 
-def load_task(task: Task, rows: dict[str, list[Row]]) -> ConfigurableTask:
+def load_task(task: Task, rows: SplitRows) -> ConfigurableTask:
     """Return lm-eval's task over `rows`."""
     definition = task_definition(task, rows)
     # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
@@ -154,7 +154,7 @@ def outcome_key(task: Task) -> str:
     return task.metric
 
 
-def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
+def task_definition(task: Task, rows: SplitRows) -> dict:
     """Return lm-eval's definition of the task over `rows` (docs/task_guide.md in lm-eval's repository)."""
     if task.definition:
         return harness_definition(task, rows)

@@ -10,6 +10,8 @@ from sparseft.errors import InputError
 from sparseft.tasks.metrics import Metric
 
 Row = dict[str, Any]
+# Split -> its rows.
+SplitRows = dict[str, list[Row]]
 SPLITS = ("train", "validation")
 # Split -> the file beside its rows that records them. That of the training rows also defines a task that is not built
 # in.
@@ -142,7 +144,7 @@ class Task(RowFormat):
                 f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of your own rows",
             )
 
-    def check(self, rows: dict[str, list[Row]], scored: str = "validation") -> None:
+    def check(self, rows: SplitRows, scored: str = "validation") -> None:
         """Check the rows of the split that is `scored`, and the training rows, before anything is trained or evaluated.
 
         Raises InputError if there are too few, or if the scored rows cannot tell a right answer from a wrong one. How

@@ -28,7 +28,7 @@ from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.study.schedule import Training
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.task import SPLITS, SplitRows, Task
 
 _SCHEDULE = Training()
 
@@ -68,7 +68,7 @@ class TrainingJob:
     settings: Training
     task: Task
     # The examples by split: train, and validation if the training is evaluated.
-    rows: dict[str, list[Row]]
+    rows: SplitRows
     # The evaluation after the merge uses the same size. With another size, the two losses would also differ by rounding.
     evaluation_batch_size: int
     # Where the adapter comes from. It is written into the adapter.
