@@ -59,7 +59,13 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     """Return how many tokens pass the model forward, at 2 FLOP per weight. A backward is two."""
     match job.kind:
         case "mask":
-            return _masked_tokens(config, job, subject)
+            method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
+            passes = config.masks.passes_of(job.method, config.grid.percents(job.method), subject.layers)
+            # A backward by segments computes every decoder layer two or three times.
+            share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
+            tokens = share * lengths.mean * lengths.rows[0] * passes
+            # The Hessians take at most as long as the pass, and the updates as three tokens per input of the widest layer.
+            return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
         case "sampling":
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * _tokens_of_a_reading(config))
@@ -85,17 +91,6 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
     tokens = sum(lengths.rows[1] * _evaluated_tokens(config, lengths) for lengths in of_tasks)
     return tokens + perplexity_tokens(config) + OWN_LENGTH * config.divergence_windows
-
-
-def _masked_tokens(config: Config, job: JobKind, subject: Subject) -> float:
-    """Return the tokens of a pass that makes masks from examples."""
-    method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
-    passes = config.masks.passes_of(job.method, config.grid.percents(job.method), subject.layers)
-    # A backward by segments computes every decoder layer two or three times.
-    share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
-    tokens = share * lengths.mean * lengths.rows[0] * passes
-    # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
-    return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
 
 
 def _evaluated_tokens(config: Config, lengths: Lengths) -> float:
