@@ -93,8 +93,7 @@ def study_jobs(config: Config) -> Iterator[Job]:
         kinds = ["merge", "proof", "evaluation", *["selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:
             kinds += ["evaluation", "reconstruction" if get_mode(run.mode).reconstructs else "training"]
-        training = run.training and f"-{run.training}"
-        yield from ((kind, vars(run) | {"training": training}, "") for kind in kinds)
+        yield from ((kind, vars(run), "") for kind in kinds)
 
 
 def examples(config: Config) -> list[str]:

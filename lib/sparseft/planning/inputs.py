@@ -1,6 +1,5 @@
 """List and hash the files that a study is made from, and refuse a study before anything runs if one of them does not fit."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from sparseft.methods import get_method
 from sparseft.patterns.channels import rounding_of_heads
 from sparseft.planning.sizes import known_rows, known_subject
 from sparseft.storage.atomic import write_json
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
@@ -71,7 +70,7 @@ class KnownHashes:
             if file in earlier and earlier[file][-1] != digest:
                 print(f"note: the content of {file} has changed since the last plan", file=sys.stderr)
         lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in digests.items())
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return sha256_of_text("".join(lines))
 
 
 def check_inputs(config: Config, hashes: KnownHashes) -> None:

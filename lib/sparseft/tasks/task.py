@@ -1,12 +1,12 @@
 """Describe what a task is: the fields of its rows, its prompt, answer and metrics, and where its rows come from."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sparseft.errors import InputError
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.tasks.metrics import Metric
 
 Row = dict[str, Any]
@@ -132,7 +132,7 @@ class Task(RowFormat):
         """Return the sha256 of the definition as JSON with sorted keys; None for a built-in task."""
         if not self.definition:
             return None
-        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+        return sha256_of_text(json.dumps(self.definition, sort_keys=True))
 
     def check_trainable(self) -> None:
         """Raise InputError if the task has no rows to train on, or is a group of lm-eval."""
