@@ -87,13 +87,13 @@ def check_ours(folder: Path, kind: str, *files: Path, inputs: Iterable[Path | st
     """Raise InputError if one of the `files` in `folder` exists and may be somebody else's, or cannot be written.
 
     Also raises it if the folder is one of the `inputs`, or lies in one."""
-    check_apart([folder], inputs)
     check_writable(*files)
     existing = [file for file in (*files, folder / MARKER) if file.exists()]
     if existing and not is_marked(folder, kind):
         raise InputError(
             f"{existing[0]}: a file that would be lost", "name another folder, or delete the file if it is not needed"
         )
+    check_apart([folder], inputs)
 
 
 def is_marked(folder: Path, kind: str) -> bool:
