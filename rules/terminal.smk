@@ -73,7 +73,7 @@ def planned():
 
 def in_plan(job):
     """Return the kind, the wildcards and the rule of a job, as the estimate takes it."""
-    return job.params.get("kind", ""), job.wildcards_dict, job.rule.name
+    return job.params.get("kind", ""), vars(cell_of(job.wildcards)), job.rule.name
 
 
 def replaced():

@@ -22,11 +22,10 @@ Figures and a baseline_comparison.csv of an earlier call are removed if this cal
 
 import shutil
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sparseft.analysis import baseline
+from sparseft.analysis.baseline import KEYS, beside, read_baseline
 from sparseft.analysis.pages import write_analysis
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import read_study
@@ -42,12 +41,21 @@ from sparseft.study.section import flags
 
 COMPARED = "baseline_comparison.csv"
 # The columns of that table that are printed.
-SAID = [*baseline.KEYS, "metric", "value", "baseline_value", "difference", "reproduction", "source"]
+SAID = [*KEYS, "metric", "value", "baseline_value", "difference", "reproduction", "source"]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Name what is analysed, and where the tables go.
+def main(
+    *,
+    results_dir: Path,
+    output_dir: Path,
+    plot: bool = False,
+    processes: Threads = 2,
+    baseline: Path | None = None,
+    configuration: Path | None = None,
+    throughput_dir: Path | None = None,
+    options: Flags[Analysis] = Analysis(),
+) -> None:
+    """Analyse the runs, and print the verdicts.
 
     Args:
         results_dir: folder with the run folders
@@ -58,52 +66,38 @@ class Inputs:
         configuration: the study's configuration; it is copied into the output folder
         throughput_dir: folder with the measurements of the stage throughput, for measured_seconds
     """
-
-    results_dir: Path
-    output_dir: Path
-    plot: bool = False
-    processes: Threads = 2
-    baseline: Path | None = None
-    configuration: Path | None = None
-    throughput_dir: Path | None = None
-
-
-def main(*, inputs: Flags[Inputs], options: Flags[Analysis] = Analysis()) -> None:
-    """Analyse the runs, and print the verdicts."""
-    output = inputs.output_dir
-    places = [output / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
-    check_apart([output], [inputs.results_dir])
-    check_apart(places, [inputs.baseline, inputs.configuration])
-    check_ours(output, "analysis", *places)
+    places = [output_dir / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
+    check_apart(places, [baseline, configuration])
+    check_ours(output_dir, "analysis", *places, inputs=[results_dir])
     # A damaged file is refused before anything is computed.
-    theirs = baseline.read_baseline(inputs.baseline) if inputs.baseline else None
-    study = read_configuration([inputs.configuration]) if inputs.configuration else None
-    files = sorted(inputs.throughput_dir.glob("*.json")) if inputs.throughput_dir else []
+    theirs = read_baseline(baseline) if baseline else None
+    study = read_configuration([configuration]) if configuration else None
+    files = sorted(throughput_dir.glob("*.json")) if throughput_dir else []
     measurements = read_measurements(files)
-    hold(output)
-    frames = read_study(inputs.results_dir, study)
+    hold(output_dir)
+    frames = read_study(results_dir, study)
     results = compute(frames, options, study, measurements)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
-    is_stale = not inputs.configuration and is_marked(output, "analysis")
+    is_stale = not configuration and is_marked(output_dir, "analysis")
     others = {}
-    if inputs.baseline:
-        compared = baseline.beside(results.cells, theirs)
+    if baseline:
+        compared = beside(results.cells, theirs)
         others[COMPARED] = partial(write_csv, compared)
-    if inputs.configuration and inputs.configuration.resolve() != (output / CONFIGURATION).resolve():
-        others[CONFIGURATION] = partial(shutil.copyfile, inputs.configuration)
+    if configuration and configuration.resolve() != (output_dir / CONFIGURATION).resolve():
+        others[CONFIGURATION] = partial(shutil.copyfile, configuration)
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
-    options_again = flags(**options.model_dump(), throughput_dir=inputs.throughput_dir, baseline=inputs.baseline)
-    again = Reproduction(inputs.results_dir, options_again, inputs.plot, inputs.configuration)
-    write_analysis(output, results, again, processes=inputs.processes, others=others)
+    options_again = flags(**options.model_dump(), throughput_dir=throughput_dir, baseline=baseline)
+    again = Reproduction(results_dir, options_again, plot, configuration)
+    write_analysis(output_dir, results, again, processes=processes, others=others)
     # These lines come when all is written, so that an error has one line.
     words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
         print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
-    if inputs.baseline:
+    if baseline:
         print(compared[SAID].to_string(index=False), file=sys.stderr)
-    for name, is_left in ((COMPARED, not inputs.baseline), (CONFIGURATION, is_stale)):
+    for name, is_left in ((COMPARED, not baseline), (CONFIGURATION, is_stale)):
         if is_left:
-            (output / name).unlink(missing_ok=True)
+            (output_dir / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

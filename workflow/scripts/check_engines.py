@@ -63,8 +63,7 @@ def main(
         )
     prompts = [ids[begin : begin + settings.prompt_tokens] for begin in range(0, needed, settings.prompt_tokens)]
     results = []
-    folders = {"dense": model_path, "run": export_dir}
-    for result in measure(engines, folders, prompts, settings, threads):
+    for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts, settings, threads):
         results.append(result)
         print(
             f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time),"

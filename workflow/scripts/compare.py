@@ -15,7 +15,7 @@ from sparseft.analysis.tables import compute
 from sparseft.command import Flags, run
 from sparseft.errors import InputError
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.ownership import check_ours
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import CONFIGURATION, FINDINGS
@@ -50,8 +50,7 @@ def main(*studies: Path, output_dir: Path, options: Flags[Analysis] = Analysis()
     names = [Path(os.path.abspath(folder)).name for folder in studies]
     if len(set(names)) < max(2, len(names)):
         raise InputError(f"{', '.join(names)}: not two or more studies of different names", "name results folders")
-    check_apart([output_dir], studies)
-    check_ours(output_dir, "analysis", output_dir / FINDINGS)
+    check_ours(output_dir, "analysis", output_dir / FINDINGS, inputs=studies)
     hold(output_dir)
     frames = [read(folder) for folder in studies]
     results = compute(side_by_side(frames), options)

@@ -115,11 +115,9 @@ def main(
             f"{model_path}: to run the model, it must be a Hugging Face checkpoint",
             f"prepare_model.py --source mdl:{model_path}, then give that folder",
         )
-    passes = []
+    passes, shapes = [], prunable_shapes(checkpoint)
     for value in methods:
-        shapes = prunable_shapes(checkpoint)
-        architecture, config = checkpoint.architecture, checkpoint.config
-        value.pattern.check_model(architecture, config, shapes, percents, settings, model_path)
+        value.pattern.check_model(checkpoint.architecture, checkpoint.config, shapes, percents, settings, model_path)
         bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]

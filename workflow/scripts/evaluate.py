@@ -48,13 +48,13 @@ from sparseft.study.grid import Run
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
-from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
 from torch import device as Device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 # A task, its rows by split, and the sha256 of their files.
-Prepared = tuple[Task, dict[str, list[Row]], dict[str, str]]
+Prepared = tuple[Task, SplitRows, dict[str, str]]
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"
 

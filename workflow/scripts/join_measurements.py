@@ -15,18 +15,12 @@ from sparseft.records.throughput_record import (
     BatchRecord,
     ConditionsRecord,
     MeasurementRecord,
-    RepeatRecord,
     ThroughputRecord,
 )
 from sparseft.storage.record import claim_record
 
 CONDITIONS = ConditionsRecord.model_fields.keys() - {"record"}
-
-
-def repeat_of(measured: MeasurementRecord) -> RepeatRecord:
-    """Return the repeat of a measurement, with the compiled program of its batch size."""
-    program = {"micro_batch_size": measured.micro_batch_size, "compile_hash": measured.compile_hash}
-    return measured.repeat.model_copy(update=program)
+PROGRAM = {"micro_batch_size", "compile_hash"}
 
 
 def main(*, records: list[Path], output: Path) -> None:
@@ -43,7 +37,10 @@ def main(*, records: list[Path], output: Path) -> None:
         if differing := sorted(name for name, value in own.items() if value != conditions[0][name]):
             what = f"{path}: {', '.join(differing)} differ from those of {records[0]}"
             raise InputError(what, "remove both, and measure again")
-    repeats = {(one.batch_size, one.seed): repeat_of(one) for one in measured}
+    # Each repeat says the compiled program of its batch size.
+    repeats = {
+        (one.batch_size, one.seed): one.repeat.model_copy(update=one.model_dump(include=PROGRAM)) for one in measured
+    }
     sizes, seeds = (sorted(set(values)) for values in zip(*repeats, strict=True))
     if len(repeats) != len(records) or len(records) != len(sizes) * len(seeds):
         what = f"{records[0].parent.parent}: not {len(seeds)} repeats of every batch size"

@@ -18,7 +18,7 @@ from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.ownership import check_ours
 from sparseft.study.sources import TaskData
 
 
@@ -29,8 +29,8 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
         task: name of the task
         data_dir: folder with train.jsonl and validation.jsonl; the files are added to it
     """
-    check_ours(data_dir, "task", data_dir / ROWS_FILE, data_dir / MANIFEST_FILE)
-    check_apart([data_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    own = (data_dir / ROWS_FILE, data_dir / MANIFEST_FILE)
+    check_ours(data_dir, "task", *own, inputs=[data.local, data.lm_eval_file])
     scored = find_task(data_dir, task)
     prepared, digests = read_splits(data_dir, scored)
     load = load_candidates

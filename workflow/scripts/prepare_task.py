@@ -22,10 +22,10 @@ from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.ownership import check_ours
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
+from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
 
 
 def main(
@@ -44,10 +44,8 @@ def main(
         only_probe: nothing is trained on the task, so that it may lack training rows
         splits: what is written, by default both
     """
-    check_ours(
-        output_dir, "task", *(output_dir / name for split in splits for name in (f"{split}.jsonl", MANIFESTS[split]))
-    )
-    check_apart([output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    own_files = [output_dir / name for split in splits for name in (f"{split}.jsonl", MANIFESTS[split])]
+    check_ours(output_dir, "task", *own_files, inputs=[data.local, data.lm_eval_file])
     examples = examples_of(task, data, only_probe)
     if not only_probe:
         examples.task.check_trainable()
@@ -99,7 +97,7 @@ def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
     )
 
 
-def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
+def check_overlap(task: Task, rows: SplitRows, *, is_trained_on: bool) -> float:
     """Return the share of the validation rows that also occur in the training rows. Print a warning if it is not 0.
 
     Another warning counts those that nearly do. Raises InputError if most of them occur, and the task `is_trained_on`."""

@@ -28,7 +28,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
 from sparseft.study.sources import SHUFFLED, Choice
 from sparseft.trainers.torch import reconstruct
-from sparseft.training.job import JobFlags, TrainingJob, check_outputs, dense_model, job_of, write_train_record
+from sparseft.training.job import JobFlags, TrainingJob, dense_model, job_of, write_train_record
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class TargetFlags:
 def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:
     """Read the job, reconstruct every decoder layer, and write the record."""
     start(flags.threads)
-    check_outputs(flags, target.dense_path, target.text)
-    job = job_of(flags, RECONSTRUCTING_MODES)
+    job = job_of(flags, RECONSTRUCTING_MODES, inputs=[target.dense_path, target.text])
     # Each decoder layer has a schedule of its own, which train.json records.
     own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
     job = replace(job, settings=Reconstruction(**own).schedule(job.settings))

@@ -15,7 +15,7 @@ from sparseft.command import Flags, run
 from sparseft.language_model.hardware import keep_freed_memory, start
 from sparseft.study.grid import TASK_MODES
 from sparseft.trainers.torch import hold_together, new_accelerator, train
-from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
+from sparseft.training.job import JobFlags, job_of, write_train_record
 
 
 def main(
@@ -31,7 +31,6 @@ def main(
         dense_path: the model that a distillation learns from, if it is not --model_path; it has the same tokens
     """
     start(flags.threads)
-    check_outputs(flags, initial_adapter, dense_path)
     job = job_of(flags, TASK_MODES, initial_adapter, dense_path)
     if job.settings.shard_model:
         keep_freed_memory(below=1 << 20)

@@ -16,7 +16,7 @@ from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
+from sparseft.training.job import JobFlags, job_of, write_train_record
 
 
 def main(
@@ -33,7 +33,6 @@ def main(
         validate_only: lower the program without an appliance; train nothing
     """
     start(flags.threads)
-    check_outputs(flags)
     if compile_only and validate_only:
         raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
     job = job_of(flags, evaluates=True)

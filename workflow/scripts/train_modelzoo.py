@@ -17,7 +17,7 @@ from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.trainers.modelzoo.trainer_files import trainer_run
 from sparseft.trainers.modelzoo.training import remove_states, train
-from sparseft.training.job import JobFlags, check_outputs, job_of, write_train_record
+from sparseft.training.job import JobFlags, job_of, write_train_record
 
 
 def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = CerebrasJob()) -> None:
@@ -27,8 +27,7 @@ def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob]
         exported: the masked checkpoint, as export_modelzoo.py writes it
     """
     start(flags.threads)
-    check_outputs(flags, exported)
-    job = job_of(flags, evaluates=True)
+    job = job_of(flags, evaluates=True, inputs=[exported])
     cerebras.check(job.settings, job.evaluation_batch_size)
     hold(flags.output_dir / "adapter")
     record = train(trainer_run(job, cerebras, exported, flags.output_dir))

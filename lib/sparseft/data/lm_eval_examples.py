@@ -35,7 +35,7 @@ from sparseft.tasks.lm_eval import (
     task_of,
 )
 from sparseft.tasks.metrics import F1
-from sparseft.tasks.task import SPLITS, Row, RowFormat, Task, group_as_task
+from sparseft.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task, group_as_task
 
 # Keys of a definition that say where rows come from.
 _DATA_KEYS = (
@@ -90,7 +90,7 @@ def _load_group(name: str, config: dict, data: TaskData) -> Examples:
         what = f"{place}: the group has no mean of {data.metric or 'any metric'} in aggregate_metric_list"
         raise InputError(what, "name one of its tasks, or another metric")
     definitions, sources = {}, {}
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    rows: SplitRows = {split: [] for split in SPLITS}
     for member, source in group_members(config, str(data.lm_eval), f"{place}.lm_eval").items():
         local = data.local and str(Path(data.local, member))
         part = load_lm_eval_examples(
@@ -119,7 +119,7 @@ def _member_metric(task: Task, mean: AggMetricConfig) -> str:
     )
 
 
-def load_lm_eval_candidates(task: Task, data: TaskData, prepared: dict[str, list[Row]]) -> Candidates:
+def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
     """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""

@@ -19,8 +19,7 @@ from sparseft.data.rows import problem_of
 from sparseft.errors import InputError, one_line
 from sparseft.limits import limited
 from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
-from sparseft.tasks.metrics import F1
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Row, SplitRows, Task
 
 disable_progress_bars()
 
@@ -69,14 +68,10 @@ def reported(name: str, what: str) -> Iterator[None]:
         ) from None
 
 
-def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
+def harness_definition(task: Task, rows: SplitRows) -> dict:
     """Return lm-eval's definition of a prepared task over `rows`, for its TaskManager."""
     docs = {split: Dataset.from_list([row["doc"] for row in examples]) for split, examples in rows.items()}
-    config = config_of(task.definition)
-    # lm-eval cannot compute the f1 of choice 1 if that is never right.
-    if task.classes and all(row.get("label") == 0 for row in rows["validation"]):
-        config["metric_list"] = [entry for entry in config["metric_list"] if entry["metric"] != F1.name]
-    return config | {"task": task.name, "custom_dataset": lambda **_: docs}
+    return config_of(task.definition) | {"task": task.name, "custom_dataset": lambda **_: docs}
 
 
 def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> None:
@@ -93,7 +88,7 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
             )
 
 
-def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> dict[str, list[Row]]:
+def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> SplitRows:
     """Return the rows of the chosen documents of each split. Raises InputError with the number of one that does not
     fit."""
     with sandboxed(task.name), redirect_stdout(sys.stderr):
@@ -130,7 +125,7 @@ def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -
     return row
 
 
-def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
+def check_worked_examples(task: Task, rows: SplitRows) -> None:
     """Raise InputError if lm-eval finds too few rows for the worked examples before a question."""
     with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, f"{task.few_shot} worked examples"):
         lm_task = ConfigurableTask(config=harness_definition(task, rows))

@@ -21,7 +21,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
 from sparseft.study.sources import HUB, TaskData
 from sparseft.tasks import KINDS
-from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Row, RowFormat, Task
+from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Row, RowFormat, SplitRows, Task
 
 COMMIT = r"[0-9a-f]{40}"
 # The endings of the files that can be loaded one by one.
@@ -35,7 +35,7 @@ class Examples:
     """Hold a task, its rows by split, and where they come from. `source` is written into manifest.json."""
 
     task: Task
-    rows: dict[str, list[Row]]
+    rows: SplitRows
     source: dict
 
 
@@ -197,7 +197,7 @@ def rows_of_split(dataset: dict, split: str, place: str, row_format: RowFormat) 
     return rows
 
 
-def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
+def measured_lengths(task: Task, rows: SplitRows) -> dict[str, int | list[int]]:
     """Return the fields of Lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`.
 
     The examples of a text are the sequences into which its documents are cut."""

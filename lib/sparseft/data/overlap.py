@@ -25,7 +25,7 @@ from itertools import chain, takewhile
 
 import numpy as np
 
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Row, SplitRows, Task
 
 # Words per window of a text, and of a prompt.
 TEXT_WINDOW = 13
@@ -104,7 +104,7 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
     """Return for each set which of its examples, or of the windows of a text, occur in the others, bool (n,).
 
     The others are read once, in parts. Nothing is kept of them but what occurs in the sets."""
-    searches = [(_TextSearch if texts.is_one_text else _ExampleSearch)(texts) for texts in sets]
+    searches = list(map(_Search, sets))
     for texts in others:
         before = np.empty(0, np.uint64)
         for part in texts.parts:
@@ -118,7 +118,7 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
     return [search.found for search in searches]
 
 
-def near_copies(task: Task, rows: dict[str, list[Row]]) -> dict[int, int]:
+def near_copies(task: Task, rows: SplitRows) -> dict[int, int]:
     """Return validation row -> the first training row that has half of its windows of 5 words, by their numbers from 0."""
     examples = [
         set(_hashes(_numbered(prompt), NEAR_WINDOW).tolist()) for prompt in texts_of(task, rows["validation"]).parts
@@ -138,29 +138,12 @@ def near_copies(task: Task, rows: dict[str, list[Row]]) -> dict[int, int]:
     return copies
 
 
-class _TextSearch:
-    """Search the windows of a text."""
+class _Search:
+    """Search the examples of a set, or the windows of a text, in other words. Each is found where all of its hashes are."""
 
     def __init__(self, texts: Texts) -> None:
-        words = np.concatenate([np.empty(0, np.uint64), *map(_numbered, texts.parts)])
-        self.windows = _hashes(words, TEXT_WINDOW).tolist()
-        self.distinct, self.seen = set(self.windows), set[int]()
-
-    def read(self, words: np.ndarray, form: str) -> None:
-        """Find the windows of other words. No window is as short as the part whose normal form is `form`."""
-        self.seen |= self.distinct.intersection(_hashes(words, TEXT_WINDOW).tolist())
-
-    @property
-    def found(self) -> np.ndarray:
-        """Return which windows were found, bool (n,)."""
-        return np.array([window in self.seen for window in self.windows], bool)
-
-
-class _ExampleSearch:
-    """Search the examples of a set."""
-
-    def __init__(self, texts: Texts) -> None:
-        self.examples = [frozenset(windows.tolist()) for windows in _prompt_windows(texts)]
+        self.width = TEXT_WINDOW if texts.is_one_text else PROMPT_WINDOW
+        self.examples = [frozenset(hashes.tolist()) for hashes in _examples(texts)]
         self.found = np.zeros(len(self.examples), bool)
         # The examples by their rarest window, so that few are compared with each row.
         self.by_rarest = defaultdict(list)
@@ -170,19 +153,22 @@ class _ExampleSearch:
                 self.by_rarest[min(example, key=counts.__getitem__)].append(number)
 
     def read(self, words: np.ndarray, form: str) -> None:
-        """Find the examples that have all their windows in a part: in its words, or in its normal form if it is
-        short."""
-        hashes = set(_hashes(words, PROMPT_WINDOW).tolist())
+        """Find what is in a part: in its words, or, of examples, in its normal form if it is short."""
+        hashes = set(_hashes(words, self.width).tolist())
         if form:
             hashes.add(_number(form))
         for window in self.by_rarest.keys() & hashes:
             self.found[[number for number in self.by_rarest[window] if self.examples[number] <= hashes]] = True
 
 
-def _prompt_windows(texts: Texts) -> list[np.ndarray]:
-    """Return the hashes of the windows of each prompt, uint64 (n,), or the hash of a short prompt, (1,)."""
+def _examples(texts: Texts) -> Iterable[np.ndarray]:
+    """Return the hashes of the windows of each prompt, uint64 (n,), or the hash of a short prompt, (1,).
+
+    The examples of a text are its windows, (1,) each."""
     prompts = list(texts.parts)
     rows = [_numbered(prompt) for prompt in prompts]
+    if texts.is_one_text:
+        return _hashes(np.concatenate([np.empty(0, np.uint64), *rows]), TEXT_WINDOW)[:, None]
     start = end = 0
     if texts.has_template:
         start, end = _number_of_common_words(rows), _number_of_common_words([row[::-1] for row in rows])

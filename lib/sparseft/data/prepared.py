@@ -13,7 +13,7 @@ from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.task import MANIFESTS, SPLITS, Row, Task
+from sparseft.tasks.task import MANIFESTS, SPLITS, Row, SplitRows, Task
 
 _REMEDY = "prepare the task again with prepare_task.py, or restore the file"
 
@@ -36,9 +36,7 @@ def find_task(folder: Path, name: str) -> Task:
     return KINDS[content["definition"]["kind"]].task_of(name, content["definition"])
 
 
-def read_splits(
-    folder: Path, task: Task, splits: Iterable[str] = SPLITS
-) -> tuple[dict[str, list[Row]], dict[str, str]]:
+def read_splits(folder: Path, task: Task, splits: Iterable[str] = SPLITS) -> tuple[SplitRows, dict[str, str]]:
     """Return the rows of these splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
     files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in splits}
     return {split: rows for split, (rows, _) in files.items()}, {split: digest for split, (_, digest) in files.items()}

@@ -30,7 +30,7 @@ from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.sources import TaskData
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Row, SplitRows, Task
 
 # The name of the split.
 SELECTION = "selection"
@@ -51,7 +51,7 @@ class Candidates:
     split: str
 
 
-def load_candidates(task: Task, data: TaskData, prepared: dict[str, list[Row]]) -> Candidates:
+def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
     """Return the candidates of a task that is not one of lm-eval's. `prepared` has its training and validation rows.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
@@ -97,7 +97,7 @@ def shuffled(rows: list, name: str, seed: int) -> list:
 
 
 def choose_selection(
-    task: Task, candidates: Candidates, prepared: dict[str, list[Row]], number: int | None
+    task: Task, candidates: Candidates, prepared: SplitRows, number: int | None
 ) -> tuple[list[Row], int, float]:
     """Return the first `number` candidates that occur in no training row, validation row or other chosen row.
 
@@ -164,7 +164,7 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
     return read_rows(path, task), manifest.sha256
 
 
-def _with_known(task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]]) -> Iterator[tuple[Row, bool]]:
+def _with_known(task: Task, candidates: Iterable[Row], prepared: SplitRows) -> Iterator[tuple[Row, bool]]:
     """Yield candidates, each with whether it occurs in the prepared rows. Each document of a text is compared by
     itself."""
     others = [texts_of(task, rows) for rows in prepared.values()]

@@ -31,7 +31,7 @@ from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.language_model.placement import placement
 from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import SplitRows, Task
 
 if TYPE_CHECKING:
     # At run time, this import would come before harness.py sets the environment variables of transformers.
@@ -42,7 +42,7 @@ def evaluate(
     model: nn.Module,
     tokenizer: "PreTrainedTokenizerBase",
     task: Task,
-    rows: dict[str, list[Row]],
+    rows: SplitRows,
     batch_size: int,
     files: Path | None = None,
 ) -> dict:
@@ -103,7 +103,7 @@ def evaluate_probe(
     model: nn.Module,
     tokenizer: "PreTrainedTokenizerBase",
     task: Task,
-    rows: dict[str, list[Row]],
+    rows: SplitRows,
     batch_size: int,
     files: Path | None = None,
 ) -> dict:
@@ -176,7 +176,7 @@ def group_result(group: Task, probes: dict[str, dict]) -> dict:
     }
 
 
-def _described(task: Task, rows: dict[str, list[Row]], metrics: dict[str, float | None]) -> dict:
+def _described(task: Task, rows: SplitRows, metrics: dict[str, float | None]) -> dict:
     """Return the fields that say what was evaluated, and the metrics."""
     return {
         **({"definition_sha256": task.definition_sha256} if task.definition else {}),

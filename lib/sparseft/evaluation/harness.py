@@ -35,7 +35,7 @@ from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import SplitRows, Task
 
 # lm-eval would start `pip list` and other programs to describe the machine. This takes a second, and no record has it.
 evaluator.add_env_info = lambda results: None
@@ -101,7 +101,7 @@ class StrictLM(HFLM):
 
 
 def run_harness(
-    lm: HFLM, task: Task, rows: dict[str, list[Row]], files: Path | None = None
+    lm: HFLM, task: Task, rows: SplitRows, files: Path | None = None
 ) -> tuple[dict[str, float | None], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
@@ -141,10 +141,14 @@ def _manager() -> TaskManager:
     return TaskManager(include_defaults=False)
 
 
-def load_task(task: Task, rows: dict[str, list[Row]]) -> ConfigurableTask:
+def load_task(task: Task, rows: SplitRows) -> ConfigurableTask:
     """Return lm-eval's task over `rows`."""
+    definition = task_definition(task, rows)
+    # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
+    if task.classes and task.label and not any(map(task.label, rows["validation"])):
+        definition["metric_list"] = [entry for entry in definition["metric_list"] if entry["metric"] != F1.name]
     with redirect_stdout(sys.stderr), sandboxed(task.name):
-        return _manager().load(task_definition(task, rows))["tasks"][task.name]
+        return _manager().load(definition)["tasks"][task.name]
 
 
 def write_files(result: dict, folder: Path) -> None:
@@ -170,7 +174,7 @@ def outcome_key(task: Task) -> str:
     return task.metric
 
 
-def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
+def task_definition(task: Task, rows: SplitRows) -> dict:
     """Return lm-eval's definition of the task over `rows` (docs/task_guide.md in lm-eval's repository)."""
     if task.definition:
         return harness_definition(task, rows)
@@ -193,17 +197,14 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
         "target_delimiter": " ",
     }
     if task.choices and task.label:
-        metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
-        # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
-        if F1 in metrics and not any(map(task.label, rows["validation"])):
-            metrics.remove(F1)
         return definition | {
             "output_type": "multiple_choice",
             "doc_to_choice": task.choices,
             "doc_to_target": task.label,
             "metric_list": [
-                {"metric": metric.name, "aggregation": _AGGREGATIONS[metric], "higher_is_better": True}
-                for metric in metrics
+                {"metric": metric.name, "aggregation": aggregation, "higher_is_better": True}
+                for metric, aggregation in _AGGREGATIONS.items()
+                if metric in task.metrics
             ],
         }
     # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (scoring.py).

@@ -10,7 +10,6 @@ Arguments and results by row:
     lengths          of each choice, in characters; rows may have different numbers of choices
 """
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -19,6 +18,7 @@ from itertools import zip_longest
 import numpy as np
 
 from sparseft.errors import InputError
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.tasks.metrics import LOSS, MAJORITY_FLOOR, TOKEN_PERPLEXITY, Metric, recall
 from sparseft.tasks.task import Row, Task
 
@@ -39,7 +39,7 @@ def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[
 def prompt_digest(task: Task, rows: list[Row]) -> str:
     """Return the sha256 of the prompts and answers of rows, in their order."""
     texts = [[task.prompt(row), task.answer(row)] for row in rows]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return sha256_of_text(json.dumps(texts))
 
 
 def chance_of(lengths: list[list[int]] | None) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from sparseft.errors import InputError, one_line
 from sparseft.limits import limited
 from sparseft.study.schedule import Training
-from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
 
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints by
 # default.
@@ -80,7 +80,7 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
 
 
 def encode_splits(
-    rows: dict[str, list[Row]], task: Task, tokenizer, max_length: int, settings: Training
+    rows: SplitRows, task: Task, tokenizer, max_length: int, settings: Training
 ) -> dict[str, list[Example]]:
     """Return the examples of a training by split. Raises InputError as `encode` does.
 

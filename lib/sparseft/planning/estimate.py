@@ -7,7 +7,7 @@ machine. Of a model only config.json is read, and torch is not imported.
 import json
 import math
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -22,7 +22,7 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.hours import Speeds, job_seconds
-from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
+from sparseft.planning.job_kind import EVALUATIONS, RUN_THE_MODEL, JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import ADAM, Requests
@@ -93,8 +93,7 @@ def study_jobs(config: Config) -> Iterator[Job]:
         kinds = ["merge", "proof", "evaluation", *["selection"] * bool(run.training)]
         if run.mode != NO_FINETUNE:
             kinds += ["evaluation", "reconstruction" if get_mode(run.mode).reconstructs else "training"]
-        training = run.training and f"-{run.training}"
-        yield from ((kind, vars(run) | {"training": training}, "") for kind in kinds)
+        yield from ((kind, vars(run), "") for kind in kinds)
 
 
 def examples(config: Config) -> list[str]:
@@ -149,12 +148,7 @@ def needs(requests: Requests, jobs: Iterable[Job]) -> str:
 def job_kind(job: Job) -> JobKind:
     """Return what decides the memory and the time of a job. A compilation names no model."""
     kind, wildcards, _ = job
-    if "model" not in wildcards:
-        return JobKind(kind, "")
-    # The rules of the masks have the folder of the task.
-    return JobKind.of(
-        kind, SimpleNamespace(**{"task": wildcards.get("task_folder", "").removeprefix("/"), **wildcards})
-    )
+    return JobKind.of(kind, SimpleNamespace(**wildcards)) if "model" in wildcards else JobKind(kind, "")
 
 
 def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
@@ -219,7 +213,7 @@ def memory_advice(requests: Requests, jobs: Iterable[Job]) -> list[str]:
             continue
         missing = [
             f"{size / GB:.0f} GB {where}, which has {limits[where] / GB:.0f}"
-            for where, size in _needed(requests, job).items()
+            for where, size in zip(limits, requests.bytes_of(job, at_least=True), strict=True)
             if size > limits[where]
         ]
         if missing:
@@ -239,27 +233,11 @@ def _advice(config: Config, job: JobKind, limits: Mapping[str, float]) -> str:
         elif job.kind in ("training", *EVALUATIONS) and getattr(config, key, value) != value:
             change[key] = value
         sections = {"training": config.training.model_copy(update=change.get("training", {}))}
-        less = _needed(Requests(config.model_copy(update=change | sections)), job)
-        if all(size <= limits[where] for where, size in less.items()):
-            sizes = ", ".join(f"{size / GB:.0f} GB {where}" for where, size in less.items() if size)
+        less = Requests(config.model_copy(update=change | sections)).bytes_of(job, at_least=True)
+        if all(size <= limit for size, limit in zip(less, limits.values(), strict=True)):
+            sizes = ", ".join(f"{size / GB:.0f} GB {where}" for where, size in zip(limits, less, strict=True) if size)
             return f"set {json.dumps(change)[1:-1].replace(chr(34), '')} ({sizes})"
     return "use a larger one"
-
-
-def _needed(requests: Requests, job: JobKind) -> dict[str, int]:
-    """Return the bytes that a job needs at least on each of its GPUs, and in the machine for all of its processes."""
-    resources = requests.config.resources
-    if job.kind not in RUN_THE_MODEL:
-        return {"on a GPU": 0, "in the machine": requests.job_bytes(job)}
-    on_device, in_machine = requests.memory(job)
-    if job.kind in PLACED:
-        # The decoder layers that do not fit stay in their files.
-        on_device = on_device | {"weights": requests.subject(job.model).layer_and_outside}
-    processes = resources.processes if job.kind == "training" else 1
-    device, machine = sum(on_device.values()), sum(in_machine.values()) - in_machine.get("layers in their files", 0)
-    if resources.gpus:
-        return {"on a GPU": device, "in the machine": processes * machine}
-    return {"on a GPU": 0, "in the machine": processes * (device + machine)}
 
 
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
@@ -274,7 +252,7 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     with suppress(InputError):
         sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
         earlier = Requests(parse_section(Config, sections, "configuration"))
-    total, doubt = 0.0, 0.0
+    taken: defaultdict[str, float] = defaultdict(float)
     sources: Counter = Counter()
     for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
         seconds, source = _seconds(requests, job, speeds), ESTIMATED
@@ -284,9 +262,9 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
             seconds, source = measured * (seconds / before if seconds and before else 1), "measured here before"
         elif not seconds:
             source = "of unknown time"
-        total += number * (seconds or 0) / 3600
-        doubt += number * (seconds or 0) / 3600 if source == ESTIMATED else 0
+        taken[source] += number * (seconds or 0) / 3600
         sources[source] += number
+    total, doubt = sum(taken.values()), taken[ESTIMATED]
     bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
     time, low, high = (f"{60 * each:.0f}" if total < 2 else f"{each:,.1f}" for each in bounds)
     unit = "minutes" if total < 2 else "hours"

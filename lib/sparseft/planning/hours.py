@@ -8,7 +8,6 @@ from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import (
     Subject,
-    TaskLengths,
     mask_lengths,
     perplexity_tokens,
     reconstruction_lengths,
@@ -16,6 +15,7 @@ from sparseft.planning.sizes import (
 )
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
+from sparseft.tasks.task import Lengths
 
 # Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per thread.
 READING_ON_GPU, READING_ON_CPU = 270, 5
@@ -59,7 +59,13 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     """Return how many tokens pass the model forward, at 2 FLOP per weight. A backward is two."""
     match job.kind:
         case "mask":
-            return _masked_tokens(config, job, subject)
+            method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
+            passes = config.masks.passes_of(job.method, config.grid.percents(job.method), subject.layers)
+            # A backward by segments computes every decoder layer two or three times.
+            share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
+            tokens = share * lengths.mean * lengths.rows[0] * passes
+            # The Hessians take at most as long as the pass, and the updates as three tokens per input of the widest layer.
+            return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
         case "sampling":
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * _tokens_of_a_reading(config))
@@ -87,18 +93,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     return tokens + perplexity_tokens(config) + OWN_LENGTH * config.divergence_windows
 
 
-def _masked_tokens(config: Config, job: JobKind, subject: Subject) -> float:
-    """Return the tokens of a pass that makes masks from examples."""
-    method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
-    passes = config.masks.passes_of(job.method, config.grid.percents(job.method), subject.layers)
-    # A backward by segments computes every decoder layer two or three times.
-    share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
-    tokens = share * lengths.mean * lengths.rows[0] * passes
-    # The Hessians take at most as long as the pass, and the updates as long as three tokens per input of the widest layer.
-    return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
-
-
-def _evaluated_tokens(config: Config, lengths: TaskLengths) -> float:
+def _evaluated_tokens(config: Config, lengths: Lengths) -> float:
     """Return how many tokens pass the model in the evaluation of one example, with those that are as long as reading it."""
     read = max(1, lengths.choices) * lengths.mean + lengths.few_shot * lengths.mean
     return read + lengths.max_new_tokens * _tokens_of_a_reading(config) / config.evaluation_batch_size

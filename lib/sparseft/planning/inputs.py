@@ -1,6 +1,5 @@
 """List and hash the files that a study is made from, and refuse a study before anything runs if one of them does not fit."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
@@ -21,16 +19,15 @@ from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.patterns.channels import rounding_of_heads
-from sparseft.planning.sizes import Subject, description
+from sparseft.planning.sizes import known_rows, known_subject
 from sparseft.storage.atomic import write_json
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
 from sparseft.study.targets import runs, window_files
-from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS
 
 
@@ -73,7 +70,7 @@ class KnownHashes:
             if file in earlier and earlier[file][-1] != digest:
                 print(f"note: the content of {file} has changed since the last plan", file=sys.stderr)
         lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in digests.items())
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return sha256_of_text("".join(lines))
 
 
 def check_inputs(config: Config, hashes: KnownHashes) -> None:
@@ -164,16 +161,16 @@ def check_sources(config: Config) -> None:
         }
     )
     for name in config.grid.models:
-        content, place = description(name, config.models[name], config.models) or (None, "")
-        if content is None:
+        subject = known_subject(name, config.models[name], config.models)
+        if subject is None:
             continue
-        architecture = find_architecture(content.get("architectures"), place)
-        config.training_backend.check_architecture(architecture, f"models.{name}")
-        subject = Subject(name, "", content, tensor_shapes(content, place), 1)
+        config.training_backend.check_architecture(subject.architecture, f"models.{name}")
         for method in map(get_method, config.grid.methods):
             percents, of_method = config.grid.percents(method.name), f"{method.name}, models.{name}"
-            method.pattern.check_model(architecture, content, subject.prunable, percents, config.masks, of_method)
-        limit = content.get("max_position_embeddings")
+            method.pattern.check_model(
+                subject.architecture, subject.config, subject.prunable, percents, config.masks, of_method
+            )
+        limit = subject.config.get("max_position_embeddings")
         windows = [("perplexity.context", config.perplexity.context, f"at most {limit}")] if config.perplexity else []
         windows += [("evaluation.divergence", OWN_LENGTH, "0")] if config.divergence_windows else []
         # Otherwise the first evaluation would find it, after hours.
@@ -217,30 +214,23 @@ def _check_rows(config: Config) -> None:
     """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
     for name in _prepared_tasks(config):
         data = config.task_data(name)
-        for number, split in ((number, split) for split, number in data.numbers.items() if number):
-            rows = None
-            if data.local and data.kind != "text":
-                file = local_file(Path(data.local), split, is_text=False)
-                rows = sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
-            elif name in BY_NAME and not (data.hub or data.task_kind or BY_NAME[name].generate):
-                lengths = BY_NAME[name].lengths
-                rows = lengths.rows[SPLITS.index(split)] if lengths else None
-            if rows is not None and rows < number:
+        for split, number in data.numbers.items():
+            rows = known_rows(name, data, split) if number and data.kind != "text" else None
+            if rows is not None and rows < (number or 0):
                 what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
                 raise InputError(what, "lower it, or leave it out to take all rows")
 
 
 def rounded_heads(config: Config) -> list[str]:
     """Return a note for each model whose heads are so few that `masks.head_share` is missed by far."""
-    notes = []
     methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
     percents = sorted({percent for name in methods for percent in config.grid.percents(name)})
-    if config.masks.head_share and methods:
-        for name in config.grid.models:
-            content, _ = description(name, config.models[name], config.models) or (None, "")
-            number = attention_heads(content).key_value if content else 1
+    notes = []
+    for name in config.grid.models if config.masks.head_share else []:
+        if subject := known_subject(name, config.models[name], config.models):
+            number = attention_heads(subject.config).key_value
             note = rounding_of_heads(number, percents, config.masks.head_share)
-            notes += [f"models.{name}: {note}"] if content and note else []
+            notes += [f"models.{name}: {note}"] if note else []
     return notes
 
 

@@ -14,14 +14,15 @@ import time
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from timeit import repeat
 
 from sparseft.planning.hours import SLOW, Speeds
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
 
 TOKENS, WIDTH = 512, 1024  # of the measured products
-SECONDS = 0.7  # that a product is repeated
-FILE_BYTES, FILES = 1 << 27, 4  # the fastest of several counts, because other programs disturb it
+# The fastest of several products and files counts, because other programs disturb it.
+PRODUCTS, FILES, FILE_BYTES = 30, 4, 1 << 27
 # What a job does beside its products takes one thread as long as products at this speed, in FLOP per second. It follows from
 # whole jobs on an AMD EPYC (Zen 4), whose products reach 98e9 in float32 and 400e9 in bfloat16: 80e9 per second in a training in
 # float32, and 200e9 to 230e9 in bfloat16 (docs/results.md).
@@ -56,21 +57,14 @@ def measured() -> dict:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        disk = max(_disk_speed(Path(folder, "file")) for _ in range(FILES))
+        file = Path(folder, "file")
+        seconds = repeat(lambda: (file.write_bytes(bytes(FILE_BYTES)), file.read_bytes()), number=1, repeat=FILES)
     return {
         "machine": platform.node(),
         "date": date.today().isoformat(),
         "products": {dtype.itemsize: _speed(dtype) for dtype in (torch.float32, torch.bfloat16)},
-        "disk": disk,
+        "disk": 2 * FILE_BYTES / min(seconds),
     }
-
-
-def _disk_speed(file: Path) -> float:
-    """Return the bytes per second that are written to a file and read from it."""
-    begin = time.perf_counter()
-    file.write_bytes(bytes(FILE_BYTES))
-    file.read_bytes()
-    return 2 * FILE_BYTES / (time.perf_counter() - begin)
 
 
 def _speed(dtype) -> float:
@@ -78,12 +72,8 @@ def _speed(dtype) -> float:
     import torch
 
     x, weight = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
-    fastest, end = float("inf"), time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
-        begin = time.process_time()
-        torch.mm(x, weight)
-        fastest = min(fastest, time.process_time() - begin)
-    return 2 * TOKENS * WIDTH**2 / fastest
+    seconds = repeat(lambda: torch.mm(x, weight), timer=time.process_time, number=1, repeat=PRODUCTS)
+    return 2 * TOKENS * WIDTH**2 / min(seconds)
 
 
 if __name__ == "__main__":

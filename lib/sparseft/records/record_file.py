@@ -1,6 +1,5 @@
 """Define what all records share: the types and roles of their fields, and how a file is written and read."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from sparseft.errors import InputError
 from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.record import remake_advice, unaltered, write_record
 from sparseft.study.section import Role, Section, first_fault, refuse
 
@@ -144,4 +144,4 @@ def files_digest(files: dict[str, str]) -> str | None:
     if len(files) < 2:
         return next(iter(files.values()), None)
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return sha256_of_text(listing)

@@ -26,9 +26,9 @@ _OF_TOOLS = (".snakemake_timestamp", "*.wandb.synced")
 _HEAD = 1 << 20
 
 
-def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | str | None]) -> None:
     """Raise InputError if an output is one of the inputs, or lies inside an input folder. None stands for no input."""
-    sources = [path.resolve() for path in inputs if path]
+    sources = [Path(path).resolve() for path in inputs if path]
     for output in outputs:
         place = output.resolve()
         if any(source in (place, *place.parents) for source in sources):
@@ -83,14 +83,17 @@ def claim_folder(folder: Path, kind: str, inputs: Iterable[Path | None] = ()) ->
     hold(folder)
 
 
-def check_ours(folder: Path, kind: str, *files: Path) -> None:
-    """Raise InputError if one of the `files` in `folder` exists and may be somebody else's, or cannot be written."""
+def check_ours(folder: Path, kind: str, *files: Path, inputs: Iterable[Path | str | None] = ()) -> None:
+    """Raise InputError if one of the `files` in `folder` exists and may be somebody else's, or cannot be written.
+
+    Also raises it if the folder is one of the `inputs`, or lies in one."""
     check_writable(*files)
     existing = [file for file in (*files, folder / MARKER) if file.exists()]
     if existing and not is_marked(folder, kind):
         raise InputError(
             f"{existing[0]}: a file that would be lost", "name another folder, or delete the file if it is not needed"
         )
+    check_apart([folder], inputs)
 
 
 def is_marked(folder: Path, kind: str) -> bool:

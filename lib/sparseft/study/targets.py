@@ -1,6 +1,5 @@
 """List the runs and the files of a configuration's study, and check the targets that a user requests."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any
 from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.study.config import Config
 from sparseft.study.grid import (
     CALIBRATION,
@@ -183,7 +182,7 @@ def program_name(config: Config, program: Program) -> str:
     settings = program.settings.model_dump(exclude=Training.keys_of(NOT_COMPILED))
     settings |= config.cerebras.deciding | {"sequence_length": program.sequence_length}
     source = config.models[run.model].model_dump()
-    digest = hashlib.sha256(json.dumps([source, settings], sort_keys=True).encode()).hexdigest()
+    digest = sha256_of_text(json.dumps([source, settings], sort_keys=True))
     return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
 
 

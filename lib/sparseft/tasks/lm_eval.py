@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.task import SPLITS, Row, SplitRows, Task
 
 MULTIPLE_CHOICE = "multiple_choice"
 GENERATE_UNTIL = "generate_until"
@@ -74,7 +74,7 @@ def is_group(definition: dict) -> bool:
     return "members" in definition
 
 
-def members_of(task: Task, rows: dict[str, list[Row]]) -> Iterator[tuple[Task, dict[str, list[Row]]]]:
+def members_of(task: Task, rows: SplitRows) -> Iterator[tuple[Task, SplitRows]]:
     """Yield each member of a group with its rows, from the rows of the group. Any other task is its own member."""
     if not is_group(task.definition):
         yield task, rows

@@ -1,15 +1,17 @@
 """Describe what a task is: the fields of its rows, its prompt, answer and metrics, and where its rows come from."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sparseft.errors import InputError
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.tasks.metrics import Metric
 
 Row = dict[str, Any]
+# Split -> its rows.
+SplitRows = dict[str, list[Row]]
 SPLITS = ("train", "validation")
 # Split -> the file beside its rows that records them. That of the training rows also defines a task that is not built
 # in.
@@ -40,6 +42,9 @@ class Lengths:
     answer: int
     # Choices per row; 0 if the answer is generated.
     choices: int
+    # Those of the task that the study evaluates: worked examples before a question, and tokens of a generated answer.
+    few_shot: int = 0
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +132,7 @@ class Task(RowFormat):
         """Return the sha256 of the definition as JSON with sorted keys; None for a built-in task."""
         if not self.definition:
             return None
-        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+        return sha256_of_text(json.dumps(self.definition, sort_keys=True))
 
     def check_trainable(self) -> None:
         """Raise InputError if the task has no rows to train on, or is a group of lm-eval."""
@@ -139,7 +144,7 @@ class Task(RowFormat):
                 f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of your own rows",
             )
 
-    def check(self, rows: dict[str, list[Row]], scored: str = "validation") -> None:
+    def check(self, rows: SplitRows, scored: str = "validation") -> None:
         """Check the rows of the split that is `scored`, and the training rows, before anything is trained or evaluated.
 
         Raises InputError if there are too few, or if the scored rows cannot tell a right answer from a wrong one. How

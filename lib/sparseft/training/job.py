@@ -1,13 +1,13 @@
 """Describe one training in the same way for every backend. The script of a backend takes these steps:
 
 main(*, flags: Flags[JobFlags])            take the flags that all backends share
-check_outputs(flags)                       refuse to replace files that this program did not write
-job = job_of(flags)                        read and check all inputs
+job = job_of(flags)                        check the outputs, read and check all inputs
 measured = ...                             train the job, and write OUTPUT_DIR/adapter
 write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.study.schedule import Training
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.task import SPLITS, SplitRows, Task
 
 _SCHEDULE = Training()
 
@@ -68,7 +68,7 @@ class TrainingJob:
     settings: Training
     task: Task
     # The examples by split: train, and validation if the training is evaluated.
-    rows: dict[str, list[Row]]
+    rows: SplitRows
     # The evaluation after the merge uses the same size. With another size, the two losses would also differ by rounding.
     evaluation_batch_size: int
     # Where the adapter comes from. It is written into the adapter.
@@ -97,15 +97,6 @@ class TrainingJob:
         return sha256_of_text(json.dumps(parts, sort_keys=True))
 
 
-def check_outputs(flags: JobFlags, *inputs: Path | None) -> None:
-    """Raise InputError if a training would replace its own inputs, or files that this program did not write.
-
-    `inputs` are paths that the backend reads in addition to those of `flags`."""
-    check_apart([flags.output_dir], [flags.model_path, flags.mask_path, flags.data_dir, *inputs])
-    check_replaceable(flags.output_dir / ADAPTER, "adapter")
-    check_record(flags.output_dir / "train.json", "training")
-
-
 def job_of(
     flags: JobFlags,
     modes: tuple[str, ...] = NEW_ADAPTER_MODES,
@@ -113,14 +104,22 @@ def job_of(
     dense_path: Path | None = None,
     *,
     evaluates: bool = False,
+    inputs: Iterable[Path | None] = (),
 ) -> TrainingJob:
     """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
+
+    Also raises it if the training would replace an input, or files that this program did not write.
 
     The validation rows are read only if the caller `evaluates`, or if training.eval_every says so.
 
     modes: those that the caller trains
     initial_adapter: the adapter that the training starts from, in a mode that starts from another
-    dense_path: the model that a distillation learns from, if it is not the base"""
+    dense_path: the model that a distillation learns from, if it is not the base
+    inputs: what else the caller reads"""
+    places = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
+    check_apart([flags.output_dir], places)
+    check_replaceable(flags.output_dir / ADAPTER, "adapter")
+    check_record(flags.output_dir / "train.json", "training")
     run = Run.parse(flags.run_id)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")

@@ -6,7 +6,6 @@ A saved state is a .mdl file with the adapters and the optimizer, without the ba
 Source: training-docs.cerebras.ai, "Writing a custom training loop". The names are those of cerebras-pytorch 2.10.0.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from sparseft.checkpoints.checkpoint import DTYPES
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.study.schedule import Training
 
@@ -81,7 +81,7 @@ def package_versions() -> dict[str, str]:
 
 def program_digest(program: Path) -> str:
     """Return the sha256 of a lowered program, a cirh.mlir file, without the source lines that it came from."""
-    return hashlib.sha256(_PLACES.sub("", program.read_text()).encode()).hexdigest()
+    return sha256_of_text(_PLACES.sub("", program.read_text()))
 
 
 @contextmanager
