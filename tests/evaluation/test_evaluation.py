@@ -107,6 +107,25 @@ def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_i
     assert torch.tensor(theirs).to(dtype).tolist() != theirs
 
 
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_logits_are_made_only_near_the_choices_and_no_log_likelihood_differs(tmp_path, batch_size):
+    model, tokenizer = load_model(save_tiny("llama", tmp_path, torch.float32), CPU)
+    task, positions = BY_NAME["hellaswag_mini"], []
+    model.lm_head.register_forward_pre_hook(lambda _, arguments: positions.append(arguments[0].shape[:2].numel()))
+    found, counts = [], []
+    for kind in (StrictLM, HFLM):
+        lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
+        _, samples = run_harness(lm, task, rows_of(task))
+        found.append([sample["filtered_resps"] for sample in samples])
+        counts.append(sum(positions))
+        positions.clear()
+    assert found[0] == found[1]
+    longest = max(
+        len(tokenizer.encode(f" {ending}")) for row in rows_of(task)["validation"] for ending in task.choices(row)
+    )
+    assert counts[0] < counts[1] / 2 and (batch_size > 1 or counts[0] <= 4 * EXAMPLES * longest)
+
+
 def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recorded(tmp_path, records):
     folder = save_tiny("llama", tmp_path / "m", torch.float32)
     change_json(folder / "generation_config.json", repetition_penalty=3.0)

@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
+import torch
 from datasets import Dataset
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
@@ -27,6 +28,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
+from torch import Tensor
 
 from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
@@ -84,6 +86,19 @@ class StrictLM(HFLM):
             "use the tokenizer of the model, or make the choices of an example differ",
         )
         return super().loglikelihood(requests, *args, **options)
+
+    def _loglikelihood_tokens(self, requests: list, *args, **options) -> list[tuple[float, bool]]:
+        """Remember how many tokens the longest continuation has, and return what lm-eval computes."""
+        self.longest = max(len(continuation) for _, _, continuation in requests)
+        return super()._loglikelihood_tokens(requests, *args, **options)
+
+    def _model_call(self, inps: Tensor, attn_mask: None = None, labels: None = None) -> Tensor:
+        """Return the logits of the last positions of a batch (batch, positions, V): all that lm-eval scores are among them.
+
+        lm-eval pads with token 0 on the right, and takes fewer positions than tokens as those at the end."""
+        padding = int((inps == 0).flip(1).cumprod(1).sum(1).max())
+        with torch.no_grad():
+            return self.model(inps, logits_to_keep=min(inps.shape[1], self.longest + padding)).logits
 
     def generate_until(self, requests: list[Instance], *args, **options) -> list[str]:
         """Return the generated text of each prompt. Raises InputError with the number of the first that cannot be
