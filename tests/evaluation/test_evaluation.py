@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, recall_score
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.evaluation.scoring import labels_of
 from sparseft.language_model.batches import collate, encode
@@ -237,7 +237,7 @@ def test_what_lm_eval_would_score_wrongly_is_refused(tmp_path, name, change, cha
     if change_rows:
         change_rows(rows)
     with pytest.raises(InputError, match=f"^{name}: {fault}"):
-        evaluate(*loaded, BY_NAME[name], rows, batch_size=4)
+        evaluate_probe(*loaded, BY_NAME[name], rows, batch_size=4)
 
 
 def test_log_likelihoods_that_are_not_finite_are_refused(model32):

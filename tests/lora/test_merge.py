@@ -1,7 +1,6 @@
 """The merge adds B A, writes exact zeros, copies all other bytes, and has the trained model's logits."""
 
 import hashlib
-import json
 import warnings
 from pathlib import Path
 
@@ -175,48 +174,3 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, tiny_llama):
     del mask.shape["model.layers.1.mlp.up_proj"]
     with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj has .*no such layer"):
         merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("origin", "line"),
-    [
-        (OWN | {"run_id": OTHER_SEED}, f"run_id is {OTHER_SEED}, .*{RUN.id}"),
-        (OWN | {"mode": "sparse_to_sparse"}, "mode is sparse_to_sparse, .*sparse_to_dense"),
-        ({"mask_sha256": "m"}, "its run_id is None"),
-        (OWN | {"mask_sha256": "other"}, "its mask_sha256 is other, not m"),
-    ],
-)
-def test_an_adapter_of_another_run_is_refused(tmp_path, tiny_llama, origin, line):
-    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
-    trained(tiny_llama, mask, "sparse_to_dense", tmp_path / "adapter", origin)
-    with pytest.raises(InputError, match=line):
-        merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out", RUN)
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"sparseft": OWN}, "has the key sparseft of an earlier version; train the run again"),
-        ({"r": 6}, "do not have the rank r 6"),
-        ({"target_modules": ["q_proj", "k_proj"]}, r"target_modules do not name .*\(first: .*down_proj\)"),
-        ({"use_rslora": True}, PLAIN),
-        ({"target_modules": "(a+)+"}, PLAIN),
-        ({"layers_to_transform": [1]}, PLAIN),
-        ({"bias": "all"}, PLAIN),
-        ({"init_lora_weights": "pissa"}, PLAIN),
-        ({"r": 0}, PLAIN),
-        ({"rank_pattern": {"q_proj": 4}}, PLAIN),
-        ({"peft_type": "IA3"}, PLAIN),
-    ],
-)
-def test_an_adapter_that_does_not_fit_is_refused_by_what_its_configuration_says(tmp_path, tiny_llama, changes, line):
-    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
-    trained(tiny_llama, mask, "sparse_to_dense", tmp_path / "adapter", OWN)
-    path = tmp_path / "adapter/adapter_config.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | changes))
-    with pytest.raises(InputError, match=line):
-        merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out", RUN)
-    assert not (tmp_path / "out").exists()
-    path.write_text(json.dumps(content))
-    assert merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out", RUN)["layers_merged"] == 14

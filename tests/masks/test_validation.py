@@ -172,6 +172,12 @@ def test_a_layer_that_model_and_mask_do_not_share_fails(pruned, mask, fault):
     assert report["layers_checked"] == 14 - (fault != "in addition")
 
 
+def test_the_mask_of_another_base_proves_nothing_although_its_weights_are_zero(tiny_llama, pruned, mask):
+    assert validate(pruned, mask, base=tiny_llama)["mask_of_base"] is True
+    report = validate(pruned, replace(mask, meta=mask.meta | {"base": "another"}), base=tiny_llama)
+    assert (report["passed"], report["mask_of_base"], report["violations"]) == (False, False, 0)
+
+
 def test_a_tensor_outside_the_mask_that_differs_from_the_base_s_is_named(tiny_llama, pruned, mask):
     altered = put(pruned, np.ones((260, 32), bool), [0.5], "model.embed_tokens")
     assert validate(altered, mask)["passed"]  # nothing to compare with
