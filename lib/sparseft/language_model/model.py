@@ -1,7 +1,10 @@
 """Load a prepared checkpoint as a model in memory, with its tokenizer, and say what its attention depends on."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -153,6 +156,19 @@ def model_config(folder: Path) -> PretrainedConfig:
     # The plans count its memory. config.json cannot choose, because it may even name code on the hub.
     config._attn_implementation = find_architecture(config.architectures, folder).attention
     return config
+
+
+@contextmanager
+def computed_by(forward: Callable[..., Any], modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let `forward` take the place of the modules' own forward during the block."""
+    for module in modules:
+        # The attribute hides the method of the class until it is deleted.
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
 
 
 def attention_windows(config: PretrainedConfig) -> list[int | None]:

@@ -21,7 +21,7 @@ from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.methods import Method
 from sparseft.progress import show
-from sparseft.pruning.calibration import ExampleCalibration, run_layer
+from sparseft.pruning.calibration import ExampleCalibration, decoder_layers, run_layer
 from sparseft.study.mask_settings import Masks
 
 
@@ -52,35 +52,51 @@ class Observation:
         """Return the content of config.json."""
         return self.checkpoint.config
 
-    @torch.no_grad()
+    @property
+    def examples(self) -> list[Example]:
+        """Return the examples."""
+        assert self.calibration, "the importance looks at examples"
+        return self.calibration.examples_of(self.checkpoint)
+
     def sum_by_expert(self, values: Callable[[Routed], Sequence[Tensor]]) -> list[np.ndarray]:
         """Return the sums over all examples of the `values` of each expert, float64 (decoder layers, experts).
 
         `values` returns some tensors (experts,) for an example in a decoder layer."""
         names = self.checkpoint.architecture.experts
         assert names, "the model has no experts"
-        rows: list[list[np.ndarray]] = []
-        for stream, number in self._layers():
-            parts: list[Sequence[Tensor]] = []
-            block = getattr(stream.model.model.layers[number], names.in_memory)
-            with _routed(block, values, parts):
-                run_layer(stream, number, advance=True)
-            rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
-        return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
 
-    @torch.no_grad()
+        def observe(stream: Stream, number: int) -> list[Sequence[Tensor]]:
+            parts: list[Sequence[Tensor]] = []
+            with _routed(getattr(stream.model.model.layers[number], names.in_memory), values, parts):
+                run_layer(stream, number, advance=True)
+            return parts
+
+        return self._sums(observe)
+
     def sum_by_layer(self, values: Callable[[Tensor, Tensor], Sequence[Tensor | int]]) -> list[np.ndarray]:
         """Return the sums over all examples of the `values` of each decoder layer, float64 (decoder layers,).
 
         `values` returns some numbers for the inputs and the outputs of an example, (tokens, H)."""
-        rows: list[list[np.ndarray]] = []
-        for stream, number in self._layers():
+
+        def observe(stream: Stream, number: int) -> list[Sequence[Tensor | int]]:
             parts = []
             for example in range(len(stream.states)):
                 inputs, outputs = stream.states[example].to(stream.device), stream.outputs(number, [example])
                 parts.append(values(inputs, outputs))
                 stream.advance([example], outputs)
-            rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
+            return parts
+
+        return self._sums(observe)
+
+    @torch.no_grad()
+    def _sums(self, observe: Callable[[Stream, int], Sequence[Sequence[Tensor | int]]]) -> list[np.ndarray]:
+        """Return the sums over all examples of each value that `observe` gives for them in a decoder layer, one after the other.
+
+        `observe` computes the decoder layer on every example. The results are float64 (decoder layers, ...)."""
+        rows = []
+        for stream, number, _ in decoder_layers(self.checkpoint, self.examples):
+            by_value = zip(*observe(stream, number), strict=True)
+            rows.append([sum(torch.as_tensor(one).double() for one in of_value).cpu().numpy() for of_value in by_value])
         return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
 
     @torch.no_grad()
@@ -88,7 +104,8 @@ class Observation:
         """Return the mean answer loss of the model without each decoder layer, float64 (decoder layers,).
 
         The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states are kept."""
-        layered, examples = self._model()
+        examples = self.examples
+        layered = LayeredModel(self.checkpoint, choose_device(), widens_float16=True)
         layered.read_head()
         stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
         losses = []
@@ -101,19 +118,6 @@ class Observation:
             for number in layered.layers([left_out]):
                 run_layer(stream, number, advance=True)
         return np.array(losses)
-
-    def _model(self) -> tuple[LayeredModel, list]:
-        """Return the model and the examples. A float16 model is in float32."""
-        assert self.calibration, "the importance looks at examples"
-        layered = LayeredModel(self.checkpoint, choose_device(), widens_float16=True)
-        return layered, self.calibration.examples_of(self.checkpoint)
-
-    def _layers(self) -> Iterator[tuple[Stream, int]]:
-        """Yield what enters each decoder layer, and its number. The caller computes it on every example."""
-        layered, examples = self._model()
-        stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
-        for number in show(layered.layers(range(len(layered))), "decoder layer", len(layered)):
-            yield stream, number
 
 
 def score_units(
@@ -180,8 +184,3 @@ def _mean_loss(layered: LayeredModel, states: list[Tensor], examples: list[Examp
             return loss(batch)
 
     return mean_answer_loss(of_example, examples, 1, layered.device)
-
-
-def _sum(values: Sequence[Tensor | int]) -> np.ndarray:
-    """Return the sum of values of the same shape, float64."""
-    return sum(torch.as_tensor(value).double() for value in values).cpu().numpy()
