@@ -60,24 +60,33 @@ class CrossEntropyFunction(torch.autograd.Function):
         logits, targets, log_sums, of_teacher = ctx.kept
         # The context must not keep the logits alive.
         ctx.kept = None
-        # A teacher adds its logits and the gradient of the divergences.
-        taught = () if of_teacher is None else (of_teacher, grad[1])
-        of_losses = grad if of_teacher is None else grad[0]
-        blocks = (tensor.split(ROWS[logits.device.type]) for tensor in (logits, targets, log_sums, of_losses, *taught))
-        for rows, row_targets, row_log_sums, row_grad, *row_taught in zip(*blocks, strict=True):
-            if row_taught:
-                q, p = (_wide(of_model).div(ctx.temperature).softmax(1) for of_model in (rows, row_taught[0]))
-                of_divergence = q.sub_(p).mul_(row_taught[1][:, None] / ctx.temperature)
-            gradient = _wide(rows).sub_(row_log_sums[:, None]).exp_()
-            # An index_put would wait for the GPU to check its indices: in deterministic mode it sorts them.
-            gradient.scatter_(1, row_targets[:, None], -1, reduce="add").mul_(row_grad[:, None])
-            rows.copy_(gradient.add_(of_divergence) if row_taught else gradient)
+        by_token = (
+            (logits, targets, log_sums, grad) if of_teacher is None else (logits, targets, log_sums, *grad, of_teacher)
+        )
+        for rows, *others in zip(*(tensor.split(ROWS[logits.device.type]) for tensor in by_token), strict=True):
+            rows.copy_(_gradient(ctx.temperature, rows, *others))
         return logits, None, None, None
 
 
 def _wide(values: Tensor) -> Tensor:
     """Return values in fp32, or in float64 if they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _gradient(
+    temperature: float, rows: Tensor, targets: Tensor, log_sums: Tensor, of_losses: Tensor, *taught: Tensor
+) -> Tensor:
+    """Return the gradient of some rows of logits, fp32 (n, V). It overwrites logits in fp32.
+
+    `taught` is the gradient of the divergences, (n,), and the rows of the teacher, if there is one."""
+    if taught:
+        of_divergences, of_teacher = taught
+        q, p = (_wide(of_model).div(temperature).softmax(1) for of_model in (rows, of_teacher))
+        change = q.sub_(p).mul_(of_divergences[:, None] / temperature)
+    gradient = _wide(rows).sub_(log_sums[:, None]).exp_()
+    # An index_put would wait for the GPU to check its indices: in deterministic mode it sorts them.
+    gradient.scatter_(1, targets[:, None], -1, reduce="add").mul_(of_losses[:, None])
+    return gradient.add_(change) if taught else gradient
 
 
 def logits(model: nn.Module, hidden: Tensor) -> Tensor:

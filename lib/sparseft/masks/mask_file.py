@@ -28,13 +28,12 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
-from sparseft.methods import IMPORTED, PATTERNS, Method
+from sparseft.methods import IMPORTED, PATTERNS
 from sparseft.patterns import Pattern
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
-from sparseft.study.mask_settings import Masks
 
 FORMAT_VERSION = 1
 # The number of ones of every byte, for the environment of a CS-3, whose numpy does not count bits.
@@ -140,21 +139,6 @@ def check_run(mask: Mask, path: Path | str, cell: Cell) -> None:
         raise InputError(
             f"{path}: a mask of {method} at {sparsity} for {task}, not of {cell.id}", "give the run's own mask"
         )
-
-
-def mask_meta(method: Method, percents: list[int], settings: Masks, base: str) -> dict:
-    """Return the metadata of a method's masks. Calibration, sparsity and the reached sparsity are added later.
-
-    `base`: the digest of the model. Raises InputError if the method does not allow the settings."""
-    return {
-        "method": method.name,
-        "pattern": method.pattern.name,
-        "importance": method.importance.name if method.importance else "none",
-        "coordinates": "hf",
-        "base": base,
-        **settings.used_by(method.name),
-        "scope": settings.scope_of(method.name, percents),
-    }
 
 
 def _is_consistent(mask: Mask) -> bool:

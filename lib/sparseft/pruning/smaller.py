@@ -17,41 +17,30 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.checkpoints.rewriting import write_manifest, write_smaller
 from sparseft.masks.mask_file import mask_writer
-from sparseft.methods import Method
 from sparseft.patterns.pattern import Units
-from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.pruning.pruned_base import checked_origin
 from sparseft.pruning.unit_scores import score_units
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 # The numbers of the units that are left, ascending, by group.
 Kept = list[list[int]]
 
 
-def remove_units(
-    checkpoint: Checkpoint,
-    method: Method,
-    percent: int,
-    files: PassFiles,
-    settings: Masks,
-    calibration: ExampleCalibration | None,
-) -> None:
-    """Remove units of a model for a sparsity in percent, and write mask, report and pruned base.
+def remove_units(masks: MaskPass) -> None:
+    """Remove units of a model, and write mask, report and pruned base.
 
     Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is
     damaged."""
-    architecture, units = checkpoint.architecture, method.pattern.units
-    assert units and files.base, f"{method.name} removes no units"
-    shapes = prunable_shapes(checkpoint)
-    number = units.removed(architecture, checkpoint.config, shapes, [percent], checkpoint.folder).get(percent, 0)
-    meta = calibration.meta if calibration else {}
-    origin, meta = checked_origin(checkpoint, method, percent, settings, meta)
-    scores = score_units(checkpoint, method, settings, calibration)
+    checkpoint, files, units, shapes = masks.checkpoint, masks.files, masks.method.pattern.units, masks.shapes
+    architecture = checkpoint.architecture
+    assert units and files.base, f"{masks.method.name} removes no units"
+    numbers = units.removed(architecture, checkpoint.config, shapes, masks.percents, checkpoint.folder)
+    number = numbers.get(masks.percents[0], 0)
+    meta = masks.checked_meta() | masks.origin
+    scores = score_units(masks)
     order = np.argsort(scores, axis=1, kind="stable")
     removed, kept = (np.sort(part, axis=1).tolist() for part in np.split(order, [number], axis=1))
     meta["removed_weights"] = sum(
@@ -66,12 +55,12 @@ def remove_units(
         atomic_folder(files.base, "pruned model") as base,
     ):
         left = prunable_shapes(write_smaller(checkpoint, base, changes, *pieces))
-        meta["base"] = write_manifest(base, PrunedManifest, **origin, **removal)["digest"]
-        with mask_writer([folder / files.masks[0].name], [meta], left) as masks:
+        meta["base"] = write_manifest(base, PrunedManifest, **masks.origin, **removal)["digest"]
+        with mask_writer([folder / files.masks[0].name], [meta], left) as writer:
             for layer, (length, cols) in left.items():
-                masks.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
+                writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
-        write_report(folder, files, meta, [percent], masks.kept, left, units=rows)
+        write_report(folder, files, meta, masks.percents, writer.kept, left, units=rows)
 
 
 def _resized(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> Tensor | None:

@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example
 from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
-from sparseft.methods import Method
 from sparseft.progress import show
-from sparseft.pruning.calibration import ExampleCalibration, decoder_layers, run_layer
-from sparseft.study.mask_settings import Masks
+from sparseft.pruning.calibration import decoder_layers, run_layer
+from sparseft.pruning.mask_pass import MaskPass
 
 
 @dataclass(frozen=True)
@@ -42,27 +40,20 @@ class Routed:
 class Observation:
     """Run a model over the examples, for the `score_units` of an importance. `shape` is (groups, units)."""
 
-    checkpoint: Checkpoint
+    masks: MaskPass
     shape: tuple[int, int]
-    settings: Masks
-    calibration: ExampleCalibration | None
-
-    @property
-    def config(self) -> dict:
-        """Return the content of config.json."""
-        return self.checkpoint.config
 
     @property
     def examples(self) -> list[Example]:
         """Return the examples."""
-        assert self.calibration, "the importance looks at examples"
-        return self.calibration.examples_of(self.checkpoint)
+        assert self.masks.calibration, "the importance looks at examples"
+        return self.masks.calibration.examples_of(self.masks.checkpoint)
 
     def sum_by_expert(self, values: Callable[[Routed], Sequence[Tensor]]) -> list[np.ndarray]:
         """Return the sums over all examples of the `values` of each expert, float64 (decoder layers, experts).
 
         `values` returns some tensors (experts,) for an example in a decoder layer."""
-        names = self.checkpoint.architecture.experts
+        names = self.masks.checkpoint.architecture.experts
         assert names, "the model has no experts"
 
         def observe(stream: Stream, number: int) -> list[Sequence[Tensor]]:
@@ -94,7 +85,7 @@ class Observation:
 
         `observe` computes the decoder layer on every example. The results are float64 (decoder layers, ...)."""
         rows = []
-        for stream, number, _ in decoder_layers(self.checkpoint, self.examples):
+        for stream, number, _ in decoder_layers(self.masks.checkpoint, self.examples):
             by_value = zip(*observe(stream, number), strict=True)
             rows.append([sum(torch.as_tensor(one).double() for one in of_value).cpu().numpy() for of_value in by_value])
         return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
@@ -105,7 +96,7 @@ class Observation:
 
         The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states are kept."""
         examples = self.examples
-        layered = LayeredModel(self.checkpoint, choose_device(), widens_float16=True)
+        layered = LayeredModel(self.masks.checkpoint, choose_device(), widens_float16=True)
         layered.read_head()
         stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
         losses = []
@@ -120,18 +111,17 @@ class Observation:
         return np.array(losses)
 
 
-def score_units(
-    checkpoint: Checkpoint, method: Method, settings: Masks, calibration: ExampleCalibration | None
-) -> np.ndarray:
+def score_units(masks: MaskPass) -> np.ndarray:
     """Return the score of each unit that the method may remove, float64 (groups, units).
 
     Raises InputError if one is not finite, or if the model has no such units."""
+    checkpoint, method = masks.checkpoint, masks.method
     importance, units = method.importance, method.pattern.units
     assert importance and importance.score_units and units, f"{method.name} removes no units"
     number = units.number(checkpoint.architecture, checkpoint.config)
     groups = {place[0] for name in checkpoint.tensors if (place := units.place(name))}
     shape = len(groups), number
-    scores = importance.score_units(Observation(checkpoint, shape, settings, calibration))
+    scores = importance.score_units(Observation(masks, shape))
     assert scores.shape == shape, f"{importance.name} returned {scores.shape}"
     if not np.isfinite(scores).all():
         raise InputError(
