@@ -196,7 +196,7 @@ def mask_writer(
 ) -> Iterator["MaskWriter"]:
     """Yield a writer of one mask file per path. A file has the format of its suffix, .pt or .safetensors.
 
-    metas: the metadata of each file, to which "reached" is added
+    metas: the metadata of each file, to which "reached" is added; the block may still change them
     shape: layer -> (rows, cols)
     pattern: the pattern that every mask must have; None if it is not known
     pruned: layer -> how many weights each file must prune; None if the scores decide it
@@ -234,10 +234,6 @@ class MaskWriter:
         for level, block in zip(levels or range(len(self.paths)), packed, strict=True):
             self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
-
-    def record(self, **entries: object) -> None:
-        """Add `entries` to the metadata of every file."""
-        self.metas = [meta | entries for meta in self.metas]
 
     def check(self, pattern: Pattern | None, pruned: Mapping[str, Iterable[int]] | None) -> None:
         """Raise InputError if a mask does not have the pattern, or does not prune as many weights of each layer as it must."""

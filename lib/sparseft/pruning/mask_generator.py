@@ -8,7 +8,6 @@ masks.sequential applies to the method, each sparsity has a pass of its own, and
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +19,6 @@ from sparseft.pruning.scores import bits_of, sum_columns
 from sparseft.selection.ranking import Emit
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.bits import row_bytes, unpack
-
-if TYPE_CHECKING:
-    # Only an importance that looks at examples needs torch.
-    from torch import Tensor
 
 
 def compute_masks(masks: MaskPass) -> dict:
@@ -53,47 +48,42 @@ def select_in_one_pass(masks: MaskPass, allocated: Allocated, writer: MaskWriter
 
 def select_in_sequence(masks: MaskPass, allocated: Allocated, writer: MaskWriter) -> None:
     """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned."""
-    importance = masks.method.importance
-    assert masks.calibration and importance and importance.statistic, "sequential methods look at examples"
     for level, percent in enumerate(masks.percents):
         write = partial(writer.write, levels=range(level, level + 1))
-        if not percent:
-            masks.ranking(None, writer.shape, {}, [0], write).keep_all()
-            continue
         counts = {layer: of_layer[[level]] for layer, of_layer in allocated.items()} if allocated else None
-
-        def prune(weights: dict[str, "Tensor"], evidence: Callable[[str], "Tensor"]) -> None:
-            for layer, weight in weights.items():
-                _prune_layer(masks, percent, counts, layer, weight, evidence(layer), write)  # noqa: B023
-
-        masks.calibration.prune_in_sequence(masks.checkpoint, importance.statistic, prune)
+        if percent:
+            _select_level(masks, percent, counts, write)
+        else:
+            masks.ranking(None, masks.shapes, {}, [0], write).keep_all()
 
 
-def _prune_layer(
-    masks: MaskPass,
-    percent: int,
-    counts: Allocated,
-    layer: str,
-    weight: "Tensor",
-    evidence: "Tensor",
-    write: Emit,
-) -> None:
-    """Write a layer's mask of one sparsity by the evidence of its inputs, fp32, and set its pruned weights to 0."""
+def _select_level(masks: MaskPass, percent: int, counts: Allocated, write: Emit) -> None:
+    """Write the masks of one sparsity, decoder layer by decoder layer, each by the evidence of its inputs."""
     import torch
 
     importance, select = masks.method.importance, masks.method.pattern.select
-    assert importance and importance.score and select, "only scores are ranked in sequence"
-    weights = masks.checkpoint.read_float32(f"{layer}.weight")
-    sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
-    bits = bits_of(importance.score(weights, evidence.cpu().numpy(), sums))
-    rows, cols = shape = weights.shape
-    packed = np.empty((1, rows * row_bytes(cols)), np.uint8)
+    assert masks.calibration and importance and importance.statistic and select, "sequential methods look at examples"
+    score, sums_columns = importance.score, importance.uses_column_sums
+    assert score, "only scores are ranked in sequence"
 
-    def emit(_: str, offset: int, block: np.ndarray) -> None:
-        packed[:, offset : offset + block.shape[1]] = block
+    def prune_layer(layer: str, weight: torch.Tensor, evidence: np.ndarray) -> None:
+        weights = masks.checkpoint.read_float32(f"{layer}.weight")
+        sums = sum_columns(iter([np.abs(weights)])) if sums_columns else None
+        bits = bits_of(score(weights, evidence, sums))
+        rows, cols = shape = weights.shape
+        packed = np.empty((1, rows * row_bytes(cols)), np.uint8)
 
-    # The scores of the layer are one block.
-    select(masks.ranking(lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [percent], emit, counts))
-    write(layer, 0, packed)
-    kept = unpack(packed.reshape(rows, -1), shape)
-    weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)
+        def emit(_: str, offset: int, block: np.ndarray) -> None:
+            packed[:, offset : offset + block.shape[1]] = block
+
+        # The scores of the layer are one block.
+        select(masks.ranking(lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [percent], emit, counts))
+        write(layer, 0, packed)
+        kept = unpack(packed.reshape(rows, -1), shape)
+        weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)
+
+    def prune(weights: dict[str, torch.Tensor], evidence: Callable[[str], torch.Tensor]) -> None:
+        for layer, weight in weights.items():
+            prune_layer(layer, weight, evidence(layer).cpu().numpy())
+
+    masks.calibration.prune_in_sequence(masks.checkpoint, importance.statistic, prune)

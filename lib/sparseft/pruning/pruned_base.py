@@ -79,6 +79,6 @@ def pruned_writer(
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
                 writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
                 yield writer
+            # The writer of the mask reads it after the block.
             all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
-            writer_of_mask.record(**all_meta)
         write_report(folder, files, all_meta, masks.percents, writer_of_mask.kept, shape, writer.rows)

@@ -8,14 +8,14 @@ The mask keeps every weight of the smaller model. It has the digests of both mod
 the removed weights, so that its sparsity is that of the model from which they were removed.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
+from sparseft.architectures.architecture import Architecture
+from sparseft.checkpoints.checkpoint import Tensor
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
-from sparseft.checkpoints.rewriting import write_manifest, write_smaller
+from sparseft.checkpoints.rewriting import Cut, write_manifest, write_smaller
 from sparseft.masks.mask_file import mask_writer
 from sparseft.patterns.pattern import Units
 from sparseft.pruning.mask_pass import MaskPass
@@ -49,12 +49,12 @@ def remove_units(masks: MaskPass) -> None:
     original_weights = sum(rows * cols for rows, cols in shapes.values())
     removal = {"removed_weights": meta["removed_weights"], "original_weights": original_weights, "removed": removed}
     changes = architecture.config_of_part(checkpoint.config, units.key, kept[0])
-    pieces = partial(_resized, checkpoint, units, kept), partial(_content, checkpoint, units, kept)
+    cut_of = partial(_cut_of, architecture, units, kept)
     with (
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        left = prunable_shapes(write_smaller(checkpoint, base, changes, *pieces))
+        left = prunable_shapes(write_smaller(checkpoint, base, changes, cut_of))
         meta["base"] = write_manifest(base, PrunedManifest, **masks.origin, **removal)["digest"]
         with mask_writer([folder / files.masks[0].name], [meta], left) as writer:
             for layer, (length, cols) in left.items():
@@ -63,25 +63,12 @@ def remove_units(masks: MaskPass) -> None:
         write_report(folder, files, meta, masks.percents, writer.kept, left, units=rows)
 
 
-def _resized(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> Tensor | None:
-    """Return a tensor with its new name and shape; None if its unit is removed."""
+def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
+    """Return what is left of a tensor; None if its unit is removed."""
     if place := units.place(tensor.name):
         group, unit = place
-        if unit not in kept[group]:
-            return None
-        return replace(tensor, name=units.renamed(tensor.name, kept[group].index(unit)))
-    if _has_rows_of(checkpoint, units, tensor):
-        return tensor.changed(tensor.dtype, (len(kept[0]), *tensor.shape[1:]))
-    return tensor
-
-
-def _content(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> bytes | memoryview:
-    """Return the bytes of a tensor that is left, without the rows of removed experts."""
-    if _has_rows_of(checkpoint, units, tensor):
-        return checkpoint.read(tensor.name)[kept[decoder_layer_of(tensor.name)]].data
-    return checkpoint.read_bytes(tensor.name)
-
-
-def _has_rows_of(checkpoint: Checkpoint, units: Units, tensor: Tensor) -> bool:
-    """Return whether each row of a tensor belongs to a unit, as in the router of a decoder layer with experts."""
-    return checkpoint.architecture.rows_of(tensor.name) == units.key
+        return Cut(units.renamed(tensor.name, kept[group].index(unit))) if unit in kept[group] else None
+    # Each row belongs to a unit, as in the router of a decoder layer with experts.
+    if architecture.rows_of(tensor.name) == units.key:
+        return Cut(tensor.name, np.isin(np.arange(tensor.shape[0]), kept[decoder_layer_of(tensor.name)]))
+    return Cut(tensor.name)
