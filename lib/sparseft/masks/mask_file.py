@@ -24,8 +24,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS
@@ -36,8 +37,6 @@ from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
-# The number of ones of every byte, for the environment of a CS-3, whose numpy does not count bits.
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 # The name of a mask file of the workflow, which says its method and sparsity.
 _WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z0-9_]+)") + r"\.(?:pt|safetensors)")
 # The patterns whose masks may reach another sparsity than the requested one.
@@ -64,13 +63,7 @@ def zero_pruned(values: np.ndarray, packed: np.ndarray) -> None:
 
 def count_kept(packed: np.ndarray) -> int:
     """Return the number of ones in packed bits of any shape."""
-    if not hasattr(np, "bitwise_count"):
-        return int(_ONES[packed].sum())
-    flat = packed.reshape(-1)
-    words = flat[: flat.size // 8 * 8].view(np.uint64)
-    return int(
-        np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(flat[8 * words.size :]).sum(dtype=np.int64)
-    )
+    return int(np.count_nonzero(np.unpackbits(packed)))
 
 
 def read_mask(path: Path | str) -> Mask:
@@ -175,15 +168,9 @@ def _read_pt(path: Path) -> dict:
 
 def _read_safetensors(path: Path) -> dict:
     """Return the content of a safetensors mask file, in the form of a .pt one."""
-    header, tensors = read_header(path, remake_advice(path))
-    content = json.loads(json.loads(header[8:])["__metadata__"]["sparseft"])
-    data = np.memmap(path, np.uint8, "r")
-    bits = {
-        tensor.name: data[tensor.start : tensor.start + tensor.nbytes].reshape(tensor.shape)
-        for tensor in tensors
-        if tensor.dtype == "U8"
-    }
-    return {**content, "bits": bits}
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["sparseft"])
+        return {**content, "bits": {layer: file.get_tensor(layer).numpy() for layer in content["shape"]}}
 
 
 @contextmanager
