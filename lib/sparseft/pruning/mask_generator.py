@@ -34,7 +34,7 @@ def compute_masks(masks: MaskPass) -> dict:
         paths = [folder / path.name for path in masks.files.masks]
         with mask_writer(paths, metas, masks.shapes, masks.method.pattern, allocated) as writer:
             select(masks, allocated, writer)
-        return write_report(folder, masks.files, meta, masks.percents, writer.kept, masks.shapes)
+        return write_report(folder, masks, meta, writer)
 
 
 def select_in_one_pass(masks: MaskPass, allocated: Allocated, writer: MaskWriter) -> None:

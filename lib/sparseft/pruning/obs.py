@@ -61,8 +61,9 @@ def prune_units(masks: MaskPass) -> None:
         number = decoder_layer_of(next(iter(weights)))
         for parts in (parts for parts in groups if decoder_layer_of(parts[0].layer) == number):
             if parts[-1].layer in changed:
-                hessian = hessian_of(parts[-1].layer)
-                _prune_group(writer, parts, weights, hessian, numbers[parts[0].unit][0], choose)
+                last, hessian = parts[-1], hessian_of(parts[-1].layer)
+                units = choose(last, weights[last.layer].float(), hessian, numbers[last.unit][0])
+                _prune_group(writer, parts, weights, hessian, units)
             else:
                 for part in parts:
                     bits = checkpoint.read(f"{part.layer}.weight")
@@ -154,22 +155,17 @@ def refit(layer: str, weights: Tensor, hessian: Tensor, kept: Tensor, damping: f
 
 
 def _prune_group(
-    writer: PrunedWriter,
-    parts: list[Part],
-    weights: dict[str, Tensor],
-    hessian: Tensor,
-    number: int,
-    choose: Choose,
+    writer: PrunedWriter, parts: list[Part], weights: dict[str, Tensor], hessian: Tensor, units: Tensor
 ) -> None:
-    """Remove `number` of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was written.
+    """Keep some of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was written.
 
     weights: layer -> (rows, cols)
-    hessian: of the inputs of the last part, whose columns are updated"""
+    hessian: of the inputs of the last part, whose columns are updated
+    units: those that are kept, bool (units,)"""
     *heads, last = parts
-    weight = weights[last.layer].float()
-    units = choose(last, weight, hessian, number)
-    new = refit(last.layer, weight, hessian, units.repeat_interleave(last.width), writer.settings.damping)
-    write_new_weights(writer, last.layer, weights[last.layer], new, hessian)
+    weight, columns = weights[last.layer], units.repeat_interleave(last.width)
+    new = refit(last.layer, weight.float(), hessian, columns, writer.settings.damping)
+    write_new_weights(writer, last.layer, weight, new, hessian)
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)

@@ -81,4 +81,4 @@ def pruned_writer(
                 yield writer
             # The writer of the mask reads it after the block.
             all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
-        write_report(folder, files, all_meta, masks.percents, writer_of_mask.kept, shape, writer.rows)
+        write_report(folder, masks, all_meta, writer_of_mask, writer.rows)

@@ -60,7 +60,7 @@ def remove_units(masks: MaskPass) -> None:
             for layer, (length, cols) in left.items():
                 writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
-        write_report(folder, files, meta, masks.percents, writer.kept, left, units=rows)
+        write_report(folder, masks, meta, writer, units=rows)
 
 
 def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
