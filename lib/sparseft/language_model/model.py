@@ -26,7 +26,7 @@ from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.products import use_products
-from sparseft.language_model.weights import fused_experts
+from sparseft.language_model.weights import TORCH_DTYPES, fused_experts
 from sparseft.storage.reading import read_json
 
 # Types of rotary embeddings whose angles do not depend on the length of the batch.
@@ -86,9 +86,8 @@ def empty_model(checkpoint: Checkpoint) -> nn.Module:
     config = model_config(checkpoint.folder)
     # For a config.json that names no dtype.
     first = next(tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name))
-    names = {dtype: name for name, dtype in DTYPES.items()}
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or getattr(torch, names[first.dtype]))
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or TORCH_DTYPES[first.dtype])
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
     if (checkpoint.folder / "generation_config.json").exists():
