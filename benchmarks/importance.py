@@ -23,9 +23,10 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME

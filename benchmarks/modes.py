@@ -27,9 +27,10 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import TaskData

@@ -34,9 +34,10 @@ from sparseft.methods import get_method
 from sparseft.planning.sizes import described
 from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.compact import compact
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.study.configfiles import read_configuration
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model

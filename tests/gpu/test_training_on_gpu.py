@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.limits import limited_memory, private_memory
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny

@@ -15,10 +15,11 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import Model
 from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo

@@ -34,6 +34,7 @@ from sparseft.checkpoints.layers import coupled_parts, decoder_layer_of
 from sparseft.importances import HESSIAN
 from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
+from sparseft.pruning.mask_generator import rankings
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
 from sparseft.selection.units import unit_scores
@@ -88,7 +89,7 @@ def by_scores(masks: MaskPass) -> Choose:
     """Return the choice of an importance by its scores in the dense model, as its masks without an update have it."""
     groups = coupled_parts(masks.checkpoint)
     scores: dict[str, np.ndarray] = {}
-    for ranking in masks.rankings(lambda *_: None):
+    for ranking in rankings(masks, lambda *_: None):
         scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in groups if parts[-1].layer in ranking.shape}
 
     def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
