@@ -23,8 +23,10 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
@@ -50,14 +52,8 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
         paths = [folder / f"{method}{percent}.pt" for percent in PERCENTS]
         uses_examples = get_method(method).uses_examples
         calibration = calibrate(get_method(method), name, data, settings) if uses_examples else None
-        compute_masks(
-            model,
-            get_method(method),
-            PERCENTS,
-            PassFiles(paths, folder / "report.json"),
-            settings,
-            calibration=calibration,
-        )
+        places = PassFiles(paths, folder / "report.json")
+        compute_masks(MaskPass(model, get_method(method), PERCENTS, places, settings, calibration))
         for percent, path in zip(PERCENTS, paths, strict=True):
             merge(model, read_mask(path), sha256(path), None, folder / "pruned")
             table.append([name, method, str(percent), *measure(Checkpoint(folder / "pruned"), rows, name, text)])

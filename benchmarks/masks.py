@@ -27,6 +27,7 @@ from sparseft.command import run
 from sparseft.masks.mask_file import zero_pruned
 from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.scores import row_blocks
 from sparseft.selection import kernels
 from sparseft.selection.groups import by_group
@@ -257,7 +258,7 @@ def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, f
     wall = time.perf_counter()
     cpu = time.process_time()
     with AnonymousMemory() as memory:
-        compute_masks(checkpoint, get_method("unstructured"), LEVELS, places, Masks(), threads=threads)
+        compute_masks(MaskPass(checkpoint, get_method("unstructured"), LEVELS, places, Masks(), threads=threads))
     return time.perf_counter() - wall, time.process_time() - cpu, memory.peak
 
 

@@ -27,8 +27,10 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import TaskData
@@ -166,7 +168,8 @@ def main(model_path: Path, *, hellaswag: Path, seeds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         masks = {percent: Path(folder, f"{percent}.pt") for percent in PERCENTS}
         places = PassFiles(list(masks.values()), Path(folder, "report.json"))
-        compute_masks(Checkpoint(model_path), get_method("unstructured"), list(PERCENTS), places, Masks())
+        method = get_method("unstructured")
+        compute_masks(MaskPass(Checkpoint(model_path), method, list(PERCENTS), places, Masks()))
         results = measure_all(model_path, hellaswag, seeds, masks)
     conditions = conditions_of(model_path, seeds)
     report(

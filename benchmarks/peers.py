@@ -35,6 +35,7 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate_on_text, choose_windows
 from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
@@ -81,10 +82,8 @@ def ours(cell: tuple, model_path: Path, text: Path, settings: Masks, ids: Tensor
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base" if method.updates_weights else None
         files = PassFiles([Path(folder) / "mask.pt"], Path(folder) / "report.json", base=base)
-        if base:
-            prune_weights(checkpoint, get_method(name), percent, files, settings, calibration)
-        else:
-            compute_masks(checkpoint, get_method(name), [percent], files, settings, calibration=calibration, threads=1)
+        prune = prune_weights if base else compute_masks
+        prune(MaskPass(checkpoint, method, [percent], files, settings, calibration))
         cost = usage() - before
         model, _ = load_model(base or model_path, CPU)
         mask = read_mask(files.masks[0])

@@ -31,6 +31,7 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import text_examples
 from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.updates import UPDATES
 from sparseft.storage.hashes import sha256
@@ -97,11 +98,12 @@ def pruned(checkpoint: Checkpoint, case: Case, examples: list[Example], folder: 
     settings = Masks(head_share=case.head_share)
     base = folder if method.has_pruned_base else None
     files = pass_files(folder, case.method, [f"{case.percent:02d}"], base, has_plot=False)
+    masks = MaskPass(checkpoint, method, [case.percent], files, settings, calibration)
     if files.base:
         prune = remove_units if method.pattern.units else UPDATES[method.algorithm]
-        prune(checkpoint, method, case.percent, files, settings, calibration)
+        prune(masks)
         return files.base
-    compute_masks(checkpoint, method, [case.percent], files, settings, calibration=calibration)
+    compute_masks(masks)
     merge(checkpoint, read_mask(files.masks[0]), sha256(files.masks[0]), None, folder / "merged")
     return folder / "merged"
 

@@ -7,6 +7,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import Mask, mask_writer, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -21,7 +22,7 @@ def compute_masks(
         settings = Masks(**settings)
         places = PassFiles(paths, Path(folder) / "report.json")
         mask_generator.compute_masks(
-            checkpoint, get_method(method), percents, places, settings, calibration=calibration, threads=threads
+            MaskPass(checkpoint, get_method(method), percents, places, settings, calibration, threads)
         )
         return {percent: read_mask(path) for percent, path in zip(percents, paths, strict=True)}
 

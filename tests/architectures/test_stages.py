@@ -34,8 +34,10 @@ from sparseft.methods import get_method
 from sparseft.planning.sizes import described
 from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.compact import compact
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.study.configfiles import read_configuration
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
@@ -120,7 +122,7 @@ class Stages:
         calibration = calibrate(get_method(method), TASK.name, self.train_file, settings) if uses_examples else None
         percent = 0 if method == "dense" else 50
         places = PassFiles([path], self.folder / f"{method}.json")
-        compute_masks(self.base, get_method(method), [percent], places, settings, calibration=calibration)
+        compute_masks(MaskPass(self.base, get_method(method), [percent], places, settings, calibration))
         return path
 
     def _trained(self, method: str, mode: str) -> Trained:

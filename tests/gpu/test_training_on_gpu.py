@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.limits import limited_memory, private_memory
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
@@ -34,9 +36,8 @@ def inputs(request, tmp_path_factory) -> Path:
     """Return a folder with a small model, a mask of single weights at 50 %, and the rows of a task."""
     folder = tmp_path_factory.mktemp(request.param)
     model = Checkpoint(save_tiny("llama", folder / "model", getattr(torch, request.param), changes=WIDE))
-    compute_masks(
-        model, get_method("unstructured"), [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks()
-    )
+    places = PassFiles([folder / "mask.pt"], folder / "report.json")
+    compute_masks(MaskPass(model, get_method("unstructured"), [50], places, Masks()))
     for split, number in (("train", 64), ("validation", 8)):
         rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -8,7 +8,6 @@ from sparseft.language_model.loss import (
     ROWS,
     AnswerLoss,
     CrossEntropyFunction,
-    DistillationFunction,
     answer_states,
     logits,
     teacher_logits,
@@ -33,7 +32,7 @@ def drawn(dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def torchs(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return what DistillationFunction gives, from torch's own functions."""
+    """Return what CrossEntropyFunction gives, from torch's own functions."""
     # One copy, so that its gradient is rounded once.
     student, teacher = student.float(), teacher.float()
     log_q, log_p = ((part / TEMPERATURE).log_softmax(1) for part in (student, teacher))
@@ -47,14 +46,14 @@ class Repeatable(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, targets):
         ctx.save_for_backward(student, teacher, targets)
-        return DistillationFunction.apply(student.clone(), targets, teacher, TEMPERATURE)
+        return CrossEntropyFunction.apply(student.clone(), targets, teacher, TEMPERATURE)
 
     @staticmethod
     def backward(ctx, of_losses):
         student, teacher, targets = ctx.saved_tensors
         with torch.enable_grad():
             copy = student.detach().requires_grad_()
-            losses = DistillationFunction.apply(copy * 1, targets, teacher, TEMPERATURE)
+            losses = CrossEntropyFunction.apply(copy * 1, targets, teacher, TEMPERATURE)
             return *grad(losses, copy, of_losses), None, None
 
 
@@ -67,7 +66,7 @@ def test_the_losses_and_their_gradient_are_torchs_and_the_same_bits_by_rows_and_
     results = []
     for rows in (1, 7, 64):
         monkeypatch.setitem(ROWS, "cpu", rows)
-        losses = DistillationFunction.apply(student * 1, TARGETS, teacher, TEMPERATURE)
+        losses = CrossEntropyFunction.apply(student * 1, TARGETS, teacher, TEMPERATURE)
         results.append((losses.detach(), *grad((weights * losses).sum(), student)))
     torch.testing.assert_close(results[0], (expected.detach(), *grad((weights * expected).sum(), student)))
     assert all(torch.equal(*pair) for other in results[1:] for pair in zip(results[0], other, strict=True))
@@ -83,7 +82,7 @@ def test_without_a_divergence_the_cross_entropy_and_its_gradient_have_their_own_
     student, teacher = drawn(torch.bfloat16)
     student.requires_grad_()
     plain = CrossEntropyFunction.apply(student * 1, TARGETS)
-    of_both = DistillationFunction.apply(student * 1, TARGETS, teacher, TEMPERATURE)
+    of_both = CrossEntropyFunction.apply(student * 1, TARGETS, teacher, TEMPERATURE)
     assert torch.equal(of_both[0], plain)
     weights = torch.linspace(-1, 3, 37)
     sums = (weights @ plain, weights @ (1.0 * of_both[0] + 0.0 * of_both[1]))
@@ -93,7 +92,7 @@ def test_without_a_divergence_the_cross_entropy_and_its_gradient_have_their_own_
 def test_equal_logits_have_no_divergence_and_no_gradient_of_it():
     student, _ = drawn(torch.float32)
     student.requires_grad_()
-    divergence = DistillationFunction.apply(student * 1, TARGETS, student.detach().clone(), TEMPERATURE)[1]
+    divergence = CrossEntropyFunction.apply(student * 1, TARGETS, student.detach().clone(), TEMPERATURE)[1]
     assert not divergence.any()
     assert not grad(divergence.sum(), student)[0].any()
 
@@ -122,6 +121,6 @@ def test_the_loss_of_a_batch_compares_the_model_with_the_logits_that_it_gets(tin
     own = logits(model, answer_states(model, BATCH)[None])[0]
     of_teacher = own.detach().roll(1, 0)
     found = AnswerLoss(model)(BATCH, of_teacher, TEMPERATURE)
-    expected = DistillationFunction.apply(own * 1, BATCH.targets, of_teacher, TEMPERATURE)
+    expected = CrossEntropyFunction.apply(own * 1, BATCH.targets, of_teacher, TEMPERATURE)
     torch.testing.assert_close(found, expected)
     assert found[1].min() > 0

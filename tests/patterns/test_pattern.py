@@ -14,6 +14,7 @@ from sparseft.methods import METHODS, OWL, Method, get_method
 from sparseft.patterns import PATTERNS, Pattern
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.selection.ranking import Ranking
 from sparseft.selection.together import by_layer
@@ -37,11 +38,6 @@ def has_whole_columns(kept: np.ndarray) -> bool:
     return bool((kept == kept[0]).all())
 
 
-def rank(checkpoint, method: Method, percent: int, places: PassFiles, settings: Masks, calibration) -> None:
-    """Make the mask of a method from its scores, and no pruned base."""
-    mask_generator.compute_masks(checkpoint, method, [percent], places, settings, calibration=calibration)
-
-
 @pytest.fixture
 def added(monkeypatch) -> Iterator[Callable[[Method], str]]:
     """Return a function that adds a method to the table, and returns its name."""
@@ -58,13 +54,13 @@ def added(monkeypatch) -> Iterator[Callable[[Method], str]]:
     ("pattern", "importance", "allocation", "make", "fault"),
     [
         pytest.param(
-            Pattern("new", columns, takes_counts=True), DEFAULT, OWL, rank,
+            Pattern("new", columns, takes_counts=True), DEFAULT, OWL, mask_generator.compute_masks,
             r"proj: \[768\] weights are pruned by sparsity instead of \[\d+\]; repair the pattern's `select`",
             id="other counts than those of the allocation",
         ),
         pytest.param(
             Pattern("new", by_layer, words="whole columns", is_sound=has_whole_columns),
-            DEFAULT, None, rank, "proj: its mask is none of whole columns; repair `select`",
+            DEFAULT, None, mask_generator.compute_masks, "proj: its mask is none of whole columns; repair `select`",
             id="a selection of something else",
         ),
         pytest.param(
@@ -84,7 +80,7 @@ def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_writ
     places = PassFiles([tmp_path / "masks/m.pt"], tmp_path / "masks/r.json", base=tmp_path / "pruned/base")
     settings = Masks(owl_m=2.0, owl_lambda=0.15)
     with pytest.raises(InputError, match=fault):
-        make(tiny_llama, method, 50, places, settings, calibration)
+        make(MaskPass(tiny_llama, method, [50], places, settings, calibration))
     assert tree(tmp_path) == {}
 
 

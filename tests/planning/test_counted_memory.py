@@ -12,7 +12,7 @@ from sparseft.architectures.decoder import HEAD_NORMS
 from sparseft.architectures.gemma3 import GEMMA3
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.batches import Batch
-from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, DistillationFunction
+from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, CrossEntropyFunction
 from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.adapted_model import adapted_model
@@ -111,7 +111,7 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
         student, teacher = (torch.zeros(rows, words, dtype=torch.bfloat16) for _ in range(2))
         targets = torch.zeros(rows, dtype=torch.long)
         before = peak.now
-        DistillationFunction.apply(student.requires_grad_() * 1, targets, teacher, 2.0).sum().backward()
+        CrossEntropyFunction.apply(student.requires_grad_() * 1, targets, teacher, 2.0).sum().backward()
     # The product with 1 is there too.
     counted = peak.peak - before - student.nbytes
     assert 0.7 * DISTILLED * FP32_LOGITS * words < counted <= DISTILLED * FP32_LOGITS * words

@@ -19,6 +19,7 @@ from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration_examples import calibrate, calibration_examples
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
@@ -235,9 +236,8 @@ def test_equal_shares_are_said_because_the_allocation_is_then_uniform(uneven, tr
 @pytest.mark.parametrize("method", ["unstructured_sparsegpt_owl", "semistructured8_sparsegpt_owl"])
 def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, method):
     options = Masks(**SETTINGS, sparsegpt_block=24)
-    prune_weights(
-        uneven, get_method(method), 50, places, options, calibrate(get_method(method), TASK.name, train, options)
-    )
+    calibration = calibrate(get_method(method), TASK.name, train, options)
+    prune_weights(MaskPass(uneven, get_method(method), [50], places, options, calibration))
     mask = read_mask(places.masks[0])
     magnitude = method.replace("_sparsegpt", "")
     expected = computed(uneven, magnitude, train, [50])[50]

@@ -17,6 +17,7 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.compact import compact
 from sparseft.pruning.hessian import output_error
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.obs import choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
 from test_weight_updates import EXAMPLES, hessians
@@ -97,7 +98,7 @@ def test_what_looks_alike_is_made_up_for(problem):
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, head_share, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
-    prune_units(checkpoint, get_method(METHOD), 50, places, Masks(head_share=head_share), CALIBRATION)
+    prune_units(MaskPass(checkpoint, get_method(METHOD), [50], places, Masks(head_share=head_share), CALIBRATION))
     base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert validate(base, mask, base=base)["passed"]
     rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
@@ -132,7 +133,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_smaller_model_has_the_logits_of_the_pruned_base(dtype, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("qwen3", tmp_path / "model", dtype, changes={"intermediate_size": 128}))
-    prune_units(checkpoint, get_method(METHOD), 30, places, Masks(), CALIBRATION)
+    prune_units(MaskPass(checkpoint, get_method(METHOD), [30], places, Masks(), CALIBRATION))
     compact(Checkpoint(places.base), places.masks[0], tmp_path / "small")
     ids = torch.tensor([EXAMPLES[0].ids])
     whole, small = (
@@ -149,7 +150,7 @@ def test_a_refit_has_the_mask_of_its_importance_and_the_same_rows(importance, tm
     method = get_method(f"structured{importance}")
     calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
     mask = compute_masks(checkpoint, method.name, [50], calibration if method.uses_examples else None)[50]
-    prune_units(checkpoint, get_method(f"structured{importance}_refit"), 50, places, Masks(), calibration)
+    prune_units(MaskPass(checkpoint, get_method(f"structured{importance}_refit"), [50], places, Masks(), calibration))
     refitted = read_mask(places.masks[0])
     assert all((mask.bits[layer] == refitted.bits[layer]).all() for layer in mask.shape)
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint.folder, places.base))
@@ -161,7 +162,7 @@ def test_an_update_loses_less_of_the_outputs_than_no_update(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
     dense = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     ids = torch.tensor([EXAMPLES[-1].ids])
-    prune_units(checkpoint, get_method(METHOD), 50, places, Masks(), CALIBRATION)
+    prune_units(MaskPass(checkpoint, get_method(METHOD), [50], places, Masks(), CALIBRATION))
     updated = AutoModelForCausalLM.from_pretrained(places.base)
     masked = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     mask = read_mask(places.masks[0])
@@ -176,5 +177,5 @@ def test_an_expert_that_no_token_reaches_is_refused_before_a_file_appears(tmp_pa
     checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "model"))
     calibration = ExampleCalibration(lambda checkpoint: [Example([5, 6], 1)], {"task": "boolq"})
     with pytest.raises(InputError, match=r"w2: its inputs are zero .* or no token reaches it"):
-        prune_units(checkpoint, get_method(METHOD), 50, places, Masks(), calibration)
+        prune_units(MaskPass(checkpoint, get_method(METHOD), [50], places, Masks(), calibration))
     assert not places.base.exists() and not places.masks[0].exists()

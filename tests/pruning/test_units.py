@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sparseft.methods import get_method
 from sparseft.patterns.experts import EXPERTS
 from sparseft.patterns.layers import LAYERS
 from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.unit_scores import score_units
 from sparseft.study.grid import PassFiles
@@ -41,13 +43,13 @@ LAYERED = {
 def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None) -> np.ndarray:
     found = get_method(method)
     calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    return score_units(checkpoint, found, settings or Masks(), calibration)
+    return score_units(MaskPass(checkpoint, found, [50], PassFiles([], Path()), settings or Masks(), calibration))
 
 
 def pruned(method: str, percent: int, checkpoint: Checkpoint, places) -> tuple[Checkpoint, dict]:
     """Return the pruned base and the report."""
     calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    remove_units(checkpoint, get_method(method), percent, places, Masks(), calibration)
+    remove_units(MaskPass(checkpoint, get_method(method), [percent], places, Masks(), calibration))
     return Checkpoint(places.base), json.loads(places.report.read_text())
 
 

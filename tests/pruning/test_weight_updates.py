@@ -20,6 +20,7 @@ from sparseft.methods import get_method
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import output_error
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.storage.bits import pack
@@ -56,7 +57,7 @@ def hessians(model: nn.Module, layers: list[str], checkpoint: Checkpoint) -> dic
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
-    prune_weights(checkpoint, get_method(METHOD), 50, places, SETTINGS, CALIBRATION)
+    prune_weights(MaskPass(checkpoint, get_method(METHOD), [50], places, SETTINGS, CALIBRATION))
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
     rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
@@ -86,7 +87,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
 @pytest.mark.parametrize("percent", [1, 50, 70, 99])
 def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", dtype))
-    prune_weights(checkpoint, get_method(METHOD), percent, places, SETTINGS, CALIBRATION)
+    prune_weights(MaskPass(checkpoint, get_method(METHOD), [percent], places, SETTINGS, CALIBRATION))
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
     for layer, (rows, cols) in mask.shape.items():
@@ -106,7 +107,9 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
 def test_rows_that_groups_do_not_divide_are_refused(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", changes={"intermediate_size": 44}))
     with pytest.raises(InputError, match="down_proj: its 44 columns cannot be divided into groups of 8"):
-        prune_weights(checkpoint, get_method("semistructured8_sparsegpt"), 50, places, SETTINGS, CALIBRATION)
+        prune_weights(
+            MaskPass(checkpoint, get_method("semistructured8_sparsegpt"), [50], places, SETTINGS, CALIBRATION)
+        )
 
 
 def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys):
@@ -114,7 +117,7 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     factor = sparsegpt._factor
     fails = iter([False, True, True] + [False] * 20)
     monkeypatch.setattr(sparsegpt, "_factor", lambda *arguments: None if next(fails) else factor(*arguments))
-    prune_weights(checkpoint, get_method(METHOD), 50, places, SETTINGS, CALIBRATION)
+    prune_weights(MaskPass(checkpoint, get_method(METHOD), [50], places, SETTINGS, CALIBRATION))
     second = list(prunable_shapes(checkpoint))[1]
     report = json.loads(places.report.read_text())
     assert read_mask(places.masks[0]).meta["more_damping"] == {second: 1.0} == report["more_damping"]
@@ -134,7 +137,8 @@ def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray,
 
 
 def prune(checkpoint: Checkpoint, places: PassFiles, changed: dict) -> None:
-    with pruned_writer(checkpoint, get_method("unstructured"), 50, Masks(), places, {"task": "boolq"}) as writer:
+    masks = MaskPass(checkpoint, get_method("unstructured"), [50], places, Masks())
+    with pruned_writer(masks, {"task": "boolq"}) as writer:
         for layer, (kept, bits) in reversed(changed.items()):
             writer.write(layer, kept, bits, damping=float(len(layer)))
         writer.meta["natural_zeros"] = 7
@@ -188,7 +192,7 @@ def test_a_pruned_base_that_fails_leaves_nothing(fault, tmp_path, places):
 @pytest.mark.parametrize(("method", "group"), [("semistructured_sparsegpt", 4), ("semistructured8_sparsegpt", 8)])
 def test_every_group_of_n_to_m_prunes_n(method, group, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    prune_weights(checkpoint, get_method(method), 50, places, SETTINGS, CALIBRATION)
+    prune_weights(MaskPass(checkpoint, get_method(method), [50], places, SETTINGS, CALIBRATION))
     mask = read_mask(places.masks[0])
     for layer in mask.shape:
         assert (mask.kept(layer).reshape(-1, group).sum(axis=1) == group // 2).all()

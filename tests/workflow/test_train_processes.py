@@ -20,8 +20,10 @@ from project import ROOT
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.hashes import sha256
+from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import hold_together
@@ -39,9 +41,8 @@ def box(tmp_path_factory) -> Path:
     """A tiny model in fp32, a mask at 50 %, and a task."""
     folder = tmp_path_factory.mktemp("box")
     model = Checkpoint(save_tiny("llama", folder / "model", torch.float32))
-    compute_masks(
-        model, get_method("unstructured"), [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks()
-    )
+    places = PassFiles([folder / "mask.pt"], folder / "report.json")
+    compute_masks(MaskPass(model, get_method("unstructured"), [50], places, Masks()))
     for split, number in (("train", 32), ("validation", 4)):
         write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder

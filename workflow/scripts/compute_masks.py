@@ -34,6 +34,7 @@ from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.grid import pass_files
@@ -128,16 +129,16 @@ def main(
     check_ours(output_dir, "masks", *(file for *_, files in passes for file in (*files.masks, files.report)))
     for value, group, files in passes:
         hold(files.report)
-        calibration = calibration_of(value, settings, examples, threads)
         if files.base:
             hold(files.base)
-            pruning_of(value)(checkpoint, value, group[0], files, settings, calibration)
-        else:
-            compute_masks(checkpoint, value, group, files, settings, calibration=calibration, threads=threads)
+        calibration = calibration_of(value, settings, examples, threads)
+        pruning_of(value)(MaskPass(checkpoint, value, group, files, settings, calibration, threads))
 
 
-def pruning_of(method: Method) -> Callable:
-    """Return the function that writes the pruned base of a method. Only such a method needs the libraries of its module."""
+def pruning_of(method: Method) -> Callable[[MaskPass], object]:
+    """Return the function that writes the masks of a method. Only one with a pruned base needs the libraries of its module."""
+    if not method.has_pruned_base:
+        return compute_masks
     if method.pattern.units:
         from sparseft.pruning.smaller import remove_units
 

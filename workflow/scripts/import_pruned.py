@@ -16,6 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.methods import IMPORTED, get_method
 from sparseft.pruning.imported import import_pruned
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
 from sparseft.study.grid import pass_files
@@ -56,7 +57,8 @@ def main(
     hold(files.report)
     hold(files.base)
     stated = settings.imported_pattern.get(name)
-    counts = import_pruned(Checkpoint(model_path), source, method, percent, files, stated)
+    masks = MaskPass(Checkpoint(model_path), method, [percent], files, Masks())
+    counts = import_pruned(masks, source, stated)
     said = [f"{100 * counts['reached']:.2f} % pruned"]
     if source:
         said.append(f"{counts['natural_zeros']} natural zeros {'pruned' if stated else 'kept'}")

@@ -244,16 +244,16 @@ def small_files(folder: Path) -> list[Path]:
     return sorted(files - others - {folder / name for name in _RECORDS})
 
 
-def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
+def read_header(file: Path) -> tuple[bytes, list[Tensor]]:
     """Return the header of a safetensors file, and its tensors in the order of their bytes.
 
     The header has the bytes of the file, with its length before it. The library checks that the tensors fill the file.
-    Raises InputError with `advice` if they do not, for example because the file is truncated."""
+    Raises InputError if they do not, for example because the file is truncated."""
     try:
         with safe_open(file, "np"):
             pass
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: truncated, or not a safetensors file ({error})", advice) from None
+        raise InputError(f"{file}: truncated, or not a safetensors file ({error})", _REPLACE_FILE) from None
     with open(file, "rb") as stream:
         head = stream.read(8)
         body = stream.read(int.from_bytes(head, "little"))

@@ -227,12 +227,19 @@ class MdlWriter:
 @contextmanager
 def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
     """Yield a writer of the tensors below `branch`, such as "model". The file appears complete, or not at all."""
+    with hdf5_file(path) as (file, target):
+        writer = MdlWriter(file, branch, target)
+        yield writer
+        writer.finish()
+
+
+@contextmanager
+def hdf5_file(path: Path) -> Iterator[tuple[h5py.File, "Target"]]:
+    """Yield a new HDF5 file, which appears complete or not at all, and its target, whose `check` notices a full disk early."""
     with atomic_file(path) as temporary, Target(temporary, "w+b") as target:
         try:
             with h5py.File(target, "w", rdcc_nbytes=_CACHE) as file:
-                writer = MdlWriter(file, branch, target)
-                yield writer
-                writer.finish()
+                yield file, target
         finally:
             target.check()
 

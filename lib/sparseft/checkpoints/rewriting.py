@@ -5,7 +5,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -96,18 +98,36 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
         raise ValueError(f"{len(missing)} tensors were not written (first: {min(missing)})")
 
 
+class Cut(NamedTuple):
+    """Say what is left of a tensor: its new name, and the rows (axis 0) or columns (axis 1) that are kept, bool.
+
+    None keeps all of them."""
+
+    name: str
+    kept: np.ndarray | None = None
+    axis: int = 0
+
+    def resized(self, tensor: Tensor) -> Tensor:
+        """Return the tensor with its new name and shape."""
+        if self.kept is None:
+            return replace(tensor, name=self.name)
+        shape = list(tensor.shape)
+        shape[self.axis] = int(self.kept.sum())
+        return replace(tensor.changed(tensor.dtype, tuple(shape)), name=self.name)
+
+
 def write_smaller(
     checkpoint: Checkpoint,
     folder: Path,
     changes: dict,
-    resized: Callable[[Tensor], Tensor | None],
-    content: Callable[[Tensor], bytes | memoryview],
+    cut_of: Callable[[Tensor], Cut | None],
+    check: Callable[[Tensor, np.ndarray], None] = lambda *_: None,
 ) -> Checkpoint:
     """Write a checkpoint with fewer or smaller tensors to `folder`, one tensor in memory at a time, and return it.
 
     changes: keys of config.json and their new values
-    resized: a tensor -> the one with its new name and shape; None if it is left out
-    content: a tensor -> its new bytes
+    cut_of: a tensor -> what is left of it; None if it is left out
+    check: (tensor, the bits that are left out of it) -> raises InputError if they must not be
 
     The tensors stay in their files and in their order. A file without tensors is left out."""
     checkpoint.copy_rest(folder)
@@ -115,15 +135,20 @@ def write_smaller(
     left: dict[str, Tensor] = {}
     for file in checkpoint.files:
         header, tensors = read_header(file)
-        kept = {tensor.name: smaller for tensor in tensors if (smaller := resized(tensor))}
-        left |= kept
-        if not kept:
+        cuts = [(tensor, cut) for tensor in tensors if (cut := cut_of(tensor))]
+        if not cuts:
             continue
+        smaller = [cut.resized(tensor) for tensor, cut in cuts]
+        left |= {tensor.name: new for (tensor, _), new in zip(cuts, smaller, strict=True)}
         with open(folder / file.name, "wb") as target:
-            target.write(safetensors_header(kept.values(), json.loads(header[8:]).get("__metadata__")))
-            for tensor in tensors:
-                if tensor.name in kept:
-                    target.write(content(tensor))
+            target.write(safetensors_header(smaller, json.loads(header[8:]).get("__metadata__")))
+            for tensor, cut in cuts:
+                if cut.kept is None:
+                    target.write(checkpoint.read_bytes(tensor.name))
+                    continue
+                bits = checkpoint.read(tensor.name)
+                check(tensor, np.compress(~cut.kept, bits, cut.axis))
+                target.write(np.compress(cut.kept, bits, cut.axis).data)
     write_json(folder / "config.json", checkpoint.config | changes)
     path = folder / INDEX
     if path.exists():

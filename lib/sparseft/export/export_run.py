@@ -11,6 +11,8 @@ manifest.json   what it was made from, and the hash of each file
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
@@ -84,7 +86,7 @@ def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
         cuts, _ = plan_cuts(merged, mask)
     except InputError as error:
         return error.args[0]
-    return "the mask keeps every channel and head" if all(kept.all() for _, kept in cuts.values()) else None
+    return "the mask keeps every channel and head" if all(np.all(cut.kept) for cut in cuts.values()) else None
 
 
 def read_records(folder: Path, run: Run, hashes: dict[str, str]) -> Records:

@@ -10,7 +10,7 @@ from sparseft.importances.importance import Importance
 def score_units(observation: Any) -> np.ndarray:
     """Return numbers from 0 to below 1, which are the same on every machine. They depend on the seed and the numbers of units."""
     groups, units = observation.shape
-    words = np.random.Philox(key=observation.settings.seed).random_raw(groups * units)
+    words = np.random.Philox(key=observation.masks.settings.seed).random_raw(groups * units)
     return (words >> 11).reshape(groups, units) / 2**53
 
 

@@ -26,7 +26,10 @@ def contributions(routed: Any, renormalizes: bool) -> list[Any]:
 
 def score_units(observation: Any) -> np.ndarray:
     """Return the mean of p ||f(x)|| over the tokens that have each expert f among their top k; 0 without a token."""
-    renormalizes = observation.settings.renormalize_router_weights and observation.config.get("norm_topk_prob", False)
+    settings = observation.masks.settings
+    renormalizes = settings.renormalize_router_weights and observation.masks.checkpoint.config.get(
+        "norm_topk_prob", False
+    )
     sums, counts = observation.sum_by_expert(partial(contributions, renormalizes=renormalizes))
     return sums / np.maximum(counts, 1)
 

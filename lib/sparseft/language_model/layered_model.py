@@ -5,7 +5,7 @@ which holds shapes without values. A `Stream` holds what enters a decoder layer,
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
-from sparseft.language_model.model import empty_model
+from sparseft.language_model.model import computed_by, empty_model
 from sparseft.language_model.weights import map_weight, memory_path, unfuse_experts
 
 _LAYERS = "model.layers."
@@ -99,30 +99,16 @@ def layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
         keywords.append(layer_keywords)
         return states
 
-    for layer in model.model.layers:
-        # The attribute hides the method of the class until it is deleted.
-        layer.forward = note
-    try:
+    with computed_by(note, model.model.layers):
         model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for layer in model.model.layers:
-            del layer.forward
     return inputs[0], keywords
 
 
-@contextmanager
-def entering(model: nn.Module, number: int, states: Tensor) -> Iterator[None]:
+def entering(model: nn.Module, number: int, states: Tensor) -> AbstractContextManager[None]:
     """Let `states` (B, T, H) enter decoder layer `number`, or the final norm after the last one, during the block.
 
     The decoder layers before it compute nothing."""
-    skipped = model.model.layers[:number]
-    for layer in skipped:
-        layer.forward = lambda *_, **__: states
-    try:
-        yield
-    finally:
-        for layer in skipped:
-            del layer.forward
+    return computed_by(lambda *_, **__: states, model.model.layers[:number])
 
 
 class Stream:

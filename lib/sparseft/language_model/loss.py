@@ -17,6 +17,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
+from sparseft.language_model.model import computed_by
 
 # The number of rows of logits that are in fp32 at once, by device. A GPU needs many to fill it. On a CPU they stay in its cache.
 ROWS = {"cpu": 16, "cuda": 512}
@@ -25,46 +26,25 @@ EVALUATED_ROWS = {"cpu": 1 << 62, "cuda": 1 << 13}
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Compute -log softmax(logits)[target], fp32 (N,), from logits (N, V) and targets int64 (N,).
+    """Compute -log softmax(s)[target], fp32 (N,), from logits s (N, V) and targets int64 (N,).
 
-    The backward overwrites the logits with their gradient, softmax - one-hot, as Liger Kernel does (arXiv 2410.10989,
-    section 3.2). So nothing else may use the logits, and the backward must run only once."""
+    With the logits t (N, V) of a teacher, compute also KL(p || q) in nats, p = softmax(t / T), q = softmax(s / T), with the
+    temperature T: fp32 (2, N). Its derivative by s is (q - p) / T.
+
+    The backward overwrites s with its gradient, softmax - one-hot of the losses, as Liger Kernel does (arXiv 2410.10989,
+    section 3.2). So nothing else may use s, and the backward must run only once."""
 
     @staticmethod
-    def forward(ctx, logits, targets):
-        """Return the losses, fp32 (N,)."""
+    def forward(ctx, logits, targets, of_teacher=None, temperature=1.0):
+        """Return the losses, and the divergences if there is a teacher."""
+        number = ROWS[logits.device.type]
         # The logarithm of softmax's denominator, (N,).
-        log_sums = torch.cat([_wide(rows).logsumexp(1) for rows in logits.split(ROWS[logits.device.type])])
-        ctx.kept = logits, targets, log_sums
-        return log_sums - _wide(logits.gather(1, targets[:, None])[:, 0])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        """Return the gradient of the logits, (N, V), in the logits' memory. `grad` is that of the losses, fp32 (N,)."""
-        logits, targets, log_sums = ctx.kept
-        # The context must not keep the logits alive.
-        ctx.kept = None
-        number = ROWS[logits.device.type]
-        blocks = (tensor.split(number) for tensor in (logits, targets, log_sums, grad))
-        for rows, *others in zip(*blocks, strict=True):
-            rows.copy_(_cross_entropy_gradient(rows, *others))
-        return logits, None
-
-
-class DistillationFunction(torch.autograd.Function):
-    """Compute the losses of CrossEntropyFunction, and KL(p || q) in nats, p = softmax(t / T), q = softmax(s / T), fp32 (2, N).
-
-    s and t (N, V) are the logits of the student and of its teacher, and T is the temperature. The derivative of the divergence by
-    s is (q - p) / T. The backward overwrites s, as that of CrossEntropyFunction does."""
-
-    @staticmethod
-    def forward(ctx, logits, targets, of_teacher, temperature):
-        """Return the losses and the divergences, fp32 (2, N)."""
-        losses = CrossEntropyFunction.forward(ctx, logits, targets)
-        ctx.kept = *ctx.kept, of_teacher
+        log_sums = torch.cat([_wide(rows).logsumexp(1) for rows in logits.split(number)])
+        ctx.kept = logits, targets, log_sums, of_teacher
         ctx.temperature = temperature
-        number = ROWS[logits.device.type]
+        losses = log_sums - _wide(logits.gather(1, targets[:, None])[:, 0])
+        if of_teacher is None:
+            return losses
         divergences = []
         for blocks in zip(logits.split(number), of_teacher.split(number), strict=True):
             log_q, log_p = (_wide(rows).div(temperature).log_softmax(1) for rows in blocks)
@@ -76,15 +56,15 @@ class DistillationFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        """Return the gradient of the student's logits, (N, V), in their memory. `grad` is that of the losses, fp32 (2, N)."""
+        """Return the gradient of s, (N, V), in its memory. `grad` is that of the result."""
         logits, targets, log_sums, of_teacher = ctx.kept
+        # The context must not keep the logits alive.
         ctx.kept = None
-        number = ROWS[logits.device.type]
-        blocks = (tensor.split(number) for tensor in (logits, targets, log_sums, grad[0], of_teacher, grad[1]))
-        for rows, row_targets, row_log_sums, row_grad, teacher_rows, divergence_grad in zip(*blocks, strict=True):
-            q, p = (_wide(row).div(ctx.temperature).softmax(1) for row in (rows, teacher_rows))
-            of_divergence = q.sub_(p).mul_(divergence_grad[:, None] / ctx.temperature)
-            rows.copy_(_cross_entropy_gradient(rows, row_targets, row_log_sums, row_grad).add_(of_divergence))
+        by_token = (
+            (logits, targets, log_sums, grad) if of_teacher is None else (logits, targets, log_sums, *grad, of_teacher)
+        )
+        for rows, *others in zip(*(tensor.split(ROWS[logits.device.type]) for tensor in by_token), strict=True):
+            rows.copy_(_gradient(ctx.temperature, rows, *others))
         return logits, None, None, None
 
 
@@ -93,25 +73,28 @@ def _wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _cross_entropy_gradient(rows: Tensor, targets: Tensor, log_sums: Tensor, grad: Tensor) -> Tensor:
-    """Return the gradient of some rows of logits, fp32 (n, V). It overwrites logits in fp32."""
+def _gradient(
+    temperature: float, rows: Tensor, targets: Tensor, log_sums: Tensor, of_losses: Tensor, *taught: Tensor
+) -> Tensor:
+    """Return the gradient of some rows of logits, fp32 (n, V). It overwrites logits in fp32.
+
+    `taught` is the gradient of the divergences, (n,), and the rows of the teacher, if there is one."""
+    if taught:
+        of_divergences, of_teacher = taught
+        q, p = (_wide(of_model).div(temperature).softmax(1) for of_model in (rows, of_teacher))
+        change = q.sub_(p).mul_(of_divergences[:, None] / temperature)
     gradient = _wide(rows).sub_(log_sums[:, None]).exp_()
     # An index_put would wait for the GPU to check its indices: in deterministic mode it sorts them.
-    gradient.scatter_(1, targets[:, None], -1, reduce="add")
-    return gradient.mul_(grad[:, None])
+    gradient.scatter_(1, targets[:, None], -1, reduce="add").mul_(of_losses[:, None])
+    return gradient.add_(change) if taught else gradient
 
 
 def logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return the logits (B, T, V) of the hidden states (B, T, H), as the model's own forward computes them.
 
     So whatever a class does with the output of lm_head is done: Granite scales it, and Gemma caps it."""
-    decoder = model.get_decoder()
-    # The attribute hides the method of the class until it is deleted.
-    decoder.forward = lambda **_: MoeModelOutputWithPast(last_hidden_state=hidden)
-    try:
+    with computed_by(lambda **_: MoeModelOutputWithPast(last_hidden_state=hidden), [model.get_decoder()]):
         return model(use_cache=False).logits
-    finally:
-        del decoder.forward
 
 
 def answer_states(model: nn.Module, batch: Batch) -> Tensor:
@@ -138,23 +121,22 @@ class AnswerLoss(nn.Module):
     def forward(self, batch: Batch, of_teacher: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Return -log p(token) of the batch's answer tokens, fp32 (N,).
 
-        of_teacher: logits (N, V) of `teacher_logits`; with them, the result is that of DistillationFunction, fp32 (2, N)"""
+        of_teacher: logits (N, V) of `teacher_logits`; with them, the result has the divergences too, fp32 (2, N)"""
         # (N, H)
         of_answers = answer_states(self.model, batch)
-        if of_teacher is not None:
-            # Not [0], because the backward of an index copies the gradient.
-            own = logits(self.model, of_answers[None]).flatten(0, 1)
-            return DistillationFunction.apply(own, batch.targets, of_teacher, temperature)
-        if torch.is_grad_enabled():
-            return self._losses(of_answers, batch.targets)
+        if torch.is_grad_enabled() or of_teacher is not None:
+            return self._losses(of_answers, batch.targets, of_teacher, temperature)
         rows = EVALUATED_ROWS[of_answers.device.type]
         parts = zip(of_answers.split(rows), batch.targets.split(rows), strict=True)
         return torch.cat([self._losses(*part) for part in parts])
 
-    def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return -log p(target) of the positions with the hidden states (N, H), fp32 (N,)."""
+    def _losses(
+        self, hidden: Tensor, targets: Tensor, of_teacher: Tensor | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """Return what CrossEntropyFunction computes of the positions with the hidden states (N, H)."""
         # Not [0], because the backward of an index copies the gradient.
-        return CrossEntropyFunction.apply(logits(self.model, hidden[None]).flatten(0, 1), targets)
+        own = logits(self.model, hidden[None]).flatten(0, 1)
+        return CrossEntropyFunction.apply(own, targets, of_teacher, temperature)
 
 
 @torch.no_grad()

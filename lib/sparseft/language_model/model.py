@@ -1,7 +1,10 @@
 """Load a prepared checkpoint as a model in memory, with its tokenizer, and say what its attention depends on."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -23,7 +26,7 @@ from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.products import use_products
-from sparseft.language_model.weights import fused_experts
+from sparseft.language_model.weights import TORCH_DTYPES, fused_experts
 from sparseft.storage.reading import read_json
 
 # Types of rotary embeddings whose angles do not depend on the length of the batch.
@@ -83,9 +86,8 @@ def empty_model(checkpoint: Checkpoint) -> nn.Module:
     config = model_config(checkpoint.folder)
     # For a config.json that names no dtype.
     first = next(tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name))
-    names = {dtype: name for name, dtype in DTYPES.items()}
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or getattr(torch, names[first.dtype]))
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or TORCH_DTYPES[first.dtype])
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
     if (checkpoint.folder / "generation_config.json").exists():
@@ -153,6 +155,19 @@ def model_config(folder: Path) -> PretrainedConfig:
     # The plans count its memory. config.json cannot choose, because it may even name code on the hub.
     config._attn_implementation = find_architecture(config.architectures, folder).attention
     return config
+
+
+@contextmanager
+def computed_by(forward: Callable[..., Any], modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let `forward` take the place of the modules' own forward during the block."""
+    for module in modules:
+        # The attribute hides the method of the class until it is deleted.
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
 
 
 def attention_windows(config: PretrainedConfig) -> list[int | None]:

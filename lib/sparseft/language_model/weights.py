@@ -22,12 +22,12 @@ from sparseft.language_model.products import Linear
 # Importing transformers would take longer than a merge of a small model.
 _IS_FUSED = int(version("transformers").split(".")[0]) >= 5
 # The dtype in a safetensors header -> torch's.
-_TORCH_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
+TORCH_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 
 
 def as_weight(bits: np.ndarray, dtype: str) -> Tensor:
     """Return bits, as `Checkpoint.read` gives them, as a tensor of their `dtype` that shares their memory."""
-    return torch.from_numpy(bits).view(_TORCH_DTYPES[dtype])
+    return torch.from_numpy(bits).view(TORCH_DTYPES[dtype])
 
 
 def map_weight(checkpoint: Checkpoint, name: str) -> Tensor:

@@ -17,7 +17,7 @@ from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach, kind_of
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, MaskOf, attach, kind_of
 from sparseft.masks.mask_file import Mask
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
@@ -34,7 +34,7 @@ def adapted_model(
         model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
     else:
         model, tokenizer = load_model(checkpoint.folder, device)
-    layers = adapt(model, checkpoint, mask, mode, settings, device)
+    layers = adapt(model, checkpoint, masks_on(mask, device), mode, settings)
     if settings.gradient_checkpointing:
         # The method has another name since transformers 5.24, where the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -67,10 +67,11 @@ def trained_model(
         return (lambda linear, *_: linear) if layer is MaskedLoRALinear else layer
 
     model = empty_model(checkpoint)
-    layers = adapt(model, checkpoint, mask, config["sparseft"]["mode"], settings, device, kind)
+    masks = masks_on(mask, device)
+    layers = adapt(model, checkpoint, masks, config["sparseft"]["mode"], settings, kind)
     check_layers(layers, adapter.pairs, folder)
     masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
-    weights = TrainedWeights(checkpoint, model, mask, adapter, masked, device)
+    weights = TrainedWeights(checkpoint, model, masks, adapter, masked)
     place(model, weights, rooms or {str(device): math.inf})
     return model.eval(), load_tokenizer(checkpoint.folder), adapter.digest
 
@@ -79,24 +80,17 @@ class TrainedWeights(StoredWeights):
     """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the
     adapter.
 
-    What changes a weight is computed on `device`."""
+    What changes a weight is computed on the device of the masks."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        model: nn.Module,
-        mask: Mask,
-        adapter: Adapter,
-        masked: set[str],
-        device: torch.device,
+        self, checkpoint: Checkpoint, model: nn.Module, masks: MaskOf, adapter: Adapter, masked: set[str]
     ) -> None:
         """`masked` are the layers whose weight is W'."""
         super().__init__(checkpoint, model)
-        self._prunable = {memory_path(checkpoint.architecture, layer): layer for layer in mask.shape}
-        self._masks = masks_on(mask, device)
+        self._prunable = {memory_path(checkpoint.architecture, layer): layer for layer in prunable_layers(checkpoint)}
+        self._masks = masks
         self._adapter = adapter
         self._masked = masked
-        self._device = device
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the weight."""
@@ -106,29 +100,24 @@ class TrainedWeights(StoredWeights):
             return super().__getitem__(name)
         if kind != "weight":
             return self._adapter.pairs[layer][kind == "lora_B"]
-        weight = carry_mask_(super().__getitem__(name).to(self._device), self._masks(layer))
+        kept = self._masks(layer)
+        weight = carry_mask_(super().__getitem__(name).to(kept.device), kept)
         if layer in self._masked:
-            A, B = (matrix.to(self._device) for matrix in self._adapter.pairs[layer])
+            A, B = (matrix.to(kept.device) for matrix in self._adapter.pairs[layer])
             build(weight, weight, A, B, self._adapter.scale)
         return weight
 
 
 def adapt(
-    model: nn.Module,
-    checkpoint: Checkpoint,
-    mask: Mask,
-    mode: str,
-    settings: Training,
-    device: torch.device,
-    kind: Callable = kind_of,
+    model: nn.Module, checkpoint: Checkpoint, masks: MaskOf, mode: str, settings: Training, kind: Callable = kind_of
 ) -> dict[str, LoRALinear]:
-    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `kind` as in `attach`."""
+    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `masks` and `kind` as in `attach`."""
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    return attach(model, masks_on(mask, device), paths, mode, settings, kind)
+    return attach(model, masks, paths, mode, settings, kind)
 
 
-def masks_on(mask: Mask, device: torch.device) -> Callable[[str], Tensor]:
+def masks_on(mask: Mask, device: torch.device) -> MaskOf:
     """Return a function that gives the mask of a layer, bool (out, in), on `device`."""
     return lambda layer: torch.from_numpy(mask.kept(layer)).to(device)
 

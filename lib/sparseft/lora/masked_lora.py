@@ -28,6 +28,9 @@ from sparseft.lora.factors import initial_factor
 from sparseft.modes import get_mode
 from sparseft.study.schedule import Training
 
+# Takes a layer, and returns its mask, bool (out, in).
+MaskOf = Callable[[str], Tensor]
+
 
 class MaskedLoRAFunction(torch.autograd.Function):
     """Compute the masked LoRA layer and its gradients.
@@ -151,7 +154,7 @@ def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
 
 def attach(
     model: nn.Module,
-    masks: Callable[[str], Tensor],
+    masks: MaskOf,
     layers: dict[str, str],
     mode: str,
     settings: Training,

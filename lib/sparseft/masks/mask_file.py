@@ -24,21 +24,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
-from sparseft.methods import IMPORTED, PATTERNS, Method
+from sparseft.methods import IMPORTED, PATTERNS
 from sparseft.patterns import Pattern
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
 from sparseft.study.grid import MASK_NAME, Cell
-from sparseft.study.mask_settings import Masks
 
 FORMAT_VERSION = 1
-# The number of ones of every byte, for the environment of a CS-3, whose numpy does not count bits.
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 # The name of a mask file of the workflow, which says its method and sparsity.
 _WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z0-9_]+)") + r"\.(?:pt|safetensors)")
 # The patterns whose masks may reach another sparsity than the requested one.
@@ -65,13 +63,7 @@ def zero_pruned(values: np.ndarray, packed: np.ndarray) -> None:
 
 def count_kept(packed: np.ndarray) -> int:
     """Return the number of ones in packed bits of any shape."""
-    if not hasattr(np, "bitwise_count"):
-        return int(_ONES[packed].sum())
-    flat = packed.reshape(-1)
-    words = flat[: flat.size // 8 * 8].view(np.uint64)
-    return int(
-        np.bitwise_count(words).sum(dtype=np.int64) + np.bitwise_count(flat[8 * words.size :]).sum(dtype=np.int64)
-    )
+    return int(np.count_nonzero(np.unpackbits(packed)))
 
 
 def read_mask(path: Path | str) -> Mask:
@@ -142,21 +134,6 @@ def check_run(mask: Mask, path: Path | str, cell: Cell) -> None:
         )
 
 
-def mask_meta(method: Method, percents: list[int], settings: Masks, base: str) -> dict:
-    """Return the metadata of a method's masks. Calibration, sparsity and the reached sparsity are added later.
-
-    `base`: the digest of the model. Raises InputError if the method does not allow the settings."""
-    return {
-        "method": method.name,
-        "pattern": method.pattern.name,
-        "importance": method.importance.name if method.importance else "none",
-        "coordinates": "hf",
-        "base": base,
-        **settings.used_by(method.name),
-        "scope": settings.scope_of(method.name, percents),
-    }
-
-
 def _is_consistent(mask: Mask) -> bool:
     """Return whether the bits have the shapes that `shape` says, zeros after each row's end, and as many ones as `meta` says."""
     packed_shapes = {layer: (rows, row_bytes(cols)) for layer, (rows, cols) in mask.shape.items()}
@@ -191,15 +168,9 @@ def _read_pt(path: Path) -> dict:
 
 def _read_safetensors(path: Path) -> dict:
     """Return the content of a safetensors mask file, in the form of a .pt one."""
-    header, tensors = read_header(path, remake_advice(path))
-    content = json.loads(json.loads(header[8:])["__metadata__"]["sparseft"])
-    data = np.memmap(path, np.uint8, "r")
-    bits = {
-        tensor.name: data[tensor.start : tensor.start + tensor.nbytes].reshape(tensor.shape)
-        for tensor in tensors
-        if tensor.dtype == "U8"
-    }
-    return {**content, "bits": bits}
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["sparseft"])
+        return {**content, "bits": {layer: file.get_tensor(layer).numpy() for layer in content["shape"]}}
 
 
 @contextmanager
@@ -212,7 +183,7 @@ def mask_writer(
 ) -> Iterator["MaskWriter"]:
     """Yield a writer of one mask file per path. A file has the format of its suffix, .pt or .safetensors.
 
-    metas: the metadata of each file, to which "reached" is added
+    metas: the metadata of each file, to which "reached" is added; the block may still change them
     shape: layer -> (rows, cols)
     pattern: the pattern that every mask must have; None if it is not known
     pruned: layer -> how many weights each file must prune; None if the scores decide it
@@ -250,10 +221,6 @@ class MaskWriter:
         for level, block in zip(levels or range(len(self.paths)), packed, strict=True):
             self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
-
-    def record(self, **entries: object) -> None:
-        """Add `entries` to the metadata of every file."""
-        self.metas = [meta | entries for meta in self.metas]
 
     def check(self, pattern: Pattern | None, pruned: Mapping[str, Iterable[int]] | None) -> None:
         """Raise InputError if a mask does not have the pattern, or does not prune as many weights of each layer as it must."""

@@ -35,32 +35,25 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
+from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.errors import InputError
-from sparseft.methods import Method
 from sparseft.progress import show
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.scores import read_magnitudes
-from sparseft.study.mask_settings import Masks
-
-if TYPE_CHECKING:
-    # Only an importance that looks at examples needs the libraries of this module.
-    from sparseft.pruning.calibration import ExampleCalibration
 
 
-def allocate_by_outliers(
-    checkpoint: Checkpoint, method: Method, settings: Masks, calibration: "ExampleCalibration", percents: list[int]
-) -> tuple[list[float], dict[str, np.ndarray]]:
+def allocate_by_outliers(masks: MaskPass) -> tuple[list[float], dict[str, np.ndarray]]:
     """Return the results of `outlier_shares` and of `allocate` for a method with an allocation."""
+    method, settings = masks.method, masks.settings
     statistic = method.allocation and method.allocation.importance.statistic
-    assert statistic, f"{method.name} has no allocation"
-    norms = calibration.evidence(checkpoint, statistic)
-    shares = outlier_shares(checkpoint, norms, settings.owl_m)
-    return shares, allocate(shares, prunable_shapes(checkpoint), percents, settings.owl_lambda, method.pattern.group)
+    assert statistic and masks.calibration, f"{method.name} has no allocation, or no examples"
+    norms = masks.calibration.evidence(masks.checkpoint, statistic)
+    shares = outlier_shares(masks.checkpoint, norms, settings.owl_m)
+    return shares, allocate(shares, masks.shapes, masks.percents, settings.owl_lambda, method.pattern.group)
 
 
 def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:

@@ -73,7 +73,7 @@ class ExampleCalibration:
 
         Sources: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda. arXiv 2301.00774;
         IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
-        for stream, number, linears in _decoder_layers(checkpoint, self.examples_of(checkpoint)):
+        for stream, number, linears in decoder_layers(checkpoint, self.examples_of(checkpoint)):
             wanted = {layer: linears[layer] for layer in linears if observed is None or layer in observed}
             with _accumulated(statistic, wanted, stream.device) as evidence:
                 run_layer(stream, number, advance=False)
@@ -103,14 +103,14 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
             values |= part
         return values
     with torch.no_grad():
-        for stream, number, linears in _decoder_layers(checkpoint, examples):
+        for stream, number, linears in decoder_layers(checkpoint, examples):
             with _accumulated(statistic, linears, stream.device) as evidence:
                 run_layer(stream, number, advance=True)
             values |= {layer: evidence(layer).cpu().numpy() for layer in linears}
     return values
 
 
-def _decoder_layers(
+def decoder_layers(
     checkpoint: Checkpoint, examples: list[Example]
 ) -> Iterator[tuple[Stream, int, dict[str, nn.Linear]]]:
     """Yield what enters each decoder layer of a model, its number, and its prunable layers by name."""

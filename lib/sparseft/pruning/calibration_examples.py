@@ -134,18 +134,35 @@ def choose_windows(
     """Return `text.examples` windows of `text.length` token ids. `encode` returns the token ids of a text.
 
     The documents are taken in random order. Each one that is longer than a window gives one random window, until there are
-    enough. `get_c4` does this. If too few documents are that long, all documents are joined by blank lines, and each window
-    starts at a random place of the whole text. `get_wikitext2` does this.
+    enough. If too few documents are that long, all documents are joined by blank lines, and each window starts at a random place
+    of the whole text. `get_wikitext2` does this.
 
-    Raises InputError with the `place` of the text if it has fewer tokens than all windows together."""
+    With the choice `get_c4`, each window comes from any document that is longer, and never starts at the last possible token.
+    Source: locuslab/wanda@0628038, lib/data.py, get_c4.
+
+    Raises InputError with the `place` of the text if it has fewer tokens than all windows together, or if `get_c4` finds no
+    document that is longer than a window."""
     generator = random.Random(text.seed)
-    if text.choice == "get_c4":
-        return _drawn_windows(documents, encode, text, place, generator)
+    is_drawn = text.choice == "get_c4"
+    if is_drawn:
+        numbers = iter(lambda: generator.randrange(len(documents)), None)
+    else:
+        numbers = iter(generator.sample(range(len(documents)), len(documents)))
+    too_short: set[int] = set()
     windows: list[list[int]] = []
-    for document in generator.sample(documents, len(documents)):
-        ids = encode(document)
+    for number in numbers:
+        if number in too_short:
+            if len(too_short) == len(documents):
+                raise InputError(
+                    f"{place}: no document is longer than a window of {text.length} tokens, and get_c4 joins none",
+                    "give longer documents, or lower the length or leave the choice of the calibration out",
+                )
+            continue
+        ids = encode(documents[number])
         if len(ids) > text.length:
-            windows.append(_window(ids, text.length, generator))
+            windows.append(_window(ids, text.length, generator, len(ids) - text.length + (not is_drawn)))
+        else:
+            too_short.add(number)
         if len(windows) == text.examples:
             return windows
     ids = encode(DOCUMENT_BREAK.join(documents))
@@ -154,43 +171,10 @@ def choose_windows(
             f"{place}: {len(ids):,} tokens are fewer than {text.examples:,} windows of {text.length:,} tokens",
             "give more text, or lower the examples or the length of the calibration",
         )
-    return [_window(ids, text.length, generator) for _ in range(text.examples)]
+    return [_window(ids, text.length, generator, len(ids) - text.length + 1) for _ in range(text.examples)]
 
 
-def _drawn_windows(
-    documents: list[str],
-    encode: Callable[[str], list[int]],
-    text: CalibrationText,
-    place: Path,
-    generator: random.Random,
-) -> list[list[int]]:
-    """Return the windows that wanda's `get_c4` draws.
-
-    Each window comes from any document that is longer, and never starts at the last possible token. Raises InputError if no
-    document is longer than a window.
-
-    Source: locuslab/wanda@0628038, lib/data.py, get_c4."""
-    windows: list[list[int]] = []
-    too_short: set[int] = set()
-    while len(windows) < text.examples:
-        if len(too_short) == len(documents):
-            raise InputError(
-                f"{place}: no document is longer than a window of {text.length} tokens, and get_c4 joins none",
-                "give longer documents, or lower the length or leave the choice of the calibration out",
-            )
-        number = generator.randrange(len(documents))
-        if number in too_short:
-            continue
-        ids = encode(documents[number])
-        if len(ids) > text.length:
-            start = generator.randrange(len(ids) - text.length)
-            windows.append(ids[start : start + text.length])
-        else:
-            too_short.add(number)
-    return windows
-
-
-def _window(ids: list[int], length: int, generator: random.Random) -> list[int]:
-    """Return `length` consecutive ids that start at a random place."""
-    start = generator.randrange(len(ids) - length + 1)
+def _window(ids: list[int], length: int, generator: random.Random, starts: int) -> list[int]:
+    """Return `length` consecutive ids that start at one of the first `starts` places."""
+    start = generator.randrange(starts)
     return ids[start : start + length]

@@ -17,13 +17,10 @@ import numpy as np
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
-from sparseft.checkpoints.rewriting import write_smaller
+from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.storage.atomic import atomic_folder, write_json
-
-# The axis that a tensor loses a part of, 0 for rows and 1 for columns, and what is kept of it, bool (rows,) or (cols,).
-Cut = tuple[int, np.ndarray]
 
 
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
@@ -37,7 +34,11 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
     with atomic_folder(output, "smaller model") as folder:
         smaller = write_smaller(
-            checkpoint, folder, changes, partial(_resized, cuts=cuts), partial(_content, checkpoint, cuts)
+            checkpoint,
+            folder,
+            changes,
+            lambda tensor: cuts.get(tensor.name, Cut(tensor.name)),
+            partial(_check_zeros, checkpoint.folder),
         )
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
             "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
@@ -62,9 +63,9 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
         units[np.flatnonzero(~units)[: -units.sum() % groups[first.unit].multiple]] = True
         sizes[first.unit].setdefault(int(units.sum()), first.layer)
         for part in parts:
-            cuts[f"{part.layer}.weight"] = part.axis, np.repeat(units, part.width)
-            if part.axis == 0:
-                cuts[f"{part.layer}.bias"] = cuts[f"{part.layer}.weight"]
+            for kind in ("weight", "bias") if part.axis == 0 else ("weight",):
+                name = f"{part.layer}.{kind}"
+                cuts[name] = Cut(name, np.repeat(units, part.width), part.axis)
     for unit, layers in sizes.items():
         title = groups[unit].title
         if 0 in layers:
@@ -90,28 +91,11 @@ def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:
     return units
 
 
-def _resized(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
-    """Return a tensor with its future shape and size."""
-    if tensor.name not in cuts:
-        return tensor
-    axis, kept = cuts[tensor.name]
-    shape = list(tensor.shape)
-    shape[axis] = int(kept.sum())
-    return tensor.changed(tensor.dtype, tuple(shape))
-
-
-def _content(checkpoint: Checkpoint, cuts: dict[str, Cut], tensor: Tensor) -> bytes | memoryview:
-    """Return the bytes of a smaller tensor.
-
-    Raises InputError if a weight that is left out is not zero. A bias may be anything."""
-    if tensor.name not in cuts:
-        return checkpoint.read_bytes(tensor.name)
-    axis, kept = cuts[tensor.name]
-    bits = checkpoint.read(tensor.name)
+def _check_zeros(folder: Path, tensor: Tensor, removed: np.ndarray) -> None:
+    """Raise InputError if a weight that is left out is not zero. A bias may be anything."""
     # The shift removes the sign, because -0 is zero too.
-    if tensor.name.endswith(".weight") and (np.compress(~kept, bits, axis) << 1).any():
+    if tensor.name.endswith(".weight") and (removed << 1).any():
         raise InputError(
-            f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
+            f"{folder}: {tensor.name} is not zero where the mask prunes it",
             "give the merged checkpoint and the mask that it was merged with",
         )
-    return np.compress(kept, bits, axis).data

@@ -27,11 +27,9 @@ from sparseft.checkpoints.model_source import open_source
 from sparseft.checkpoints.rewriting import read_exactly
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
-from sparseft.methods import Method
 from sparseft.progress import show
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 # How far the share of pruned weights may be from the configured sparsity. Tools round per row or block.
 TOLERANCE = 0.01
@@ -74,24 +72,22 @@ def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> No
         raise InputError(f"{place}: {what}", remedy)
 
 
-def import_pruned(
-    base: Checkpoint, source: str | None, method: Method, percent: int, files: PassFiles, stated: str | None = None
-) -> dict[str, Any]:
-    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`.
+def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None) -> dict[str, Any]:
+    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to the sparsity of the pass.
 
     Return the sparsity that it reaches, as a fraction, the counts of `infer_mask` over all layers, and the number of layers by
-    the pattern of their zeros. One layer at a time is in memory. `base` is the model that the tool was given. Without a source,
-    the base itself was pruned. Raises InputError if the checkpoint does not come from the base, if it has another sparsity or
-    breaks the `stated` pattern, or if a weight is not finite."""
+    the pattern of their zeros. One layer at a time is in memory. The checkpoint of the pass is the base that the tool was given.
+    Without a source, the base itself was pruned. Raises InputError if the checkpoint does not come from the base, if it has
+    another sparsity or breaks the `stated` pattern, or if a weight is not finite."""
+    base, shapes, percent = masks.checkpoint, masks.shapes, masks.percents[0]
     pruned, place = base, source or str(base.folder)
     if source:
         pruned = open_source(source)
         check_origin(pruned, source, base)
-    shapes = prunable_shapes(base)
     meta = {"inferred": True, "source": source, "source_digest": pruned.digest, "stated_pattern": stated}
     totals: Counter[str] = Counter()
     given = {key: value for key, value in meta.items() if value is not None}
-    with pruned_writer(base, method, percent, Masks(), files, given) as writer:
+    with pruned_writer(masks, given) as writer:
         for layer in show(shapes, "layer", len(shapes)):
             bits = _read_in_dtype(pruned, place, base, f"{layer}.weight")
             if stated:

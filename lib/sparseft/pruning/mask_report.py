@@ -6,30 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from sparseft.masks.mask_file import MaskWriter
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_file
-from sparseft.study.grid import PassFiles
 
 
 def write_report(
-    folder: Path,
-    files: PassFiles,
-    meta: dict,
-    percents: list[int],
-    kept: dict[str, np.ndarray],
-    shape: dict[str, tuple[int, int]],
-    rows: Mapping[str, dict] = {},
-    **entries: Any,
+    folder: Path, masks: MaskPass, meta: dict, writer: MaskWriter, rows: Mapping[str, dict] = {}, **entries: Any
 ) -> dict:
     """Write the report and the plot of a pass to `folder`, and return the report: the metadata, and a row per layer and sparsity.
 
-    `percents` are the sparsities, and `kept` is int64 (sparsities,) by layer. `rows` are added to the rows of the layers, and
-    `entries` to the report."""
-    sizes = {layer: rows * cols for layer, (rows, cols) in shape.items()}
+    `writer` has written the masks. `rows` are added to the rows of the layers, and `entries` to the report."""
+    sizes = {layer: rows * cols for layer, (rows, cols) in writer.shape.items()}
     sparsities = []
-    for level, percent in enumerate(percents):
-        counts = {layer: int(kept[layer][level]) for layer in shape}
+    for level, percent in enumerate(masks.percents):
+        counts = {layer: int(writer.kept[layer][level]) for layer in sizes}
         layers = [
             {"layer": layer, "weights": size, "kept": counts[layer], "reached": 1 - counts[layer] / size}
             | rows.get(layer, {})
@@ -38,6 +31,7 @@ def write_report(
         reached = 1 - sum(counts.values()) / (sum(sizes.values()) + meta.get("removed_weights", 0))
         sparsities.append({"asked_percent": percent, "reached": reached, "layers": layers})
     report = {"format_version": 1, **meta, "sparsities": sparsities, **entries}
+    files = masks.files
     write(folder / files.report.name, MaskReport(**report))
     if files.plot:
         _plot(report, folder / files.plot.relative_to(files.report.parent))

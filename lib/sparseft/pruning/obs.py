@@ -30,17 +30,14 @@ import torch
 from torch import Tensor
 
 from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts, decoder_layer_of, prunable_shapes
+from sparseft.checkpoints.layers import coupled_parts, decoder_layer_of
 from sparseft.importances import HESSIAN
-from sparseft.methods import Method
 from sparseft.patterns.channels import channels_removed
-from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
-from sparseft.pruning.mask_generator import Scoring
+from sparseft.pruning.mask_generator import rankings
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
 from sparseft.selection.units import unit_scores
-from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
 # Takes the last of some coupled parts, its weights (rows, cols), its Hessian and the number of units that go. Returns the units
@@ -48,36 +45,33 @@ from sparseft.study.mask_settings import Masks
 Choose = Callable[[Part, Tensor, Tensor, int], Tensor]
 
 
-def prune_units(
-    checkpoint: Checkpoint,
-    method: Method,
-    percent: int,
-    files: PassFiles,
-    settings: Masks,
-    calibration: ExampleCalibration,
-) -> None:
-    """Prune the units of a model for a sparsity in percent, update what is left, and write mask, report and pruned base.
+def prune_units(masks: MaskPass) -> None:
+    """Prune the units of a model for a sparsity, update what is left, and write mask, report and pruned base.
 
     Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
-    architecture, config, shapes = checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint)
-    numbers = channels_removed(architecture, config, shapes, [percent], settings.head_share, checkpoint.folder)
+    checkpoint, settings = masks.checkpoint, masks.settings
+    assert masks.calibration, "the update looks at examples"
+    numbers = channels_removed(
+        checkpoint.architecture, checkpoint.config, masks.shapes, masks.percents, settings.head_share, checkpoint.folder
+    )
     groups = coupled_parts(checkpoint)
-    choose = by_scores(checkpoint, method, settings, calibration) if method.update else by_rounds(settings)
+    choose = by_scores(masks) if masks.method.update else by_rounds(settings)
     changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}
 
     def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
         number = decoder_layer_of(next(iter(weights)))
         for parts in (parts for parts in groups if decoder_layer_of(parts[0].layer) == number):
             if parts[-1].layer in changed:
-                hessian = hessian_of(parts[-1].layer)
-                _prune_group(writer, parts, weights, hessian, numbers[parts[0].unit][0], choose)
+                last, hessian = parts[-1], hessian_of(parts[-1].layer)
+                units = choose(last, weights[last.layer].float(), hessian, numbers[last.unit][0])
+                _prune_group(writer, parts, weights, hessian, units)
             else:
                 for part in parts:
                     bits = checkpoint.read(f"{part.layer}.weight")
                     writer.write(part.layer, np.ones(bits.shape, bool), bits)
 
-    with pruned_writer(checkpoint, method, percent, settings, files, calibration.meta) as writer:
-        calibration.prune_in_sequence(checkpoint, HESSIAN, prune, changed)
+    with pruned_writer(masks) as writer:
+        masks.calibration.prune_in_sequence(checkpoint, HESSIAN, prune, changed)
 
 
 def by_rounds(settings: Masks) -> Choose:
@@ -91,12 +85,11 @@ def by_rounds(settings: Masks) -> Choose:
     return choose
 
 
-def by_scores(checkpoint: Checkpoint, method: Method, settings: Masks, calibration: ExampleCalibration) -> Choose:
+def by_scores(masks: MaskPass) -> Choose:
     """Return the choice of an importance by its scores in the dense model, as its masks without an update have it."""
-    scoring = Scoring(checkpoint, method, settings, "layer", calibration)
-    groups = coupled_parts(checkpoint)
+    groups = coupled_parts(masks.checkpoint)
     scores: dict[str, np.ndarray] = {}
-    for ranking in scoring.rankings([], lambda *_: None):
+    for ranking in rankings(masks, lambda *_: None):
         scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in groups if parts[-1].layer in ranking.shape}
 
     def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
@@ -163,22 +156,17 @@ def refit(layer: str, weights: Tensor, hessian: Tensor, kept: Tensor, damping: f
 
 
 def _prune_group(
-    writer: PrunedWriter,
-    parts: list[Part],
-    weights: dict[str, Tensor],
-    hessian: Tensor,
-    number: int,
-    choose: Choose,
+    writer: PrunedWriter, parts: list[Part], weights: dict[str, Tensor], hessian: Tensor, units: Tensor
 ) -> None:
-    """Remove `number` of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was written.
+    """Keep some of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was written.
 
     weights: layer -> (rows, cols)
-    hessian: of the inputs of the last part, whose columns are updated"""
+    hessian: of the inputs of the last part, whose columns are updated
+    units: those that are kept, bool (units,)"""
     *heads, last = parts
-    weight = weights[last.layer].float()
-    units = choose(last, weight, hessian, number)
-    new = refit(last.layer, weight, hessian, units.repeat_interleave(last.width), writer.settings.damping)
-    write_new_weights(writer, last.layer, weights[last.layer], new, hessian)
+    weight, columns = weights[last.layer], units.repeat_interleave(last.width)
+    new = refit(last.layer, weight.float(), hessian, columns, writer.settings.damping)
+    write_new_weights(writer, last.layer, weight, new, hessian)
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)

@@ -8,50 +8,39 @@ The mask keeps every weight of the smaller model. It has the digests of both mod
 the removed weights, so that its sparsity is that of the model from which they were removed.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
+from sparseft.architectures.architecture import Architecture
+from sparseft.checkpoints.checkpoint import Tensor
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
-from sparseft.checkpoints.rewriting import write_manifest, write_smaller
+from sparseft.checkpoints.rewriting import Cut, write_manifest, write_smaller
 from sparseft.masks.mask_file import mask_writer
-from sparseft.methods import Method
 from sparseft.patterns.pattern import Units
-from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.pruning.pruned_base import checked_origin
 from sparseft.pruning.unit_scores import score_units
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 # The numbers of the units that are left, ascending, by group.
 Kept = list[list[int]]
 
 
-def remove_units(
-    checkpoint: Checkpoint,
-    method: Method,
-    percent: int,
-    files: PassFiles,
-    settings: Masks,
-    calibration: ExampleCalibration | None,
-) -> None:
-    """Remove units of a model for a sparsity in percent, and write mask, report and pruned base.
+def remove_units(masks: MaskPass) -> None:
+    """Remove units of a model, and write mask, report and pruned base.
 
     Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is
     damaged."""
-    architecture, units = checkpoint.architecture, method.pattern.units
-    assert units and files.base, f"{method.name} removes no units"
-    shapes = prunable_shapes(checkpoint)
-    number = units.removed(architecture, checkpoint.config, shapes, [percent], checkpoint.folder).get(percent, 0)
-    meta = calibration.meta if calibration else {}
-    origin, meta = checked_origin(checkpoint, method, percent, settings, meta)
-    scores = score_units(checkpoint, method, settings, calibration)
+    checkpoint, files, units, shapes = masks.checkpoint, masks.files, masks.method.pattern.units, masks.shapes
+    architecture = checkpoint.architecture
+    assert units and files.base, f"{masks.method.name} removes no units"
+    numbers = units.removed(architecture, checkpoint.config, shapes, masks.percents, checkpoint.folder)
+    number = numbers.get(masks.percents[0], 0)
+    meta = masks.checked_meta() | masks.origin
+    scores = score_units(masks)
     order = np.argsort(scores, axis=1, kind="stable")
     removed, kept = (np.sort(part, axis=1).tolist() for part in np.split(order, [number], axis=1))
     meta["removed_weights"] = sum(
@@ -60,39 +49,26 @@ def remove_units(
     original_weights = sum(rows * cols for rows, cols in shapes.values())
     removal = {"removed_weights": meta["removed_weights"], "original_weights": original_weights, "removed": removed}
     changes = architecture.config_of_part(checkpoint.config, units.key, kept[0])
-    pieces = partial(_resized, checkpoint, units, kept), partial(_content, checkpoint, units, kept)
+    cut_of = partial(_cut_of, architecture, units, kept)
     with (
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        left = prunable_shapes(write_smaller(checkpoint, base, changes, *pieces))
-        meta["base"] = write_manifest(base, PrunedManifest, **origin, **removal)["digest"]
-        with mask_writer([folder / files.masks[0].name], [meta], left) as masks:
+        left = prunable_shapes(write_smaller(checkpoint, base, changes, cut_of))
+        meta["base"] = write_manifest(base, PrunedManifest, **masks.origin, **removal)["digest"]
+        with mask_writer([folder / files.masks[0].name], [meta], left) as writer:
             for layer, (length, cols) in left.items():
-                masks.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
+                writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
-        write_report(folder, files, meta, [percent], masks.kept, left, units=rows)
+        write_report(folder, masks, meta, writer, units=rows)
 
 
-def _resized(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> Tensor | None:
-    """Return a tensor with its new name and shape; None if its unit is removed."""
+def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
+    """Return what is left of a tensor; None if its unit is removed."""
     if place := units.place(tensor.name):
         group, unit = place
-        if unit not in kept[group]:
-            return None
-        return replace(tensor, name=units.renamed(tensor.name, kept[group].index(unit)))
-    if _has_rows_of(checkpoint, units, tensor):
-        return tensor.changed(tensor.dtype, (len(kept[0]), *tensor.shape[1:]))
-    return tensor
-
-
-def _content(checkpoint: Checkpoint, units: Units, kept: Kept, tensor: Tensor) -> bytes | memoryview:
-    """Return the bytes of a tensor that is left, without the rows of removed experts."""
-    if _has_rows_of(checkpoint, units, tensor):
-        return checkpoint.read(tensor.name)[kept[decoder_layer_of(tensor.name)]].data
-    return checkpoint.read_bytes(tensor.name)
-
-
-def _has_rows_of(checkpoint: Checkpoint, units: Units, tensor: Tensor) -> bool:
-    """Return whether each row of a tensor belongs to a unit, as in the router of a decoder layer with experts."""
-    return checkpoint.architecture.rows_of(tensor.name) == units.key
+        return Cut(units.renamed(tensor.name, kept[group].index(unit))) if unit in kept[group] else None
+    # Each row belongs to a unit, as in the router of a decoder layer with experts.
+    if architecture.rows_of(tensor.name) == units.key:
+        return Cut(tensor.name, np.isin(np.arange(tensor.shape[0]), kept[decoder_layer_of(tensor.name)]))
+    return Cut(tensor.name)

@@ -33,41 +33,29 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.importances import HESSIAN
-from sparseft.methods import Method
 from sparseft.pruning.allocation import allocate_by_outliers
-from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import NewWeights, solve_damped, write_new_weights
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.selection.ranking import check_groups
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 
-def prune_weights(
-    checkpoint: Checkpoint,
-    method: Method,
-    percent: int,
-    files: PassFiles,
-    settings: Masks,
-    calibration: ExampleCalibration,
-) -> None:
-    """Prune and update a model's weights for a sparsity in percent, and write mask, report and pruned base.
+def prune_weights(masks: MaskPass) -> None:
+    """Prune and update a model's weights for a sparsity, and write mask, report and pruned base.
 
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
-    shapes = prunable_shapes(checkpoint)
-    if group := method.pattern.group:
-        for layer, (_, cols) in shapes.items():
+    settings, calibration, meta = masks.settings, masks.calibration, {}
+    assert calibration, "the update looks at examples"
+    if group := masks.method.pattern.group:
+        for layer, (_, cols) in masks.shapes.items():
             check_groups(layer, cols, group)
-    meta = calibration.meta
-    if method.allocation:
-        shares, allocated = allocate_by_outliers(checkpoint, method, settings, calibration, [percent])
-        meta = meta | {"outliers": shares}
+    if masks.method.allocation:
+        meta["outliers"], allocated = allocate_by_outliers(masks)
         counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
     else:
-        counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
+        share = Fraction(masks.percents[0], 100)
+        counts = {layer: round(share * rows * cols) for layer, (rows, cols) in masks.shapes.items()}
 
     def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
         for layer, weight in weights.items():
@@ -76,8 +64,8 @@ def prune_weights(
             write_new_weights(writer, layer, weight, new, hessian)
 
     pruned_counts = {layer: [count] for layer, count in counts.items()}
-    with pruned_writer(checkpoint, method, percent, settings, files, meta, pruned_counts) as writer:
-        calibration.prune_in_sequence(checkpoint, HESSIAN, prune)
+    with pruned_writer(masks, meta, pruned_counts) as writer:
+        calibration.prune_in_sequence(masks.checkpoint, HESSIAN, prune)
 
 
 def prune_layer(

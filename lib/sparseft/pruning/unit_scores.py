@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example
 from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
-from sparseft.methods import Method
 from sparseft.progress import show
-from sparseft.pruning.calibration import ExampleCalibration, run_layer
-from sparseft.study.mask_settings import Masks
+from sparseft.pruning.calibration import decoder_layers, run_layer
+from sparseft.pruning.mask_pass import MaskPass
 
 
 @dataclass(frozen=True)
@@ -42,45 +40,54 @@ class Routed:
 class Observation:
     """Run a model over the examples, for the `score_units` of an importance. `shape` is (groups, units)."""
 
-    checkpoint: Checkpoint
+    masks: MaskPass
     shape: tuple[int, int]
-    settings: Masks
-    calibration: ExampleCalibration | None
 
     @property
-    def config(self) -> dict:
-        """Return the content of config.json."""
-        return self.checkpoint.config
+    def examples(self) -> list[Example]:
+        """Return the examples."""
+        assert self.masks.calibration, "the importance looks at examples"
+        return self.masks.calibration.examples_of(self.masks.checkpoint)
 
-    @torch.no_grad()
     def sum_by_expert(self, values: Callable[[Routed], Sequence[Tensor]]) -> list[np.ndarray]:
         """Return the sums over all examples of the `values` of each expert, float64 (decoder layers, experts).
 
         `values` returns some tensors (experts,) for an example in a decoder layer."""
-        names = self.checkpoint.architecture.experts
+        names = self.masks.checkpoint.architecture.experts
         assert names, "the model has no experts"
-        rows: list[list[np.ndarray]] = []
-        for stream, number in self._layers():
-            parts: list[Sequence[Tensor]] = []
-            block = getattr(stream.model.model.layers[number], names.in_memory)
-            with _routed(block, values, parts):
-                run_layer(stream, number, advance=True)
-            rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
-        return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
 
-    @torch.no_grad()
+        def observe(stream: Stream, number: int) -> list[Sequence[Tensor]]:
+            parts: list[Sequence[Tensor]] = []
+            with _routed(getattr(stream.model.model.layers[number], names.in_memory), values, parts):
+                run_layer(stream, number, advance=True)
+            return parts
+
+        return self._sums(observe)
+
     def sum_by_layer(self, values: Callable[[Tensor, Tensor], Sequence[Tensor | int]]) -> list[np.ndarray]:
         """Return the sums over all examples of the `values` of each decoder layer, float64 (decoder layers,).
 
         `values` returns some numbers for the inputs and the outputs of an example, (tokens, H)."""
-        rows: list[list[np.ndarray]] = []
-        for stream, number in self._layers():
+
+        def observe(stream: Stream, number: int) -> list[Sequence[Tensor | int]]:
             parts = []
             for example in range(len(stream.states)):
                 inputs, outputs = stream.states[example].to(stream.device), stream.outputs(number, [example])
                 parts.append(values(inputs, outputs))
                 stream.advance([example], outputs)
-            rows.append([_sum(of_value) for of_value in zip(*parts, strict=True)])
+            return parts
+
+        return self._sums(observe)
+
+    @torch.no_grad()
+    def _sums(self, observe: Callable[[Stream, int], Sequence[Sequence[Tensor | int]]]) -> list[np.ndarray]:
+        """Return the sums over all examples of each value that `observe` gives for them in a decoder layer, one after the other.
+
+        `observe` computes the decoder layer on every example. The results are float64 (decoder layers, ...)."""
+        rows = []
+        for stream, number, _ in decoder_layers(self.masks.checkpoint, self.examples):
+            by_value = zip(*observe(stream, number), strict=True)
+            rows.append([sum(torch.as_tensor(one).double() for one in of_value).cpu().numpy() for of_value in by_value])
         return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
 
     @torch.no_grad()
@@ -88,7 +95,8 @@ class Observation:
         """Return the mean answer loss of the model without each decoder layer, float64 (decoder layers,).
 
         The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states are kept."""
-        layered, examples = self._model()
+        examples = self.examples
+        layered = LayeredModel(self.masks.checkpoint, choose_device(), widens_float16=True)
         layered.read_head()
         stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
         losses = []
@@ -102,32 +110,18 @@ class Observation:
                 run_layer(stream, number, advance=True)
         return np.array(losses)
 
-    def _model(self) -> tuple[LayeredModel, list]:
-        """Return the model and the examples. A float16 model is in float32."""
-        assert self.calibration, "the importance looks at examples"
-        layered = LayeredModel(self.checkpoint, choose_device(), widens_float16=True)
-        return layered, self.calibration.examples_of(self.checkpoint)
 
-    def _layers(self) -> Iterator[tuple[Stream, int]]:
-        """Yield what enters each decoder layer, and its number. The caller computes it on every example."""
-        layered, examples = self._model()
-        stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
-        for number in show(layered.layers(range(len(layered))), "decoder layer", len(layered)):
-            yield stream, number
-
-
-def score_units(
-    checkpoint: Checkpoint, method: Method, settings: Masks, calibration: ExampleCalibration | None
-) -> np.ndarray:
+def score_units(masks: MaskPass) -> np.ndarray:
     """Return the score of each unit that the method may remove, float64 (groups, units).
 
     Raises InputError if one is not finite, or if the model has no such units."""
+    checkpoint, method = masks.checkpoint, masks.method
     importance, units = method.importance, method.pattern.units
     assert importance and importance.score_units and units, f"{method.name} removes no units"
     number = units.number(checkpoint.architecture, checkpoint.config)
     groups = {place[0] for name in checkpoint.tensors if (place := units.place(name))}
     shape = len(groups), number
-    scores = importance.score_units(Observation(checkpoint, shape, settings, calibration))
+    scores = importance.score_units(Observation(masks, shape))
     assert scores.shape == shape, f"{importance.name} returned {scores.shape}"
     if not np.isfinite(scores).all():
         raise InputError(
@@ -180,8 +174,3 @@ def _mean_loss(layered: LayeredModel, states: list[Tensor], examples: list[Examp
             return loss(batch)
 
     return mean_answer_loss(of_example, examples, 1, layered.device)
-
-
-def _sum(values: Sequence[Tensor | int]) -> np.ndarray:
-    """Return the sum of values of the same shape, float64."""
-    return sum(torch.as_tensor(value).double() for value in values).cpu().numpy()

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.obs import prune_units
 from sparseft.pruning.sparsegpt import prune_weights
 
-# Each takes a checkpoint, a method, a sparsity in percent, the files, the settings and the calibration.
-UPDATES: dict[str, Callable[..., None]] = {"sparsegpt": prune_weights, "obs": prune_units, "refit": prune_units}
+UPDATES: dict[str, Callable[[MaskPass], None]] = {"sparsegpt": prune_weights, "obs": prune_units, "refit": prune_units}

@@ -6,8 +6,7 @@ are counted only in the bins that hold a threshold. Of the weights that equal t,
 
     keep  <=>  m > t  or  (m == t and at least `ties` equal weights come before)
 
-A stable ascending sort would prune the same weights. Here only those weights of a row are sorted that share the high digit of a
-threshold.
+A stable ascending sort would prune the same weights.
 
 Every compiled function releases the GIL, so that threads run side by side. All of them are in one file, because numba's cache of
 compiled code notices an edit only in a function's own file.
@@ -57,63 +56,6 @@ def count_low(bits, slots, counts):
         slot = slots[(value & top) >> shift]
         if slot >= 0:
             counts[slot, value & np.uint64(LOW - 1)] += 1
-
-
-@compiled
-def find_row_thresholds(bits, counts, thresholds, ties):
-    """Find the thresholds of every row of `bits`, uint16 or uint32 (rows, cols).
-
-    counts: int64 (rows, levels), ascending, how many weights are to be pruned
-    thresholds, ties: (rows, levels), filled as `write_masks` takes them"""
-    shift = _shift(bits)
-    top = _magnitude_bits(bits)
-    of_row = np.zeros(BINS, np.int32)
-    slots = np.full(BINS, -1, np.int8)
-    for row in range(bits.shape[0]):
-        lowest, highest = np.uint64(BINS), np.uint64(0)
-        for value in bits[row]:
-            digit = (value & top) >> shift
-            of_row[digit] += np.int32(1)
-            lowest = min(lowest, digit)
-            highest = max(highest, digit)
-        level, before = 0, 0
-        for digit in range(lowest, highest + 1):
-            number = of_row[digit]
-            if number:
-                while level < counts.shape[1] and counts[row, level] <= before + number:
-                    thresholds[row, level] = digit
-                    ties[row, level] = counts[row, level] - before
-                    level += 1
-                before += number
-                of_row[digit] = 0
-        if shift:
-            _add_low_digits(bits[row], slots, thresholds[row], ties[row])
-
-
-@compiled
-def _add_low_digits(bits, slots, thresholds, ties):
-    """Add the low digits to the thresholds of a row, uint32 (levels,), and correct their ties. `slots` is all -1, also after."""
-    shift = _shift(bits)
-    top = _magnitude_bits(bits)
-    digits = thresholds.copy()
-    # Levels with the same high digit share a slot.
-    for level in range(digits.size):
-        slots[digits[level]] = level
-    found = np.empty((digits.size, bits.size), bits.dtype)
-    sizes = np.zeros(digits.size, np.int64)
-    for value in bits:
-        slot = slots[(value & top) >> shift]
-        if slot >= 0:
-            found[slot, sizes[slot]] = value & top
-            sizes[slot] += 1
-    for slot in range(digits.size):
-        found[slot, : sizes[slot]].sort()
-    for level in range(digits.size):
-        slot = slots[digits[level]]
-        values = found[slot, : sizes[slot]]
-        thresholds[level] = values[max(ties[level] - 1, 0)]
-        ties[level] -= np.searchsorted(values, thresholds[level])
-    slots[digits] = -1
 
 
 @compiled

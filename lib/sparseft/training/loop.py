@@ -5,9 +5,9 @@ the cross-entropy, and the divergence of the model from its teacher (study/sched
 and these are divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
 """
 
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -73,16 +73,10 @@ class Loop:
             # Before the step, because a resumed training may have nothing left to do.
             if progress.early_end(settings):
                 break
-            start = time.perf_counter()
             self.loss.train()
-            norm = None
-            while norm is None:
-                losses = self.backward(step, batch, progress.loss_scale)
-                norm = steps.clip(step, losses["loss"], progress)
-            rate = steps.update()
-            progress.add(step, losses, norm, rate, sum(len(example.ids) for example in batch), start)
+            loss = steps.take(step, partial(self.backward, step, batch), batch, progress)
             if self.accelerator.is_main_process:
-                say_step(step, settings.steps, losses["loss"])
+                say_step(step, settings.steps, loss)
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
@@ -134,11 +128,8 @@ class Loop:
     def _losses(self, batch: Batch) -> Tensor:
         """Return the sum of the losses over the answer tokens of a batch, (1,); (2,) for the two parts of a distillation."""
         distillation = self.settings.distillation
-        if not distillation:
-            return self.loss(batch).sum()[None]
-        assert self.teacher is not None
-        parts = self.loss(batch, teacher_logits(self.teacher, batch), distillation.temperature)
-        return torch.stack([part.sum() for part in parts])
+        taught = (teacher_logits(self.teacher, batch), distillation.temperature) if distillation else ()
+        return torch.stack([part.sum() for part in torch.atleast_2d(self.loss(batch, *taught))])
 
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""

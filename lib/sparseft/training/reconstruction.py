@@ -18,9 +18,9 @@ decays linearly. Here the schedule is that of `training:`.
 
 import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -129,20 +129,17 @@ class LayerReconstruction:
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress.of(self.layered.dtype)
-        numbers = {id(example): number for number, example in enumerate(self.examples)}
+        numbers = {id(example): place for place, example in enumerate(self.examples)}
+
+        def backward(batch: list[int], scale: float) -> dict[str, float]:
+            loss = self._loss(stream, number, batch, targets) / unit
+            (loss * scale).backward()
+            return {"loss": loss.item()}
+
         # The batches are the same for every decoder layer.
         batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
         for step, examples in enumerate(batches, start=1):
-            start = time.perf_counter()
-            batch = [numbers[id(example)] for example in examples]
-            norm = None
-            while norm is None:
-                loss = self._loss(stream, number, batch, targets) / unit
-                (loss * progress.loss_scale).backward()
-                norm = steps.clip(step, loss.item(), progress)
-            rate = steps.update()
-            tokens = sum(len(example.ids) for example in examples)
-            progress.add(step, {"loss": loss.item()}, norm, rate, tokens, start)
+            steps.take(step, partial(backward, [numbers[id(example)] for example in examples]), examples, progress)
         return progress
 
     def _loss(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sparseft.errors import InputError
+from sparseft.language_model.batches import Example
 from sparseft.records.training_record import final_loss
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.schedule import STOP_WINDOW, Training
@@ -118,6 +120,20 @@ class Steps:
         self.key = key
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.schedule = schedule_of(self.optimizer, settings.lr_scheduler_type, settings.steps_to_peak, settings.steps)
+
+    def take(
+        self, step: int, backward: Callable[[float], dict[str, float]], batch: list[Example], progress: Progress
+    ) -> float:
+        """Take a step, add it to the progress, and return its loss.
+
+        backward(scale) computes the gradients of the loss times `scale`, and returns the losses without it, by name."""
+        start = time.perf_counter()
+        norm = None
+        while norm is None:
+            losses = backward(progress.loss_scale)
+            norm = self.clip(step, losses["loss"], progress)
+        progress.add(step, losses, norm, self.update(), sum(len(example.ids) for example in batch), start)
+        return losses["loss"]
 
     def clip(self, step: int, loss: float, progress: Progress) -> float | None:
         """Divide the gradients by the scale of their loss, clip them, and return their norm before the clipping.

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from sparseft.checkpoints.checkpoint import DTYPES
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
+from sparseft.language_model.weights import as_weight
+from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.study.schedule import Training
@@ -42,8 +43,6 @@ RELEASE = version("cerebras-pytorch")
 if RELEASE not in RELEASES:
     raise InputError(f"cerebras-pytorch {RELEASE}", f"install {' or '.join(RELEASES)}")
 
-# safetensors' name of a dtype -> torch's.
-_DTYPES = {code: getattr(torch, name) for name, code in DTYPES.items()}
 # The source lines in a lowered program.
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
@@ -194,8 +193,8 @@ def read_last_mdl(folder: Path, identity: str) -> dict | None:
 
 
 def _read_tensor(file: MdlFile, tensor: MdlTensor) -> Tensor:
-    values = torch.from_numpy(file.read(tensor))
-    return values.view(_DTYPES[tensor.dtype]) if tensor.dtype in _DTYPES else values
+    values = file.read(tensor)
+    return as_weight(values, tensor.dtype) if tensor.dtype in BITS else torch.from_numpy(values)
 
 
 def saved_mdl(folder: Path) -> list[Path]:

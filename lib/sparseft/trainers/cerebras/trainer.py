@@ -191,14 +191,9 @@ class Trainer:
     def _note(self, step: int, tokens: int, loss: Tensor, norm: Tensor, rate: Tensor | float) -> None:
         """Record the measurements of a step after the backend has run it."""
         now = time.perf_counter()
-        self.progress.seconds.append(now - self.begin)
-        self.progress.tokens.append(tokens)
-        loss = loss.item()
-        norm = norm.item()
-        check_finite(step, loss, norm)
-        point = {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
-        self.progress.curve.append(point)
-        say_step(step, self.settings.steps, loss)
+        check_finite(step, loss.item(), norm.item())
+        self.progress.add(step, {"loss": loss.item()}, norm.item(), float(rate), tokens, self.begin)
+        say_step(step, self.settings.steps, loss.item())
         self.begin = now
 
     @cstorch.step_closure

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import h5py
 import numpy as np
 import yaml
 
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.mdl import MdlFile, Target
+from sparseft.checkpoints.mdl import MdlFile, hdf5_file
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.model import load_tokenizer
@@ -78,8 +77,8 @@ class TrainerRun:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
-    def last_checkpoint(self) -> tuple[int, Path] | None:
-        """Return the step and the path of the Trainer's newest complete checkpoint; None if there is none."""
+    def last_checkpoint(self) -> tuple[int, Path]:
+        """Return the step and the path of the Trainer's newest complete checkpoint, or 0 and the masked one."""
         by_step = [(int(path.stem.split("_")[1]), path) for path in self.model_dir.glob("checkpoint_*.mdl")]
         for step, path in sorted(by_step, reverse=True):
             try:
@@ -88,7 +87,7 @@ class TrainerRun:
             except InputError as error:
                 # The file is truncated, or was partly written.
                 print(f"{error.args[0]}: it is not used", file=sys.stderr)
-        return None
+        return 0, self.checkpoint
 
 
 def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder: Path) -> TrainerRun:
@@ -119,21 +118,17 @@ def write_batches(folder: Path, batches: list[list[Example]], length: int, size:
     evaluation are only padding. Source: ModelZoo's Release_2.10.0, src/cerebras/modelzoo/,
     data/nlp/gpt/GptHDF5MapDataProcessor.py and losses/GPTLMHeadModelLoss.py."""
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / FILE) as temporary, Target(temporary, "w+b") as target:
-        try:
-            with h5py.File(target, "w") as file:
-                shape = (len(batches) * size, 3, length)
-                data = file.create_dataset("data", shape, "int32", chunks=(1, 3, length), compression="gzip")
-                for number, batch in enumerate(batches):
-                    tensors = fixed_batch(batch, length, size)
-                    labels = tensors["labels"].numpy()
-                    answers = labels != IGNORED
-                    rows = np.stack([tensors["ids"].numpy(), answers, np.where(answers, labels, 0)], axis=1)
-                    data[number * size : (number + 1) * size] = rows
-                    target.check()
-                file.attrs["n_examples"] = len(data)
-        finally:
+    with hdf5_file(folder / FILE) as (file, target):
+        shape = (len(batches) * size, 3, length)
+        data = file.create_dataset("data", shape, "int32", chunks=(1, 3, length), compression="gzip")
+        for number, batch in enumerate(batches):
+            tensors = fixed_batch(batch, length, size)
+            labels = tensors["labels"].numpy()
+            answers = labels != IGNORED
+            rows = np.stack([tensors["ids"].numpy(), answers, np.where(answers, labels, 0)], axis=1)
+            data[number * size : (number + 1) * size] = rows
             target.check()
+        file.attrs["n_examples"] = len(data)
 
 
 def configuration(run: TrainerRun, start: Path) -> dict:

@@ -106,13 +106,13 @@ def train(run: TrainerRun) -> dict:
     _remove_other_training(run, modelzoo)
     run.write_batches()
     job = run.job
-    step, last = run.last_checkpoint() or (0, run.checkpoint)
+    step, last = run.last_checkpoint()
     if not step:
         # Logs without a checkpoint are those of an earlier training whose adapter was written.
         shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
     if step < job.settings.steps:
         modelzoo.run(run.write(run.folder / "trainer.yaml", last), "train")
-        step, last = run.last_checkpoint() or (0, run.checkpoint)
+        step, last = run.last_checkpoint()
     if step != job.settings.steps:
         raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
     modelzoo.run(run.write(run.model_dir / "evaluation.yaml", last), "eval")
