@@ -33,9 +33,9 @@ def clock(device: torch.device) -> float:
 def interleaved(cases: dict[str, Callable[[], object]], repeats: int, device: torch.device = CPU) -> dict[str, float]:
     """Return the median time of one call of each case, in milliseconds of the CPU or of the GPU.
 
-    A turn calls every case, one after the other, so that other work on the machine disturbs all of them equally. A short case
-    is called several times per turn, for at least TURN milliseconds. Otherwise the first call would dominate, which finds the
-    caches as the case before it left them. The first turn is the warm-up."""
+    A turn calls every case, one after the other, so that other work on the machine disturbs all of them equally. A
+    short case is called several times per turn, for at least TURN milliseconds. Otherwise the first call would
+    dominate, which finds the caches as the case before it left them. The first turn is the warm-up."""
     calls = dict.fromkeys(cases, 1)
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(repeats + 1):
@@ -59,7 +59,8 @@ def time_of(case: Callable[[], object], calls: int, device: torch.device) -> flo
 def report(
     name: str, title: str, conditions: list[str], header: list[str], rows: list[list[str]], device: torch.device = CPU
 ) -> None:
-    """Print the machine, the versions and the conditions above a table, and write the same to benchmarks/results/{name}.md."""
+    """Print the machine, the versions and the conditions above a table, and write the same to
+    benchmarks/results/{name}.md."""
     text = page(title, conditions, header, rows, device)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
@@ -87,7 +88,8 @@ def page(title: str, conditions: list[str], header: list[str], rows: list[list[s
 
 
 def machine_of(device: torch.device) -> str:
-    """Return the device's name. A GPU's has its driver, and the versions of CUDA and Triton, which decide its speed and bits."""
+    """Return the device's name. A GPU's has its driver, and the versions of CUDA and Triton, which decide its speed and
+    bits."""
     if device.type == "cpu":
         return device_name(device)
     try:

@@ -2,8 +2,8 @@
 
     python benchmarks/compact.py models/smollm2
 
-Prefill, generation and a LoRA step are timed. This takes about two minutes for SmolLM2-135M. The table is printed and written
-to benchmarks/results/compact.md.
+Prefill, generation and a LoRA step are timed. This takes about two minutes for SmolLM2-135M. The table is printed and
+written to benchmarks/results/compact.md.
 """
 
 import subprocess

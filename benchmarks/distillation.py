@@ -2,9 +2,10 @@
 
     python benchmarks/distillation.py models/smollm2 --hellaswag DIR --work DIR [--seeds 3]
 
---hellaswag has train.jsonl and validation.jsonl of HellaSwag in its original fields. Each finished training and evaluation is a
-file in --work. So you can stop the program at any time, and the same command continues. The variants of a seed share the initial
-adapters and the batches. The time is that of the CPU, because the steps with and without a teacher take turns.
+--hellaswag has train.jsonl and validation.jsonl of HellaSwag in its original fields. Each finished training and
+evaluation is a file in --work. So you can stop the program at any time, and the same command continues. The variants of
+a seed share the initial adapters and the batches. The time is that of the CPU, because the steps with and without a
+teacher take turns.
 
 With three seeds, it trains 36 models and evaluates 41. The table is written to benchmarks/results/distillation.md.
 """
@@ -74,7 +75,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Cell:
-    """Describe one model to train and evaluate: how it is pruned and trained. `work` has the data, the masks and the results."""
+    """Describe one model to train and evaluate: how it is pruned and trained. `work` has the data, the masks and the
+    results."""
 
     method: str
     percent: int

@@ -3,8 +3,9 @@
     python benchmarks/engines.py models/smollm2 --engines vllm:/envs/vllm/bin/python llama_cpp:/envs/llama_cpp/bin/python \\
         --gguf f32 --converter "/envs/llama_cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"
 
-An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the tokenizer of
-the model. Each engine runs in a process of its own. The table is printed and written to benchmarks/results/engines.md.
+An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the
+tokenizer of the model. Each engine runs in a process of its own. The table is printed and written to
+benchmarks/results/engines.md.
 """
 
 import subprocess
@@ -83,7 +84,8 @@ def merged(model: Path, work: Path, method: str, percent: int) -> Path:
 
 
 def shortened(model: Path, work: Path, method: str, percent: int) -> Path:
-    """Return the folder of a model without some of its layers or experts. The speed does not depend on which ones are left."""
+    """Return the folder of a model without some of its layers or experts. The speed does not depend on which ones are
+    left."""
     compute_masks(model, work, method, percent, "--pruned_dir", work / "pruned")
     return work / "pruned" / PRUNED_NAME.format(sparsity=percent, method=method)
 
@@ -103,7 +105,8 @@ def random_mixtral(model: Path, work: Path) -> Path:
 def rows_of(
     results: list[EngineResult], base: dict[str, str], sizes: dict[str, tuple[float, float]]
 ) -> list[list[str]]:
-    """Return a row per engine and model: means over the repeats, and the ratios to the dense model in the same engine."""
+    """Return a row per engine and model: means over the repeats, and the ratios to the dense model in the same
+    engine."""
     by_key: dict[tuple[str, str], list[EngineResult]] = {}
     for result in results:
         by_key.setdefault((result.engine, result.model), []).append(result)

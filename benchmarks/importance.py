@@ -2,9 +2,9 @@
 
     python benchmarks/importance.py models/smollm2 --hellaswag DIR --wikitext DIR
 
-Each DIR has train.jsonl and validation.jsonl: of HellaSwag in its original fields, and of WikiText-2 with a row per page in the
-field `text`. gradient, taylor and wanda look at 128 training examples of the task in the same row. This takes about 24 minutes
-on 2 cores. The table is written to benchmarks/results/importance.md.
+Each DIR has train.jsonl and validation.jsonl: of HellaSwag in its original fields, and of WikiText-2 with a row per
+page in the field `text`. gradient, taylor and wanda look at 128 training examples of the task in the same row. This
+takes about 24 minutes on 2 cores. The table is written to benchmarks/results/importance.md.
 """
 
 import json

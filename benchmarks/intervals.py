@@ -1,20 +1,22 @@
-"""Simulate studies: how often the intervals contain the truth, one of equal methods is named better, and a verdict is given.
+"""Simulate studies: how often the intervals contain the truth, one of equal methods is named better, and a verdict is
+given.
 
 python benchmarks/intervals.py [--repeats 1000]
 
-A study has four methods of equal accuracy, or of the accuracies of a usual study, and a fifth one. All models answer the same
-examples. An answer is right if
+A study has four methods of equal accuracy, or of the accuracies of a usual study, and a fifth one. All models answer
+the same examples. An answer is right if
 
     level + difficulty of the example + effect of the method on the example + effect of the seed + noise > 0
 
-The difficulties are standard normal, and the other effects are normal with the deviations below. A loss per token is a sum of
-such terms, with skewed effects of the examples. With one seed the truth is that of the trained models. With several it is the
-mean over all seeds and examples.
+The difficulties are standard normal, and the other effects are normal with the deviations below. A loss per token is a
+sum of such terms, with skewed effects of the examples. With one seed the truth is that of the trained models. With
+several it is the mean over all seeds and examples.
 
 The intervals are those of the analysis, which pools the seeds over the cells (statistics.py), and three others:
 
     examples only    as if there were one seed
-    square-and-add   combines it with Student's interval over the cell's own seeds (Newcombe, Statistics in Medicine 17, 1998)
+    square-and-add   combines it with Student's interval over the cell's own seeds (Newcombe, Statistics in Medicine 17,
+                     1998)
     known            as the analysis, if it knew the variance between seeds
 """
 
@@ -32,8 +34,8 @@ from sparseft.analysis.statistics import LEVEL, Scores, Spread, compare, holm, i
 from sparseft.command import run
 from statsmodels.stats.proportion import proportion_confint
 
-# Of what is measured, the accuracies of the five methods, or None for losses. The first four are equal, or those of a usual
-# study.
+# Of what is measured, the accuracies of the five methods, or None for losses. The first four are equal, or those of a
+# usual study.
 KINDS = [("accuracy", (level, level, level, level, level - 0.05)) for level in (0.25, 0.5, 0.7, 0.97)]
 KINDS += [
     ("accuracy of 1", (1, 1, 1, 1, 0.95)),
@@ -42,14 +44,15 @@ KINDS += [
 ]
 EXAMPLES = (60, 200, 1000)
 SEEDS = (1, 2, 3, 5)
-# Deviations of the accuracy between seeds, of a method with an accuracy of 0.5. That of losses, in nats, is twice as large.
+# Deviations of the accuracy between seeds, of a method with an accuracy of 0.5. That of losses, in nats, is twice as
+# large.
 DEVIATIONS = (0.0, 0.01, 0.03, 0.06)
 METHODS = 5
 EQUAL = 4
 # Over how many cells the variation between seeds is pooled.
 POOLS = (1, 2, EQUAL)
-# Deviations of the effect of a method on an example, and of the noise of a seed on an example. Two seeds of one method then agree
-# in about 80 % of the answers.
+# Deviations of the effect of a method on an example, and of the noise of a seed on an example. Two seeds of one method
+# then agree in about 80 % of the answers.
 OF_METHOD = 0.4
 OF_NOISE = 0.4
 OF_ANSWER = np.sqrt(1 + OF_METHOD**2 + OF_NOISE**2)
@@ -95,7 +98,8 @@ JUDGED = 12
 
 @dataclass(frozen=True)
 class Studies:
-    """Hold repeated studies: values, (repeats, methods, seeds, examples), and the true means of the methods and of the models."""
+    """Hold repeated studies: values, (repeats, methods, seeds, examples), and the true means of the methods and of the
+    models."""
 
     values: np.ndarray
     methods: np.ndarray
@@ -149,7 +153,8 @@ def simulate(random: np.random.Generator, design: Design, repeats: int) -> Studi
 
 
 def measure(studies: Studies, design: Design) -> Iterator[dict]:
-    """Yield the coverage and the width of the intervals of a value and of differences, by seeds and by cells in the pool."""
+    """Yield the coverage and the width of the intervals of a value and of differences, by seeds and by cells in the
+    pool."""
     others = DIFFERENCES[design.kind]
     for seeds in SEEDS:
         cells, truths, known = studies.cells[seeds], studies.truths(seeds), studies.known(seeds)
@@ -206,7 +211,8 @@ def _quality(ends: list[tuple[np.ndarray, np.ndarray]], truth: np.ndarray) -> di
 
 
 def false_winners(studies: Studies) -> Iterator[tuple[int, float]]:
-    """Yield for each number of seeds the share of studies, in percent, with a significant difference of the equal methods."""
+    """Yield for each number of seeds the share of studies, in percent, with a significant difference of the equal
+    methods."""
     for seeds in SEEDS:
         pairs = combinations(studies.cells[seeds][:EQUAL], 2)
         p_values = [compare(ours, theirs, studies.spreads[seeds, EQUAL]).p_value for ours, theirs in pairs]
@@ -215,8 +221,8 @@ def false_winners(studies: Studies) -> Iterator[tuple[int, float]]:
 
 
 def false_choices(random: np.random.Generator, trainings: tuple[int, int], repeats: int) -> dict[str, float]:
-    """Return the share of studies, in percent, in which one of two equal modes is significantly better, by what chose its
-    training.
+    """Return the share of studies, in percent, in which one of two equal modes is significantly better, by what chose
+    its training.
 
     Each mode has several trainings, and its best one is compared on the validation examples."""
     values = simulate(random, replace(CHOICE, accuracies=CHOICE.accuracies * sum(trainings)), repeats).values
@@ -236,8 +242,9 @@ def false_choices(random: np.random.Generator, trainings: tuple[int, int], repea
 def verdicts(random: np.random.Generator, design: Design, seeds: int, repeats: int) -> tuple[float, float, float]:
     """Return the shares of studies, in percent, with the verdict on a true difference, and with a false "within".
 
-    The study of the first share has four methods, of which the last one is worse by LOST, and Holm's correction over their pairs.
-    That of the others has JUDGED cells whose loss is just the tolerance: a given one, or any of them, is called within."""
+    The study of the first share has four methods, of which the last one is worse by LOST, and Holm's correction over
+    their pairs. That of the others has JUDGED cells whose loss is just the tolerance: a given one, or any of them, is
+    called within."""
     (level,) = design.accuracies
     cells = _cells(random, replace(design, accuracies=(*[level] * (EQUAL - 1), level - LOST)), seeds, repeats)
     pairs, spread = list(combinations(range(EQUAL), 2)), pooled_spread(cells)

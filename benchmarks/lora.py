@@ -2,8 +2,8 @@
 
     python benchmarks/lora.py
 
-This takes about three minutes. The table is printed and written to benchmarks/results/lora.md. lora_model.py measures a whole
-model.
+This takes about three minutes. The table is printed and written to benchmarks/results/lora.md. lora_model.py measures a
+whole model.
 """
 
 from collections.abc import Callable, Iterable
@@ -69,7 +69,8 @@ def linear_of(weight: Tensor) -> nn.Linear:
 
 
 def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
-    """Return the layers to compare on one weight. The structured layer has another mask, which keeps half of the rows."""
+    """Return the layers to compare on one weight. The structured layer has another mask, which keeps half of the
+    rows."""
     rows = kept[:, :1].expand_as(kept)
 
     def ours(kind: type[LoRALinear], mask: Tensor, settings: Training = SETTINGS) -> LoRALinear:
@@ -86,7 +87,8 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
 
 
 def step(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
-    """Return a function that runs the forward and the backward pass, with the gradient of the input, as inside a network."""
+    """Return a function that runs the forward and the backward pass, with the gradient of the input, as inside a
+    network."""
 
     def run() -> None:
         layer.zero_grad()
@@ -97,7 +99,8 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
 
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:
-    """Return how many bytes a forward pass keeps for the backward pass, without the layer's own tensors and its input."""
+    """Return how many bytes a forward pass keeps for the backward pass, without the layer's own tensors and its
+    input."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (x, *layer.parameters(), *layer.buffers())}
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(

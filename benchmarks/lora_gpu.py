@@ -4,8 +4,8 @@
 
 The table is printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
 
-Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32 --repeats 1` shows that the program
-works.
+Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32 --repeats 1` shows that the
+program works.
 """
 
 from itertools import product
@@ -103,7 +103,8 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
 
 
 def problem(shape: tuple[int, int], tokens: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Return, in bf16: a weight (out, in), its mask, bool, with half of it kept, inputs (T, in) and gradients (T, out)."""
+    """Return, in bf16: a weight (out, in), its mask, bool, with half of it kept, inputs (T, in) and gradients (T,
+    out)."""
     weight = torch.randn(shape, device=device).mul_(0.05).bfloat16()
     kept = torch.rand(shape, device=device) < 0.5
     x = torch.randn(tokens, shape[1], device=device).bfloat16().requires_grad_()

@@ -2,8 +2,8 @@
 
     python benchmarks/lora_model.py models/smollm2
 
-This takes about five minutes for SmolLM2-135M. The table is printed and written to benchmarks/results/lora_model.md. All cases
-are timed in turns in one process. The peak memory of each case is measured in a process of its own.
+This takes about five minutes for SmolLM2-135M. The table is printed and written to benchmarks/results/lora_model.md.
+All cases are timed in turns in one process. The peak memory of each case is measured in a process of its own.
 """
 
 import subprocess

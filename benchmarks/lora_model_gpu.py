@@ -2,9 +2,9 @@
 
     python benchmarks/lora_model_gpu.py [--layers 4]
 
-The weights are random, so nothing is downloaded. A GPU of less than 64 GB gets fewer layers, one per 2 GB. Every case runs in a
-process of its own, in turns, so that its peak memory is its own. The table is printed and written to benchmarks/results/. A
-case that fails has no figures in it, and the exit code is 1 then.
+The weights are random, so nothing is downloaded. A GPU of less than 64 GB gets fewer layers, one per 2 GB. Every case
+runs in a process of its own, in turns, so that its peak memory is its own. The table is printed and written to
+benchmarks/results/. A case that fails has no figures in it, and the exit code is 1 then.
 
 Without a GPU it ends with one line and code 1. `--device cpu --layers 1 --size tiny --tokens 16 --turns 1` shows that
 the program works.
@@ -117,7 +117,8 @@ def measured_apart(case: str) -> dict[str, float]:
 
 
 def fitting_layers(device: torch.device) -> int:
-    """Return how many decoder layers a GPU holds with PEFT, the largest case: one per 2 GB, and at most the 32 of Llama-3-8B."""
+    """Return how many decoder layers a GPU holds with PEFT, the largest case: one per 2 GB, and at most the 32 of
+    Llama-3-8B."""
     return min(32, torch.cuda.get_device_properties(device).total_memory // (2 * 10**9))
 
 

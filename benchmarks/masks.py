@@ -2,8 +2,8 @@
 
     python benchmarks/masks.py [--folder FOLDER]
 
-This takes about three minutes, and 4 GB of disk in FOLDER or in a temporary folder. Two tables are printed and written to
-benchmarks/results/masks.md and masks_streaming.md. Times in memory are CPU times of one thread.
+This takes about three minutes, and 4 GB of disk in FOLDER or in a temporary folder. Two tables are printed and written
+to benchmarks/results/masks.md and masks_streaming.md. Times in memory are CPU times of one thread.
 """
 
 import json
@@ -115,7 +115,8 @@ def sort_and_compare(weight: torch.Tensor) -> list[torch.Tensor]:
 
 
 def partition_and_compare(sizes: np.ndarray) -> list[np.ndarray]:
-    """Return the masks by one np.partition of the magnitudes' bits and a comparison per level, which prunes all ties."""
+    """Return the masks by one np.partition of the magnitudes' bits and a comparison per level, which prunes all
+    ties."""
     counts = counts_of(sizes.size)
     parts = np.partition(sizes.reshape(-1), counts[1:] - 1)
     return [sizes > parts[n - 1] if n else np.ones(sizes.shape, bool) for n in counts]

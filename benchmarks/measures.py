@@ -8,8 +8,9 @@ Nothing is trained. Each method has the value of the same rows, their losses, an
     its loss is         mean + skewed effect of the row + effect of the method on it
     a window has        KL * effect of the text * effect of the method on it + noise of the sampled tokens
 
-The mean of log p - log q over T tokens has the variance 2 KL / T if the logarithms are normal. The other deviations have the size
-that SmolLM2-135M showed at 10 to 50 %: divergences of windows vary by 25 to 35 %, and the losses of two methods by 0.26 nats.
+The mean of log p - log q over T tokens has the variance 2 KL / T if the logarithms are normal. The other deviations
+have the size that SmolLM2-135M showed at 10 to 50 %: divergences of windows vary by 25 to 35 %, and the losses of two
+methods by 0.26 nats.
 """
 
 import gc
@@ -26,10 +27,12 @@ from sparseft.planning.power import SIGNIFICANT
 METHODS = 3
 PAIRS = list(combinations(range(METHODS), 2))
 ROWS, WINDOWS = (24, 64, 256), (16, 64)
-# The best method, and how much worse the two others are if the methods differ: in accuracy, in nats of loss, as a share of KL.
+# The best method, and how much worse the two others are if the methods differ: in accuracy, in nats of loss, as a share
+# of KL.
 ACCURACY, LOSS, DIVERGENCE = 0.4, 2.5, 1.0
 WORSE = (0.05, 0.17, 0.15)
-# Deviations of what a method does to a row's latent score, its loss and its divergence; and of what the text does to that.
+# Deviations of what a method does to a row's latent score, its loss and its divergence; and of what the text does to
+# that.
 OF_RIGHT, OF_LOSS, OF_WINDOW, OF_TEXT = 0.5, 0.18, 0.1, 0.3
 TOKENS = 511
 RANDOM_SEED = 0

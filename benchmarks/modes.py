@@ -2,9 +2,10 @@
 
     python benchmarks/modes.py models/smollm2 --hellaswag DIR [--seeds 3]
 
-DIR has train.jsonl and validation.jsonl of HellaSwag in its original fields. The other task is generated. The masks are by
-magnitude, at 50 and 70 %. The modes of a seed share the initial adapters and the batches, so they are compared seed by seed.
-This takes about 25 minutes on 2 cores. The tables are written to benchmarks/results/modes.md and modes_differences.md.
+DIR has train.jsonl and validation.jsonl of HellaSwag in its original fields. The other task is generated. The masks are
+by magnitude, at 50 and 70 %. The modes of a seed share the initial adapters and the batches, so they are compared seed
+by seed. This takes about 25 minutes on 2 cores. The tables are written to benchmarks/results/modes.md and
+modes_differences.md.
 """
 
 import multiprocessing
@@ -117,7 +118,8 @@ def summary(results: dict[Cell, dict]) -> list[list[str]]:
 
 
 def differences(results: dict[Cell, dict]) -> list[list[str]]:
-    """Return sparse_to_dense minus sparse_to_sparse, with the p-value of Student's paired test over the seeds, two-sided."""
+    """Return sparse_to_dense minus sparse_to_sparse, with the p-value of Student's paired test over the seeds,
+    two-sided."""
     rows = []
     for task, percent in product(SETTINGS, PERCENTS):
         row = [task, str(percent), " minus ".join(MODES)]

@@ -2,10 +2,11 @@
 
     python benchmarks/peers.py models/smollm2 --wikitext DIR --wanda DIR --sparsegpt DIR --owl DIR --ria DIR
 
-The last four folders hold the repositories of AUTHORS. Without a folder, only this project runs. `--wikitext` has train.jsonl and
-validation.jsonl with a row per page in the field `text`. Both sides get the same tokens. Each has its own loops of calibration,
-selection and perplexity, and a process of its own with one thread. With SmolLM2-135M this takes about 25 minutes of one core. The
-table is written to benchmarks/results/peers.md. docs/published.md explains its differences.
+The last four folders hold the repositories of AUTHORS. Without a folder, only this project runs. `--wikitext` has
+train.jsonl and validation.jsonl with a row per page in the field `text`. Both sides get the same tokens. Each has its
+own loops of calibration, selection and perplexity, and a process of its own with one thread. With SmolLM2-135M this
+takes about 25 minutes of one core. The table is written to benchmarks/results/peers.md. docs/published.md explains its
+differences.
 """
 
 import resource
@@ -52,7 +53,8 @@ AUTHORS = {
 # The windows of tokens of the calibration, their length, and the windows of the perplexity.
 EXAMPLES, LENGTH, WINDOWS = 8, 512, 8
 TEXT = "wikitext"
-# Method, sparsity in percent, author, module, and the function that prunes so. N and M follow if weights compete in groups.
+# Method, sparsity in percent, author, module, and the function that prunes so. N and M follow if weights compete in
+# groups.
 CELLS = (
     ("dense", 0, "wanda", "lib.eval", None),
     ("unstructured", 50, "wanda", "lib.prune", "prune_magnitude"),
@@ -74,7 +76,8 @@ class Result(NamedTuple):
 
 
 def ours(cell: tuple, model_path: Path, text: Path, settings: Masks, ids: Tensor) -> Result:
-    """Return the result of this project. Its cost ends with the mask file, or with the pruned base if weights are updated."""
+    """Return the result of this project. Its cost ends with the mask file, or with the pruned base if weights are
+    updated."""
     name, percent = cell[:2]
     checkpoint, method = Checkpoint(model_path), get_method(name)
     before = usage()
@@ -96,7 +99,8 @@ def ours(cell: tuple, model_path: Path, text: Path, settings: Masks, ids: Tensor
 
 
 def theirs(cell: tuple, folder: Path, model_path: Path, windows: list[list[int]], ids: Tensor) -> Result:
-    """Return the result of an author's code in `folder`. Only the loader of its data and what needs a GPU are replaced."""
+    """Return the result of an author's code in `folder`. Only the loader of its data and what needs a GPU are
+    replaced."""
     _, percent, author, module_name, function, *groups = cell
     sys.path.insert(0, str(folder))
     torch.Tensor.cuda = lambda tensor, *_: tensor
@@ -131,7 +135,8 @@ def theirs(cell: tuple, folder: Path, model_path: Path, windows: list[list[int]]
 
 
 def with_positions(model: nn.Module) -> None:
-    """Give every decoder layer its rotary embeddings. In the authors' version of transformers it computed them itself."""
+    """Give every decoder layer its rotary embeddings. In the authors' version of transformers it computed them
+    itself."""
 
     def add(_: nn.Module, inputs: tuple[Tensor], keywords: dict) -> tuple[tuple, dict]:
         positions = torch.arange(inputs[0].shape[1])[None]
@@ -142,7 +147,8 @@ def with_positions(model: nn.Module) -> None:
 
 
 def usage() -> np.ndarray:
-    """Return the CPU seconds of this process, and the peak of its resident memory in bytes. From here on it has one thread."""
+    """Return the CPU seconds of this process, and the peak of its resident memory in bytes. From here on it has one
+    thread."""
     torch.set_num_threads(1)
     return np.array([time.process_time(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])
 

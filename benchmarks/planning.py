@@ -1,13 +1,13 @@
-"""Measure the CPU time of `snakemake --dry-run`: for one file, for the full study with two seeds, for 20,000 jobs, and for a
-study with three seeds and three trainings.
+"""Measure the CPU time of `snakemake --dry-run`: for one file, for the full study with two seeds, for 20,000 jobs, and
+for a study with three seeds and three trainings.
 
 Beside it stand two other workflows with as many jobs, planned with the same options:
 
     one-line rules      a job has one input and one output, and nothing else
     the same files      a job has as many files as a job of a study: inputs, outputs, a log and a benchmark
 
-Neither has functions, params, resources or messages, so their time is Snakemake's own. All are measured twice: when only the
-table of jobs is wanted, and when every job is printed.
+Neither has functions, params, resources or messages, so their time is Snakemake's own. All are measured twice: when
+only the table of jobs is wanted, and when every job is printed.
 
     python benchmarks/planning.py
 """

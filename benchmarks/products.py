@@ -3,8 +3,8 @@ language_model/products.py.
 
     python benchmarks/products.py
 
-This takes about three minutes. The table is printed and written to benchmarks/results/products.md. Below it is the fastest way of
-each dtype, and the way that products.py takes on this machine.
+This takes about three minutes. The table is printed and written to benchmarks/results/products.md. Below it is the
+fastest way of each dtype, and the way that products.py takes on this machine.
 """
 
 import math

@@ -2,11 +2,11 @@
 
     python benchmarks/sharded_memory.py
 
-The model has LLaMA's shapes and 1 GB of random weights in bf16, in a temporary folder. This takes about five minutes. The
-table is printed and written to benchmarks/results/sharded_memory.md.
+The model has LLaMA's shapes and 1 GB of random weights in bf16, in a temporary folder. This takes about five minutes.
+The table is printed and written to benchmarks/results/sharded_memory.md.
 
-Memory is RssAnon of /proc/PID/status: resident pages that belong to no file. So it leaves out libraries and mapped files,
-whose pages the system can drop. It is sampled every 5 ms.
+Memory is RssAnon of /proc/PID/status: resident pages that belong to no file. So it leaves out libraries and mapped
+files, whose pages the system can drop. It is sampled every 5 ms.
 """
 
 import os

@@ -1,12 +1,13 @@
-"""Compare what prunes channels: perplexity on two texts before any training, by method, by sparsity and by calibration text.
+"""Compare what prunes channels: perplexity on two texts before any training, by method, by sparsity and by calibration
+text.
 
     python benchmarks/structured.py models/smollm2 --hellaswag DIR --wikitext DIR --work DIR
 
-Each DIR of data has train.jsonl and validation.jsonl: of HellaSwag in its original fields, and of WikiText-2 with a row per page
-in the field `text`. The text of HellaSwag is the right story of each row. Every method calibrates on 16 windows of 512 tokens of
-the training rows, and its perplexity is that of windows of the validation rows. What is done lies in --work, so that a stopped
-measurement continues. One row takes 2 to 4 minutes on one thread. --also FOLDER adds a row for another model, such as one that
-was trained. The table is written to benchmarks/results/structured.md.
+Each DIR of data has train.jsonl and validation.jsonl: of HellaSwag in its original fields, and of WikiText-2 with a row
+per page in the field `text`. The text of HellaSwag is the right story of each row. Every method calibrates on 16
+windows of 512 tokens of the training rows, and its perplexity is that of windows of the validation rows. What is done
+lies in --work, so that a stopped measurement continues. One row takes 2 to 4 minutes on one thread. --also FOLDER adds
+a row for another model, such as one that was trained. The table is written to benchmarks/results/structured.md.
 """
 
 import json

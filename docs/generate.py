@@ -3,8 +3,8 @@
     .venv/bin/python docs/generate.py            write the files whose content changed
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
-The configuration comes from the fields of sparseft.study, the tables from those of sparseft.records, the scripts from their
-main functions, the importances from sparseft.importances, and the models from sparseft.architectures.
+The configuration comes from the fields of sparseft.study, the tables from those of sparseft.records, the scripts from
+their main functions, the importances from sparseft.importances, and the models from sparseft.architectures.
 """
 
 import json
@@ -138,7 +138,8 @@ def most_reruns(place: str, properties: dict[str, dict]) -> str:
 
 
 def reruns(place: str, key: str) -> str:
-    """Return what a change of a key of the section at `place` makes again in a finished study, without what follows from it.
+    """Return what a change of a key of the section at `place` makes again in a finished study, without what follows
+    from it.
 
     Where the keys of a section differ, the rules and this function ask the same code which of them decide."""
     if place == "tasks.NAME" and key not in TaskData().of_training:
@@ -183,7 +184,8 @@ def as_yaml(value: object) -> str:
 
 
 def type_in_words(field: dict) -> str:
-    """Return the type of a field of a JSON schema, with its limits, in words. A default of null says itself that null is one."""
+    """Return the type of a field of a JSON schema, with its limits, in words. A default of null says itself that null
+    is one."""
     if "anyOf" in field:
         options = (
             option for option in field["anyOf"] if option != {"type": "null"} or field.get("default", "") is not None
@@ -308,7 +310,8 @@ BLOCKS = {
 
 
 def conda_environment() -> str:
-    """Return envs/sparseft.yaml, which `snakemake --sdm conda` reads: the dependencies of pyproject.toml as uv.lock pins them."""
+    """Return envs/sparseft.yaml, which `snakemake --sdm conda` reads: the dependencies of pyproject.toml as uv.lock
+    pins them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     place = {**default_environment(), "python_full_version": f"{CONDA_PYTHON}.5", "sys_platform": "linux"}
     versions = {
@@ -319,7 +322,8 @@ def conda_environment() -> str:
     names = (re.match(r"([\w-]+)(\[.*\])?", dependency) for dependency in project["dependencies"])
     dependencies = "".join(f"      - {name[0]}=={versions[name[1]]}\n" for name in names if name)
     return f"""\
-# `snakemake --sdm conda`: generated from pyproject.toml and uv.lock by docs/generate.py. The package itself comes from lib/.
+# `snakemake --sdm conda`: generated from pyproject.toml and uv.lock by docs/generate.py. The package itself comes from
+# lib/.
 channels:
   - conda-forge
   - nodefaults

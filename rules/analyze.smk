@@ -2,8 +2,8 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.configfiles import complete_text
 
 
-# Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
-# analysis depends on this file and runs again.
+# Write the complete configuration, from which the study can be made again. After a change of the configuration, only
+# the analysis depends on this file and runs again.
 use rule run_script as write_configuration with:
     input:
         # Then all is fetched, and the manifests know the revisions. They are no inputs, because you may delete models.

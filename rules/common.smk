@@ -53,8 +53,8 @@ pathvars:
     benchmarks=PATHS.benchmarks,
 
 
-# How the command of every job begins. It is not the prefix of the shell, which an importing workflow may set for its own jobs. It
-# has no path, because a moved folder would then run everything again.
+# How the command of every job begins. It is not the prefix of the shell, which an importing workflow may set for its
+# own jobs. It has no path, because a moved folder would then run everything again.
 # - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's
 #   environment runs them.
 # - `on_gpus N COMMAND` runs a command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
@@ -69,8 +69,8 @@ PREPARED = (
 )
 
 
-# Whether jobs wait in the queue of a cluster, whose profile sets --jobs. The queue counts the resources that they request. On
-# one machine, they take turns on its GPUs, unless --resources sets other numbers.
+# Whether jobs wait in the queue of a cluster, whose profile sets --jobs. The queue counts the resources that they
+# request. On one machine, they take turns on its GPUs, unless --resources sets other numbers.
 QUEUED = workflow.resource_settings.nodes is not None
 if workflow.is_main_process:
     GPUS = 0 if QUEUED else len(visible_gpus())

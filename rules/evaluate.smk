@@ -1,5 +1,5 @@
-# Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity. In the
-# same job it is evaluated on the probes.
+# Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its
+# sparsity. In the same job it is evaluated on the probes.
 use rule run_script as evaluate_run with:
     input:
         f"{PATHS.run}/validation_report.json",
@@ -29,8 +29,8 @@ use rule run_script as evaluate_run with:
         settings=scored_besides,
 
 
-# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings.
-# This is a rule of its own, so that a new training reruns no evaluation of a run without one.
+# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the
+# trainings. This is a rule of its own, so that a new training reruns no evaluation of a run without one.
 use rule evaluate_run as evaluate_selection with:
     input:
         f"{PATHS.run}/validation_report.json",
@@ -51,7 +51,8 @@ use rule evaluate_run as evaluate_selection with:
         settings=lambda w: scoring_flags(w, split="selection"),
 
 
-# Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap.
+# Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge
+# gap.
 use rule evaluate_run as evaluate_adapter with:
     input:
         data_dir=rows_of,

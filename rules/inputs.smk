@@ -30,7 +30,8 @@ def own_files(files):
     return lambda w: ancient(files(w))
 
 
-# The local files of a model, a task, its split selection, the perplexity's text, a calibration text, and a pruned checkpoint.
+# The local files of a model, a task, its split selection, the perplexity's text, a calibration text, and a pruned
+# checkpoint.
 model_sources = own_files(lambda w: model_files(STUDY.models[w.model].source))
 training_sources = own_files(lambda w: task_files(STUDY.task_data(w.task), ["train"]))
 validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))

@@ -1,6 +1,6 @@
-# One job makes the masks of all sparsities of a model and a method in one pass, if it has no pruned base. A sparsity that is
-# added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters trained on them. A method
-# with sparsities of its own also has a job per sparsity.
+# One job makes the masks of all sparsities of a model and a method in one pass, if it has no pruned base. A sparsity
+# that is added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters
+# trained on them. A method with sparsities of its own also has a job per sparsity.
 
 # The jobs of this command on other machines start when some masks exist already. They make what this command planned.
 if workflow.is_main_process:
@@ -65,8 +65,8 @@ use rule compute_masks as prune with:
         method=grid.PRUNING_METHOD,
 
 
-# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time. It is
-# the zeros of the model if the checkpoint is the model's own source.
+# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a
+# time. It is the zeros of the model if the checkpoint is the model's own source.
 use rule run_script as import_pruned with:
     input:
         imported_sources,

@@ -19,7 +19,8 @@ use rule run_script as merge_adapter with:
     threads: STUDY.resources.threads
     resources:
         **requested(),
-        # A cluster's profile limits the merged models that exist, because a group of jobs holds this until its evaluation ends.
+        # A cluster's profile limits the merged models that exist, because a group of jobs holds this until its
+        # evaluation ends.
         merged_models=1,
     params:
         **running("merge.py", kind="merge"),
@@ -35,7 +36,8 @@ use rule merge_adapter as merge_to_keep with:
         job=f"merge_to_keep/{grid.RUN_ID}",
 
 
-# Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins with it.
+# Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins
+# with it.
 use rule run_script as validate_sparsity with:
     input:
         base=base_of,

@@ -1,4 +1,5 @@
-# Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
+# Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole
+# folder.
 use rule run_script as prepare_model with:
     input:
         model_sources,
@@ -47,7 +48,8 @@ use rule run_script as prepare_validation with:
         places=split_places("validation"),
 
 
-# The rows on which the trainings of a study are compared. This is a rule of its own, so that it leaves the others as they are.
+# The rows on which the trainings of a study are compared. This is a rule of its own, so that it leaves the others as
+# they are.
 use rule run_script as prepare_selection with:
     input:
         selection_sources,
@@ -96,7 +98,8 @@ use rule run_script as prepare_calibration with:
         settings=lambda w: flags(text=STUDY.texts[w.text].text),
 
 
-# A text that the dense model samples, on which importances calibrate or on which the divergence is measured. It is one per model.
+# A text that the dense model samples, on which importances calibrate or on which the divergence is measured. It is one
+# per model.
 use rule run_script as sample_text with:
     input:
         model_path=grid.MANIFEST,

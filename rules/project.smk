@@ -1,6 +1,6 @@
-# Find the folder of this project, which has the scripts and the library. The Snakefile lies in it if it is read from the disk. If
-# Snakemake reads it from a git repository, as for a module, it fetches single files only. Then the whole commit is written once
-# into .snakemake/sparseft/.
+# Find the folder of this project, which has the scripts and the library. The Snakefile lies in it if it is read from
+# the disk. If Snakemake reads it from a git repository, as for a module, it fetches single files only. Then the whole
+# commit is written once into .snakemake/sparseft/.
 import os
 import shutil
 import sys
@@ -45,7 +45,8 @@ def project_folder(source):
     return folder
 
 
-# The linter only reads the rules. The Snakemake workflow catalog runs it in an environment that has nothing but Snakemake.
+# The linter only reads the rules. The Snakemake workflow catalog runs it in an environment that has nothing but
+# Snakemake.
 IS_LINTED = "--lint" in sys.argv
 ROOT = project_folder(workflow.current_basedir)
 sys.path.insert(0, str(ROOT / "lib"))

@@ -2,9 +2,10 @@
 
     python tests/chaos.py --kills 30 --seed 0
 
-Each kill is a SIGKILL, to one job, to Snakemake only (its jobs live on), or to everything. After each the study is started again
-with the command of docs/robustness.md. At the end every adapter must have the sha256, and every row of summary.csv the metrics,
-of the undisturbed study. Power is not cut, so what the system had in its cache is not lost. `make chaos` runs it.
+Each kill is a SIGKILL, to one job, to Snakemake only (its jobs live on), or to everything. After each the study is
+started again with the command of docs/robustness.md. At the end every adapter must have the sha256, and every row of
+summary.csv the metrics, of the undisturbed study. Power is not cut, so what the system had in its cache is not lost.
+`make chaos` runs it.
 """
 
 import argparse
@@ -78,7 +79,8 @@ def end_all(study: Study) -> None:
 
 
 def disturb(study: Study, chance: random.Random) -> Iterator[str]:
-    """Run the study to its end, as long as the caller asks for more kills. Yield the kind of the kill of each command."""
+    """Run the study to its end, as long as the caller asks for more kills. Yield the kind of the kill of each
+    command."""
     while True:
         kind, wait = chance.choice(KINDS), chance.uniform(0, LONGEST)
         # A killed Snakemake leaves its folder locked.
@@ -122,7 +124,8 @@ def outcome(study: Study) -> tuple[dict[str, str], pd.DataFrame]:
 
 
 def check_same(study: Study, reference: Study) -> None:
-    """Raise AssertionError if the results of a study differ from the undisturbed one's, or if anything temporary is left."""
+    """Raise AssertionError if the results of a study differ from the undisturbed one's, or if anything temporary is
+    left."""
     (adapters, summary), (expected, table) = outcome(study), outcome(reference)
     assert adapters == expected, "other adapters"
     pd.testing.assert_frame_equal(summary, table)
@@ -132,7 +135,8 @@ def check_same(study: Study, reference: Study) -> None:
 
 
 def storm(folder: Path, number: int, seed: int) -> list[str]:
-    """Kill until there were `number` kills, and return their kinds. If a study is finished before, another one begins."""
+    """Kill until there were `number` kills, and return their kinds. If a study is finished before, another one
+    begins."""
     model = save_tiny("llama", folder / "model")
     reference = configure(folder / "undisturbed", model, STEPS)
     reference.snakemake()

@@ -5,14 +5,14 @@ import os
 
 import pytest
 
-# Set before torch and transformers are imported. No test needs the network, a test that counts lines wants no bars of progress,
-# and two test processes share two cores.
+# Set before torch and transformers are imported. No test needs the network, a test that counts lines wants no bars of
+# progress, and two test processes share two cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Tier -> the marks of the tests that it leaves out. Every test in tests/workflow counts as `process`, because it runs Snakemake
-# or a chain of scripts.
+# Tier -> the marks of the tests that it leaves out. Every test in tests/workflow counts as `process`, because it runs
+# Snakemake or a chain of scripts.
 LEFT_OUT = {"fast": {"slow", "long", "process"}, "commit": {"slow"}, "all": set()}
 
 # No test needs its files after a power failure, and the waiting for the disk took half of some tests.
@@ -34,15 +34,16 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures where tests run.
 
-    They import torch and transformers. The process of pytest-xdist that only prints would need seconds for that, before any
-    test starts."""
+    They import torch and transformers. The process of pytest-xdist that only prints would need seconds for that, before
+    any test starts."""
     is_worker = hasattr(config, "workerinput")
     if is_worker or config.option.collectonly or not config.getoption("numprocesses", None):
         config.pluginmanager.import_plugin("shared_fixtures")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that are not in the tier. Put files with slow tests first, so that two processes end together."""
+    """Deselect the tests that are not in the tier. Put files with slow tests first, so that two processes end
+    together."""
     slow = {item.path for item in items if "slow" in _marks(item)}
     items.sort(key=lambda item: item.path not in slow)
     excluded = {item for item in items if _marks(item) & LEFT_OUT[config.getoption("tier")]}

@@ -131,7 +131,8 @@ def prepare(content: dict, files: list[int]) -> None:
 
 
 def run() -> None:
-    """Run Snakemake, a function or a script, and end this process, without the second that freeing all modules takes."""
+    """Run Snakemake, a function or a script, and end this process, without the second that freeing all modules
+    takes."""
     import atexit
     import base64
     import pickle

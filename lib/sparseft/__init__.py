@@ -8,9 +8,9 @@ __version__ = "0.3.0"
 if not sys.stderr.isatty():  # before tqdm is imported by anyone: bars are for terminals, logs get sparse lines
     os.environ.setdefault("TQDM_DISABLE", "1")
 
-# Most of these variables make torch round float32 matrices to TF32 or bfloat16 before it multiplies them. They are removed,
-# not refused, because users do not set them themselves. torch and oneDNN read them only when they are loaded, so this comes
-# before any import of torch. Programs that this one starts do not inherit them.
+# Most of these variables make torch round float32 matrices to TF32 or bfloat16 before it multiplies them. They are
+# removed, not refused, because users do not set them themselves. torch and oneDNN read them only when they are loaded,
+# so this comes before any import of torch. Programs that this one starts do not inherit them.
 for _name in (
     # NVIDIA's containers set this one.
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
@@ -25,6 +25,6 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 
-# Batches have many lengths. With fixed segments, a GPU's free memory would be in pieces that are too small. torch reads this
-# when it first takes memory of a GPU.
+# Batches have many lengths. With fixed segments, a GPU's free memory would be in pieces that are too small. torch reads
+# this when it first takes memory of a GPU.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

@@ -1,13 +1,14 @@
 """Make a command line of a script's main function, and report every error as one line.
 
-The flags are the parameters of the function: their types, their defaults, and their lines under `Args:` in its docstring. A
-parameter of type `Flags[Section]` gives one flag per key of that section of the configuration:
+The flags are the parameters of the function: their types, their defaults, and their lines under `Args:` in its
+docstring. A parameter of type `Flags[Section]` gives one flag per key of that section of the configuration:
 
     def main(*, model_path: Path, output_dir: Path, training: Flags[Training] = DEFAULTS, plot: bool = False) -> int:
 
-An error is `error: WHAT IS WRONG (value, place); WHAT TO DO` on stderr with exit code 2. SPARSEFT_DEBUG=1 prints the traceback of
-every error above that line. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because the stderr of their scripts is a
-log. The log gets every traceback except those of an InputError and of a full disk, which the user can correct.
+An error is `error: WHAT IS WRONG (value, place); WHAT TO DO` on stderr with exit code 2. SPARSEFT_DEBUG=1 prints the
+traceback of every error above that line. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because the stderr of
+their scripts is a log. The log gets every traceback except those of an InputError and of a full disk, which the user
+can correct.
 """
 
 import sys
@@ -28,7 +29,8 @@ T = TypeVar("T")
 Flags = Annotated[T, Parameter(name="*")]
 # A number of CPU threads.
 Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
-# The parameters are flags of the same names. A list takes all values up to the next flag, and a yes/no question takes none.
+# The parameters are flags of the same names. A list takes all values up to the next flag, and a yes/no question takes
+# none.
 _FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
 
 
@@ -47,8 +49,8 @@ def run(main: Callable[..., int | None]) -> None:
         # One write, so that the lines of processes that share a log do not mix.
         sys.stderr.write(f"error: {one_line(message(error))}\n")
         code = 2
-    # Outside of the handlers, so that the frames of the exception are gone. torch has aborted where they held tensors when Python
-    # ended.
+    # Outside of the handlers, so that the frames of the exception are gone. torch has aborted where they held tensors
+    # when Python ended.
     sys.exit(code or 0)
 
 

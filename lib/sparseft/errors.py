@@ -1,4 +1,5 @@
-"""Say what is wrong and what to do about it: an InputError for what the user can correct, and any other exception in one line."""
+"""Say what is wrong and what to do about it: an InputError for what the user can correct, and any other exception in
+one line."""
 
 import errno
 import os

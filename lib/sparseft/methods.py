@@ -1,19 +1,20 @@
 """List the methods: what is removed (pattern), by which score (importance), and how much of each layer (allocation).
 
-A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance. `experts` and
-`layers` always have one. `dense` is the method of the runs at sparsity 0, which keep every weight.
+A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance.
+`experts` and `layers` always have one. `dense` is the method of the runs at sparsity 0, which keep every weight.
 
-Every layer loses the same share of its weights, unless the name ends in an allocation: PATTERN_owl or PATTERN_IMPORTANCE_owl.
+Every layer loses the same share of its weights, unless the name ends in an allocation: PATTERN_owl or
+PATTERN_IMPORTANCE_owl.
 
 With _refit after the importance, the kept weights change so that they make up for what the importance pruned.
 
-A method that looks at examples takes those of the task, and one that removes units what the dense model samples. With _on_task
-after its name it takes those of the task, and with _on_NAME those of a text, which `masks.calibration` describes under this NAME.
-`self` is the text that the dense model samples. If the task's examples are a part of a text, its NAME begins with `task`, so that
-the name of a method says whether its masks depend on a task.
+A method that looks at examples takes those of the task, and one that removes units what the dense model samples. With
+_on_task after its name it takes those of the task, and with _on_NAME those of a text, which `masks.calibration`
+describes under this NAME. `self` is the text that the dense model samples. If the task's examples are a part of a text,
+its NAME begins with `task`, so that the name of a method says whether its masks depend on a task.
 
-imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
-NAME.
+imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them
+under NAME.
 """
 
 import re
@@ -91,8 +92,8 @@ SELF, TASK = "self", "task"
 class Method:
     """Combine a pattern, an importance, an update and an allocation.
 
-    `random`, `dense` and imported masks have no importance. Without an update, or an importance that has one, the kept weights
-    stay as they are. Without an allocation, every layer loses the same share."""
+    `random`, `dense` and imported masks have no importance. Without an update, or an importance that has one, the kept
+    weights stay as they are. Without an allocation, every layer loses the same share."""
 
     pattern: Pattern
     importance: Importance | None
@@ -100,7 +101,8 @@ class Method:
     allocation: Allocation | None = None
     # The name of the text whose examples the method looks at; None if they are the task's, or if it looks at none.
     calibration: str | None = None
-    # The name under `masks.imported` of the checkpoints that another tool pruned; None if this project computes the masks.
+    # The name under `masks.imported` of the checkpoints that another tool pruned; None if this project computes the
+    # masks.
     imported: str | None = None
 
     @cached_property
@@ -114,7 +116,8 @@ class Method:
 
     @property
     def own_calibration(self) -> str | None:
-        """Return the text that the method looks at if its name says nothing; None if it is the task's examples or nothing.
+        """Return the text that the method looks at if its name says nothing; None if it is the task's examples or
+        nothing.
 
         What removes units must keep a language model, and one task says little about it (docs/results.md)."""
         return SELF if self.uses_examples and self.pattern.removes != "weights" else None
@@ -126,7 +129,8 @@ class Method:
 
     @property
     def words(self) -> str:
-        """Return what is removed, by which score, and how it is divided among the layers, in words for the results page."""
+        """Return what is removed, by which score, and how it is divided among the layers, in words for the results
+        page."""
         score = f"with the lowest {self.importance.name} score {self.importance.formula}" if self.importance else ""
         division = self.allocation.words if self.allocation else ""
         text = f"scored on the text {self.calibration}" if self.calibration else ""
@@ -169,8 +173,8 @@ class Method:
 
     @property
     def has_pruned_base(self) -> bool:
-        """Return whether the runs start from a checkpoint of the method, with updated weights or fewer, and not from the
-        model."""
+        """Return whether the runs start from a checkpoint of the method, with updated weights or fewer, and not from
+        the model."""
         return self.updates_weights or self.pattern.units is not None
 
     @property
@@ -180,7 +184,8 @@ class Method:
 
     @property
     def sums_columns(self) -> bool:
-        """Return whether the score of a channel is the sum over its columns only, because the scores look at their inputs."""
+        """Return whether the score of a channel is the sum over its columns only, because the scores look at their
+        inputs."""
         return self.importance is not None and self.importance.looks_at_inputs
 
     @property

@@ -15,7 +15,8 @@ PAUSE = 5
 def show(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Yield the items of a loop, and say how many of all are done.
 
-    A log gets a line `WHAT 3 of 30, 41 s` for each item that ends at least PAUSE after the last line. A short loop has none."""
+    A log gets a line `WHAT 3 of 30, 41 s` for each item that ends at least PAUSE after the last line. A short loop has
+    none."""
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total)
         return

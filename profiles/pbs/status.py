@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The state of a PBS Pro job for Snakemake: status.py ID; prints running, success or failed.
 
-A server that does not answer is no failure. A job that it no longer knows (no job_history_enable) is one, and runs again.
+A server that does not answer is no failure. A job that it no longer knows (no job_history_enable) is one, and runs
+again.
 """
 
 import re

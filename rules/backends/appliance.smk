@@ -1,6 +1,6 @@
-# Every job on a Cerebras appliance is this one with its own files, as those of jobs.smk. One job uses the appliance at a time.
-# Before it includes this file, a backend defines run_of(w), the model and the task of a job, and saving_flags_of(w), the flags of
-# its training that change no bit.
+# Every job on a Cerebras appliance is this one with its own files, as those of jobs.smk. One job uses the appliance at
+# a time. Before it includes this file, a backend defines run_of(w), the model and the task of a job, and
+# saving_flags_of(w), the flags of its training that change no bit.
 from sparseft.study.backends.cerebras import CerebrasJob
 
 # The flags of a job that decide no number. run_on_appliance.py adds the labels.

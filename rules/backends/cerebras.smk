@@ -1,4 +1,5 @@
-# Training and measurement with cerebras-pytorch: one job per compiled program, per run, and per repeat of a measurement.
+# Training and measurement with cerebras-pytorch: one job per compiled program, per run, and per repeat of a
+# measurement.
 import re
 
 # A program of both kinds is compiled with its evaluation.

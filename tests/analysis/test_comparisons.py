@@ -206,7 +206,8 @@ def test_the_rows_are_those_of_the_observed_differences_at_the_level_of_the_corr
     write_run(run_id("dense", "00", "no_finetune"), 0.9)
     write_run(run_id(mode="no_finetune"), 0.85)
     row = results(runs_dir).comparisons.query("measure == 'value'").iloc[0]
-    # Over 60 examples and the two that are added, the difference is that of the table, and Student's interval has 61 degrees.
+    # Over 60 examples and the two that are added, the difference is that of the table, and Student's interval has 61
+    # degrees.
     half_width = (row["difference_high"] - row["difference_low"]) / 2
     deviation = half_width / stats.t.ppf(0.975, 61) * 62**0.5
     assert row["rows_needed"] == pytest.approx(rows_needed(0.02, deviation, 2))

@@ -59,8 +59,8 @@ METHODS = (
     "random",
     "dense",
 )
-# Method and mode of the trainings -> whether the merged logits have the bits of the trained ones. None: the merge masks what
-# was trained dense, so they differ.
+# Method and mode of the trainings -> whether the merged logits have the bits of the trained ones. None: the merge masks
+# what was trained dense, so they differ.
 TRAININGS = {
     ("unstructured", "sparse_to_sparse"): True,
     ("semistructured", "sparse_to_sparse"): True,

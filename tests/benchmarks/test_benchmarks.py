@@ -21,8 +21,8 @@ FOLDER = ROOT / "benchmarks"
 # On a CPU, these only print their tables.
 OF_GPUS = ("lora_gpu", "lora_model_gpu")
 LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
-# Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have their own
-# sizes, which take little time with a tiny model.
+# Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have
+# their own sizes, which take little time with a tiny model.
 TINY = {
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
     "engines": {"STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}

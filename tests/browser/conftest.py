@@ -82,5 +82,6 @@ def results_page(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(params=STUDIES)
 def page(request, results_page, browser) -> Path:
-    """Return the results page of each study; the browser comes first, so that nothing is written where there is none."""
+    """Return the results page of each study; the browser comes first, so that nothing is written where there is
+    none."""
     return results_page(request.param)

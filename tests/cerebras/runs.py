@@ -1,7 +1,8 @@
 """The Cerebras backend against the torch backend, with the real cerebras-pytorch: `make test-cerebras`.
 
 These tests run in its environment. Each training has a process of its own, because a process has one backend. What the
-default environment does (inputs, the torch backend, merge, validation) is done by its python: SPARSEFT_PYTHON, or .venv's.
+default environment does (inputs, the torch backend, merge, validation) is done by its python: SPARSEFT_PYTHON, or
+.venv's.
 """
 
 import json

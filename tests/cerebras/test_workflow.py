@@ -1,6 +1,7 @@
 """The whole workflow with the real cerebras-pytorch on its CPU backend.
 
-Snakemake and all that is not training run in the default environment; its python is .venv/bin/python, or SPARSEFT_PYTHON.
+Snakemake and all that is not training run in the default environment; its python is .venv/bin/python, or
+SPARSEFT_PYTHON.
 """
 
 import csv

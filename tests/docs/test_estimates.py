@@ -93,7 +93,8 @@ def test_the_memory_of_the_other_stages_is_the_estimate(stage):
 
 
 def rules_with_a_gpu() -> set[str]:
-    """Return the rules for this machine whose jobs may take a GPU, because they or those that they are made from say a kind."""
+    """Return the rules for this machine whose jobs may take a GPU, because they or those that they are made from say a
+    kind."""
     requests = Requests(laid_over({"resources": {"gpus": 1}}))
     text = "".join(file.read_text() for file in [*ROOT.glob("rules/*.smk"), ROOT / "rules/backends/torch.smk"])
     kinds = {"run_script": ""}

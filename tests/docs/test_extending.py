@@ -88,7 +88,8 @@ def run(root: Path, *words: object, folder: Path | None = None) -> None:
 
 
 def made(study: Study, model: Path, grid: dict, **settings: object) -> list[dict[str, str]]:
-    """Make the tiny study of the page, but of a model on the task of the page; returns summary.csv, whose runs are sound."""
+    """Make the tiny study of the page, but of a model on the task of the page; returns summary.csv, whose runs are
+    sound."""
     tiny = configurations(PAGE)["tiny.yaml"]
     tiny |= {"models": {"tiny": {"source": f"path:{model}"}}, "tasks": {"parity": tiny["tasks"].popitem()[1]}}
     tiny["grid"] |= {"tasks": ["parity"], **grid}

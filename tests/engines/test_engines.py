@@ -1,7 +1,7 @@
 """vLLM and llama.cpp compute what transformers does: tiny models in their shapes, whole and with half of what they had.
 
-`make test-engines` gives the Pythons of the environments, the command of llama.cpp's converter, and a prepared model whose
-tokenizer llama.cpp knows.
+`make test-engines` gives the Pythons of the environments, the command of llama.cpp's converter, and a prepared model
+whose tokenizer llama.cpp knows.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""train.py on a GPU: the same bits twice and after a kill, the same adapter on several GPUs, and one line if memory ends."""
+"""train.py on a GPU: the same bits twice and after a kill, the same adapter on several GPUs, and one line if memory
+ends."""
 
 import json
 import signal
@@ -74,7 +75,8 @@ def weights_of(output: Path) -> Path:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_killed_training_goes_on_to_the_bits_of_an_undisturbed_one(inputs, tmp_path, device, note, mode):
-    """The killed and the resumed training form a second one. So equal bits also prove that a training can be repeated."""
+    """The killed and the resumed training form a second one. So equal bits also prove that a training can be
+    repeated."""
     whole = train(flags(inputs, tmp_path / "whole", mode))
     assert whole["device"].startswith("GPU" if device.type == "cuda" else "CPU")
     killed = flags(inputs, tmp_path / "killed", mode)
@@ -97,7 +99,8 @@ def kill_after_a_state(words: list[str], state: Path) -> None:
 
 
 def sharing_processes(device: torch.device) -> int:
-    """Return the number of processes that share a training: one per GPU, or two on a CPU. Skip the test on a single GPU."""
+    """Return the number of processes that share a training: one per GPU, or two on a CPU. Skip the test on a single
+    GPU."""
     processes = torch.cuda.device_count() if device.type == "cuda" else 2
     if processes == 1:
         pytest.skip("needs at least two GPUs")

@@ -37,7 +37,8 @@ def test_a_row_or_column_of_zeros_scores_zero_in_ria():
 
 
 def evidence(importance: Importance, examples: list[Tensor]) -> np.ndarray | None:
-    """Return what an importance looks at after some examples, which are gradients or inputs; None if it looks at none."""
+    """Return what an importance looks at after some examples, which are gradients or inputs; None if it looks at
+    none."""
     statistic = importance.statistic
     if statistic is None:
         return None

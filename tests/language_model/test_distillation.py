@@ -1,4 +1,5 @@
-"""Compare the losses of a distillation and their gradients with torch's, and the teacher's logits with stock transformers'."""
+"""Compare the losses of a distillation and their gradients with torch's, and the teacher's logits with stock
+transformers'."""
 
 import pytest
 import torch

@@ -43,8 +43,8 @@ OVERRIDES = {
     "DNNL_DEFAULT_FPMATH_MODE": "BF16",
     "ACCELERATE_DYNAMO_BACKEND": "inductor",
 }
-# Two products of 256 terms: by torch's usual library, and by oneDNN. Both have an error of about 4e-5 in float32, and of about
-# 0.2 with factors in bfloat16, on a CPU that multiplies bfloat16.
+# Two products of 256 terms: by torch's usual library, and by oneDNN. Both have an error of about 4e-5 in float32, and
+# of about 0.2 with factors in bfloat16, on a CPU that multiplies bfloat16.
 MULTIPLY = """
 import json, os, subprocess, sys
 from sparseft.language_model.hardware import limit_threads

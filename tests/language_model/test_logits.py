@@ -1,7 +1,7 @@
 """The answer loss, its gradients and the log-likelihoods of an evaluation, beside the logits of stock transformers.
 
-The models have multipliers, caps, biases, windows and scaled rotary angles. transformers computes the logits of one whole
-sequence at a time.
+The models have multipliers, caps, biases, windows and scaled rotary angles. transformers computes the logits of one
+whole sequence at a time.
 """
 
 from functools import partial
@@ -29,7 +29,8 @@ CONTINUATIONS = {
 
 
 class Pair:
-    """Hold a model in fp32 as a training has it, and as transformers loads it. Each method returns what each of them gives."""
+    """Hold a model in fp32 as a training has it, and as transformers loads it. Each method returns what each of them
+    gives."""
 
     def __init__(self, name: str, folder: Path) -> None:
         save_tiny(name, folder, torch.float32, {"rope_parameters": ROTARY.get(name, LLAMA3)})
@@ -44,7 +45,8 @@ class Pair:
         return AnswerLoss(self.ours)(batch), torch.cat([self._stock_losses(*request) for request in requests])
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """Return the gradients of all weights in one vector, each divided by the largest of its weight in transformers."""
+        """Return the gradients of all weights in one vector, each divided by the largest of its weight in
+        transformers."""
         self.ours.requires_grad_()
         for loss in self.losses():
             loss.sum().backward()
@@ -76,7 +78,8 @@ def requests_of(length: str) -> list[tuple[list[int], list[int]]]:
     return [(context, continuation) for context in CONTEXTS for continuation in CONTINUATIONS[length]]
 
 
-# What is compared, and the difference that another order of sums makes in fp32. The sum of 70 losses is itself rounded to 3e-5.
+# What is compared, and the difference that another order of sums makes in fp32. The sum of 70 losses is itself rounded
+# to 3e-5.
 RESULTS = {
     "loss": (Pair.losses, 1e-5),
     "gradient": (Pair.gradients, 1e-5),

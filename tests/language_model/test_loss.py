@@ -1,4 +1,5 @@
-"""Check that padding, batches and their order change no answer loss. test_logits.py compares the loss with transformers'."""
+"""Check that padding, batches and their order change no answer loss. test_logits.py compares the loss with
+transformers'."""
 
 from types import SimpleNamespace
 

@@ -23,7 +23,8 @@ def asked(**values: object) -> CalibrationText:
 
 @pytest.fixture(scope="module")
 def models32(tmp_path_factory) -> dict:
-    """Return the tiny models and their tokenizers in float32, so that other sums of the same product change no token."""
+    """Return the tiny models and their tokenizers in float32, so that other sums of the same product change no
+    token."""
     folder = tmp_path_factory.mktemp("models32")
     return {name: load_model(save_tiny(name, folder / name, torch.float32), CPU) for name in MODELS}
 

@@ -1,5 +1,5 @@
-"""W' = (W + s B A) * M, by each module that computes it, against the definition: fused multiply-adds in the order of the
-ranks."""
+"""W' = (W + s B A) * M, by each module that computes it, against the definition: fused multiply-adds in the order of
+the ranks."""
 
 import ctypes
 import ctypes.util
@@ -18,7 +18,8 @@ from sparseft.lora.effective_weight import Workspace
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 NARROW = FLOATS[:3]
 RANKS = [1, 2, 3, 8, 16, 17, 32, 64]
-# One weight; a row; odd widths; more rows and columns than a tile of the Triton kernels or a block of the compiled loop.
+# One weight; a row; odd widths; more rows and columns than a tile of the Triton kernels or a block of the compiled
+# loop.
 SHAPES = [(1, 1), (1, 1100), (3, 65), (19, 513)]
 # The C library's fused multiply-add.
 _LIBM = ctypes.CDLL(ctypes.util.find_library("m"))
@@ -35,7 +36,8 @@ def kernels(request, interpreted):
 
 @pytest.fixture(scope="module")
 def interpreted():
-    """Return a copy of triton_weights whose kernels are interpreted. Triton decides this when the module is imported."""
+    """Return a copy of triton_weights whose kernels are interpreted. Triton decides this when the module is
+    imported."""
     pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
     spec = importlib.util.find_spec("sparseft.lora.triton_weights")
     module = importlib.util.module_from_spec(spec)
@@ -48,8 +50,8 @@ def interpreted():
 def problem(out: int, inside: int, r: int, dtype: torch.dtype, factors: torch.dtype = torch.float16) -> tuple:
     """Return W, its mask, and A and B, in fp32, of the size that a training of SmolLM2 leaves.
 
-    A and B are rounded to `factors`. If that is fp16, their products are exact in fp32. The interpreter needs this, because
-    the multiply-add of its older versions is not fused."""
+    A and B are rounded to `factors`. If that is fp16, their products are exact in fp32. The interpreter needs this,
+    because the multiply-add of its older versions is not fused."""
     generator = torch.Generator().manual_seed(1000 * r + inside)
     W = (0.2 * torch.randn(out, inside, generator=generator)).to(dtype)
     A = 0.017 * torch.randn(r, inside, generator=generator)
@@ -136,13 +138,15 @@ def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype):
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("dtype", NARROW)
 def test_a_gpu_gets_only_fused_steps_one_addition_and_one_rounding_per_weight(dtype, capability, monkeypatch):
-    """Read the PTX of every kernel that a GPU of this generation runs. ptxas fuses and splits nothing that says `.rn`."""
+    """Read the PTX of every kernel that a GPU of this generation runs. ptxas fuses and splits nothing that says
+    `.rn`."""
     pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
     codes = compiled_for_a_gpu(dtype, capability, monkeypatch)
     assert len(codes) == 5
     is_fp16 = dtype == torch.float16
     allowed = {"fma.rn.f32", "fma.rn.f32x2", "add.rn.f32", "add.rn.f32x2"}
-    # The conversion to fp32 is exact, also inside the addition. bfloat16 is rounded as an integer, and NaN is looked for.
+    # The conversion to fp32 is exact, also inside the addition. bfloat16 is rounded as an integer, and NaN is looked
+    # for.
     allowed |= {"cvt.f32.f16", "add.rn.f32.f16", "cvt.rn.f16.f32", "cvt.rn.f16x2.f32"} if is_fp16 else set()
     allowed |= {"setp.num.f32", "setp.nan.f32"} if dtype == torch.bfloat16 else set()
     for code in codes:
@@ -160,10 +164,11 @@ def lanes(names: list[str], prefix: str) -> int:
 
 
 def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list[str]:
-    """Let `build` compile, and not launch, what a GPU would run, down to the machine code. Return the PTX of each kernel.
+    """Let `build` compile, and not launch, what a GPU would run, down to the machine code. Return the PTX of each
+    kernel.
 
-    Triton compiles a kernel anew if a size or a stride is 1 or a multiple of 16, and if an address is a multiple of 16. So the
-    ranks from 1 to 64 take three."""
+    Triton compiles a kernel anew if a size or a stride is 1 or a multiple of 16, and if an address is a multiple of 16.
+    So the ranks from 1 to 64 take three."""
     import triton
     from sparseft.lora import triton_weights
     from triton.backends.compiler import GPUTarget

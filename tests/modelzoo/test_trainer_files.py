@@ -1,4 +1,5 @@
-"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo: batches, configuration, log; bad input in one line."""
+"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo: batches, configuration, log; bad input in one
+line."""
 
 import re
 import resource

@@ -100,7 +100,8 @@ def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added
 
 
 def tiles(ranking: Ranking) -> None:
-    """Rank the tiles of 4 x 4 weights of each layer by the sums of their scores: a way of its own, in the pattern's file."""
+    """Rank the tiles of 4 x 4 weights of each layer by the sums of their scores: a way of its own, in the pattern's
+    file."""
 
     def select(layer: str) -> None:
         (rows, cols), dtype = ranking.shape[layer], ranking.dtypes[layer]

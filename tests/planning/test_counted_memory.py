@@ -1,4 +1,5 @@
-"""The estimated memory of a GPU beside what torch counts on the meta device, where tensors have shapes but no memory."""
+"""The estimated memory of a GPU beside what torch counts on the meta device, where tensors have shapes but no
+memory."""
 
 import weakref
 from dataclasses import replace
@@ -160,7 +161,8 @@ def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share
     assert 0.6 * planned < peak.peak <= 1.05 * planned
 
 
-# transformers computes the attention of a Gemma 2 with all its scores. With 60 tokens, they are half of its activations.
+# transformers computes the attention of a Gemma 2 with all its scores. With 60 tokens, they are half of its
+# activations.
 GEMMA2 = replace(
     GEMMA3,
     class_name="Gemma2ForCausalLM",

@@ -21,8 +21,8 @@ def test_a_config_says_every_tensor_and_every_prunable_layer(tiny_models, name):
     assert subject.bytes == sum(tensor.nbytes for tensor in checkpoint.tensors.values())
 
 
-# The parameters are those of the models' own pages. Prunable are four attention matrices per layer, and three MLP matrices
-# per layer, or per expert.
+# The parameters are those of the models' own pages. Prunable are four attention matrices per layer, and three MLP
+# matrices per layer, or per expert.
 @pytest.mark.parametrize(
     ("model", "parameters", "prunable"),
     [

@@ -1,4 +1,5 @@
-"""OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable sort."""
+"""OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable
+sort."""
 
 import json
 from fractions import Fraction
@@ -78,7 +79,8 @@ def published_keeps(shares: list[float], percent: int, spread: float) -> np.ndar
 
 @torch.no_grad()
 def published_shares(checkpoint: Checkpoint, multiple: float) -> list[float]:
-    """The outliers in percent by decoder layer, with hooks on stock transformers, as WrappedGPT and check_outlier_mean."""
+    """The outliers in percent by decoder layer, with hooks on stock transformers, as WrappedGPT and
+    check_outlier_mean."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}

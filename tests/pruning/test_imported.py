@@ -1,4 +1,5 @@
-"""Masks of checkpoints that other tools pruned: their own definitions, saved by transformers, against what is inferred."""
+"""Masks of checkpoints that other tools pruned: their own definitions, saved by transformers, against what is
+inferred."""
 
 import json
 import re

@@ -222,7 +222,8 @@ def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, train, im
 @pytest.mark.parametrize(
     ("importance", "score"),
     [
-        # The weights of the last matrix of a block, (rows, cols), and its inputs, (tokens, cols) -> the scores of its columns.
+        # The weights of the last matrix of a block, (rows, cols), and its inputs, (tokens, cols) -> the scores of its
+        # columns.
         ("wanda", lambda weights, inputs: np.abs(weights).sum(axis=0) * np.linalg.norm(inputs, axis=0)),
         ("activation", lambda weights, inputs: np.linalg.norm(inputs, axis=0)),
         ("flap", lambda weights, inputs: np.square(weights).sum(axis=0) * inputs.var(axis=0)),

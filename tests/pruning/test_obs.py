@@ -41,7 +41,8 @@ def problem() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def least_squares(weights: torch.Tensor, inputs: torch.Tensor, kept: torch.Tensor, damping: float = 0) -> torch.Tensor:
-    """Return the weights that minimise ||X (W - W')^T||^2 + d ||W - W'||^2 with W' = 0 outside of `kept`, by torch's solver."""
+    """Return the weights that minimise ||X (W - W')^T||^2 + d ||W - W'||^2 with W' = 0 outside of `kept`, by torch's
+    solver."""
     scale = damping * inputs.square().sum(0).mean()
     rows = torch.cat([inputs, scale.sqrt() * torch.eye(inputs.shape[1], dtype=inputs.dtype)])
     new = torch.zeros_like(weights)

@@ -24,7 +24,8 @@ def layer(seed: int = 0, rows: int = ROWS, cols: int = COLS, tokens: int = TOKEN
 
 
 def dense_algebra(weights: Tensor, hessian: Tensor, count: int, block: int, group: int | None = None) -> tuple:
-    """Return the mask and the weights: section 3 of arXiv 2301.00774, with an inverse per column and no factorisation."""
+    """Return the mask and the weights: section 3 of arXiv 2301.00774, with an inverse per column and no
+    factorisation."""
     weights = weights.clone()
     rows, cols = weights.shape
     hessian = hessian + DAMPING * hessian.diagonal().mean() * torch.eye(cols, dtype=hessian.dtype)

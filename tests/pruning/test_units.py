@@ -1,4 +1,5 @@
-"""Scores of experts and decoder layers beside hooks in stock transformers, and the smaller model beside its cut-up parent."""
+"""Scores of experts and decoder layers beside hooks in stock transformers, and the smaller model beside its cut-up
+parent."""
 
 import copy
 import json

@@ -1,4 +1,5 @@
-"""Compare pruned weights with their definition, decoder layer by decoder layer, and check the files that appear together."""
+"""Compare pruned weights with their definition, decoder layer by decoder layer, and check the files that appear
+together."""
 
 import json
 from collections import defaultdict

@@ -102,7 +102,8 @@ CONTENTS: dict[type[RecordPart], dict] = {
 
 
 def changed(schema: type[RecordPart], **changes: object) -> dict:
-    """Return the sound content of a record with changes, by the place of each value: `layers.0.zeros` is `layers__0__zeros`."""
+    """Return the sound content of a record with changes, by the place of each value: `layers.0.zeros` is
+    `layers__0__zeros`."""
     content = deepcopy(CONTENTS[schema])
     for place, value in changes.items():
         *parents, last = [int(part) if part.isdigit() else part for part in place.split("__")]

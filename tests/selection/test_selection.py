@@ -46,10 +46,11 @@ def sorted_mask(bits: np.ndarray, count: int) -> np.ndarray:
 def check(
     select: Callable, bits: np.ndarray, scopes: np.ndarray, percents: list[int], counts: np.ndarray | None = None
 ):
-    """Compare what `select` writes for one layer, in blocks of three rows, with a sort of each of the `scopes`, (n, size).
+    """Compare what `select` writes for one layer, in blocks of three rows, with a sort of each of the `scopes`, (n,
+    size).
 
-    counts: (levels, n), how many weights of each scope each level prunes, if `percents` do not say it. Return the masks, bool
-    (levels, rows, cols)."""
+    counts: (levels, n), how many weights of each scope each level prunes, if `percents` do not say it. Return the
+    masks, bool (levels, rows, cols)."""
     rows, cols = bits.shape
     allocated = None if counts is None else {"w": counts.sum(axis=1)}
     if counts is None:

@@ -1,4 +1,5 @@
-"""The studies of published tables: each number of a baseline is of a cell that its study has, in the setting that it names."""
+"""The studies of published tables: each number of a baseline is of a cell that its study has, in the setting that it
+names."""
 
 import json
 
@@ -37,7 +38,8 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
     baseline = read_baseline(FOLDER / f"{name}.csv")
     assert set(baseline[KEYS].itertuples(index=False, name=None)) <= cells
     (model,) = config.grid.models
-    # Each number is the perplexity at the model's own context, or the accuracy of a task whose definition is beside the studies.
+    # Each number is the perplexity at the model's own context, or the accuracy of a task whose definition is beside the
+    # studies.
     if config.perplexity:
         assert set(baseline["metric"]) == {f"wikitext2_ppl_{CONTEXTS[model]}"}
         assert config.perplexity.context == "model"

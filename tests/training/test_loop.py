@@ -167,7 +167,8 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
 def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
     built, build = [], effective_weight.build
     monkeypatch.setattr(effective_weight, "build", lambda *arguments: built.append(1) or build(*arguments))
-    # Layers x micro-batches x both directions. The first q, k and v need only the forward, because embeddings need no gradient.
+    # Layers x micro-batches x both directions. The first q, k and v need only the forward, because embeddings need no
+    # gradient.
     for cached, expected in ((False, 14 * 2 * 2 - 3 * 2), (True, 14)):
         built.clear()
         settings = Training(batch_size=4, micro_batch_size=2, cache_weights=cached)

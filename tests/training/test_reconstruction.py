@@ -55,7 +55,8 @@ def run(
 
 
 def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:
-    """Return (W + s B A) * M of the layers of one decoder layer, in plain algebra, by their names in the decoder layer."""
+    """Return (W + s B A) * M of the layers of one decoder layer, in plain algebra, by their names in the decoder
+    layer."""
     factors = load_file(folder / "adapter/adapter_model.safetensors")
     job = job_of(checkpoint)
     weights = {}
@@ -70,7 +71,8 @@ def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[st
 
 
 def outputs_of(model: nn.Module, number: int) -> Tensor:
-    """Return the outputs of a decoder layer for every real token of EXAMPLES, from whole forward passes, (tokens, H)."""
+    """Return the outputs of a decoder layer for every real token of EXAMPLES, from whole forward passes, (tokens,
+    H)."""
     outputs = []
     handle = model.model.layers[number].register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
     with torch.no_grad():
@@ -167,7 +169,8 @@ def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_p
 
 @pytest.mark.long
 def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny_llama, tmp_path):
-    """The two have the same weights outside the mask, as after a pruning that also changes the weights that it keeps."""
+    """The two have the same weights outside the mask, as after a pruning that also changes the weights that it
+    keeps."""
     dense = Checkpoint(tiny_llama.folder)
     job = job_of(dense)
     folder = shutil.copytree(dense.folder, tmp_path / "base")

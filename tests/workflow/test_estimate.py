@@ -147,8 +147,8 @@ def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
         "hellaswag_mini: 64 validation examples; a difference of 0.05 of two accuracies, in one of 12 comparisons, needs about "
     )
     needed = int(re.search(r"needs about ([0-9,]+)", line)[1].replace(",", ""))
-    # A normal approximation, worked out by hand: one answer in five differs, and the level is 0.05 / 12. Three pairs of methods
-    # are compared by value and loss, in two modes.
+    # A normal approximation, worked out by hand: one answer in five differs, and the level is 0.05 / 12. Three pairs of
+    # methods are compared by value and loss, in two modes.
     by_hand = (norm.isf(0.05 / 24) + norm.isf(0.2)) ** 2 * (0.2 - 0.05**2) / 0.05**2
     assert needed == pytest.approx(by_hand, rel=0.01)
     sections = {"grid": three, "evaluation": {"divergence": 2}}

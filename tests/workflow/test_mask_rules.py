@@ -1,4 +1,5 @@
-"""Every kind of mask through the workflow: its place, its proof, what makes it again, and what is refused before any job."""
+"""Every kind of mask through the workflow: its place, its proof, what makes it again, and what is refused before any
+job."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +30,8 @@ BASES = ("unstructured_sparsegpt", "semistructured_sparsegpt_on_web", "imported_
 
 
 def prune_by_magnitude(source: Path, folder: Path) -> None:
-    """Write a copy of a model in which the smaller half of each prunable layer is zero, and the rest has a new value."""
+    """Write a copy of a model in which the smaller half of each prunable layer is zero, and the rest has a new
+    value."""
     shutil.copytree(source, folder)
     weights = load_file(folder / "model.safetensors")
     for layer in prunable_shapes(Checkpoint(folder)):

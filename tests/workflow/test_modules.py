@@ -1,4 +1,5 @@
-"""Another workflow imports this one: from a folder, and from a git repository as snakedeploy writes it. The catalog reads it."""
+"""Another workflow imports this one: from a folder, and from a git repository as snakedeploy writes it. The catalog
+reads it."""
 
 import re
 import shutil
@@ -17,7 +18,8 @@ PARTS = ("rules", "workflow", "lib", "config", "envs")
 
 @pytest.fixture
 def importing(own_study):
-    """Return a function that imports a Snakefile in the folder of a finished study, in a Snakefile with a job of its own."""
+    """Return a function that imports a Snakefile in the folder of a finished study, in a Snakefile with a job of its
+    own."""
 
     def write(snakefile: str, words: str = "") -> Study:
         # An importing workflow gives the whole configuration.

@@ -1,6 +1,7 @@
 """profiles/pbs against stand-ins for qsub and qstat, which run the jobs on this machine: no PBS was there.
 
-The stand-ins take the flags and print the fields that PBS Pro documents, and end a training that asked for too little memory."""
+The stand-ins take the flags and print the fields that PBS Pro documents, and end a training that asked for too little
+memory."""
 
 import importlib.util
 import os

@@ -1,4 +1,5 @@
-"""A task of lm-eval is trained and evaluated from its YAML file; every merged model is evaluated on the probes and on a text."""
+"""A task of lm-eval is trained and evaluated from its YAML file; every merged model is evaluated on the probes and on a
+text."""
 
 import csv
 import json
@@ -28,7 +29,8 @@ def arc_row(number: int) -> dict:
 
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
-    """Return the study of docs/tasks.md with a task from a YAML file, lm-eval's arc_easy as a probe on local rows, and a text."""
+    """Return the study of docs/tasks.md with a task from a YAML file, lm-eval's arc_easy as a probe on local rows, and
+    a text."""
     study = Study(tmp_path / "study")
     for name, content in FILE.findall(PAGE):
         (study.folder / name).parent.mkdir(exist_ok=True)

@@ -82,7 +82,8 @@ def reconstruct_flags(study: Study, out: Path) -> dict:
 
 
 def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
-    """The adapter and its state are left whole or absent. The reconstruction continues after the last layer of the state."""
+    """The adapter and its state are left whole or absent. The reconstruction continues after the last layer of the
+    state."""
     resumed, states = [], []
     for renames in range(20):
         out = tmp_path / str(renames)

@@ -141,8 +141,8 @@ def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory, tiny_models) -> Study:
-    """A study whose model, tasks and texts are local files, all of them prepared. Its configuration names them by relative
-    paths."""
+    """A study whose model, tasks and texts are local files, all of them prepared. Its configuration names them by
+    relative paths."""
     study = Study(tmp_path_factory.mktemp("sources"))
     folder = study.folder
     shutil.copytree(tiny_models["llama"], folder / "m")
@@ -205,8 +205,8 @@ SOURCES = {
 
 @contextmanager
 def replaced(file: Path, date: int, *, content: bytes = b"") -> Iterator[None]:
-    """Put another file with a date of its own into the place of `file`, as `cp -p` does. Its last byte differs if `content`
-    is given."""
+    """Put another file with a date of its own into the place of `file`, as `cp -p` does. Its last byte differs if
+    `content` is given."""
     old, status = file.read_bytes(), file.stat()
     file.unlink()
     file.write_bytes(old[: len(old) - len(content)] + content)

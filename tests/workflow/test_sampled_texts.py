@@ -1,4 +1,5 @@
-"""A study whose methods calibrate on what the model samples, and on a mixture of it with a file and the task's examples."""
+"""A study whose methods calibrate on what the model samples, and on a mixture of it with a file and the task's
+examples."""
 
 import json
 

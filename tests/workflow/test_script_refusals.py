@@ -1,4 +1,5 @@
-"""Bad input is one line that names it, exit code 2, and leaves every file as it was. A refusal is a row of this table."""
+"""Bad input is one line that names it, exit code 2, and leaves every file as it was. A refusal is a row of this
+table."""
 
 import json
 import shutil
@@ -99,7 +100,8 @@ def copied(place: str) -> Callable[[Path], None]:
 
 
 PER_WEIGHT = {"method": "unstructured"}
-# script, flags that differ from those of box.flags (`@` stands for the box), what is changed before, what the line names
+# script, flags that differ from those of box.flags (`@` stands for the box), what is changed before, what the line
+# names
 ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     # The model.
     ("compute_masks.py", PER_WEIGHT, weights(lambda tensors: tensors[UP].view(-1)[-1:].fill_(torch.nan)), [UP, "NaN"]),

@@ -1,4 +1,5 @@
-"""Models without some experts, decoder layers or channels through the workflow, and a model that is made from one of them."""
+"""Models without some experts, decoder layers or channels through the workflow, and a model that is made from one of
+them."""
 
 import csv
 
@@ -39,7 +40,8 @@ def test_the_tables_have_the_share_that_was_removed_and_the_size_of_each_merged_
     assert len(rows) == 2 + 3 * 3
     assert {row["status"] for row in rows} == {"sound"}
     parent = Checkpoint(study.folder / "models/mixtral").totals()
-    # Of 48 channels in each of 4 experts, 12 of the 21 % are left out, with 3 * 32 weights each, of 21,504 weights per layer.
+    # Of 48 channels in each of 4 experts, 12 of the 21 % are left out, with 3 * 32 weights each, of 21,504 weights per
+    # layer.
     reached = {"dense": 0.0, METHODS[0]: 100 * 4608 / 21504, METHODS[1]: 20.0, METHODS[2]: 100 * 4 * 12 * 96 / 21504}
     for row in rows:
         assert float(row["reached_sparsity"]) == pytest.approx(reached[row["method"]])

@@ -1,4 +1,5 @@
-"""The whole workflow. That each method masks and merges each architecture rightly is tested in tests/pruning and tests/lora."""
+"""The whole workflow. That each method masks and merges each architecture rightly is tested in tests/pruning and
+tests/lora."""
 
 import csv
 

@@ -3,16 +3,16 @@
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
 Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot
-plots/sparsity_{method}.png. A method that looks at a task's training examples needs --task and --data_dir. A method that ends in
-_on_NAME looks at a text:
+plots/sparsity_{method}.png. A method that looks at a task's training examples needs --task and --data_dir. A method
+that ends in _on_NAME looks at a text:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
         --text c4.jsonl
 
 A flag that is True by default is switched off with =false, as in --sequential=false.
 
-A method that updates weights, or that removes experts or decoder layers, also writes its pruned base, each sparsity as a
-checkpoint of its own:
+A method that updates weights, or that removes experts or decoder layers, also writes its pruned base, each sparsity as
+a checkpoint of its own:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2/boolq --sparsity 0.5 \\
         --method unstructured_sparsegpt --task boolq --data_dir data/boolq --pruned_dir pruned/smollm2/boolq
@@ -60,8 +60,8 @@ class Examples:
     Args:
         task: task of the examples that some methods look at
         data_dir: folder of the task's train.jsonl
-        text: text of the methods that end in _on_NAME, a .jsonl or .txt file; --calibration_* choose its windows. Of a text of
-            sample_text.py or mix_texts.py, they are the first --calibration_examples windows
+        text: text of the methods that end in _on_NAME, a .jsonl or .txt file; --calibration_* choose its windows. Of a
+            text of sample_text.py or mix_texts.py, they are the first --calibration_examples windows
         calibration_length: tokens per window of --text; by default 2048
         calibration_choice: how the windows are chosen, shuffled by default; get_c4 as wanda's code
     """
@@ -94,14 +94,15 @@ def main(
         model_path: Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]
         output_dir: folder of the masks and their report
         sparsity: fractions from 0 to below 1, in whole percents
-        method: a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a mask
-            that keeps every weight
+        method: a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a
+            mask that keeps every weight
         importance: importance of the methods that name none
         pruned_dir: folder of the pruned bases, for methods that have them; one folder in it per sparsity
         format: format of the mask files
         plot: also draw the sparsities of the layers, plots/sparsity_{method}.png
         threads: any number gives the same masks, unless the scores come from examples
-        is_added: keep the report of an earlier pass; each sparsity gets a report of its own, report_{method}_sparsity{XX}.json
+        is_added: keep the report of an earlier pass; each sparsity gets a report of its own,
+            report_{method}_sparsity{XX}.json
     """
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
     methods = methods_of(method, importance)
@@ -136,7 +137,8 @@ def main(
 
 
 def pruning_of(method: Method) -> Callable[[MaskPass], object]:
-    """Return the function that writes the masks of a method. Only one with a pruned base needs the libraries of its module."""
+    """Return the function that writes the masks of a method. Only one with a pruned base needs the libraries of its
+    module."""
     if not method.has_pruned_base:
         return compute_masks
     if method.pattern.units:

@@ -2,8 +2,8 @@
 
     estimate.py --configfile config/sweep.yaml
 
-Reads the configuration as Snakemake does, laid over config/config.yaml, and prints the estimate. The models need not be on
-the disk.
+Reads the configuration as Snakemake does, laid over config/config.yaml, and prints the estimate. The models need not be
+on the disk.
 """
 
 from pathlib import Path

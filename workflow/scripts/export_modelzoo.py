@@ -1,9 +1,10 @@
 """Write a model, and its mask, as a Cerebras ModelZoo checkpoint and configuration. ModelZoo is not needed.
 
-    export_modelzoo.py --model_path models/llama --mask_path masks/llama/masks_sparsity50_unstructured.pt --output_dir cs3/llama
+    export_modelzoo.py --model_path models/llama --mask_path masks/llama/masks_sparsity50_unstructured.pt \\
+        --output_dir cs3/llama
 
-Writes model_to_cs-2.5.mdl (W * M and the masks, under the names that the Trainer uses), config_to_cs-2.5.yaml, config.json, the
-tokenizer, and export.json with the hashes of inputs and outputs.
+Writes model_to_cs-2.5.mdl (W * M and the masks, under the names that the Trainer uses), config_to_cs-2.5.yaml,
+config.json, the tokenizer, and export.json with the hashes of inputs and outputs.
 """
 
 from pathlib import Path

@@ -3,9 +3,10 @@
     gen_train_config.py --model llama --task boolq --method unstructured --sparsity 50 --mode sparse_to_sparse \\
         --configfile config/sweep.yaml config/modelzoo.yaml
 
-Writes config/modelzoo/RUN_ID.yaml, which you should not edit. The folder config/modelzoo/RUN_ID/ gets the batches, and the
-Trainer works in it. The training is the one of `backend: modelzoo`, but it is kept apart from the runs of the study. The model,
-the mask, the data and the masked checkpoint must exist. run_modelzoo.py starts the Trainer with the configuration.
+Writes config/modelzoo/RUN_ID.yaml, which you should not edit. The folder config/modelzoo/RUN_ID/ gets the batches, and
+the Trainer works in it. The training is the one of `backend: modelzoo`, but it is kept apart from the runs of the
+study. The model, the mask, the data and the masked checkpoint must exist. run_modelzoo.py starts the Trainer with the
+configuration.
 """
 
 import shlex

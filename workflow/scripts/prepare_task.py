@@ -100,7 +100,8 @@ def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
 def check_overlap(task: Task, rows: SplitRows, *, is_trained_on: bool) -> float:
     """Return the share of the validation rows that also occur in the training rows. Print a warning if it is not 0.
 
-    Another warning counts those that nearly do. Raises InputError if most of them occur, and the task `is_trained_on`."""
+    Another warning counts those that nearly do. Raises InputError if most of them occur, and the task
+    `is_trained_on`."""
     if not task.is_trainable:
         return 0.0
     (found,) = find([texts_of(task, rows["validation"])], [texts_of(task, rows["train"])])

@@ -4,11 +4,11 @@
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER \\
         --text c4.jsonl
 
-Writes adapter/ and train.json, as train.py does. --steps, --batch_size and --learning_rate are those of each decoder layer.
-All examples of a step are in one forward pass, so --micro_batch_size, --gradient_checkpointing, --cache_weights and
---eval_every have no effect. Nor has --distillation, because every decoder layer learns from the dense one. A killed run
-continues after the last decoder layer in RUN_FOLDER/state.pt, unless --save_every is 0. Without --text, the layers are
-reconstructed on training examples of the task.
+Writes adapter/ and train.json, as train.py does. --steps, --batch_size and --learning_rate are those of each decoder
+layer. All examples of a step are in one forward pass, so --micro_batch_size, --gradient_checkpointing, --cache_weights
+and --eval_every have no effect. Nor has --distillation, because every decoder layer learns from the dense one. A killed
+run continues after the last decoder layer in RUN_FOLDER/state.pt, unless --save_every is 0. Without --text, the layers
+are reconstructed on training examples of the task.
 """
 
 from dataclasses import dataclass, replace

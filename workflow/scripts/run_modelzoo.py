@@ -3,10 +3,11 @@
     PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python workflow/scripts/run_modelzoo.py \\
         config/modelzoo/RUN_ID.yaml --mode train
 
-Run it with the python of ModelZoo's environment. ModelZoo's own command, `cszoo`, cannot import callbacks of other projects.
+Run it with the python of ModelZoo's environment. ModelZoo's own command, `cszoo`, cannot import callbacks of other
+projects.
 
-The Trainer writes into the configuration's model_dir, and this script adds versions.json there. With --validate_only the steps
-are lowered for CSX, without an appliance.
+The Trainer writes into the configuration's model_dir, and this script adds versions.json there. With --validate_only
+the steps are lowered for CSX, without an appliance.
 """
 
 import argparse

@@ -4,8 +4,8 @@
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
 Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory, hashes. With
---save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the dense model,
-or from any model with the same tokens.
+--save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the dense
+model, or from any model with the same tokens.
 With `python -m sparseft.training.processes --nproc_per_node N` several processes share every step.
 """
 

@@ -1,10 +1,11 @@
 """Train the adapter of one run on a Cerebras CS-3, or on cerebras-pytorch's CPU backend.
 
     train_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
-        --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX --output_dir RUN_FOLDER
+        --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX \\
+        --output_dir RUN_FOLDER
 
-Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ and train.json, as train.py does, and
-the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete state_*.mdl.
+Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ and train.json, as train.py
+does, and the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete state_*.mdl.
 
 With --compile_only it compiles and writes only compile.json. With --validate_only it lowers the program, which needs no
 appliance, and writes the same file.

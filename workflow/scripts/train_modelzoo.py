@@ -4,9 +4,9 @@
         --mask_path masks/llama/masks_sparsity50_unstructured.pt --exported modelzoo/llama/sparsity50_unstructured \\
         --data_dir data/boolq --output_dir RUN_FOLDER
 
-MODELZOO_HOME names the checkout of ModelZoo, with its .venv. It writes adapter/ and train.json, as train.py does, the Trainer's
-configuration, trainer.yaml, and its logs, modelzoo/. A killed run continues from the last complete checkpoint in
-RUN_FOLDER/modelzoo.
+MODELZOO_HOME names the checkout of ModelZoo, with its .venv. It writes adapter/ and train.json, as train.py does, the
+Trainer's configuration, trainer.yaml, and its logs, modelzoo/. A killed run continues from the last complete checkpoint
+in RUN_FOLDER/modelzoo.
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
     validate_sparsity.py --checkpoint RUN_FOLDER/model_dir --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --base models/smollm2 --output RUN_FOLDER/validation_report.json
 
-Writes the report, and exits with 0 if the proof passed and with 1 if it failed. Without --base, or with a --tolerance above
-0, the report and the line on stderr say what was not checked.
+Writes the report, and exits with 0 if the proof passed and with 1 if it failed. Without --base, or with a --tolerance
+above 0, the report and the line on stderr say what was not checked.
 """
 
 import sys
@@ -50,7 +50,8 @@ def main(
     original = Checkpoint(base) if base else None
     claim_record(output, "validation", [mask_path, model.folder, *model.files, base])
     mask = read_mask(mask_path)
-    # A merged model and a prepared base must be what was recorded when they were written. Both are hashed at the same time.
+    # A merged model and a prepared base must be what was recorded when they were written. Both are hashed at the same
+    # time.
     with ThreadPoolExecutor(2) as threads:
         hashes, *base_hashes = threads.map(Checkpoint.hashes, filter(None, [model, original]))
     check_model(model.folder, hashes)

@@ -70,7 +70,8 @@ URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
 
 
-# A column of a table: the name of a field of a row, with the format of a number after a colon, or a function of the row.
+# A column of a table: the name of a field of a row, with the format of a number after a colon, or a function of the
+# row.
 Column = str | Callable[[Any], str]
 
 

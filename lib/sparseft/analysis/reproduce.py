@@ -60,7 +60,8 @@ class Reproduction:
         return self._snakemake(os.path.relpath(self.results_dir / run.id / "merged", study_folder(self.results_dir)))
 
     def _snakemake(self, *targets: str) -> str:
-        """Return a command of Snakemake, with the places that are not the working directory: the project and the study."""
+        """Return a command of Snakemake, with the places that are not the working directory: the project and the
+        study."""
         snakefile = None if Path.cwd() == ROOT else ROOT / "Snakefile"
         folder = study_folder(self.results_dir)
         directory = None if folder == Path() else folder

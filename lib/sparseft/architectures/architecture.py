@@ -47,8 +47,8 @@ class AttentionHeads(NamedTuple):
 class Coupled:
     """Name the prunable matrices of one block whose channels are removed together.
 
-    Such a channel is called a unit. It consists of some rows of each matrix in `rows`, and some columns of each matrix in
-    `columns`. A matrix in `rows` may have a bias, whose numbers belong to its rows.
+    Such a channel is called a unit. It consists of some rows of each matrix in `rows`, and some columns of each matrix
+    in `columns`. A matrix in `rows` may have a bias, whose numbers belong to its rows.
 
     block     the common start of the matrices' names within a decoder layer
     unit      the key of config.json with the number of units
@@ -84,8 +84,8 @@ class Part:
 class ExpertBlock:
     """Name the module of a decoder layer that holds the experts, and the matrices of an expert on disk.
 
-    transformers 5 calls the module `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints do.
-    An expert computes down(act(gate x) * up x)."""
+    transformers 5 calls the module `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints
+    do. An expert computes down(act(gate x) * up x)."""
 
     on_disk: str
     in_memory: str
@@ -106,13 +106,13 @@ class Architecture:
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
     coupled           all prunable matrices, in groups whose channels are removed together
     windows           config -> by decoder layer, how many tokens back a token sees, itself included; None if all
-    smaller_config    (config, unit -> number of units left) -> the keys of config.json that a model with fewer channels and
-                      heads changes
+    smaller_config    (config, unit -> number of units left) -> the keys of config.json that a model with fewer channels
+                      and heads changes
     layer_lists       the keys of config.json that hold a list with an entry per decoder layer
     is_tied           whether the output head is the embeddings where config.json does not say
     fixed             keys of config.json -> the one value that is computed here; a missing key has it
-    attention         how transformers computes it: "sdpa" keeps no scores; "eager" keeps those of all pairs of tokens. A class
-                      without sdpa cannot be loaded with it
+    attention         how transformers computes it: "sdpa" keeps no scores; "eager" keeps those of all pairs of tokens.
+                      A class without sdpa cannot be loaded with it
     experts           the module of the experts; None without experts
     modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (decoder.py); None if ModelZoo has no such model"""
 
@@ -175,7 +175,8 @@ class Architecture:
         return groups
 
     def config_of_part(self, config: dict, key: str, kept: Sequence[int]) -> dict:
-        """Return the keys of config.json that a model with fewer experts or decoder layers changes, and their new values.
+        """Return the keys of config.json that a model with fewer experts or decoder layers changes, and their new
+        values.
 
         key: what is fewer, as `sizes` names it: num_local_experts or num_hidden_layers
         kept: the numbers of those that are left; experts may have other numbers in each decoder layer"""
@@ -197,9 +198,9 @@ class Architecture:
     def activation_bytes(self, config: dict, width: int) -> int:
         """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate.
 
-        A weight has `width` bytes. Attention keeps the inputs of its projections, q, k, v and its output. An MLP keeps the
-        outputs of gate and up, the activation, and their product. Each expert of a token also keeps its own copy of the token,
-        and its output before the router's weight. Norms keep their inputs in fp32."""
+        A weight has `width` bytes. Attention keeps the inputs of its projections, q, k, v and its output. An MLP keeps
+        the outputs of gate and up, the activation, and their product. Each expert of a token also keeps its own copy of
+        the token, and its output before the router's weight. Norms keep their inputs in fp32."""
         hidden = config["hidden_size"]
         heads = attention_heads(config)
         attention = 2 * hidden + (3 * heads.query + 2 * heads.key_value) * heads.size
@@ -213,14 +214,16 @@ class Architecture:
         return width * (attention + mlp) + 4 * norms
 
     def scores(self, config: dict, length: int) -> int:
-        """Return how many attention scores one decoder layer has in memory per token of a sequence of `length` tokens."""
+        """Return how many attention scores one decoder layer has in memory per token of a sequence of `length`
+        tokens."""
         return attention_heads(config).query * length if self.attention == "eager" else 0
 
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if model_type or a size is missing, if a size is not a positive integer, or if a key
-        of `fixed` has another value. Raises it too, before any shape is built, if no model has so many tensors."""
+        Raises InputError, naming `place`, if model_type or a size is missing, if a size is not a positive integer, or
+        if a key of `fixed` has another value. Raises it too, before any shape is built, if no model has so many
+        tensors."""
         self._check(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):

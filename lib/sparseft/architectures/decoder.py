@@ -6,8 +6,9 @@
 Removing a unit removes its rows of q, k and v and its columns of o, or its row of gate and up and its column of down.
 Source: LLM-Pruner (arXiv 2305.11627), section 3.1.
 
-A removed unit meets zero columns of o or down. So whatever its rows compute adds 0, the biases of its rows included: those of
-q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
+A removed unit meets zero columns of o or down. So whatever its rows compute adds 0, the biases of its rows included:
+those of q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model
+drops them.
 """
 
 from sparseft.architectures.architecture import (
@@ -75,18 +76,20 @@ CHANNELS = Coupled(
     columns=("down_proj",),
     title="channels",
     # On a CPU with AVX512-BF16, llama.cpp's fast products of bfloat16 need rows of a multiple of 32 weights
-    # (ggml-cpu/llamafile/sgemm.cpp; measured in docs/results.md), and a block of q8_0 has 32 weights. Tensor cores and the
-    # grouped products of experts in transformers need rows of whole 16 bytes.
+    # (ggml-cpu/llamafile/sgemm.cpp; measured in docs/results.md), and a block of q8_0 has 32 weights. Tensor cores and
+    # the grouped products of experts in transformers need rows of whole 16 bytes.
     multiple=32,
 )
 
-# Matrices whose rows Cerebras ModelZoo interleaves within each head, because its rotary embedding pairs neighbouring rows.
+# Matrices whose rows Cerebras ModelZoo interleaves within each head, because its rotary embedding pairs neighbouring
+# rows.
 ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 
-# The names of Hugging Face's tensors -> those of Cerebras ModelZoo, releases 2.1 to 2.10. Names of a decoder layer are those
-# within the layer, in ModelZoo `transformer_decoder.layers.N`. The experts of a layer are stacked in one parameter on axis 1:
-# (out, experts, in). ModelZoo leaves its leading "model." to trainer checkpoints.
-# Source: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/tools/checkpoint_converters/{llama,mixtral}.py.
+# The names of Hugging Face's tensors -> those of Cerebras ModelZoo, releases 2.1 to 2.10. Names of a decoder layer are
+# those within the layer, in ModelZoo `transformer_decoder.layers.N`. The experts of a layer are stacked in one
+# parameter on axis 1: (out, experts, in). ModelZoo leaves its leading "model." to trainer checkpoints.
+# Source: github.com/Cerebras/modelzoo, Release_2.10.0,
+# src/cerebras/modelzoo/tools/checkpoint_converters/{llama,mixtral}.py.
 MODELZOO_NAMES = {
     "model.embed_tokens": "embedding_layer.word_embeddings.weight",
     "model.norm": "transformer_decoder.norm.weight",

@@ -1,7 +1,8 @@
 """Describe the text models of Gemma 3 (Gemma Team 2025, arXiv 2503.19786).
 
-It is LLaMA's decoder with four norms per layer, norms of the queries and keys, and two kinds of layers. Most layers see only a
-window, and have rotary angles of their own. Every sixth layer sees all tokens. The embeddings are the output head.
+It is LLaMA's decoder with four norms per layer, norms of the queries and keys, and two kinds of layers. Most layers see
+only a window, and have rotary angles of their own. Every sixth layer sees all tokens. The embeddings are the output
+head.
 """
 
 from dataclasses import replace

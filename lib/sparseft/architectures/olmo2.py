@@ -1,7 +1,8 @@
-"""Describe OLMo 2 (OLMo Team 2024, arXiv 2501.00656): LLaMA's decoder with norms after the blocks, and norms over all heads.
+"""Describe OLMo 2 (OLMo Team 2024, arXiv 2501.00656): LLaMA's decoder with norms after the blocks, and norms over all
+heads.
 
-The norm of the queries divides them by their root mean square over all query heads. The norm of the keys does the same over all
-key heads. So the other heads would change if a head were left out.
+The norm of the queries divides them by their root mean square over all query heads. The norm of the keys does the same
+over all key heads. So the other heads would change if a head were left out.
 """
 
 from dataclasses import replace

@@ -235,7 +235,8 @@ def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
 
 @contextmanager
 def hdf5_file(path: Path) -> Iterator[tuple[h5py.File, "Target"]]:
-    """Yield a new HDF5 file, which appears complete or not at all, and its target, whose `check` notices a full disk early."""
+    """Yield a new HDF5 file, which appears complete or not at all, and its target, whose `check` notices a full disk
+    early."""
     with atomic_file(path) as temporary, Target(temporary, "w+b") as target:
         try:
             with h5py.File(target, "w", rdcc_nbytes=_CACHE) as file:

@@ -7,8 +7,9 @@ Chinese character and each kana is a word, because such texts have no blanks.
     example  It occurs in a row or a document that has all windows of 8 words of its prompt. The words with which all
              prompts of its set begin or end are a template, and are left out if 13 words or more remain. A prompt of
              fewer than 8 words must be the whole row or document.
-    near     An example that is no such copy has half of its windows of 5 words in the prompt and the answer of one row. Windows
-             that more than a twentieth of the examples have, and more than 5, are a template. It gives a warning only.
+    near     An example that is no such copy has half of its windows of 5 words in the prompt and the answer of one row.
+             Windows that more than a twentieth of the examples have, and more than 5, are a template. It gives a
+             warning only.
 
 So a passage with another question is another example, because no other row has the windows over both. GPT-3's data were
 compared in windows of 13 words (arXiv:2005.14165, appendix C), PaLM's in windows of 8 (arXiv:2204.02311, section 8).
@@ -119,7 +120,8 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
 
 
 def near_copies(task: Task, rows: SplitRows) -> dict[int, int]:
-    """Return validation row -> the first training row that has half of its windows of 5 words, by their numbers from 0."""
+    """Return validation row -> the first training row that has half of its windows of 5 words, by their numbers from
+    0."""
     examples = [
         set(_hashes(_numbered(prompt), NEAR_WINDOW).tolist()) for prompt in texts_of(task, rows["validation"]).parts
     ]
@@ -139,7 +141,8 @@ def near_copies(task: Task, rows: SplitRows) -> dict[int, int]:
 
 
 class _Search:
-    """Search the examples of a set, or the windows of a text, in other words. Each is found where all of its hashes are."""
+    """Search the examples of a set, or the windows of a text, in other words. Each is found where all of its hashes
+    are."""
 
     def __init__(self, texts: Texts) -> None:
         self.width = TEXT_WINDOW if texts.is_one_text else PROMPT_WINDOW

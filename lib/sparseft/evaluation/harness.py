@@ -93,7 +93,8 @@ class StrictLM(HFLM):
         return super()._loglikelihood_tokens(requests, *args, **options)
 
     def _model_call(self, inps: Tensor, attn_mask: None = None, labels: None = None) -> Tensor:
-        """Return the logits of the last positions of a batch (batch, positions, V): all that lm-eval scores are among them.
+        """Return the logits of the last positions of a batch (batch, positions, V): all that lm-eval scores are among
+        them.
 
         lm-eval pads with token 0 on the right, and takes fewer positions than tokens as those at the end."""
         padding = int((inps == 0).flip(1).cumprod(1).sum(1).max())

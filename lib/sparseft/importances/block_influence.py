@@ -8,7 +8,8 @@ from sparseft.importances.importance import Importance
 
 
 def distances(inputs: Any, outputs: Any) -> list[Any]:
-    """Return the sum over the tokens of 1 - cos(x, y) for inputs x and outputs y, (tokens, H), and the number of tokens."""
+    """Return the sum over the tokens of 1 - cos(x, y) for inputs x and outputs y, (tokens, H), and the number of
+    tokens."""
     from torch.nn.functional import cosine_similarity
 
     cosines = cosine_similarity(inputs.float(), outputs.float(), dim=-1)

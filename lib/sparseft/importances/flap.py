@@ -1,7 +1,7 @@
 """Define flap: how much the output changes from token to token because of the unit.
 
-A unit that always gives the same value could be replaced by a bias. The published code adds this bias to the layer. A mask holds
-none, so here it is left out, as in stade.
+A unit that always gives the same value could be replaced by a bias. The published code adds this bias to the layer. A
+mask holds none, so here it is left out, as in stade.
 """
 
 import numpy as np

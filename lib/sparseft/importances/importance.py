@@ -1,4 +1,5 @@
-"""Describe what an importance is: what it looks at, and how it scores the weights of a layer, or what is larger than a weight."""
+"""Describe what an importance is: what it looks at, and how it scores the weights of a layer, or what is larger than a
+weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +12,16 @@ import numpy as np
 class Statistic:
     """Describe what is accumulated over the examples for each layer. pruning/calibration.py runs the model.
 
-    of_gradients  whether the values are the gradient dL/dW of each example, (rows, cols); if not, they are the inputs of the
-                  layer, (tokens, cols), which come example by example
+    of_gradients  whether the values are the gradient dL/dW of each example, (rows, cols); if not, they are the inputs
+                  of the layer, (tokens, cols), which come example by example
     shape         (rows, cols) of a layer -> the shape of its total, which starts as zeros
     add           add(total, values) adds to the total in place; it may overwrite a gradient, but not the inputs
-    finish        finish(total, count) returns the evidence, fp32; `count` is the number of the examples, or of the tokens that
-                  reached the layer, and at least 1
+    finish        finish(total, count) returns the evidence, fp32; `count` is the number of the examples, or of the
+                  tokens that reached the layer, and at least 1
     dtype         the dtype of the total
 
-    Totals and values are torch tensors. A function that needs torch imports it itself, because plans run without torch."""
+    Totals and values are torch tensors. A function that needs torch imports it itself, because plans run without
+    torch."""
 
     of_gradients: bool
     shape: Callable[[int, int], tuple[int, ...]]
@@ -30,17 +32,18 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Importance:
-    """Describe how every prunable weight, expert or decoder layer is scored. Those with the lowest scores are pruned first.
+    """Describe how every prunable weight, expert or decoder layer is scored. Those with the lowest scores are pruned
+    first.
 
     `score(weights, evidence, column_sums)` returns the scores of some rows of a layer, non-negative fp32 (rows, cols):
 
     - `weights` is fp32 (rows, cols).
-    - `evidence` is what `statistic` finishes with, fp32. It has the same rows if it is of gradients. It is None without a
-      statistic.
+    - `evidence` is what `statistic` finishes with, fp32. It has the same rows if it is of gradients. It is None without
+      a statistic.
     - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
-    If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance with an `update`
-    has no `score` either, because its scores change while a layer is pruned."""
+    If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance with an
+    `update` has no `score` either, because its scores change while a layer is pruned."""
 
     name: str
     formula: str
@@ -50,10 +53,11 @@ class Importance:
     score: Callable[[np.ndarray, Any, Any], np.ndarray] | None = None
     # What its scores, or their sums, rank: weights, channels, experts or decoder layers ("layers").
     ranks: frozenset[str] = frozenset({"weights", "channels"})
-    # score_units(observation) returns the scores of experts or of decoder layers, float64 (groups, units). The groups and the
-    # observation are those of pruning/unit_scores.py. None if it scores weights.
+    # score_units(observation) returns the scores of experts or of decoder layers, float64 (groups, units). The groups
+    # and the observation are those of pruning/unit_scores.py. None if it scores weights.
     score_units: Callable[[Any], np.ndarray] | None = None
-    # How often the model runs over the examples for these scores, from the number of its decoder layers. None if it never does.
+    # How often the model runs over the examples for these scores, from the number of its decoder layers. None if it
+    # never does.
     passes: Callable[[int], float] | None = None
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.
     scope: str = "layer"
@@ -65,8 +69,8 @@ class Importance:
     settings: tuple[str, ...] = ()
     # Whether its scores are random bits, which do not depend on the weights.
     is_random: bool = False
-    # The name in pruning/updates.py of the algorithm that scores, prunes and changes the kept weights in one; None if the
-    # importance only scores.
+    # The name in pruning/updates.py of the algorithm that scores, prunes and changes the kept weights in one; None if
+    # the importance only scores.
     update: str | None = None
 
     @property
@@ -83,6 +87,6 @@ class Importance:
     def looks_at_inputs(self) -> bool:
         """Return whether the statistic is of the inputs of a layer.
 
-        Then the score of a channel or head is the sum over its columns of the last matrix, because their inputs are what the
-        channel computes. The inputs of its rows are the hidden states, which say nothing about it."""
+        Then the score of a channel or head is the sum over its columns of the last matrix, because their inputs are
+        what the channel computes. The inputs of its rows are the hidden states, which say nothing about it."""
         return self.statistic is not None and not self.statistic.of_gradients

@@ -1,4 +1,5 @@
-"""Define random: a random score of each channel, head, expert or decoder layer, the baseline of the other importances."""
+"""Define random: a random score of each channel, head, expert or decoder layer, the baseline of the other
+importances."""
 
 from typing import Any
 
@@ -8,7 +9,8 @@ from sparseft.importances.importance import Importance
 
 
 def score_units(observation: Any) -> np.ndarray:
-    """Return numbers from 0 to below 1, which are the same on every machine. They depend on the seed and the numbers of units."""
+    """Return numbers from 0 to below 1, which are the same on every machine. They depend on the seed and the numbers of
+    units."""
     groups, units = observation.shape
     words = np.random.Philox(key=observation.masks.settings.seed).random_raw(groups * units)
     return (words >> 11).reshape(groups, units) / 2**53

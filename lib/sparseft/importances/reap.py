@@ -1,7 +1,7 @@
 """Define reap: how much the expert adds to the output of a token that it gets, on average.
 
-p is the router's weight of the expert: the softmax over all experts in fp32. If config.json has norm_topk_prob and the setting
-renormalize_router_weights is true, it is divided by the sum over the top k of the token.
+p is the router's weight of the expert: the softmax over all experts in fp32. If config.json has norm_topk_prob and the
+setting renormalize_router_weights is true, it is divided by the sum over the top k of the token.
 """
 
 from functools import partial

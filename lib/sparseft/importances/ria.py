@@ -1,7 +1,7 @@
 """Define ria: relative importance and activations. A weight counts by its share of its row and of its column.
 
-If all weights of a row become smaller by the same factor, their shares of the row stay the same. So a channel is not pruned as
-a whole only because its weights are small.
+If all weights of a row become smaller by the same factor, their shares of the row stay the same. So a channel is not
+pruned as a whole only because its weights are small.
 """
 
 import numpy as np

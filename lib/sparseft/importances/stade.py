@@ -1,7 +1,7 @@
 """Define stade: the weight's absolute value times the standard deviation of its inputs.
 
-What a constant input adds to the output is a constant, which a bias could replace. The published code also adds this constant to
-the biases. A mask holds none, so here it is left out.
+What a constant input adds to the output is a constant, which a bias could replace. The published code also adds this
+constant to the biases. A mask holds none, so here it is left out.
 """
 
 from typing import Any
@@ -18,7 +18,8 @@ def add(sums: Any, inputs: Any) -> None:
 
 
 def finish(sums: Any, count: int) -> Any:
-    """Return the standard deviation of each input column over the tokens. Rounding may leave a variance below 0, which is 0."""
+    """Return the standard deviation of each input column over the tokens. Rounding may leave a variance below 0, which
+    is 0."""
     mean, mean_square = sums / count
     return (mean_square - mean.square()).clamp(min=0).sqrt().float()
 
@@ -28,8 +29,8 @@ def score(weights: np.ndarray, deviations: np.ndarray, column_sums: None) -> np.
     return np.abs(weights) * deviations
 
 
-# The standard deviation of each input column over all tokens of the examples, (cols,). Two sums whose difference is the variance
-# are in fp64, because the mean may be much larger than the deviation.
+# The standard deviation of each input column over all tokens of the examples, (cols,). Two sums whose difference is the
+# variance are in fp64, because the mean may be much larger than the deviation.
 INPUT_DEVIATIONS = Statistic(
     of_gradients=False, shape=lambda rows, cols: (2, cols), add=add, finish=finish, dtype="float64"
 )

@@ -19,9 +19,10 @@ def score(weights: np.ndarray, norms: np.ndarray, column_sums: None) -> np.ndarr
     return np.abs(weights) * norms
 
 
-# ||X_j||_2 of each input column over all tokens of the examples, (cols,). Wanda's scaler_row is the mean over samples of
-# ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm divided by a constant, which changes no ranking
-# within a layer.
+# ||X_j||_2 of each input column over all tokens of the examples, (cols,). Wanda's scaler_row is the mean over samples
+# of
+# ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm divided by a constant, which changes no
+# ranking within a layer.
 INPUT_NORMS = Statistic(
     of_gradients=False,
     shape=lambda rows, cols: (cols,),

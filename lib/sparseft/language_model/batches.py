@@ -3,8 +3,8 @@
 The model's chat template writes a conversation as text.
 
 Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py, _encode_pair).
-So training sees exactly the tokens that evaluation scores. In a sequence of general text, every token but the first counts as
-the answer.
+So training sees exactly the tokens that evaluation scores. In a sequence of general text, every token but the first
+counts as the answer.
 """
 
 import math
@@ -22,8 +22,8 @@ from sparseft.limits import limited
 from sparseft.study.schedule import Training
 from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
 
-# Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints by
-# default.
+# Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints
+# by default.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
@@ -57,12 +57,12 @@ class Batch:
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Return the examples of the rows as token ids.
 
-    A response or a generated answer ends in the end-of-sequence token. A choice does not, and a chat template writes the end
-    of a message itself.
+    A response or a generated answer ends in the end-of-sequence token. A choice does not, and a chat template writes
+    the end of a message itself.
     Documents become sequences of task.sequence_length tokens.
 
-    Raises InputError if the tokens do not divide into prompt and answer, or if an example has more than `max_length` tokens,
-    because nothing is cut silently."""
+    Raises InputError if the tokens do not divide into prompt and answer, or if an example has more than `max_length`
+    tokens, because nothing is cut silently."""
     if task.sequence_length:
         return _sequences(rows, task, tokenizer, max_length)
     end = [tokenizer.eos_token_id] if task.choices is None and not task.messages else []
@@ -107,10 +107,10 @@ def _texts(rows: list[Row], task: Task, tokenizer) -> list[tuple[str, str]]:
 def written_by_template(task: str, conversations: list[list[dict[str, str]]], tokenizer) -> list[tuple[str, str]]:
     """Return the prompt of each conversation, and its whole text, as the tokenizer's chat template writes them.
 
-    A template is a program that anybody may have written. transformers runs it in a sandbox, where it reads only the messages.
-    The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the number of the
-    row if there is no template, or if it refuses a conversation, or if a whole text does not start with its
-    prompt, or lacks a message."""
+    A template is a program that anybody may have written. transformers runs it in a sandbox, where it reads only the
+    messages. The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the
+    number of the row if there is no template, or if it refuses a conversation, or if a whole text does not start with
+    its prompt, or lacks a message."""
     try:
         template = tokenizer.get_chat_template()
     # transformers says so if there is none, or if there are several without a default.
@@ -170,9 +170,9 @@ def _has_every_message(messages: list[dict[str, str]], prompt: str, response: st
 def _sequences(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Return documents as sequences of task.sequence_length tokens.
 
-    The text is tokenised once, as for a perplexity (evaluation/evaluate.py). So a token that the tokenizer puts before every
-    text is only in the first sequence. Raises InputError if the model takes no such sequence, or for fewer than two, because
-    one has no standard error."""
+    The text is tokenised once, as for a perplexity (evaluation/evaluate.py). So a token that the tokenizer puts before
+    every text is only in the first sequence. Raises InputError if the model takes no such sequence, or for fewer than
+    two, because one has no standard error."""
     length = task.sequence_length
     if length > max_length:
         raise InputError(
@@ -259,9 +259,9 @@ def collate(examples: list[Example], multiple: int = 1) -> Batch:
 def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator[list[Example]]:
     """Yield batches without end. Every epoch is a new permutation of the examples.
 
-    Examples that fill no batch go into the first batch of the next epoch. The others are sorted by length within windows
-    of settings.length_buckets batches, and the batches of a window come in random order. Batches depend on the seed and
-    not on the mode, so that a comparison of modes compares only modes."""
+    Examples that fill no batch go into the first batch of the next epoch. The others are sorted by length within
+    windows of settings.length_buckets batches, and the batches of a window come in random order. Batches depend on the
+    seed and not on the mode, so that a comparison of modes compares only modes."""
     generator = random.Random(seed)
     size = settings.batch_size
     window = size * settings.length_buckets

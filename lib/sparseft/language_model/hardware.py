@@ -24,17 +24,19 @@ _M_MMAP_THRESHOLD = -3
 
 
 def start(threads: int) -> torch.device:
-    """Set up this process to train or evaluate a model, and return its device. Raises InputError as `choose_device` does."""
+    """Set up this process to train or evaluate a model, and return its device. Raises InputError as `choose_device`
+    does."""
     limit_threads(threads)
     keep_freed_memory()
     return choose_device()
 
 
 def choose_device() -> torch.device:
-    """Return the device on which this process runs models: the first CUDA device, or the CPU. Make its kernels repeatable.
+    """Return the device on which this process runs models: the first CUDA device, or the CPU. Make its kernels
+    repeatable.
 
-    Every program gets the device here, so all of them compute with the same kernels, before the merge and after it. Raises
-    InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
+    Every program gets the device here, so all of them compute with the same kernels, before the merge and after it.
+    Raises InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
     use_repeatable_kernels()
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -53,10 +55,10 @@ def choose_device() -> torch.device:
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
 
-    Every program that multiplies matrices calls this. So it also lets float32 matrices be multiplied in float32: never in TF32 on
-    a GPU, and never in bfloat16 on a CPU. The environment can ask for these too. sparseft/__init__.py removes what does, before
-    torch is loaded. Products of 16-bit matrices are summed in float32. By default, torch lets cuBLAS add parts of a sum in 16
-    bits."""
+    Every program that multiplies matrices calls this. So it also lets float32 matrices be multiplied in float32: never
+    in TF32 on a GPU, and never in bfloat16 on a CPU. The environment can ask for these too. sparseft/__init__.py
+    removes what does, before torch is loaded. Products of 16-bit matrices are summed in float32. By default, torch lets
+    cuBLAS add parts of a sum in 16 bits."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -69,8 +71,8 @@ def limit_threads(threads: int) -> None:
 def use_repeatable_kernels() -> None:
     """Make a model give the same bits every time. On a CPU with one thread this is so without it, and nothing changes.
 
-    On a GPU, the backward of torch's attention would add in the order in which parts of it end. The setting also decides which
-    attention torch takes there."""
+    On a GPU, the backward of torch's attention would add in the order in which parts of it end. The setting also
+    decides which attention torch takes there."""
     # cuBLAS reads this before its first product (its manual, section "Results Reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # torch.use_deterministic_algorithms does the same, and also imports torch's compiler, which takes seconds.
@@ -80,11 +82,12 @@ def use_repeatable_kernels() -> None:
 
 
 def keep_freed_memory(below: int = 1 << 30) -> None:
-    """Make glibc keep freed blocks of fewer than `below` bytes. Otherwise each step's tensors cost a page fault per 4 KB.
+    """Make glibc keep freed blocks of fewer than `below` bytes. Otherwise each step's tensors cost a page fault per 4
+    KB.
 
-    It saves 5 to 16 % of a step on a CPU, for 3 to 8 % more memory. A divided model gathers and frees every decoder layer.
-    Kept, their memory would grow to almost the whole model, so its training gives back blocks of 1 MB or more. On other
-    systems than Linux this does nothing."""
+    It saves 5 to 16 % of a step on a CPU, for 3 to 8 % more memory. A divided model gathers and frees every decoder
+    layer. Kept, their memory would grow to almost the whole model, so its training gives back blocks of 1 MB or more.
+    On other systems than Linux this does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(_M_TRIM_THRESHOLD, below)

@@ -1,7 +1,7 @@
 """Run a model decoder layer by decoder layer.
 
-A `LayeredModel` has the weights of one decoder layer in memory at a time. The other decoder layers are on torch's meta device,
-which holds shapes without values. A `Stream` holds what enters a decoder layer, in the machine's memory.
+A `LayeredModel` has the weights of one decoder layer in memory at a time. The other decoder layers are on torch's meta
+device, which holds shapes without values. A `Stream` holds what enters a decoder layer, in the machine's memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,11 +20,11 @@ _LAYERS = "model.layers."
 
 
 class LayeredModel:
-    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none at
-    first.
+    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has
+    none at first.
 
-    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError if the tensors
-    are not those that config.json describes, or as `load_model` does for another class or dtype."""
+    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError if the
+    tensors are not those that config.json describes, or as `load_model` does for another class or dtype."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, *, widens_float16: bool = False) -> None:
         model = empty_model(checkpoint)
@@ -87,10 +87,11 @@ def decoder_layer_tensors(checkpoint: Checkpoint, number: int) -> list[str]:
 
 
 def layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
-    """Return the hidden states (B, T, H) that enter the first decoder layer for `ids` (B, T), and each layer's keywords.
+    """Return the hidden states (B, T, H) that enter the first decoder layer for `ids` (B, T), and each layer's
+    keywords.
 
-    The keywords are attention masks and rotary angles, which may differ from layer to layer. The layers compute nothing here:
-    each notes its keywords, and returns the hidden states as they are."""
+    The keywords are attention masks and rotary angles, which may differ from layer to layer. The layers compute nothing
+    here: each notes its keywords, and returns the hidden states as they are."""
     inputs: list[Tensor] = []
     keywords: list[dict] = []
 
@@ -129,8 +130,8 @@ class Stream:
     def outputs(self, number: int, batch: list[int]) -> Tensor:
         """Return the outputs of decoder layer `number` for a batch of sequences, given by their numbers.
 
-        They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal attention lets
-        no real token see a padded one."""
+        They are on the device, joined to (tokens of the batch, H). The sequences are padded on the right. Causal
+        attention lets no real token see a padded one."""
         states = [self.states[sequence].to(self.device) for sequence in batch]
         # (B, T, H)
         padded = pad_sequence(states, batch_first=True)

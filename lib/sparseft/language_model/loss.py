@@ -1,8 +1,9 @@
-"""Compute the answer loss: the cross-entropy of the answer tokens, in nats. A distillation adds the divergence from a teacher.
+"""Compute the answer loss: the cross-entropy of the answer tokens, in nats. A distillation adds the divergence from a
+teacher.
 
-lm_head runs only on the positions of the answers. This saves a row of logits, as long as the vocabulary, for every prompt
-token. The logits of the answers exist only once. torch's cross-entropy makes three copies of them, and takes 1.5 times as
-long.
+lm_head runs only on the positions of the answers. This saves a row of logits, as long as the vocabulary, for every
+prompt token. The logits of the answers exist only once. torch's cross-entropy makes three copies of them, and takes 1.5
+times as long.
 """
 
 import math
@@ -19,20 +20,22 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
 from sparseft.language_model.model import computed_by
 
-# The number of rows of logits that are in fp32 at once, by device. A GPU needs many to fill it. On a CPU they stay in its cache.
+# The number of rows of logits that are in fp32 at once, by device. A GPU needs many to fill it. On a CPU they stay in
+# its cache.
 ROWS = {"cpu": 16, "cuda": 512}
-# The number of rows of logits that exist at once in an evaluation. On a CPU all do, because a product rounds by its rows.
+# The number of rows of logits that exist at once in an evaluation. On a CPU all do, because a product rounds by its
+# rows.
 EVALUATED_ROWS = {"cpu": 1 << 62, "cuda": 1 << 13}
 
 
 class CrossEntropyFunction(torch.autograd.Function):
     """Compute -log softmax(s)[target], fp32 (N,), from logits s (N, V) and targets int64 (N,).
 
-    With the logits t (N, V) of a teacher, compute also KL(p || q) in nats, p = softmax(t / T), q = softmax(s / T), with the
-    temperature T: fp32 (2, N). Its derivative by s is (q - p) / T.
+    With the logits t (N, V) of a teacher, compute also KL(p || q) in nats, p = softmax(t / T), q = softmax(s / T), with
+    the temperature T: fp32 (2, N). Its derivative by s is (q - p) / T.
 
-    The backward overwrites s with its gradient, softmax - one-hot of the losses, as Liger Kernel does (arXiv 2410.10989,
-    section 3.2). So nothing else may use s, and the backward must run only once."""
+    The backward overwrites s with its gradient, softmax - one-hot of the losses, as Liger Kernel does (arXiv
+    2410.10989, section 3.2). So nothing else may use s, and the backward must run only once."""
 
     @staticmethod
     def forward(ctx, logits, targets, of_teacher=None, temperature=1.0):
@@ -145,8 +148,8 @@ def answer_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each example's answer, in nats, float64 (N,), and its number of answer tokens, int64 (N,).
 
-    The batch that needs most memory comes first. The order of the results is that of `examples`. Raises InputError if a loss is
-    not finite."""
+    The batch that needs most memory comes first. The order of the results is that of `examples`. Raises InputError if a
+    loss is not finite."""
     sums = np.zeros(len(examples))
     tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     for places in evaluation_batches(examples, batch_size):

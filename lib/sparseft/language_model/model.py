@@ -39,14 +39,15 @@ def load_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
-    rooms: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose weights the
-    first device has no room can only be evaluated (language_model/placement.py).
+    rooms: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose
+    weights the first device has no room can only be evaluated (language_model/placement.py).
 
-    Raises InputError as `Checkpoint` does. Raises it if the model has another class than config.json names or another dtype than
-    its files, or if the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit, because
-    transformers would draw them at random."""
+    Raises InputError as `Checkpoint` does. Raises it if the model has another class than config.json names or another
+    dtype than its files, or if the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not
+    fit, because transformers would draw them at random."""
     checkpoint = Checkpoint(folder)
-    # This comes first, because transformers would build a model of any size, and has errors of its own for some configurations.
+    # This comes first, because transformers would build a model of any size, and has errors of its own for some
+    # configurations.
     check_tensors(checkpoint, folder)
     size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     # On a CPU, the weights are mapped from their files and take no room, except for experts, which transformers joins.
@@ -78,7 +79,8 @@ def load_model(
 
 
 def empty_model(checkpoint: Checkpoint) -> nn.Module:
-    """Return the checkpoint's model without weights, in evaluation mode. Its parameters are on "meta", in the dtype of the files.
+    """Return the checkpoint's model without weights, in evaluation mode. Its parameters are on "meta", in the dtype of
+    the files.
 
     The buffers, such as the frequencies of rotary embeddings, are in no file. They are on the CPU. Raises InputError as
     `load_model` does."""

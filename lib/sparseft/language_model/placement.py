@@ -1,8 +1,8 @@
 """Place a model whose weights are larger than the memory of a device.
 
-The decoder layers fill the devices one after the other. The weights of the others stay in the files of the checkpoint. They are
-read, through the machine's page cache, each time their layer computes. What is outside of the decoder layers is on the first
-device. accelerate moves the weights and the hidden states.
+The decoder layers fill the devices one after the other. The weights of the others stay in the files of the checkpoint.
+They are read, through the machine's page cache, each time their layer computes. What is outside of the decoder layers
+is on the first device. accelerate moves the weights and the hidden states.
 """
 
 from collections import Counter
@@ -61,10 +61,11 @@ class StoredWeights(Mapping[str, Tensor]):
 
 
 def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
-    """Return the bytes that a model's weights may take on each device: on all GPUs that this process sees, or on the CPU.
+    """Return the bytes that a model's weights may take on each device: on all GPUs that this process sees, or on the
+    CPU.
 
-    They are nine tenths of what is free. If the weights are more, the first device keeps four tenths for a batch, whose logits it
-    computes."""
+    They are nine tenths of what is free. If the weights are more, the first device keeps four tenths for a batch, whose
+    logits it computes."""
     gpus = range(cuda.device_count()) if choose_device().type == "cuda" else ()
     free = get_max_memory()
     rooms = {f"cuda:{gpu}": 0.9 * free[gpu] for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
@@ -77,8 +78,8 @@ def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
 def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, float]) -> None:
     """Give a model on "meta" its weights.
 
-    rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in the
-        files"""
+    rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in
+        the files"""
     main = next(iter(rooms))
     layers = [f"model.layers.{number}" for number in range(len(model.model.layers))]
     sizes = [_size(layer) for layer in model.model.layers]
@@ -99,8 +100,8 @@ def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, floa
 def places_of(sizes: list[int], outside: int, rooms: dict[str, float]) -> list[str]:
     """Return the device of each decoder layer, or DISK. Each takes the first device that has room.
 
-    `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one keeps room
-    for it."""
+    `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one
+    keeps room for it."""
     main = next(iter(rooms))
     for kept_free in (0, max(sizes)):
         left = rooms | {main: rooms[main] - outside - kept_free}

@@ -4,14 +4,15 @@
     G  = dY^T X     (out, in), the gradient of W
 
 On a CPU, torch has two ways to multiply. torch.mm uses a BLAS such as MKL for fp32, and oneDNN for bf16 and fp16 if the
-processor supports them. The operator `mkldnn._linear_pointwise`, which torch made for its compiler, uses oneDNN for fp32 too.
-Which way is faster depends on the processor. So does whether it pays to copy dY^T, whose rows are not contiguous in memory.
+processor supports them. The operator `mkldnn._linear_pointwise`, which torch made for its compiler, uses oneDNN for
+fp32 too. Which way is faster depends on the processor. So does whether it pays to copy dY^T, whose rows are not
+contiguous in memory.
 
-If the processor does not support 16 bits, torch.mm has loops of its own for them, which take up to 400 times as long as the same
-product in fp32. Then the matrices are multiplied in fp32, and the product is rounded once.
+If the processor does not support 16 bits, torch.mm has loops of its own for them, which take up to 400 times as long as
+the same product in fp32. Then the matrices are multiplied in fp32, and the product is rounded once.
 
-The choice depends only on the processor's vendor and features, and never on a timing. So a machine always makes the same choice,
-and computes the same bits. benchmarks/products.py measures the ways.
+The choice depends only on the processor's vendor and features, and never on a timing. So a machine always makes the
+same choice, and computes the same bits. benchmarks/products.py measures the ways.
 
 The forward pass is always F.linear. The merged model computes it so, and both must give the same bits.
 """
@@ -69,12 +70,12 @@ def ways() -> dict[torch.dtype, Way]:
     """Return the ways that are faster than plain torch.mm on this machine's processor, by dtype."""
     slow = {dtype: Way(in_fp32=True) for dtype in (torch.bfloat16, torch.float16) if not has_instructions(dtype)}
     vendor = cpu_fields().get("vendor_id")
-    # Measured on two AMD EPYCs (Zen 4, AVX-512), and assumed for all of AMD's: in fp32 oneDNN takes half of MKL's time on one,
-    # and 0.95 of it on the other.
+    # Measured on two AMD EPYCs (Zen 4, AVX-512), and assumed for all of AMD's: in fp32 oneDNN takes half of MKL's time
+    # on one, and 0.95 of it on the other.
     if vendor == "AuthenticAMD":
         return {torch.float32: Way(onednn=True), **slow}
-    # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
-    # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
+    # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the
+    # product of a transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
     if vendor == "GenuineIntel" and "amx_tile" in cpu_fields().get("flags", "").split():
         return {torch.bfloat16: Way(copy=True), **slow}
     return slow
@@ -91,7 +92,8 @@ def has_instructions(dtype: torch.dtype) -> bool:
 
 
 class LinearFunction(torch.autograd.Function):
-    """Compute Y = X W^T + b as F.linear does, and its gradients in the way of the processor: dX = dY W, dW = dY^T X, db."""
+    """Compute Y = X W^T + b as F.linear does, and its gradients in the way of the processor: dX = dY W, dW = dY^T X,
+    db."""
 
     @staticmethod
     def forward(ctx, X, W, b):

@@ -1,10 +1,10 @@
 """Sample texts from a model itself, and write windows of token ids, with what the model says of them.
 
-Every token is drawn from the softmax of the model's logits, in fp32, divided by the temperature. Nothing is cut off, and no other
-setting of a generation applies. The end of a document is a token like any other: the model goes on, as it does in its packed
-training data. So at temperature 1, a window is drawn from the model's distribution over sequences of this length. The mean of
-log p - log q over its tokens is an unbiased estimate of the divergence from p, the model, to another model q
-(evaluation/divergence.py). Importances calibrate on such windows too.
+Every token is drawn from the softmax of the model's logits, in fp32, divided by the temperature. Nothing is cut off,
+and no other setting of a generation applies. The end of a document is a token like any other: the model goes on, as it
+does in its packed training data. So at temperature 1, a window is drawn from the model's distribution over sequences of
+this length. The mean of log p - log q over its tokens is an unbiased estimate of the divergence from p, the model, to
+another model q (evaluation/divergence.py). Importances calibrate on such windows too.
 
 A text of a model was first used for calibration by Williams et al., arXiv 2410.17170.
 """
@@ -29,11 +29,11 @@ MOST_ENDS = 0.5
 
 
 def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: CalibrationText) -> list[Example]:
-    """Return the windows that `text` asks of the model. Each begins with the token that begins a text, or else with that which
-    ends one.
+    """Return the windows that `text` asks of the model. Each begins with the token that begins a text, or else with
+    that which ends one.
 
-    The same model, settings and machine give the same windows. Raises InputError if the model takes no such window, or if most
-    tokens end a document."""
+    The same model, settings and machine give the same windows. Raises InputError if the model takes no such window, or
+    if most tokens end a document."""
     end, place, limit = tokenizer.eos_token_id, model.name_or_path, model.config.max_position_embeddings
     if text.length > limit:
         raise InputError(
@@ -73,8 +73,8 @@ def score_windows(model: nn.Module, windows: list[Example]) -> dict[str, np.ndar
         log_p  the logarithm of its probability at temperature 1, in nats, float64
         top    the likeliest token in its place, int64
 
-    Each window is a batch of its own. So no setting of the batches changes a bit, and the memory is that of one window's logits.
-    Raises InputError if a probability is not a number."""
+    Each window is a batch of its own. So no setting of the batches changes a bit, and the memory is that of one
+    window's logits. Raises InputError if a probability is not a number."""
     log_p, top = [], []
     for window in windows:
         ids = torch.tensor(window.ids, device=model.device)

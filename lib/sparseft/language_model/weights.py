@@ -1,10 +1,12 @@
-"""Read the weights of a checkpoint as tensors, whole or each process its own rows, and turn fused experts into linear layers.
+"""Read the weights of a checkpoint as tensors, whole or each process its own rows, and turn fused experts into linear
+layers.
 
 Masks and adapters belong to the linear layers, which are those that the checkpoint holds.
 
-A checkpoint holds three matrices per expert: gate and up (channels, hidden), and down (hidden, channels). transformers 5
-fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_up_proj` (experts, 2 * channels, hidden) and
-`experts.down_proj` (experts, hidden, channels). transformers 4 keeps the matrices. Their names are in `ExpertBlock`.
+A checkpoint holds three matrices per expert: gate and up (channels, hidden), and down (hidden, channels). transformers
+5 fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_up_proj` (experts, 2 * channels,
+hidden) and `experts.down_proj` (experts, hidden, channels). transformers 4 keeps the matrices. Their names are in
+`ExpertBlock`.
 """
 
 from collections.abc import Callable
@@ -31,7 +33,8 @@ def as_weight(bits: np.ndarray, dtype: str) -> Tensor:
 
 
 def map_weight(checkpoint: Checkpoint, name: str) -> Tensor:
-    """Return a tensor in its own dtype and shape, mapped from its file. Fused experts are copied, as transformers does."""
+    """Return a tensor in its own dtype and shape, mapped from its file. Fused experts are copied, as transformers
+    does."""
     weight = as_weight(checkpoint.map(name), checkpoint.tensors[name].dtype)
     is_fused = fused_experts(checkpoint.architecture) and ".experts." in name
     return weight.clone() if is_fused else weight
@@ -60,15 +63,17 @@ class Experts(nn.ModuleList):
     def forward(self, x: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Return the weighted sum of each token's experts.
 
-        x and the result are (tokens, hidden); top_k_index and top_k_weights are (tokens, k). The program waits for the GPU
-        only to count the tokens of each expert. An expert without a token does not run, and gets no gradient."""
+        x and the result are (tokens, hidden); top_k_index and top_k_weights are (tokens, k). The program waits for the
+        GPU only to count the tokens of each expert. An expert without a token does not run, and gets no gradient."""
         tokens, k = top_k_index.shape
         counts = top_k_index.flatten().bincount(minlength=len(self)).tolist()
-        # The rows of the experts' inputs, expert by expert, and within an expert in the order of the tokens, (tokens * k,).
+        # The rows of the experts' inputs, expert by expert, and within an expert in the order of the tokens, (tokens *
+        # k,).
         order = top_k_index.flatten().argsort(stable=True)
         # The rows of each token, in the order of its experts, (tokens, k).
         rows = order.argsort().view(tokens, k).sort(1).values
-        # One copy of x per expert of a token. Autograd adds their gradients in this order, that of the last expert first.
+        # One copy of x per expert of a token. Autograd adds their gradients in this order, that of the last expert
+        # first.
         copies = torch.stack([x] * k, 1).flatten(0, 1)
         inputs = copies[rows.flip(1).flatten().argsort()].split(counts)
         weights = top_k_weights.flatten()[order, None].split(counts)
@@ -110,18 +115,19 @@ def memory_path(architecture: Architecture, layer: str) -> str:
 
 
 def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
-    """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums their
-    gradients.
+    """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums
+    their gradients.
 
-    Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards. A single process
-    keeps all weights in the machine's memory, and gathers from there.
+    Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards. A single
+    process keeps all weights in the machine's memory, and gathers from there.
     The model may have no weights yet. Its trained parameters must be on `device`, the device of this process."""
     # cerebras-pytorch requires torch 2.4, which does not have `fully_shard`.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     if not torch.distributed.is_initialized():
-        # FSDP2 needs a group, also if it has one process. Without a store, torch would look for the variables of torchrun.
+        # FSDP2 needs a group, also if it has one process. Without a store, torch would look for the variables of
+        # torchrun.
         backend = {"cpu": "gloo", "cuda": "nccl"}[device.type]
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (processes,))
@@ -133,9 +139,11 @@ def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
 
 
 def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str, Tensor, slice], None]) -> None:
-    """Load the weights of a model that `divide` has divided. Each process reads only its own rows from the checkpoint's files.
+    """Load the weights of a model that `divide` has divided. Each process reads only its own rows from the checkpoint's
+    files.
 
-    prune: (name on disk, own rows, their place among all rows); changes the rows in place before they move to their device
+    prune: (name on disk, own rows, their place among all rows); changes the rows in place before they move to their
+    device
 
     Raises InputError if a file is shorter than its header says."""
     # Not at the top, for the same reason as in `divide`.
@@ -156,7 +164,8 @@ def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str
                 own = torch.from_numpy(checkpoint.read_rows(tensor, rows)).view(parameter.dtype)
                 prune(tensor, own, rows)
                 whole = {"shape": parameter.shape, "stride": parameter.stride()}
-                # This moves the rows to the process's device. FSDP2 wants them back if it keeps them in the machine's memory.
+                # This moves the rows to the process's device. FSDP2 wants them back if it keeps them in the machine's
+                # memory.
                 divided = DTensor.from_local(own, mesh, parameter.placements, run_check=False, **whole)
                 kept = divided.cpu() if mesh.size() == 1 else divided
                 filled[parameter] = nn.Parameter(kept, requires_grad=False)

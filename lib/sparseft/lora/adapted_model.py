@@ -1,4 +1,5 @@
-"""Make a pruned model with LoRA layers: for a training, with new ones, or as a training has left it, before any merge."""
+"""Make a pruned model with LoRA layers: for a training, with new ones, or as a training has left it, before any
+merge."""
 
 import math
 from collections.abc import Callable
@@ -55,8 +56,8 @@ def trained_model(
 
     The adapter does not change any more, so W' takes the place of W in a masked layer. rooms: as in `load_model`
 
-    Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run than
-    `run`, or if it does not fit the model."""
+    Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run
+    than `run`, or if it does not fit the model."""
     adapter = read_adapter(folder)
     config = adapter.config
     check_origin(folder, config, mask_sha256, run)
@@ -77,8 +78,8 @@ def trained_model(
 
 
 class TrainedWeights(StoredWeights):
-    """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and the
-    adapter.
+    """Map the name of a parameter of an evaluated model to its weight: W' of a masked layer, else the pruned base and
+    the adapter.
 
     What changes a weight is computed on the device of the masks."""
 
@@ -111,7 +112,8 @@ class TrainedWeights(StoredWeights):
 def adapt(
     model: nn.Module, checkpoint: Checkpoint, masks: MaskOf, mode: str, settings: Training, kind: Callable = kind_of
 ) -> dict[str, LoRALinear]:
-    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `masks` and `kind` as in `attach`."""
+    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `masks` and `kind` as in
+    `attach`."""
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     return attach(model, masks, paths, mode, settings, kind)

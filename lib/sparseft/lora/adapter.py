@@ -6,7 +6,8 @@
                                         base_model.model.{layer}.lora_B.weight  (out, r)
     adapter/adapter_config.json         r, alpha, and which layers have matrices
 
-The metadata `sparseft` of the weights' file is JSON with the run, its mode and the sha256 of the mask. Stock PEFT does not read
+The metadata `sparseft` of the weights' file is JSON with the run, its mode and the sha256 of the mask. Stock PEFT does
+not read
 it: it would run and merge every adapter as if the mask were all ones.
 
 Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
@@ -54,7 +55,8 @@ def factor_names(layer: str) -> tuple[str, str]:
 def write_adapter(
     folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], settings: Training, *, base: str, sparseft: dict
 ) -> None:
-    """Write an adapter folder. `matrices`: layer -> (A (r, in), B (out, r)). `base`: the model's name. `sparseft`: its origin."""
+    """Write an adapter folder. `matrices`: layer -> (A (r, in), B (out, r)). `base`: the model's name. `sparseft`: its
+    origin."""
     tensors = {
         name: matrix.detach().float().cpu().contiguous()
         for layer, pair in matrices.items()

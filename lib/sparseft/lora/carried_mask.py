@@ -1,9 +1,10 @@
 """Keep a mask in the weight that it prunes, where it takes no memory, and divide a weight into blocks.
 
-In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0. So an entry is kept if its bits are not
-those of -0.0, which are the sign bit.
+In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0. So an entry is kept if its bits are
+not those of -0.0, which are the sign bit.
 
-What is computed of a weight and is as large as the weight is computed in blocks of rows, so that it takes little memory.
+What is computed of a weight and is as large as the weight is computed in blocks of rows, so that it takes little
+memory.
 """
 
 from collections.abc import Iterator
@@ -13,16 +14,17 @@ from torch import Tensor
 
 # Bytes of a weight -> the integer dtype that holds its bits.
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights per block, by device: enough to keep the products fast, and few enough to take little memory. On a GPU, starting a
-# kernel takes longer than a small block. There a block of bfloat16 takes 134 MB, and each layer of an 8B model is one block.
+# Weights per block, by device: enough to keep the products fast, and few enough to take little memory. On a GPU,
+# starting a kernel takes longer than a small block. There a block of bfloat16 takes 134 MB, and each layer of an 8B
+# model is one block.
 BLOCK = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
     """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in).
 
-    A weight that carries M is not written to. So if it is mapped from a file, as all weights of a dense run, the processes of a
-    machine share its memory."""
+    A weight that carries M is not written to. So if it is mapped from a file, as all weights of a dense run, the
+    processes of a machine share its memory."""
     if torch.equal(carried_mask(weight), kept):
         return weight
     bits = bits_of(weight)

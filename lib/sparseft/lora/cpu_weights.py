@@ -4,8 +4,9 @@
     A   (r, cols)      fp32
     B   (rows, r)      fp32, which holds s B
 
-W carries its mask, as carried_mask.py says: the bits of -0.0 mark what is pruned. The rows are divided among torch's threads,
-and no weight depends on the division. Every inner loop is over columns, so that the compiler computes many at a time.
+W carries its mask, as carried_mask.py says: the bits of -0.0 mark what is pruned. The rows are divided among torch's
+threads, and no weight depends on the division. Every inner loop is over columns, so that the compiler computes many at
+a time.
 
 All loops are in one file, because numba's cache of compiled code notices an edit only in a function's own file.
 """
@@ -68,8 +69,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _words(weight: Tensor) -> np.ndarray:
     """Return the bits of a weight on the CPU as unsigned integers (rows, cols), in the weight's own memory.
 
-    They must not be used after the weight is freed. Use the address, because tensor.numpy() would stop FSDP from freeing the
-    tensor."""
+    They must not be used after the weight is freed. Use the address, because tensor.numpy() would stop FSDP from
+    freeing the tensor."""
     rows, cols = weight.shape
     row_step = weight.stride()[0]
     size = weight.element_size()
@@ -82,8 +83,8 @@ def _words(weight: Tensor) -> np.ndarray:
 def fma(_, a, b, c):
     """Return a * b + c of fp32 numbers, rounded once: llvm.fma.
 
-    The compiler has no choice there: on a processor without that instruction it calls the C library, which is slow and as
-    exact."""
+    The compiler has no choice there: on a processor without that instruction it calls the C library, which is slow and
+    as exact."""
     number = types.float32
     return number(number, number, number), lambda context, builder, signature, arguments: builder.fma(*arguments)
 
@@ -92,8 +93,8 @@ def fma(_, a, b, c):
 def merge_rows(W, A, B, out):
     """Write (W + B A) * M to `out`.
 
-    W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
-    and holds s B. A pruned weight becomes +0.0."""
+    W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows,
+    r) and holds s B. A pruned weight becomes +0.0."""
     rows, cols = W.shape
     is_bf16 = W.itemsize == 2
     pruned = W.dtype.type(1 << 8 * W.itemsize - 1)

@@ -2,7 +2,8 @@
 
     W' = (W + s B A) * M
 
-    W, W'   (out, in)   bfloat16, float16 or float32, and float64 in tests; in W a pruned entry is stored as -0.0, which is how W
+    W, W'   (out, in)   bfloat16, float16 or float32, and float64 in tests; in W a pruned entry is stored as -0.0, which
+    is how W
                         carries its mask (carried_mask.py)
     A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
 
@@ -11,17 +12,17 @@ For the entry (i, j), all in fp32:
     total = 0
     for k in 0 ... r - 1:
         total = fma(s B[i, k], A[k, j], total)    s B[i, k] is rounded once, and each fma once
-    total = total + W[i, j]                       last, because every term would be rounded to the precision of W otherwise
-    W'[i, j] = total if kept, else +0.0           rounded once to W's dtype, to nearest even
+    total = total + W[i, j]                       last, because every term would be rounded to the precision of W
+    otherwise W'[i, j] = total if kept, else +0.0           rounded once to W's dtype, to nearest even
 
-The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Two
-modules compute it, with the same bits (only those of a NaN may differ):
+The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training.
+Two modules compute it, with the same bits (only those of a NaN may differ):
 
     cpu_weights       compiled loops, on a CPU
     triton_weights    Triton kernels, on a GPU
 
-The fp32 sum has rounding errors, so an entry may differ from the exact value rounded once. This was measured with SmolLM2's
-weights and the adapter of a default run (r 8, 30 layers):
+The fp32 sum has rounding errors, so an entry may differ from the exact value rounded once. This was measured with
+SmolLM2's weights and the adapter of a default run (r 8, 30 layers):
 
     float32    1.4 % of the entries differ, 91 % of these by one unit in the last place
     bfloat16   4 in 10 million differ, all by one unit in the last place
@@ -76,7 +77,8 @@ class Workspace:
             self._cache = None
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return the buffer of that name in `shape`, with the dtype and device of `like`. Its old content is still in it."""
+        """Return the buffer of that name in `shape`, with the dtype and device of `like`. Its old content is still in
+        it."""
         key = (name, like.dtype, like.device)
         size = shape[0] * shape[1]
         if key not in self._buffers or self._buffers[key].numel() < size:
@@ -98,7 +100,8 @@ def _kernels(device: torch.device) -> ModuleType:
     """Return the module that computes with weights on this device. Raises InputError if Triton cannot run on a GPU."""
     if device.type == "cpu":
         return cpu_weights
-    # Triton is large, and only a GPU needs it. Its first launch runs a C compiler, so only a launch shows that it works.
+    # Triton is large, and only a GPU needs it. Its first launch runs a C compiler, so only a launch shows that it
+    # works.
     try:
         from sparseft.lora import triton_weights
 

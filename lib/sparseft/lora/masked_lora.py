@@ -6,12 +6,12 @@
     x   (..., in)       y   (..., out)       b   (out,), the frozen bias of some layers, never pruned
     W, M   (out, in)    A   (r, in)          B   (out, r)      s = alpha / r
 
-A structured mask keeps whole rows and columns, so (B A) * M = (B * rows) (A * columns). Then only the two thin matrices are
-masked, which costs no more than dense LoRA. With a mask of ones, the layer is plain LoRA.
+A structured mask keeps whole rows and columns, so (B A) * M = (B * rows) (A * columns). Then only the two thin matrices
+are masked, which costs no more than dense LoRA. With a mask of ones, the layer is plain LoRA.
 
 LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. The masked product: SQFT, arXiv 2410.03750, section 3.3, and PERP,
-arXiv 2312.15230, "MaskLoRA". As in LoRS, arXiv 2501.08582, the backward builds W' again instead of keeping it. LoRS leaves
-the mask out of the gradient. Here the mask is in it, so the gradient is exact.
+arXiv 2312.15230, "MaskLoRA". As in LoRS, arXiv 2501.08582, the backward builds W' again instead of keeping it. LoRS
+leaves the mask out of the gradient. Here the mask is in it, so the gradient is exact.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,8 +88,8 @@ def _factor_gradients(
 class LoRALinear(nn.Module):
     """Compute a frozen linear layer with a low-rank adapter: y = x (W * M)^T + b + s (dropout(x) A^T) B^T.
 
-    A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model. Both
-    are fp32. Products are in x's dtype."""
+    A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model.
+    Both are fp32. Products are in x's dtype."""
 
     def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
         """The layer has the linear's bias, and its weight, which is pruned in place by `kept`, bool (out, in).
@@ -122,7 +122,8 @@ class LoRALinear(nn.Module):
 
 
 class StructuredLoRALinear(LoRALinear):
-    """Compute a LoRA layer whose mask is rows x columns: y = x W^T + b + s (x (A * columns)^T) (B * rows)^T = x W'^T + b."""
+    """Compute a LoRA layer whose mask is rows x columns: y = x W^T + b + s (x (A * columns)^T) (B * rows)^T = x W'^T +
+    b."""
 
     def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
         """Do as LoRALinear, and keep the rows and the columns of the mask."""
@@ -198,7 +199,8 @@ def load_factors(layers: dict[str, LoRALinear], factors: Mapping[str, Sequence[T
 
 
 def _pruned(linear: nn.Linear, kept: Tensor) -> Tensor:
-    """Prune a linear's weight in place by `kept`, bool (out, in), and return it. A weight on "meta" has nothing to prune."""
+    """Prune a linear's weight in place by `kept`, bool (out, in), and return it. A weight on "meta" has nothing to
+    prune."""
     weight = linear.weight.detach()
     return weight if weight.is_meta else carry_mask_(weight, kept)
 

@@ -1,8 +1,8 @@
 """Build the effective weight on a GPU, in a Triton kernel with one pass over W.
 
-The kernel is elementwise. It uses no tl.dot, which may round to TF32 and sums in an order of its own. Its launch has one
-fixed configuration, because autotuning chooses by time, and two processes could choose differently. The multiply-add is
-explicit, and the compiler may not fuse anything else.
+The kernel is elementwise. It uses no tl.dot, which may round to TF32 and sums in an order of its own. Its launch has
+one fixed configuration, because autotuning chooses by time, and two processes could choose differently. The
+multiply-add is explicit, and the compiler may not fuse anything else.
 """
 
 import torch
@@ -12,8 +12,8 @@ from triton import language as tl
 
 from sparseft.lora.carried_mask import bits_of, minus_zero
 
-# The tile of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its registers, and
-# loads 17 numbers for 64 multiply-adds.
+# The tile of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its
+# registers, and loads 17 numbers for 64 multiply-adds.
 _ROWS = 16
 _COLS = 512
 _WARPS = 4
@@ -64,7 +64,8 @@ def _build_tile(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Write one tile of (W + B A) * M. W and out are the bits of weights of DTYPE; A (rank, cols), B (rows, rank) are fp32."""
+    """Write one tile of (W + B A) * M. W and out are the bits of weights of DTYPE; A (rank, cols), B (rows, rank) are
+    fp32."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     is_row = row < rows

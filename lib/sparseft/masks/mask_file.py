@@ -8,8 +8,9 @@ The bits are numpy.packbits(axis=-1, bitorder="little"), and 1 means kept. The u
 A reader must reject every other format_version. A `.safetensors` file holds the same: one tensor per layer, and the
 rest as JSON in the header's __metadata__.
 
-The bits are written in blocks and from several threads, to nameless temporary files beside the masks, which the system removes
-even after a crash. At the end, each mask is written from its temporary file. So no mask is in memory as a whole.
+The bits are written in blocks and from several threads, to nameless temporary files beside the masks, which the system
+removes even after a crash. At the end, each mask is written from its temporary file. So no mask is in memory as a
+whole.
 """
 
 import json
@@ -57,7 +58,8 @@ class Mask:
 
 
 def zero_pruned(values: np.ndarray, packed: np.ndarray) -> None:
-    """Multiply the bits of weights (rows, cols) by their mask in place: +0.0 where `packed`, (rows, ceil(cols / 8)), is 0."""
+    """Multiply the bits of weights (rows, cols) by their mask in place: +0.0 where `packed`, (rows, ceil(cols / 8)), is
+    0."""
     np.multiply(values, unpack(packed, values.shape), out=values)
 
 
@@ -69,8 +71,8 @@ def count_kept(packed: np.ndarray) -> int:
 def read_mask(path: Path | str) -> Mask:
     """Return the mask of a file. Its bits stay memory-mapped.
 
-    Raises InputError if the file is missing, damaged, of another version or inconsistent, or if it has a name of the workflow
-    and holds another mask."""
+    Raises InputError if the file is missing, damaged, of another version or inconsistent, or if it has a name of the
+    workflow and holds another mask."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
@@ -97,7 +99,8 @@ def read_mask(path: Path | str) -> Mask:
 
 
 def read_checked_mask(path: Path, checkpoint: Checkpoint, cell: Cell | None = None) -> tuple[Mask, str]:
-    """Return a mask of this model, and of the cell if there is one, and its sha256. Raises InputError if it is another's."""
+    """Return a mask of this model, and of the cell if there is one, and its sha256. Raises InputError if it is
+    another's."""
     mask = read_mask(path)
     check_mask(mask, path, prunable_shapes(checkpoint), checkpoint.digest)
     if cell:
@@ -135,7 +138,8 @@ def check_run(mask: Mask, path: Path | str, cell: Cell) -> None:
 
 
 def _is_consistent(mask: Mask) -> bool:
-    """Return whether the bits have the shapes that `shape` says, zeros after each row's end, and as many ones as `meta` says."""
+    """Return whether the bits have the shapes that `shape` says, zeros after each row's end, and as many ones as `meta`
+    says."""
     packed_shapes = {layer: (rows, row_bytes(cols)) for layer, (rows, cols) in mask.shape.items()}
     shapes_of_bits = {layer: array.shape for layer, array in mask.bits.items() if array.dtype == np.uint8}
     if not shapes_of_bits or packed_shapes != shapes_of_bits:
@@ -188,8 +192,9 @@ def mask_writer(
     pattern: the pattern that every mask must have; None if it is not known
     pruned: layer -> how many weights each file must prune; None if the scores decide it
 
-    Raises InputError after the block, before a file is written, if a mask is not as it must be. The files are written after the
-    block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all files appear, or none."""
+    Raises InputError after the block, before a file is written, if a mask is not as it must be. The files are written
+    after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all files appear,
+    or none."""
     writer = MaskWriter(paths, metas, shape)
     try:
         yield writer
@@ -214,7 +219,8 @@ class MaskWriter:
         self.bits = [_disk_array(path.parent, ends[-1]) for path in paths]
 
     def write(self, layer: str, offset: int, packed: np.ndarray, levels: range | None = None) -> None:
-        """Write `packed`, uint8 (levels, n), at byte `offset` of a layer's bits in the files of `levels`, None meaning all.
+        """Write `packed`, uint8 (levels, n), at byte `offset` of a layer's bits in the files of `levels`, None meaning
+        all.
 
         Blocks may come in any order. The blocks of one layer must come from one thread."""
         start = self._places[layer][0] + offset
@@ -223,7 +229,8 @@ class MaskWriter:
             self.kept[layer][level] += count_kept(block)
 
     def check(self, pattern: Pattern | None, pruned: Mapping[str, Iterable[int]] | None) -> None:
-        """Raise InputError if a mask does not have the pattern, or does not prune as many weights of each layer as it must."""
+        """Raise InputError if a mask does not have the pattern, or does not prune as many weights of each layer as it
+        must."""
         for layer, (rows, cols) in self.shape.items():
             counts = rows * cols - self.kept[layer]
             if pruned and list(counts) != list(pruned[layer]):
@@ -242,7 +249,8 @@ class MaskWriter:
                     )
 
     def finish(self) -> None:
-        """Write the files. The reached sparsity is counted from the bits that were written, and from the removed weights."""
+        """Write the files. The reached sparsity is counted from the bits that were written, and from the removed
+        weights."""
         weights = sum(rows * cols for rows, cols in self.shape.values())
         for level, path in enumerate(self.paths):
             total = weights + self.metas[level].get("removed_weights", 0)

@@ -1,14 +1,14 @@
 """Prove that a checkpoint is sparse: compare every weight of every prunable layer with the mask.
 
-The magnitude of a pruned weight must be at most the tolerance, which is 0 by default. A kept weight may be zero, and such
-zeros are counted separately. If the base is given, three more things must hold:
+The magnitude of a pruned weight must be at most the tolerance, which is 0 by default. A kept weight may be zero, and
+such zeros are counted separately. If the base is given, three more things must hold:
 
     the mask was computed from the base
     every tensor has the dtype and shape that it has in the base
     every tensor outside the mask has the bytes that it has in the base
 
-Without the base, the report says that these were not checked. A mask that matches no layer proves nothing, so the validation
-fails if no layer is checked.
+Without the base, the report says that these were not checked. A mask that matches no layer proves nothing, so the
+validation fails if no layer is checked.
 """
 
 from bisect import bisect_right
@@ -109,7 +109,8 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
 
 
 def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
-    """Return the bits of the smallest BF16, F16 or F32 magnitude above `tolerance`. NaN and infinity are above it too."""
+    """Return the bits of the smallest BF16, F16 or F32 magnitude above `tolerance`. NaN and infinity are above it
+    too."""
     word = BITS[dtype].type
     # Magnitudes order like their bits, so the bits can be bisected.
     magnitude = lambda bits: to_float32(np.array([bits], word), dtype)[0]  # noqa: E731
@@ -117,10 +118,11 @@ def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
 
 
 def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask) -> tuple[list[str], list[str]]:
-    """Return the names of all tensors outside the mask, and of those tensors that differ from the base and must not, sorted.
+    """Return the names of all tensors outside the mask, and of those tensors that differ from the base and must not,
+    sorted.
 
-    Outside the mask, a tensor must exist on both sides and have the base's bytes. Every tensor must have the base's dtype
-    and shape. Raises InputError if the checkpoint has another config.json than the base."""
+    Outside the mask, a tensor must exist on both sides and have the base's bytes. Every tensor must have the base's
+    dtype and shape. Raises InputError if the checkpoint has another config.json than the base."""
     if checkpoint.config != base.config:
         raise InputError(f"{base.folder}: another config.json than the checkpoint's", "give the base it was made from")
     sides = checkpoint.tensors, base.tensors

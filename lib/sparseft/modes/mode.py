@@ -11,14 +11,15 @@ class Mode:
     # What the results page says about it.
     words: str
     is_trained: bool
-    # Whether every step of a training multiplies by W' = (W + s B A) * M. Then the adapter has no input of its own, so dropout
-    # is impossible, and the merged model has exactly the weights of the trained model.
+    # Whether every step of a training multiplies by W' = (W + s B A) * M. Then the adapter has no input of its own, so
+    # dropout is impossible, and the merged model has exactly the weights of the trained model.
     masks_every_step: bool
     # What PEFT computes with the adapter, because PEFT does not know the mask. It is written into the adapter.
     stock_peft: str = ""
     # Whether the adapters learn the outputs of the dense decoder layers. Otherwise a training learns the task.
     reconstructs: bool = False
-    # The name of the mode whose adapter, of the same cell and seed, the training starts from. None if it starts from new ones.
+    # The name of the mode whose adapter, of the same cell and seed, the training starts from. None if it starts from
+    # new ones.
     starts_from: str | None = None
     # The name of the mode that the tables compare it with; None if there is none.
     compared_with: str | None = None

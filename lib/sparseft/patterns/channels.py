@@ -1,8 +1,8 @@
 """Compute how many channels and how many heads a model loses at a sparsity.
 
-Every decoder layer, and every expert, loses the same number, because stock transformers takes one size for all. Heads lose
-`masks.head_share` times the sparsity, rounded to whole key-value heads, and at least one stays. Channels lose the rest, so that
-the sparsity is reached to within one channel of each decoder layer."""
+Every decoder layer, and every expert, loses the same number, because stock transformers takes one size for all. Heads
+lose `masks.head_share` times the sparsity, rounded to whole key-value heads, and at least one stays. Channels lose the
+rest, so that the sparsity is reached to within one channel of each decoder layer."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,13 +23,15 @@ def channels_removed(
     head_share: float,
     place: object,
 ) -> dict[str, list[int]]:
-    """Return how many units each group of coupled layers loses by sparsity: key of the number of units -> number by sparsity.
+    """Return how many units each group of coupled layers loses by sparsity: key of the number of units -> number by
+    sparsity.
 
     prunable: the shapes of the prunable layers
     percents: the sparsities in percent
     head_share: the share of the heads that goes, as a multiple of the sparsity
 
-    Raises InputError, naming the model's `place`, if a sparsity would leave no channel, or if the model can lose no heads."""
+    Raises InputError, naming the model's `place`, if a sparsity would leave no channel, or if the model can lose no
+    heads."""
     titles = {group.unit: group.title for group in architecture.coupled}
     weights = dict.fromkeys(titles, 0)
     for parts in architecture.coupled_parts(config, prunable):

@@ -25,8 +25,8 @@ class Units:
 
     key      the number of units, as the architectures name it
     title    the units in words, for messages
-    places   a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as `group`
-             if each decoder layer has units of its own
+    places   a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as
+             `group` if each decoder layer has units of its own
 
     The same number of units is removed from each group, and at least one stays."""
 
@@ -62,10 +62,11 @@ class Units:
         percents: Iterable[int],
         place: object,
     ) -> dict[int, int]:
-        """Return by sparsity, in percent, how many units each group loses. `prunable` are the shapes of the prunable layers.
+        """Return by sparsity, in percent, how many units each group loses. `prunable` are the shapes of the prunable
+        layers.
 
-        Raises InputError, naming the model's `place`, if the nearest number reaches a share of the prunable weights that is not
-        near the sparsity, or if two sparsities lead to the same number."""
+        Raises InputError, naming the model's `place`, if the nearest number reaches a share of the prunable weights
+        that is not near the sparsity, or if two sparsities lead to the same number."""
         number = self.number(architecture, config)
         sizes = {layer: math.prod(shape) for layer, shape in prunable.items()}
         unit = Fraction(sum(size for layer, size in sizes.items() if self.place(layer)), number * sum(sizes.values()))
@@ -101,7 +102,8 @@ class Pattern:
     # The keys of `masks:` that the pattern uses.
     settings: tuple[str, ...] = ()
     has_importance: bool = True
-    # What an importance must rank: weights, channels (coupled ones of several layers), experts or decoder layers ("layers").
+    # What an importance must rank: weights, channels (coupled ones of several layers), experts or decoder layers
+    # ("layers").
     removes: str = "weights"
     # What is removed, if a smaller model is written at once: a pruned base, whose masks keep every weight.
     units: Units | None = None
@@ -113,9 +115,11 @@ class Pattern:
     takes_counts: bool = False
     # The names in pruning/updates.py of the algorithms that can make its masks and change the kept weights.
     updates: tuple[str, ...] = ()
-    # M of N:M: how many consecutive weights of a row are ranked by themselves. N follows from the sparsity. None if not N:M.
+    # M of N:M: how many consecutive weights of a row are ranked by themselves. N follows from the sparsity. None if not
+    # N:M.
     group: int | None = None
-    # is_sound(kept) returns whether the mask of a layer, bool (rows, cols), is one of the pattern. Every written mask must pass.
+    # is_sound(kept) returns whether the mask of a layer, bool (rows, cols), is one of the pattern. Every written mask
+    # must pass.
     is_sound: Callable[[np.ndarray], bool] | None = None
 
     def allows(self, importance: Importance) -> bool:
@@ -133,7 +137,8 @@ class Pattern:
         settings: Any,
         place: object,
     ) -> None:
-        """Raise InputError, naming the model's `place`, if the pattern cannot remove these sparsities, in percent, from a model.
+        """Raise InputError, naming the model's `place`, if the pattern cannot remove these sparsities, in percent, from
+        a model.
 
         prunable: the shapes of its prunable layers
         settings: the section `masks:`"""

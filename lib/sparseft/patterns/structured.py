@@ -1,7 +1,8 @@
-"""Define structured: whole coupled channels and heads (LLM-Pruner, arXiv 2305.11627). architectures/ says what is coupled.
+"""Define structured: whole coupled channels and heads (LLM-Pruner, arXiv 2305.11627). architectures/ says what is
+coupled.
 
-Unless `masks.head_share` says otherwise, only channels of the MLP go. Few key-value heads share all of the attention, and the
-loss of one hurts more than that of as many weights in channels (docs/smaller_models.md).
+Unless `masks.head_share` says otherwise, only channels of the MLP go. Few key-value heads share all of the attention,
+and the loss of one hurts more than that of as many weights in channels (docs/smaller_models.md).
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and its hours.
 
-The bytes of models, masks and adapters are exact but for the headers of their files. The rest depends on the data and the
-machine. Of a model only config.json is read, and torch is not imported.
+The bytes of models, masks and adapters are exact but for the headers of their files. The rest depends on the data and
+the machine. Of a model only config.json is read, and torch is not imported.
 """
 
 import json
@@ -35,7 +35,8 @@ from sparseft.study.section import parse_section
 
 # A job's kind, its wildcards, and its rule; "" if what earlier jobs took does not count.
 Job = tuple[str, Mapping[str, str], str]
-# A difference of two accuracies, and the share of the answers in which the two models differ: that of benchmarks/intervals.py.
+# A difference of two accuracies, and the share of the answers in which the two models differ: that of
+# benchmarks/intervals.py.
 DIFFERENCE, DIFFERING = 0.05, 0.2
 # The estimate of a job that was not measured may be wrong by this factor.
 UNCERTAIN = 2
@@ -97,7 +98,8 @@ def study_jobs(config: Config) -> Iterator[Job]:
 
 
 def examples(config: Config) -> list[str]:
-    """Return a line per task with choices or generated answers: its examples, and how many a small difference would need."""
+    """Return a line per task with choices or generated answers: its examples, and how many a small difference would
+    need."""
     places = {(run.sparsity, run.mode) for run in targets.runs(config) if run.method != DENSE}
     modes = [get_mode(mode) for _, mode in places]
     # The methods are compared by value and loss, and by the divergence if they did not learn the task.
@@ -114,7 +116,8 @@ def examples(config: Config) -> list[str]:
 
 
 def memory(requests: Requests, jobs: Iterable[Job]) -> list[str]:
-    """Return a line per model and kind of job, in GB: of the task, method and training that need most, with the parts."""
+    """Return a line per model and kind of job, in GB: of the task, method and training that need most, with the
+    parts."""
     largest: dict[tuple[str, str], tuple[int, str]] = {}
     for job in dict.fromkeys(map(job_kind, jobs)):
         if job.kind not in RUN_THE_MODEL:
@@ -201,7 +204,8 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
 def memory_advice(requests: Requests, jobs: Iterable[Job]) -> list[str]:
     """Return a line for each model and kind of job that needs more memory than there is, with one change that helps.
 
-    Without resources.gpu_memory_mb, a GPU has CARD. Without resources.memory_mb, a job may use the memory of this machine."""
+    Without resources.gpu_memory_mb, a GPU has CARD. Without resources.memory_mb, a job may use the memory of this
+    machine."""
     resources = requests.config.resources
     limits = {
         "on a GPU": 1e6 * (resources.gpu_memory_mb or 0) or CARD,
@@ -243,9 +247,9 @@ def _advice(config: Config, job: JobKind, limits: Mapping[str, float]) -> str:
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
-    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the estimates
-    if the settings have changed since. Without a measurement, its time is the estimate for this machine, and is right
-    within UNCERTAIN."""
+    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the
+    estimates if the settings have changed since. Without a measurement, its time is the estimate for this machine, and
+    is right within UNCERTAIN."""
     config, earlier = requests.config, requests
     speeds, rests = this_machine()
     # A study that was not analysed has no earlier configuration.

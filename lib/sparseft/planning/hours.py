@@ -17,7 +17,8 @@ from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
 from sparseft.tasks.task import Lengths
 
-# Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per thread.
+# Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per
+# thread.
 READING_ON_GPU, READING_ON_CPU = 270, 5
 
 
@@ -64,7 +65,8 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             # A backward by segments computes every decoder layer two or three times.
             share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
             tokens = share * lengths.mean * lengths.rows[0] * passes
-            # The Hessians take at most as long as the pass, and the updates as three tokens per input of the widest layer.
+            # The Hessians take at most as long as the pass, and the updates as three tokens per input of the widest
+            # layer.
             return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
         case "sampling":
             text = config.texts[job.text]
@@ -94,7 +96,8 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
 
 
 def _evaluated_tokens(config: Config, lengths: Lengths) -> float:
-    """Return how many tokens pass the model in the evaluation of one example, with those that are as long as reading it."""
+    """Return how many tokens pass the model in the evaluation of one example, with those that are as long as reading
+    it."""
     read = max(1, lengths.choices) * lengths.mean + lengths.few_shot * lengths.mean
     return read + lengths.max_new_tokens * _tokens_of_a_reading(config) / config.evaluation_batch_size
 

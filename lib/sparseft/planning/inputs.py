@@ -1,4 +1,5 @@
-"""List and hash the files that a study is made from, and refuse a study before anything runs if one of them does not fit."""
+"""List and hash the files that a study is made from, and refuse a study before anything runs if one of them does not
+fit."""
 
 import os
 import sys
@@ -41,8 +42,8 @@ _Loader.add_constructor(None, lambda loader, node: None)
 class KnownHashes:
     """Keep the sha256 of files in `record`, a JSON file, so that only a file that may have changed is hashed again.
 
-    A file may have changed if its size, its inode or one of its two dates is another one, older or newer. A program can set
-    the date of the content (mtime) back, but not that of the last change (ctime)."""
+    A file may have changed if its size, its inode or one of its two dates is another one, older or newer. A program can
+    set the date of the content (mtime) back, but not that of the last change (ctime)."""
 
     def __init__(self, record: Path) -> None:
         self._record = record
@@ -76,8 +77,8 @@ class KnownHashes:
 def check_inputs(config: Config, hashes: KnownHashes) -> None:
     """Raise InputError if a model, a task or a text of the study cannot be used, as far as this is known yet.
 
-    A prepared file must have the sha256 that its manifest records. Snakemake compares dates only, so it does not see a file that
-    was edited or replaced with its date kept."""
+    A prepared file must have the sha256 that its manifest records. Snakemake compares dates only, so it does not see a
+    file that was edited or replaced with its date kept."""
     check_sources(config)
     manifests = source_manifests(config)
     for manifest in filter(Path.exists, manifests):
@@ -110,7 +111,8 @@ def source_manifests(config: Config) -> list[Path]:
 
 
 def fetched_files(config: Config) -> list[Path]:
-    """Return the files that need the network: the prepared models, tasks and texts, and the checkpoints of another tool.
+    """Return the files that need the network: the prepared models, tasks and texts, and the checkpoints of another
+    tool.
 
     A model that is made from a pruned base of the study is not among them."""
     own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
@@ -135,8 +137,8 @@ def check_sources(config: Config) -> None:
     """Raise InputError if a run's name is too long, local files are missing, the hub refuses a model, or no model is
     suited.
 
-    A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files that are
-    missing."""
+    A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files
+    that are missing."""
     longest = max((run.id for run in runs(config)), key=len)
     if len(longest) > LONGEST_NAME:
         raise InputError(
@@ -253,14 +255,14 @@ def model_files(source: str) -> list[str]:
 def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
     """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
-    A YAML file comes with all files outside lm-eval's package that it includes, and that of a group with those beside it. The
-    folder of a group has a folder for each of its tasks."""
+    A YAML file comes with all files outside lm-eval's package that it includes, and that of a group with those beside
+    it. The folder of a group has a folder for each of its tasks."""
     files = []
     if data.lm_eval_file:
         included: list[Path] = []
         _add_included(Path(data.lm_eval_file).resolve(), included)
-        # The first file has the name that it has in the configuration. The others are relative to the study's folder, so that a
-        # moved study has the same inputs.
+        # The first file has the name that it has in the configuration. The others are relative to the study's folder,
+        # so that a moved study has the same inputs.
         files = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
     # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
     for split in splits if data.local else ():

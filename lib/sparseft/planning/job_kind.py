@@ -6,8 +6,8 @@ from typing import Any
 from sparseft.methods import get_method
 from sparseft.study.grid import training_name
 
-# The kinds of jobs that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge` and
-# `proof`, which read a model some rows at a time; `import` and `export`, which do it matrix by matrix.
+# The kinds of jobs that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge`
+# and `proof`, which read a model some rows at a time; `import` and `export`, which do it matrix by matrix.
 EVALUATIONS = ("evaluation", "selection", "engines")
 # Those that read decoder layers from their files if the memory has no room for them.
 PLACED = ("evaluation", "selection", "sampling")

@@ -1,8 +1,8 @@
 """Measure once how fast a machine multiplies, writes and reads. The estimated hours rest on it.
 
-A process of its own measures for about five seconds, because a plan imports no torch. The result is kept in the user's cache, in
-a file per machine. Delete the file to measure again. A product is timed by the processor time of one thread, so that other
-programs disturb it little.
+A process of its own measures for about five seconds, because a plan imports no torch. The result is kept in the user's
+cache, in a file per machine. Delete the file to measure again. A product is timed by the processor time of one thread,
+so that other programs disturb it little.
 """
 
 import os
@@ -23,16 +23,17 @@ from sparseft.storage.reading import read_json
 TOKENS, WIDTH = 512, 1024  # of the measured products
 # The fastest of several products and files counts, because other programs disturb it.
 PRODUCTS, FILES, FILE_BYTES = 30, 4, 1 << 27
-# What a job does beside its products takes one thread as long as products at this speed, in FLOP per second. It follows from
-# whole jobs on an AMD EPYC (Zen 4), whose products reach 98e9 in float32 and 400e9 in bfloat16: 80e9 per second in a training in
-# float32, and 200e9 to 230e9 in bfloat16 (docs/results.md).
+# What a job does beside its products takes one thread as long as products at this speed, in FLOP per second. It follows
+# from whole jobs on an AMD EPYC (Zen 4), whose products reach 98e9 in float32 and 400e9 in bfloat16: 80e9 per second in
+# a training in float32, and 200e9 to 230e9 in bfloat16 (docs/results.md).
 OTHER_WORK = 400e9
 A100 = 120e12  # FLOP per second of a GPU: 40 % of the peak of an A100, not measured
 START, DOWNLOAD = 5, 30e6  # seconds, and bytes per second
 
 
 def this_machine() -> tuple[Speeds, str]:
-    """Return the speeds of jobs on this machine, and in words what they are. They are measured now if they are not kept."""
+    """Return the speeds of jobs on this machine, and in words what they are. They are measured now if they are not
+    kept."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = home / "sparseft" / f"speeds-{platform.node()}.json"
     if not file.exists():
@@ -52,7 +53,8 @@ def speeds_of(kept: dict) -> Speeds:
 
 
 def measured() -> dict:
-    """Return the speeds of this machine: of products by the bytes of a weight, in FLOP per second, and of the disk, in bytes."""
+    """Return the speeds of this machine: of products by the bytes of a weight, in FLOP per second, and of the disk, in
+    bytes."""
     import torch
 
     torch.set_num_threads(1)

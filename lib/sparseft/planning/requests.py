@@ -1,7 +1,9 @@
-"""Compute what a job needs and what it requests from a scheduler: memory, time and GPUs, by its kind, model, task and method.
+"""Compute what a job needs and what it requests from a scheduler: memory, time and GPUs, by its kind, model, task and
+method.
 
-The memory is that of the weights and of a batch, with a margin. The time is that of a slow machine. If either was too little, the
-scheduler ends the job and tries it again with more; a training continues from its last state. torch is not imported.
+The memory is that of the weights and of a batch, with a margin. The time is that of a slow machine. If either was too
+little, the scheduler ends the job and tries it again with more; a training continues from its last state. torch is not
+imported.
 """
 
 import math
@@ -26,19 +28,21 @@ from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
 from sparseft.tasks.task import Lengths
 
-# Bytes of python, torch and its libraries on a CPU; measured. A job that reads a model some rows at a time takes no more.
+# Bytes of python, torch and its libraries on a CPU; measured. A job that reads a model some rows at a time takes no
+# more.
 PROGRAM = 400_000_000
 # Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
 MATRIX = 16
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
-# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of three
-# more matrices for the widest one (pruning/obs.py; pruning/sparsegpt.py needs two).
+# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of
+# three more matrices for the widest one (pruning/obs.py; pruning/sparsegpt.py needs two).
 HESSIAN, FACTORS = 4, 12
-# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is (pruning/calibration.py).
+# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is
+# (pruning/calibration.py).
 KEPT = 1 << 31
-# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in fp32
-# and bf16; counted on a GPU, which makes no copy in fp32 before the softmax.
+# Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch. Measured on a CPU in
+# fp32 and bf16; counted on a GPU, which makes no copy in fp32 before the softmax.
 LOGITS, LOGITS_ON_GPU = 16, 12
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
@@ -82,7 +86,8 @@ class Requests:
         return attempt * megabytes, attempt * minutes
 
     def _largest(self, job: JobKind) -> str:
-        """Return the largest model that a job runs. Engines and teachers are also of the model from which its own was pruned."""
+        """Return the largest model that a job runs. Engines and teachers are also of the model from which its own was
+        pruned."""
         runs_both = job.kind == "engines" or _is_distilled(self.config, job)
         return self.config.original(job.model) if runs_both else job.model
 
@@ -91,9 +96,11 @@ class Requests:
         return megabytes, math.ceil(job_seconds(self.config, job, self.subject(self._largest(job)), SLOW) / 60)
 
     def bytes_of(self, job: JobKind, *, at_least: bool = False) -> tuple[int, int]:
-        """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a margin.
+        """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a
+        margin.
 
-        If they are those that it needs `at_least`, the decoder layers for which there is no room stay in their files."""
+        If they are those that it needs `at_least`, the decoder layers for which there is no room stay in their
+        files."""
         resources, (device, machine) = self.config.resources, self.memory(job)
         on_device, in_machine = sum(device.values()), sum(machine.values())
         if at_least:
@@ -189,7 +196,8 @@ def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str,
         if method.algorithm:
             squares = sum(cols**2 for _, cols in subject.prunable.values()) // subject.layers
             device["Hessians"] = HESSIAN * squares + FACTORS * subject.widest**2
-        # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its scores.
+        # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its
+        # scores.
         machine["hidden states"] = (2 if method.pattern.units else 1) * states
         machine["scores"] = 4 * 3 * subject.largest_prunable
     rows = lengths.answer if of_gradients or method.pattern.units else 0
@@ -221,7 +229,8 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject) -> tuple[dict[st
 
 
 def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the bytes of a training, of a measurement of one, or of a reconstruction of one decoder layer after the other."""
+    """Return the bytes of a training, of a measurement of one, or of a reconstruction of one decoder layer after the
+    other."""
     device = {"adapter, gradient, AdamW": ADAM * subject.adapter_numbers(config, job.task, job.training)}
     masks = any(get_mode(mode).masks_every_step for mode in config.trained_modes)
     if masks:
@@ -273,7 +282,8 @@ def _logits(subject: Subject) -> int:
 
 
 def _evaluated_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
-    """Return the bytes of a batch of an evaluation: cached keys and values or logits, with the scores of an eager attention."""
+    """Return the bytes of a batch of an evaluation: cached keys and values or logits, with the scores of an eager
+    attention."""
     if not (lengths.choices or lengths.max_new_tokens):
         # Such a task is evaluated by its loss.
         return _loss_bytes(config, subject, lengths)
@@ -284,14 +294,16 @@ def _evaluated_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
 
 
 def _cached_and_scored(config: Config, subject: Subject) -> tuple[int, int]:
-    """Return the bytes of a token's keys and values in all decoder layers, and those of its logits with their softmax."""
+    """Return the bytes of a token's keys and values in all decoder layers, and those of its logits with their
+    softmax."""
     heads = attention_heads(subject.config)
     cached = 2 * subject.width * heads.key_value * heads.size * subject.layers
     return cached, (LOGITS_ON_GPU if config.resources.gpus else LOGITS) * subject.config["vocab_size"]
 
 
 def _loss_bytes(config: Config, subject: Subject, lengths: Lengths) -> int:
-    """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the answers."""
+    """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, or the logits of the
+    answers."""
     rows, fp32 = config.evaluation_batch_size * lengths.answer, 0
     if config.resources.gpus:
         rows, fp32 = min(rows, LOGIT_ROWS), FP32_LOGITS

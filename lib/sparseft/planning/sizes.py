@@ -1,7 +1,7 @@
 """Compute how large the models and the examples of a study are.
 
-The sizes of a model follow from its config.json: the shapes of its tensors, its weights and their bytes. Once a task is prepared,
-its manifest has the measured lengths. Before that, they are typical of the built-in task or of the kind.
+The sizes of a model follow from its config.json: the shapes of its tensors, its weights and their bytes. Once a task is
+prepared, its manifest has the measured lengths. Before that, they are typical of the built-in task or of the kind.
 """
 
 import math
@@ -53,7 +53,8 @@ NAMED = {
 }
 
 
-# Share of the activations that a decoder layer holds at once without a backward; counted (tests/planning/test_counted_memory.py).
+# Share of the activations that a decoder layer holds at once without a backward; counted
+# (tests/planning/test_counted_memory.py).
 FORWARD = 0.65
 # Bytes per score of an eager attention, as kept for a backward and at once; counted (tests/planning/test_requests.py).
 KEPT_SCORE, SCORE = 8, 12
@@ -77,12 +78,14 @@ class Subject:
         return find_architecture(self.config["architectures"], self.name)
 
     def activation_bytes(self, length: int) -> int:
-        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token of a sequence."""
+        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token of a
+        sequence."""
         scores = self.architecture.scores(self.config, length)
         return self.architecture.activation_bytes(self.config, self.width) + KEPT_SCORE * scores
 
     def forward_bytes(self, length: int) -> int:
-        """Return an estimate of what one decoder layer holds at once without a backward, in bytes per token of a sequence."""
+        """Return an estimate of what one decoder layer holds at once without a backward, in bytes per token of a
+        sequence."""
         scores = self.architecture.scores(self.config, length)
         return int(FORWARD * self.architecture.activation_bytes(self.config, self.width)) + SCORE * scores
 
@@ -142,7 +145,8 @@ class Subject:
 
 
 def described(name: str, model: Model, models: Mapping[str, Model] = MappingProxyType({})) -> Subject:
-    """Return the model `name` of a study with these `models`, on the disk or not. Raises InputError if its sizes are unknown."""
+    """Return the model `name` of a study with these `models`, on the disk or not. Raises InputError if its sizes are
+    unknown."""
     subject = known_subject(name, model, models)
     if subject is None:
         manifest = MANIFEST.format(model=name)
@@ -164,8 +168,8 @@ def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subje
 def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[dict, str] | None:
     """Return a model's config.json and where it comes from; None if it is not known.
 
-    It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is not
-    there yet counts as the model, one of `models`, from which it is pruned."""
+    It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is
+    not there yet counts as the model, one of `models`, from which it is pruned."""
     kind, _, place = model.source.partition(":")
     base = pruned_base(model.source)
     prepared = Path(MODEL.format(model=name))
@@ -223,7 +227,8 @@ def task_lengths(config: Config, name: str) -> Lengths:
 
 
 def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | None:
-    """Return the number of rows of a split before it is prepared: those of the file, or on the hub; None if it is not known.
+    """Return the number of rows of a split before it is prepared: those of the file, or on the hub; None if it is not
+    known.
 
     A text is cut into sequences of `length` tokens."""
     if data.local:
@@ -246,7 +251,8 @@ def perplexity_tokens(config: Config) -> int:
 
 
 def mask_lengths(config: Config, task: str, method: str) -> Lengths:
-    """Return the lengths of the examples on which the masks of a method are calibrated. `rows` starts with their number."""
+    """Return the lengths of the examples on which the masks of a method are calibrated. `rows` starts with their
+    number."""
     text = config.masks.text_of(method)
     examples = text.examples if text else config.masks.calibration_examples
     return calibration_lengths(config, task, get_method(method).calibration, examples)

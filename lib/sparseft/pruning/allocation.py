@@ -1,32 +1,32 @@
 """Divide the pruned weights among the layers by outliers, as OWL does, with an exact count over all layers.
 
-An outlier is a weight whose score is more than M times the mean score of its decoder layer. The score is wanda's, with the
-norms of the dense model's inputs. D_b is the share of outliers among the prunable weights of decoder layer b. At a sparsity s,
-its layers keep the share
+An outlier is a weight whose score is more than M times the mean score of its decoder layer. The score is wanda's, with
+the norms of the dense model's inputs. D_b is the share of outliers among the prunable weights of decoder layer b. At a
+sparsity s, its layers keep the share
 
     1 - s + d_b - mean(d)    d_b = 2 lambda (D_b - min D) / (max D - min D)
 
 Source: Yin et al., arXiv 2310.05175, section 3.2; luuyin/OWL@dddb7a4, lib/prune_all.py, prune_wanda_outlier.
 
-The paper speaks of layers. By the tables in its appendix C, one D per matrix gives the best results. The code has one D per
-decoder layer, over all its prunable weights, and so has this file. Users reach the published perplexity with the code, and an
-author says that all matrices of a decoder layer have one sparsity (luuyin/OWL issues 9 and 12). The experts of a mixture count
-in their decoder layer.
+The paper speaks of layers. By the tables in its appendix C, one D per matrix gives the best results. The code has one D
+per decoder layer, over all its prunable weights, and so has this file. Users reach the published perplexity with the
+code, and an author says that all matrices of a decoder layer have one sparsity (luuyin/OWL issues 9 and 12). The
+experts of a mixture count in their decoder layer.
 
-The published code misses the requested sparsity: it rounds every row down, and prunes 1 % of a decoder layer where the formula
-prunes nothing. Here the count is exact:
+The published code misses the requested sparsity: it rounds every row down, and prunes 1 % of a decoder layer where the
+formula prunes nothing. Here the count is exact:
 
     A layer of n weights has n slots, k = 0 ... n - 1, with the keys (k + 1/2) / n + d_b.
     A sparsity s takes the round(s N) smallest keys of all N slots. Equal keys are in the model's order.
     A layer loses as many weights as s takes of its slots.
 
-Where the formula gives shares between 0 and 1, this is the formula. Where it keeps more than a whole layer, the other layers
-make up for the difference. A sparsity that would prune a layer whole is refused. No layer loses fewer weights at a larger
-sparsity.
+Where the formula gives shares between 0 and 1, this is the formula. Where it keeps more than a whole layer, the other
+layers make up for the difference. A sparsity that would prune a layer whole is refused. No layer loses fewer weights at
+a larger sparsity.
 
-In N:M, every group of a decoder layer loses the same number of its M weights, so a decoder layer has M slots. All decoder
-layers have the same size, so the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the
-formula to whole weights, and misses the count.
+In N:M, every group of a decoder layer loses the same number of its M weights, so a decoder layer has M slots. All
+decoder layers have the same size, so the count is exact here too. The published code (prune_wanda_outlier_structure)
+rounds the formula to whole weights, and misses the count.
 """
 
 import math
@@ -59,8 +59,10 @@ def allocate_by_outliers(masks: MaskPass) -> tuple[list[float], dict[str, np.nda
 def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:
     """Return the share D of outliers of each decoder layer, in the model's order.
 
-    `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A weight is an outlier if its score
-    |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a time. stderr says
+    `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A weight is an outlier if its
+    score
+    |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a time.
+      stderr says
     if all shares are equal, because then the allocation is uniform."""
     shares = []
     for _, group in groupby(show(norms, "outliers of layer", len(norms)), key=decoder_layer_of):
@@ -111,9 +113,11 @@ def allocate(
 
 
 def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) -> np.ndarray:
-    """Return how many slots of each part are among the round(s N) smallest keys of all N slots, int64 (parts, sparsities).
+    """Return how many slots of each part are among the round(s N) smallest keys of all N slots, int64 (parts,
+    sparsities).
 
-    A part of n slots has the keys (k + 1/2) / n + shift for k = 0 ... n - 1. Equal keys are in the order of the parts. The
+    A part of n slots has the keys (k + 1/2) / n + shift for k = 0 ... n - 1. Equal keys are in the order of the parts.
+    The
     slots are not listed: bisection finds the largest pruned key, exactly."""
     # All keys are integers in units of 1 / scale.
     scale = math.lcm(*(2 * size for size in sizes), *(shift.denominator for shift in shifts))
@@ -129,7 +133,8 @@ def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) 
 
 
 def _largest_key(parts: list[tuple[int, int]], count: int, scale: int) -> int:
-    """Return the smallest key up to which there are at least `count` slots. `parts` and `scale` are those of _slots_up_to."""
+    """Return the smallest key up to which there are at least `count` slots. `parts` and `scale` are those of
+    _slots_up_to."""
     # Most parts are equal to others: the layers of one size in a decoder layer.
     multiplicities = Counter(parts)
     low = 0

@@ -1,16 +1,19 @@
-"""Compute the statistic of an importance over examples: of the gradients of the training loss, or of every layer's inputs.
+"""Compute the statistic of an importance over examples: of the gradients of the training loss, or of every layer's
+inputs.
 
 calibration_examples.py chooses the examples. The files of the importances define the statistics, in these letters:
 
-    dL_i/dW   the gradient, (rows, cols); L_i is the mean answer loss of example i, nats per answer token (language_model/loss.py)
+    dL_i/dW   the gradient, (rows, cols); L_i is the mean answer loss of example i, nats per answer token
+              (language_model/loss.py)
     X         the inputs of a layer, (all tokens of all examples, cols)
 
-Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the examples
-nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
+Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the
+examples nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
 
     Molchanov et al. 2017, arXiv 1611.06440    E[g w] tends to 0, and E|g w| does not
-    Molchanov et al. 2019, arXiv 1906.10771    take the mean of (g w)^2; the mean of g^2 is the empirical Fisher information
-    LLM-Pruner, arXiv 2305.11627               the first-order term of a language model does not vanish on calibration data
+    Molchanov et al. 2019, arXiv 1906.10771    take the mean of (g w)^2; the mean of g^2 is the empirical Fisher
+    information LLM-Pruner, arXiv 2305.11627               the first-order term of a language model does not vanish on
+    calibration data
                                                that it was not trained on
 
 benchmarks/results/importance.md has our results.
@@ -64,12 +67,12 @@ class ExampleCalibration:
     ) -> None:
         """Prune the model decoder layer by decoder layer, as Wanda and SparseGPT are published.
 
-        prune(weights, evidence) changes the weights of a decoder layer, layer -> (rows, cols), in place. evidence(layer) returns
-        the statistic of a layer's inputs while all weights of its decoder layer were whole, fp32, once. Only the layers in
-        `observed` have one; None means all. Raises InputError if it is not finite.
+        prune(weights, evidence) changes the weights of a decoder layer, layer -> (rows, cols), in place.
+        evidence(layer) returns the statistic of a layer's inputs while all weights of its decoder layer were whole,
+        fp32, once. Only the layers in `observed` have one; None means all. Raises InputError if it is not finite.
 
-        Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden states, and the
-        layers' keywords for each length of an example.
+        Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden
+        states, and the layers' keywords for each length of an example.
 
         Sources: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda. arXiv 2301.00774;
         IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
@@ -89,7 +92,8 @@ class ExampleCalibration:
         return self._results[key]
 
     def evidence_of_gradients(self, checkpoint: Checkpoint, statistic: Statistic) -> Iterator[dict[str, np.ndarray]]:
-        """Yield a statistic of the dense model's gradients by layer, fp32, decoder layer by decoder layer, last one first."""
+        """Yield a statistic of the dense model's gradients by layer, fp32, decoder layer by decoder layer, last one
+        first."""
         return _of_gradients(checkpoint, self.examples_of(checkpoint), statistic)
 
 
@@ -146,14 +150,16 @@ def _accumulated(
 def _of_gradients(
     checkpoint: Checkpoint, examples: list[Example], statistic: Statistic
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a statistic of the gradients dL_i/dW by layer, fp32, decoder layer by decoder layer, from the last to the first.
+    """Yield a statistic of the gradients dL_i/dW by layer, fp32, decoder layer by decoder layer, from the last to the
+    first.
 
-    Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees them. The
-    padding to MULTIPLE does not change the loss. The bits are those of a backward through the whole model.
+    Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees
+    them. The padding to MULTIPLE does not change the loss. The bits are those of a backward through the whole model.
 
-    A forward pass keeps what enters the decoder layers. Then one decoder layer at a time is computed again, with its backward, on
-    all examples. Memory is one decoder layer with its totals, one gradient, the weights outside the decoder layers, the
-    activations of one example in one decoder layer, and the kept inputs of all examples in the machine's memory."""
+    A forward pass keeps what enters the decoder layers. Then one decoder layer at a time is computed again, with its
+    backward, on all examples. Memory is one decoder layer with its totals, one gradient, the weights outside the
+    decoder layers, the activations of one example in one decoder layer, and the kept inputs of all examples in the
+    machine's memory."""
     layered = LayeredModel(checkpoint, choose_device(), widens_float16=True)
     layered.model.requires_grad_(False)
     layered.read_head()
@@ -195,19 +201,22 @@ def segment_length(layers: int, states: int, weights: int) -> int:
     states: the bytes of the inputs of one decoder layer
     weights: the bytes of the model
 
-    The shortest segments cost the least time. What is kept is no larger than the model or KEPT, or else as small as possible."""
+    The shortest segments cost the least time. What is kept is no larger than the model or KEPT, or else as small as
+    possible."""
     lengths = range(1, layers + 1)
     fitting = [length for length in lengths if kept_inputs(layers, length) * states <= max(weights, KEPT)]
     return min(fitting, default=min(lengths, key=lambda length: kept_inputs(layers, length)))
 
 
 def kept_inputs(layers: int, length: int) -> int:
-    """Return of how many decoder layers the inputs are kept at a time: of each segment's first one, and of a whole segment."""
+    """Return of how many decoder layers the inputs are kept at a time: of each segment's first one, and of a whole
+    segment."""
     return math.ceil(layers / length) + length - 1
 
 
 def _steps(layers: int, length: int) -> list[tuple[int, str]]:
-    """Return the decoder layers in the order of a backward by segments of `length`, and what happens to the inputs of each.
+    """Return the decoder layers in the order of a backward by segments of `length`, and what happens to the inputs of
+    each.
 
     They are kept, dropped, or used by the backward. An example with 4 layers in segments of 2:
 

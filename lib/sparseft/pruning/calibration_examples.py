@@ -92,8 +92,8 @@ def calibration_examples(
 ) -> list[Example]:
     """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
 
-    `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one is
-    longer than the model's context."""
+    `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one
+    is longer than the model's context."""
     if not rows or number < 1:
         raise InputError(f"{task.name}: no calibration examples", f"give training rows, and set {key} to 1 or more")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
@@ -133,15 +133,15 @@ def choose_windows(
 ) -> list[list[int]]:
     """Return `text.examples` windows of `text.length` token ids. `encode` returns the token ids of a text.
 
-    The documents are taken in random order. Each one that is longer than a window gives one random window, until there are
-    enough. If too few documents are that long, all documents are joined by blank lines, and each window starts at a random place
-    of the whole text. `get_wikitext2` does this.
+    The documents are taken in random order. Each one that is longer than a window gives one random window, until there
+    are enough. If too few documents are that long, all documents are joined by blank lines, and each window starts at a
+    random place of the whole text. `get_wikitext2` does this.
 
-    With the choice `get_c4`, each window comes from any document that is longer, and never starts at the last possible token.
-    Source: locuslab/wanda@0628038, lib/data.py, get_c4.
+    With the choice `get_c4`, each window comes from any document that is longer, and never starts at the last possible
+    token. Source: locuslab/wanda@0628038, lib/data.py, get_c4.
 
-    Raises InputError with the `place` of the text if it has fewer tokens than all windows together, or if `get_c4` finds no
-    document that is longer than a window."""
+    Raises InputError with the `place` of the text if it has fewer tokens than all windows together, or if `get_c4`
+    finds no document that is longer than a window."""
     generator = random.Random(text.seed)
     is_drawn = text.choice == "get_c4"
     if is_drawn:

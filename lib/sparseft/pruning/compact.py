@@ -3,10 +3,10 @@
     MLP        down(act(gate x) * (up x))      a channel: a row of gate and of up, a column of down
     attention  o(softmax(q x (k x)^T) (v x))   a key-value head: rows of k, v and of its queries in q, columns of o
 
-A pruned channel or head meets a zero column of down or o, so it adds exactly 0, whatever the biases of its rows are. These
-are left out too. The smaller model computes the same function, except for the order of sums. Stock transformers takes one size
-for all layers, so every layer must keep equally many units. Some pruned channels are kept, as zeros, because their number must
-be a multiple of 32.
+A pruned channel or head meets a zero column of down or o, so it adds exactly 0, whatever the biases of its rows are.
+These are left out too. The smaller model computes the same function, except for the order of sums. Stock transformers
+takes one size for all layers, so every layer must keep equally many units. Some pruned channels are kept, as zeros,
+because their number must be a multiple of 32.
 """
 
 from functools import partial
@@ -26,8 +26,9 @@ from sparseft.storage.atomic import atomic_folder, write_json
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time. Return compact.json.
 
-    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's. Raises it too if
-    the mask prunes a unit only in part, or leaves layers of different sizes or without units. Then no file is written."""
+    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's. Raises it too
+    if the mask prunes a unit only in part, or leaves layers of different sizes or without units. Then no file is
+    written."""
     mask = read_mask(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, units = plan_cuts(checkpoint, mask)
@@ -49,7 +50,8 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
 
 
 def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[str, int]]:
-    """Return the cut of each smaller tensor, and the number of units that every layer keeps, by their key in config.json.
+    """Return the cut of each smaller tensor, and the number of units that every layer keeps, by their key in
+    config.json.
 
     Raises InputError if a unit is pruned only in part, or if the layers do not keep equally many."""
     groups = {group.unit: group for group in checkpoint.architecture.coupled}

@@ -1,9 +1,10 @@
-"""Invert the Hessian H = sum_t x_t x_t^T of a layer's inputs, with damping, and write the weights that are found with it.
+"""Invert the Hessian H = sum_t x_t x_t^T of a layer's inputs, with damping, and write the weights that are found with
+it.
 
     H + damping * mean(diag H) * I
 
-A matrix that is not positive definite gets more damping. Everything is in the dtype of H. Every layer's new weights are rounded
-once to the dtype of the model. The next decoder layer sees the rounded weights, because the file holds these.
+A matrix that is not positive definite gets more damping. Everything is in the dtype of H. Every layer's new weights are
+rounded once to the dtype of the model. The next decoder layer sees the rounded weights, because the file holds these.
 """
 
 import math
@@ -35,9 +36,9 @@ def solve_damped(
 ) -> tuple[Tensor, float]:
     """Return solve(H + damping * scale * I) of a layer, and the damping. H gets the `diagonal`, (cols,), before.
 
-    `scale` is the mean of the diagonal of all columns. solve(damped) may overwrite its matrix (cols, cols). It returns None if
-    it fails, which stderr says. Then there is more damping. Raises InputError after ATTEMPTS, or if the scale is 0, because no
-    token reaches the layer or all its inputs are zero."""
+    `scale` is the mean of the diagonal of all columns. solve(damped) may overwrite its matrix (cols, cols). It returns
+    None if it fails, which stderr says. Then there is more damping. Raises InputError after ATTEMPTS, or if the scale
+    is 0, because no token reaches the layer or all its inputs are zero."""
     if not scale:
         raise InputError(
             f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",
@@ -92,8 +93,8 @@ class NewWeights:
 def write_new_weights(writer: PrunedWriter, layer: str, weight: Tensor, new: NewWeights, hessian: Tensor) -> None:
     """Write a layer's mask and new weights, and set its `weight` (rows, cols) in memory to what the file holds.
 
-    The report gets the damping, and the error of the layer's output over all tokens of the examples. `hessian` is (cols, cols).
-    The metadata gets each damping that is not the one of the settings."""
+    The report gets the damping, and the error of the layer's output over all tokens of the examples. `hessian` is
+    (cols, cols). The metadata gets each damping that is not the one of the settings."""
     dtype = writer.original.tensors[f"{layer}.weight"].dtype
     bits = converted(bits_of(new.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
     stored = torch.from_numpy(to_float32(bits, dtype)).to(weight.device)

@@ -57,7 +57,8 @@ def infer_mask(base: np.ndarray | None, pruned: np.ndarray, stated: str | None =
 
 
 def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> None:
-    """Raise InputError, naming the layer and the group, if a group of a layer breaks the pattern N:M that the user stated."""
+    """Raise InputError, naming the layer and the group, if a group of a layer breaks the pattern N:M that the user
+    stated."""
     most, group = map(int, stated.split(":"))
     remedy = "correct the pattern (masks.imported_pattern or --pattern), or leave it out"
     if filled.shape[1] % group:
@@ -73,12 +74,13 @@ def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> No
 
 
 def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None) -> dict[str, Any]:
-    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to the sparsity of the pass.
+    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to the sparsity of the
+    pass.
 
-    Return the sparsity that it reaches, as a fraction, the counts of `infer_mask` over all layers, and the number of layers by
-    the pattern of their zeros. One layer at a time is in memory. The checkpoint of the pass is the base that the tool was given.
-    Without a source, the base itself was pruned. Raises InputError if the checkpoint does not come from the base, if it has
-    another sparsity or breaks the `stated` pattern, or if a weight is not finite."""
+    Return the sparsity that it reaches, as a fraction, the counts of `infer_mask` over all layers, and the number of
+    layers by the pattern of their zeros. One layer at a time is in memory. The checkpoint of the pass is the base that
+    the tool was given. Without a source, the base itself was pruned. Raises InputError if the checkpoint does not come
+    from the base, if it has another sparsity or breaks the `stated` pattern, or if a weight is not finite."""
     base, shapes, percent = masks.checkpoint, masks.shapes, masks.percents[0]
     pruned, place = base, source or str(base.folder)
     if source:
@@ -109,8 +111,8 @@ def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None
 def check_origin(pruned: Checkpoint, source: str, base: Checkpoint) -> None:
     """Raise InputError if a checkpoint computes another function than the base with other prunable weights.
 
-    Its tensors must have the shapes of the base's, its configuration must say the same, and the tensors outside the prunable
-    layers must be equal. The two may be divided into files in different ways."""
+    Its tensors must have the shapes of the base's, its configuration must say the same, and the tensors outside the
+    prunable layers must be equal. The two may be divided into files in different ways."""
     shapes, ours, theirs = tensor_shapes(base.config, base.folder), _described(base), _described(pruned)
     for key in sorted(ours | theirs):
         if ours.get(key) != theirs.get(key):

@@ -1,9 +1,11 @@
-"""Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
+"""Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass
+together.
 
-The method's pattern selects what is pruned, in one of the ways of selection/. allocation.py says how many weights of each layer,
-if the method has an allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the
-importance needs it. The evidence of gradients comes decoder layer by decoder layer, unless all layers are ranked together. If
-masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not nested.
+The method's pattern selects what is pruned, in one of the ways of selection/. allocation.py says how many weights of
+each layer, if the method has an allocation. Memory is a few blocks per thread, for any model, and the evidence of the
+examples if the importance needs it. The evidence of gradients comes decoder layer by decoder layer, unless all layers
+are ranked together. If masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are
+not nested.
 """
 
 from collections.abc import Callable, Iterator

@@ -13,7 +13,8 @@ from sparseft.study.mask_settings import Masks
 
 @dataclass(frozen=True)
 class MaskPass:
-    """Hold what makes the masks of a method for ascending sparsities in percent. A pass with a pruned base has one sparsity.
+    """Hold what makes the masks of a method for ascending sparsities in percent. A pass with a pruned base has one
+    sparsity.
 
     An importance that needs examples needs a `calibration`."""
 
@@ -22,7 +23,8 @@ class MaskPass:
     percents: list[int]
     files: PassFiles
     settings: Masks
-    # An ExampleCalibration. Its module is not imported, because what an imported mask counts as its code needs no examples.
+    # An ExampleCalibration. Its module is not imported, because what an imported mask counts as its code needs no
+    # examples.
     calibration: Any = None
     threads: int = 1
 

@@ -16,7 +16,8 @@ from sparseft.storage.atomic import atomic_file
 def write_report(
     folder: Path, masks: MaskPass, meta: dict, writer: MaskWriter, rows: Mapping[str, dict] = {}, **entries: Any
 ) -> dict:
-    """Write the report and the plot of a pass to `folder`, and return the report: the metadata, and a row per layer and sparsity.
+    """Write the report and the plot of a pass to `folder`, and return the report: the metadata, and a row per layer and
+    sparsity.
 
     `writer` has written the masks. `rows` are added to the rows of the layers, and `entries` to the report."""
     sizes = {layer: rows * cols for layer, (rows, cols) in writer.shape.items()}

@@ -1,6 +1,7 @@
 """Prune whole channels and heads, and change the kept columns so that the outputs change little.
 
-A unit g is some columns of the last matrix W of its coupled layers (down_proj or o_proj), and the rows that compute their inputs.
+A unit g is some columns of the last matrix W of its coupled layers (down_proj or o_proj), and the rows that compute
+their inputs.
 
     H = sum_t x_t x_t^T + damping * mean(diag) * I    over the inputs x_t of W for all tokens, (cols, cols)
 
@@ -8,19 +9,22 @@ A unit g is some columns of the last matrix W of its coupled layers (down_proj o
 
     W -= W_g [H^-1_gg]^-1 H^-1_g:        tr(W_g [H^-1_gg]^-1 W_g^T)
 
-Each round removes the units with the lowest costs together, with this change, and updates H^-1 for the columns that are left:
+Each round removes the units with the lowest costs together, with this change, and updates H^-1 for the columns that are
+left:
 
     H^-1 -= H^-1_:g [H^-1_gg]^-1 H^-1_g:
 
-`refit` takes the units that an importance chose. Both end with the least-squares weights of the kept columns S. P are the others:
+`refit` takes the units that an importance chose. Both end with the least-squares weights of the kept columns S. P are
+the others:
 
     W_S + W_P H_PS H_SS^-1
 
-Sources: Kurtic et al., ZipLM, arXiv 2302.04089, section 3; Ling et al., SlimGPT, arXiv 2412.18110; Li et al., Tyr-the-Pruner,
-arXiv 2503.09657, for the last step. IST-DASLab/ZipLM removes one unit after the other, as here with as many rounds as units.
+Sources: Kurtic et al., ZipLM, arXiv 2302.04089, section 3; Ling et al., SlimGPT, arXiv 2412.18110; Li et al.,
+Tyr-the-Pruner, arXiv 2503.09657, for the last step. IST-DASLab/ZipLM removes one unit after the other, as here with as
+many rounds as units.
 
-A model is pruned decoder layer by decoder layer, as by SparseGPT. Memory is one decoder layer, one Hessian for each of its groups
-of coupled layers that lose units, and three more matrices of this size at a time.
+A model is pruned decoder layer by decoder layer, as by SparseGPT. Memory is one decoder layer, one Hessian for each of
+its groups of coupled layers that lose units, and three more matrices of this size at a time.
 """
 
 from collections.abc import Callable
@@ -40,8 +44,8 @@ from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
 from sparseft.selection.units import unit_scores
 from sparseft.study.mask_settings import Masks
 
-# Takes the last of some coupled parts, its weights (rows, cols), its Hessian and the number of units that go. Returns the units
-# that are left, bool (units,).
+# Takes the last of some coupled parts, its weights (rows, cols), its Hessian and the number of units that go. Returns
+# the units that are left, bool (units,).
 Choose = Callable[[Part, Tensor, Tensor, int], Tensor]
 
 
@@ -158,7 +162,8 @@ def refit(layer: str, weights: Tensor, hessian: Tensor, kept: Tensor, damping: f
 def _prune_group(
     writer: PrunedWriter, parts: list[Part], weights: dict[str, Tensor], hessian: Tensor, units: Tensor
 ) -> None:
-    """Keep some of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was written.
+    """Keep some of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was
+    written.
 
     weights: layer -> (rows, cols)
     hessian: of the inputs of the last part, whose columns are updated

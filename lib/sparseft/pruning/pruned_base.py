@@ -2,9 +2,9 @@
 
 smaller.py does the same for a method that removes experts or decoder layers.
 
-The runs of the method start from this pruned base, as those of other methods start from the model. It has the files, the
-dtypes and the byte layout of the original model. Only the prunable weights differ. The mask has the digests of both: `base`
-is the pruned base, and `original` is the model from which it was made.
+The runs of the method start from this pruned base, as those of other methods start from the model. It has the files,
+the dtypes and the byte layout of the original model. Only the prunable weights differ. The mask has the digests of
+both: `base` is the pruned base, and `original` is the model from which it was made.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,10 +41,11 @@ class PrunedWriter:
     rows: dict[str, dict] = field(default_factory=dict)
 
     def write(self, layer: str, kept: np.ndarray, bits: np.ndarray, **row: float) -> None:
-        """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
+        """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the
+        original.
 
-        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is not
-        finite."""
+        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a
+        weight is not finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
         content = np.where(kept, bits, 0)
         if not is_finite(content, tensor.dtype):
@@ -62,9 +63,9 @@ def pruned_writer(
 ) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
-    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After the block,
-    the pruned base appears first and then the mask with its report, so that no mask is without its base. If the block fails,
-    nothing appears. Raises InputError as `MaskPass.checked_meta` does."""
+    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After
+    the block, the pruned base appears first and then the mask with its report, so that no mask is without its base. If
+    the block fails, nothing appears. Raises InputError as `MaskPass.checked_meta` does."""
     original, files, shape = masks.checkpoint, masks.files, masks.shapes
     all_meta = masks.checked_meta() | (meta or {}) | masks.origin
     assert files.base, f"{masks.method.name} updates weights"

@@ -1,7 +1,8 @@
 """Read the scores of a layer block by block, as raw bits that order like the scores.
 
-A block holds whole rows, flat, as uint16 or uint32. The sign bit means nothing. A source can be read again, and gives the same
-blocks in the same order. Every importance is in importances/; random scores are here, because they look at no weight.
+A block holds whole rows, flat, as uint16 or uint32. The sign bit means nothing. A source can be read again, and gives
+the same blocks in the same order. Every importance is in importances/; random scores are here, because they look at no
+weight.
 """
 
 import hashlib
@@ -42,7 +43,8 @@ def random_source(checkpoint: Checkpoint, seed: int) -> Source:
 
 
 def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray] | None) -> Source:
-    """Return the scores of an importance that has a `score`, fp32. `evidence` is its statistic by layer; None without one."""
+    """Return the scores of an importance that has a `score`, fp32. `evidence` is its statistic by layer; None without
+    one."""
     score = importance.score
     assert score, f"{importance.name} has no score"
 

@@ -1,11 +1,11 @@
 """Remove whole experts or decoder layers, and write the smaller model as a pruned base, a checkpoint of its own.
 
-The units with the lowest scores are removed, and those with the lowest numbers first if scores are equal. Every group loses
-equally many, because stock transformers takes one number of experts for all decoder layers. The units that are left are
-numbered again. Every tensor that is left keeps its bytes, and a router loses the rows of the removed experts.
+The units with the lowest scores are removed, and those with the lowest numbers first if scores are equal. Every group
+loses equally many, because stock transformers takes one number of experts for all decoder layers. The units that are
+left are numbered again. Every tensor that is left keeps its bytes, and a router loses the rows of the removed experts.
 
-The mask keeps every weight of the smaller model. It has the digests of both models, `base` and `original`, and the number of
-the removed weights, so that its sparsity is that of the model from which they were removed.
+The mask keeps every weight of the smaller model. It has the digests of both models, `base` and `original`, and the
+number of the removed weights, so that its sparsity is that of the model from which they were removed.
 """
 
 from functools import partial
@@ -32,8 +32,8 @@ Kept = list[list[int]]
 def remove_units(masks: MaskPass) -> None:
     """Remove units of a model, and write mask, report and pruned base.
 
-    Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model is
-    damaged."""
+    Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model
+    is damaged."""
     checkpoint, files, units, shapes = masks.checkpoint, masks.files, masks.method.pattern.units, masks.shapes
     architecture = checkpoint.architecture
     assert units and files.base, f"{masks.method.name} removes no units"

@@ -3,28 +3,30 @@
     H = sum_t x_t x_t^T    over the inputs x_t of all tokens, (cols, cols)
     U                      the upper triangle with U^T U = (H + damping * mean(diag H) * I)^-1
 
-The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U_jj^2 if row i of the columns to the right of j
-changes by -w_ij / U_jj * U_j,j+1:, which is the least-squares answer. For each block of columns:
+The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U_jj^2 if row i of the columns to the
+right of j changes by -w_ij / U_jj * U_j,j+1:, which is the least-squares answer. For each block of columns:
 
     1. Rank the block's weights, as the blocks before it have changed them. Prune those with the lowest cost.
     2. For each column of the block, change the columns to the right of it in the block.
     3. Change all columns to the right of the block by one product of matrices.
 
-The weights of an input that is always zero (H_jj = 0) have no effect. They become 0, and H_jj becomes the mean of the others.
-So the layer is pruned as if the input were not there.
+The weights of an input that is always zero (H_jj = 0) have no effect. They become 0, and H_jj becomes the mean of the
+others. So the layer is pruned as if the input were not there.
 
 Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1; IST-DASLab/sparsegpt@147d215, sparsegpt.py, fasterprune.
 Here counts are exact, and ties go to the lowest flat index of the block. The published code prunes all weights up to a
-threshold. Its factor 2 / n of H is left out, because it changes neither the ranks nor the new weights. The published code
-sets H_jj of an input that is always zero to 1. Then the damping depends on that factor and on the scale of the other inputs.
+threshold. Its factor 2 / n of H is left out, because it changes neither the ranks nor the new weights. The published
+code sets H_jj of an input that is always zero to 1. Then the damping depends on that factor and on the scale of the
+other inputs.
 
-H, the factor and the updates are in fp32. This was compared with fp64 on SmolLM2-135M in fp32, with 32 windows of 256 tokens of
-WikiText-2, at 50 and 70 %, on q_proj of layer 0, gate_proj and o_proj of layer 15, and down_proj of layers 1, 15 and 29. The
-condition number of H is up to 1e8, and up to 6e4 with the damping. H differs by up to 1.4e-7 of its norm, a mask in up to 1
-weight of 7,000, and the output error by up to 1.2e-4 of itself.
+H, the factor and the updates are in fp32. This was compared with fp64 on SmolLM2-135M in fp32, with 32 windows of 256
+tokens of WikiText-2, at 50 and 70 %, on q_proj of layer 0, gate_proj and o_proj of layer 15, and down_proj of layers 1,
+15 and 29. The condition number of H is up to 1e8, and up to 6e4 with the damping. H differs by up to 1.4e-7 of its
+norm, a mask in up to 1 weight of 7,000, and the output error by up to 1.2e-4 of itself.
 
-A model is pruned decoder layer by decoder layer, and its pruned base is streamed to disk. Memory is one decoder layer, a Hessian
-for each of its layers, fp32 (cols, cols), the weights outside the decoder layers, and the hidden states of the examples.
+A model is pruned decoder layer by decoder layer, and its pruned base is streamed to disk. Memory is one decoder layer,
+a Hessian for each of its layers, fp32 (cols, cols), the weights outside the decoder layers, and the hidden states of
+the examples.
 """
 
 from collections.abc import Callable

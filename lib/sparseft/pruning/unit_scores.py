@@ -1,8 +1,9 @@
 """Score the experts or the decoder layers of a model by what they compute on examples.
 
-A group is what loses its units together: a decoder layer with its experts, or the model with its decoder layers. The files of
-the importances have the scores. The model runs decoder layer by decoder layer, and each example runs by itself, so no token is
-padding. Memory is one decoder layer, the weights outside the decoder layers, and the hidden states of the examples.
+A group is what loses its units together: a decoder layer with its experts, or the model with its decoder layers. The
+files of the importances have the scores. The model runs decoder layer by decoder layer, and each example runs by
+itself, so no token is padding. Memory is one decoder layer, the weights outside the decoder layers, and the hidden
+states of the examples.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,8 @@ class Observation:
 
     @torch.no_grad()
     def _sums(self, observe: Callable[[Stream, int], Sequence[Sequence[Tensor | int]]]) -> list[np.ndarray]:
-        """Return the sums over all examples of each value that `observe` gives for them in a decoder layer, one after the other.
+        """Return the sums over all examples of each value that `observe` gives for them in a decoder layer, one after
+        the other.
 
         `observe` computes the decoder layer on every example. The results are float64 (decoder layers, ...)."""
         rows = []
@@ -94,7 +96,8 @@ class Observation:
     def losses_without_layers(self) -> np.ndarray:
         """Return the mean answer loss of the model without each decoder layer, float64 (decoder layers,).
 
-        The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states are kept."""
+        The decoder layers before the one that is left out are computed once for all. Two copies of the hidden states
+        are kept."""
         examples = self.examples
         layered = LayeredModel(self.masks.checkpoint, choose_device(), widens_float16=True)
         layered.read_head()

@@ -1,4 +1,5 @@
-"""Define the records: what each stage writes about what it did, and what the analysis reads. One pydantic model per file.
+"""Define the records: what each stage writes about what it did, and what the analysis reads. One pydantic model per
+file.
 
     training_record     train.json
     merge_record        merge.json
@@ -8,11 +9,11 @@
     manifests           manifest.json and selection_manifest.json of prepared inputs, report_METHOD.json of masks
     record_file         what they share
 
-A field has a description, a unit and a role: a setting decides which results can be compared, a measurement is a result, and
-provenance says where the result comes from. A field with a `column` is a column of summary.csv.
+A field has a description, a unit and a role: a setting decides which results can be compared, a measurement is a
+result, and provenance says where the result comes from. A field with a `column` is a column of summary.csv.
 
-Import the records from the modules. If this file imported them, the code digest of every job would contain every record, and an
-edit of one record would rerun all jobs (study/digests.py).
+Import the records from the modules. If this file imported them, the code digest of every job would contain every
+record, and an edit of one record would rerun all jobs (study/digests.py).
 """
 
 from functools import partial
@@ -37,7 +38,8 @@ SETTING = "setting"
 def _field(role: str, description: str | None, unit: str = "", link: str = "", column: str = "", **options: Any) -> Any:
     """Return a field of a record.
 
-    `link` is the link of the chain of hashes that its digest belongs to, and `column` the column of summary.csv that has it."""
+    `link` is the link of the chain of hashes that its digest belongs to, and `column` the column of summary.csv that
+    has it."""
     extra: dict[str, Any] = {"role": role, "unit": unit, "link": link, "column": column}
     return Field(description=description, json_schema_extra=extra, **options)
 

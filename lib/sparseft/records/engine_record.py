@@ -1,4 +1,5 @@
-"""Define engines.json: what each engine computed with an exported run and with its dense model, how fast, and in how much memory.
+"""Define engines.json: what each engine computed with an exported run and with its dense model, how fast, and in how
+much memory.
 
 A prompt runs alone, so speeds are those of one request at a time.
 """
@@ -35,7 +36,8 @@ class EngineResult(EngineUse):
 
     @property
     def agrees(self) -> bool:
-        """Return whether the engine computed what transformers did. Equal tokens prove nothing, because they hide a scale."""
+        """Return whether the engine computed what transformers did. Equal tokens prove nothing, because they hide a
+        scale."""
         return self.difference <= self.bound
 
 

@@ -181,7 +181,8 @@ class SelectionRecord(MergedModelRecord):
 
 
 class BeforeMergeInputs(MergeInputs):
-    """Hold the digests of what was evaluated before the merge, which are those of what is merged, and those of the rows."""
+    """Hold the digests of what was evaluated before the merge, which are those of what is merged, and those of the
+    rows."""
 
     data: str = provenance("The sha256 of the validation rows.", link="data")
     train: str = setting("The sha256 of the rows of the worked examples.", link="train")

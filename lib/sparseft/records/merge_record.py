@@ -31,7 +31,8 @@ class MergeRecord(RunRecord):
 def check_model(folder: Path, hashes: dict[str, str]) -> None:
     """Raise InputError if the merge.json beside a merged model records other hashes than these.
 
-    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. Without a merge.json, any model passes."""
+    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. Without a merge.json, any model
+    passes."""
     path = folder.parent / MergeRecord.file_name
     if folder.name != MODEL or not path.is_file():
         return

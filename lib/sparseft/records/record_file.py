@@ -28,7 +28,8 @@ class RecordPart(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
     def _fields(self) -> Iterator[tuple[str, Any, dict[str, str]]]:
-        """Yield the name and the value of each field, and what its definition says of it: role, unit, link and column."""
+        """Yield the name and the value of each field, and what its definition says of it: role, unit, link and
+        column."""
         fields: dict[str, Any] = type(self).model_fields
         yield from ((name, getattr(self, name), field.json_schema_extra) for name, field in fields.items())
 
@@ -86,7 +87,8 @@ class CheckedPart(RecordPart):
 
 
 class RecordFile(CheckedPart):
-    """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own digest."""
+    """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own
+    digest."""
 
     file_name: ClassVar[str]
     record: str = kind("")
@@ -116,7 +118,8 @@ def section_fields(section: type[Section], names: Iterable[str], without_effect:
 
 
 def write(path: Path | str, record: RecordPart) -> None:
-    """Write a record. A `RecordFile` ends with its digest. Other files leave out what was not set, such as unused settings."""
+    """Write a record. A `RecordFile` ends with its digest. Other files leave out what was not set, such as unused
+    settings."""
     if isinstance(record, RecordFile):
         write_record(path, record.model_dump())
     else:

@@ -1,6 +1,7 @@
 """Define throughput/CELL.json: the training speed of a cell against its batch size.
 
-The kinds of memory say what the bytes of the peak and of the limit count. On a CPU they differ. The backend cerebras has no
+The kinds of memory say what the bytes of the peak and of the limit count. On a CPU they differ. The backend cerebras
+has no
 limit: a batch size that does not fit there is not compiled, and no file is written.
 """
 

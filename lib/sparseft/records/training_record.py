@@ -1,7 +1,7 @@
 """Define train.json: how a run was trained, how fast, and with what loss.
 
-Losses are in nats per answer token. Speeds count no padding. In a reconstruction, a step is that step of every decoder layer, and
-the losses of the steps are shares of the error before it.
+Losses are in nats per answer token. Speeds count no padding. In a reconstruction, a step is that step of every decoder
+layer, and the losses of the steps are shares of the error before it.
 """
 
 import math
@@ -144,7 +144,8 @@ class TrainingRecord(Scheduled):
 
     @property
     def final_task_loss(self) -> float | None:
-        """Return the cross-entropy at the end of a training on the task; None of a reconstruction, whose loss is another one."""
+        """Return the cross-entropy at the end of a training on the task; None of a reconstruction, whose loss is
+        another one."""
         if self.reconstruction:
             return None
         losses = [step.cross_entropy for step in self.loss_curve if step.cross_entropy is not None]

@@ -76,7 +76,8 @@ class ValidationRecord(RunRecord):
         return self.parameters and self.parameters - sum(row.pruned for row in rows)
 
     def faults(self) -> list[str]:
-        """Return why the validation failed, or why it should have failed although it says that it passed; else nothing."""
+        """Return why the validation failed, or why it should have failed although it says that it passed; else
+        nothing."""
         rows, violations = len(self.layers), sum(row.violations for row in self.layers)
         is_fault = {
             f"{self.violations} weights violate the mask, the largest {self.max_abs_violation:.3g}": self.violations,

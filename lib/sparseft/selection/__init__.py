@@ -1,7 +1,9 @@
-"""Select exactly the weights to prune, and write their masks. Each way of selection has a file, and a pattern chooses one.
+"""Select exactly the weights to prune, and write their masks. Each way of selection has a file, and a pattern chooses
+one.
 
-A scope is what is ranked together: a layer, a row, a group of N:M, or all layers. Of the n weights of a scope, a sparsity s
-prunes round(s * n): those with the lowest scores, and among equal scores those with the lowest flat index. So the counts are
-exact and the masks are nested: what 50 % prunes, 60 % prunes too. An allocation (pruning/allocation.py) may give each layer a
-count of its own, which is divided evenly among the scopes of the layer.
+A scope is what is ranked together: a layer, a row, a group of N:M, or all layers. Of the n weights of a scope, a
+sparsity s prunes round(s * n): those with the lowest scores, and among equal scores those with the lowest flat index.
+So the counts are
+exact and the masks are nested: what 50 % prunes, 60 % prunes too. An allocation (pruning/allocation.py) may give each
+layer a count of its own, which is divided evenly among the scopes of the layer.
 """

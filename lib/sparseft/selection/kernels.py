@@ -1,15 +1,16 @@
 """Count magnitudes and pack masks: compiled loops over the raw bits of floats.
 
-The magnitudes of floats order like their bits without the sign. BF16 and F16 have 32,768 magnitudes, so one histogram holds
-the threshold t of every sparsity. A 32-bit magnitude has two digits: the high 16 bits, and the low 15 bits. The low digits
-are counted only in the bins that hold a threshold. Of the weights that equal t, the first `ties` in flat order are pruned:
+The magnitudes of floats order like their bits without the sign. BF16 and F16 have 32,768 magnitudes, so one histogram
+holds the threshold t of every sparsity. A 32-bit magnitude has two digits: the high 16 bits, and the low 15 bits. The
+low digits are counted only in the bins that hold a threshold. Of the weights that equal t, the first `ties` in flat
+order are pruned:
 
     keep  <=>  m > t  or  (m == t and at least `ties` equal weights come before)
 
 A stable ascending sort would prune the same weights.
 
-Every compiled function releases the GIL, so that threads run side by side. All of them are in one file, because numba's cache of
-compiled code notices an edit only in a function's own file.
+Every compiled function releases the GIL, so that threads run side by side. All of them are in one file, because numba's
+cache of compiled code notices an edit only in a function's own file.
 """
 
 import numpy as np
@@ -28,7 +29,8 @@ UNDECIDED = np.uint8(255)
 
 
 def masks_of(block: np.ndarray, cols: int, thresholds: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Return the packed masks of some whole rows, uint8 (levels, n). `thresholds` and `ties`: those of `write_masks`."""
+    """Return the packed masks of some whole rows, uint8 (levels, n). `thresholds` and `ties`: those of
+    `write_masks`."""
     packed = np.empty((thresholds.shape[1], block.size // cols * row_bytes(cols)), np.uint8)
     # If each row fills whole bytes, rows of one scope are written as one long row.
     is_one_row = cols % 8 == 0 and len(thresholds) == 1
@@ -60,7 +62,8 @@ def count_low(bits, slots, counts):
 
 @compiled
 def rank_in_groups(bits, group, ranks):
-    """Write the rank of each magnitude among its `group` consecutive ones to `ranks`, uint8 (n,). Equal ones keep their order.
+    """Write the rank of each magnitude among its `group` consecutive ones to `ranks`, uint8 (n,). Equal ones keep their
+    order.
 
     bits: uint16 or uint32 (n,)"""
     top = _magnitude_bits(bits)
@@ -125,7 +128,8 @@ def _fill(lookup, thresholds):
 
 @compiled
 def _code(magnitude, thresholds):
-    """Return how many thresholds are below a magnitude, plus how many are not above it. The code of a threshold is its own."""
+    """Return how many thresholds are below a magnitude, plus how many are not above it. The code of a threshold is its
+    own."""
     code = 0
     for threshold in thresholds:
         code += (threshold < magnitude) + (threshold <= magnitude)
@@ -134,7 +138,8 @@ def _code(magnitude, thresholds):
 
 @compiled
 def _encode(weights, thresholds, lookup, codes):
-    """Write the codes of up to 8 * CHUNK weights to `codes`, (8, CHUNK): weight 8 b + i to place (i, b), 0 behind the last."""
+    """Write the codes of up to 8 * CHUNK weights to `codes`, (8, CHUNK): weight 8 b + i to place (i, b), 0 behind the
+    last."""
     shift = _shift(weights)
     top = _magnitude_bits(weights)
     for i in range(8):
@@ -149,7 +154,8 @@ def _encode(weights, thresholds, lookup, codes):
 
 @compiled
 def _pack(codes, equal, ties, equals, out):
-    """Write the mask of one level to `out`, uint8 (n,). Return how many weights with the code `equal` must still be pruned.
+    """Write the mask of one level to `out`, uint8 (n,). Return how many weights with the code `equal` must still be
+    pruned.
 
     equals: uint8 (CHUNK,), which is overwritten"""
     number = 0

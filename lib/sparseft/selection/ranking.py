@@ -23,8 +23,8 @@ Emit = Callable[[str, int, np.ndarray], None]
 class Ranking:
     """Hold what a pattern selects from. A way of selection writes all masks.
 
-    source: yields the scores of a layer, block by block, as raw bits that order like the scores; a second reading yields the
-        same blocks. A block holds whole rows, flat, as uint16 or uint32. The sign bit means nothing
+    source: yields the scores of a layer, block by block, as raw bits that order like the scores; a second reading
+        yields the same blocks. A block holds whole rows, flat, as uint16 or uint32. The sign bit means nothing
     shape: layer -> (rows, cols)
     dtypes: layer -> dtype of its scores, BF16, F16 or F32; None if their bits are not those of a float
     percents: the sparsities in percent, ascending; a level is the index of a sparsity
@@ -75,7 +75,8 @@ class Ranking:
             yield block
 
     def write(self, layer: str, make: Callable[[int, np.ndarray], np.ndarray]) -> None:
-        """Write the masks of a layer. `make(row, block)` returns those of a block, uint8 (levels, n). Its first row is `row`."""
+        """Write the masks of a layer. `make(row, block)` returns those of a block, uint8 (levels, n). Its first row is
+        `row`."""
         cols = self.shape[layer][1]
         row = 0
         for block in self.read(layer):

@@ -1,8 +1,8 @@
 """Rank all weights of a layer, or of the model, together.
 
-They are not sorted. A first reading of the scores counts their bits in a histogram, from which the threshold of every sparsity
-follows. A second reading writes the masks. Scores of 16 bits are one digit. Scores of 32 bits have a high and a low digit, and a
-reading of its own for the low one (kernels.py).
+They are not sorted. A first reading of the scores counts their bits in a histogram, from which the threshold of every
+sparsity follows. A second reading writes the masks. Scores of 16 bits are one digit. Scores of 32 bits have a high and
+a low digit, and a reading of its own for the low one (kernels.py).
 """
 
 import math
@@ -62,12 +62,14 @@ def _with_low_digits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the whole 32-bit thresholds and their ties, both int64 (levels,).
 
-    `digits` has the high digits of the thresholds, and `ties` the number of weights to prune with each of these digits."""
+    `digits` has the high digits of the thresholds, and `ties` the number of weights to prune with each of these
+    digits."""
     used, places = np.unique(digits, return_inverse=True)
     # High digit -> row of `low`; -1 if no threshold has this digit.
     slots = np.full(BINS, -1, np.int8)
     slots[used] = np.arange(used.size)
-    # int32 is enough for one layer, which has fewer than 2^31 weights, and takes half of the cache. A model needs int64.
+    # int32 is enough for one layer, which has fewer than 2^31 weights, and takes half of the cache. A model needs
+    # int64.
     low = np.zeros((used.size, LOW), np.int32 if len(layers) == 1 else np.int64)
     for layer in layers:
         for block in ranking.source(layer):

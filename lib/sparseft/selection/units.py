@@ -1,7 +1,8 @@
 """Rank whole coupled channels, by the sum over all weights of a channel.
 
-LLM-Pruner does so (arXiv 2305.11627, sections 3.1 and 3.2). If the importance looks at the inputs of a layer, the sum is over the
-channel's columns only, as Wanda-sp and FLAP do (CASIA-IVA-Lab/FLAP, lib/prune.py). architectures/ says what is coupled.
+LLM-Pruner does so (arXiv 2305.11627, sections 3.1 and 3.2). If the importance looks at the inputs of a layer, the sum
+is over the channel's columns only, as Wanda-sp and FLAP do (CASIA-IVA-Lab/FLAP, lib/prune.py). architectures/ says what
+is coupled.
 """
 
 import numpy as np
@@ -42,13 +43,15 @@ def _write_part(ranking: Ranking, part: Part, kept: np.ndarray) -> None:
 
 
 def unit_scores(ranking: Ranking, parts: list[Part]) -> np.ndarray:
-    """Return the scores of the coupled units of `parts`, fp64 (units,). Units without columns are scored by their rows."""
+    """Return the scores of the coupled units of `parts`, fp64 (units,). Units without columns are scored by their
+    rows."""
     summed = [part for part in parts if part.axis == 1 or not ranking.sums_columns] or parts
     return np.sum([_part_scores(ranking, part) for part in summed], axis=0)
 
 
 def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:
-    """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
+    """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64
+    (units,)."""
     cols = ranking.shape[part.layer][1]
     dtype = ranking.dtypes[part.layer]
     sums = []

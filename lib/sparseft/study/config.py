@@ -67,29 +67,29 @@ class Grid(Section):
     tasks: list[str] = Field(min_length=1, examples=[["boolq_mini"]])
     """Tasks to train and evaluate, by their names under `tasks:`."""
     methods: list[MethodName] = Field(min_length=1, examples=[["unstructured", "unstructured_wanda", "random"]])
-    """How to prune: a pattern, and after an underscore an importance. With `_owl` after it, each decoder layer has a sparsity of
-    its own. A method that looks at examples takes those of the task, or those of a text if the name ends in `_on_NAME`
-    (`masks.calibration`). Dense runs belong to sparsity 0."""
+    """How to prune: a pattern, and after an underscore an importance. With `_owl` after it, each decoder layer has a
+    sparsity of its own. A method that looks at examples takes those of the task, or those of a text if the name ends in
+    `_on_NAME` (`masks.calibration`). Dense runs belong to sparsity 0."""
     sparsities: list[Percent] = Field(min_length=1, examples=[[0, 50, 70]])
     """Percent of the prunable weights to prune, 0 to 99. 0 is the dense model."""
     sparsities_of: dict[MethodName, Annotated[list[Annotated[int, Field(gt=0, lt=100)]], Field(min_length=1)]] = Field(
         {}, examples=[{"structured_obs": [20, 30]}]
     )
-    """The sparsities of single methods, in percent, in place of `sparsities`. Channels at 50 % are another wish than single
-    weights at 50 %. A method that is not in the grid has no effect here."""
+    """The sparsities of single methods, in percent, in place of `sparsities`. Channels at 50 % are another wish than
+    single weights at 50 %. A method that is not in the grid has no effect here."""
     modes: list[Literal[MODES]] = Field(  # type: ignore[valid-type]  # computed from the table of modes
         min_length=1, examples=[["sparse_to_sparse"]]
     )
-    """How to fine-tune. `no_finetune`, the pruned model without it, is always evaluated too, also if the list leaves it out, and
-    so is a mode that another one starts from."""
+    """How to fine-tune. `no_finetune`, the pruned model without it, is always evaluated too, also if the list leaves it
+    out, and so is a mode that another one starts from."""
     seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
     """Seeds of adapters and batches. Each is one more training."""
     trainings: dict[TrainingName, dict[str, Any]] = Field(
         {}, examples=[{"short": {"learning_rate": 0.001, "steps": 40}, "long": {"learning_rate": 0.0005, "steps": 200}}]
     )
-    """Trainings by a name that you choose (letters, digits, `_`, `.`), each with the keys of `training:` that it changes. They
-    are laid over `tasks.NAME.training`. Every trained cell is trained once per name and seed, and the name is a part of the run's
-    name. If it is empty, there is one training without a name."""
+    """Trainings by a name that you choose (letters, digits, `_`, `.`), each with the keys of `training:` that it
+    changes. They are laid over `tasks.NAME.training`. Every trained cell is trained once per name and seed, and the
+    name is a part of the run's name. If it is empty, there is one training without a name."""
 
     def percents(self, method: str) -> list[int]:
         """Return the sparsities of a method, in percent."""
@@ -100,13 +100,16 @@ class Evaluation(Section):
     """Set what every merged model is evaluated on, beside its task."""
 
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
-    """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's tasks."""
+    """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's
+    tasks."""
     lm_eval_files: bool = False
-    """Keep lm-eval's own files of every merged model, results_DATE.json and samples_TASK_DATE.jsonl, in `lm_eval/` of its run."""
+    """Keep lm-eval's own files of every merged model, results_DATE.json and samples_TASK_DATE.jsonl, in `lm_eval/` of
+    its run."""
     divergence: Count | None = Field(None, examples=[64])
-    """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged model from it
-    is measured. 0 means none. Null means 16 if every task of the grid has at least 200 `validation_examples`, or is built in and
-    takes all examples of its own data set, because their evaluation costs more; else none."""
+    """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
+    model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
+    `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
+    more; else none."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the number of windows, and whether it is."""
@@ -117,17 +120,19 @@ class Analysis(Section):
     """Set what the tables and pages judge by."""
 
     tolerance: float = Field(0.02, gt=0, lt=1)
-    """Loss of the headline metric that you accept, as a fraction. A point is within tolerance if the whole 95 % confidence
-    interval of its difference to dense is above -tolerance."""
+    """Loss of the headline metric that you accept, as a fraction. A point is within tolerance if the whole 95 %
+    confidence interval of its difference to dense is above -tolerance."""
     compare: list[Literal["dense", "untuned", "methods", "modes"]] = Field([], examples=[["dense", "methods"]])
-    """What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods at each sparsity and
-    mode, each pair of modes. An empty list means all of them, but methods only if the study has at most six pruned methods."""
+    """What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods at each
+    sparsity and mode, each pair of modes. An empty list means all of them, but methods only if the study has at most
+    six pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
-    """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
+    """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is
+    compared."""
     wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
-    """The speed that you want, as a multiple of the dense model's. One more sentence then says which pruned model is the fastest
-    within the tolerance, and which is the best at this speed or faster. Speeds are those of engines.json. Without any, the
-    sentence is about parameters. Null means no such sentence."""
+    """The speed that you want, as a multiple of the dense model's. One more sentence then says which pruned model is
+    the fastest within the tolerance, and which is the best at this speed or faster. Speeds are those of engines.json.
+    Without any, the sentence is about parameters. Null means no such sentence."""
 
 
 class _Keys(Section):
@@ -138,7 +143,8 @@ class _Keys(Section):
     tasks: dict[TaskName, TaskData] = Field(
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}]
     )
-    """Tasks by name. One that is not built in has a name of your own (small letters, digits, `_`), and `lm_eval` or `kind`."""
+    """Tasks by name. One that is not built in has a name of your own (small letters, digits, `_`), and `lm_eval` or
+    `kind`."""
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()
@@ -158,13 +164,13 @@ class _Keys(Section):
     revisions: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = Field(
         {}, examples=[{"hub:org/model": "0123456789abcdef0123456789abcdef01234567"}]
     )
-    """Commits of the places on the hub that you give without `@REVISION`: `hub:ORG/NAME` of a model, or a place of data.
-    `configuration.yaml` has those that were fetched, so that another folder or machine fetches the same."""
+    """Commits of the places on the hub that you give without `@REVISION`: `hub:ORG/NAME` of a model, or a place of
+    data. `configuration.yaml` has those that were fetched, so that another folder or machine fetches the same."""
     keep_merged: bool = False
     """Keep the merged models, `results/runs/*/model_dir`, after their evaluation."""
     results: str = Field("results", pattern=f"^{RESULTS}$", examples=["results/wanda"])
-    """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that you
-    choose. So several studies share models, data and masks, and each has its own results."""
+    """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that
+    you choose. So several studies share models, data and masks, and each has its own results."""
 
 
 # A key that names something -> the key that describes it.
@@ -209,7 +215,8 @@ class Config(_AllKeys):
         return self
 
     def contradictions(self) -> dict[str, object]:
-        """Return what a section may name that another one does not describe or that it cannot use, and whether it does."""
+        """Return what a section may name that another one does not describe or that it cannot use, and whether it
+        does."""
         faults: dict[str, object] = {}
         for key, place in DESCRIBED_BY.items():
             named, described = attrgetter(key)(self), attrgetter(place)(self)
@@ -307,7 +314,8 @@ class Config(_AllKeys):
                 raise InputError(f"grid.trainings.{training}, for {task}: {what}", advice) from None
 
     def original(self, model: str) -> str:
-        """Return the model from which a model was pruned, in one step or several. A model of another source is its own."""
+        """Return the model from which a model was pruned, in one step or several. A model of another source is its
+        own."""
         base = pruned_base(self.models[model].source) if model in self.models else None
         return self.original(base.model) if base else model
 
@@ -332,13 +340,15 @@ class Config(_AllKeys):
         return get_backend(self.backend)
 
     def task_data(self, name: str) -> TaskData:
-        """Return the data of a task. A probe that `tasks` does not describe is lm-eval's task of this name, or a built-in one."""
+        """Return the data of a task. A probe that `tasks` does not describe is lm-eval's task of this name, or a
+        built-in one."""
         if name in self.tasks:
             return self.tasks[name]
         return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
 
     def pruned_source(self, model: str, method: str, percent: int) -> str | None:
-        """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned itself."""
+        """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned
+        itself."""
         source = self.masks.imported_source(method, percent)
         return None if source == self.models[model].source else source
 
@@ -353,15 +363,16 @@ class Config(_AllKeys):
     def training_of(self, task: str, training: str = "") -> Training:
         """Return the schedule of a task in a training, which is a name in `grid.trainings`, or "".
 
-        A key has the value of the training, or else of `tasks.NAME.training`, or else that which the user set in `training`, or
-        else the task's suggestion, or else the default of Training."""
+        A key has the value of the training, or else of `tasks.NAME.training`, or else that which the user set in
+        `training`, or else the task's suggestion, or else the default of Training."""
         suggested = BY_NAME[task].suggested_training if task in BY_NAME else {}
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
         named = self.grid.trainings[training] if training else {}
         return Training(**laid_over(suggested, set_by_user, self.tasks[task].training, named))
 
     def schedule_of(self, mode: str, task: str, training: str = "") -> Training:
-        """Return the schedule of a mode on a task in a training. If the mode reconstructs, it is that of each decoder layer."""
+        """Return the schedule of a mode on a task in a training. If the mode reconstructs, it is that of each decoder
+        layer."""
         schedule = self.training_of(task, training)
         return self.reconstruction.schedule(schedule) if get_mode(mode).reconstructs else schedule
 
@@ -378,7 +389,8 @@ class Config(_AllKeys):
 
     @property
     def texts(self) -> dict[str, CalibrationText]:
-        """Return the texts that models read, by name: those on which masks can calibrate, and that of the divergence."""
+        """Return the texts that models read, by name: those on which masks can calibrate, and that of the
+        divergence."""
         return self.masks.texts | held_out(self.divergence_windows)
 
     def texts_read(self) -> list[str]:
@@ -405,7 +417,8 @@ class Config(_AllKeys):
         } | (text.chosen if text else {})
 
     def unused_training(self) -> list[str]:
-        """Return a sentence for each key of `training` that no run uses, because every task or training has its own value."""
+        """Return a sentence for each key of `training` that no run uses, because every task or training has its own
+        value."""
         schedules = [self.training_of(task, name) for task in self.grid.tasks for name in self.training_names]
         sentences = []
         for key in sorted(self.training.model_fields_set):

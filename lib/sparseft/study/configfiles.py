@@ -16,13 +16,14 @@ from sparseft.study.section import parse_section
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
 HEAD = """\
-# The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
-# Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
+# The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study
+# again. Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
 """
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads as 8.
+    """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads
+    as 8.
 
     It also refuses what has no end, because an alias stands inside of what it names."""
 
@@ -69,7 +70,8 @@ def read_configuration(files: Sequence[Path], values: Sequence[str] = ()) -> Con
 
 
 def read_sections(file: Path) -> dict:
-    """Return the sections of one configuration file. Raises InputError if it is not YAML, or if YAML reads it otherwise."""
+    """Return the sections of one configuration file. Raises InputError if it is not YAML, or if YAML reads it
+    otherwise."""
     sections = _parsed(read_text(file, "correct the path, or save the file as UTF-8"), str(file))
     if not isinstance(sections, dict):
         raise InputError(f"{file}: holds no sections", "write a study like config/config.yaml")
@@ -79,7 +81,8 @@ def read_sections(file: Path) -> dict:
 
 
 def _parsed(text: str, place: str) -> Any:
-    """Return what a YAML text says. Raises InputError with its `place` and line, if YAML cannot, or reads something else."""
+    """Return what a YAML text says. Raises InputError with its `place` and line, if YAML cannot, or reads something
+    else."""
     try:
         return yaml.load(text, Loader=_Loader)
     # A date may have a thirteenth month, which is a ValueError.
@@ -127,7 +130,8 @@ def complete_text(config: Config, folder: Path) -> str:
 
 
 def with_normal_places(config: Config, folder: Path) -> Config:
-    """Return the configuration with one spelling of each path, so that another spelling of the same path reruns nothing.
+    """Return the configuration with one spelling of each path, so that another spelling of the same path reruns
+    nothing.
 
     A path in `folder` is relative to it, and every other path is absolute."""
 

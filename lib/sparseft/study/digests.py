@@ -1,15 +1,16 @@
 """Compute digests of the code that a script runs from this library.
 
-Snakemake does not see an edit of a library, and it treats a touched or freshly cloned script as changed. So the rules put a
-digest of the code into `params`. It covers the script and exactly the modules that it imports. An edit reruns only the jobs
-that run the edited code.
+Snakemake does not see an edit of a library, and it treats a touched or freshly cloned script as changed. So the rules
+put a digest of the code into `params`. It covers the script and exactly the modules that it imports. An edit reruns
+only the jobs that run the edited code.
 
-The words that only a reader sees are not code: comments, docstrings, and the descriptions of the configuration's and the
-records' fields. Every other string is, error messages too, because run_on_appliance.py decides by what a trainer printed.
+The words that only a reader sees are not code: comments, docstrings, and the descriptions of the configuration's and
+the records' fields. Every other string is, error messages too, because run_on_appliance.py decides by what a trainer
+printed.
 
-Every importance, every pattern, every mode, every built-in task and every kind of task has a file of its own. A job's digest
-covers only the files of the values that the job uses, and not the table that lists all values. So a new or an edited value
-reruns only its own jobs.
+Every importance, every pattern, every mode, every built-in task and every kind of task has a file of its own. A job's
+digest covers only the files of the values that the job uses, and not the table that lists all values. So a new or an
+edited value reruns only its own jobs.
 """
 
 import ast
@@ -27,7 +28,8 @@ from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME, KINDS
 
 PACKAGE = "sparseft"
-# Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every job.
+# Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every
+# job.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "patterns": frozenset(pattern.name for pattern in PATTERNS),
@@ -63,8 +65,8 @@ def code_digest(script: Path, lib: Path, values: frozenset[str] | None = None) -
 def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, str], probes: bool = False) -> str:
     """Return the digest of the code of a job. Its wildcards name its task, its method and its mode.
 
-    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task, method
-    and mode of the grid."""
+    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task,
+    method and mode of the grid."""
     task, method = wildcards.get("task"), wildcards.get("method")
     tasks = config.evaluated_tasks(task) if task and probes else [task] if task else []
     methods = [method] if method else []
@@ -115,7 +117,8 @@ def _tables(lib: Path) -> dict[Path, frozenset[str]]:
 # Most scripts import the same modules, and parsing takes half of the time of a plan.
 @cache
 def read_code(source: bytes) -> Code:
-    """Return the code of a source. `text` is the same for all sources that differ only in layout and in what a reader sees."""
+    """Return the code of a source. `text` is the same for all sources that differ only in layout and in what a reader
+    sees."""
     tree = ast.parse(source)
     imports: set[str] = set()
     for node in ast.walk(tree):

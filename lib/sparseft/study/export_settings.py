@@ -15,17 +15,18 @@ EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
 
 class Export(Section):
-    """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them. Ask for them by
-    their names, or for all of them with the stage `engines`."""
+    """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them. Ask
+    for them by their names, or for all of them with the stage `engines`."""
 
     gguf: Literal["f32", "f16", "bf16", "q8_0"] | None = None
     """Number format of a GGUF file beside the exported model. Null means that there is none."""
     converter: str | None = Field(None, examples=["/opt/llama.cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"])
-    """The command of llama.cpp's converter: a Python that has what the converter needs, and the path of convert_hf_to_gguf.py."""
+    """The command of llama.cpp's converter: a Python that has what the converter needs, and the path of
+    convert_hf_to_gguf.py."""
     engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
-    """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp. transformers is the
-    reference, and is always measured, also if the list is empty. Unless you name its Python, it is the one that runs the
-    study."""
+    """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp.
+    transformers is the reference, and is always measured, also if the list is empty. Unless you name its Python, it is
+    the one that runs the study."""
     prompts: Positive = 8
     """Number of prompts, which are parts of the task's validation rows. They run one after the other."""
     prompt_tokens: Length = 128
@@ -33,8 +34,8 @@ class Export(Section):
     new_tokens: Length = 32
     """Tokens that are generated after each prompt."""
     repeats: Positive = 3
-    """How often each engine runs the dense model and the run, one after the other, each time in a new process. Several repeats
-    give an interval of the speedup."""
+    """How often each engine runs the dense model and the run, one after the other, each time in a new process. Several
+    repeats give an interval of the speedup."""
     limit_seconds: Positive = 3600
     """Seconds after which an engine with one model, or the converter, is ended, and the job fails."""
 

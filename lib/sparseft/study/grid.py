@@ -1,11 +1,12 @@
-"""Name the runs of a study, and the paths that its jobs share. A record in the folder of a run is named where it is defined.
+"""Name the runs of a study, and the paths that its jobs share. A record in the folder of a run is named where it is
+defined.
 
-A run is one cell of model x task x method x sparsity x mode x training, trained from one seed. The dense runs (sparsity 00) do
-not depend on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00,
-`sparse_to_dense` is plain LoRA, and `no_finetune` is the original model.
+A run is one cell of model x task x method x sparsity x mode x training, trained from one seed. The dense runs (sparsity
+00) do not depend on the method, so their method is called `dense`, and the curves of all methods share them. At
+sparsity 00, `sparse_to_dense` is plain LoRA, and `no_finetune` is the original model.
 
-A training is a name in `grid.trainings`. If the study names none, its only training is "", which appears in no name and no path.
-Runs that are not trained have the training "" too.
+A training is a name in `grid.trainings`. If the study names none, its only training is "", which appears in no name and
+no path. Runs that are not trained have the training "" too.
 """
 
 import re
@@ -19,7 +20,8 @@ from sparseft.errors import InputError
 METHODS = tuple(methods.METHODS)
 EXAMPLE_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_examples)
 DENSE = methods.DENSE.name
-# An expression for the names of the methods whose masks another tool made. There is one for every name of its checkpoints.
+# An expression for the names of the methods whose masks another tool made. There is one for every name of its
+# checkpoints.
 IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
 
 
@@ -70,12 +72,13 @@ REPORT_PARTS = "lib/sparseft/analysis/templates"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
 RESULTS = r"results(?:/(?!(?:runs|throughput|programs|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
-# Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and behind it.
+# Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
+# behind it.
 LONGEST_NAME = 200
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
-# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program, and of a
-# training, which has one before its name and is empty for the training "".
+# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program,
+# and of a training, which has one before its name and is empty for the training "".
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
@@ -150,8 +153,8 @@ WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"
 CALIBRATION_SOURCE = f"{CALIBRATION}.json"
-# The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may be a
-# part.
+# The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may
+# be a part.
 SAMPLED = "data/calibration_{text}-{model}.jsonl"
 MIXED = "data/calibration_{text}-{model}{task_folder}.jsonl"
 MASKS = "masks/{model}"
@@ -167,7 +170,8 @@ CONFIGURATION = "configuration.yaml"
 
 
 class ResultPaths:
-    """Name what a study has for itself, relative to the study's folder. Everything else is shared with other studies."""
+    """Name what a study has for itself, relative to the study's folder. Everything else is shared with other
+    studies."""
 
     def __init__(self, folder: str = "results") -> None:
         """Set the paths in a results folder. The names in braces are the wildcards above."""
@@ -187,7 +191,8 @@ class ResultPaths:
         self.throughput_plots = f"{self.analysis}/throughput_plots"
 
     def initial_adapter(self, mode: str) -> str | None:
-        """Return the path of the adapter that a training starts from, with wildcards; None if it starts from a new one."""
+        """Return the path of the adapter that a training starts from, with wildcards; None if it starts from a new
+        one."""
         start = modes.get_mode(mode).starts_from
         return f"{self.run}/adapter".replace("{mode}", start) if start else None
 
@@ -209,7 +214,8 @@ def mask_path(method: str) -> str:
 
 @dataclass(frozen=True)
 class PassFiles:
-    """Hold the paths of a pass: a mask per sparsity, the report, its plot, and the pruned base of a method that has one."""
+    """Hold the paths of a pass: a mask per sparsity, the report, its plot, and the pruned base of a method that has
+    one."""
 
     masks: list[Path]
     report: Path
@@ -217,7 +223,8 @@ class PassFiles:
     base: Path | None = None
 
     def outputs(self) -> list[Path]:
-        """Return the outputs of a rule, the report first. A manifest is written last, so it stands for the whole base."""
+        """Return the outputs of a rule, the report first. A manifest is written last, so it stands for the whole
+        base."""
         others = [self.plot, self.base and self.base / "manifest.json"]
         return [self.report, *self.masks, *filter(None, others)]
 
@@ -234,8 +241,8 @@ def pass_files(
 ) -> PassFiles:
     """Return the paths of a pass whose masks are in `folder`, and whose base, if it has one, is in the folder `pruned`.
 
-    `sparsities` are in percent, as two digits each. A pass that has a base or is added to another one has one sparsity, which is
-    in the names of its report and its plot."""
+    `sparsities` are in percent, as two digits each. A pass that has a base or is added to another one has one sparsity,
+    which is in the names of its report and its plot."""
     names = [{"sparsity": sparsity, "method": method} for sparsity in sparsities]
     name = f"{method}_sparsity{sparsities[0]}" if pruned or is_added else method
     return PassFiles(

@@ -20,45 +20,47 @@ class Masks(Section):
     seed: Seed = 0
     """Seed of the method random."""
     scope: Literal["layer", "row", "global"] | None = None
-    """Which weights are ranked together by unstructured and random. Null means the choice of the importance (docs/methods.md)."""
+    """Which weights are ranked together by unstructured and random. Null means the choice of the importance
+    (docs/methods.md)."""
     calibration_examples: Positive = 128
     """Training examples that the methods use which look at examples, and those that end in `_owl`."""
     calibration_seed: Seed = 0
     """Seed that chooses the calibration examples."""
     calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
-    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate. `self` is
-    there without an entry. The name of a mixture that has the part `task` begins with `task`."""
+    """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate.
+    `self` is there without an entry. The name of a mixture that has the part `task` begins with `task`."""
     imported: dict[Name, Annotated[dict[Annotated[Percent, Field(gt=0)], Checkpoint], Field(min_length=1)]] = Field(
         {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
     )
-    """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity in
-    percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They are pruned
-    from the grid's only model. If the source is that of the model itself, the model's zeros are the mask."""
+    """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity
+    in percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They
+    are pruned from the grid's only model. If the source is that of the model itself, the model's zeros are the mask."""
     imported_pattern: dict[Name, Annotated[str, Field(pattern="^[1-9][0-9]?:[1-9][0-9]?$")]] = Field(
         {}, examples=[{"wanda": "2:4"}]
     )
-    """The pattern N:M of the checkpoints under a name of `imported`, if you know it: of every M weights in a row at most N are
-    not zero. It is checked, and every zero is pruned, natural zeros too."""
+    """The pattern N:M of the checkpoints under a name of `imported`, if you know it: of every M weights in a row at
+    most N are not zero. It is checked, and every zero is pruned, natural zeros too."""
     sequential: bool = True
-    """True: importances that were published so, such as wanda, prune layer by layer, in one pass per sparsity. False: one pass
-    serves all sparsities, with the inputs of the dense model."""
+    """True: importances that were published so, such as wanda, prune layer by layer, in one pass per sparsity. False:
+    one pass serves all sparsities, with the inputs of the dense model."""
     owl_lambda: float = Field(0.08, gt=0, le=1)
     """Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda."""
     owl_m: float = Field(5.0, gt=0, le=100)
-    """M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder layer."""
+    """M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder
+    layer."""
     sparsegpt_block: Positive = 128
     """Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of M."""
     obs_rounds: Positive = 16
     """Rounds of obs. Each removes its share of a layer's units, and updates the kept columns before the next one."""
     damping: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Share of the mean of the Hessian's diagonal that sparsegpt, obs and refit add to the diagonal. A Hessian that is still not
-    positive definite gets ten times as much, which the report records."""
+    """Share of the mean of the Hessian's diagonal that sparsegpt, obs and refit add to the diagonal. A Hessian that is
+    still not positive definite gets ten times as much, which the report records."""
     head_share: Annotated[float, Field(ge=0, le=10)] = 0
-    """Share of the key-value heads that structured removes, with their query heads, as a multiple of the sparsity. 0: only
-    channels of the MLP. 1: the share of all weights. Channels lose the rest of the sparsity."""
+    """Share of the key-value heads that structured removes, with their query heads, as a multiple of the sparsity. 0:
+    only channels of the MLP. 1: the share of all weights. Channels lose the rest of the sparsity."""
     renormalize_router_weights: bool = True
-    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has `norm_topk_prob:
-    true`."""
+    """Whether reap divides the router's weights by their sum over a token's experts, if config.json has
+    `norm_topk_prob: true`."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""

@@ -10,8 +10,8 @@ from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
 from sparseft.study.section import Count, LearningRate, Length, Positive, Role, Section, Small
 
-# The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated, ends early or has a teacher,
-# and the loss of a reconstruction is not in nats.
+# The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated, ends early or has a
+# teacher, and the loss of a reconstruction is not in nats.
 DECIDED = Role.MEASUREMENT | Role.LAYERS
 # The projections of the attention.
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -24,9 +24,10 @@ STOP_WINDOW = 10
 class Distillation(Section):
     """Set how a training also learns the next-token probabilities of the dense model, its teacher.
 
-    The loss is (1 - weight) * cross-entropy + weight * temperature^2 * KL(teacher || student), a mean over the answer tokens.
-    Both probabilities of the divergence are softmax(logits / temperature). The gradient of the divergence shrinks as
-    1 / temperature^2, which the factor makes good (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2)."""
+    The loss is (1 - weight) * cross-entropy + weight * temperature^2 * KL(teacher || student), a mean over the answer
+    tokens. Both probabilities of the divergence are softmax(logits / temperature). The gradient of the divergence
+    shrinks as 1 / temperature^2, which the factor makes good (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section
+    2)."""
 
     weight: float = Field(0.5, ge=0, le=1)
     """Share of the divergence in the loss. The rest is that of the cross-entropy with the answers."""
@@ -58,14 +59,16 @@ class Training(Section):
         default_factory=lambda keys: micro_batch(keys.get("batch_size", MICRO_BATCH)),
         json_schema_extra={"default": MICRO_BATCH},
     )
-    """Examples per forward pass. Must divide batch_size. A smaller value needs less memory. If you set batch_size only, this is
-    its largest divisor up to the value that would hold otherwise."""
+    """Examples per forward pass. Must divide batch_size. A smaller value needs less memory. If you set batch_size only,
+    this is its largest divisor up to the value that would hold otherwise."""
     learning_rate: Annotated[LearningRate, Role.LAYERS] = 1e-3
     """Peak learning rate of AdamW. Each mini task suggests its own."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps until the learning rate is at its peak, rounded to whole steps. With 0, training starts at the peak."""
+    """Share of the steps until the learning rate is at its peak, rounded to whole steps. With 0, training starts at the
+    peak."""
     lr_scheduler_type: Literal["cosine", "linear"] = "cosine"
-    """How the learning rate falls from its peak to 0 at the last step. The name and the values are those of transformers."""
+    """How the learning rate falls from its peak to 0 at the last step. The name and the values are those of
+    transformers."""
     weight_decay: float = Field(0.0, ge=0, le=10)
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -81,20 +84,20 @@ class Training(Section):
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
     train_on_inputs: Annotated[bool, Role.EXAMPLES] = False
-    """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses are
-    always on the answers. The name is that of Alpaca-LoRA and of Shears."""
+    """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses
+    are always on the answers. The name is that of Alpaca-LoRA and of Shears."""
     distillation: Annotated[Distillation | None, Role.TORCH | DECIDED] = Field(
         None, examples=[{"weight": 0.5, "temperature": 2.0}]
     )
-    """Learn from the dense model too. Null means that the loss is only the cross-entropy. Only the backend torch has it. A
-    reconstruction does not use it."""
+    """Learn from the dense model too. Null means that the loss is only the cross-entropy. Only the backend torch has
+    it. A reconstruction does not use it."""
     cache_weights: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS] = False
     """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
     gradient_checkpointing: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS | Role.PACE] = False
     """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
     shard_model: Annotated[bool, Role.TORCH] = False
-    """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a decoder
-    layer at a time to the GPU. Needs `cache_weights: false`."""
+    """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a
+    decoder layer at a time to the GPU. Needs `cache_weights: false`."""
     length_buckets: Annotated[Positive, Role.EXAMPLES] = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
     eval_every: Annotated[Count, Role.WATCHING | Role.TORCH | DECIDED] = 0
@@ -102,9 +105,9 @@ class Training(Section):
     save_every: Annotated[Count, Role.SAVING | Role.MEASUREMENT] = 50
     """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
     stop_if_loss_above: Annotated[Annotated[float, Field(gt=0)] | None, Role.WATCHING | Role.TORCH | DECIDED] = None
-    """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null means that
-    every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A reconstruction never ends
-    early. With `distillation`, the loss is the weighted sum."""
+    """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null
+    means that every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A
+    reconstruction never ends early. With `distillation`, the loss is the weighted sum."""
     stop_if_after_steps: Annotated[Positive | None, Role.WATCHING | DECIDED] = None
     """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
 
@@ -193,11 +196,12 @@ def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:
 
 
 class Reconstruction(Section):
-    """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of `training:`."""
+    """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of
+    `training:`."""
 
     calibration: str | None = Field(None, pattern=f"^{TEXT_NAME}$", examples=["c4"])
-    """Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and the seed of
-    its windows. Null means training examples of the task, chosen by `masks.calibration_seed`."""
+    """Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and the
+    seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`."""
     examples: Positive = 128
     """Number of windows of the text, or of training examples."""
     steps: Positive = 100
@@ -235,7 +239,8 @@ class Throughput(Section):
     repeats: Positive = 3
     """Measurements per batch size, each in a new process. The confidence interval is over them."""
     memory_mb: Positive = 2500
-    """Private memory that a measurement on a CPU may use, in MB. A batch that needs more is recorded as out of memory."""
+    """Private memory that a measurement on a CPU may use, in MB. A batch that needs more is recorded as out of
+    memory."""
 
     def schedule(self, training: Training, batch_size: int) -> Training:
         """Return the schedule of a measurement of `batch_size`, without saved states."""
@@ -248,19 +253,20 @@ class Resources(Section):
     """Set what one job needs: threads, processes, GPUs, memory and time."""
 
     threads: Positive = 1
-    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the results."""
+    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the
+    results."""
     processes: Positive = 1
     """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits."""
     memory_mb: Positive | None = None
-    """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size. The second
-    attempt requests twice as much, the third three times."""
+    """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size.
+    The second attempt requests twice as much, the third three times."""
     minutes: Positive | None = None
     """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
     gpus: Count = 0
     """GPUs of a training: 0, or as many as `processes`. A reconstruction or masks from examples use one of them."""
     gpu_memory_mb: Positive | None = Field(None, examples=[80_000])
-    """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers that
-    fit on none from their files, for every batch. Null means one GPU, and what is free on it."""
+    """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers
+    that fit on none from their files, for every batch. Null means one GPU, and what is free on it."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the GPUs, and whether it is."""

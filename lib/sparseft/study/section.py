@@ -1,4 +1,5 @@
-"""What all sections of the configuration share: how they check their keys, the limits of their numbers, and their flags."""
+"""What all sections of the configuration share: how they check their keys, the limits of their numbers, and their
+flags."""
 
 import re
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ Place = Annotated[str, PlainSerializer(spelled)]
 
 
 class Role(Flag):
-    """Say what a key of the configuration is. A key without a role is a setting: it decides the results of its stage."""
+    """Say what a key of the configuration is. A key without a role is a setting: it decides the results of its
+    stage."""
 
     # It changes the time or the memory of a training, and no bit of its adapter.
     SAVING = auto()
@@ -82,8 +84,8 @@ class Role(Flag):
 class Section(BaseModel):
     """Check one section of the configuration. An unknown key is refused, so that a typing error is no silent default.
 
-    The text below a key describes it, in the schema, the reference and the help of the scripts. Types are not strict, because
-    Snakemake passes the numbers of --config as text."""
+    The text below a key describes it, in the schema, the reference and the help of the scripts. Types are not strict,
+    because Snakemake passes the numbers of --config as text."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -167,7 +169,8 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
         for fault in error.errors():
             place = tuple(part for part in fault["loc"] if part != "[key]")
             known = place if fault["type"] == "missing" else place[: _depth(raw, place)]
-            # A default that follows from a wrong key has no fault of its own. A value of several types has one fault per type.
+            # A default that follows from a wrong key has no fault of its own. A value of several types has one fault
+            # per type.
             if fault["type"] != "default_factory_not_called":
                 faults.setdefault(known, _text(fault, known))
         raise InputError(f"{name}: {'; '.join(faults.values())}", "config/schema.json describes every key") from None

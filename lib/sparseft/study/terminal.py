@@ -14,7 +14,8 @@ MEMORY = "error: the job was killed, as Linux does if memory runs out; request m
 
 
 def failure(rule: str, logs: Sequence[str]) -> str:
-    """Return a failed job, what is wrong and its logs on one line. The first log is its own, and the others are the queue's."""
+    """Return a failed job, what is wrong and its logs on one line. The first log is its own, and the others are the
+    queue's."""
     log = Path(logs[0])
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     # command.py prints both.

@@ -58,11 +58,12 @@ def classify(text: str) -> Failure:
 
 
 def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | None) -> int:
-    """Run a trainer that prints into `log`, and hold `lock` meanwhile. Return 0, or 2 if the trainer said why it failed.
+    """Run a trainer that prints into `log`, and hold `lock` meanwhile. Return 0, or 2 if the trainer said why it
+    failed.
 
-    A trainer that lost its connection is started again. SIGINT, SIGTERM and SIGHUP end the trainer and cancel its job on the
-    appliance. A full disk concerns every job of the study, so its line stays in the file `stop`. Raises InputError for any
-    other failure, and if `stop` exists."""
+    A trainer that lost its connection is started again. SIGINT, SIGTERM and SIGHUP end the trainer and cancel its job
+    on the appliance. A full disk concerns every job of the study, so its line stays in the file `stop`. Raises
+    InputError for any other failure, and if `stop` exists."""
     _on_signals(_exit)
     if stop.exists():
         what, _, advice = stop.read_text().rpartition("; ")

@@ -1,8 +1,8 @@
 """Models, layers and batches of fixed shapes, for backends that compile a program before it runs.
 
-A batch has ids and labels, int32 (B, T), padded on the right. A label is the token that follows its position, or IGNORED if
-no token of the answer follows. The sum of the answers' losses equals that of language_model/loss.py. The LoRA layers and the
-experts are in plain tensor algebra, which a compiler that traces the model can lower.
+A batch has ids and labels, int32 (B, T), padded on the right. A label is the token that follows its position, or
+IGNORED if no token of the answer follows. The sum of the answers' losses equals that of language_model/loss.py. The
+LoRA layers and the experts are in plain tensor algebra, which a compiler that traces the model can lower.
 """
 
 import sys
@@ -29,7 +29,8 @@ HIDDEN = -1e4
 class FixedLengthLoss(nn.Module):
     """Compute a language model's answer loss on batches of `length` tokens. It changes the model in place.
 
-    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed."""
+    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not
+    fixed."""
 
     def __init__(self, model: nn.Module, length: int) -> None:
         super().__init__()
@@ -116,9 +117,9 @@ def fixed_batch(examples: list[Example], length: int, size: int) -> dict[str, Te
 class DenseExperts(nn.Module):
     """Compute Mixtral's expert block without routing by value: every expert sees every token, weighted by the router.
 
-    It replaces transformers' MixtralSparseMoeBlock. Its modules and their names stay. The stock block gathers the tokens of
-    each expert, for which the host reads their indices. Here an expert that is not among a token's k best has the weight 0.
-    It is E / k times the work. Source: Jiang et al. 2024, arXiv 2401.04088, section 2.1."""
+    It replaces transformers' MixtralSparseMoeBlock. Its modules and their names stay. The stock block gathers the
+    tokens of each expert, for which the host reads their indices. Here an expert that is not among a token's k best has
+    the weight 0. It is E / k times the work. Source: Jiang et al. 2024, arXiv 2401.04088, section 2.1."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -144,8 +145,8 @@ def make_experts_dense(model: nn.Module) -> None:
 def top_k_weights(logits: Tensor, k: int) -> Tensor:
     """Return the weights of the experts (..., E), in fp32, from the router's logits (..., E).
 
-    It is softmax, set to 0 outside the k most probable experts, and divided by its sum. An expert's rank is the number of
-    experts up to it. Of equally probable experts, the first comes first."""
+    It is softmax, set to 0 outside the k most probable experts, and divided by its sum. An expert's rank is the number
+    of experts up to it. Of equally probable experts, the first comes first."""
     p = torch.softmax(logits.float(), dim=-1)
     ranks = []
     for e in range(p.shape[-1]):
@@ -184,8 +185,8 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out), in x's dtype.
 
-        W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the order of
-        the ranks, and because s multiplies B A instead of B."""
+        W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the
+        order of the ranks, and because s multiplies B A instead of B."""
         update = masked_update(self.lora_A, self.lora_B, self.scale, self.M)
         return F.linear(x, (self.weight + update).to(x.dtype), self.bias)
 

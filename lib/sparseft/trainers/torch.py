@@ -1,4 +1,5 @@
-"""Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
+"""Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or
+several."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -31,8 +32,8 @@ from sparseft.training.reconstruction import LayerReconstruction
 def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"], write it and return the measured part of train.json.
 
-    If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine with the
-    same numbers of threads and processes, even if it was killed in between."""
+    If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine
+    with the same numbers of threads and processes, even if it was killed in between."""
     settings = job.settings
     device = accelerator.device
     settings.check_processes(accelerator.num_processes)
@@ -66,9 +67,9 @@ def reconstruct(
 ) -> dict:
     """Reconstruct the outputs of every decoder layer of `dense` on the examples, under the job's mask.
 
-    Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction continues
-    after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
-    number of threads, even if it was killed in between."""
+    Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction
+    continues after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine
+    with the same number of threads, even if it was killed in between."""
     device = choose_device()
     torch.manual_seed(job.seed)
     layered = LayeredModel(dense, device)
@@ -80,7 +81,8 @@ def reconstruct(
         unfuse_experts(base)
 
     def adapt(number: int) -> dict[str, LoRALinear]:
-        """Prune a decoder layer of the dense model, with the weights of the job's checkpoint. Return its new LoRA layers."""
+        """Prune a decoder layer of the dense model, with the weights of the job's checkpoint. Return its new LoRA
+        layers."""
         own = {key: path for key, path in paths.items() if decoder_layer_of(key) == number}
         if base:
             # It may have fewer experts.
@@ -134,8 +136,8 @@ def new_accelerator() -> Accelerator:
 def hold_together(path: Path, accelerator: Accelerator) -> None:
     """Make an output the own one of all processes of this training. If another training holds it, all of them wait.
 
-    Only the main process takes the lock. The others must not read the saved state before, because the other training may
-    still be writing it."""
+    Only the main process takes the lock. The others must not read the saved state before, because the other training
+    may still be writing it."""
     # NCCL would end the training after ten minutes in its barrier.
     if accelerator.num_processes > 1:
         group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))

@@ -69,7 +69,8 @@ class TrainingJob:
     task: Task
     # The examples by split: train, and validation if the training is evaluated.
     rows: SplitRows
-    # The evaluation after the merge uses the same size. With another size, the two losses would also differ by rounding.
+    # The evaluation after the merge uses the same size. With another size, the two losses would also differ by
+    # rounding.
     evaluation_batch_size: int
     # Where the adapter comes from. It is written into the adapter.
     provenance: dict
@@ -90,8 +91,8 @@ class TrainingJob:
         machine: what else decides the bits, such as the number of threads"""
         settings = [self.settings.model_dump(), self.evaluation_batch_size, self.mode, self.seed]
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
-        # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of tasks
-        # and importances need not count.
+        # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of
+        # tasks and importances need not count.
         code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
         parts = [code, machine, settings, self.provenance, self.checkpoint.config, tokens]
         return sha256_of_text(json.dumps(parts, sort_keys=True))
@@ -186,8 +187,8 @@ def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance
 def _teacher(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
     """Return the model that a distillation learns from: that in `path`, or the run's base, if it is the dense model.
 
-    A base may have been pruned in several steps, so any model with the same tokens can be the teacher. Raises InputError if the
-    tokens are others."""
+    A base may have been pruned in several steps, so any model with the same tokens can be the teacher. Raises
+    InputError if the tokens are others."""
     if not path:
         return dense_model(path, base, mask)
     teacher = Checkpoint(path)
@@ -217,7 +218,8 @@ def dense_model(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
 def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inputs: str) -> None:
     """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
 
-    `inputs` are the digests of what else the caller read. `job_of` computed the digests of the inputs when it read them."""
+    `inputs` are the digests of what else the caller read. `job_of` computed the digests of the inputs when it read
+    them."""
     adapter = flags.output_dir / ADAPTER
     inputs |= {
         "model": job.checkpoint.digest,

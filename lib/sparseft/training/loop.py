@@ -1,8 +1,9 @@
 """Train the adapters of a whole model, in micro-batches.
 
-The loss of a step is the mean over the answer tokens of its whole batch. In a distillation it is a weighted sum of two means:
-the cross-entropy, and the divergence of the model from its teacher (study/schedule.py). A batch is divided into micro-batches,
-and these are divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
+The loss of a step is the mean over the answer tokens of its whole batch. In a distillation it is a weighted sum of two
+means: the cross-entropy, and the divergence of the model from its teacher (study/schedule.py). A batch is divided into
+micro-batches, and these are divided among the processes. The gradients are summed over all of them, so the loss is the
+same for any division.
 """
 
 from contextlib import nullcontext
@@ -52,13 +53,15 @@ class Loop:
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
-        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if it did."""
+        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if
+        it did."""
         progress = self.run()
         record = progress.record(self.settings.batch_size, self._peak_memory())
         return record | {"updates": progress.updates, "ended_early": progress.early_end(self.settings)}
 
     def run(self) -> Progress:
-        """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is one.
+        """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is
+        one.
 
         The training ends before its next step if settings.stop_if_loss_above says so.
 
@@ -96,7 +99,8 @@ class Loop:
     def backward(self, step: int, batch: list[Example], scale: float) -> dict[str, float]:
         """Compute the gradients of one step, times `scale`, in micro-batches, and sum them over the processes.
 
-        Return its loss without the scale: the mean over the answer tokens of the whole batch. A distillation adds the parts."""
+        Return its loss without the scale: the mean over the answer tokens of the whole batch. A distillation adds the
+        parts."""
         torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         size = self.settings.micro_batch_size
         accelerator = self.accelerator
@@ -126,7 +130,8 @@ class Loop:
         return {"loss": loss} | (dict(zip(("cross_entropy", "divergence"), parts, strict=True)) if distillation else {})
 
     def _losses(self, batch: Batch) -> Tensor:
-        """Return the sum of the losses over the answer tokens of a batch, (1,); (2,) for the two parts of a distillation."""
+        """Return the sum of the losses over the answer tokens of a batch, (1,); (2,) for the two parts of a
+        distillation."""
         distillation = self.settings.distillation
         taught = (teacher_logits(self.teacher, batch), distillation.temperature) if distillation else ()
         return torch.stack([part.sum() for part in torch.atleast_2d(self.loss(batch, *taught))])
@@ -149,7 +154,8 @@ class Loop:
         return progress
 
     def _save(self, state: Path, steps: Steps, progress: Progress) -> None:
-        """Save the state of the training after the last step to the file `state`. Only the main process writes the file."""
+        """Save the state of the training after the last step to the file `state`. Only the main process writes the
+        file."""
         progress.peak_memory = max(progress.peak_memory, self._peak_memory())
         if not self.accelerator.is_main_process:
             return

@@ -6,14 +6,15 @@
     error    the mean of (g_b(x) - f_b(x))^2 over all tokens without padding and all channels
     loss     error / error before the training, so that AdamW's epsilon and the clipping mean the same in every layer
 
-Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
-the errors of the layers before it.
+Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not
+include the errors of the layers before it.
 
-Memory on the device is one decoder layer, what is outside of the decoder layers, and the activations and the optimiser of one
-decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, and A and B.
+Memory on the device is one decoder layer, what is outside of the decoder layers, and the activations and the optimiser
+of one decoder layer. The machine's memory has the inputs and the targets of one decoder layer for all examples, and A
+and B.
 
-Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
-decays linearly. Here the schedule is that of `training:`.
+Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning
+rate decays linearly. Here the schedule is that of `training:`.
 """
 
 import math
@@ -51,8 +52,8 @@ class LayerReconstruction:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # The results: A and B by layer, and for each decoder layer the errors over all examples before and after, and the losses and
-    # the speed of its steps.
+    # The results: A and B by layer, and for each decoder layer the errors over all examples before and after, and the
+    # losses and the speed of its steps.
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     errors: list[tuple[float, float]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
@@ -86,7 +87,8 @@ class LayerReconstruction:
     def record(self) -> dict:
         """Return the measured part of train.json.
 
-        A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their sum."""
+        A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their
+        sum."""
         layers = self.progress
         progress = Progress(tokens=layers[0].tokens)
         progress.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
@@ -125,7 +127,8 @@ class LayerReconstruction:
     def _train(
         self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], unit: float
     ) -> Progress:
-        """Train the adapters of a decoder layer. Return the losses of the steps, as multiples of `unit`, and their speed."""
+        """Train the adapters of a decoder layer. Return the losses of the steps, as multiples of `unit`, and their
+        speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress.of(self.layered.dtype)

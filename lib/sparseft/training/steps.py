@@ -2,10 +2,10 @@
 
 A killed run continues from the state to the same bits. The state is no output of any rule.
 
-The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine or a line. Gradients are clipped.
-Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of transformers'
-get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, to the bit. The module of these functions also imports
-PEFT if it is installed, which would make the start of every job twice as long.
+The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine or a line. Gradients
+are clipped. Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of
+transformers' get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, to the bit. The module of these
+functions also imports PEFT if it is installed, which would make the start of every job twice as long.
 """
 
 import io
@@ -77,8 +77,8 @@ class Progress:
     def early_end(self, settings: Training) -> dict | None:
         """Return how the training ends after the steps that are done, before its last one; None if it goes on.
 
-        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training ends
-        where the killed one would have ended, and all processes of a training end together."""
+        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training
+        ends where the killed one would have ended, and all processes of a training end together."""
         done = len(self.curve)
         bound, first = settings.stop_if_loss_above, settings.stop_if_after_steps
         if bound is None or first is None or not first <= done < settings.steps:
@@ -87,7 +87,8 @@ class Progress:
         return {"step": done, "loss": loss, "loss_above": bound} if loss > bound else None
 
     def record(self, batch_size: int, peak_memory: int) -> dict:
-        """Return the measured part of train.json. The speed is the median over the steady steps, and also over all steps."""
+        """Return the measured part of train.json. The speed is the median over the steady steps, and also over all
+        steps."""
         steady = slice(BURN_IN, None) if len(self.seconds) > 2 * BURN_IN else slice(None)
         seconds = self.seconds[steady]
         tokens = self.tokens[steady]
@@ -108,7 +109,8 @@ class Progress:
 
 
 class Steps:
-    """Hold the optimizer of some parameters with its schedule. A training computes their gradients, clips them, and updates."""
+    """Hold the optimizer of some parameters with its schedule. A training computes their gradients, clips them, and
+    updates."""
 
     def __init__(self, parameters: list[nn.Parameter], settings: Training, key: str = "training.learning_rate") -> None:
         """`key` is what the user may lower if the loss is not finite."""
@@ -138,8 +140,9 @@ class Steps:
     def clip(self, step: int, loss: float, progress: Progress) -> float | None:
         """Divide the gradients by the scale of their loss, clip them, and return their norm before the clipping.
 
-        Return None if the scale made them overflow: they must be computed again, with half the scale. It is a power of two, so
-        it rounds nothing. Raises InputError if the loss, given without the scale, or its gradient is not finite."""
+        Return None if the scale made them overflow: they must be computed again, with half the scale. It is a power of
+        two, so it rounds nothing. Raises InputError if the loss, given without the scale, or its gradient is not
+        finite."""
         scale = progress.loss_scale
         if scale > 1:
             torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
@@ -152,7 +155,8 @@ class Steps:
         return norm
 
     def update(self) -> float:
-        """Update the parameters, start the next step with gradients of zeros, and return the learning rate of this one."""
+        """Update the parameters, start the next step with gradients of zeros, and return the learning rate of this
+        one."""
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()

@@ -22,8 +22,8 @@ def _accept(config: StudyConfig, task: str = "") -> None:
 class Backend:
     """Describe a training backend. Its code is in backends/NAME, and its rules are in rules/backends/NAME.smk.
 
-    `check` raises InputError for a configuration that the backend cannot train. `check_measured` raises InputError if the
-    stage `throughput` cannot measure the trainings of a task."""
+    `check` raises InputError for a configuration that the backend cannot train. `check_measured` raises InputError if
+    the stage `throughput` cannot measure the trainings of a task."""
 
     name: str
     check: Callable[[StudyConfig], None] = _accept
@@ -36,16 +36,19 @@ class Backend:
     compiles_first: Callable[[StudyConfig], bool] = lambda config: False
     # Whether the GPUs and the CPU of this machine train.
     uses_this_machine: bool = True
-    # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's adapter.
+    # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's
+    # adapter.
     reconstructs: bool = False
-    # Whether every training ends with an evaluation loss, which the device computes. Others evaluate if `eval_every` says so.
+    # Whether every training ends with an evaluation loss, which the device computes. Others evaluate if `eval_every`
+    # says so.
     evaluates: bool = False
     # Keys of `training` whose value the backend chooses.
     chosen_keys: frozenset[str] = frozenset()
-    # The bytes of memory, by part, that a training of a model with so many weights needs on the machine that starts it. None if
-    # the model is trained in the memory of this machine.
+    # The bytes of memory, by part, that a training of a model with so many weights needs on the machine that starts it.
+    # None if the model is trained in the memory of this machine.
     host_memory: Callable[[int], dict[str, int]] | None = None
-    # The time limit of a training in minutes, including its wait for a device. None if it follows from the model's size.
+    # The time limit of a training in minutes, including its wait for a device. None if it follows from the model's
+    # size.
     queue_minutes: int | None = None
 
     def check_architecture(self, architecture: Architecture, place: Path | str) -> None:

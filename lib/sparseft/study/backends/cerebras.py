@@ -103,8 +103,8 @@ class Cerebras(CerebrasJob):
         examples=[False],
         json_schema_extra={"default": True},
     )
-    """Compile each distinct program in a job of its own, before the runs that share it. Without this key, COMPILE_ONCE=1 or 0 in
-    the environment decides; without both, it is true. A change trains again."""
+    """Compile each distinct program in a job of its own, before the runs that share it. Without this key,
+    COMPILE_ONCE=1 or 0 in the environment decides; without both, it is true. A change trains again."""
     lock: Annotated[str | None, Role.PLACE] = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
     """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
 
@@ -139,7 +139,8 @@ def _check_measured(config: StudyConfig, task: str) -> None:
 
 
 def _host_memory(weights: int) -> dict[str, int]:
-    """Return the bytes that tracing takes on this machine. They were measured on LLaMA shapes of 83 and 185 million weights."""
+    """Return the bytes that tracing takes on this machine. They were measured on LLaMA shapes of 83 and 185 million
+    weights."""
     return {"tracing on this machine: fp32 weights, masks, graph": 9 * weights, "program": 1_200_000_000}
 
 

@@ -1,7 +1,8 @@
-"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, saved states, and digests.
+"""What this project needs of cerebras-pytorch: the backend of a process, sparse weights, AdamW, saved states, and
+digests.
 
-A saved state is a .mdl file with the adapters and the optimizer, without the base. The package writes it. Our own reader
-(checkpoints/mdl.py) reads it, because the package would unpickle objects.
+A saved state is a .mdl file with the adapters and the optimizer, without the base. The package writes it. Our own
+reader (checkpoints/mdl.py) reads it, because the package would unpickle objects.
 
 Source: training-docs.cerebras.ai, "Writing a custom training loop". The names are those of cerebras-pytorch 2.10.0.
 """
@@ -98,8 +99,8 @@ def appliance_needed() -> Iterator[None]:
 def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
     """Declare weights of a model as sparse, with their masks and their real sparsities.
 
-    `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a pruned
-    entry stays dense. The declaration applies only to the model, because no optimizer has the base."""
+    `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a
+    pruned entry stays dense. The declaration applies only to the model, because no optimizer has the base."""
     declared = {}
     for name, kept in masks:
         pruned = 1 - kept.count_nonzero().item() / kept.numel()
@@ -126,7 +127,8 @@ def _init_with(kept: Tensor) -> Callable:
 class TorchAdamW(cstorch.optim.AdamW):
     """Add eps where torch adds it: after the bias of the second moment is corrected. The package adds it before.
 
-    The name is not AdamW, because ModelZoo's Trainer finds an optimizer by the name of its class, among all that are imported."""
+    The name is not AdamW, because ModelZoo's Trainer finds an optimizer by the name of its class, among all that are
+    imported."""
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Tensor | None:
@@ -145,7 +147,8 @@ class TorchAdamW(cstorch.optim.AdamW):
 def optimizer_and_schedule(
     parameters: Iterable[nn.Parameter], settings: Training
 ) -> tuple[cstorch.optim.Optimizer, cstorch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW, and the schedule of transformers' get_cosine_schedule_with_warmup or get_linear_schedule_with_warmup.
+    """Return AdamW, and the schedule of transformers' get_cosine_schedule_with_warmup or
+    get_linear_schedule_with_warmup.
 
     The learning rate rises in a line from 0 and then falls in a cosine or a line to 0."""
     rate = settings.learning_rate

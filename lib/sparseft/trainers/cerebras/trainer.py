@@ -1,11 +1,11 @@
 """Train with cerebras-pytorch: the training of the backend torch, in a form that the package can trace and lower.
 
-Model, masks, random draws, batches and schedule are those of the backend torch. Three things differ: all batches have one
-length and the layers use plain algebra (fixed_shapes.py), and the frozen base is declared sparse (package.py). On a CS-3
-several workers stream every batch, and each one streams its own rows of it.
+Model, masks, random draws, batches and schedule are those of the backend torch. Three things differ: all batches have
+one length and the layers use plain algebra (fixed_shapes.py), and the frozen base is declared sparse (package.py). On a
+CS-3 several workers stream every batch, and each one streams its own rows of it.
 
-No part of this has run on a CS-3. In the tests, the package's CPU backend trains, and the compiler's front end lowers the
-same steps.
+No part of this has run on a CS-3. In the tests, the package's CPU backend trains, and the compiler's front end lowers
+the same steps.
 """
 
 import json
@@ -53,8 +53,9 @@ from sparseft.training.steps import Progress, check_finite, say_step, step_seed
 class Trainer:
     """Hold a model on a backend of the package, ready to train, and what has been measured so far.
 
-    With `fill`, every example is cut or repeated to the sequence length. Measurements of speed do this, because they need no
-    meaningful training. `graph` is the file of the lowered training step; None until this process has run one."""
+    With `fill`, every example is cut or repeated to the sequence length. Measurements of speed do this, because they
+    need no meaningful training. `graph` is the file of the lowered training step; None until this process has run
+    one."""
 
     def __init__(
         self, job: TrainingJob, cerebras: CerebrasJob, backend: cstorch.backend, folder: Path, *, fill: bool = False
@@ -103,7 +104,8 @@ class Trainer:
         return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
     def eval_loss(self) -> float:
-        """Return the evaluation loss of the current model in nats per answer token; NaN if the program is only compiled."""
+        """Return the evaluation loss of the current model in nats per answer token; NaN if the program is only
+        compiled."""
         examples = self.data["validation"]
         size = self.job.evaluation_batch_size
         loader = cstorch.utils.data.DataLoader(evaluation_batches, examples, size, self.length)
@@ -148,7 +150,8 @@ class Trainer:
         return factors
 
     def run(self, stop: int, *, saves: bool = True) -> None:
-        """Run the steps up to `stop` that are not done, in one execution. With `saves`, save at least the last one's state.
+        """Run the steps up to `stop` that are not done, in one execution. With `saves`, save at least the last one's
+        state.
 
         Raises InputError if a loss or its gradient is not finite."""
         done = len(self.progress.curve)
@@ -198,7 +201,8 @@ class Trainer:
 
     @cstorch.step_closure
     def _start_clock(self) -> None:
-        """Start the clock after the compilation and before the first step, so that no speed includes the compilation."""
+        """Start the clock after the compilation and before the first step, so that no speed includes the
+        compilation."""
         self.begin = time.perf_counter()
 
     @cstorch.checkpoint_closure
@@ -221,8 +225,8 @@ def as_computed(model: nn.Module, backend: cstorch.backend) -> tuple[nn.Module, 
     """Return the model with the parameters' dtype that the backend needs, and the name of the dtype of its products.
 
     A CS-3 multiplies in 16 bits, whatever the model's dtype. We choose cbfloat16 for the products and fp32 for the
-    parameters, because fp32 holds every stored weight exactly. The loss is not scaled, because the smallest normal number of
-    cbfloat16 is 2^-30."""
+    parameters, because fp32 holds every stored weight exactly. The loss is not scaled, because the smallest normal
+    number of cbfloat16 is 2^-30."""
     if not backend.backend_type.is_csx:
         return model, str(model.dtype).removeprefix("torch.")
     cstorch.amp.set_half_dtype("cbfloat16")

@@ -62,12 +62,13 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only
 
 @appliance_needed()
 def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: int, fill: bool) -> dict:
-    """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch size.
+    """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch
+    size.
 
-    A batch size has a program of its own, which is compiled before the first step. The clock runs from the end of the warm-up
-    to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in bytes. `tokens`
-    counts those of the examples, `padded_tokens` also the padding. With `fill`, examples are cut or repeated to the sequence
-    length. Raises InputError as `train` does."""
+    A batch size has a program of its own, which is compiled before the first step. The clock runs from the end of the
+    warm-up to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in
+    bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With `fill`, examples are cut or
+    repeated to the sequence length. Raises InputError as `train` does."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
     begin = time.perf_counter()
     cpu_begin = time.process_time()

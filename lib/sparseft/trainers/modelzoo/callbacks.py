@@ -1,10 +1,10 @@
 """This project's callbacks for ModelZoo's Trainer. They are imported before a configuration that names them is checked.
 
-ModelZoo's own sparsity does not work together with its Lora. It would mask the initial lora_B, which is all zeros, completely.
-If it is given only the base, it fails because the frozen base is not in the optimizer.
+ModelZoo's own sparsity does not work together with its Lora. It would mask the initial lora_B, which is all zeros,
+completely. If it is given only the base, it fails because the frozen base is not in the optimizer.
 
-So these callbacks declare the base to the model only. Masks come from the checkpoint, and are never derived from zeros. In
-sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base never changes.
+So these callbacks declare the base to the model only. Masks come from the checkpoint, and are never derived from zeros.
+In sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base never changes.
 
 Source: ModelZoo release 2.10.0, src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
 """
@@ -53,7 +53,8 @@ class MaskedLora(Callback):
     A starts with the values that the backend torch draws."""
 
     def __init__(self, checkpoint: str, mode: str, seed: int, targets: list[str]) -> None:
-        """Take the masked .mdl file and the settings of the training. Without `targets` every projection gets an adapter."""
+        """Take the masked .mdl file and the settings of the training. Without `targets` every projection gets an
+        adapter."""
         self.checkpoint = checkpoint
         self.mode = mode
         self.seed = seed
@@ -116,7 +117,8 @@ class FrozenBaseSparsity(Callback):
 def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
     """Yield every prunable layer in order: Hugging Face's name, the module path in ModelZoo's model, and the mask.
 
-    The mask is bool (out, in), true for a weight that is kept. Raises InputError if the checkpoint has no mask of a layer."""
+    The mask is bool (out, in), true for a weight that is kept. Raises InputError if the checkpoint has no mask of a
+    layer."""
     exported = open_checkpoint(Path(checkpoint))
     assert isinstance(exported, ModelZooCheckpoint)
     for layer in prunable_layers(exported):

@@ -5,8 +5,8 @@
     config.json, tokenizer  copies, so that the .mdl file can be read as a Hugging Face checkpoint again
     export.json             the hashes of the inputs and the outputs
 
-cerebras-pytorch reads a mask only under the full name that the Trainer uses for its parameter. Under another name it silently
-derives the mask from the zeros.
+cerebras-pytorch reads a mask only under the full name that the Trainer uses for its parameter. Under another name it
+silently derives the mask from the zeros.
 """
 
 import math
@@ -48,8 +48,8 @@ FIXED = {
 def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
     """Write the folder `output` and return the content of export.json. Without a mask the model is dense.
 
-    One block of rows is in memory at a time. Raises InputError if ModelZoo has no such model, if the mask is of another model,
-    or if the checkpoint does not fit its config.json."""
+    One block of rows is in memory at a time. Raises InputError if ModelZoo has no such model, if the mask is of another
+    model, or if the checkpoint does not fit its config.json."""
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint) if mask_path else (None, None)
     check_tensors(checkpoint, checkpoint.folder)
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
@@ -102,9 +102,9 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
 def model_section(folder: Path) -> dict:
     """Return the `model:` section of a trainer configuration, for the model in a Hugging Face folder.
 
-    The keys are those of src/cerebras/modelzoo/models/nlp/gpt2/gpt2_model.py, which is also the model of LLaMA, Mistral and
-    Mixtral. Earlier releases know these keys too. Release 2.6 refuses two more that the converter writes: norm_first and
-    use_ff_layer1_dropout.
+    The keys are those of src/cerebras/modelzoo/models/nlp/gpt2/gpt2_model.py, which is also the model of LLaMA, Mistral
+    and Mixtral. Earlier releases know these keys too. Release 2.6 refuses two more that the converter writes:
+    norm_first and use_ff_layer1_dropout.
 
     Raises InputError for an activation or a scaling of the rotary embedding that ModelZoo does not have."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -144,8 +144,8 @@ def model_section(folder: Path) -> dict:
             "top_k": config.num_experts_per_tok,
             # transformers adds this loss only if the router's logits are part of the output.
             "load_balancing_loss_coef": config.router_aux_loss_coef if config.output_router_logits else 0.0,
-            # The implementation with stacked experts, as in checkpoints/modelzoo_checkpoint.py. Some releases have another
-            # default.
+            # The implementation with stacked experts, as in checkpoints/modelzoo_checkpoint.py. Some releases have
+            # another default.
             "moe_implementation": "optimized",
         }
     return section

@@ -1,7 +1,7 @@
 """Write the files that ModelZoo's Trainer gets for a run: its configuration and its batches.
 
-The Trainer refuses other keys than these: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/trainer/. The
-callbacks MaskedLora and FrozenBaseSparsity are this project's (callbacks.py). `cszoo` does not know them, but
+The Trainer refuses other keys than these: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/trainer/.
+The callbacks MaskedLora and FrozenBaseSparsity are this project's (callbacks.py). `cszoo` does not know them, but
 workflow/scripts/run_modelzoo.py does.
 """
 
@@ -70,7 +70,8 @@ class TrainerRun:
             write_batches(folder, batches, self.cerebras.sequence_length, self.batch_sizes[split])
 
     def write(self, path: Path, start: Path | None = None) -> Path:
-        """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked checkpoint."""
+        """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked
+        checkpoint."""
         content = configuration(self, start or self.checkpoint)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
@@ -93,8 +94,8 @@ class TrainerRun:
 def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder: Path) -> TrainerRun:
     """Return the run of a job that starts from `exported`, a folder that export_modelzoo.py wrote.
 
-    Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; if the mode does
-    not allow the settings; or if ModelZoo does not train the architecture."""
+    Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; if the mode
+    does not allow the settings; or if ModelZoo does not train the architecture."""
     MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
     job.settings.check(job.mode, {layer.rpartition(".")[2] for layer in prunable_layers(job.checkpoint)})
     report = read_json(exported / "export.json", "write it with export_modelzoo.py --mask_path")

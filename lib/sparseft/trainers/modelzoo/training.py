@@ -1,7 +1,7 @@
 """Train with the backend modelzoo: Cerebras ModelZoo's own Trainer, on a CS-3 or on its CPU backend.
 
-The user's checkout of ModelZoo trains in a process of its own, from a masked .mdl checkpoint. The adapter file is like that of
-every backend. Masks, batches, random draws and schedule are those of the backend torch.
+The user's checkout of ModelZoo trains in a process of its own, from a masked .mdl checkpoint. The adapter file is like
+that of every backend. Masks, batches, random draws and schedule are those of the backend torch.
 
 No part of this has run on a CS-3. In the tests, ModelZoo's CPU backend trains, and its configuration lowers for CSX.
 
@@ -132,7 +132,8 @@ def train(run: TrainerRun) -> dict:
 
 
 def remove_states(folder: Path) -> None:
-    """Remove the checkpoints and batches of a training after its adapter was written. Each checkpoint holds the whole base."""
+    """Remove the checkpoints and batches of a training after its adapter was written. Each checkpoint holds the whole
+    base."""
     for path in (folder / "modelzoo").glob("checkpoint_*.mdl"):
         path.unlink()
     shutil.rmtree(folder / "modelzoo/data", ignore_errors=True)
@@ -171,11 +172,11 @@ class TrainerLog:
         | Eval Device=CSX, GlobalStep=50, Batch=3, Loss=9.31245, ...
         Avg Eval Loss: 9.30123456789
 
-    A loss has five decimals, and a rate has three digits or two decimals. The last line of an evaluation has the mean over the
-    batches instead of its own batch's loss. That loss follows from the mean.
+    A loss has five decimals, and a rate has three digits or two decimals. The last line of an evaluation has the mean
+    over the batches instead of its own batch's loss. That loss follows from the mean.
 
-    `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its end. It is
-    0 for a single step."""
+    `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its
+    end. It is 0 for a single step."""
 
     losses: dict[int, float]
     evaluation: list[float]
@@ -255,7 +256,8 @@ def check_frozen(before: MdlFile, after: MdlFile) -> None:
 
 
 def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of rows."""
+    """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of
+    rows."""
     exported = open_checkpoint(run.checkpoint)
     assert isinstance(exported, ModelZooCheckpoint)
     factors = {}
