@@ -49,7 +49,6 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
         if row["mode"] == "sparse_to_sparse":
             assert abs(float(row["train_merge_gap"])) < 0.02
     assert len({adapter_digest(study.folder / f"results/runs/{name}/adapter") for name in trained}) == 3
-    assert "Nothing here has run on a Cerebras CS-3" in (study.folder / "results/analysis/EXPERIMENTS.md").read_text()
 
     speeds = table(study.folder / grid.ResultPaths().throughput_table)
     assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
