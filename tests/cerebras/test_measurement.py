@@ -18,7 +18,7 @@ real, steps = c.check_finite, []
 def slow(*given):
     steps.append(1)
     if len(steps) <= 2:
-        time.sleep(10)
+        time.sleep(5)
     real(*given)
 c.check_finite = slow
 """
@@ -49,7 +49,7 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up_and_nothing_is
 
 
 def test_the_warm_up_is_in_no_rate(inputs, tmp_path):
-    assert measured(inputs, tmp_path, patch=SLOW_WARM_UP)["repeat"]["seconds"] < 10
+    assert measured(inputs, tmp_path, patch=SLOW_WARM_UP)["repeat"]["seconds"] < 5
 
 
 def test_examples_are_filled_to_the_length_where_that_is_asked_for(inputs, tmp_path):

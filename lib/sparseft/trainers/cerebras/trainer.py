@@ -193,11 +193,10 @@ class Trainer:
     @cstorch.step_closure
     def _note(self, step: int, tokens: int, loss: Tensor, norm: Tensor, rate: Tensor | float) -> None:
         """Record the measurements of a step after the backend has run it."""
-        now = time.perf_counter()
         check_finite(step, loss.item(), norm.item())
         self.progress.add(step, {"loss": loss.item()}, norm.item(), float(rate), tokens, self.begin)
+        self.begin = time.perf_counter()
         say_step(step, self.settings.steps, loss.item())
-        self.begin = now
 
     @cstorch.step_closure
     def _start_clock(self) -> None:
