@@ -171,7 +171,7 @@ def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said(
     study = default_study()
     assert "; reached sparsities differ: structured 10 (7.5) %." in said(study)[1]
     assert said(study)[2].startswith(
-        "Of the gap between pruned only and dense with LoRA, sparse_to_sparse closed 80 % [60, 95] (unstructured 10 %)"
+        "Of the gap in value between pruned only and dense with LoRA, sparse_to_sparse closed 80 % [60, 95] (unstructured 10 %)"
     )
     one = replace(study, curves=study.curves.assign(recovered_low=None))
     assert said(one)[2:] == [
