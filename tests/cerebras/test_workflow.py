@@ -52,7 +52,9 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
 
     speeds = table(study.folder / grid.ResultPaths().throughput_table)
     assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
-    assert {(row["status"], row["repeats"], row["device"]) for row in speeds} == {(throughput_record.MEASURED, "2", CPU)}
+    assert {(row["status"], row["repeats"], row["device"]) for row in speeds} == {
+        (throughput_record.MEASURED, "2", CPU)
+    }
     assert list(study.folder.rglob("*.mdl")) == []
     # The tables take the speeds by a command that begins after their measurement.
     assert study.planned("results/analysis/summary.csv", "throughput") == {"analyze_results": 1}

@@ -230,4 +230,6 @@ def _recovered(pruned: pd.DataFrame) -> str:
     ]
     goals = listed(dense_name(mode) for mode in known["dense_mode"].unique())
     tuning = known["where"].iloc[0] if has_one_mode else "fine-tuning"
-    return f"Of the gap in value between pruned only and {goals}, {tuning} closed {'between ' * is_long}{listed(cases)}."
+    return (
+        f"Of the gap in value between pruned only and {goals}, {tuning} closed {'between ' * is_long}{listed(cases)}."
+    )
