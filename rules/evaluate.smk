@@ -13,7 +13,6 @@ use rule run_script as evaluate_run with:
         # They are searched for the evaluated examples.
         calibration=seen_texts,
     output:
-        **({"lm_eval_files": directory(f"{PATHS.run}/lm_eval")} if STUDY.evaluation.lm_eval_files else {}),
         output=f"{PATHS.run}/evaluation.json",
     pathvars:
         job=f"evaluate_run/{grid.RUN_ID}",

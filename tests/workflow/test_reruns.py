@@ -300,6 +300,7 @@ EVALUATED = {"evaluate_run": 5, "evaluate_adapter": 3}
             "validation_examples: 24",
             {"prepare_validation": 1} | EVALUATED,
         ),
+        ("evaluation lm_eval_files", KEPT, f"{KEPT}\nevaluation: {{lm_eval_files: true}}", {"evaluate_run": 5}),
         (" evaluation_batch_size", KEPT, f"{KEPT}\nevaluation_batch_size: 16", EVALUATED),
         (
             "tasks.NAME train_examples",
