@@ -242,8 +242,8 @@ def false_choices(random: np.random.Generator, trainings: tuple[int, int], repea
 def verdicts(random: np.random.Generator, design: Design, seeds: int, repeats: int) -> tuple[float, float, float]:
     """Return the shares of studies, in percent, with the verdict on a true difference, and with a false "within".
 
-    The study of the first share has four methods, of which the last one is worse by LOST, and Holm's correction over
-    their pairs. That of the others has JUDGED cells whose loss is just the tolerance: a given one, or any of them, is
+    The study of the first share has four methods, and Holm's correction over their pairs. The last method is worse by
+    LOST. That of the others has JUDGED cells whose loss is just the tolerance: a given one, or any of them, is
     called within."""
     (level,) = design.accuracies
     cells = _cells(random, replace(design, accuracies=(*[level] * (EQUAL - 1), level - LOST)), seeds, repeats)

@@ -99,7 +99,7 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
 
 
 class Cut(NamedTuple):
-    """Say what is left of a tensor: its new name, and the rows (axis 0) or columns (axis 1) that are kept, bool.
+    """Say what a smaller model keeps of a tensor: its new name, and the kept rows (axis 0) or columns (axis 1), bool.
 
     None keeps all of them."""
 
@@ -126,7 +126,7 @@ def write_smaller(
     """Write a checkpoint with fewer or smaller tensors to `folder`, one tensor in memory at a time, and return it.
 
     changes: keys of config.json and their new values
-    cut_of: a tensor -> what is left of it; None if it is left out
+    cut_of: a tensor -> what is kept of it; None if it is left out
     check: (tensor, the bits that are left out of it) -> raises InputError if they must not be
 
     The tensors stay in their files and in their order. A file without tensors is left out."""

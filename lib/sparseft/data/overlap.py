@@ -7,7 +7,7 @@ Chinese character and each kana is a word, because such texts have no blanks.
     example  It occurs in a row or a document that has all windows of 8 words of its prompt. The words with which all
              prompts of its set begin or end are a template, and are left out if 13 words or more remain. A prompt of
              fewer than 8 words must be the whole row or document.
-    near     An example that is no such copy has half of its windows of 5 words in the prompt and the answer of one row.
+    near     An example that is not a copy has half of its windows of 5 words in the prompt and the answer of one row.
              Windows that more than a twentieth of the examples have, and more than 5, are a template. It gives a
              warning only.
 

@@ -1,7 +1,7 @@
 """Define obs: what the output of the last matrix loses if the unit goes and its kept columns make up for it.
 
 It is the optimal brain surgeon's score for a group of columns. It changes with every round of removals, so
-pruning/obs.py computes it, and there is no `score` here.
+pruning/obs.py computes it, and `score` is not set here.
 """
 
 from sparseft.importances.hessian import HESSIAN

@@ -1,7 +1,7 @@
 """Define sparsegpt: what the layer's output loses if the weight becomes zero and the later columns make up for it.
 
 The score depends on the columns that are already pruned, and the kept weights change with every column. So
-pruning/sparsegpt.py computes both, and there is no `score` here.
+pruning/sparsegpt.py computes both, and `score` is not set here.
 """
 
 from sparseft.importances.hessian import HESSIAN

@@ -2,7 +2,7 @@
 coupled.
 
 Unless `masks.head_share` says otherwise, only channels of the MLP go. Few key-value heads share all of the attention,
-and the loss of one hurts more than that of as many weights in channels (docs/smaller_models.md).
+so a share of them rounds far from the requested one.
 """
 
 import numpy as np

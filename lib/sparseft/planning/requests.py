@@ -53,7 +53,7 @@ LOADED = 4
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
 # How much more is in fp32 in a distillation; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
-# What stays on the disk if there is no room for it.
+# The weights that stay on the disk because a GPU has no room for them.
 IN_FILES = "layers in their files"
 # Shares of a GPU that the weights of an evaluation take, if they fit whole and if not (language_model/placement.py).
 WHOLE, DIVIDED = 0.9, 0.6

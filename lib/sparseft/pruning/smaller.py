@@ -64,7 +64,7 @@ def remove_units(masks: MaskPass) -> None:
 
 
 def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
-    """Return what is left of a tensor; None if its unit is removed."""
+    """Return what is kept of a tensor; None if its unit is removed."""
     if place := units.place(tensor.name):
         group, unit = place
         return Cut(units.renamed(tensor.name, kept[group].index(unit))) if unit in kept[group] else None
