@@ -1,6 +1,5 @@
 """Fetch models with the hub's own client from a small hub on this machine, which answers as the real one does."""
 
-import base64
 import json
 import os
 import re
@@ -15,26 +14,20 @@ from threading import Thread
 import pytest
 import yaml
 from project import ROOT, TINY_STUDY, laid_over, tiny_grid
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
-from sparseft.records.manifests import ExportManifest
 from tiny_models import change_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answer /api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE, and take
-    uploads.
+    """Answer /api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE.
 
     ORG decides what goes wrong. Error codes: huggingface_hub 1, utils/_http.py, hf_raise_for_status."""
 
     folders: dict[str, Path]  # NAME -> its files
     requested: list[str]  # the paths of all requests
-    uploaded: dict[str, bytes]  # the files of all commits
-    created: list[dict]  # the requests for new repositories
 
     def do_HEAD(self):
         self.do_GET()
@@ -62,32 +55,6 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         else:
             self.answer(200, (files / parts[4]).read_bytes(), {"ETag": f'"{parts[4]}"', "X-Repo-Commit": COMMIT})
-
-    def do_POST(self):
-        self.requested.append(self.path)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        address, name = f"http://{self.headers['Host']}", self.path.partition("?")[0]
-        if name == "/api/repos/create":
-            self.created.append(json.loads(body))
-            self.answer(200, json.dumps({"url": f"{address}/somebody/smaller"}).encode())
-        elif "/preupload/" in name:
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for file in json.loads(body)["files"]
-            ]
-            self.answer(200, json.dumps({"files": files}).encode())
-        elif "/commit/" in name:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(
-                200,
-                json.dumps(
-                    {"commitOid": COMMIT, "commitUrl": f"{address}/somebody/smaller/commit/{COMMIT}", "success": True}
-                ).encode(),
-            )
-        else:  # the check of a model card
-            self.answer(200, json.dumps({"errors": [], "warnings": []}).encode())
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] = {}) -> None:  # noqa: B006
         self.send_response(status)
@@ -121,7 +88,7 @@ def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
     a_text.mkdir()
     (a_text / "README.md").write_text("a text")
     folders = {**tiny_models, "pickled": pickled, "gpt2": gpt2, "both_ways": both_ways, "a_text": a_text}
-    Hub.requested, Hub.uploaded, Hub.created = [], {}, []
+    Hub.requested = []
     handler = type("Served", (Hub,), {"folders": folders})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -225,28 +192,6 @@ def test_a_dry_run_refuses_what_the_hub_s_config_json_already_says(tmp_path, hub
     # Without a network, the class becomes known when the model is prepared.
     unreachable = dry_run(tmp_path, "http://127.0.0.1:9", "hub:somebody/gpt2")
     assert unreachable.returncode == 0, unreachable.stderr
-
-
-def test_an_export_is_sent_only_if_it_is_confirmed(tmp_path, hub, tiny_models):
-    exported = Path(shutil.copytree(tiny_models["llama"], tmp_path / "export"))
-    (exported / "README.md").write_text("a card")
-    origin = {"run_id": "r", "source": "path:x", "merged": {}, "mask": "m", "why_not_smaller": None, "licence": {}}
-    write_manifest(exported, ExportManifest, **origin)
-    (exported / "notes.txt").write_text("of my own")
-    push = [ROOT / "workflow/scripts/push_to_hub.py", "--export_dir", exported, "--repo_id", "somebody/smaller"]
-    before = len(Hub.requested)
-    said = online(tmp_path, hub, *push)
-    assert (said.returncode, len(Hub.requested)) == (0, before), said.stderr
-    assert "to somebody/smaller: nothing was sent; add --confirm" in said.stdout
-    done = online(tmp_path, hub, *push, "--confirm", HF_TOKEN="hf_of_the_test")
-    assert done.returncode == 0, done.stderr
-    (created,) = Hub.created
-    assert (created["organization"], created["name"], created["visibility"]) == ("somebody", "smaller", "private")
-    sent = {*Checkpoint(exported).hashes(), "README.md", "manifest.json"}
-    assert Hub.uploaded == {name: (exported / name).read_bytes() for name in sent}
-    refused = online(tmp_path, "http://127.0.0.1:9", *push, "--confirm", HF_TOKEN="hf_of_the_test")
-    assert refused.returncode == 2
-    assert re.fullmatch("error: hub:somebody/smaller: .*; .*hf auth login.*\n", refused.stderr)
 
 
 @pytest.mark.parametrize(("token", "gated"), [("", "gated, and this machine has no token; "), ("hf_x", "gated; ")])

