@@ -5,13 +5,11 @@
 Each run gets a folder of its name. The study need not be finished: a run that is not evaluated yet has only its loss
 curve. Run the same command again to bring an export up to date."""
 
-import shlex
-import sys
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections import defaultdict
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sparseft.command import run
 from sparseft.errors import InputError
@@ -21,156 +19,100 @@ from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_replaceable
+from sparseft.storage.ownership import check_apart
 from sparseft.study.grid import Run
-from tqdm import tqdm
 
-# What W&B writes if it is offline.
-OFFLINE = "*/wandb/offline-run-*"
-SCHEMAS = {"training": TrainingRecord, "validation": ValidationRecord, "evaluation": EvaluationRecord}
-
-
-@dataclass(frozen=True)
-class ExportedRun:
-    """Hold a run with the records that it has so far."""
-
-    run: Run
-    training: TrainingRecord | None
-    validation: ValidationRecord | None
-    evaluation: EvaluationRecord | None
-
-    @property
-    def config(self) -> dict[str, object]:
-        """Return the settings of the run by name. Those of the evaluation begin with `evaluation.`."""
-        config = self.training.settings if self.training else {}
-        config |= self.validation.settings if self.validation else {}
-        evaluation = self.evaluation.settings if self.evaluation else {}
-        return config | {f"evaluation.{name}": value for name, value in evaluation.items()} | asdict(self.run)
-
-    @property
-    def history(self) -> dict[int, dict[str, float]]:
-        """Return the values of each step of the training by name."""
-        if not self.training:
-            return {}
-        loss = "reconstruction/error" if self.training.reconstruction else "train/loss"
-        curve = self.training.loss_curve
-        history = {step.step: {loss: step.loss, "train/learning_rate": step.learning_rate} for step in curve}
-        for evaluated in self.training.eval_curve:
-            history.setdefault(evaluated.step, {})["eval/loss"] = evaluated.eval_loss
-        return {step: present(values) for step, values in history.items()}
-
-    @property
-    def results(self) -> dict[str, float]:
-        """Return the values of the merged model by name. The sparsity is in percent."""
-        results = {}
-        if self.validation and self.validation.actual_sparsity is not None:
-            results["actual_sparsity"] = 100 * self.validation.actual_sparsity
-        if self.evaluation:
-            results |= {f"eval/{name}": value for name, value in self.evaluation.metrics.items()}
-            results["eval/loss"] = self.evaluation.eval_loss
-            for task, probe in self.evaluation.probes.items():
-                results |= {f"probe_{task}/{name}": value for name, value in probe.metrics.items()}
-        return present(results)
+SCHEMAS = {TrainingRecord: "", ValidationRecord: "", EvaluationRecord: "evaluation."}
+# The values of each step by name.
+History = dict[int, dict[str, float | None]]
 
 
-def present(values: dict[str, float | None]) -> dict[str, float]:
-    """Return the values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
+def read_run(folder: Path) -> tuple[dict[str, Any], History]:
+    """Return the settings of a run, and its values at each step. The results of its merged model are at the last step.
+
+    A record that is not there yet has no values. Raises InputError if one is damaged."""
+    config: dict[str, Any] = {}
+    history: History = defaultdict(dict)
+    for schema, prefix in SCHEMAS.items():
+        if (folder / schema.file_name).exists():
+            record = read_record_file(folder / schema.file_name, schema)
+            config |= {f"{prefix}{name}": value for name, value in record.settings.items()}
+            add_values(record, history)
+    return config | asdict(Run.parse(folder.name)), history
 
 
-def read_run(folder: Path) -> ExportedRun:
-    """Return a run with the records in its folder. Raises InputError if one is damaged, or if the name is not a
-    run's."""
-    paths = {name: folder / schema.file_name for name, schema in SCHEMAS.items()}
-    records = {name: read_record_file(path, SCHEMAS[name]) if path.exists() else None for name, path in paths.items()}
-    return ExportedRun(Run.parse(folder.name), **records)
+def add_values(record: TrainingRecord | ValidationRecord | EvaluationRecord, history: History) -> None:
+    """Add what a record measured to the steps. The sparsity is in percent."""
+    last = max(history, default=0)
+    match record:
+        case TrainingRecord():
+            loss = "reconstruction/error" if record.reconstruction else "train/loss"
+            for step in record.loss_curve:
+                history[step.step] = {loss: step.loss, "train/learning_rate": step.learning_rate}
+            for evaluated in record.eval_curve:
+                history[evaluated.step]["eval/loss"] = evaluated.eval_loss
+        case ValidationRecord():
+            history[last]["actual_sparsity"] = record.actual_sparsity and 100 * record.actual_sparsity
+        case EvaluationRecord():
+            history[last] |= {f"eval/{name}": value for name, value in record.metrics.items()}
+            history[last]["eval/loss"] = record.eval_loss
+            for task, probe in record.probes.items():
+                history[last] |= {f"probe_{task}/{name}": value for name, value in probe.metrics.items()}
 
 
 # The writers import what only they need. It takes seconds, or may not be installed.
 
 
-def write_tensorboard(exported: ExportedRun, folder: Path) -> None:
-    """Write the curves, the settings and the results of a run as TensorBoard's event file."""
+def write_tensorboard(run_id: str, config: dict[str, Any], history: History, folder: Path) -> None:
+    """Write a run as TensorBoard's event file."""
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
     from torch.utils.tensorboard import SummaryWriter
 
-    history = exported.history
-    last = max(history, default=0)
-    history[last] = history.get(last, {}) | exported.results
-    config = present(exported.config).items()
-    hparams = {name: value if isinstance(value, int | float) else str(value) for name, value in config}
+    known = {name: value for name, value in config.items() if value is not None}
+    hparams = {name: value if isinstance(value, int | float) else str(value) for name, value in known.items()}
     # From the step `purge_step` on, an open TensorBoard forgets what it has read of the run before.
     with SummaryWriter(folder, purge_step=0) as writer:
-        writer.file_writer.add_summary(hparams_pb(hparams, trial_id=exported.run.id))
+        writer.file_writer.add_summary(hparams_pb(hparams, trial_id=run_id))
         for step, values in history.items():
             for name, value in values.items():
-                writer.add_scalar(name, value, step)
+                if value is not None:
+                    writer.add_scalar(name, value, step)
 
 
-def write_wandb(exported: ExportedRun, folder: Path, project: str) -> None:
-    """Write a run to W&B, or into `folder` if W&B is offline. Raises InputError if W&B refuses it."""
+def write_wandb(run_id: str, config: dict[str, Any], history: History, folder: Path) -> None:
+    """Write a run to W&B, or into `folder` if W&B is offline. The environment variable WANDB_PROJECT names the project."""
     import wandb
 
-    identity = {"id": exported.run.id, "name": exported.run.id, "group": exported.run.id.rpartition("-seed")[0]}
-    # The machine and the output of the export say nothing about the run. W&B would print the folder's temporary name.
+    identity = {"id": run_id, "name": run_id, "group": run_id.rpartition("-seed")[0]}
+    # The machine and the output of the export say nothing about the run.
     settings = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True, x_disable_meta=True)
-    place = {"project": project, "dir": folder, "resume": "allow", "settings": settings}
-    try:
-        with wandb.init(**identity, **place, config=exported.config) as wandb_run:
-            for step, values in exported.history.items():
-                # Without `commit` the last step would come after the results, and replace them.
-                wandb_run.log(values, step=step, commit=True)
-            wandb_run.summary.update(exported.results)
-            if wandb_run.url:
-                print(wandb_run.url)
-        # W&B's own process writes its files to the end before it ends.
-        wandb.teardown()
-    except wandb.Error as error:
-        raise InputError(f"W&B: {error}", "log in with `wandb login`, or set WANDB_MODE=offline") from None
+    with wandb.init(**identity, dir=folder, resume="allow", settings=settings, config=config) as wandb_run:
+        for step, values in history.items():
+            known = {name: value for name, value in values.items() if value is not None}
+            wandb_run.log(known, step=step, commit=True)
+    # W&B's own process writes its files to the end before it ends.
+    wandb.teardown()
 
 
-def main(
-    *,
-    results_dir: Path,
-    output_dir: Path,
-    format: Literal["tensorboard", "wandb"],
-    project: str = "sparseft",
-) -> int:
-    """Export each run. Return 1 if a run could not be read.
+def main(*, results_dir: Path, output_dir: Path, format: Literal["tensorboard", "wandb"]) -> None:
+    """Export each run.
 
     Args:
         results_dir: folder of the runs
         output_dir: folder of the export, with one folder per run
         format: what reads the export
-        project: wandb: the project in W&B
     """
     check_apart([output_dir], [results_dir])
     if format == "wandb" and not find_spec("wandb"):
         raise InputError("wandb is not installed", "make install-wandb")
-    # A hidden folder is still being written.
-    folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    # All folders are checked before the first one is replaced.
-    kind = f"{format} export"
-    for folder in folders:
-        check_replaceable(output_dir / folder.name, kind)
+    write = {"tensorboard": write_tensorboard, "wandb": write_wandb}[format]
     hold(output_dir)
-    writer = {"tensorboard": write_tensorboard, "wandb": partial(write_wandb, project=project)}[format]
-    written, damaged = 0, 0
-    for folder in tqdm(folders, desc="export", disable=None):
-        try:
-            exported = read_run(folder)
-        except InputError as error:
-            damaged += 1
-            print(f"not exported: {folder.name}: {error}", file=sys.stderr)
-            continue
-        if exported.evaluation or exported.training:
-            with atomic_folder(output_dir / folder.name, kind) as temporary:
-                writer(exported, temporary)
-            written += 1
-    print(f"{output_dir}: {written} of {len(folders)} runs")
-    if list(output_dir.glob(OFFLINE)):
-        print(f"to upload them: wandb sync {shlex.quote(str(output_dir))}/{OFFLINE}")
-    return 1 if damaged else 0
+    # A hidden folder is still being written.
+    for folder in sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        config, history = read_run(folder)
+        if history:
+            with atomic_folder(output_dir / folder.name, f"{format} export") as temporary:
+                write(folder.name, config, history, temporary)
 
 
 if __name__ == "__main__":
