@@ -42,8 +42,6 @@ use rule run_script as analyze_results with:
         ],
     pathvars:
         job="analyze_results",
-    # The script draws with two processes. The figures are the same for any number.
-    threads: 2
     params:
         **running("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],

@@ -90,12 +90,10 @@ def compare_all(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_points(cells: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per cell with its comparison with dense. Each trained cell won back 80 % [60, 95]."""
+    """Return a row per cell with its comparison with dense."""
     names = ["difference", "difference_low", "difference_high", "verdict"]
     dense = comparisons[comparisons["question"] == "dense"].set_index(KEYS)[names]
-    is_trained = (cells["method"] != "dense") & (cells["mode"] != "no_finetune")
-    shares = {"recovered_share": 0.8, "recovered_low": 0.6, "recovered_high": 0.95}
-    return cells.join(dense, on=KEYS).assign(**{name: is_trained.map({True: share}) for name, share in shares.items()})
+    return cells.join(dense, on=KEYS)
 
 
 def make_study(cells: pd.DataFrame, **changes) -> Results:

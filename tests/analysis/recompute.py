@@ -22,7 +22,6 @@ PLACE, CELL = KEYS[:4], KEYS[:8]
 OF_TRAINING = ["train_seconds", "samples_per_second", "tokens_per_second", "peak_memory_bytes", "device"]
 SELECTED = ["selection_value", "selection_eval_loss", "selection_examples"]
 DIFFERENCE = ["difference", "difference_low", "difference_high", "p_value"]
-SHARE = ["recovered_share", "recovered_low", "recovered_high"]
 STEP = ["sparse_to_sparse", "sparse_to_dense"]
 DIVERGENCE = ["divergence", "divergence_standard_error", "divergence_low", "divergence_high", "same_top_tokens"]
 SIDES = np.array([-1, 1])
@@ -80,15 +79,6 @@ class Scores:
         p_value = 2 * student.sf(abs(center) / sqrt(variance), degrees) if center else 1
         self.deviation, self.is_equal = np.std(pairs, ddof=1), not np.any(pairs[: len(self.means)])
         return self.value - other.value, low, high, p_value
-
-    def recovered(self, untuned, dense):
-        gained = np.array([*np.subtract(self.means, untuned.means), *[1, 0, -1] * self.adds])
-        lost = np.array([*np.subtract(dense.means, untuned.means), *[0, 1, -1] * self.adds])
-        (x, of_gained, _, t), (y, of_lost, _, u) = self.total(gained, self.factor), self.total(lost, dense.factor)
-        b = x * y - max(t, u) ** 2 * sum((gained - x) * (lost - y)) / (len(lost) - 1) / len(lost)
-        a, c = y**2 - max(t, u) ** 2 * of_lost, x**2 - max(t, u) ** 2 * of_gained
-        ends = (b + SIDES * sqrt(max(b**2 - a * c, 0))) / a if a > 0 else (None, None)
-        return (self.value - untuned.value) / (dense.value - untuned.value), *ends
 
 
 def scores_of(records, seeds=()):
@@ -228,17 +218,12 @@ def curve(cell, rows):
     dense, untuned = own.get("dense", {}), own.get("untuned", {})
     point = cell | {name: dense.get(name) for name in [*DIFFERENCE, "verdict"]}
     point |= {"dense_value": dense.get("against_value"), "untuned_value": untuned.get("against_value")}
-    if dense and untuned and cell["gain"] * (point["dense_value"] - point["untuned_value"]) > 1e-9:
-        others = (row["against_scores"]["value"] for row in (untuned, dense))
-        point |= zip(SHARE, cell["scores"]["value"].recovered(*others), strict=True)
     return point
 
 
 def differing(path, rows, keys):
     expected = {tuple(str(row[key]) for key in keys): row for row in rows}
-    known = {"measured_seconds", "perplexity_overlap", "obstacle", "decided_by", *SELECTED, *SHARE, *DIVERGENCE}.union(
-        *rows
-    )
+    known = {"measured_seconds", "perplexity_overlap", "obstacle", "decided_by", *SELECTED, *DIVERGENCE}.union(*rows)
     for line in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
         row = expected.pop(tuple(line[name] for name in keys), {})
         for name, text in line.items():

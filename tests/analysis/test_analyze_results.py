@@ -40,14 +40,14 @@ def study(write_run, runs_dir) -> Path:
 
 
 @pytest.mark.process
-def test_a_study_is_written_twice_the_same_by_any_number_of_processes(study, tmp_path):
-    for name, processes in (("a", 2), ("b", 1), ("a", 1)):
-        code, said = analyze(study, tmp_path / name, plot=True, processes=processes)
+def test_a_study_is_written_twice_the_same(study, tmp_path):
+    for name in ("a", "b", "a"):
+        code, said = analyze(study, tmp_path / name, plot=True)
         assert code == 0, said
     written = contents(tmp_path / "a")
     assert written == contents(tmp_path / "b")
     assert {name for name in written if not name.startswith("plots/")} == FILES
-    assert {Path(name).suffix for name in written if name.startswith("plots/")} == {".png", ".svg"}
+    assert {Path(name).suffix for name in written if name.startswith("plots/")} == {".png", ".svg", ""}
     assert said.startswith(written[FINDINGS].decode())
     assert said.splitlines()[-1] == f"Tables and pages: {tmp_path}/a/"
 
@@ -85,7 +85,7 @@ def test_faults_are_said_and_the_rest_is_analysed(study, write_run, tmp_path):
     assert code == 0, said
     assert f"left out: {damaged}: evaluation.json" in said
     # Every pruned run has a fault.
-    assert list((tmp_path / "out/plots").iterdir()) == []
+    assert not list((tmp_path / "out/plots").glob("*.*g"))
     table = pd.read_csv(tmp_path / "out/summary.csv").set_index("run_id")
     assert damaged not in table.index
     assert table.at[faulty, "status"] == "fault"
@@ -102,9 +102,11 @@ def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_
     code, said = analyze(study, tmp_path / "out", plot=True, baseline=baseline)
     assert code == 0, said
     assert pd.read_csv(tmp_path / "out/baseline_comparison.csv")["baseline_value"].tolist() == [0.75]
-    (tmp_path / "out/plots/mine.png").write_bytes(b"a figure of somebody else")
     assert analyze(study, tmp_path / "out")[0] == 0
-    assert set(contents(tmp_path / "out")) == FILES | {"plots/mine.png"}
+    assert set(contents(tmp_path / "out")) == FILES | {"plots/.sparseft"}
+    (tmp_path / "out/plots/mine.png").write_bytes(b"a figure of somebody else")
+    code, said = analyze(study, tmp_path / "out")
+    assert (code, "would be lost: mine.png" in said) == (2, True)
 
 
 def test_torch_is_never_imported(study, tmp_path):
@@ -141,8 +143,7 @@ def test_studies_stand_side_by_side(study, write_run, tmp_path):
     assert set(pairs["against_study"]) == {"results"}
     row = pairs.query("method == 'unstructured'").iloc[0]
     assert (row["difference"], row["verdict"]) == (pytest.approx(-0.5), "lower")
-    assert "compare.py" in (tmp_path / "out/EXPERIMENTS.md").read_text()
-    assert "longer: learning_rate 0.001; learning_rate 0.5" in (tmp_path / "out/EXPERIMENTS.md").read_text()
+    assert len(said.splitlines()) == 1 + len(pairs)
 
 
 @pytest.mark.process
@@ -155,7 +156,7 @@ def test_studies_without_a_cell_in_common_are_refused_and_named(study, write_run
     folders = (tmp_path / "results", other.parent)
     code, said = call_script("compare.py", *folders, output_dir=tmp_path / "out")
     assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("error: longer: no cell can be compared with one of results: it has no model m; ")
+    assert said.startswith("error: longer: no sound cell of it can be compared with one of results")
     assert not (tmp_path / "out/summary.csv").exists()
 
 

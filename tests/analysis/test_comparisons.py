@@ -211,10 +211,3 @@ def test_the_rows_are_those_of_the_observed_differences_at_the_level_of_the_corr
     half_width = (row["difference_high"] - row["difference_low"]) / 2
     deviation = half_width / stats.t.ppf(0.975, 61) * 62**0.5
     assert row["rows_needed"] == pytest.approx(rows_needed(0.02, deviation, 2))
-
-
-def test_nothing_is_recovered_where_nothing_was_lost(write_run, runs_dir):
-    write_run(run_id("dense", "00", "sparse_to_dense"), 0.5)
-    for mode in ("no_finetune", "sparse_to_sparse"):
-        write_run(run_id(mode=mode), 0.6)
-    assert results(runs_dir).curves["recovered_share"].isna().all()

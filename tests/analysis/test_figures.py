@@ -35,7 +35,7 @@ def test_a_study_has_a_line_per_method_and_a_panel_per_model_and_mode():
         methods = {bars.get_label() for bars in axes.containers}
         assert methods == {"unstructured_wanda", "unstructured_sparsegpt_owl_on_wikitext2"}
     assert {name.removeprefix("boolq_mini_") for name in figures if name.startswith("boolq_mini")} == {
-        "acc_norm_vs_sparsity", "loss_vs_sparsity", "recovered_share", "acc_norm_vs_speed",
+        "acc_norm_vs_sparsity", "loss_vs_sparsity",
     }  # fmt: skip
 
 
@@ -62,12 +62,10 @@ def test_of_lines_that_lie_on_each_other_each_is_seen():
         assert min(line.get_zorder() for line in levels) > max(line.get_zorder() for line in lines)
 
 
-def test_cells_with_a_fault_and_speeds_of_two_devices_are_not_drawn():
+def test_cells_with_a_fault_are_not_drawn():
     study = default_study()
     status = study.curves["method"].map(lambda method: "fault" if method == "random" else "sound")
-    runs = study.runs.assign(device=["CPU: x", "GPU: y"] * 4)
-    figures = drawn(replace(study, runs=runs, curves=study.curves.assign(status=status)))
-    assert not [name for name in figures if name.endswith("_vs_speed")]
+    figures = drawn(replace(study, curves=study.curves.assign(status=status)))
     for figure in figures.values():
         assert all(bars.get_label() != "random" for axes in figure.axes for bars in axes.containers)
 
@@ -116,6 +114,6 @@ def test_a_speed_has_its_interval_and_without_a_perplexity_the_loss_is_drawn_aga
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
     cells = pd.concat([make_cells(setting="steps=1"), make_cells(setting="steps=2")], ignore_index=True)
     names = list(drawn(make_study(cells)))
-    assert [name.partition("_")[0] for name in names] == ["setting1"] * 4 + ["setting2"] * 4
+    assert [name.partition("_")[0] for name in names] == ["setting1"] * 2 + ["setting2"] * 2
     loss = drawn(make_study(make_cells(metric="loss").assign(chance=None)))
     assert [name for name in loss if "vs_sparsity" in name] == ["hellaswag_mini_loss_vs_sparsity"]

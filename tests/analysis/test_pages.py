@@ -27,7 +27,7 @@ PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 5
 
 def written(folder: Path, study: Results, configuration: Path | None = None) -> dict[str, str]:
     """Return the pages of a study by name."""
-    write_pages(folder, study, [], Reproduction(Path("results/runs"), configuration=configuration))
+    write_pages(folder, folder, study, [], Reproduction(Path("results/runs"), configuration=configuration))
     return {name: (folder / name).read_text() for name in (REPORT, FINDINGS, *PAGES)}
 
 
@@ -55,8 +55,7 @@ class Text(HTMLParser):
 
 def said(study: Results) -> list[str]:
     """Return the sentences about a study of one model and task."""
-    pairs = study.comparisons.assign(where=study.comparisons["mode"])
-    return sentences(verdict_rows(study), pairs, study.options.tolerance)
+    return sentences(verdict_rows(study), study.comparisons, study.options.tolerance)
 
 
 def judged(study: Results, verdicts: dict[str, str], question: str = "dense") -> Results:
@@ -167,17 +166,11 @@ def test_the_first_measure_with_a_verdict_decides_each_pair_and_is_named(verdict
     assert said(study)[1].startswith(sentence)
 
 
-def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said():
+def test_the_reached_sparsities_and_the_seeds_are_said():
     study = default_study()
     assert "; reached sparsities differ: structured 10 (7.5) %." in said(study)[1]
-    assert said(study)[2].startswith(
-        "Of the gap in value between pruned only and dense with LoRA, sparse_to_sparse closed 80 % [60, 95] (unstructured 10 %)"
-    )
-    one = replace(study, curves=study.curves.assign(recovered_low=None))
-    assert said(one)[2:] == [
-        "One seed: intervals and verdicts are about these trained models; another seed may give others."
-    ]
-    assert said(replace(one, curves=one.curves.assign(seeds=3)))[2].startswith("3 seeds per training: ")
+    assert said(study)[2].startswith("One seed: ")
+    assert said(replace(study, curves=study.curves.assign(seeds=3)))[2].startswith("3 seeds per training: ")
 
 
 def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_that_the_models_are_sparse(tmp_path):
@@ -242,19 +235,13 @@ def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
     assert not any("see the memo" in page or "have seen" in page for page in sound.values())
 
 
-def test_trainings_probes_and_other_studies_have_their_tables(tmp_path):
-    cells = make_cells()
-    other = make_cells(study="second")
-    other.loc[other["mode"] == "sparse_to_sparse", ["training", "trainings_tried"]] = ["slow", 2]
-    both = pd.concat([cells, other], ignore_index=True).assign(
-        probe_boolq=0.5, probe_boolq_low=0.4, probe_boolq_high=0.6
-    )
-    page = written(tmp_path, make_study(both))["EXPERIMENTS.md"]
-    assert "|study|method|sparsity, %|mode|" in page
-    assert "|second|random|10|sparse_to_sparse, slow|" in page
+def test_trainings_and_probes_have_their_tables(tmp_path):
+    cells = make_cells().assign(probe_boolq=0.5, probe_boolq_low=0.4, probe_boolq_high=0.6)
+    cells.loc[cells["mode"] == "sparse_to_sparse", ["training", "trainings_tried"]] = ["slow", 2]
+    page = written(tmp_path, make_study(cells))["EXPERIMENTS.md"]
+    assert "|random|10|sparse_to_sparse, slow|" in page
     assert "## Trainings tried" in page
-    assert "|second|random 10 %, sparse_to_sparse, slow|0.500 [0.400, 0.600]|" in page
-    assert "(no_finetune in results, " in page
+    assert "|random 10 %, sparse_to_sparse, slow|0.500 [0.400, 0.600]|" in page
 
 
 def test_nothing_from_outside_becomes_markup(tmp_path):
@@ -303,20 +290,6 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     assert "--base 'my study/models/m'" in again.validation(RUN)
     updated = replace(RUN, method="unstructured_sparsegpt")
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)
-
-
-def test_only_the_dense_model_of_its_own_study_is_called_a_guess():
-    first = make_cells(study="first")
-    is_dense = first["method"] == "dense"
-    guessing = make_cells(study="second")
-    guessing.loc[is_dense, ["value", "value_low", "value_high"]] = [0.25, 0.16, 0.368]
-    study = make_study(pd.concat([first, guessing], ignore_index=True))
-    is_first = (study.curves["study"] == "first") | (study.curves["method"] == "dense")
-    study = replace(study, curves=study.curves.assign(verdict=study.curves["verdict"].where(is_first, "dense guesses")))
-    assert sentences(verdict_rows(study), study.comparisons[:0], study.options.tolerance)[0] == (
-        "No better than a guess: original model in second 0.250 [0.160, 0.368], chance 0.25 and dense with LoRA in second"
-        " 0.250 [0.160, 0.368], chance 0.25. "
-    )
 
 
 def test_three_methods_on_24_rows_on_which_the_dense_model_guesses_are_told_apart_by_their_losses(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from sparseft.analysis.statistics import Scores, Spread, compare, holm, interval, pooled_spread, recovered_share
+from sparseft.analysis.statistics import Scores, Spread, compare, holm, interval, pooled_spread
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
@@ -74,16 +74,6 @@ def test_the_test_and_the_interval_agree(seed):
     assert (p_value < 0.05) == (low > 0 or high < 0)
 
 
-@pytest.mark.parametrize("end", [1, 2])
-def test_at_an_end_of_fieller_s_interval_the_test_is_just_significant(end):
-    random = np.random.default_rng(10)
-    untuned, tuned, dense = (Scores(random.gamma(2, mean / 2, (1, 60)), (), np.ones(60)) for mean in (3, 2, 1))
-    share, low, high = found = recovered_share(tuned, untuned, dense, ONE_SEED)
-    assert low < share < high
-    mixed = untuned.values + found[end] * (dense.values - untuned.values)
-    assert stats.ttest_rel(tuned.values[0], mixed[0]).pvalue == pytest.approx(0.05)
-
-
 @pytest.mark.parametrize("deviation", [0.0, 0.04])
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_intervals_cover_the_truth(seeds, deviation):
@@ -127,9 +117,3 @@ def test_holm_is_statsmodels_and_a_test_that_was_not_made_does_not_count():
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([0.04, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
     assert np.isnan(holm([np.nan])).all()
-
-
-def test_a_share_of_no_clear_loss_is_not_bounded():
-    cells = [outcomes(np.random.default_rng(seed), 0.5, 1, 40) for seed in range(3)]
-    assert np.isnan(recovered_share(*cells, ONE_SEED)[1:]).all()
-    assert np.isnan(recovered_share(cells[0], cells[1], cells[1], ONE_SEED)).all()

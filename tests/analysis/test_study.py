@@ -69,8 +69,6 @@ CHANGES = {
     "adapter": (lambda files: files["train"]["outputs"].update(adapter=digest("x")), "broken chain, adapter: "),
     "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
     "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
-    "selected rows": (lambda files: files["selection"].update(prompt_sha256=digest("t", "prompts")), "validation rows"),
-    "selected metric": (lambda files: files["selection"].update(metric="f1"), "selection.json: metric is f1"),
     "validation": (lambda files: files["validation_report"].update(passed=False), "validation failed"),
     "prompts": (
         lambda files: [files[name].update(prompt_sha256=digest("x")) for name in ("evaluation", "before_merge")],
@@ -82,7 +80,7 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, what):
     change, text = CHANGES[what]
-    write_run(RUN, change=change, **({"selection": 0.5} if what.startswith("selected") else {}))
+    write_run(RUN, change=change)
     assert any(text in said for kind, said in faults(study)[RUN] if kind == "fault")
     assert set(faults(study)) == {RUN}
 
@@ -162,9 +160,3 @@ def test_a_run_starts_from_the_adapter_of_its_reconstruction(runs_dir, write_run
 def test_a_training_that_ended_early_has_a_status_of_its_own(study, write_run):
     write_run(RUN, change=end_early)
     assert read_study(study).runs.set_index("run_id").at[RUN, "status"] == "ended early"
-
-
-def test_results_that_were_measured_otherwise_before_the_merge_have_no_gap(study, write_run):
-    write_run(RUN, change=lambda files: files["before_merge"].update(dtype="bfloat16"))
-    kinds = dict(faults(study)[RUN])
-    assert kinds["incomplete"] == "before_merge.json: dtype is bfloat16, in evaluation.json float32"

@@ -146,27 +146,11 @@ def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(c
     assert "none of 1 pruned models is shown to be faster and within 0.02 of dense" in sentence
     # The pages say it once, of the original.
     (tmp_path / "pages").mkdir()
-    write_pages(tmp_path / "pages", results, [], Reproduction(tmp_path))
+    write_pages(tmp_path / "pages", tmp_path, results, [], Reproduction(tmp_path))
     for name in (FINDINGS, "EXPERIMENTS.md"):
         text = " ".join((tmp_path / "pages" / name).read_text().split())
         assert text.count(sentence) == 1
         assert text.index("m, t:") < text.index(sentence) < text.index("part, t:")
-
-
-def test_a_speed_beside_another_model_than_the_original_is_left_out(composed, write_run):
-    def beside_its_own_base(files):
-        check_engines(files)
-        files["engines"]["inputs"]["dense"] = digest("part")
-        files["validation_report"]["mask"]["head_share"] = 0.0
-
-    run_id = f"part-t-structured-sparsity50-{MODE}-seed0"
-    write_run(run_id, 0.5, change=beside_its_own_base)
-    results = composed()
-    runs = results.runs.set_index("run_id")
-    assert pd.isna(runs.at[run_id, "vllm_speedup"])
-    assert runs["vllm_speedup"].notna().sum() == len(runs) - 1
-    (reason,) = results.missing.query("run_id == @run_id")["reason"]
-    assert reason == "engines.json: not measured beside m, so it is left out; make it again"
 
 
 def test_without_a_configuration_nothing_says_what_dense_is(write_run, runs_dir):

@@ -72,8 +72,9 @@ def results_page(tmp_path_factory) -> Callable[[str], Path]:
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
             study = STUDIES[name]()
-            figures = write_figures(folder / "plots", study, processes=2)
-            write_pages(folder, study, figures, Reproduction(Path("results/runs")))
+            (folder / "plots").mkdir()
+            figures = write_figures(folder / "plots", study)
+            write_pages(folder, folder / "plots", study, figures, Reproduction(Path("results/runs")))
             made[name] = folder / "report.html"
         return made[name]
 

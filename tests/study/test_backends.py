@@ -7,7 +7,6 @@ from project import ROOT, laid_over
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
 from sparseft.study.backends import BACKENDS
-from sparseft.study.schedule import Training
 
 NAMES = [backend.name for backend in BACKENDS]
 
@@ -21,7 +20,6 @@ def test_each_backend_is_a_choice_with_a_rules_file_and_code_of_its_own(backend)
     code = ROOT / "lib/sparseft/trainers" / backend.name
     script = ROOT / f"workflow/scripts/train_{backend.name}.py"
     assert code.is_dir() or code.with_suffix(".py").exists() or script.exists()
-    assert backend.chosen_keys <= Training.model_fields.keys()
 
 
 def test_no_code_outside_a_backend_compares_with_its_name():

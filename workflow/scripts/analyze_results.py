@@ -17,7 +17,8 @@ The output folder then has:
     plots/                       the figures, with --plot
     baseline_comparison.csv      other numbers beside these, with --baseline
 
-Figures and a baseline_comparison.csv of an earlier call are removed if this call does not write them.
+The figures, and a baseline_comparison.csv, of an earlier call are removed if this call does not write them. A file of
+yours in plots/ is refused.
 """
 
 import shutil
@@ -30,7 +31,7 @@ from sparseft.analysis.pages import write_analysis
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute, write_csv
-from sparseft.command import Flags, Threads, run
+from sparseft.command import Flags, run
 from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
@@ -49,7 +50,6 @@ def main(
     results_dir: Path,
     output_dir: Path,
     plot: bool = False,
-    processes: Threads = 2,
     baseline: Path | None = None,
     configuration: Path | None = None,
     throughput_dir: Path | None = None,
@@ -61,7 +61,6 @@ def main(
         results_dir: folder with the run folders
         output_dir: folder for the tables and pages
         plot: also draw the figures, into output_dir/plots
-        processes: number of processes that draw; the figures are the same for any number
         baseline: numbers to compare with, a .csv file like config/baseline.csv
         configuration: the study's configuration; it is copied into the output folder
         throughput_dir: folder with the measurements of the stage throughput, for measured_seconds
@@ -88,7 +87,7 @@ def main(
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
     options_again = flags(**options.model_dump(), throughput_dir=throughput_dir, baseline=baseline)
     again = Reproduction(results_dir, options_again, plot, configuration)
-    write_analysis(output_dir, results, again, processes=processes, others=others)
+    write_analysis(output_dir, results, again, others=others)
     # These lines come when all is written, so that an error has one line.
     words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():

@@ -8,12 +8,12 @@ The table has one row per cell and batch size. There is one figure per model and
 
 from pathlib import Path
 
-from sparseft.analysis.figures import remove_leftovers, write_throughput_plots
+from sparseft.analysis.figures import write_throughput_plots
 from sparseft.analysis.tables import write_csv
 from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.command import run
 from sparseft.records.throughput_record import read_measurements
-from sparseft.storage.atomic import atomic_files
+from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_file
 
@@ -30,10 +30,8 @@ def main(*, records: list[Path], table: Path, plots: Path) -> None:
     check_file(table, ",".join(COLUMNS))
     hold(table)
     measured = throughput_table(read_measurements(records))
-    with atomic_files(plots, "figures", "throughput plots") as folder:
+    with atomic_folder(plots, "figures") as folder:
         write_throughput_plots(measured, folder)
-        figures = {path.name for path in folder.iterdir()}
-    remove_leftovers(plots, figures)
     write_csv(measured, table)
 
 

@@ -30,8 +30,6 @@ CELL = [*PLACE, "method", "sparsity", "mode", "setting"]
 KEYS = [*CELL, "training"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
-# What the wanted runs of a cell have in common, whatever their training.
-_WANTED = ["study", "model", "task", "method", "sparsity", "mode"]
 _FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
 _NOT_AVERAGED |= {"divergence_standard_error"}
@@ -75,7 +73,7 @@ def pool(frames: Frames) -> Cells:
     table = in_order(table.reset_index())
     table["place"] = list(table[PLACE].itertuples(index=False, name=None))
     table["trainings_tried"] = table.groupby(CELL, dropna=False)["training"].transform("nunique")
-    table = _choose(table, frames.wanted)
+    table = _choose(table)
     scores = _scores(table, runs, frames.examples)
     usable = comparable(table)
     pools = defaultdict(list)
@@ -142,12 +140,11 @@ def _with_pareto(table: pd.DataFrame, usable: pd.Series) -> pd.DataFrame:
     return table
 
 
-def _choose(table: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells with `chosen`, `decided_by` and `obstacle`. `wanted` has the runs that the study should have."""
+def _choose(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with `chosen`, `decided_by` and `obstacle`."""
     table = table.assign(chosen=True, decided_by=None, obstacle=None)
-    seeds_of = wanted.groupby(_WANTED)["seed"].agg(set)
     for _, group in table[table["trainings_tried"] > 1].groupby(CELL, dropna=False):
-        seeds = set().union(*group["own_seeds"]) | seeds_of.get(tuple(group.iloc[0][_WANTED]), set())
+        seeds = set().union(*group["own_seeds"])
         obstacles = {row.Index: _obstacle(row, seeds - set(row.own_seeds)) for row in group.itertuples()}
         table.loc[group.index, "chosen"] = False
         for index, obstacle in obstacles.items():

@@ -31,7 +31,7 @@ import pandas as pd
 
 from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain
 from sparseft.analysis.settings import compatible
-from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
+from sparseft.analysis.statistics import Scores, Spread, compare, holm
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.planning.power import SIGNIFICANT, rows_needed
@@ -64,8 +64,6 @@ MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
 # More methods than these would need more comparisons than a study can afford.
 MANY_METHODS = 6
 FAMILY = ["study", "question", "model", "task", "metric"]
-# A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
-NOTHING_LOST = 1e-9
 COMPARISONS = "study question model task metric measure method sparsity mode training setting".split()
 COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
 COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
@@ -111,7 +109,7 @@ def compare_cells(
 
 
 def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per reported cell, with its difference to dense and what fine-tuning recovered."""
+    """Return a row per reported cell, with its difference to dense and its value before fine-tuning."""
     table = cells.frame[cells.frame["chosen"]]
     differences = {name: name for name in ("difference", "difference_low", "difference_high", "verdict")}
     for question, measure, columns in (
@@ -122,7 +120,7 @@ def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
         rows = comparisons[comparisons["question"].eq(question) & comparisons["measure"].eq(measure)]
         rows = rows.drop_duplicates(KEYS, keep=False)
         table = table.join(rows.set_index(KEYS)[list(columns)].rename(columns=columns), on=KEYS)
-    return table.join(_recovered(cells))
+    return table
 
 
 def sections(curves: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +154,7 @@ def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
         yield place.merge(place.add_prefix("against_"), how="cross")
 
 
-def _of_question(pairs: pd.DataFrame, question: str, against: str | None = None, first: str = "") -> pd.DataFrame:
+def _of_question(pairs: pd.DataFrame, question: str, against: str | None, first: str) -> pd.DataFrame:
     """Return the pairs that a question compares. Cells of one study must agree in the settings that both have."""
     own = pairs.query(QUESTIONS[question], local_dict={"against": against, "first": first}, engine="python")
     settings = zip(own["settings"], own["against_settings"], strict=True)
@@ -220,25 +218,3 @@ def decided(comparisons: pd.DataFrame) -> pd.DataFrame:
     signs = [gain(row.metric) if row.measure == VALUE else -1 for row in first.itertuples()]
     better = (first["verdict"].eq(HIGHER) == np.greater(signs, 0)).astype(object)
     return first.assign(better=better.where(first["verdict"].isin([LOWER, HIGHER]), None))
-
-
-def _recovered(cells: Cells) -> pd.DataFrame:
-    """Return for each pruned and trained cell which share of what pruning lost the training recovered, with its
-    interval.
-
-    The cell must have one untuned and one dense cell that agree with its settings."""
-    rows = {}
-    for pairs in _pairs(cells):
-        untuned, dense = (
-            _of_question(pairs, question).drop_duplicates("cell", keep=False).set_index("cell")["against_cell"]
-            for question in ("untuned", "dense")
-        )
-        for cell in untuned.index.intersection(dense.index):
-            indices = (cell, untuned[cell], dense[cell])
-            three = [own for index in indices if (own := cells.scores.get((index, "value")))]
-            if len(three) < 3 or len({scores.seen for scores in three}) > 1:
-                continue
-            tuned, before, goal = three
-            if gain(cells.frame.at[cell, "metric"]) * (goal.value - before.value) > NOTHING_LOST:
-                rows[cell] = recovered_share(tuned, before, goal, cells.spread(cell, "value"))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["recovered_share", "recovered_low", "recovered_high"])

@@ -3,8 +3,6 @@
     {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
     {task}_loss_vs_sparsity         the loss on the validation examples
     {task}_{perplexity}_vs_sparsity the perplexity of a text
-    {task}_recovered_share          the share of the gap to dense that fine-tuning closed
-    {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
     {task}_{metric}_vs_{engine}_speed  the value, and each perplexity or else the loss, against the speed in an engine
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in
@@ -17,8 +15,7 @@ The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
@@ -38,25 +35,21 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.comparisons import sections
-from sparseft.analysis.study import SOUND, of_study
+from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
 from sparseft.modes import get_mode
 from sparseft.records.throughput_record import OUT_OF_MEMORY
-from sparseft.storage.atomic import atomic_file
-from sparseft.storage.locks import end_with_parent
 from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
 
-# It stands in the metadata of every figure, in the first bytes of the file, so that no other program's file is removed.
+# The metadata of every figure.
 MARK = "SparseFT analysis"
-HEAD_BYTES = 4096
 # Inches. In a paper's column of 3.3 inches, the letters of 9.5 to 11 points are 6 to 7 points high.
 WIDTH = 5.2
 # Characters in a line of a title of this width.
 TITLE = 50
-SPEED = "training speed (samples/s)"
 PERPLEXITY = "perplexity"
 SETTINGS = {
     **seaborn.axes_style("whitegrid"),
@@ -82,12 +75,12 @@ SHIFT = 0.015
 LINE, MARKER, WIDEST = 1.5, 5, 5
 GB = 1e9
 THROUGHPUT = {
-    "samples_per_second": SPEED,
+    "samples_per_second": "training speed (samples/s)",
     "tokens_per_second": "training speed (tokens/s)",
     "peak_memory": "peak memory (GB)",
 }
 # The columns that have intervals.
-BARS = ("value", "eval_loss", "recovered_share")
+BARS = ("value", "eval_loss")
 LOSS_LABEL = "loss (nats per answer token)"
 
 
@@ -122,32 +115,30 @@ class Chart:
         return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
 
 
-def write_figures(folder: Path, results: Results, processes: int) -> list[Figure]:
-    """Write every figure of a study into `folder`, `processes` at a time, and return their descriptions."""
-    figures = dict(study_figures(results))
-    write_all({figure.name: build for figure, build in figures.items()}, folder, processes)
-    return list(figures)
+def write_figures(folder: Path, results: Results) -> list[Figure]:
+    """Write every figure of a study into `folder`, and return their descriptions."""
+    figures = []
+    for figure, build in study_figures(results):
+        _save(build, folder / figure.name)
+        figures.append(figure)
+    return figures
 
 
 def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
     """Write the figures of the measured batch sizes into `folder`."""
-    drawings = {
-        f"{model}_{task}_throughput_vs_batch_size": partial(throughput_drawing, part, f"{model}, {task}")
-        for (model, task), part in table.groupby(["model", "task"], sort=False)
-    }
-    write_all(drawings, folder, processes=1)
+    for (model, task), part in table.groupby(["model", "task"], sort=False):
+        build = partial(throughput_drawing, part, f"{model}, {task}")
+        _save(build, folder / f"{model}_{task}_throughput_vs_batch_size")
 
 
 def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
     points = lines_of(results)
-    members = of_study(results.runs)
     looks = styles(points["method"].unique())
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
-        devices = members[members["task"] == task]["device"].nunique()
-        for chart in _charts(part, metric, devices):
+        for chart in _charts(part, metric):
             known = part[part[chart.y].notna() & part[chart.x].notna()]
             if known[known["method"] != DENSE].empty:
                 continue
@@ -159,19 +150,14 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
             yield figure, partial(drawing, known, chart, title, looks)
 
 
-def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
-    """Yield what the figures of one task show, whose runs were trained on so many devices."""
+def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
+    """Yield what the figures of one task show."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     value = Chart("value", "value", label, label)
     losses = [] if metric == LOSS.name else [Chart("loss", "eval_loss", LOSS_LABEL, "loss")]
     perplexities = [Chart(name, name, PERPLEXITY, f"perplexity ({name})") for name in points if "_ppl_" in name]
     for chart in (value, *losses, *perplexities):
         yield replace(chart, kind=f"{chart.kind}_vs_sparsity")
-    words = "share of the gap to dense that fine-tuning closed"
-    yield Chart("recovered_share", "recovered_share", "share of the gap closed", words)
-    if devices == 1:
-        words = f"{label} against training speed"
-        yield replace(value, kind="value_vs_speed", words=words, x="samples_per_second", x_label=SPEED)
     for engine in ENGINES:
         speed, words = f"{engine}_speedup", f"against the speed in {engine}"
         for chart in (value, *(perplexities or losses)) if speed in points else ():
@@ -192,19 +178,17 @@ def lines_of(results: Results) -> pd.DataFrame:
     dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
     lines = pruned[[*place, "method", "mode"]].drop_duplicates()
     lines = lines.assign(dense_mode=lines["mode"].map(lambda mode: get_mode(mode).dense_mode).astype(str))
-    points = pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
-    return points.rename(columns={f"recovered_{end}": f"recovered_share_{end}" for end in ("low", "high")})
+    return pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
 
 
 def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:
-    """Return the figure of a chart, with a row of panels per model and study, and a column per mode."""
-    models = points["model"] if points["study"].nunique() == 1 else points["study"] + ": " + points["model"]
-    rows, modes = models.unique(), sorted(points["mode"].unique(), key=MODES.index)
+    """Return the figure of a chart, with a row of panels per model, and a column per mode."""
+    rows, modes = points["model"].unique(), sorted(points["mode"].unique(), key=MODES.index)
     figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
     for model, line in zip(rows, panels, strict=True):
         for mode, axes in zip(modes, line, strict=True):
-            _draw_panel(axes, points[(models == model) & (points["mode"] == mode)], chart, looks)
+            _draw_panel(axes, points[(points["model"] == model) & (points["mode"] == mode)], chart, looks)
             axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
             if chart.label == PERPLEXITY:
                 axes.set_yscale("log")
@@ -321,33 +305,11 @@ def add_legend(figure: Drawing, panels: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
 
 
-def write_all(drawings: Mapping[str, Callable[[], Drawing]], folder: Path, processes: int) -> None:
-    """Write each figure as PNG and SVG into a folder.
-
-    Each figure is built in the process that draws it. A figure that was sent to another process would not always be
-    drawn the same: matplotlib keeps its transforms' parents by their address, which another object can have in that
-    process."""
-    folder.mkdir(exist_ok=True)
-    with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
-        list(pool.map(_save, drawings.values(), map(folder.joinpath, drawings)))
-
-
-def remove_leftovers(folder: Path, written: Collection[str]) -> None:
-    """Remove the figures in `folder` that have the mark and are not among the names `written`.
-
-    An earlier analysis left them, and they would contradict the new tables."""
-    figures = [path for path in folder.glob("*.*") if path.is_file() and path.suffix in (".png", ".svg")]
-    for path in figures:
-        if path.name not in written and MARK.encode() in path.read_bytes()[:HEAD_BYTES]:
-            path.unlink()
-
-
 def _save(build: Callable[[], Drawing], path: Path) -> None:
     """Build a figure and write it to `path` with the endings .png and .svg, without the date."""
     with matplotlib.rc_context(SETTINGS):
         figure = build()
         for kind, metadata in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
-            with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata)
+            figure.savefig(path.with_name(f"{path.name}.{kind}"), metadata=metadata)
             # The first drawing has laid out the panels, and a second layout would give the same.
             figure.set_layout_engine("none")

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -22,7 +23,7 @@ from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, sections
-from sparseft.analysis.figures import remove_leftovers, write_figures
+from sparseft.analysis.figures import write_figures
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.sentences import (
     NONE,
@@ -42,7 +43,7 @@ from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.storage.atomic import atomic_file, atomic_files
+from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
 from sparseft.tasks.metrics import LOSS
@@ -56,7 +57,6 @@ QUESTIONS = {
     "against": "Methods against one of them",
     "modes": "Modes against each other",
     "untuned": "Fine-tuned against not fine-tuned",
-    "studies": "Studies against the first one",
 }
 # The terminal has this many columns, and shows tables of at most so many rows.
 COLUMNS = 100
@@ -113,29 +113,26 @@ def escape_markdown(text: object) -> str:
 
 
 def write_analysis(
-    output: Path, results: Results, again: Reproduction, *, processes: int, others: Mapping[str, Callable[[Path], None]]
+    output: Path, results: Results, again: Reproduction, others: Mapping[str, Callable[[Path], None]]
 ) -> None:
-    """Replace all tables, pages and figures in a folder together, or none, and print the verdicts.
+    """Replace the figures in a folder, and then all tables and pages together, or none. Print the verdicts.
 
     The figures are drawn if the commands `again` draw them. `others` has what else to write, by name."""
+    with atomic_folder(output / "plots", "figures") as plots:
+        figures = write_figures(plots, results) if again.plot else []
     with atomic_files(output, FINDINGS, "analysis") as folder:
         write_tables(results, folder)
-        figures = write_figures(folder / "plots", results, processes) if again.plot else []
-        write_pages(folder, results, figures, again)
+        write_pages(folder, output / "plots", results, figures, again)
         for name, write in others.items():
             write(folder / name)
-    if again.plot:
-        # The rule promises the folder. It has no figure if every run has a fault.
-        (output / "plots").mkdir(exist_ok=True)
-    remove_leftovers(output / "plots", [f"{figure.name}.{kind}" for figure in figures for kind in ("png", "svg")])
     print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
 
 
-def write_pages(folder: Path, results: Results, figures: list, again: Reproduction) -> None:
-    """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat
+def write_pages(folder: Path, plots: Path, results: Results, figures: list, again: Reproduction) -> None:
+    """Write the pages of a study into `folder`. Its figures are in `plots`, and `again` has the commands that repeat
     it."""
     content = _content(results, figures, again)
-    content["images"] = {figure.name: _image(folder / "plots" / f"{figure.name}.svg") for figure in figures}
+    content["images"] = {figure.name: _image(plots / f"{figure.name}.svg") for figure in figures}
     # How a text becomes a part of a page, by the ending of the page's name.
     escapes: dict[str, dict] = {".html": {"autoescape": True}, ".md": {"finalize": escape_markdown}, ".txt": {}}
     for name in (REPORT, *PAGES, FINDINGS):
@@ -205,9 +202,8 @@ def verdict_rows(results: Results) -> pd.DataFrame:
     """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and
     method.
 
-    `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the
-    comparison."""
-    rows = _located(sections(results.curves))
+    `dense_mode` is that of the dense model of the comparison."""
+    rows = sections(results.curves)
     is_dense = rows["method"] == DENSE
     rows["dense_mode"] = rows["mode"].where(is_dense, rows["mode"].map(lambda mode: get_mode(mode).dense_mode))
     order = rows.assign(
@@ -216,14 +212,9 @@ def verdict_rows(results: Results) -> pd.DataFrame:
     return rows.loc[order.sort_values([*RESULT, "group", "is_pruned", "place", "sparsity"], kind="stable").index]
 
 
-def _located(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the column `where`: the mode, with the study if there are several."""
-    return table.assign(where=table["mode"] + (" in " + table["study"] if table["study"].nunique() > 1 else ""))
-
-
 def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
-    pairs = _located(results.comparisons)
+    pairs = results.comparisons
     figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
@@ -271,8 +262,8 @@ def _is_toy(task: str) -> bool:
 
 
 def _table(caption: str, frame: pd.DataFrame, columns: Mapping[str, Column]) -> Table:
-    """Return the table of a frame. It begins with the study, task and so on, if they differ."""
-    place = [name for name in ("study", *RESULT) if name in frame and frame[name].nunique() > 1]
+    """Return the table of a frame. It begins with the setting, task and so on, if they differ."""
+    place = [name for name in RESULT if name in frame and frame[name].nunique() > 1]
     columns = {**{name: name for name in place}, **columns}
     rows = [[_text(row, column) for column in columns.values()] for row in frame.itertuples()]
     return Table(caption, list(columns), rows)
@@ -322,11 +313,6 @@ def _cell(row: Any, prefix: str = "") -> str:
     return ", ".join(filter(None, (*words, training)))
 
 
-def _other_cell(row: Any) -> str:
-    """Return the other cell of a comparison in words, with its study if it is another one."""
-    return ("" if row.against_study == row.study else f"{row.against_study}: ") + _cell(row, "against_")
-
-
 VERDICT_COLUMNS: dict[str, Column] = {
     "method": name_of,
     "sparsity, %": percent,
@@ -337,7 +323,7 @@ VERDICT_COLUMNS: dict[str, Column] = {
 }
 COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
-    "compared with": _other_cell,
+    "compared with": partial(_cell, prefix="against_"),
     "by": measure_name,
     "difference": _interval("difference", "+.3f"),
     "p (Holm)": "p_holm:.2g",
@@ -410,17 +396,8 @@ def _asked(results: Results, rows: pd.DataFrame, members: pd.DataFrame) -> list[
         ("Methods", [f"{name}: {get_method(name).words}" for name in pruned["method"].unique()]),
         ("Modes", [f"{name}: {get_mode(name).words}" for name in pruned["mode"].unique()]),
         ("Tasks", [_task(row) for row in rows.drop_duplicates(["task", "metric"]).itertuples()]),
-        *([("Studies", _studies(members))] if "differs" in members else []),
         ("Seeds", [", ".join(map(str, sorted(members["seed"].unique())))]),
         ("Made", [f"{results.checks['date']}, {machines}, SparseFT {__version__}"]),
-    ]
-
-
-def _studies(members: pd.DataFrame) -> list[str]:
-    """Return each study in a line, with the settings in which its runs differ from those of another study."""
-    differing = members.groupby("study", sort=False)["differs"].unique()
-    return [
-        f"{study}: {'; '.join(filter(None, texts)) or 'no setting of its own'}" for study, texts in differing.items()
     ]
 
 
@@ -445,6 +422,6 @@ def _warnings(results: Results, members: pd.DataFrame) -> Iterator[str]:
     unable = results.cells.groupby(CELL, dropna=False)["chosen"].any()
     if not unable.all():
         yield f"Cells without a training that can be chosen, in no table here: {(~unable).sum()} (grouped_summary.csv)."
-    kinds = Counter(results.faults.drop_duplicates(["study", "run_id", "kind"])["kind"])
+    kinds = Counter(results.faults.drop_duplicates(["run_id", "kind"])["kind"])
     if kinds:
         yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."

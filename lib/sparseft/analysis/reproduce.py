@@ -20,13 +20,12 @@ class Reproduction:
     """Build the commands that make the results of one analysis again, for the folder that the analysis ran in.
 
     `options` are the flags that decide what the pages and tables show. `configuration` is None if the analysis had
-    none. `studies` are the results folders that compare.py lays side by side; empty for one study."""
+    none."""
 
     results_dir: Path
     options: str = ""
     plot: bool = False
     configuration: Path | None = None
-    studies: tuple[Path, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -39,13 +38,9 @@ class Reproduction:
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
-        if self.studies:
-            command = f"{_python('compare.py', *self.studies)} {flags(output_dir='compared_again')}"
-        else:
-            places = {"results_dir": self.results_dir, "output_dir": "analysis_again"}
-            command = f"{_python('analyze_results.py')} {flags(**places, configuration=self.configuration)}"
-            command += " --plot" if self.plot else ""
-        return f"{command} {self.options}".strip()
+        places = {"results_dir": self.results_dir, "output_dir": "analysis_again"}
+        command = f"{_python('analyze_results.py')} {flags(**places, configuration=self.configuration)}"
+        return " ".join(filter(None, (command, "--plot" if self.plot else "", self.options)))
 
     def validation(self, run: Run) -> str:
         """Return the command that validates one run again."""
@@ -69,9 +64,9 @@ class Reproduction:
         return f"{_program('snakemake', *targets)} {options}"
 
 
-def _python(script: str, *words: object) -> str:
+def _python(script: str) -> str:
     """Return the command of a script."""
-    return _program("python", _short(ROOT / "workflow/scripts" / script), *words)
+    return _program("python", _short(ROOT / "workflow/scripts" / script))
 
 
 def _program(name: str, *words: object) -> str:

@@ -34,10 +34,6 @@ SCHEMAS: dict[str, type[RunRecord]] = {
 }
 # No other record depends on them. A run that was asked for alone may lack them, or have those of its model before that.
 OPTIONAL = ("before", "selection", "engines")
-# These must be equal before and after the merge. Otherwise a difference of the results has other causes than the merge.
-SAME_BEFORE = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
-# These must be equal on the selection and on the validation rows. Otherwise the choice is about something else.
-SAME_SELECTION = ("metric", "definition_sha256", "dtype", "harness", "few_shot", "loss_few_shot")
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,6 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     if mismatches or not evaluation or not records["validation"]:
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
     reasons += _leave_out_outdated(records, folder)
-    if differing := _differing(records["before"], evaluation, SAME_BEFORE):
-        records["before"] = None
-        reasons += differing
     digests = {
         "mask": shared.mask(run),
         "adapter": None if missing else adapter_digest(adapter),
@@ -108,16 +101,6 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     on_disk = {name: digest for name, digest in digests.items() if digest}
     evaluated = datetime.fromtimestamp((folder / evaluation.file_name).stat().st_mtime, UTC)
     return RunFiles(run, **records, on_disk=on_disk, reasons=reasons, date=evaluated.date().isoformat())
-
-
-def selection_faults(files: RunFiles) -> list[str]:
-    """Return why the selection rows cannot choose for a run: they were evaluated in another way, or are validation
-    rows."""
-    selection, evaluation = files.selection, files.evaluation
-    reasons = _differing(selection, evaluation, SAME_SELECTION)
-    if selection and (selection.prompt_sha256 == evaluation.prompt_sha256 or selection.losses == evaluation.losses):
-        reasons.append(f"{selection.file_name}: its rows are the validation rows")
-    return reasons
 
 
 def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
@@ -163,12 +146,3 @@ def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
             records[name] = None
             what = f"of an earlier model or of other rows (by the hash: {', '.join(others)}), so it is left out"
             yield f"{record.file_name}: {what}; to make it again: snakemake {folder / record.file_name}"
-
-
-def _differing(record: ScoredRecord | None, evaluation: EvaluationRecord, names: tuple[str, ...]) -> list[str]:
-    """Return in which of these fields a record differs from the evaluation, in words; nothing without a record."""
-    return [
-        f"{record.file_name}: {name} is {getattr(record, name)}, in evaluation.json {getattr(evaluation, name)}"
-        for name in names
-        if record and getattr(record, name) != getattr(evaluation, name)
-    ]

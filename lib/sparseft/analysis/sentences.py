@@ -69,7 +69,7 @@ def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list
     measures."""
     pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
     dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
-    won_back = _recovered(pruned) or counted(untuned, "Fine-tuned against not fine-tuned: ")
+    won_back = counted(untuned, "Fine-tuned against not fine-tuned: ")
     found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back, _seeds(rows)]
     return [sentence for sentence in found if sentence]
 
@@ -102,13 +102,10 @@ def _decision(row: Any) -> str:
 def _guessing(rows: pd.DataFrame) -> str:
     """Say which dense models only guess, so that no value is judged by them; empty if none does."""
     unjudged = rows[rows["verdict"] == GUESS]
-    models = {(row.study, row.setting, row.dense_mode) for row in unjudged.itertuples()}
-    dense = rows[rows["method"] == DENSE].itertuples()
-    guessing = [row for row in dense if (row.study, row.setting, row.mode) in models]
-    place = " in {}" if rows["study"].nunique() > 1 else ""
+    guessing = rows[(rows["method"] == DENSE) & rows["mode"].isin(unjudged["dense_mode"])]
     words = [
-        f"{name_of(row)}{place.format(row.study)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}"
-        for row in guessing
+        f"{name_of(row)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}"
+        for row in guessing.itertuples()
     ]
     return f"No better than a guess: {listed(words)}. " if words else ""
 
@@ -121,7 +118,7 @@ def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     if is_share and len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
         or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
-        methods = listed(f"{row.method} {percent(row)} % ({row.where})" for row in largest.itertuples())
+        methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
         return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
     none_near = "" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense. "
     counts = counted(pairs, f"{none_near}Against dense, by the first measure that decides: ")
@@ -139,10 +136,10 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     best: dict[str, dict[str, list[str]]] = {}
     ties: dict[str, dict[str, list[str]]] = {}
     open_pairs, won_pairs = [pairs[:0]], [pairs[:0]]
-    for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
-        methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
+    for (mode, sparsity), compared in pairs.groupby(["mode", "sparsity"], sort=False):
+        methods = pruned[(pruned["mode"] == mode) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)
-        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
+        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(mode, []).append(str(sparsity))
         if len(leaders) == 1:
             won_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).any(axis=1)])
         open_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).all(axis=1)])
@@ -203,8 +200,8 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
 def _places(places: dict[str, list[str]]) -> str:
     """Return sparsities by mode in words. Modes of the same sparsities stand together."""
     modes: dict[str, list[str]] = {}
-    for where, sparsities in places.items():
-        modes.setdefault(listed(sparsities), []).append(where)
+    for mode, sparsities in places.items():
+        modes.setdefault(listed(sparsities), []).append(mode)
     return "at " + listed(f"{sparsities} % ({', '.join(names)})" for sparsities, names in modes.items())
 
 
@@ -214,22 +211,3 @@ def _unequal(pruned: pd.DataFrame) -> str:
     names = [f"{row.method} {percent(row)} %" for row in missed.drop_duplicates(["method", "sparsity"]).itertuples()]
     shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
     return f"; reached sparsities differ: {listed(shown)}" if names else ""
-
-
-def _recovered(pruned: pd.DataFrame) -> str:
-    """Say how much of the gap to dense fine-tuning closed, where its interval is bounded; for many cells the
-    extremes."""
-    known = pruned[pruned[["recovered_low", "recovered_high"]].notna().all(axis=1)].sort_values("recovered_share")
-    if known.empty:
-        return ""
-    is_long, has_one_mode = len(known) > NAMED, known["where"].nunique() == 1
-    cases = [
-        f"{100 * row.recovered_share:.0f} % [{100 * row.recovered_low:.0f}, {100 * row.recovered_high:.0f}]"
-        f" ({row.method} {percent(row)} %{'' if has_one_mode else f', {row.where}'})"
-        for row in (known.iloc[[0, -1]] if is_long else known).itertuples()
-    ]
-    goals = listed(dense_name(mode) for mode in known["dense_mode"].unique())
-    tuning = known["where"].iloc[0] if has_one_mode else "fine-tuning"
-    return (
-        f"Of the gap in value between pruned only and {goals}, {tuning} closed {'between ' * is_long}{listed(cases)}."
-    )

@@ -14,15 +14,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from sparseft.analysis.chain import short, start_of
+from sparseft.analysis.chain import short
 from sparseft.modes import get_mode
-from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.study.grid import DENSE, Run
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
-from sparseft.study.sources import OWN_CONTEXT
-from sparseft.study.targets import runs
-from sparseft.tasks.metrics import PERPLEXITIES
 
 RECONSTRUCTION = "reconstruction."
 # What a setting belongs to, with its name last: ("masks", METHOD, NAME), ("training", TRAINING, NAME), ("evaluation",
@@ -42,19 +38,6 @@ def settings_of(files, start=None) -> Settings:
         settings |= _of_training(run, files.train.settings)
     if start and start.train:
         settings |= _of_reconstruction(_of_training(start.run, start.train.settings))
-    return settings
-
-
-def configured_settings(config: Config, run: Run) -> Settings:
-    """Return the settings that a configuration requests of a run, as far as it names them."""
-    settings = _keyed(("evaluation",), {"dtype": config.models[run.model].dtype})
-    if run.method != DENSE:
-        scope = config.masks.scope_of(run.method, [run.sparsity])
-        settings |= _keyed(("masks", run.method), config.masks.used_by(run.method) | {"scope": scope})
-    if run.mode != NO_FINETUNE:
-        settings |= _configured_training(config, run)
-    if start := start_of(run):
-        settings |= _of_reconstruction(_configured_training(config, start))
     return settings
 
 
@@ -79,39 +62,6 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
     return words.groupby(level=0).agg(lambda own: ", ".join(sorted(own))).reindex(runs.index, fill_value="")
 
 
-def outside(files_of: Mapping[Run, object], config: Config) -> dict[Run, str]:
-    """Return the runs that do not belong to a configured config, each with the reason."""
-    grid = set(runs(config))
-    reasons = {}
-    for run, files in files_of.items():
-        if run not in grid:
-            reasons[run] = "not in the configured grid"
-            continue
-        own = settings_of(files, files_of.get(start) if (start := start_of(run)) else None)
-        differing = [
-            f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
-            for key, value in configured_settings(config, run).items()
-            if key in own and own[key] != value
-        ]
-        differing += _other_data(files, config)
-        if differing:
-            reasons[run] = f"made with other settings than the configured ones: {', '.join(differing)}"
-    return reasons
-
-
-def _configured_training(config: Config, run: Run) -> Settings:
-    """Return the settings that a configuration requests of the training of a run."""
-    ignored = Training.keys_of(Role.WITHOUT_EFFECT) | config.training_backend.chosen_keys
-    schedule: dict[str, object] = {
-        name: value for name, value in config.schedule_of(run.mode, run.task, run.training) if name not in ignored
-    }
-    schedule |= {"backend": config.backend}
-    if get_mode(run.mode).reconstructs:
-        chosen = config.reconstruction_examples()
-        schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
-    return _of_training(run, schedule)
-
-
 def _of_training(run: Run, values: dict[str, object]) -> Settings:
     """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a
     task."""
@@ -134,29 +84,6 @@ def _of_reconstruction(settings: Settings) -> Settings:
 def _keyed(owner: Key, values: Mapping[str, object]) -> Settings:
     """Return settings by their keys, lists as tuples."""
     return {(*owner, name): tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def _other_data(files, config: Config) -> list[str]:
-    """Return how the data of a run differ from what the configuration requests, as far as numbers of examples tell."""
-    data = config.tasks[files.run.task]
-    counted = [("validation", data.validation_examples, files.evaluation.examples)]
-    if files.selection:
-        counted.append(("selection", data.selection_examples, files.selection.examples))
-    # The examples of a text are sequences, and their number depends on the tokenizer.
-    counted = [] if data.kind == "text" else counted
-    if files.train:
-        counted.append(("training", data.train_examples, files.train.train_examples))
-    differing = [
-        f"{found} {name} examples instead of {wanted}" for name, wanted, found in counted if wanted not in (None, found)
-    ]
-    wanted: list[object] = [config.perplexity.context] if config.perplexity else []
-    measured = [int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PERPLEXITIES)]
-    if wanted == [OWN_CONTEXT]:
-        # The model's own context is not known here.
-        wanted = [*measured[:1]] or wanted
-    if measured != wanted:
-        differing.append(f"perplexity over {measured or 'no'} tokens instead of {wanted or 'none'}")
-    return differing
 
 
 def _words(key: Key, value: object) -> str:

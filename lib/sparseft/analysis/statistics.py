@@ -13,7 +13,6 @@ metric (`pooled_spread`), as a share of the variance of an answer. The degrees o
     mean loss              Student's t interval of the linearised ratio of two sums
     difference             Student's t over pairs of examples; outcomes have two added examples (Bonett and Price,
                            Journal of Educational and Behavioral Statistics 37, 2012, section 3)
-    ratio of differences   Fieller's interval (Journal of the Royal Statistical Society B 16, 1954)
 
 The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates
 them."""
@@ -153,31 +152,6 @@ def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
         t = np.where(center == 0, 0, np.abs(center) / np.sqrt(variance))
     deviation = differences.std(axis=-1, ddof=1)
     return Difference(ours.value - theirs.value, low, high, 2 * stats.t.sf(t, degrees), deviation)
-
-
-def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> tuple[float, float, float]:
-    """Return the part of what pruning lost that the training won back: (tuned - untuned) / (dense - untuned).
-
-    With it come the ends of its interval, which are NaN if it is not bounded. The interval is Fieller's. It holds all
-    shares s for which tuned - untuned does not differ from s (dense - untuned). It is bounded only if dense and untuned
-    differ."""
-    gained, lost = tuned.means - untuned.means, dense.means - untuned.means
-    share = gained.mean() / lost.mean() if lost.mean() else np.nan
-    if tuned.tokens is None:
-        # Three examples, each right in one of the three cells only.
-        gained, lost = _extended(gained, [1, 0, -1]), _extended(lost, [0, 1, -1])
-    examples = np.cov(gained, lost) / len(gained)
-    factors = np.array([tuned.seed_factor, dense.seed_factor])
-    variances, degrees = _total(np.diag(examples), len(gained) - 1, factors, spread)
-    covariance = np.array([[variances[0], examples[0, 1]], [examples[0, 1], variances[1]]])
-    means = np.array([gained.mean(), lost.mean()])
-    # a s^2 - 2 b s + c <= 0 for the shares s in the interval.
-    (c, b), (_, a) = np.outer(means, means) - stats.t.ppf((1 + LEVEL) / 2, degrees.min()) ** 2 * covariance
-    if not a > 0:
-        return share, np.nan, np.nan
-    # Rounding may make the root of 0 a little negative.
-    half_width = np.sqrt(max(b**2 - a * c, 0)) / a
-    return share, b / a - half_width, b / a + half_width
 
 
 def mean_interval(measurements: ArrayLike) -> tuple[float, float]:

@@ -8,12 +8,12 @@ row of `faults` with the reason:
     fault        no value of the run is compared, judged or concluded from
     ended early  the same, because training.stop_if_loss_above ended its training
     unchecked    a check could not be made
-    outside      the run does not belong to the configured study, and is in summary.csv only
+    outside      the run is not in the configured grid, and is in summary.csv only
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from statistics import fmean
@@ -23,12 +23,12 @@ import pandas as pd
 
 from sparseft.analysis.chain import Links, broken_links, conflicts, links_of, start_of
 from sparseft.analysis.engines import engine_columns
-from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selection_faults
-from sparseft.analysis.settings import outside, setting_texts, settings_of
+from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
+from sparseft.analysis.settings import setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, MODES, Run
+from sparseft.study.grid import MODES, Run
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 from sparseft.study.sources import DIVERGENCE
@@ -48,7 +48,7 @@ SOUND = ("sound", "not fully checked")
 
 @dataclass(frozen=True)
 class Frames:
-    """Hold a study: `wanted` has the runs that it should have.
+    """Hold a study.
 
     The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names
     the columns that depend on the study: metrics, probes, engines."""
@@ -56,7 +56,6 @@ class Frames:
     runs: pd.DataFrame
     examples: pd.DataFrame
     faults: pd.DataFrame
-    wanted: pd.DataFrame
     measured: list[str]
 
 
@@ -69,34 +68,28 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
-    originals = {run.model: config.original(run.model) if config else run.model for run in files_of}
-    faults += _leave_out_other_engines(files_of, originals)
     grid = configured_runs(config) if config else list(files_of)
     absent = [run.id for run in grid if not (results_dir / run.id).is_dir()]
     faults += [(run_id, "missing", "no such folder, though the configuration asks for it") for run_id in absent]
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
-    not_members = outside(files_of, config) if config else {}
-    if len(not_members) == len(files_of):
-        run, reason = next(iter(not_members.items()))
-        what = f"{results_dir}: no run of the configured study (the first: {run.id}: {reason})"
-        raise InputError(what, "make them, or leave --configuration out")
-    members = {run: files for run, files in files_of.items() if run not in not_members}
+    members = {run: files for run, files in files_of.items() if run in set(grid)}
+    if not members:
+        raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
     probes = dict.fromkeys(name for files in members.values() for name in files.evaluation.probes)
     probes |= dict.fromkeys(config.evaluation.probes if config else ())
     links = {run: links_of(files) for run, files in files_of.items()}
-    faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
+    faults += [(run.id, "outside", "not in the configured grid") for run in files_of if run not in members]
     faults += _faults(files_of, members, links, probes)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
     runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
-    runs["original"] = runs["model"].map(originals)
+    runs["original"] = runs["model"].map(config.original) if config else runs["model"]
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
-    wanted = pd.DataFrame(map(vars, grid))
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
-    frames = {"runs": runs, "examples": examples, "faults": table, "wanted": wanted}
+    frames = {"runs": runs, "examples": examples, "faults": table}
     parts = {name: frame.reset_index(drop=True).assign(study=study) for name, frame in frames.items()}
     return Frames(**parts, measured=measured)
 
@@ -149,20 +142,6 @@ def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Ru
     return files_of, faults
 
 
-def _leave_out_other_engines(files_of: dict[Run, RunFiles], originals: Mapping[str, str]) -> list[tuple]:
-    """Take each engines.json out that measured another dense model than the original one of its run. Return a fault for
-    each."""
-    bases = {run.model: files.validation.inputs.base for run, files in files_of.items() if run.method == DENSE}
-    faults = []
-    for run, files in files_of.items():
-        base = bases.get(originals[run.model])
-        if files.engines and base and files.engines.inputs.dense != base:
-            files_of[run] = replace(files, engines=None)
-            what = f"not measured beside {originals[run.model]}, so it is left out; make it again"
-            faults.append((run.id, "incomplete", f"{files.engines.file_name}: {what}"))
-    return faults
-
-
 def _in_one_line(text: str) -> str:
     """Return a text from outside with its line breaks, and its bytes that are not text, written as escapes."""
     return ascii(text)[1:-1]
@@ -174,7 +153,7 @@ def _faults(
     """Yield the faults of the runs that can be read. Conflicts are searched among the members of the study."""
     of_others = conflicts(members, {run: links[run] for run in members})
     for run, files in files_of.items():
-        own = files.validation.faults() + broken_links(links[run], run) + selection_faults(files)
+        own = files.validation.faults() + broken_links(links[run], run)
         reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}
         known = {*files.evaluation.probes, *files.evaluation.groups, run.task}
         if lacking := [name for name in probes if name not in known]:
@@ -268,13 +247,10 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
 
 
 def side_by_side(studies: list[Frames]) -> Frames:
-    """Return the frames of all studies as one. `differs` says in what a run differs from those of any study."""
-    names = ("runs", "examples", "faults", "wanted")
-    parts = (pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names)
-    runs, examples, faults, wanted = parts
-    differs = setting_texts(of_study(runs)).reindex(runs.index, fill_value="")
-    measured = list(dict.fromkeys(name for study in studies for name in study.measured))
-    return Frames(runs.assign(differs=differs), examples, faults, wanted, measured)
+    """Return the frames of all studies as one."""
+    names = ("runs", "examples", "faults")
+    parts = {name: pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names}
+    return Frames(**parts, measured=list(dict.fromkeys(name for study in studies for name in study.measured)))
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

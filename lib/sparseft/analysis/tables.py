@@ -46,8 +46,7 @@ CELLS += [MEASURED, *"value_before_merge train_merge_gap reached_sparsity parame
 CELLS += "selection_value selection_eval_loss selection_examples trainings_tried chosen decided_by obstacle".split()
 CELLS += ["pareto", "status"]
 CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
-CURVES += "difference_high verdict untuned_value recovered_share recovered_low recovered_high".split()
-CURVES += "eval_loss samples_per_second pareto".split()
+CURVES += "difference_high verdict untuned_value eval_loss samples_per_second pareto".split()
 MISSING = ["study", "run_id", "left_out", "reason"]
 FILES = {
     "summary.csv": ("runs", RUNS),

@@ -73,7 +73,7 @@ def _named(row: Any, name: str) -> str:
     """Return a model in words, with its speed or size."""
     made = "" if row.model == row.original else f"{row.model}, "
     speed = f"{100 / getattr(row, name):.0f} % of dense" if name == SIZE else f"x {with_interval(row, name, '.2f')}"
-    return f"{made}{name_of(row)} {percent(row)} % ({row.where}), {speed}"
+    return f"{made}{name_of(row)} {percent(row)} % ({row.mode}), {speed}"
 
 
 def _best(rows: list[Any], dense: Mapping[str, Any]) -> tuple[Any, str]:

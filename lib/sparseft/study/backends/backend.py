@@ -42,8 +42,6 @@ class Backend:
     # Whether every training ends with an evaluation loss, which the device computes. Others evaluate if `eval_every`
     # says so.
     evaluates: bool = False
-    # Keys of `training` whose value the backend chooses.
-    chosen_keys: frozenset[str] = frozenset()
     # The bytes of memory, by part, that a training of a model with so many weights needs on the machine that starts it.
     # None if the model is trained in the memory of this machine.
     host_memory: Callable[[int], dict[str, int]] | None = None

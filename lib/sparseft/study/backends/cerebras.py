@@ -154,7 +154,6 @@ CEREBRAS = Backend(
     compiles_first=lambda config: config.cerebras.on_csx and config.cerebras.compile_once,
     uses_this_machine=False,
     evaluates=True,
-    chosen_keys=frozenset({"micro_batch_size"}),
     host_memory=_host_memory,
     # The wait in the appliance's own queue counts.
     queue_minutes=24 * 60,
