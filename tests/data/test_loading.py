@@ -136,22 +136,6 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
         assert manifest["sha256"] == {split: sha256(tmp_path / f"out/{split}.jsonl")}
 
 
-def test_near_copies_are_counted_and_the_first_pair_is_named(tmp_path):
-    sentences = [f"Sentence {n} of {n * 7} is about the place {n + 3} and the year {n * 13}." for n in range(40)]
-    rows = [
-        {"prompt": f"{one} {other}", "response": "x"}
-        for one, other in zip(sentences[::2], sentences[1::2], strict=True)
-    ]
-    near = [{**row, "prompt": f"{row['prompt']} What is the number?"} for row in (rows[3], rows[5])]
-    write(tmp_path / "in/train.jsonl", rows[:10])
-    write(tmp_path / "in/validation.jsonl", [rows[0], *rows[11:], *near])
-    flags = {"task": "own", "kind": "instruction", "local": tmp_path / "in", "output_dir": tmp_path / "out"}
-    exact, warning = succeed("prepare_task.py", **flags).splitlines()
-    assert exact.startswith("warning: own: 8.33 % of the validation examples also occur in the training rows; ")
-    assert warning.startswith("warning: own: 2 of 12 validation examples are near copies of training rows: ")
-    assert warning.endswith("the first is line 11 of validation.jsonl, with line 4 of train.jsonl")
-
-
 def test_a_generated_task_has_no_overlap_and_its_name_as_its_source(tmp_path):
     flags = {"train_examples": 8, "validation_examples": 8, "output_dir": tmp_path}
     assert succeed("prepare_task.py", task="boolq_mini", **flags) == ""

@@ -174,7 +174,6 @@ NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60))
     ({"train_examples": 19}, None, "boolq: one selection example has no standard error"),
     ({"train_examples": 12, "selection_examples": 9}, None, "tasks.boolq: 8 rows are left .*, 9 are asked for; lower"),
     ({}, ice(range(20)), "tasks.boolq: no row is left for the split selection, because all 20 candidates repeat"),
-    ({}, ice(range(4), "SNOW ") + ice(range(3), "Rain"), "tasks.boolq: 4 of 7 rows of the split selection also occur"),
     ({"task": "boolq_mini", "train_examples": 9, "validation_examples": 4, "selection_examples": 10**6, "local": None},
      None, "boolq_mini cannot make 1000009 train rows"),
     ({"task": "notes", "kind": "text"}, f"x{NOTES['train']}",

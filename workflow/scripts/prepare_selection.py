@@ -40,10 +40,6 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
     candidates = load(scored, data, prepared)
     rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
     scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)
-    if data.lm_eval:
-        from sparseft.data.lm_eval_rendering import check_worked_examples
-
-        check_worked_examples(scored, {"train": prepared["train"], "validation": rows})
     hold(data_dir / MANIFEST_FILE)
     with atomic_files(data_dir, MANIFEST_FILE, "task") as folder:
         write_rows(folder / ROWS_FILE, rows)

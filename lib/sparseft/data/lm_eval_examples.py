@@ -18,7 +18,7 @@ from datasets import Dataset
 from lm_eval.config.group import AggMetricConfig
 
 from sparseft.data.lm_eval_definitions import changed, config_of, group_members, read_definition, reported_metrics
-from sparseft.data.lm_eval_rendering import check_worked_examples, rendered_rows, reported
+from sparseft.data.lm_eval_rendering import rendered_rows, reported
 from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
@@ -71,7 +71,6 @@ def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True)
         for split in SPLITS
     }
     rows = rendered_rows(task, numbered)
-    check_worked_examples(task, rows)
     return Examples(task, rows, source)
 
 

@@ -89,8 +89,10 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
 
 
 def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> SplitRows:
-    """Return the rows of the chosen documents of each split. Raises InputError with the number of one that does not
-    fit."""
+    """Return the rows of the chosen documents of each split.
+
+    Raises InputError with the number of one that does not fit, or if there are too few for the worked examples before a
+    question."""
     with sandboxed(task.name), redirect_stdout(sys.stderr):
         with reported(task.name, "the first row"):
             # Only text and numbers become rows, and a table holds them with one type per field.
@@ -101,13 +103,16 @@ def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> Spli
             for ensemble in lm_task._filters:
                 for make in ensemble.filters:
                     make()
-        return {
+        rows = {
             split: [
                 _fitting_row(lm_task, task, part["doc"], f"{split} row {number}")
                 for (number, _), part in zip(pairs, docs[split], strict=True)
             ]
             for split, pairs in chosen.items()
         }
+        with reported(task.name, f"{task.few_shot} worked examples"):
+            lm_task.fewshot_context(rows["validation"][0]["doc"], num_fewshot=task.few_shot)
+        return rows
 
 
 def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -> Row:
@@ -123,13 +128,6 @@ def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -
     if problem := problem_of(row, task):
         raise InputError(f"{task.name}, {place}: {problem}", "correct the row, or leave it out")
     return row
-
-
-def check_worked_examples(task: Task, rows: SplitRows) -> None:
-    """Raise InputError if lm-eval finds too few rows for the worked examples before a question."""
-    with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, f"{task.few_shot} worked examples"):
-        lm_task = ConfigurableTask(config=harness_definition(task, rows))
-        lm_task.fewshot_context(rows["validation"][0]["doc"], num_fewshot=task.few_shot)
 
 
 def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:

@@ -5,8 +5,8 @@ there is none, they are training rows that the training does not use. A mini tas
 words, so that no choice depends on the words of its validation rows.
 
 No selection row occurs in a training row, in a validation row, or in another selection row (overlap.py). Real data
-repeat themselves, so such rows are left out and counted. A split that is mostly training or validation rows is refused.
-Of a text, some windows of 13 words may occur in the other splits; their share is recorded.
+repeat themselves, so such rows are left out and counted. Of a text, some windows of 13 words may occur in the other
+splits; their share is recorded.
 
     selection.jsonl          the rows
     selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, their
@@ -105,23 +105,21 @@ def choose_selection(
     in the training and validation text (0 of examples).
 
     Without a number they are all rows of a split for this purpose, or else as many as there are validation rows.
-    Documents are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`,
-    or if most rows of a split for this purpose are training or validation rows."""
+    Documents are as much text as the validation documents. Raises InputError if no row is left, or fewer than
+    `number`, or if most of a text is training or validation text."""
     counts_characters = number is None and task.sequence_length > 0
-    has_own_split = candidates.split != "train"
 
     def size(row: Row) -> int:
         return len(row["text"]) if counts_characters else 1
 
-    wanted = number or (math.inf if has_own_split else sum(map(size, prepared["validation"])))
+    wanted = number or (sum(map(size, prepared["validation"])) if candidates.split == "train" else math.inf)
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
-    taken = known = looked_at = 0
+    taken = looked_at = 0
     for row, is_known in _with_known(task, candidates.rows, prepared):
         if taken >= wanted:
             break
         looked_at += 1
-        known += is_known
         form = normal_form(task.prompt(row))
         if not is_known and form not in rows:
             rows[form] = row
@@ -134,11 +132,10 @@ def choose_selection(
     if task.sequence_length:
         others = [texts_of(task, split) for split in prepared.values()]
         overlap = shares_found({SELECTION: texts_of(task, chosen)}, others)[SELECTION]
-    if overlap > MOST or (has_own_split and known > MOST * looked_at):
-        known_rows = f"{known} of {looked_at} rows of the split {SELECTION}"
-        what = in_words(overlap, task, SELECTION) if overlap > MOST else known_rows
+    if overlap > MOST:
         raise InputError(
-            f"tasks.{task.name}: {what} also occur in the training or validation rows", f"give other {SELECTION} rows"
+            f"tasks.{task.name}: {in_words(overlap, task, SELECTION)} also occur in the training or validation text",
+            "give another selection text",
         )
     if number and len(rows) < number:
         raise InputError(
