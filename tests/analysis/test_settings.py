@@ -101,18 +101,17 @@ def study_with(**sections) -> Config:
 
 def test_a_study_without_a_run_of_the_grid_is_refused(write_run, runs_dir):
     write_run(SPARSE.format(seed=0))
-    with pytest.raises(InputError, match="no run of the configured study"):
+    with pytest.raises(InputError, match="none complete"):
         read_study(runs_dir, study_with(grid={"seeds": [5]}))
 
 
-def test_a_run_outside_the_study_is_only_in_summary(write_run, runs_dir):
+def test_a_run_outside_the_grid_is_in_no_table(write_run, runs_dir):
     for seed, value in ((0, 0.25), (5, 0.75)):
         write_run(SPARSE.format(seed=seed), value, change=trained_with(learning_rate=0.001))
     study = study_with()
     results = compute(read_study(runs_dir, study), Analysis(), study)
     assert results.runs[["seed", "status", "chosen"]].values.tolist() == [
         [0, "not fully checked", True],
-        [5, "outside the study", False],
     ]
     assert results.cells[["seeds", "value"]].values.tolist() == [[1, 0.25]]
     assert set(results.missing["reason"]) == {"no such folder, though the configuration asks for it"}

@@ -89,7 +89,7 @@ def main(
     again = Reproduction(results_dir, options_again, plot, configuration)
     write_analysis(output_dir, results, again, others=others)
     # These lines come when all is written, so that an error has one line.
-    words = {"missing": "left out", "incomplete": "incomplete", "outside": "outside the study"}
+    words = {"missing": "left out", "incomplete": "incomplete"}
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
         print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
     if baseline:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from sparseft.analysis import engines
 from sparseft.analysis.statistics import Scores, Spread, interval, pooled_spread
-from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order, of_study
+from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order
 from sparseft.study.grid import NO_FINETUNE
 from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks import get_metric
@@ -58,7 +58,7 @@ class Cells:
 
 def pool(frames: Frames) -> Cells:
     """Return the cells of a study, or of several."""
-    runs = of_study(frames.runs)
+    runs = frames.runs
     # A cell has the status of its worst run.
     worst = {"status": "min", "repeated_prompts": "max"}
     table = runs.groupby(KEYS, sort=False, dropna=False).agg(worst)

@@ -37,7 +37,6 @@ from sparseft.analysis.sentences import (
     sentences,
     with_interval,
 )
-from sparseft.analysis.study import of_study
 from sparseft.analysis.tables import RUN, Results, write_tables
 from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
@@ -173,12 +172,11 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
     """Return what the templates show."""
     rows = verdict_rows(results)
     answers = list(_answers(results, rows, figures))
-    members = of_study(results.runs)
     methods = [get_method(name) for name in rows["method"].unique()]
     return {
         "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
-        "asked": _asked(results, rows, members),
-        "warnings": list(_warnings(results, members)),
+        "asked": _asked(results, rows),
+        "warnings": list(_warnings(results)),
         "results": answers,
         "tables": list(_tables(results, rows)),
         "runs": _table("Every run", results.runs, RUN_COLUMNS),
@@ -186,13 +184,13 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
         "settings": _settings(results.settings),
         "faults": _table("Gaps and faults", results.faults, {name: name for name in ("run_id", "kind", "text")}),
         "checks": results.checks,
-        "chains": sum(not _broken(row) for row in members.itertuples()),
+        "chains": sum(not _broken(row) for row in results.runs.itertuples()),
         "figures": figures,
         "more_figures": [figure for figure in figures if figure not in [answer["figure"] for answer in answers]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
         "tolerance": results.options.tolerance,
         "again": again,
-        "run": Run.parse(members["run_id"].iloc[0]),
+        "run": Run.parse(results.runs["run_id"].iloc[0]),
         "is_short": sum(len(answer["table"].rows) for answer in answers) <= LINES,
         "Code": lambda command: Markup(one_line(command)),
     }
@@ -227,7 +225,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         if results.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
             found += speed_sentences(family, results.comparisons, results.options)
-        runs = of_study(results.runs)
+        runs = results.runs
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if _is_toy(task) else ""
         columns = {name: column for name, column in VERDICT_COLUMNS.items() if name != LOSS.name or metric != name}
@@ -384,19 +382,19 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _asked(results: Results, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:
+def _asked(results: Results, rows: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return what was asked: each a name, and lines of text."""
     sources = (
         {name: model.source for name, model in results.configuration.models.items()} if results.configuration else {}
     )
     pruned = rows[rows["method"] != DENSE]
-    machines = "; ".join(members["device"].dropna().unique()) or "nothing trained"
+    machines = "; ".join(results.runs["device"].dropna().unique()) or "nothing trained"
     return [
         ("Models", [f"{name}: {sources.get(name, 'source not configured')}" for name in rows["model"].unique()]),
         ("Methods", [f"{name}: {get_method(name).words}" for name in pruned["method"].unique()]),
         ("Modes", [f"{name}: {get_mode(name).words}" for name in pruned["mode"].unique()]),
         ("Tasks", [_task(row) for row in rows.drop_duplicates(["task", "metric"]).itertuples()]),
-        ("Seeds", [", ".join(map(str, sorted(members["seed"].unique())))]),
+        ("Seeds", [", ".join(map(str, sorted(results.runs["seed"].unique())))]),
         ("Made", [f"{results.checks['date']}, {machines}, SparseFT {__version__}"]),
     ]
 
@@ -409,9 +407,9 @@ def _task(row: Any) -> str:
     return words + (", a toy task that SparseFT generates" if _is_toy(row.task) else "")
 
 
-def _warnings(results: Results, members: pd.DataFrame) -> Iterator[str]:
+def _warnings(results: Results) -> Iterator[str]:
     """Yield a line on validation examples that the models have seen, and one on faults."""
-    overlaps = members.set_index("task").filter(regex="^overlap_|_overlap$")
+    overlaps = results.runs.set_index("task").filter(regex="^overlap_|_overlap$")
     shares = [
         f"{100 * share:.3g} % of {task}" + ("" if name == "validation_overlap" else f" ({name})")
         for (task, name), share in overlaps.groupby("task", sort=False).max().stack().items()

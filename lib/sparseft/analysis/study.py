@@ -8,7 +8,6 @@ row of `faults` with the reason:
     fault        no value of the run is compared, judged or concluded from
     ended early  the same, because training.stop_if_loss_above ended its training
     unchecked    a check could not be made
-    outside      the run is not in the configured grid, and is in summary.csv only
 """
 
 import os
@@ -39,9 +38,8 @@ REPEATED = 0.1
 # What a measurement of the throughput and a training must share, so that the seconds of the training follow from the
 # speed.
 MEASURED_WITH = ("device", "processes", *sorted(Training.keys_of(Role.PACE)))
-OUTSIDE = "outside the study"
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
-STATUSES = {"outside": OUTSIDE, "fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}
+STATUSES = {"fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}
 # Only runs of these statuses support a mean that is compared, a choice or a sentence.
 SOUND = ("sound", "not fully checked")
 
@@ -60,43 +58,35 @@ class Frames:
 
 
 def read_study(results_dir: Path, config: Config | None = None) -> Frames:
-    """Read every run folder of a study. Raises InputError if no run is complete.
+    """Read the run folders of a study: all that are there, or those of a configuration, which also says what is missing.
 
-    A configuration says which runs are missing, and which do not belong to the study."""
+    Raises InputError if no run is complete."""
     if not results_dir.is_dir():
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is still being written.
-    folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
-    grid = configured_runs(config) if config else list(files_of)
-    absent = [run.id for run in grid if not (results_dir / run.id).is_dir()]
-    faults += [(run_id, "missing", "no such folder, though the configuration asks for it") for run_id in absent]
+    found = {path.name: path for path in sorted(results_dir.iterdir()) if path.is_dir() and path.name[0] != "."}
+    asked = [run.id for run in configured_runs(config)] if config else list(found)
+    shared = SharedFiles(study_folder(results_dir))
+    files_of, faults = _read_folders([found[name] for name in asked if name in found], shared)
+    absent = [name for name in asked if name not in found]
+    faults += [(name, "missing", "no such folder, though the configuration asks for it") for name in absent]
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
-        raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
-    members = {run: files for run, files in files_of.items() if run in set(grid)}
-    if not members:
-        raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
-    probes = dict.fromkeys(name for files in members.values() for name in files.evaluation.probes)
+        raise InputError(f"{results_dir}: {len(asked)} runs, none complete{first}", "run the study first")
+    probes = dict.fromkeys(name for files in files_of.values() for name in files.evaluation.probes)
     probes |= dict.fromkeys(config.evaluation.probes if config else ())
     links = {run: links_of(files) for run, files in files_of.items()}
-    faults += [(run.id, "outside", "not in the configured grid") for run in files_of if run not in members]
-    faults += _faults(files_of, members, links, probes)
+    faults += _faults(files_of, links, probes)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
     runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
     runs["original"] = runs["model"].map(config.original) if config else runs["model"]
-    examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
+    examples = pd.concat([part for files in files_of.values() for part in _examples(files)], ignore_index=True)
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
     frames = {"runs": runs, "examples": examples, "faults": table}
     parts = {name: frame.reset_index(drop=True).assign(study=study) for name, frame in frames.items()}
     return Frames(**parts, measured=measured)
-
-
-def of_study(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that belong to the study."""
-    return runs[runs["status"] != OUTSIDE]
 
 
 def _runs(
@@ -113,7 +103,7 @@ def _runs(
     statuses = pd.Categorical(faults["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
     runs["status"] = runs["run_id"].map(pd.Series(statuses, faults["run_id"]).groupby(level=0).min())
     runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
-    runs["setting"] = setting_texts(of_study(runs)).reindex(runs.index, fill_value="")
+    runs["setting"] = setting_texts(runs)
     return runs
 
 
@@ -147,11 +137,9 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _faults(
-    files_of: Mapping[Run, RunFiles], members: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]
-) -> Iterator[tuple]:
-    """Yield the faults of the runs that can be read. Conflicts are searched among the members of the study."""
-    of_others = conflicts(members, {run: links[run] for run in members})
+def _faults(files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]) -> Iterator[tuple]:
+    """Yield the faults of the runs that can be read."""
+    of_others = conflicts(files_of, links)
     for run, files in files_of.items():
         own = files.validation.faults() + broken_links(links[run], run)
         reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}

@@ -15,7 +15,7 @@ import pandas as pd
 
 from sparseft.analysis.cells import KEYS, pool
 from sparseft.analysis.comparisons import COMPARISONS, MEASURES, compare_cells, curves
-from sparseft.analysis.study import OUTSIDE, Frames, in_order, of_study
+from sparseft.analysis.study import Frames, in_order
 from sparseft.analysis.throughput import measured_seconds
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -104,10 +104,9 @@ def compute(
         what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
         raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
-    members = of_study(runs)
     chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
     return Results(
-        runs=complete(in_order(runs.assign(chosen=chosen & (runs["status"] != OUTSIDE))), RUNS),
+        runs=complete(in_order(runs.assign(chosen=chosen)), RUNS),
         cells=complete(cells.frame, CELLS),
         comparisons=comparisons,
         curves=complete(curves(cells, comparisons), CURVES),
@@ -118,9 +117,9 @@ def compute(
         configuration=configuration,
         options=options,
         checks={
-            "date": members["date"].max(),
-            "runs": len(members),
-            **members[["passed", "weights", "violations"]].sum().astype(int),
+            "date": runs["date"].max(),
+            "runs": len(runs),
+            **runs[["passed", "weights", "violations"]].sum().astype(int),
         },
     )
 
