@@ -33,19 +33,6 @@ def test_runs_of_the_same_model_count_once(write_run, runs_dir):
     assert cells(runs_dir).frame["seeds"].tolist() == [1]
 
 
-def test_a_group_of_lm_eval_has_a_value_without_an_interval(write_run, runs_dir):
-    for seed, value in enumerate((0.25, 0.75)):
-        mean = {"metric": "acc", "value": value, "standard_error": 0.1, "weight_by_size": False, "members": ["p"]}
-        write_run(
-            run_id(seed=seed),
-            probes={"p": 0.5},
-            change=lambda files, mean=mean: files["evaluation"].update(groups={"g": mean}),
-        )
-    row = cells(runs_dir).frame.iloc[0]
-    assert (row["probe_g"], row["probe_p"]) == (0.5, 0.5)
-    assert "probe_g_low" not in row
-
-
 def test_a_probe_has_a_value_with_an_interval_if_every_run_has_it(write_run, runs_dir):
     write_run(run_id(seed=0), probes={"p": 0.5, "q": 0.25})
     write_run(run_id(seed=1), probes={"p": 0.75})

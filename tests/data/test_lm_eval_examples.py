@@ -19,7 +19,7 @@ from sparseft.data.lm_eval_definitions import FOLDER
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
@@ -28,7 +28,6 @@ from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from sparseft.tasks.lm_eval import members_of
 from tiny_models import change_json, save_tiny
 
 # lm-eval starts git and tools that describe the machine.
@@ -339,77 +338,3 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
     # Only lm-eval has the filters of the sums.
     checked = read_record_file(tmp_path / "with.json", EvaluationRecord)
     assert (checked.scored_by, checked.probes["sums"].scored_by) == (None, "lm-eval")
-
-
-@pytest.fixture(scope="module")
-def group(tmp_path_factory) -> Path:
-    """A folder with two tasks of choices of unequal size, and a group that has the second one in a group of its own."""
-    folder = tmp_path_factory.mktemp("group")
-    for name, number in (("bricks", 3), ("tiles", 5)):
-        task = CHOICE | {"task": name, "doc_to_text": f"The {name} {{{{thing}}}}"}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
-        for split, numbers in (("train", range(20, 24)), ("validation", range(number))):
-            write(folder / f"rows/{name}/{split}.jsonl", map(OWN_ROWS["colours"], numbers))
-    (folder / "inner.yaml").write_text(yaml.safe_dump({"group": "inner", "task": ["tiles"]}))
-    return folder
-
-
-def group_file(folder: Path, is_weighted: bool, *more: dict) -> Path:
-    """Write the group, with means by size or not."""
-    means = [{"metric": "acc_norm", "weight_by_size": is_weighted}, {"metric": "acc", "filter_list": "none"}, *more]
-    file = folder / "all.yaml"
-    file.write_text(yaml.safe_dump({"group": "all", "task": ["bricks", "inner"], "aggregate_metric_list": means}))
-    return file
-
-
-@pytest.mark.parametrize("is_weighted", [True, False])
-def test_a_group_is_stock_lm_eval_s(model32, group, tmp_path, is_weighted):
-    model, tokenizer = model32
-    data = TaskData(lm_eval=str(group_file(group, is_weighted)), local=str(group / "rows"))
-    examples = load_lm_eval_examples("all", data)
-    members = list(members_of(examples.task, examples.rows))
-    probes = {task.name: evaluate_probe(model, tokenizer, task, rows, 3) for task, rows in members}
-    ours = group_result(examples.task, probes)
-    # Stock lm-eval reads the rows with its own loader.
-    for name in ("bricks", "tiles"):
-        files = {split: str(group / f"rows/{name}/{split}.jsonl") for split in SPLITS}
-        task = yaml.safe_load((group / f"{name}.yaml").read_text()) | {"dataset_path": "json"}
-        task["dataset_kwargs"] = {"data_files": files, "cache_dir": str(tmp_path / "cache")}
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(task))
-    for name in ("all", "inner"):
-        (tmp_path / f"{name}.yaml").write_text((group / f"{name}.yaml").read_text())
-    tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
-    theirs = simple_evaluate(lm, tasks=["all"], task_manager=tasks, bootstrap_iters=BOOTSTRAP)
-    results = theirs["results"] | theirs["groups"]
-    for name, result in {"all": ours, **probes}.items():
-        assert result["metric"] == "acc_norm"
-        assert result["value"] == pytest.approx(results[name]["acc_norm,none"], abs=1e-12), name
-        assert result["standard_error"] == pytest.approx(results[name]["acc_norm_stderr,none"], abs=1e-12), name
-    assert len({probe["value"] for probe in probes.values()}) == 2
-
-
-def test_the_scripts_evaluate_a_group_as_a_probe_and_train_on_none(group, tmp_path):
-    folder = save_tiny("llama", tmp_path / "model", torch.float32)
-    source = {"lm_eval": group_file(group, True), "local": group / "rows", "metric": "acc"}
-    flags = {"task": "all", **source, "output_dir": tmp_path / "data/all"}
-    # It is refused before its rows are read.
-    code, said = call_script("prepare_task.py", **flags | {"local": tmp_path / "nowhere"})
-    assert code == 2 and "error: task 'all' is a group of lm-eval, and a run has one task; take it as a probe" in said
-    succeed("prepare_task.py", **flags, only_probe=True)
-    own = {
-        "task": "boolq_mini",
-        "train_examples": 4,
-        "validation_examples": 4,
-        "output_dir": tmp_path / "data/boolq_mini",
-    }
-    succeed("prepare_task.py", **own)
-    place = {"checkpoint": folder, "task": "boolq_mini", "data_dir": tmp_path / "data/boolq_mini"}
-    place["lm_eval_files"] = tmp_path / "files"
-    succeed("evaluate.py", **place, probes=f"all:{tmp_path / 'data/all'}", output=tmp_path / "evaluation.json")
-    record = read_record_file(tmp_path / "evaluation.json", EvaluationRecord)
-    assert set(record.probes) == {"bricks", "tiles"}
-    outcomes = [*record.probes["bricks"].outcomes, *record.probes["tiles"].outcomes]
-    assert len(outcomes) == 8 and record.groups["all"].value == pytest.approx(sum(outcomes) / 8, abs=1e-12)
-    assert {file.name.split("_2")[0] for file in (tmp_path / "files").glob("samples_*")} == {
-        "samples_boolq_mini", "samples_bricks", "samples_tiles"}  # fmt: skip

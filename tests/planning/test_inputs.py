@@ -170,15 +170,6 @@ def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path, monkeyp
     assert task_files(TaskData(lm_eval="task.yaml", local="rows"))[:5] == expected
 
 
-def test_a_group_is_listed_with_the_files_beside_it_and_the_rows_of_its_tasks(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = ["all.yaml", "one.yaml", "rows/one/train.jsonl", "rows/two/train.jsonl", "rows/one/validation.jsonl"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("group: all\n")
-    assert task_files(TaskData(lm_eval="all.yaml", local="rows")) == names
-
-
 @pytest.mark.parametrize(
     ("sections", "more"),
     [

@@ -32,7 +32,7 @@ from sparseft.data.selection_rows import SELECTION, read_selection
 from sparseft.data.texts import each_document, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import measure_divergence, read_dense_windows
-from sparseft.evaluation.evaluate import evaluate, evaluate_probe, group_result, token_perplexity
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
 from sparseft.language_model.hardware import peak_memory, start
 from sparseft.language_model.model import load_model
 from sparseft.language_model.placement import device_rooms
@@ -46,7 +46,6 @@ from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
 from sparseft.study.grid import Run
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
-from sparseft.tasks.lm_eval import is_group, members_of
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
 from torch import device as Device
@@ -121,7 +120,7 @@ def main(
     claim_record(output, Path(schema.file_name).stem, files)
     device = start(threads)
     begin = time.perf_counter()
-    tasks, groups = read_tasks(task, data_dir, probes)
+    tasks = read_tasks(task, data_dir, probes)
     own, rows, digests = tasks.pop(task)
     # The worked examples come from the training rows.
     inputs: dict[str, Any] = {"data": digests["validation"], "train": digests["train"]}
@@ -166,34 +165,24 @@ def main(
         content["overlap"] = shares[task]
     if divergence:
         content |= measure_divergence(model, windows)
-    if groups:
-        content["groups"] = {name: group_result(group, content["probes"]) for name, group in groups.items()}
     content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(device)}
     write(output, schema(run_id=run_id, **content, inputs=sources | inputs))
 
 
-def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> tuple[dict[str, Prepared], dict[str, Task]]:
-    """Return the task and the probes by name, each with its rows and the sha256 of their files, and the groups of
-    lm-eval.
+def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, Prepared]:
+    """Return the task and the probes by name, each with its rows and the sha256 of their files.
 
-    A group's tasks are among the probes. Raises InputError if a task is evaluated twice, or cannot be."""
+    Raises InputError if a task is evaluated twice, or cannot be."""
     tasks: dict[str, Prepared] = {}
-    groups = {}
     for place in (f"{name}:{folder}", *probes):
         probe, _, data_dir = place.partition(":")
-        found = find_task(Path(data_dir), probe)
-        rows, digests = read_splits(Path(data_dir), found)
-        if is_group(found.definition):
-            groups[probe] = found
-        for task, own_rows in members_of(found, rows):
-            if task.name in tasks:
-                raise InputError(f"--probes {probe}: the task {task.name} is evaluated twice", "name each task once")
-            if tasks and task.headline is LOSS:
-                raise InputError(f"--probes {probe}: the task has no metric but its loss", "name a task of lm-eval")
-            tasks[task.name] = task, own_rows, digests
-    if name in groups:
-        groups[name].check_trainable()
-    return tasks, groups
+        task = find_task(Path(data_dir), probe)
+        if probe in tasks:
+            raise InputError(f"--probes {probe}: the task is evaluated twice", "name each task once")
+        if tasks and task.headline is LOSS:
+            raise InputError(f"--probes {probe}: the task has no metric but its loss", "name a task of lm-eval")
+        tasks[probe] = task, *read_splits(Path(data_dir), task)
+    return tasks
 
 
 def load(

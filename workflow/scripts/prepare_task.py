@@ -46,7 +46,7 @@ def main(
     """
     own_files = [output_dir / name for split in splits for name in (f"{split}.jsonl", MANIFESTS[split])]
     check_ours(output_dir, "task", *own_files, inputs=[data.local, data.lm_eval_file])
-    examples = examples_of(task, data, only_probe)
+    examples = examples_of(task, data)
     if not only_probe:
         examples.task.check_trainable()
     examples.task.check(examples.rows)
@@ -80,7 +80,7 @@ def main(
             write(folder / manifest, record)
 
 
-def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
+def examples_of(name: str, data: TaskData) -> Examples:
     """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be
     loaded."""
     if name in BY_NAME:
@@ -89,7 +89,7 @@ def examples_of(name: str, data: TaskData, only_probe: bool) -> Examples:
         # The import takes seconds.
         from sparseft.data.lm_eval_examples import load_lm_eval_examples
 
-        return load_lm_eval_examples(name, data, only_probe=only_probe)
+        return load_lm_eval_examples(name, data)
     if data.kind:
         return load_examples(own_task(name, data), data)
     raise InputError(

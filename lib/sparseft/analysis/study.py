@@ -143,7 +143,7 @@ def _faults(files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes
     for run, files in files_of.items():
         own = files.validation.faults() + broken_links(links[run], run)
         reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}
-        known = {*files.evaluation.probes, *files.evaluation.groups, run.task}
+        known = {*files.evaluation.probes, run.task}
         if lacking := [name for name in probes if name not in known]:
             reasons["incomplete"] = [f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"]
         if end := files.train and files.train.ended_early:
@@ -210,7 +210,6 @@ def _measured(files: RunFiles) -> dict[str, Any]:
     row = {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
     for name, probe in evaluation.probes.items():
         row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
-    row |= {f"probe_{name}": group.value for name, group in evaluation.groups.items()}
     if train and train.reconstruction:
         # No layer has an error if the mask prunes nothing.
         shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]

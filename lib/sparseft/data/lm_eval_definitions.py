@@ -42,15 +42,14 @@ _GENERATION_KEYS = {
 def read_definition(source: str, place: str) -> tuple[dict, str | None]:
     """Return the definition that `source` names, and its file in lm-eval's folder; None for a user's YAML file.
 
-    A tag is the group of its tasks. `place` is the key of the configuration, for errors. Raises InputError if there is
-    none, or if it would run a user's code."""
+    `place` is the key of the configuration, for errors. Raises InputError if there is none, if it is a group, or if it
+    would run a user's code."""
     if not source.endswith((".yaml", ".yml")):
         entry = _index().get(source)
-        if entry is not None and entry.kind == Kind.TAG:
-            return {"group": source, "task": sorted(entry.tags)}, None
-        if entry is None or entry.kind not in (Kind.TASK, Kind.GROUP):
+        if entry is None or entry.kind != Kind.TASK:
             raise InputError(
-                f"{place}: lm-eval has no task {source!r} in YAML", "give a name of `lm_eval ls tasks`, or a .yaml file"
+                f"{place}: lm-eval has no task {source!r} in YAML",
+                "give a name of `lm_eval ls subtasks`, which has no groups, or a .yaml file",
             )
         file = entry.yaml_path.relative_to(FOLDER).as_posix()
         return own_config(file), file
@@ -64,33 +63,13 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
             f"{source}: not a plain YAML file of keys and values ({one_line(error)[:200]})",
             "correct the file; only lm-eval's own files may have code",
         ) from None
-    for key in (*_REFUSED, *_FUNCTIONS):
+    for key in (*_REFUSED, *_FUNCTIONS, "group"):
         if config.get(key):
             raise InputError(f"{source}: {key} is not supported", "name a task of one prompt and one answer in text")
     for entry in config.get("metric_list") or []:
         if not isinstance(entry, dict) or entry.get("metric") not in metric_registry:
             raise InputError(f"{source}: metric_list: {entry} has no metric of lm-eval", "correct metric_list")
     return {key: value for key, value in config.items() if key not in _UNUSED}, None
-
-
-def group_members(config: dict, source: str, place: str) -> dict[str, str]:
-    """Return by name the tasks of a group, also those of its groups, each as `tasks.NAME.lm_eval` names a task.
-
-    `source` is what names the group. A member of a user's file is the file of its name beside it, or else lm-eval's
-    task of this name. Raises InputError if there is none, or if the group changes a task."""
-    if not isinstance(config.get("task"), list):
-        raise InputError(f"{place}: the group {config.get('group')!r} has no list of tasks", "list them under task")
-    members: dict[str, str] = {}
-    for child in config["task"]:
-        part, own = source, child
-        if not isinstance(child, dict):
-            file = Path(source).with_name(f"{child}.yaml")
-            part = str(file) if source.endswith((".yaml", ".yml")) and file.is_file() else child
-            own = read_definition(part, place)[0]
-        elif "group" not in child:
-            raise InputError(f"{place}: the group changes its task {child.get('task')!r}", "name unchanged tasks")
-        members |= group_members(own, part, place) if "group" in own else {child: part}
-    return members
 
 
 def config_of(definition: dict) -> dict:

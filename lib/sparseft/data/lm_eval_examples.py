@@ -15,14 +15,13 @@ from itertools import chain, product
 from pathlib import Path
 
 from datasets import Dataset
-from lm_eval.config.group import AggMetricConfig
 
-from sparseft.data.lm_eval_definitions import changed, config_of, group_members, read_definition, reported_metrics
+from sparseft.data.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.data.lm_eval_rendering import rendered_rows, reported
 from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file
 from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
-from sparseft.errors import InputError, one_line
+from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
 from sparseft.study.sources import TaskData
@@ -35,7 +34,7 @@ from sparseft.tasks.lm_eval import (
     task_of,
 )
 from sparseft.tasks.metrics import F1
-from sparseft.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task, group_as_task
+from sparseft.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task
 
 # Keys of a definition that say where rows come from.
 _DATA_KEYS = (
@@ -46,17 +45,13 @@ _DATA_KEYS = (
 _AT_ONCE = 100
 
 
-def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True) -> Examples:
-    """Return a task or a group of lm-eval under the name `name`, its examples, and where they come from.
+def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
+    """Return a task of lm-eval under the name `name`, its examples, and where they come from.
 
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit
-    it. A group is refused before its rows are loaded, unless it is `only_probe`."""
+    it."""
     assert data.lm_eval
     config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
-    if "group" in config:
-        if not only_probe:
-            raise group_as_task(name)
-        return _load_group(name, config, data)
     _check_supported(name, config, data)
     splits = Splits(name, config, bool(data.local))
     origin = splits.origin
@@ -72,50 +67,6 @@ def load_lm_eval_examples(name: str, data: TaskData, *, only_probe: bool = True)
     }
     rows = rendered_rows(task, numbered)
     return Examples(task, rows, source)
-
-
-def _load_group(name: str, config: dict, data: TaskData) -> Examples:
-    """Return a group of lm-eval, the examples of its members, and where they come from. Raises InputError as they
-    do."""
-    place = f"tasks.{name}"
-    if data.hub or data.answer:
-        raise InputError(f"{place}: a group has neither hub nor answer", "leave them out, or name one of its tasks")
-    try:
-        means = [AggMetricConfig(**entry) for entry in config.get("aggregate_metric_list") or []]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{place}: aggregate_metric_list: {one_line(error)}", "correct the group's file") from None
-    mean = next((mean for mean in means if data.metric in (None, mean.metric)), None)
-    if mean is None:
-        what = f"{place}: the group has no mean of {data.metric or 'any metric'} in aggregate_metric_list"
-        raise InputError(what, "name one of its tasks, or another metric")
-    definitions, sources = {}, {}
-    rows: SplitRows = {split: [] for split in SPLITS}
-    for member, source in group_members(config, str(data.lm_eval), f"{place}.lm_eval").items():
-        local = data.local and str(Path(data.local, member))
-        part = load_lm_eval_examples(
-            member, data.model_copy(update={"lm_eval": source, "local": local, "metric": None})
-        )
-        definitions[member] = part.task.definition | {"metric": _member_metric(part.task, mean)}
-        sources[member] = part.source
-        for split in SPLITS:
-            rows[split] += [{"member": member, **row} for row in part.rows[split]]
-    if len({definition["output_type"] for definition in definitions.values()}) != 1:
-        raise InputError(f"{place}: the group has tasks with choices and others", "name one of its tasks")
-    definition = {"kind": "lm_eval", "members": definitions, "weight_by_size": mean.weight_by_size}
-    return Examples(task_of(name, definition), rows, {"members": sources})
-
-
-def _member_metric(task: Task, mean: AggMetricConfig) -> str:
-    """Return the name of the metric of a member that its group takes the mean of. Raises InputError if there is
-    none."""
-    for entry in task.definition["metrics"]:
-        if entry["metric"] == mean.metric and entry["filter"] in (mean.filter_list or [entry["filter"]]):
-            return entry["name"]
-    filters = f" with the filter {', '.join(mean.filter_list)}" if mean.filter_list else ""
-    raise InputError(
-        f"tasks.{task.name}: its group takes the mean of {mean.metric}{filters}, which the task does not have",
-        "correct aggregate_metric_list, or name one of its tasks",
-    )
 
 
 def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:

@@ -157,25 +157,6 @@ def evaluate_probe(
     }
 
 
-def group_result(group: Task, probes: dict[str, dict]) -> dict:
-    """Return the mean of a group over its members and its standard error as lm-eval's `Group.aggregate` computes them.
-
-    `probes` has what `evaluate_probe` returned for each member."""
-    # At the top of this file, this import would come before harness.py sets the environment variables of transformers.
-    from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr, unweighted_mean_stderr
-
-    parts = [probes[name] for name in group.definition["members"]]
-    values, errors = ([part[key] for part in parts] for key in ("value", "standard_error"))
-    sizes, is_weighted = [part["examples"] for part in parts], group.definition["weight_by_size"]
-    return {
-        "metric": group.metric,
-        "value": aggregate_subtask_metrics(values, sizes, is_weighted),
-        "standard_error": pooled_sample_stderr(errors, sizes) if is_weighted else unweighted_mean_stderr(errors),
-        "weight_by_size": is_weighted,
-        "members": list(group.definition["members"]),
-    }
-
-
 def _described(task: Task, rows: SplitRows, metrics: dict[str, float | None]) -> dict:
     """Return the fields that say what was evaluated, and the metrics."""
     return {

@@ -121,8 +121,7 @@ def _results(run: Run, evaluation: EvaluationRecord) -> Iterator[EvalResult]:
     """Yield the metrics of the task, its loss, the perplexity of a text, and the headline metric of each probe."""
     values: dict[tuple[str, str], Any] = {(run.task, name): value for name, value in evaluation.metrics.items()}
     values[run.task, "eval_loss"] = evaluation.eval_loss
-    parts: dict[str, Any] = {**evaluation.probes, **evaluation.groups}
-    values |= {(name, part.metric): part.value for name, part in parts.items()}
+    values |= {(name, probe.metric): probe.value for name, probe in evaluation.probes.items()}
     for (data, name), value in values.items():
         if value is not None and "_stderr" not in name:
             data = name.rpartition("_ppl_")[0] if name.startswith(PERPLEXITIES) else data

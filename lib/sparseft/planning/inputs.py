@@ -255,8 +255,7 @@ def model_files(source: str) -> list[str]:
 def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
     """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
-    A YAML file comes with all files outside lm-eval's package that it includes, and that of a group with those beside
-    it. The folder of a group has a folder for each of its tasks."""
+    A YAML file comes with all files outside lm-eval's package that it includes."""
     files = []
     if data.lm_eval_file:
         included: list[Path] = []
@@ -267,9 +266,7 @@ def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
     # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
     for split in splits if data.local else ():
         text = f"{data.local}/{split}.txt"
-        of_members = sorted(map(str, Path(data.local or "").glob(f"*/{split}.jsonl"))) if data.lm_eval else []
-        whole = f"{data.local}/{split}.jsonl"
-        files += [text] if data.kind == "text" and Path(text).exists() else of_members or [whole]
+        files.append(text if data.kind == "text" and Path(text).exists() else f"{data.local}/{split}.jsonl")
     return files
 
 
@@ -288,8 +285,6 @@ def _add_included(path: Path, files: list[Path]) -> None:
     files.append(path)
     names = content.get("include", []) if isinstance(content, dict) else []
     names = [names] if isinstance(names, str) else names
-    if isinstance(content, dict) and "group" in content:
-        names = [*names, *sorted(file.name for file in path.parent.glob("*.yaml"))]
     for name in names:
         _add_included((path.parent / name).resolve(), files)
 

@@ -101,16 +101,6 @@ class ProbePart(AnswersPart):
     overlap: Fraction = measurement("The share of the examples that the model has seen.", "fraction")
 
 
-class GroupPart(RecordPart):
-    """Hold the mean of a group of lm-eval over its members, which are among the probes."""
-
-    metric: str = setting("The metric of the members.")
-    value: Fraction = measurement("The mean.")
-    standard_error: NonNegative = measurement("Its standard error.")
-    weight_by_size: bool = setting("Whether a member counts as often as it has examples.")
-    members: list[str] = setting("The names of the members.")
-
-
 class EvaluationInputs(RecordPart):
     """Hold the digests of what was evaluated, and on what."""
 
@@ -153,7 +143,6 @@ class EvaluationRecord(MergedModelRecord):
     )
     divergences: list[float] | None = measurement("The estimate of each window.", "nats per token", default=None)
     probes: dict[str, ProbePart] = measurement("The result on each probe, by its name.", default={})
-    groups: dict[str, GroupPart] = measurement("The mean of each group of lm-eval, by its name.", default={})
     inputs: EvaluationInputs = provenance("The digests of what was evaluated.")
 
     def contradictions(self) -> dict[str, object]:

@@ -30,9 +30,9 @@ def fetched(manifests: Iterable[Path]) -> dict[str, str]:
         record = read_json(manifest)
         source = record.get("source")
         if isinstance(source, dict):
-            # Each task of a group has a source of its own.
-            places = [(part.get("hub"), part.get("revision")) for part in source.get("members", {"": source}).values()]
+            place, commit = source.get("hub"), source.get("revision")
         else:
-            places = [(source, record.get("revision"))]
-        revisions |= {place: commit for place, commit in places if place and commit and "@" not in place}
+            place, commit = source, record.get("revision")
+        if place and commit and "@" not in place:
+            revisions[place] = commit
     return revisions

@@ -9,17 +9,12 @@ lm-eval renders the texts of a row once, when it is prepared, so that training n
     choices   the choices, whose characters acc_norm divides by
     label     index of the right choice
 
-The last three are only in a task with choices. The rows of a group also have the field `member`, the task that they are
-of. Each member is evaluated as a task of its own. The evaluation renders the rows again, and compares
+The last three are only in a task with choices. The evaluation renders the rows again, and compares
 (data/lm_eval_rendering.py).
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
-
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
-from sparseft.tasks.task import SPLITS, Row, SplitRows, Task
+from sparseft.tasks.task import Row, Task
 
 MULTIPLE_CHOICE = "multiple_choice"
 GENERATE_UNTIL = "generate_until"
@@ -34,14 +29,7 @@ _CHOICE_FIELDS: dict[str, type] = {"requests": list, "choices": list, "label": i
 
 
 def task_of(name: str, definition: dict) -> Task:
-    """Return the task that a definition describes. A group has the rows of all of its members."""
-    if is_group(definition):
-        members = [task_of(member, part) for member, part in definition["members"].items()]
-        few_shot = max(member.few_shot for member in members)
-        fields: dict[str, Any] = {"member": str, **members[0].fields}
-        return replace(
-            members[0], name=name, fields=fields, few_shot=few_shot, is_trainable=False, definition=definition
-        )
+    """Return the task that a definition describes."""
     if definition["scored_by"] == BY_LOG_LIKELIHOODS:
         metrics = tuple(_FROM_LOG_LIKELIHOODS[entry["name"]] for entry in definition["metrics"])
     else:
@@ -67,21 +55,6 @@ def task_of(name: str, definition: dict) -> Task:
         is_trainable=definition["trainable"],
         definition=definition,
     )
-
-
-def is_group(definition: dict) -> bool:
-    """Return whether a definition is that of a group."""
-    return "members" in definition
-
-
-def members_of(task: Task, rows: SplitRows) -> Iterator[tuple[Task, SplitRows]]:
-    """Yield each member of a group with its rows, from the rows of the group. Any other task is its own member."""
-    if not is_group(task.definition):
-        yield task, rows
-        return
-    for name, definition in task.definition["members"].items():
-        own_rows = {split: [row for row in rows[split] if row["member"] == name] for split in SPLITS}
-        yield task_of(name, definition), own_rows
 
 
 def _choice_problem(row: Row) -> str | None:

@@ -18,14 +18,6 @@ SPLITS = ("train", "validation")
 MANIFESTS = {"train": "manifest.json", "validation": "validation_manifest.json"}
 
 
-def group_as_task(name: str) -> InputError:
-    """Return the error that a group of lm-eval is the task of a run."""
-    return InputError(
-        f"task {name!r} is a group of lm-eval, and a run has one task",
-        "take it as a probe (evaluation.probes), or name one of its tasks",
-    )
-
-
 @dataclass(frozen=True)
 class Lengths:
     """Hold the lengths of a task's examples, for estimates. A token is about four characters.
@@ -135,9 +127,7 @@ class Task(RowFormat):
         return sha256_of_text(json.dumps(self.definition, sort_keys=True))
 
     def check_trainable(self) -> None:
-        """Raise InputError if the task has no rows to train on, or is a group of lm-eval."""
-        if "members" in self.definition:
-            raise group_as_task(self.name)
+        """Raise InputError if the task has no rows to train on."""
         if not self.is_trainable:
             raise InputError(
                 f"task {self.name!r} has no training rows: lm-eval's definition names no training_split",
