@@ -152,8 +152,6 @@ def pool(runs, order):
             cell["decided_by"] = ["value", "loss", "order"][np.argmax(np.not_equal(best["rank"], worse[-1]["rank"]))]
     for cell in cells:
         others = [one for one in cells if same(one, cell, *PLACE) and one["chosen"]]
-        point, *points = ([cell["gain"] * one["value"], one["reached_sparsity"]] for one in [cell, *others])
-        cell["pareto"] = cell["chosen"] and not any(np.all(np.array(p) >= point) and p != point for p in points)
         for name, scores in cell["scores"].items():
             scores.pool([one["scores"][name] for one in others])
             cell[f"{name}_low"], cell[f"{name}_high"] = scores.interval()

@@ -111,17 +111,8 @@ def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, 
         baseline(tmp_path, *rows, header=header or HEADER)
 
 
-def test_the_example_of_the_configuration_can_be_read():
-    assert list(read_baseline(ROOT / "config/baseline.csv")) == COLUMNS
-
-
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     assert baseline(tmp_path, "m,boolq,x,50,,acc,0.5,s", header=f"\ufeff{HEADER}")["model"].tolist() == ["m"]
-
-
-def test_value_and_the_metric_of_the_task_are_one_number(tmp_path):
-    rows = [f"m,boolq,unstructured,50,,{metric},{value},s" for metric, value in (("value", 0.1), ("acc", 0.7))]
-    assert beside(CELLS, baseline(tmp_path, *rows))["reproduction"].tolist() == ["sources disagree"] * 2
 
 
 def test_an_empty_field_agrees_with_every_cell(tmp_path):
@@ -129,7 +120,5 @@ def test_an_empty_field_agrees_with_every_cell(tmp_path):
     assert table[["model", "inside"]].values.tolist() == [["m", False], ["n", True]]
 
 
-def test_any_column_of_ours_can_be_compared(tmp_path):
-    (row,) = beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,50,,wikitext2_ppl_2048,28.5,")).to_dict("records")
-    assert (row["value"], row["difference"]) == (30.0, 1.5)
-    assert pd.isna(row["inside"])
+def test_the_example_of_the_configuration_can_be_read():
+    assert list(read_baseline(ROOT / "config/baseline.csv")) == COLUMNS

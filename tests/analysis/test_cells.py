@@ -43,13 +43,6 @@ def test_a_probe_has_a_value_with_an_interval_if_every_run_has_it(write_run, run
     assert "probe_q_low" not in row
 
 
-def test_the_pareto_points_are_those_that_no_sparser_cell_equals(write_run, runs_dir):
-    for sparsity, value in (("10", 0.6), ("20", 0.7), ("30", 0.7), ("40", 0.5)):
-        write_run(run_id(sparsity=sparsity), value)
-    table = cells(runs_dir).frame
-    assert table.loc[table["pareto"], "sparsity"].tolist() == [30, 40]
-
-
 # What the trainings a, b and c have on the selection rows (value, loss), and which is chosen by what.
 CHOICES = [
     ({"a": (0.5, 2.0), "b": (0.75, 3.0)}, "b", "value"),
@@ -120,10 +113,3 @@ def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
     write_run(run_id(seed=0))
     write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
     assert cells(runs_dir).frame["status"].tolist() == ["fault"]
-
-
-def test_of_losses_the_lower_is_the_better(write_run, runs_dir):
-    for sparsity, loss in (("10", 2.0), ("20", 1.0), ("30", 3.0)):
-        write_run(run_id(sparsity=sparsity), loss=loss, by_loss=True)
-    table = cells(runs_dir).frame
-    assert table.loc[table["pareto"], "sparsity"].tolist() == [20, 30]

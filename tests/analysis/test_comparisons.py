@@ -118,12 +118,6 @@ def test_a_verdict_is_one_word_that_the_interval_supports(write_run, runs_dir, d
         assert row["difference_low"] > -tolerance
 
 
-def test_a_loss_has_no_tolerance(write_run, runs_dir):
-    for name, loss in (("dense-sparsity00", 2.0), ("unstructured-sparsity50", 2.001)):
-        write_run(f"m-t-{name}-no_finetune-seed0", loss=loss, by_loss=True)
-    assert results(runs_dir, tolerance=0.9).comparisons["verdict"].isin(["higher", "not told apart"]).all()
-
-
 def with_divergence(number: int, windows: list[float]):
     """Return the change that gives a record these divergences of the windows of a text."""
 
@@ -202,12 +196,7 @@ def test_each_probe_is_a_metric_of_its_own_without_a_loss(grid):
     assert set(table["measure"]) == {"value"}
 
 
-def test_the_rows_are_those_of_the_observed_differences_at_the_level_of_the_correction(write_run, runs_dir):
-    write_run(run_id("dense", "00", "no_finetune"), 0.9)
-    write_run(run_id(mode="no_finetune"), 0.85)
-    row = results(runs_dir).comparisons.query("measure == 'value'").iloc[0]
-    # Over 60 examples and the two that are added, the difference is that of the table, and Student's interval has 61
-    # degrees.
-    half_width = (row["difference_high"] - row["difference_low"]) / 2
-    deviation = half_width / stats.t.ppf(0.975, 61) * 62**0.5
-    assert row["rows_needed"] == pytest.approx(rows_needed(0.02, deviation, 2))
+def test_a_loss_has_no_tolerance(write_run, runs_dir):
+    for name, loss in (("dense-sparsity00", 2.0), ("unstructured-sparsity50", 2.001)):
+        write_run(f"m-t-{name}-no_finetune-seed0", loss=loss, by_loss=True)
+    assert results(runs_dir, tolerance=0.9).comparisons["verdict"].isin(["higher", "not told apart"]).all()

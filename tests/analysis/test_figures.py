@@ -1,7 +1,6 @@
 """The figures: what a reader must be able to tell apart, and that they show the frames."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
@@ -45,21 +44,6 @@ def test_the_bars_are_the_intervals_of_the_frame_and_every_line_begins_in_its_de
     assert bars(figure) == set(study.curves[["value_low", "value_high"]].round(3).itertuples(index=False, name=None))
     starts = [[bars[0].get_xydata()[0].tolist() for bars in axes.containers] for axes in figure.axes]
     assert starts == [[[0, 0.969]] * 3, [[0, 1.0]] * 3]
-
-
-def test_of_lines_that_lie_on_each_other_each_is_seen():
-    study = default_study()
-    curves = study.curves.assign(value=0.5, value_low=0.4, value_high=0.6)
-    figure = drawn(replace(study, curves=curves))["hellaswag_mini_acc_norm_vs_sparsity"]
-    for axes in figure.axes:
-        lines = [bars[0] for bars in axes.containers]
-        widths = [line.get_linewidth() for line in lines]
-        assert [line.get_zorder() for line in lines] == sorted(line.get_zorder() for line in lines)
-        # What is drawn first is seen on both sides of what is drawn later, by a pixel or more, and the levels lie on
-        # top.
-        assert all(before - after >= 1 for before, after in pairwise(widths))
-        levels = [line for line in axes.lines if line.get_label() in ("dense", "guessing")]
-        assert min(line.get_zorder() for line in levels) > max(line.get_zorder() for line in lines)
 
 
 def test_cells_with_a_fault_are_not_drawn():

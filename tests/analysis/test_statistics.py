@@ -94,14 +94,6 @@ def test_intervals_cover_the_truth(seeds, deviation):
     assert (p_value < 0.05).sum() <= 50
 
 
-def test_many_seeds_on_many_examples_have_student_s_interval_over_the_seeds():
-    """With so many examples only the seeds are random."""
-    random = np.random.default_rng(2)
-    cell = outcomes(random, 0.5, 6, 200_000, 0.03)
-    low, high = interval(cell, pooled_spread([cell]))
-    assert high - low == pytest.approx(np.diff(DescrStatsW(cell.values.mean(axis=1)).tconfint_mean())[0], rel=0.02)
-
-
 def test_seeds_widen_the_interval_of_a_trained_cell_only():
     random = np.random.default_rng(7)
     several = [outcomes(random, 0.6, 3, 100, 0.1) for _ in range(3)]

@@ -145,12 +145,6 @@ def test_a_record_that_contradicts_itself_is_neither_written_nor_read(schema, ch
     assert names(reason(schema, changed(schema, **changes), tmp_path), words)
 
 
-def test_a_task_whose_metric_is_the_loss_has_no_answers():
-    none = dict.fromkeys(("outcomes", "labels", "choice_lengths", "log_likelihoods", "predictions", "ties", "chance"))
-    content = changed(EvaluationRecord, metric="loss", value=2.0, harness=None, **none)
-    assert EvaluationRecord(**content).outcomes is None
-
-
 def test_the_answers_can_be_dropped_and_what_is_compared_stays():
     record = EvaluationRecord(**CONTENTS[EvaluationRecord])
     light = record.without_answers()
@@ -236,10 +230,6 @@ def test_every_field_says_what_it_is_in_which_unit_and_in_which_role(schema):
 # What a validation report says against what its rows show.
 LEFT = {"passed": False, "layers_checked": 0, "layers": [], "expected_sparsity": None, "actual_sparsity": None,
         "sparsity_within_tolerance": None}  # fmt: skip
-
-
-def test_a_sound_report_has_no_fault():
-    assert ValidationRecord(**CONTENTS[ValidationRecord]).faults() == []
 
 
 @pytest.mark.parametrize(("changes", "words"), [

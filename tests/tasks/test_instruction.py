@@ -29,10 +29,3 @@ def test_the_rows_stay_as_they_are_written_and_the_first_decides_the_format(rows
     again = task_of("mine", examples.task.definition)
     assert again.definition_sha256 == examples.task.definition_sha256
     assert [again.answer(row) for row in rows] == [examples.task.answer(row) for row in rows]
-
-
-def test_conversations_are_compared_by_all_but_their_last_message():
-    task = task_of("mine", {"kind": "instruction", "format": "messages"})
-    other_answer = [CHATS[0]["messages"][0], {"role": "assistant", "content": "other"}]
-    assert task.prompt(CHATS[0]) == task.prompt({"messages": other_answer}) != task.prompt(CHATS[1])
-    assert (task.answer(CHATS[0]), task.answer(LONG_CHAT)) == ("A0", "A1")

@@ -1,4 +1,4 @@
-"""Pool the runs of a cell: its values with their intervals, the choice of its training, and the Pareto points.
+"""Pool the runs of a cell: its values with their intervals and the choice of its training.
 
 A cell has the runs that differ in the seed alone. Runs of the same model, such as untrained runs of two seeds, count
 once.
@@ -81,7 +81,7 @@ def pool(frames: Frames) -> Cells:
         if usable[index]:
             pools[table.at[index, "place"], column].append(own)
     spreads = {key: pooled_spread(several) for key, several in pools.items()}
-    cells = Cells(_with_pareto(table, usable), scores, spreads)
+    cells = Cells(table, scores, spreads)
     ends: dict[str, dict[int, Any]] = defaultdict(dict)
     for (index, column), own in scores.items():
         ends[f"{column}_low"][index], ends[f"{column}_high"][index] = interval(own, cells.spread(index, column))
@@ -127,17 +127,6 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
         if loss and name == "value":
             scores[cell, "eval_loss"] = loss
     return scores
-
-
-def _with_pareto(table: pd.DataFrame, usable: pd.Series) -> pd.DataFrame:
-    """Return the cells with the column `pareto`: no other one is as good in value and sparsity, and better in one."""
-    table = table.assign(pareto=False)
-    for (*_, metric, _), place in table[usable].groupby([*PLACE, "setting"]):
-        gains = np.column_stack([gain(metric) * place["value"], place["reached_sparsity"]])
-        as_good = (gains[None] >= gains[:, None]).all(axis=2)
-        better = np.greater(gains[None], gains[:, None]).any(axis=2)
-        table.loc[place.index, "pareto"] = ~(as_good & better).any(axis=1)
-    return table
 
 
 def _choose(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,7 +41,7 @@ from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
+from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
 from sparseft.tasks.metrics import LOSS
@@ -63,8 +62,6 @@ LINES = 40
 GB = 1e9
 # What the pages call the dense models, whose mode their name says.
 DENSE_NAMES = [dense_name(mode) for mode in MODES]
-# The characters that a data URL in quotes may have without being escaped.
-URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 # Characters that Markdown reads as more than text, and the end of a link's text.
 _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
 
@@ -131,7 +128,8 @@ def write_pages(folder: Path, plots: Path, results: Results, figures: list, agai
     """Write the pages of a study into `folder`. Its figures are in `plots`, and `again` has the commands that repeat
     it."""
     content = _content(results, figures, again)
-    content["images"] = {figure.name: _image(plots / f"{figure.name}.svg") for figure in figures}
+    images = {figure.name: (plots / f"{figure.name}.svg").read_bytes() for figure in figures}
+    content["images"] = {name: base64.b64encode(image).decode() for name, image in images.items()}
     # How a text becomes a part of a page, by the ending of the page's name.
     escapes: dict[str, dict] = {".html": {"autoescape": True}, ".md": {"finalize": escape_markdown}, ".txt": {}}
     for name in (REPORT, *PAGES, FINDINGS):
@@ -144,8 +142,7 @@ def write_pages(folder: Path, plots: Path, results: Results, figures: list, agai
             **escapes[Path(name).suffix],
         )
         environment.filters |= {"wrapped": _wrapped, "allowed": _allowed}
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(environment.get_template(name).render(content), encoding="utf-8")
+        (folder / name).write_text(environment.get_template(name).render(content), encoding="utf-8")
 
 
 def _wrapped(sentence: str) -> str:
@@ -156,16 +153,6 @@ def _wrapped(sentence: str) -> str:
 def _allowed(text: str) -> str:
     """Return the source of a content security policy that allows exactly this style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _image(path: Path) -> dict[str, str]:
-    """Return a figure's source, width and height in points, for the page."""
-    svg = path.read_text(encoding="utf-8")
-    width, height = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)[0]
-    # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load
-    # files.
-    source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
-    return {"source": source, "width": width, "height": height}
 
 
 def _content(results: Results, figures: list, again: Reproduction) -> dict[str, Any]:
@@ -247,11 +234,10 @@ def _proof(runs: pd.DataFrame) -> list[str]:
     passed, count = runs["passed"].astype(bool).sum(), len(runs)
     found = f"{runs['weights'].sum():,.0f} weights, kept and pruned, were compared with their masks"
     found += f", {runs['violations'].sum():,.0f} violations"
-    if passed == count:
-        return [
-            f"Really sparse? Yes, in all {count} pruned models every pruned weight is exactly zero or removed: {found}."
-        ]
-    return [f"Really sparse? Not all: {count - passed} of {count} pruned models failed: {found}; see the memo."]
+    answer = f"Yes, in all {count} pruned models every pruned weight is exactly zero or removed: {found}."
+    if passed < count:
+        answer = f"Not all: {count - passed} of {count} pruned models failed: {found}; see the memo."
+    return [f"Really sparse? {answer}"]
 
 
 def _is_toy(task: str) -> bool:

@@ -44,9 +44,9 @@ CELLS = [*KEYS, "seeds"]
 CELLS += [f"{name}{end}" for name in _POOLED for end in (("", "_low", "_high") if name in MEASURES else ("",))]
 CELLS += [MEASURED, *"value_before_merge train_merge_gap reached_sparsity parameters_left measured_seconds".split()]
 CELLS += "selection_value selection_eval_loss selection_examples trainings_tried chosen decided_by obstacle".split()
-CELLS += ["pareto", "status"]
+CELLS += ["status"]
 CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
-CURVES += "difference_high verdict untuned_value eval_loss samples_per_second pareto".split()
+CURVES += "difference_high verdict untuned_value eval_loss samples_per_second".split()
 MISSING = ["study", "run_id", "left_out", "reason"]
 FILES = {
     "summary.csv": ("runs", RUNS),
