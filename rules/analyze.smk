@@ -48,7 +48,6 @@ use rule run_script as analyze_results with:
         measured=lambda w: targets.measured_digests(STUDY),
         settings=flags(
             results_dir=PATHS.runs,
-            throughput_dir=Path(PATHS.throughput).parent,
             plot=True,
             **STUDY.analysis.model_dump(),
         ),

@@ -221,7 +221,7 @@ def curve(cell, rows):
 
 def differing(path, rows, keys):
     expected = {tuple(str(row[key]) for key in keys): row for row in rows}
-    known = {"measured_seconds", "perplexity_overlap", "obstacle", "decided_by", *SELECTED, *DIVERGENCE}.union(*rows)
+    known = {"perplexity_overlap", "obstacle", "decided_by", *SELECTED, *DIVERGENCE}.union(*rows)
     for line in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
         row = expected.pop(tuple(line[name] for name in keys), {})
         for name, text in line.items():

@@ -1,6 +1,7 @@
 """The figures: what a reader must be able to tell apart, and that they show the frames."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
@@ -101,3 +102,18 @@ def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
     assert [name.partition("_")[0] for name in names] == ["setting1"] * 2 + ["setting2"] * 2
     loss = drawn(make_study(make_cells(metric="loss").assign(chance=None)))
     assert [name for name in loss if "vs_sparsity" in name] == ["hellaswag_mini_loss_vs_sparsity"]
+
+
+def test_of_lines_that_lie_on_each_other_each_is_seen():
+    study = default_study()
+    curves = study.curves.assign(value=0.5, value_low=0.4, value_high=0.6)
+    figure = drawn(replace(study, curves=curves))["hellaswag_mini_acc_norm_vs_sparsity"]
+    for axes in figure.axes:
+        lines = [bars[0] for bars in axes.containers]
+        widths = [line.get_linewidth() for line in lines]
+        assert [line.get_zorder() for line in lines] == sorted(line.get_zorder() for line in lines)
+        # What is drawn first is seen on both sides of what is drawn later, by a pixel or more, and the levels lie on
+        # top.
+        assert all(before - after >= 1 for before, after in pairwise(widths))
+        levels = [line for line in axes.lines if line.get_label() in ("dense", "guessing")]
+        assert min(line.get_zorder() for line in levels) > max(line.get_zorder() for line in lines)

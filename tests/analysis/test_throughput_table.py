@@ -1,15 +1,13 @@
-"""The measured batch sizes as a table, as figures, and as the seconds of a training."""
+"""The measured batch sizes as a table and as figures."""
 
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import CPU, digest
 from project import call_script
-from sparseft.analysis.study import read_study
-from sparseft.analysis.throughput import COLUMNS, measured_seconds, throughput_table
+from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord, read_measurements
 from sparseft.storage.ownership import MARKER
@@ -78,19 +76,6 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
     ]
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert rows.loc[rows["batch_size"] == 16, "reason"].tolist() == ["killed", "killed"]
-
-
-def test_the_seconds_of_a_training_follow_from_the_speed_that_was_measured_for_it(write_run, runs_dir, tmp_path):
-    write_run(f"{SPARSE}-seed0")
-    write_run(f"{DENSE}-seed0")
-    write_run("m-t-unstructured-sparsity50-no_finetune-seed0")
-    runs = read_study(runs_dir).runs
-    measured = read_measurements([write_cell(tmp_path, SPARSE), write_cell(tmp_path, DENSE, device="GPU")])
-    seconds = measured_seconds(runs, measured)
-    # 60 steps of 8 examples at 16 samples per second.
-    is_sparse = (runs["mode"] == "sparse_to_sparse").to_numpy()
-    assert seconds[is_sparse].tolist() == [30]
-    assert np.isnan(seconds[~is_sparse]).all()
 
 
 @pytest.mark.process

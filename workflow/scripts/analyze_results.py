@@ -32,7 +32,6 @@ from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute, write_csv
 from sparseft.command import Flags, run
-from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis
@@ -52,7 +51,6 @@ def main(
     plot: bool = False,
     baseline: Path | None = None,
     configuration: Path | None = None,
-    throughput_dir: Path | None = None,
     options: Flags[Analysis] = Analysis(),
 ) -> None:
     """Analyse the runs, and print the verdicts.
@@ -63,7 +61,6 @@ def main(
         plot: also draw the figures, into output_dir/plots
         baseline: numbers to compare with, a .csv file like config/baseline.csv
         configuration: the study's configuration; it is copied into the output folder
-        throughput_dir: folder with the measurements of the stage throughput, for measured_seconds
     """
     places = [output_dir / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
     check_apart(places, [baseline, configuration])
@@ -71,11 +68,9 @@ def main(
     # A damaged file is refused before anything is computed.
     theirs = read_baseline(baseline) if baseline else None
     study = read_configuration([configuration]) if configuration else None
-    files = sorted(throughput_dir.glob("*.json")) if throughput_dir else []
-    measurements = read_measurements(files)
     hold(output_dir)
     frames = read_study(results_dir, study)
-    results = compute(frames, options, study, measurements)
+    results = compute(frames, options, study)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not configuration and is_marked(output_dir, "analysis")
     others = {}
@@ -85,7 +80,7 @@ def main(
     if configuration and configuration.resolve() != (output_dir / CONFIGURATION).resolve():
         others[CONFIGURATION] = partial(shutil.copyfile, configuration)
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
-    options_again = flags(**options.model_dump(), throughput_dir=throughput_dir, baseline=baseline)
+    options_again = flags(**options.model_dump(), baseline=baseline)
     again = Reproduction(results_dir, options_again, plot, configuration)
     write_analysis(output_dir, results, again, others=others)
     # These lines come when all is written, so that an error has one line.

@@ -31,7 +31,7 @@ KEYS = [*CELL, "training"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
 _FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
-_NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "steps_done", "batch_size"}
+_NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights"}
 _NOT_AVERAGED |= {"divergence_standard_error"}
 
 

@@ -70,7 +70,7 @@ def broken_links(links: Links, run: Run) -> list[str]:
 
 def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dict[Run, list[str]]:
     """Return what sets a run apart from those that it should share a file with, in words."""
-    rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files, _digests(links[run]))]
+    rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files, first_digests(links[run]))]
     table = pd.DataFrame(rows, columns=["run", "what", "place", "settings", "digest"]).dropna(subset="digest")
     groups = ["what", "place", "settings"]
     table["runs"] = table.groupby(groups)["run"].transform("size")
@@ -114,7 +114,7 @@ def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     yield files.evaluation.file_name, files.evaluation.digests
 
 
-def _digests(links: Links) -> dict[str, str | None]:
+def first_digests(links: Links) -> dict[str, str | None]:
     """Return by link the digest that the first file names."""
     return {name: next(iter(digests.values()), None) for name, digests in links.items()}
 

@@ -31,7 +31,7 @@ import pandas as pd
 
 from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain
 from sparseft.analysis.settings import compatible
-from sparseft.analysis.statistics import Scores, Spread, compare, holm
+from sparseft.analysis.statistics import compare, holm
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.planning.power import SIGNIFICANT, rows_needed
@@ -168,25 +168,19 @@ def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, obje
         EVAL_LOSS: pair["metric"] != LOSS.name,
         DIVERGENCE: pair["dense_mode"] == pair["against_dense_mode"] == NO_FINETUNE,
     }
+    indices = (pair["cell"], pair["against_cell"])
     for column in (*MEASURES, *cells.probes):
-        ours, theirs, spread = _sides(cells, pair, column)
+        ours, theirs = (cells.scores.get((index, column)) for index in indices)
         if not ours or not theirs or ours.seen != theirs.seen or not is_compared.get(column, True):
             continue
+        # The variation between seeds is that in the study that shows it better.
+        spread = max((cells.spread(index, column) for index in indices), key=lambda spread: spread.degrees)
         row = pair | {"question": question, "measure": column, "examples": ours.values.shape[1]}
         row |= compare(ours, theirs, spread)._asdict() | {"value": ours.value, "against_value": theirs.value}
         row["is_equal"] = np.array_equal(ours.means, theirs.means)
         if column in cells.probes:
             row |= {"metric": column, "measure": VALUE, "against_guesses": False}
         yield row
-
-
-def _sides(cells: Cells, pair: dict, column: str) -> tuple[Scores | None, Scores | None, Spread]:
-    """Return what is behind a column of two cells, and the variation between seeds: that in the study that shows it
-    better."""
-    indices = (pair["cell"], pair["against_cell"])
-    spreads = [cells.spread(index, column) for index in indices]
-    ours, theirs = (cells.scores.get((index, column)) for index in indices)
-    return ours, theirs, max(spreads, key=lambda spread: spread.degrees)
 
 
 def _verdicts(table: pd.DataFrame, tolerance: float) -> np.ndarray:

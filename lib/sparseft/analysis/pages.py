@@ -358,14 +358,9 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
 
 def _settings(settings: pd.DataFrame) -> Table:
     """Return each setting with its values. The digests are only in settings.csv."""
-    values = settings.drop(columns=RUN).agg(lambda column: "; ".join(map(_plain, column.dropna().unique())))
+    values = settings.drop(columns=RUN).agg(lambda column: "; ".join(map(str, column.dropna().unique())))
     rows = [[name, text] for name, text in values.items() if not re.fullmatch("[0-9a-f; ]{64,}", text)]
     return Table("Settings", ["setting", "values"], rows)
-
-
-def _plain(value: object) -> str:
-    """Return a setting as text."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _asked(results: Results, rows: pd.DataFrame) -> list[tuple[str, list[str]]]:

@@ -28,16 +28,11 @@ from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
 from sparseft.study.grid import MODES, Run
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
 from sparseft.study.sources import DIVERGENCE
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
-# What a measurement of the throughput and a training must share, so that the seconds of the training follow from the
-# speed.
-MEASURED_WITH = ("device", "processes", *sorted(Training.keys_of(Role.PACE)))
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
 STATUSES = {"fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}
 # Only runs of these statuses support a mean that is compared, a choice or a sentence.
@@ -191,11 +186,9 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",
         "merged_sha256": files.validation.digests["merged"],
         "versions": train.versions if train else {},
-        "inputs": train.inputs.model_dump() if train else {},
         "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
     }
     if train:
-        row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens

@@ -6,7 +6,7 @@ percent of the prunable weights, shares are fractions, and losses are in nats pe
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.cells import KEYS, pool
+from sparseft.analysis.chain import first_digests
 from sparseft.analysis.comparisons import COMPARISONS, MEASURES, compare_cells, curves
 from sparseft.analysis.study import Frames, in_order
-from sparseft.analysis.throughput import measured_seconds
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.throughput_record import ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_file
@@ -42,7 +41,7 @@ RUNS += "parameters_left train_loss selection_value chosen status".split()
 _POOLED = [name for name in FIELDS if name not in KEYS and "standard_error" not in name]
 CELLS = [*KEYS, "seeds"]
 CELLS += [f"{name}{end}" for name in _POOLED for end in (("", "_low", "_high") if name in MEASURES else ("",))]
-CELLS += [MEASURED, *"value_before_merge train_merge_gap reached_sparsity parameters_left measured_seconds".split()]
+CELLS += [MEASURED, *"value_before_merge train_merge_gap reached_sparsity parameters_left".split()]
 CELLS += "selection_value selection_eval_loss selection_examples trainings_tried chosen decided_by obstacle".split()
 CELLS += ["status"]
 CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
@@ -80,15 +79,9 @@ class Results:
     checks: dict[str, object]
 
 
-def compute(
-    frames: Frames,
-    options: Analysis,
-    configuration: Config | None = None,
-    measurements: Sequence[ThroughputRecord] = (),
-) -> Results:
+def compute(frames: Frames, options: Analysis, configuration: Config | None = None) -> Results:
     """Return the tables of a study. Raises InputError if no training of any cell can be chosen."""
-    runs = frames.runs.assign(measured_seconds=measured_seconds(frames.runs, measurements))
-    cells = pool(replace(frames, runs=runs))
+    runs, cells = frames.runs, pool(frames)
     if not cells.frame["chosen"].any():
         first = cells.frame.iloc[0]
         raise InputError(
@@ -162,7 +155,7 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
             ".".join(filter(None, key)): ", ".join(value) if isinstance(value, tuple) else value
             for key, value in run.settings.items()
         }
-        row |= {f"sha256.{name}": next(iter(named.values()), None) for name, named in run.links.items()}
+        row |= {f"sha256.{name}": digest for name, digest in first_digests(run.links).items()}
         rows.append(row | {f"version.{name}": version for name, version in run.versions.items()})
     # As objects, because an integer beside a blank would become a float.
     table = pd.DataFrame(rows, index=runs.index, dtype=object)

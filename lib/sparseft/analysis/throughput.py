@@ -9,11 +9,9 @@ On a CPU the peak is resident memory, and the limit one of private memory, so ea
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from sparseft.analysis.statistics import mean_columns
-from sparseft.analysis.study import MEASURED_WITH
 from sparseft.records.throughput_record import BatchRecord, ThroughputRecord
 from sparseft.study.grid import Cell
 
@@ -22,43 +20,14 @@ _MEASURED = [f"{name}_per_second{end}" for name in ("samples", "tokens") for end
 COLUMNS = [*_CELL, *"device threads processes sequence_length warmup_steps steps dtype".split()]
 COLUMNS += ["batch_size", "status", "repeats", *_MEASURED, "tokens_per_sample", "tokens_per_sample_padded"]
 COLUMNS += "peak_memory_bytes cpu_share peak_memory_kind memory_limit_bytes memory_limit_kind reason".split()
-_SAME = [*_CELL, *MEASURED_WITH, "batch_size", "input_model", "input_mask", "input_train"]
 
 
 def throughput_table(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
     """Return a row per cell and batch size."""
-    table = _batches(measurements)
-    table = table.sort_values([*_CELL, "device", "batch_size"], kind="stable", ignore_index=True)
+    rows = [vars(one) | vars(Cell.parse(one.cell)) | _of_batch(batch) for one in measurements for batch in one.batches]
+    table = pd.DataFrame(rows).sort_values([*_CELL, "device", "batch_size"], kind="stable", ignore_index=True)
     whole = ["sequence_length", "peak_memory_bytes", "memory_limit_bytes"]
     return table.reindex(columns=COLUMNS).astype(dict.fromkeys(whole, "Int64"))
-
-
-def measured_seconds(runs: pd.DataFrame, measurements: Iterable[ThroughputRecord]) -> pd.Series:
-    """Return the seconds of each training at the speed that was measured on its own inputs and device; NaN without one.
-
-    The seconds of the runs themselves may include other jobs of the machine. A reconstruction is not measured."""
-    rates = _batches(one for one in measurements if one.sequence_length is None)
-    if rates.empty or "device" not in runs:
-        return pd.Series(np.nan, runs.index)
-    inputs = pd.DataFrame(list(runs["inputs"]), runs.index).add_prefix("input_")
-    keyed = runs.reindex(columns=[*_SAME, "steps_done"]).combine_first(inputs)
-    rates = rates[[*_SAME, "samples_per_second"]]
-    table = keyed.reset_index().merge(rates, on=_SAME, how="left").set_index("index")
-    return table["steps_done"] * table["batch_size"] / table["samples_per_second"]
-
-
-def _batches(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
-    """Return a row per batch size, with all that its measurement says."""
-    return pd.DataFrame(
-        [
-            vars(one)
-            | vars(Cell.parse(one.cell))
-            | {f"input_{name}": digest for name, digest in one.inputs}
-            | _of_batch(batch)
-            for one in measurements
-            for batch in one.batches
-        ]
-    )
 
 
 def _of_batch(batch: BatchRecord) -> dict[str, object]:

@@ -73,7 +73,7 @@ class Training(Section):
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled down to this norm."""
-    lora_r: Annotated[Small, Role.PACE] = 8
+    lora_r: Small = 8
     """Rank r of the adapters."""
     lora_alpha: float = Field(16.0, gt=0, lt=1e9)
     """The adapter's product B A is scaled by alpha / r."""
@@ -93,7 +93,7 @@ class Training(Section):
     it. A reconstruction does not use it."""
     cache_weights: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS] = False
     """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
-    gradient_checkpointing: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS | Role.PACE] = False
+    gradient_checkpointing: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS] = False
     """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
     shard_model: Annotated[bool, Role.TORCH] = False
     """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a

@@ -67,8 +67,6 @@ class Role(Flag):
     TORCH = auto()
     # It decides the order of the examples or what is learnt of them, which no compiled program has.
     EXAMPLES = auto()
-    # It decides how long a step takes.
-    PACE = auto()
     # The section `throughput` decides it for a measurement.
     MEASUREMENT = auto()
     # The section `reconstruction` decides it for each decoder layer.
