@@ -48,15 +48,13 @@ if RELEASE not in RELEASES:
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
 
-def open_backend(
-    cerebras: CerebrasJob, folder: Path, *, compile_only: bool = False, validate_only: bool = False
-) -> cstorch.backend:
+def open_backend(cerebras: CerebrasJob, folder: Path, **how: bool) -> cstorch.backend:
     """Return the backend of this process, which can have only one. Its logs go to `folder`/cerebras_logs.
 
-    `validate_only` lowers the program without an appliance."""
+    how: compile_only or validate_only, for a program that is not executed"""
     logs = str(folder / "cerebras_logs")
     if not cerebras.on_csx:
-        if compile_only or validate_only:
+        if how:
             raise InputError("cerebras.target CPU compiles nothing", "set cerebras.target to CSX")
         return cstorch.backend("CPU", artifact_dir=logs)
     # The package logs the queue, the compilation and the name of the job at this level.
@@ -68,9 +66,8 @@ def open_backend(
         "CSX",
         artifact_dir=logs,
         compile_dir=cerebras.compile_dir,
-        compile_only=compile_only,
-        validate_only=validate_only,
         cluster_config=cstorch.distributed.ClusterConfig(**cerebras.cluster),
+        **how,
     )
 
 
