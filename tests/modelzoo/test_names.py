@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.modelzoo_checkpoint import Place, deinterleave, interleave, places
+from sparseft.checkpoints.modelzoo_checkpoint import Place, places
 from tiny_models import MODELS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -53,8 +53,9 @@ def test_every_kind_of_tensor_has_the_place_that_modelzoo_gives_it():
 
 def test_two_heads_by_hand():
     rows = np.array([[0], [1], [2], [3], [10], [11], [12], [13]])
-    assert interleave(rows, 4).ravel().tolist() == [0, 2, 1, 3, 10, 12, 11, 13]
-    assert np.array_equal(deinterleave(interleave(rows, 4), 4), rows)
+    place = Place("", head_dim=4)
+    assert place.to_modelzoo(rows).ravel().tolist() == [0, 2, 1, 3, 10, 12, 11, 13]
+    assert np.array_equal(place.to_hugging_face(place.to_modelzoo(rows)), rows)
 
 
 def rotated_pairs(rows: torch.Tensor) -> torch.Tensor:
@@ -73,7 +74,7 @@ def test_attention_scores_are_the_same_with_rotated_neighbours():
     K = np.roll(W, 1, axis=1)
     cos, sin = (torch.cat([part, part], -1)[None] for part in (ANGLES.cos(), ANGLES.sin()))
     q, k = apply_rotary_pos_emb(heads(W)[None], heads(K)[None], cos, sin)
-    q_cs, k_cs = (rotated_pairs(heads(np.ascontiguousarray(interleave(weight, HEAD_DIM)))) for weight in (W, K))
+    q_cs, k_cs = (rotated_pairs(heads(Place("", head_dim=HEAD_DIM).to_modelzoo(weight))) for weight in (W, K))
     torch.testing.assert_close(q_cs @ k_cs.transpose(1, 2), (q @ k.transpose(2, 3))[0], rtol=1e-5, atol=1e-4)
     wrong = rotated_pairs(heads(W)) @ rotated_pairs(heads(K)).transpose(1, 2)
     assert (wrong - (q @ k.transpose(2, 3))[0]).abs().max() > 1

@@ -98,25 +98,21 @@ def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
 
     `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a
     pruned entry stays dense. The declaration applies only to the model, because no optimizer has the base."""
-    declared = {}
-    for name, kept in masks:
-        pruned = 1 - kept.count_nonzero().item() / kept.numel()
-        if pruned:
-            declared[name] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
+    declared = {
+        name: cstorch.sparse.Static(1 - kept.count_nonzero().item() / kept.numel(), init_method=_init_with(kept))
+        for name, kept in masks
+        if not kept.all()
+    }
     if declared:
         model.apply(cstorch.sparse.Group(declared))
 
 
 def _init_with(kept: Tensor) -> Callable:
-    """Return an init_method that gives the mask `kept`. The package checks the names of its parameters."""
+    """Return an init_method that gives the mask `kept`. The package checks its parameters and the type of its
+    result."""
 
-    def mask_of(
-        p: nn.Parameter,
-        sparsity: torch.FloatTensor,
-        score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
-        device: torch.device | None = None,
-    ) -> torch.BoolTensor:
-        return kept.to(p.device if device is None else device)
+    def mask_of(p, sparsity, score_shaper=None, device=None) -> torch.BoolTensor:
+        return kept.to(device or p.device)
 
     return mask_of
 
