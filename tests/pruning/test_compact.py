@@ -216,18 +216,3 @@ def test_layers_of_different_sizes_or_with_nothing_left_are_refused(tmp_path, ti
         tiny_llama, lambda layer, units: np.arange(units)[:kept] if layer == first else half(layer, units)
     )
     refuse(tiny_llama, mask, tmp_path, line.format(first=first))
-
-
-@pytest.mark.parametrize("layer", ["self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
-def test_a_checkpoint_that_is_not_the_masked_one_is_refused(tmp_path, tiny_llama, layer):
-    mask, name = structured(tiny_llama), f"model.layers.1.{layer}.weight"
-    merged = masked(tiny_llama, mask, tmp_path / "masked")
-    weights = load_file(merged.files[0])
-    pruned = (~torch.from_numpy(mask.kept(name.removesuffix(".weight")))).nonzero()[-1]
-    weights[name][tuple(pruned)] = 1e-30
-    save_file(weights, merged.files[0], metadata={"format": "pt"})
-    refuse(Checkpoint(merged.folder), mask, tmp_path, f"{name} is not zero")
-
-
-def test_a_mask_of_another_model_is_refused(tmp_path, tiny_llama, tiny_models):
-    refuse(tiny_llama, structured(Checkpoint(tiny_models["mixtral"])), tmp_path, "another model: 6 layers")

@@ -90,7 +90,7 @@ class ModelZoo:
         appliance."""
         paths = os.pathsep.join(map(str, (PROJECT / "lib", self.home / "src")))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        command = [self.python, DRIVER, configuration, "--mode", mode]
+        command: list[str | Path] = [self.python, DRIVER, configuration, "--mode", mode]
         end_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         code = subprocess.call(command, stdout=sys.stderr, env=environment, preexec_fn=end_with_parent)
         if code:
