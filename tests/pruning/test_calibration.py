@@ -395,7 +395,7 @@ def test_the_mask_says_which_text_it_looked_at_and_belongs_to_every_task(tmp_pat
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
-        ({"method": "random", "text": "t.jsonl"}, "--text t.jsonl: no method looks at a text; "),
+        ({"method": "random", "text": "t.jsonl"}, "--text t.jsonl: the methods look at no text; "),
         ({"method": ["unstructured_wanda_on_c4", "unstructured_ria_on_pile"], "text": "t.jsonl"},
          "--method: the methods look at the texts c4 and pile; "),
         ({"method": "unstructured_wanda_on_c4", "text": "t.json"}, "masks.calibration.c4: text: .*not 't.json'"),
