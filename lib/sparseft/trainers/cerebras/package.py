@@ -108,10 +108,14 @@ def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def _init_with(kept: Tensor) -> Callable:
-    """Return an init_method that gives the mask `kept`. The package checks its parameters and the type of its
-    result."""
+    """Return an init_method that gives the mask `kept`. The package checks the names and types of its parameters."""
 
-    def mask_of(p, sparsity, score_shaper=None, device=None) -> torch.BoolTensor:
+    def mask_of(
+        p: nn.Parameter,
+        sparsity: torch.FloatTensor,
+        score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
+        device: torch.device | None = None,
+    ) -> torch.BoolTensor:
         return kept.to(device or p.device)
 
     return mask_of
