@@ -403,10 +403,7 @@ def test_the_mask_says_which_text_it_looked_at_and_belongs_to_every_task(tmp_pat
          "masks.calibration.c4: length: .*equal to 2"),
         ({"method": "unstructured_wanda", "scope": "column"},
          "--scope: Input should be .layer., .row. or .global., not .column."),
-        ({"method": "structured_ria"}, "method 'structured_ria' is unknown"),
-        ({"method": "random", "threads": 0}, ".*for --threads. Must be >= 1; compute_masks.py --help"),
         ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
-        ({"method": "unstructured_on_c4", "text": "t.jsonl"}, "method 'unstructured_on_c4' is unknown; "),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
