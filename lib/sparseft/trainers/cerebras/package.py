@@ -11,8 +11,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,6 @@ from sparseft.study.schedule import Training
 RELEASES = ("2.6.0", "2.10.0")
 try:
     import cerebras.pytorch as cstorch
-    from cerebras.appliance.cluster.config import ClusterConfigError
 except ImportError as error:
     raise InputError(
         f"{sys.executable} has no cerebras-pytorch ({error})",
@@ -79,18 +78,6 @@ def package_versions() -> dict[str, str]:
 def program_digest(program: Path) -> str:
     """Return the sha256 of a lowered program, a cirh.mlir file, without the source lines that it came from."""
     return sha256_of_text(_PLACES.sub("", program.read_text()))
-
-
-@contextmanager
-def appliance_needed() -> Iterator[None]:
-    """Raise InputError if the block, or the decorated function, finds no appliance."""
-    try:
-        yield
-    except ClusterConfigError as error:
-        raise InputError(
-            f"this machine knows no Cerebras appliance ({error})",
-            "run on the appliance's user node, or set cerebras.target to CPU",
-        ) from None
 
 
 def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:

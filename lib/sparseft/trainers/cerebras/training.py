@@ -11,17 +11,15 @@ import torch
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import appliance_needed, open_backend, package_versions, program_digest
+from sparseft.trainers.cerebras.package import open_backend, package_versions, program_digest
 from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob
 
 
-@appliance_needed()
 def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     """Train an adapter, write it to `folder`/adapter and return the measured part of train.json.
 
-    A training of which `folder` has a complete state_*.mdl continues from it. Raises InputError if a CS-3 is the target
-    and this machine knows no appliance."""
+    A training of which `folder` has a complete state_*.mdl continues from it."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
     trainer.run(job.settings.steps)
     eval_loss = trainer.eval_loss()
@@ -37,7 +35,6 @@ def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     }
 
 
-@appliance_needed()
 def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, **how: bool) -> None:
     """Lower the steps of a training and of its evaluation, and execute none of them.
 
@@ -47,7 +44,6 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, **how: bool) ->
     trainer.eval_loss()
 
 
-@appliance_needed()
 def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: int, fill: bool) -> dict:
     """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch
     size.
@@ -55,7 +51,7 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     A batch size has a program of its own, which is compiled before the first step. The clock runs from the end of the
     warm-up to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in
     bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With `fill`, examples are cut or
-    repeated to the sequence length. Raises InputError as `train` does."""
+    repeated to the sequence length."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
     begin = time.perf_counter()
     cpu_begin = time.process_time()
