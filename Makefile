@@ -92,7 +92,6 @@ format: .venv/installed-tests ## format the code as lint requires
 
 bench: .venv/installed-tests ## the benchmarks that need no data set, beside other projects, as ratios in one run
 	$(BIN)/python benchmarks/masks.py
-	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/lora.py
 	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/python benchmarks/measures.py

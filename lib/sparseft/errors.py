@@ -11,6 +11,11 @@ from pathlib import Path
 
 # Every line of a printed traceback begins with it, so that a log's reader can tell tracebacks from messages.
 TRACEBACK_PREFIX = "traceback | "
+# What to do about errors of other libraries. This file imports none of them, so they are known by their names.
+_ADVICE = {
+    "OutOfMemoryError": "lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)",
+    "ClusterConfigError": "run on the appliance's user node, or set cerebras.target to CPU",
+}
 _PACKAGE = Path(__file__).resolve().parent
 _PROJECT = _PACKAGE.parents[1]
 _OWN_CODE = (_PACKAGE, _PROJECT / "workflow/scripts")
@@ -89,8 +94,6 @@ def message(error: Exception) -> str:
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}; check the path, its permissions and the free space"
-    what = f"{type(error).__name__}: {error} ({own_place(error)})"
-    # This file imports no torch, so torch's error for the memory of a GPU is known by its name.
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"{what}; lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)"
-    return f"{what}; check the input, and if it is right report this line"
+    kind = type(error).__name__
+    advice = _ADVICE.get(kind, "check the input, and if it is right report this line")
+    return f"{kind}: {error} ({own_place(error)}); {advice}"

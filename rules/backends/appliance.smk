@@ -1,6 +1,5 @@
 # Every job on a Cerebras appliance is this one with its own files, as those of jobs.smk. One job uses the appliance at
-# a time. Before it includes this file, a backend defines run_of(w), the model and the task of a job, and
-# saving_flags_of(w), the flags of its training that change no bit.
+# a time.
 from sparseft.study.backends.cerebras import CerebrasJob
 
 # The flags of a job that decide no number. run_on_appliance.py adds the labels.
@@ -29,7 +28,7 @@ rule run_on_appliance:
         ROOT / "envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        **requested(run_of),
+        **requested(),
         csx=int(STUDY.cerebras.on_csx),
         # Under Slurm the licence also counts the jobs of other users.
         slurm_extra="--licenses=csx:1" if STUDY.cerebras.on_csx else "",
@@ -37,9 +36,9 @@ rule run_on_appliance:
         run_id=grid.RUN_ID,
         script="",
         kind=lambda w: "training",
-        settings="",
+        settings=lambda w: f"{run_settings(w)} {flags(**STUDY.cerebras.deciding)}",
         turn=lambda w, input: TURN,
-        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags_of(w)} {OTHER_FLAGS}",
+        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)} {OTHER_FLAGS}",
     shell:
         PREPARED + 'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} {params.turn}'
         " -- {params.script} {params.settings} {params.places} 2> {log:q}"

@@ -1,6 +1,4 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
-run_of = cell_of
-saving_flags_of = saving_flags
 
 
 include: "appliance.smk"
@@ -22,7 +20,6 @@ use rule run_on_appliance as train_adapter with:
     params:
         code=code("train_modelzoo.py", "run_modelzoo.py"),
         script='python "$SCRIPTS/train_modelzoo.py"',
-        settings=lambda w: f"{run_settings(w)} {flags(**STUDY.cerebras.deciding)}",
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.

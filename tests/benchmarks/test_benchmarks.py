@@ -20,7 +20,6 @@ from tiny_models import save_tiny
 FOLDER = ROOT / "benchmarks"
 # On a CPU, these only print their tables.
 OF_GPUS = ("lora_gpu", "lora_model_gpu")
-LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
 # Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have
 # their own sizes, which take little time with a tiny model.
 TINY = {
@@ -37,7 +36,7 @@ TINY = {
     "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,), "POWER_EXAMPLES": (20,), "LEVELS": (0.7,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
-    "lora": LAYER,
+    "lora": {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1},
     "lora_gpu": {},
     "lora_model_gpu": {"CASES": lambda module: (module.PEFT, module.PEFT_BF16, module.SPARSE)},
     "lora_model": {
@@ -51,7 +50,6 @@ TINY = {
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
     | {"PLANS": lambda module: {"one mask": module.PLANS["one mask"]}},
-    "products": LAYER,
     "sharded_memory": {
         "LAYERS": 2,
         "SIZES": lambda module: module.SIZES | {"hidden_size": 64, "intermediate_size": 96},

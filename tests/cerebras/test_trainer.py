@@ -7,7 +7,6 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
-from sparseft.errors import InputError
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.schedule import Training
@@ -66,18 +65,6 @@ def test_a_finished_training_takes_no_further_step(inputs, backend, tmp_path):
     again = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
     again.run(3)
     assert (again.graph, again.progress.resumed_after, len(again.progress.curve)) == (None, [3], 3)
-
-
-def test_an_adapter_is_of_the_last_step_or_not_written(inputs, backend, tmp_path):
-    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
-    message = "state of step 3 was not saved"
-    with pytest.raises(InputError, match=message):
-        found.trained_factors()
-    found.run(2)
-    with pytest.raises(InputError, match=message):
-        found.trained_factors()
-    found.run(3)
-    assert found.trained_factors().keys() == found.layers.keys()
 
 
 def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, monkeypatch):

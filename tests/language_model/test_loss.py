@@ -10,13 +10,11 @@ from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import (
     EVALUATED_ROWS,
     AnswerLoss,
-    CrossEntropyFunction,
     answer_losses,
     evaluation_batches,
     mean_answer_loss,
 )
 from sparseft.language_model.weights import Expert, Experts, unfuse_experts
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
@@ -81,15 +79,3 @@ def test_a_loss_that_is_not_finite_is_refused(tiny_llama):
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(InputError, match="evaluation loss is nan"):
         mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cross_entropy_is_torchs(dtype):
-    logits = (4 * torch.randn(37, 50, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
-    targets = torch.arange(37)
-    loss = CrossEntropyFunction.apply(logits * 1, targets)
-    expected = F.cross_entropy(logits.float(), targets, reduction="none")
-    torch.testing.assert_close(loss, expected)
-    weights = torch.linspace(-1, 3, 37)
-    ours, theirs = (torch.autograd.grad(weights @ each, logits) for each in (loss, expected))
-    torch.testing.assert_close(ours, theirs)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from project import refused, succeed, tree
-from scipy.stats import chi2
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.texts import read_documents
 from sparseft.language_model.model import load_model
@@ -44,24 +43,6 @@ def test_every_token_is_drawn_from_the_softmax_of_the_whole_sequence_before_it(m
         for position in range(79):
             drawn = torch.multinomial(probabilities[:, position], 1, generator=generator)
             assert torch.equal(drawn[:, 0], batch[:, position + 1]), position
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_first_tokens_have_the_frequencies_of_the_model(models32, temperature):
-    model, tokenizer = models32["llama"]
-    number = 4000
-    windows = sample_windows(model, tokenizer, asked(examples=number, length=2, temperature=temperature))
-    counts = torch.tensor([window.ids[1] for window in windows]).bincount(minlength=260).double()
-    logits = model(torch.tensor([[tokenizer.bos_token_id]])).logits[0, -1].double()
-    expected = number * (logits / temperature).softmax(-1)
-    # Pearson's test. Tokens that are expected fewer than 5 times are one class.
-    rare = expected < 5
-    expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
-    counts = torch.cat([counts[~rare], counts[rare].sum(0, keepdim=True)])
-    statistic = ((counts - expected) ** 2 / expected).sum().item()
-    assert chi2.sf(statistic, len(counts) - 1) > 0.01
-    assert len(counts) > 30
 
 
 def test_another_seed_gives_other_tokens_and_no_setting_of_a_generation_applies(models32):

@@ -51,7 +51,7 @@ def test_the_response_is_the_last_message_with_its_end_and_every_token_is_writte
 
 
 SLOW = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}"
-LEAVES_OUT = "leaves a message out, or changes its text"
+LEAVES_OUT = "leaves a message out, changes its text, "
 
 
 def changed(old: str, new: str) -> str:
@@ -69,7 +69,7 @@ def changed(old: str, new: str) -> str:
         ("{{ raise_exception('No system role') }}", "chats, row 1: .* refuses the messages .*No system role"),
         ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),
         (SLOW, "row 1: .* computes for more than 1 s"),
-        ("{{ messages[-1].content }}", "row 1: .* writes the earlier messages otherwise"),
+        ("{{ messages[-1].content }}", f"row 1: .* {LEAVES_OUT}"),
         ("{{ messages[0].content }}", f"row 1: .* {LEAVES_OUT}"),
         (changed("messages %}", "messages if message.role != 'system' %}"), f"row 2: .* {LEAVES_OUT}"),
         (changed("message.content", "message.content | upper"), f"row 2: .* {LEAVES_OUT}"),

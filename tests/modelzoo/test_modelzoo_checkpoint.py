@@ -9,7 +9,7 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, interleave, open_checkpoint, places
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place, open_checkpoint, places
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
@@ -116,7 +116,7 @@ def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     assert [block.size for block in exported.read_blocks(q.replace("q_proj", "v_proj"), 100)] == [3 * 32] * 5 + [32]
     place, kept = places(original.config, exported.shapes)[q], read_mask(path).kept(q.removesuffix(".weight"))
     found = exported.mdl.read(exported.mdl.tensors[f"model.model.{place.key}_mask"])
-    np.testing.assert_array_equal(found, interleave(kept, 8))
+    np.testing.assert_array_equal(found, place.to_modelzoo(kept))
 
 
 def test_masks_are_those_of_the_original(tmp_path, tiny_models):
@@ -139,7 +139,7 @@ def test_a_masked_export_is_proved_sparse_and_a_mask_in_other_coordinates_is_fou
     report = validate(exported, mask, base=tiny_llama)
     assert (report["passed"], report["layers_checked"], report["tensors_outside_changed"]) == (True, 14, [])
     layer = "model.layers.1.self_attn.k_proj"
-    permuted = replace(mask, bits=mask.bits | {layer: pack(interleave(mask.kept(layer), 8))})
+    permuted = replace(mask, bits=mask.bits | {layer: pack(Place("", head_dim=8).to_modelzoo(mask.kept(layer)))})
     found = validate(exported, permuted)
     assert not found["passed"]
     assert {row["layer"] for row in found["layers"] if row["violations"]} == {layer}

@@ -225,14 +225,10 @@ def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train
     assert any((masks[50].bits[layer] != dense[50].bits[layer]).any() for layer in masks[50].bits)
 
 
-@pytest.mark.parametrize(("multiple", "share"), [(1e-30, "1"), (100.0, "0")])
-def test_equal_shares_are_said_because_the_allocation_is_then_uniform(uneven, train, capfd, multiple, share):
+@pytest.mark.parametrize("multiple", [1e-30, 100.0])
+def test_equal_shares_give_a_uniform_allocation(uneven, train, multiple):
     mask = computed(uneven, "unstructured_owl", train, [50], owl_m=multiple)[50]
     assert pruned_counts(mask) == pruned_counts(compute_masks(uneven, "unstructured", [50])[50])
-    said = f"every decoder layer has the same share of outliers, {share}, and the same sparsity"
-    assert said in capfd.readouterr().err
-    computed(uneven, "unstructured_owl", train, [50])
-    assert "the same share of outliers" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["unstructured_sparsegpt_owl", "semistructured8_sparsegpt_owl"])

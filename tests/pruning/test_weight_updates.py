@@ -188,12 +188,3 @@ def test_a_pruned_base_that_fails_leaves_nothing(fault, tmp_path, places):
     with pytest.raises((InputError, ValueError)):
         prune(original, places, changed)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "model" not in path.parts]
-
-
-@pytest.mark.parametrize(("method", "group"), [("semistructured_sparsegpt", 4), ("semistructured8_sparsegpt", 8)])
-def test_every_group_of_n_to_m_prunes_n(method, group, tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
-    prune_weights(MaskPass(checkpoint, get_method(method), [50], places, SETTINGS, CALIBRATION))
-    mask = read_mask(places.masks[0])
-    for layer in mask.shape:
-        assert (mask.kept(layer).reshape(-1, group).sum(axis=1) == group // 2).all()

@@ -95,7 +95,7 @@ def test_one_licence_keeps_the_wafer_jobs_of_two_snakemakes_apart(slurm, tmp_pat
     calls, trainer, before = tmp_path / "calls", tmp_path / "trainer", jobs()
     trainer.write_text(WAFER.format(calls=calls))
     trainer.chmod(0o755)
-    wafer = {"backend": "cerebras", "cerebras": {"lock": None, "python": str(trainer), "compile_once": False}}
+    wafer = {"backend": "cerebras", "cerebras": {"lock": None, "python": str(trainer)}}
     studies = [study_in(tmp_path / name, tiny_models, **wafer) for name in ("one", "two")]
     for study in studies:
         study.snakemake("masks", "data/boolq_mini/train.jsonl", "--cores", "1")

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -112,14 +111,6 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path,
     with pytest.raises(OSError, match="no"):
         write_folder(tmp_path / "out", a="2")
     assert (tmp_path / "out/a").read_text() == "1"
-
-
-def test_a_folder_that_others_fill_meanwhile_is_not_replaced(tmp_path):
-    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path / "out", "model") as folder:
-        (folder / "a").write_text("ours")
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out/a").write_text("theirs")
-    assert (tmp_path / "out/a").read_text() == "theirs"
 
 
 def test_files_are_moved_over_those_of_this_program_only(tmp_path):
@@ -307,13 +298,6 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, altered):
         (model / altered).write_text("{}")
     with pytest.raises(InputError, match=f"model_dir/{altered}: .*merge.json records"):
         check_model(model, Checkpoint(model).hashes())
-
-
-def test_a_folder_that_was_copied_is_still_this_program_s(tmp_path):
-    write_folder(tmp_path / "out", a="1")
-    shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
-    write_folder(tmp_path / "copy", a="2")
-    assert (tmp_path / "copy/a").read_text() == "2"
 
 
 def test_two_processes_write_to_one_folder_at_the_same_time(tmp_path):

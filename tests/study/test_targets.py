@@ -99,67 +99,6 @@ def test_a_study_of_no_finetune_alone_evaluates_the_models_and_trains_none():
     assert targets.throughput_targets(study) == []
 
 
-def programs(measured=False, **sections) -> dict[str, targets.Program]:
-    return targets.programs(study_of(**{"backend": "cerebras", **sections}), measured=measured)
-
-
-def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a_program():
-    found, study = programs(), study_of(backend="cerebras")
-    assert len(found) == 2 * (1 + 2 * 2)  # models x (dense + sparsities x modes)
-    assert {name.rpartition("-")[0] for name in found if name.startswith("a-")} == {
-        "a-dense-sparsity00-sparse_to_dense",
-        *(f"a-layer-sparsity{s}-{mode}" for s in (50, 90) for mode in ("sparse_to_dense", "sparse_to_sparse")),
-    }
-    assert all(re.fullmatch(grid.WILDCARDS["program"], name) for name in found)
-    trained = [run for run in targets.runs(study) if run.mode != NO_FINETUNE]
-    names = {run: targets.program_name(study, targets.program_of(study, run)) for run in trained}
-    assert {name: min(run for run in trained if names[run] == name) for name in set(names.values())} == {
-        name: program.run for name, program in found.items()
-    }
-
-
-def test_what_changes_the_program_makes_another():
-    before = programs()
-    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"batch_size": 64}}})) == 2 * len(before)
-    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"save_every": 5}}})) == len(before)
-    assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
-    divided = programs(grid={**GRID, "methods": ["unstructured", "unstructured_owl"]})
-    assert len(divided) == 2 * (1 + 2 * 2 + 2 * 2 * 2)  # models x (dense + what is uniform + owl's counts of each task)
-    for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
-        assert not before.keys() & programs(cerebras=changed).keys()
-    assert before.keys() == programs(cerebras={"job_time_sec": 3600, "job_labels": ["name=x"]}).keys()
-
-
-def test_every_batch_size_is_measured_with_a_program_of_its_own():
-    chosen = {"batch_sizes": [64, 32], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "steps": 100}
-    found = programs(measured=True, throughput=chosen | {"warmup_steps": 9})
-    assert len(found) == 2 * 2 * 2  # models x (dense, 50 %) x batch sizes; tasks and methods share
-    for program in found.values():
-        settings = program.settings
-        assert (settings.steps, settings.eval_every, settings.save_every) == (109, 0, 0)
-        assert settings.batch_size == settings.micro_batch_size
-        assert (program.sequence_length, program.measured) == (512, True)
-    assert sorted(program.settings.batch_size for program in found.values()) == [32] * 4 + [64] * 4
-    longer = programs(measured=True, throughput={**chosen, "sequence_length": 1024})
-    assert {program.sequence_length for program in longer.values()} == {1024}
-    assert not found.keys() & {*programs(), *longer}
-    assert programs(measured=True, throughput=chosen, cerebras={"target": "CPU"}) == {}
-
-
-@pytest.mark.parametrize(("environment", "compiles"), [("", True), ("1", True), ("0", False)])
-def test_without_the_key_the_environment_says_whether_programs_are_compiled_first(monkeypatch, environment, compiles):
-    monkeypatch.setenv("COMPILE_ONCE", environment)
-    assert bool(programs()) == compiles
-    assert bool(programs(cerebras={"compile_once": not compiles})) != compiles
-
-
-@pytest.mark.parametrize("key", [True, False])
-def test_programs_are_compiled_first_if_the_study_says_so_and_on_a_cs3_only(key):
-    assert bool(programs(cerebras={"compile_once": key})) == key
-    assert programs(cerebras={"compile_once": key, "target": "CPU"}) == {}
-    assert programs(cerebras={"compile_once": key}, backend="torch") == {}
-
-
 RUN = "results/runs/{model}-{task}-{method}-sparsity{sparsity}-{mode}-seed{seed}/evaluation.json"
 MASK = "masks/{model}/masks_sparsity{sparsity}_{method}.pt"
 CELL = "results/throughput/{model}-{task}-{method}-sparsity{sparsity}-sparse_to_dense.json"

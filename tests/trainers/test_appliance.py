@@ -12,31 +12,32 @@ from pathlib import Path
 import psutil
 import pytest
 from project import ROOT, run_script
-from sparseft.trainers.appliance import Failure, classify
+from sparseft.trainers.appliance import says_broken, says_full
 
 SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 
 
 @pytest.mark.parametrize(
-    ("printed", "failure"),
+    ("printed", "is_broken", "is_full"),
     [
-        ("grpc: status = StatusCode.UNAVAILABLE", Failure.RETRY),
-        ("ConnectionResetError: [Errno 104] Connection reset by peer", Failure.RETRY),
-        ("error: ApplianceDeadlockError: no progress (client.py, line 3); check the input", Failure.RETRY),
-        ("Socket closed", Failure.RETRY),
-        ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", Failure.STOP),
+        ("grpc: status = StatusCode.UNAVAILABLE", True, False),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", True, False),
+        ("error: ApplianceDeadlockError: no progress (client.py, line 3); check the input", True, False),
+        ("Socket closed", True, False),
+        ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", False, True),
         ("error: [Errno 28] Driver write request failed (errno = 28, error message = 'No space left on device'); x",
-         Failure.STOP),
-        ("file write failed, errno = 122, buf = 0x1", Failure.STOP),
-        ("errno = 1228", Failure.PERMANENT),
-        ("Socket closed\nerror: ImportError: no cerebras.pytorch", Failure.PERMANENT),
-        ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", Failure.PERMANENT),
-        ("error: the loss is nan; lower training.learning_rate", Failure.PERMANENT),
-        ("step 502 of http: loss 2.0", Failure.PERMANENT),
+         False, True),
+        ("file write failed, errno = 122, buf = 0x1", False, True),
+        ("errno = 1228", False, False),
+        ("Socket closed\nerror: ImportError: no cerebras.pytorch", False, False),
+        ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", False, False),
+        ("error: the loss is nan; lower training.learning_rate", False, False),
+        ("step 502 of http: loss 2.0", False, False),
     ],
 )  # fmt: skip
-def test_a_failure_is_told_by_what_the_trainer_printed(printed, failure):
-    assert classify(f"| Train Device=CSX, Step=50\n{printed}\n") is failure
+def test_a_failure_is_told_by_what_the_trainer_printed(printed, is_broken, is_full):
+    said = f"| Train Device=CSX, Step=50\n{printed}\n"
+    assert (says_broken(said), says_full(said)) == (is_broken, is_full)
 
 
 class Bench:
@@ -167,7 +168,7 @@ def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, numb
     assert process.wait(20) == 128 + number
     assert bench.cancelled.read_text() == "wsjob-ours1\n"
     assert "no job was cancelled" not in bench.log()
-    assert bench.log().splitlines()[-1].startswith("interrupted: run ")
+    assert bench.log().splitlines()[-1].startswith("interrupted: ")
     bench.wait_for_end(int((bench.folder / "child").read_text()))
 
 

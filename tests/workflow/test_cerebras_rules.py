@@ -1,18 +1,15 @@
-"""The rules of the backend cerebras: compilations first, one job at a time, what is tried again and what is not.
+"""The rules of the backend cerebras: one job at a time, what is tried again and what is not.
 
 A stand-in trains; the workflow with the real package on its CPU backend is in tests/cerebras."""
 
 from pathlib import Path
 
 import pytest
-import yaml
-from project import ROOT, TINY_STUDY, Study, laid_over, tiny_grid
-from sparseft.study.targets import programs
+from project import ROOT, TINY_STUDY, Study, tiny_grid
 
 CS3 = ["--profile", str(ROOT / "profiles/cs3")]
 STAND_IN = """#!/bin/bash
 case "$*" in
-  *--compile_only*) kind=compile;;
   *measure_cerebras.py*) kind=measure; echo "$*" >> $HERE/flags;;
   *) kind=train;;
 esac
@@ -22,7 +19,6 @@ sleep 0.3
 if [ $kind = train ] && [ -e "$HERE/fail_$run" ]; then cat "$HERE/fail_$run" >&2; rm -f "$HERE/once_$run"; exit 1; fi
 mkdir -p $out
 case $kind in
-  compile) echo '{}' > $out/compile.json;;
   measure) echo '{}' > $out/measurement.json;;
   train) mkdir $out/adapter; echo '{}' > $out/train.json;;
 esac
@@ -60,20 +56,11 @@ def calls(study: Study) -> list[list[str]]:
     return [line.split() for line in (study.folder.parent / "calls").read_text().splitlines()]
 
 
-def test_the_sweep_has_the_compilations_of_the_docs():
-    sweep = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
-    assert len(programs(laid_over(sweep | {"backend": "cerebras"}))) == 74
-
-
-def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_turns(study, tiny_models):
+def test_the_appliance_is_taken_in_turns(study, tiny_models):
     study.snakemake("train", *CS3, "--cores", "4")
     seen = calls(study)
-    assert [call[3] for call in seen] == ["begin", "end"] * 6  # cores are free, the appliance is not
-    order = [(kind, run) for kind, run, _, moment, _ in seen if moment == "begin"]
-    trained = [run for kind, run in order if kind == "train"]
-    assert len(trained) == len(set(trained)) == 3
-    for run in trained:
-        assert order.index(("compile", run)) < order.index(("train", run))  # each program has one run here
+    assert [call[3] for call in seen] == ["begin", "end"] * 3  # cores are free, the appliance is not
+    assert len({run for _, run, *_ in seen}) == 3
     assert study.planned("train", *CS3) == {}
 
     def planned(**changed: object) -> dict[str, int]:
@@ -82,8 +69,7 @@ def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_
 
     # What decides no number trains nothing again.
     assert planned(job_priority="p3", job_time_sec=60, mount_dirs=["/a b"]) == {}
-    assert planned(seeds=(0, 1)) == {"train_adapter": 3, "train": 1}  # a program has no seed
-    # The first run of two programs is another one now. That trains no run of the other method again.
+    assert planned(seeds=(0, 1)) == {"train_adapter": 3, "train": 1}
     assert planned(methods=("random", "unstructured"))["train_adapter"] == 2
     assert planned(sequence_length=256)["train_adapter"] == 3
 
@@ -103,25 +89,19 @@ def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(stu
     assert study.planned("train") == {}
 
 
-def test_without_compilations_the_runs_stand_alone(study):
-    planned = study.planned("train", "--config", "cerebras={compile_once: false}")
-    assert planned["train_adapter"] == 3 and "compile_program" not in planned
-
-
-def test_each_batch_size_is_compiled_once_before_its_repeats_and_measured_in_turns(study, tiny_models):
+def test_each_batch_size_is_measured_in_turns(study, tiny_models):
     asked = {"batch_sizes": [4, 2], "steps": 100, "warmup_steps": 10, "repeats": 2, "sparsities": [50]}
     trainer = str(study.folder.parent / "trainer")
     configure(study, tiny_models["llama"], python=trainer, modes=("sparse_to_sparse",), throughput=asked)
     planned = study.planned("throughput", *CS3)
-    expected = {"compile_program": 2, "measure_batch": 4, "join_measurements": 1, "analyze_throughput": 1}
+    expected = {"measure_batch": 4, "join_measurements": 1, "analyze_throughput": 1}
     assert planned.items() >= expected.items()
     assert "train_adapter" not in planned
     study.snakemake("throughput", *CS3, "--cores", "4", expect=1)  # what the stand-in wrote is no measurement
     seen = calls(study)
-    assert [call[3] for call in seen] == ["begin", "end"] * 6
-    order = [(kind, place.rpartition("batch")[2]) for kind, _, place, moment, _ in seen if moment == "begin"]
-    assert sorted(place for kind, place in order if kind == "measure") == ["2-seed0", "2-seed1", "4-seed0", "4-seed1"]
-    assert [kind for kind, _ in order].count("compile") == 2
+    assert [call[3] for call in seen] == ["begin", "end"] * 4
+    measured = sorted(place.rpartition("batch")[2] for _, _, place, moment, _ in seen if moment == "begin")
+    assert measured == ["2-seed0", "2-seed1", "4-seed0", "4-seed1"]
     for flags in (study.folder.parent / "flags").read_text().splitlines():
         assert " --steps 110 " in flags
         assert " --save_every 0 " in flags

@@ -165,15 +165,11 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
     texts = sorted({value.calibration for value in methods} - {None})
     if len(texts) > 1:
         raise InputError(f"--method: the methods look at the texts {' and '.join(texts)}", "name one text per call")
-    if examples.text and not texts:
-        raise InputError(f"--text {examples.text}: no method looks at a text", f"name one that ends in {ON}NAME")
-    if texts and not examples.text:
-        advice = (
-            "sample it with sample_text.py, and give its file with --text"
-            if texts[0] == SELF
-            else "give it with --text"
+    if bool(examples.text) != bool(texts):
+        what = f"--text {examples.text}: the methods look at {f'the text {texts[0]}' if texts else 'no text'}"
+        raise InputError(
+            what, f"give --text with a method that ends in {ON}NAME; sample_text.py makes that of {ON}{SELF}"
         )
-        raise InputError(f"a method looks at the text {texts[0]}", advice)
     if not texts:
         return masks
     chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}

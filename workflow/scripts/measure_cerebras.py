@@ -6,7 +6,7 @@
 
 Run it with the python of the environment that has cerebras-pytorch. It writes measurement.json with one repeat, and
 join_measurements.py joins all repeats of a cell. --steps includes the steps of the warm-up. --fill_sequences cuts or
-repeats every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
+repeats every example to --sequence_length.
 """
 
 from cyclopts.types import NonNegativeInt
@@ -16,7 +16,7 @@ from sparseft.language_model.hardware import start
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MeasurementRecord
 from sparseft.storage.locks import hold
-from sparseft.storage.record import check_record, write_record
+from sparseft.storage.record import check_record
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.grid import Cell
 from sparseft.study.schedule import Throughput, Training
@@ -30,17 +30,15 @@ def main(
     cerebras: Flags[CerebrasJob] = CerebrasJob(),
     warmup_steps: NonNegativeInt = Throughput().warmup_steps,
     fill_sequences: bool = False,
-    compile_only: bool = False,
 ) -> None:
-    """Read the job, measure or compile it, and write its record.
+    """Read the job, measure it, and write its record.
 
     Args:
         warmup_steps: steps before the measured ones, of --steps
         fill_sequences: use examples of --sequence_length tokens
-        compile_only: compile on the appliance; measure nothing
     """
     start(flags.threads)
-    output = flags.output_dir / ("compile.json" if compile_only else "measurement.json")
+    output = flags.output_dir / "measurement.json"
     check_record(output, output.stem)
     job = job_of(flags)
     steps = job.settings.steps - warmup_steps
@@ -50,13 +48,9 @@ def main(
         )
     cerebras.check_measured(Throughput(steps=steps))
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.trainers.cerebras.training import lower, measure
+    from sparseft.trainers.cerebras.training import measure
 
     hold(output)
-    if compile_only:
-        program = lower(job, cerebras, flags.output_dir, compile_only=True, fill=fill_sequences)
-        write_record(output, {"record": output.stem, **program})
-        return
     measured = measure(job, cerebras, flags.output_dir, warmup=warmup_steps, fill=fill_sequences)
     record = MeasurementRecord(
         cell=Cell.parse(flags.run_id.rpartition("-seed")[0]).id,

@@ -14,7 +14,6 @@ import argparse
 import os
 import platform
 import sys
-import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from sparseft.errors import InputError, message, one_line, print_traceback
 PACKAGES = ("torch", "transformers", "cerebras-pytorch")
 # The release of cerebras-pytorch and of ModelZoo that the callbacks and the reader of its log fit.
 RELEASE = "2.10.0"
-
-
-def end_with_stdin() -> None:
-    """End this process when its parent, which holds the other end of stdin, ends."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 def train(configuration: Path, mode: str, *, validate_only: bool) -> None:
@@ -71,12 +64,7 @@ def main() -> None:
     parser.add_argument("configuration", type=Path, help="what gen_train_config.py writes")
     parser.add_argument("--mode", choices=["train", "eval"], default="train", help="what the Trainer does")
     parser.add_argument("--validate_only", action="store_true", help="lower the program without an appliance")
-    parser.add_argument(
-        "--end_with_stdin", action="store_true", help="end when stdin is closed, as when the parent ended"
-    )
     args = parser.parse_args()
-    if args.end_with_stdin:
-        threading.Thread(target=end_with_stdin, daemon=True).start()
     try:
         train(args.configuration, args.mode, validate_only=args.validate_only)
     except Exception as error:

@@ -7,15 +7,12 @@
 Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ and train.json, as train.py
 does, and the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete state_*.mdl.
 
-With --compile_only it compiles and writes only compile.json. With --validate_only it lowers the program, which needs no
-appliance, and writes the same file.
+With --compile_only it only compiles, and with --validate_only it only lowers the program, which needs no appliance.
 """
 
 from sparseft.command import Flags, run
-from sparseft.errors import InputError
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
-from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.training.job import JobFlags, job_of, write_train_record
 
@@ -34,24 +31,19 @@ def main(
         validate_only: lower the program without an appliance; train nothing
     """
     start(flags.threads)
-    if compile_only and validate_only:
-        raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
     job = job_of(flags, evaluates=True)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.trainers.cerebras.package import saved_mdl
     from sparseft.trainers.cerebras.training import lower, train
 
-    program = flags.output_dir / "compile.json"
-    check_record(program, program.stem)
     hold(flags.output_dir / "adapter")
     if compile_only or validate_only:
-        record = lower(job, cerebras, flags.output_dir, compile_only=compile_only)
-        write_record(program, {"record": program.stem, **record})
-    else:
-        record = train(job, cerebras, flags.output_dir)
-        write_train_record(flags, job, record)
-        for state in saved_mdl(flags.output_dir):
-            state.unlink()
+        lower(job, cerebras, flags.output_dir, compile_only=compile_only, validate_only=validate_only)
+        return
+    record = train(job, cerebras, flags.output_dir)
+    write_train_record(flags, job, record)
+    for state in saved_mdl(flags.output_dir):
+        state.unlink()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,6 @@ def fetch_config(place: str) -> dict:
 def known_config(place: str) -> dict | None:
     """Return the config.json of a place: from the hub's cache here, else from the hub; None if neither has it now."""
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     name, _, revision = fixed(f"{HUB}{place}").removeprefix(HUB).partition("@")
     cached = try_to_load_from_cache(name, _CONFIG, revision=revision or None)
@@ -55,10 +54,7 @@ def known_config(place: str) -> dict | None:
         return read_json(Path(cached), _GIVE_MODEL)
     url = hf_hub_url(name, _CONFIG, revision=revision or None)
     try:
-        # hf_hub_download would repeat the request for half a minute on a machine without a network.
-        answer = get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT, follow_redirects=True)
-        hf_raise_for_status(answer)
-        return parse_json(answer.text, place, _GIVE_MODEL)
+        return parse_json(_answer(url), place, _GIVE_MODEL)
     # The job that prepares the model reports the error.
     except Exception:
         return None
@@ -69,14 +65,12 @@ def check_access(places: dict[str, str]) -> None:
 
     places: a key of the configuration -> ORG/NAME[@REVISION]"""
     from huggingface_hub import constants, errors
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     faults = []
     for key, place in places.items():
         name = place.partition("@")[0]
-        url = f"{constants.ENDPOINT}/api/models/{name}/auth-check"
         try:
-            hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT))
+            _answer(f"{constants.ENDPOINT}/api/models/{name}/auth-check")
         except errors.RepositoryNotFoundError as error:
             faults.append(f"{key}: {_hub_error(name, '', error)}")
         # The job that fetches the place reports any other error.
@@ -85,6 +79,17 @@ def check_access(places: dict[str, str]) -> None:
     if faults:
         what, _, advice = "; also: ".join(faults).rpartition("; ")
         raise InputError(what, advice)
+
+
+def _answer(url: str) -> str:
+    """Return what the hub answers. Raises the errors of its client.
+
+    hf_hub_download would repeat the request for half a minute on a machine without a network."""
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    answer = get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT, follow_redirects=True)
+    hf_raise_for_status(answer)
+    return answer.text
 
 
 def _hub_error(name: str, revision: str, error: Exception) -> InputError:

@@ -49,11 +49,15 @@ class Place:
 
     def to_modelzoo(self, rows: np.ndarray) -> np.ndarray:
         """Return whole heads of rows, of the weight, its mask or its lora_B, in ModelZoo's order."""
-        return interleave(rows, self.head_dim) if self.head_dim else rows
+        if not self.head_dim:
+            return rows
+        halves = rows.reshape(-1, 2, self.head_dim // 2, *rows.shape[1:])
+        return halves.swapaxes(1, 2).reshape(rows.shape)
 
     def to_hugging_face(self, rows: np.ndarray) -> np.ndarray:
         """Return rows in Hugging Face's order. It is the inverse of `to_modelzoo`."""
-        return np.ascontiguousarray(deinterleave(rows, self.head_dim) if self.head_dim else rows)
+        pairs = rows.reshape(-1, self.head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2) if self.head_dim else rows
+        return np.ascontiguousarray(pairs.reshape(rows.shape))
 
 
 def places(config: dict, shapes: Shapes) -> dict[str, Place]:
@@ -87,16 +91,6 @@ def duplicates(config: dict) -> dict[str, str]:
     if config.get("tie_word_embeddings"):
         same["lm_head.weight"] = "embedding_layer.word_embeddings.weight"
     return same
-
-
-def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Return rows (heads * head_dim, ...) of q or k, or of their mask or lora_B, in ModelZoo's order."""
-    return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def deinterleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Return rows in Hugging Face's order. It is the inverse of `interleave`."""
-    return rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
@@ -213,3 +207,8 @@ def open_checkpoint(place: Path) -> Checkpoint:
         return Checkpoint(place)
     file, folder = mdl
     return ModelZooCheckpoint(folder=folder, file=file)
+
+
+def open_exported(file: Path) -> ModelZooCheckpoint:
+    """Return a checkpoint that export_modelzoo.py wrote, with its config.json beside it."""
+    return ModelZooCheckpoint(folder=file.parent, file=file)

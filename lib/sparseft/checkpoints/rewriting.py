@@ -117,17 +117,12 @@ class Cut(NamedTuple):
 
 
 def write_smaller(
-    checkpoint: Checkpoint,
-    folder: Path,
-    changes: dict,
-    cut_of: Callable[[Tensor], Cut | None],
-    check: Callable[[Tensor, np.ndarray], None] = lambda *_: None,
+    checkpoint: Checkpoint, folder: Path, changes: dict, cut_of: Callable[[Tensor], Cut | None]
 ) -> Checkpoint:
     """Write a checkpoint with fewer or smaller tensors to `folder`, one tensor in memory at a time, and return it.
 
     changes: keys of config.json and their new values
     cut_of: a tensor -> what is kept of it; None if it is left out
-    check: (tensor, the bits that are left out of it) -> raises InputError if they must not be
 
     The tensors stay in their files and in their order. A file without tensors is left out."""
     checkpoint.copy_rest(folder)
@@ -145,10 +140,8 @@ def write_smaller(
             for tensor, cut in cuts:
                 if cut.kept is None:
                     target.write(checkpoint.read_bytes(tensor.name))
-                    continue
-                bits = checkpoint.read(tensor.name)
-                check(tensor, np.compress(~cut.kept, bits, cut.axis))
-                target.write(np.compress(cut.kept, bits, cut.axis).data)
+                else:
+                    target.write(np.compress(cut.kept, checkpoint.read(tensor.name), cut.axis).data)
     write_json(folder / "config.json", checkpoint.config | changes)
     path = folder / INDEX
     if path.exists():

@@ -6,11 +6,9 @@ ends only that process. The repeats alternate between the batch sizes, so that a
 mistaken for a slow batch size. Each repeat has other batches, like another seed of the training.
 """
 
-import errno
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -27,9 +25,9 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, own_place, print_traceback
 from sparseft.language_model.batches import encode_splits, of_length, shuffled
-from sparseft.language_model.hardware import memory_kills, peak_memory, start
+from sparseft.language_model.hardware import peak_memory, start
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.limits import limited_memory, private_memory
+from sparseft.limits import limited_memory
 from sparseft.lora.adapted_model import adapted_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
@@ -38,14 +36,12 @@ from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
-# How torch, C++, the system, Rust, LLVM, the dynamic linker and CUDA say that there is no memory. LLVM says it if it
-# cannot load a compiled kernel.
+# How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA say that there is no memory.
 _MEMORY = re.compile(
-    "DefaultCPUAllocator|bad_alloc|Cannot allocate memory|memory allocation of|out of memory|Unable to allocate"
-    "|failed to map segment from shared object|CUBLAS_STATUS_ALLOC_FAILED"
+    "MemoryError|DefaultCPUAllocator|bad_alloc|[Cc]annot allocate memory|memory allocation of|out of memory"
+    "|Unable to allocate|failed to map segment from shared object|could not (create|execute) a primitive"
+    "|can't start new thread|returned NULL without setting|CUBLAS_STATUS_ALLOC_FAILED"
 )
-# Errors that lack of memory causes, and that other things cause too.
-UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
 
 
 @dataclass(frozen=True)
@@ -106,12 +102,11 @@ def measure(training: MeasuredTraining) -> list[dict]:
 
 
 def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict | str:
-    """Measure one repeat in a new process. Return it, or what the system said when memory ran out.
+    """Measure one repeat in a new process. Return it, or what the process printed when memory ran out.
 
     Raises InputError if the process ended for another reason."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    kills = memory_kills()
     with NamedTemporaryFile() as printed:
         process = context.Process(target=_child, args=(sender, printed.name, training, batch_size, seed), daemon=True)
         process.start()
@@ -127,41 +122,24 @@ def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict
     print(words, end="", file=sys.stderr)
     if isinstance(result, InputError):
         raise result
-    return result or reason_of(batch_size, process.exitcode, words, killed=memory_kills() > kills)
+    return result or reason_of(batch_size, process.exitcode, words)
 
 
-def reason_of(batch_size: int, code: int, words: str, *, killed: bool) -> str:
-    """Return why a process that ended with `code` lacked memory. `words` is the end of what it printed.
-
-    `killed` says that the system killed a process for lack of memory meanwhile. Raises InputError if memory is not the
-    cause."""
+def reason_of(batch_size: int, code: int, words: str) -> str:
+    """Return what a process that ended with `code` printed of a lack of memory, in `words`. Raises InputError if it
+    printed nothing of it."""
     lines = words.strip().splitlines() or ["nothing"]
-    if code == -signal.SIGKILL and killed:
-        return "killed by the system, whose memory ended before the limit"
     memory_lines = [line for line in lines if _MEMORY.search(line)]
-    if code == -signal.SIGABRT and memory_lines:
-        return f"aborted: {memory_lines[-1].strip()}"
-    end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    if code and memory_lines:
+        return memory_lines[-1].strip()
     raise InputError(
-        f"batch size {batch_size}: its process {end}, and printed last: {lines[-1].strip()}",
+        f"batch size {batch_size}: its process ended with code {code}, and printed last: {lines[-1].strip()}",
         "let nothing end it; if memory did, lower throughput.memory_mb or leave this batch size out",
     )
 
 
-def out_of_memory(error: Exception, limit: int) -> bool:
-    """Return whether an error says that memory is used up, the GPU's or a process's `limit` in bytes."""
-    text = str(error)
-    is_clear = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
-    if is_clear or _MEMORY.search(text):
-        return True
-    # Python raises SystemError if a function in C fails without an error, as some do if they get no memory.
-    is_unclear = isinstance(error, SystemError) or text in UNCLEAR_ERRORS
-    # If memory is the cause, half of it is in use already, because scratch space is no larger than the operands.
-    return is_unclear and 2 * private_memory() > limit
-
-
 def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_size: int, seed: int) -> None:
-    """Send a repeat, the reason why memory ran out, or an InputError. The file `printed` takes stderr."""
+    """Send a repeat or an InputError. Print any other error. The file `printed` takes stderr."""
     end_with_parent()
     with open(printed, "ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
@@ -169,17 +147,14 @@ def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_s
     limit = training.memory_limit(device)
     try:
         with limited_memory(limit) if device.type == "cpu" else nullcontext():
-            result: dict | str | InputError = _timed_steps(training, batch_size, seed, device)
+            result: dict | InputError = _timed_steps(training, batch_size, seed, device)
     except InputError as error:
         result = error
     except Exception as error:
-        result = f"{type(error).__name__}: {error}".splitlines()[0]
-        if not out_of_memory(error, limit):
-            print_traceback(error)
-            result = InputError(
-                f"batch size {batch_size}: {result} ({own_place(error)})",
-                "check the input, and if it is right report this line",
-            )
+        print_traceback(error)
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"{line} ({own_place(error)})", file=sys.stderr)
+        sys.exit(1)
     sender.send(result)
 
 

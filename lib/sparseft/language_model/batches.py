@@ -138,16 +138,11 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
                 f"{row} refuses the messages ({one_line(error)[:200]})",
                 "change the messages, for example leave the system message out, or change the template",
             ) from None
-        if not whole.startswith(prompt):
+        if not whole.startswith(prompt) or not _has_every_message(messages, prompt, whole[len(prompt) :]):
             raise InputError(
-                f"{row} writes the earlier messages otherwise if the response follows",
-                "use a template that only appends (chat_template.jinja in the folder of `source: path:`), or rows of prompt"
-                " and response",
-            )
-        if not _has_every_message(messages, prompt, whole[len(prompt) :]):
-            raise InputError(
-                f"{row} leaves a message out, or changes its text",
-                "use a template that writes every message as it is, or remove from the rows what it does not write",
+                f"{row} leaves a message out, changes its text, or writes it otherwise before a response",
+                "use a template that only appends messages as they are (chat_template.jinja in the folder of `source: path:`),"
+                " or rows of prompt and response",
             )
         texts.append((prompt, whole))
     return texts

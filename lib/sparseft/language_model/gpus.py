@@ -75,10 +75,10 @@ def _locked(path: Path) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
+        path.touch()
         # Other users must be able to open the file, whatever the umask of this one is.
-        umask = os.umask(0o022)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-        os.umask(umask)
+        path.chmod(0o644)
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,7 +7,6 @@ import re
 import resource
 import sys
 import warnings
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -94,30 +93,14 @@ def keep_freed_memory(below: int = 1 << 30) -> None:
         mallopt(_M_MMAP_THRESHOLD, below)
 
 
-def memory_kills() -> int:
-    """Return how many processes the OOM killer has killed since the system started; 0 if the system does not say."""
-    counters = Path("/proc/vmstat")
-    if not counters.exists():
-        return 0
-    counts = dict(line.split() for line in counters.read_text().splitlines())
-    return int(counts.get("oom_kill", 0))
-
-
 def device_name(device: torch.device) -> str:
     """Return a name for tables of measurements, such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"."""
     if device.type == "cuda":
         return f"GPU: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    processor = cpu_fields().get("model name") or platform.processor() or platform.machine()
+    model_name = re.search(r"^model name\s*: (.*)", CPUINFO.read_text(), re.MULTILINE) if CPUINFO.exists() else None
+    processor = model_name[1] if model_name else platform.processor() or platform.machine()
     return f"CPU: {processor}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-@cache
-def cpu_fields() -> dict[str, str]:
-    """Return what Linux says of the first core of this machine, such as its "model name"; empty on other systems."""
-    first_core = CPUINFO.read_text().partition("\n\n")[0] if CPUINFO.exists() else ""
-    pairs = (line.partition(":") for line in first_core.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def peak_memory(device: torch.device) -> int:

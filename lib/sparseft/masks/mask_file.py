@@ -196,12 +196,9 @@ def mask_writer(
     after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all files appear,
     or none."""
     writer = MaskWriter(paths, metas, shape)
-    try:
-        yield writer
-        writer.check(pattern, pruned)
-        writer.finish()
-    finally:
-        writer.bits.clear()
+    yield writer
+    writer.check(pattern, pruned)
+    writer.finish()
 
 
 class MaskWriter:

@@ -61,11 +61,9 @@ def report(config: Config) -> str:
     requests, jobs = Requests(config), list(study_jobs(config))
     runs = targets.runs(config)
     kept, _ = disk(requests, jobs)
-    programs = len(targets.programs(config))
     lines = [
         "ESTIMATE, from the configuration and the speeds of this machine. GB: 1,000,000,000 bytes.",
         f"runs: {len(runs):,}, of which {sum(run.mode != NO_FINETUNE for run in runs):,} are trained",
-        *([f"compilations for the CS-3: {programs}, before the trainings that share them"] if programs else []),
         "disk, GB",
         *[f"  {name:16} {size / GB:>10,.2f}" for name, size in kept.items()],
         "memory of a job, GB",

@@ -30,7 +30,6 @@ rounds the formula to whole weights, and misses the count.
 """
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
@@ -60,10 +59,8 @@ def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multipl
     """Return the share D of outliers of each decoder layer, in the model's order.
 
     `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A weight is an outlier if its
-    score
-    |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a time.
-      stderr says
-    if all shares are equal, because then the allocation is uniform."""
+    score |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a
+    time."""
     shares = []
     for _, group in groupby(show(norms, "outliers of layer", len(norms)), key=decoder_layer_of):
         layers = list(group)
@@ -72,10 +69,6 @@ def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multipl
         limit = multiple * total / size
         outliers = sum(int(np.count_nonzero(block > limit)) for block in _scores(checkpoint, norms, layers))
         shares.append(outliers / size)
-    if len(set(shares)) == 1 < len(shares):
-        print(
-            f"every decoder layer has the same share of outliers, {shares[0]:g}, and the same sparsity", file=sys.stderr
-        )
     return shares
 
 

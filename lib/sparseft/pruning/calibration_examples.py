@@ -94,8 +94,6 @@ def calibration_examples(
 
     `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one
     is longer than the model's context."""
-    if not rows or number < 1:
-        raise InputError(f"{task.name}: no calibration examples", f"give training rows, and set {key} to 1 or more")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     to_tokens = partial(
         encode, task=task, tokenizer=tokenizer, max_length=model_config(checkpoint.folder).max_position_embeddings

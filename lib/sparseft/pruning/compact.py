@@ -9,38 +9,29 @@ takes one size for all layers, so every layer must keep equally many units. Some
 because their number must be a multiple of 32.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
-from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import coupled_parts
 from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, check_mask, read_mask
+from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.storage.atomic import atomic_folder, write_json
 
 
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time. Return compact.json.
 
-    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's. Raises it too
-    if the mask prunes a unit only in part, or leaves layers of different sizes or without units. Then no file is
-    written."""
+    `checkpoint` is the model that was masked with this mask. Raises InputError if the mask prunes a unit only in part,
+    or leaves layers of different sizes or without units. Then no file is written."""
     mask = read_mask(mask_path)
-    check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, units = plan_cuts(checkpoint, mask)
     changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
     with atomic_folder(output, "smaller model") as folder:
-        smaller = write_smaller(
-            checkpoint,
-            folder,
-            changes,
-            lambda tensor: cuts.get(tensor.name, Cut(tensor.name)),
-            partial(_check_zeros, checkpoint.folder),
-        )
+        smaller = write_smaller(checkpoint, folder, changes, lambda tensor: cuts.get(tensor.name, Cut(tensor.name)))
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
             "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
             "after": smaller.totals() | {"config": changes},
@@ -91,13 +82,3 @@ def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:
                 f"{part.layer}: a channel or head is pruned only in part", "use a mask of a structured method"
             )
     return units
-
-
-def _check_zeros(folder: Path, tensor: Tensor, removed: np.ndarray) -> None:
-    """Raise InputError if a weight that is left out is not zero. A bias may be anything."""
-    # The shift removes the sign, because -0 is zero too.
-    if tensor.name.endswith(".weight") and (removed << 1).any():
-        raise InputError(
-            f"{folder}: {tensor.name} is not zero where the mask prunes it",
-            "give the merged checkpoint and the mask that it was merged with",
-        )

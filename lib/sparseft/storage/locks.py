@@ -41,14 +41,10 @@ def _open_locked(lock: Path, path: Path) -> TextIO:
     """Return the lock's file, open and locked."""
     while True:
         file = open(lock, "a+")  # noqa: SIM115  It stays open until the process ends.
+        file.seek(0)
+        holder = file.read() or "another process"
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "another process"
-            line = f"{path} is being written by {holder}, perhaps of a killed command: waiting for its end"
-            print(line, file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file, f"{path} is being written by {holder}, perhaps of a killed command: waiting for its end")
         except OSError as error:
             what = f"warning: {path.parent}: this file system has no locks ({error.strerror});"
             print(f"{what} make sure that no process of a killed command is still running", file=sys.stderr, flush=True)
@@ -57,6 +53,15 @@ def _open_locked(lock: Path, path: Path) -> TextIO:
             if os.fstat(file.fileno()).st_ino == lock.stat().st_ino:
                 return file
         file.close()
+
+
+def lock_file(file: TextIO, waiting: str) -> None:
+    """Lock an open file. If another process holds the lock, say that this one is `waiting` on stderr, and wait."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(waiting, file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _remove(lock: Path, owner: int) -> None:

@@ -71,14 +71,14 @@ REPORT = "report.html"
 REPORT_PARTS = "lib/sparseft/analysis/templates"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
-RESULTS = r"results(?:/(?!(?:runs|throughput|programs|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
+RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
 # Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
 # behind it.
 LONGEST_NAME = 200
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
-# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program,
-# and of a training, which has one before its name and is empty for the training "".
+# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a
+# training, which has one before its name and is empty for the training "".
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
@@ -87,7 +87,6 @@ WILDCARDS = {
     "mode": rf"(?:{'|'.join(MODES)})",
     "training": rf"(?:-{TRAINING})?",
     "seed": r"(?:0|[1-9][0-9]{0,18})",
-    "program": r"[A-Za-z0-9_.-]+",
     "batch_size": r"[1-9][0-9]*",
     "text": methods.TEXT_NAME,
     # The folder of masks that depend on a task's examples, below those of their model. Other masks have none.
@@ -181,7 +180,6 @@ class ResultPaths:
         self.throughput = f"{folder}/throughput/{CELL_ID}.json"
         # For backends that measure each batch size in a job of its own.
         self.batch = f"{folder}/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"
-        self.program = f"{folder}/programs/{{program}}"
         self.logs = f"{folder}/logs"
         # A job that finds the disk full writes this file.
         self.stop = f"{self.logs}/stop"

@@ -83,7 +83,7 @@ class Training(Section):
         [], examples=[["q_proj", "v_proj"]]
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
-    train_on_inputs: Annotated[bool, Role.EXAMPLES] = False
+    train_on_inputs: bool = False
     """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses
     are always on the answers. The name is that of Alpaca-LoRA and of Shears."""
     distillation: Annotated[Distillation | None, Role.TORCH | DECIDED] = Field(
@@ -98,7 +98,7 @@ class Training(Section):
     shard_model: Annotated[bool, Role.TORCH] = False
     """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a
     decoder layer at a time to the GPU. Needs `cache_weights: false`."""
-    length_buckets: Annotated[Positive, Role.EXAMPLES] = 8
+    length_buckets: Positive = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
     eval_every: Annotated[Count, Role.WATCHING | Role.TORCH | DECIDED] = 0
     """Steps between two evaluation losses, with the backend torch. If it is 0, only the end is evaluated."""

@@ -65,8 +65,6 @@ class Role(Flag):
     WITHOUT_EFFECT = SAVING | WATCHING
     # Only the backend torch has it.
     TORCH = auto()
-    # It decides the order of the examples or what is learnt of them, which no compiled program has.
-    EXAMPLES = auto()
     # The section `throughput` decides it for a measurement.
     MEASUREMENT = auto()
     # The section `reconstruction` decides it for each decoder layer.

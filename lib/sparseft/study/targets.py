@@ -1,9 +1,7 @@
 """List the runs and the files of a configuration's study, and check the targets that a user requests."""
 
-import json
 import os
 import re
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
-from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
 from sparseft.study.grid import (
     CALIBRATION,
@@ -27,7 +25,6 @@ from sparseft.study.grid import (
     fill,
     mask_path,
 )
-from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
 
@@ -46,8 +43,6 @@ _NAMED = (
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:(?:selection|validation)_)?manifest\.json)",
 )
-# The roles of the keys of `training` that do not change the compiled program, or that no compiled program has.
-NOT_COMPILED = Role.WITHOUT_EFFECT | Role.TORCH | Role.EXAMPLES
 
 
 def runs(config: Config) -> list[Run]:
@@ -139,57 +134,6 @@ def throughput_targets(config: Config) -> list[str]:
     return sorted({fill(config.paths.throughput, run) for run in _measured(config)})
 
 
-@dataclass(frozen=True)
-class Program:
-    """Describe a program for the Cerebras compiler: the training of `run` with `sequence_length` tokens per example.
-
-    The program also evaluates, unless it is only `measured`."""
-
-    run: Run
-    settings: Training
-    sequence_length: int
-    measured: bool
-
-
-def program_of(config: Config, run: Run, batch_size: int | None = None) -> Program:
-    """Return the program that the training of a run needs, or its measurement with a batch size."""
-    settings, length = config.training_of(run.task, run.training), config.cerebras.sequence_length
-    if batch_size is None:
-        return Program(run, settings, length, measured=False)
-    settings = config.throughput.schedule(settings, batch_size)
-    return Program(run, settings, config.throughput.sequence_length or length, measured=True)
-
-
-def programs(config: Config, *, measured: bool = False) -> dict[str, Program]:
-    """Return the programs that are compiled before the study's trainings, by name; empty if nothing is compiled in
-    advance.
-
-    If `measured`, they are those of the stage `throughput`: one per measured cell and batch size. Several runs may need
-    one program. It is described by the first of them."""
-    if not config.training_backend.compiles_first(config):
-        return {}
-    trained = _measured(config) if measured else [run for run in runs(config) if run.mode != NO_FINETUNE]
-    by_name: dict[str, Program] = {}
-    for run, batch_size in product(trained, sorted(config.throughput.batch_sizes) if measured else [None]):
-        program = program_of(config, run, batch_size)
-        by_name.setdefault(program_name(config, program), program)
-    return by_name
-
-
-def program_name(config: Config, program: Program) -> str:
-    """Return the name of a compiled program. Runs share a program if they differ only in seed, task or choice of
-    weights.
-
-    Two names may stand for the same program. This costs little, because the compiler finds a program that exists. One
-    name must not stand for two programs, because the missing one would be compiled inside the training."""
-    run = program.run
-    settings = program.settings.model_dump(exclude=Training.keys_of(NOT_COMPILED))
-    settings |= config.cerebras.deciding | {"sequence_length": program.sequence_length}
-    source = config.models[run.model].model_dump()
-    digest = sha256_of_text(json.dumps([source, settings], sort_keys=True))
-    return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
-
-
 def _measured(config: Config) -> list[Run]:
     """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
     axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
@@ -198,19 +142,6 @@ def _measured(config: Config) -> list[Run]:
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
     return [run for run in runs(narrowed) if run.mode in TASK_MODES]
-
-
-def _layer_counts(config: Config, run: Run) -> str:
-    """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per
-    layer."""
-    method = get_method(run.method)
-    if run.method == DENSE or method.pattern.removes == "channels":
-        return method.pattern.name
-    scope = config.masks.scope_of(run.method, config.grid.percents(run.method))
-    if scope != "global" and not method.allocation and method.pattern.has_exact_counts:
-        return scope
-    # The scores decide how many weights a layer keeps.
-    return f"{run.method}-{run.task}" if method.uses_task else run.method
 
 
 def text_path(config: Config, name: str, model: str, task: str) -> str:

@@ -1,13 +1,12 @@
-"""Run a trainer on a Cerebras appliance: one at a time, with its failures classified and its job cancelled at the end.
+"""Run a trainer on a Cerebras appliance: one at a time, with its failures told apart and its job cancelled at the end.
 
 The trainer is a child process. What it printed decides what happens after a failure:
 
-    RETRY      the appliance or the connection to it broke; the trainer is started again, from its last checkpoint
-    STOP       the disk or its quota is full, so every later job would fail too, after hours on the appliance
-    PERMANENT  the configuration or the input is wrong, or the failure is unknown; another attempt would fail again
+    BROKEN          the appliance or the connection to it broke; the trainer is started again, from its last checkpoint
+    FULL            the disk or its quota is full, so every later job would fail too, after hours on the appliance
+    anything else   the configuration or the input is wrong, or the failure is unknown; another attempt would fail again
 """
 
-import enum
 import fcntl
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from sparseft.errors import TRACEBACK_PREFIX, InputError
+from sparseft.storage.locks import lock_file
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The label of every job. Each job has a new value, so that no other job is cancelled.
@@ -38,23 +38,20 @@ FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(12
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)
 
 
-class Failure(enum.Enum):
-    """Say what to do about a trainer that failed."""
-
-    RETRY = "retry"
-    STOP = "stop"
-    PERMANENT = "permanent"
+def says_full(text: str) -> bool:
+    """Return whether a trainer that printed `text` ended because the disk or its quota is full."""
+    return bool(FULL.search(_without_tracebacks(text)))
 
 
-def classify(text: str) -> Failure:
-    """Return the class of a failure, from what the trainer printed."""
-    # A traceback quotes source lines and errors that were handled, which say nothing of the failure.
-    text = re.sub(f"^{re.escape(TRACEBACK_PREFIX)}.*", "", text, flags=re.MULTILINE)
-    if FULL.search(text):
-        return Failure.STOP
-    if BROKEN.search(text) and not WRONG.search(text):
-        return Failure.RETRY
-    return Failure.PERMANENT
+def says_broken(text: str) -> bool:
+    """Return whether a trainer that printed `text` ended because it lost the appliance."""
+    text = _without_tracebacks(text)
+    return bool(BROKEN.search(text)) and not WRONG.search(text) and not says_full(text)
+
+
+def _without_tracebacks(text: str) -> str:
+    # They quote source lines and errors that were handled, which say nothing of the failure.
+    return re.sub(f"^{re.escape(TRACEBACK_PREFIX)}.*", "", text, flags=re.MULTILINE)
 
 
 def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | None) -> int:
@@ -68,27 +65,22 @@ def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | No
     if stop.exists():
         what, _, advice = stop.read_text().rpartition("; ")
         raise InputError(what, advice)
-    try:
-        with held(lock, name) if lock else nullcontext(()) as inherited:
-            for attempt in range(1, ATTEMPTS + 1):
-                begin = log.stat().st_size
-                code = _attend(command, inherited)
-                if code == 0:
-                    return 0
-                printed = log.read_bytes()[begin:].decode(errors="replace")
-                failure = classify(printed)
-                if failure is not Failure.RETRY:
-                    break
-                print(f"{name}: attempt {attempt} lost the appliance or the connection to it", file=sys.stderr)
-    except SystemExit:
-        print(f"interrupted: {name} was ended by a signal; start snakemake again", file=sys.stderr)
-        raise
+    with held(lock, name) if lock else nullcontext(()) as inherited:
+        for attempt in range(1, ATTEMPTS + 1):
+            begin = log.stat().st_size
+            code = _attend(command, inherited)
+            if code == 0:
+                return 0
+            printed = log.read_bytes()[begin:].decode(errors="replace")
+            if not says_broken(printed):
+                break
+            print(f"{name}: attempt {attempt} lost the appliance or the connection to it", file=sys.stderr)
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
-    if failure is Failure.RETRY:
+    if says_broken(printed):
         raise InputError(
             f"{ended} in {ATTEMPTS} attempts", "start snakemake again: it continues from the last checkpoint"
         )
-    if failure is Failure.STOP:
+    if says_full(printed):
         line = InputError(f"the disk or its quota is full ({stop}, of {name})", "free space and start snakemake again")
         stop.write_text(str(line))
         raise line
@@ -103,11 +95,7 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{name} waits: {path} is held by another job", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, f"{name} waits: {path} is held by another job")
         try:
             yield (file.fileno(),)
         finally:
@@ -150,6 +138,7 @@ def _on_signals(action: Callable | signal.Handlers) -> None:
 
 
 def _exit(number: int, _: object) -> None:
+    print("interrupted: a signal ended the training; start snakemake again", file=sys.stderr)
     sys.exit(KILLED + number)
 
 

@@ -32,8 +32,6 @@ class Backend:
     architectures: tuple[Architecture, ...] | None = None
     # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
-    # Whether a job of its own compiles each program before the trainings that share it.
-    compiles_first: Callable[[StudyConfig], bool] = lambda config: False
     # Whether the GPUs and the CPU of this machine train.
     uses_this_machine: bool = True
     # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's

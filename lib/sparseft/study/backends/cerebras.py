@@ -1,6 +1,5 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
-import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -97,14 +96,6 @@ class Cerebras(CerebrasJob):
 
     python: Annotated[str, Role.PLACE] = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
     """Python of the environment that has cerebras-pytorch."""
-    compile_once: bool = Field(
-        default_factory=lambda: os.environ.get("COMPILE_ONCE") or True,
-        validate_default=True,
-        examples=[False],
-        json_schema_extra={"default": True},
-    )
-    """Compile each distinct program in a job of its own, before the runs that share it. Without this key,
-    COMPILE_ONCE=1 or 0 in the environment decides; without both, it is true. A change trains again."""
     lock: Annotated[str | None, Role.PLACE] = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
     """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
 
@@ -151,7 +142,6 @@ CEREBRAS = Backend(
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
     sections={"cerebras": Cerebras},
-    compiles_first=lambda config: config.cerebras.on_csx and config.cerebras.compile_once,
     uses_this_machine=False,
     evaluates=True,
     host_memory=_host_memory,

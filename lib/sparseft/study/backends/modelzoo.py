@@ -19,5 +19,4 @@ MODELZOO = replace(
     # ModelZoo's Lora skips stacked experts, so it would train only the attention of a Mixtral.
     architectures=(LLAMA, MISTRAL),
     check_measured=_check_measured,
-    compiles_first=lambda config: False,
 )

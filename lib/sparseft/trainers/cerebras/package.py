@@ -11,8 +11,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,6 @@ from sparseft.study.schedule import Training
 RELEASES = ("2.6.0", "2.10.0")
 try:
     import cerebras.pytorch as cstorch
-    from cerebras.appliance.cluster.config import ClusterConfigError
 except ImportError as error:
     raise InputError(
         f"{sys.executable} has no cerebras-pytorch ({error})",
@@ -48,15 +47,13 @@ if RELEASE not in RELEASES:
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
 
-def open_backend(
-    cerebras: CerebrasJob, folder: Path, *, compile_only: bool = False, validate_only: bool = False
-) -> cstorch.backend:
+def open_backend(cerebras: CerebrasJob, folder: Path, **how: bool) -> cstorch.backend:
     """Return the backend of this process, which can have only one. Its logs go to `folder`/cerebras_logs.
 
-    `validate_only` lowers the program without an appliance."""
+    how: compile_only or validate_only, for a program that is not executed"""
     logs = str(folder / "cerebras_logs")
     if not cerebras.on_csx:
-        if compile_only or validate_only:
+        if how:
             raise InputError("cerebras.target CPU compiles nothing", "set cerebras.target to CSX")
         return cstorch.backend("CPU", artifact_dir=logs)
     # The package logs the queue, the compilation and the name of the job at this level.
@@ -68,9 +65,8 @@ def open_backend(
         "CSX",
         artifact_dir=logs,
         compile_dir=cerebras.compile_dir,
-        compile_only=compile_only,
-        validate_only=validate_only,
         cluster_config=cstorch.distributed.ClusterConfig(**cerebras.cluster),
+        **how,
     )
 
 
@@ -84,34 +80,22 @@ def program_digest(program: Path) -> str:
     return sha256_of_text(_PLACES.sub("", program.read_text()))
 
 
-@contextmanager
-def appliance_needed() -> Iterator[None]:
-    """Raise InputError if the block, or the decorated function, finds no appliance."""
-    try:
-        yield
-    except ClusterConfigError as error:
-        raise InputError(
-            f"this machine knows no Cerebras appliance ({error})",
-            "run on the appliance's user node, or set cerebras.target to CPU",
-        ) from None
-
-
 def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
     """Declare weights of a model as sparse, with their masks and their real sparsities.
 
     `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a
     pruned entry stays dense. The declaration applies only to the model, because no optimizer has the base."""
-    declared = {}
-    for name, kept in masks:
-        pruned = 1 - kept.count_nonzero().item() / kept.numel()
-        if pruned:
-            declared[name] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
+    declared = {
+        name: cstorch.sparse.Static(1 - kept.count_nonzero().item() / kept.numel(), init_method=_init_with(kept))
+        for name, kept in masks
+        if not kept.all()
+    }
     if declared:
         model.apply(cstorch.sparse.Group(declared))
 
 
 def _init_with(kept: Tensor) -> Callable:
-    """Return an init_method that gives the mask `kept`. The package checks the names of its parameters."""
+    """Return an init_method that gives the mask `kept`. The package checks the names and types of its parameters."""
 
     def mask_of(
         p: nn.Parameter,
@@ -119,7 +103,7 @@ def _init_with(kept: Tensor) -> Callable:
         score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
         device: torch.device | None = None,
     ) -> torch.BoolTensor:
-        return kept.to(p.device if device is None else device)
+        return kept.to(device or p.device)
 
     return mask_of
 

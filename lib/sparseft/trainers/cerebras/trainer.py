@@ -11,7 +11,7 @@ the same steps.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
@@ -134,15 +133,9 @@ class Trainer:
     def trained_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return A (r, in) and B (out, r) of each layer as the layer multiplies by them.
 
-        They are read from the saved state, because the weights on the appliance cannot be read in another way.
-        Raises InputError if the state of the last step was not saved."""
+        They are read from the saved state, because the weights on the appliance cannot be read in another way."""
         state = read_last_mdl(self.folder, self.identity)
-        steps = self.settings.steps
-        if state is None or len(json.loads(state["progress"])["curve"]) != steps:
-            raise InputError(
-                f"{self.folder}: the state of step {steps} was not saved",
-                "train again, which continues from the last state",
-            )
+        assert state and len(json.loads(state["progress"])["curve"]) == self.settings.steps, "the end was not saved"
         factors = {}
         for name in self.layers:
             A, B = (state["adapter"][f"model.{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
@@ -237,37 +230,31 @@ def answer_tokens(batch: dict[str, Tensor]) -> Tensor:
     return (batch["labels"] != IGNORED).float().sum()
 
 
-class _Stream(IterableDataset):
-    """Make each batch when it is read."""
+class _OwnRows(IterableDataset):
+    """Make the rows of each batch that this process streams, when they are read. The last batch is filled up with
+    padding."""
 
-    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]]) -> None:
+    def __init__(self, batches: Callable[[], Iterable[list[Example]]], size: int, length: int) -> None:
         self.batches = batches
+        self.size = size
+        self.length = length
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self.batches()
+        rows, rank = share_of(self.size)
+        for batch in self.batches():
+            yield fixed_batch(batch[rank * rows : (rank + 1) * rows], self.length, rows)
 
 
 def training_batches(examples: list[Example], settings: Training, seed: int, length: int, done: int) -> DataLoader:
     """Return the batches of the backend torch after the first `done`, without end; on a worker, its rows of each."""
-    rows, rank = share_of(settings.batch_size)
-
-    def own_rows() -> Iterator[dict[str, Tensor]]:
-        for batch in islice(shuffled(examples, settings, seed), done, None):
-            yield fixed_batch(batch[rank * rows : (rank + 1) * rows], length, rows)
-
-    return DataLoader(_Stream(own_rows), batch_size=None)
+    batches = lambda: islice(shuffled(examples, settings, seed), done, None)  # noqa: E731
+    return DataLoader(_OwnRows(batches, settings.batch_size, length), batch_size=None)
 
 
 def evaluation_batches(examples: list[Example], size: int, length: int) -> DataLoader:
-    """Return all examples once, in batches of `size`. The last batch is filled up with padding."""
-    rows, rank = share_of(size)
-
-    def own_rows() -> Iterator[dict[str, Tensor]]:
-        # Every worker must stream as many batches as the others, so all count to the end of the last whole batch.
-        for start in range(rank * rows, math.ceil(len(examples) / size) * size, size):
-            yield fixed_batch(examples[start : start + rows], length, rows)
-
-    return DataLoader(_Stream(own_rows), batch_size=None)
+    """Return all examples once, in batches of `size`. Every worker streams its rows of as many batches."""
+    batches = [examples[start : start + size] for start in range(0, len(examples), size)]
+    return DataLoader(_OwnRows(lambda: batches, size, length), batch_size=None)
 
 
 def share_of(batch_size: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The backend cerebras: train an adapter, compile its program in advance, or measure its speed.
+"""The backend cerebras: train an adapter, lower its program, or measure its speed.
 
 The parts are in package.py (cerebras-pytorch itself, and saved states) and trainer.py (the training and its batches).
 """
@@ -8,21 +8,18 @@ from pathlib import Path
 
 import torch
 
-from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
 from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import appliance_needed, open_backend, package_versions, program_digest
+from sparseft.trainers.cerebras.package import open_backend, package_versions, program_digest
 from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob
 
 
-@appliance_needed()
 def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     """Train an adapter, write it to `folder`/adapter and return the measured part of train.json.
 
-    A training of which `folder` has a complete state_*.mdl continues from it. Raises InputError if a CS-3 is the target
-    and this machine knows no appliance."""
+    A training of which `folder` has a complete state_*.mdl continues from it."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
     trainer.run(job.settings.steps)
     eval_loss = trainer.eval_loss()
@@ -38,29 +35,15 @@ def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     }
 
 
-@appliance_needed()
-def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
-    """Lower the steps of a training, and of its evaluation if it has one, and return the content of compile.json.
+def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, **how: bool) -> None:
+    """Lower the steps of a training and of its evaluation, and execute none of them.
 
-    With `compile_only` the appliance compiles them too. Without it no appliance is needed, because the front end knows
-    which operations the compiler supports. No step is executed. Raises InputError if this fails."""
-    backend = open_backend(cerebras, folder, compile_only=compile_only, validate_only=not compile_only)
-    trainer = Trainer(job, cerebras, backend, folder, fill=fill)
+    how: compile_only, with which the appliance compiles them, or validate_only, for which no appliance is needed"""
+    trainer = Trainer(job, cerebras, open_backend(cerebras, folder, **how), folder)
     trainer.run(job.settings.steps)
-    if "validation" in trainer.data:
-        trainer.eval_loss()
-    if trainer.graph is None:
-        raise InputError(f"{folder}: all steps are done, so that nothing is left to lower", "name another folder")
-    return {
-        "run_id": job.provenance["run_id"],
-        "compile_only": compile_only,
-        "compile_hash": program_digest(trainer.graph),
-        "cerebras": cerebras.model_dump(),
-        "versions": package_versions(),
-    }
+    trainer.eval_loss()
 
 
-@appliance_needed()
 def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: int, fill: bool) -> dict:
     """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch
     size.
@@ -68,7 +51,7 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     A batch size has a program of its own, which is compiled before the first step. The clock runs from the end of the
     warm-up to the end of the last step. Nothing is saved or evaluated in between. Time is in seconds and memory in
     bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With `fill`, examples are cut or
-    repeated to the sequence length. Raises InputError as `train` does."""
+    repeated to the sequence length."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
     begin = time.perf_counter()
     cpu_begin = time.process_time()

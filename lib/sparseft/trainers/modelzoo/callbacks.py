@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.errors import InputError
+from sparseft.checkpoints.modelzoo_checkpoint import open_exported
 from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
 from sparseft.trainers.cerebras.package import declare_sparse
@@ -68,13 +67,13 @@ class MaskedLora(Callback):
             model = build()
             for layer, path, kept in layer_masks(self.checkpoint):
                 parent, _, name = path.rpartition(".")
-                module = model.get_submodule(path)
+                module = replaced = model.get_submodule(path)
                 if self.targets and layer.rpartition(".")[2] not in self.targets:
-                    frozen = nn.Linear(*reversed(module.weight.shape), bias=False, device="meta")
-                    frozen.weight = module.weight
-                    setattr(model.get_submodule(parent), name, frozen)
+                    replaced = nn.Linear(*reversed(module.weight.shape), bias=False, device="meta")
+                    replaced.weight = module.weight
                 elif get_mode(self.mode).masks_every_step and not kept.all():
-                    setattr(model.get_submodule(parent), name, MaskedLinear(module, kept))
+                    replaced = MaskedLinear(module, kept)
+                setattr(model.get_submodule(parent), name, replaced)
             return model
 
         trainer.callbacks["model"].model = build_replaced
@@ -117,14 +116,10 @@ class FrozenBaseSparsity(Callback):
 def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
     """Yield every prunable layer in order: Hugging Face's name, the module path in ModelZoo's model, and the mask.
 
-    The mask is bool (out, in), true for a weight that is kept. Raises InputError if the checkpoint has no mask of a
-    layer."""
-    exported = open_checkpoint(Path(checkpoint))
-    assert isinstance(exported, ModelZooCheckpoint)
+    The mask is bool (out, in), true for a weight that is kept."""
+    exported = open_exported(Path(checkpoint))
     for layer in prunable_layers(exported):
-        place = exported.places[f"{layer}.weight"]
-        mask = exported.mdl.tensors.get(f"model.model.{place.key}_mask")
-        if mask is None:
-            raise InputError(f"{checkpoint}: no mask of {layer}", "write it again with export_modelzoo.py --mask_path")
+        key = exported.places[f"{layer}.weight"].key
+        mask = exported.mdl.tensors[f"model.model.{key}_mask"]
         kept = torch.from_numpy(np.ascontiguousarray(exported.mdl.read(mask)))
-        yield layer, f"model.{place.key.removesuffix('.weight')}", kept
+        yield layer, f"model.{key.removesuffix('.weight')}", kept

@@ -45,8 +45,8 @@ FIXED = {
 }
 
 
-def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
-    """Write the folder `output` and return the content of export.json. Without a mask the model is dense.
+def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> None:
+    """Write the folder `output`. Without a mask the model is dense.
 
     One block of rows is in memory at a time. Raises InputError if ModelZoo has no such model, if the mask is of another
     model, or if the checkpoint does not fit its config.json."""
@@ -70,7 +70,6 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
             "outputs": {name: sha256(folder / name) for name in (CHECKPOINT, CONFIGURATION)},
         }
         write_json(folder / "export.json", report)
-    return report
 
 
 def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: Place, mask: Mask | None) -> None:
@@ -114,13 +113,14 @@ def model_section(folder: Path) -> dict:
             raise InputError(
                 f"{folder / 'config.json'}: {name} {value} cannot be translated", f"use a model with {name} {known}"
             )
-    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    head_dim = config.head_dim or config.hidden_size // heads
     section = {
         "name": config.model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
-        "num_heads": config.num_attention_heads,
+        "num_heads": heads,
         "filter_size": config.intermediate_size,
         "max_position_embeddings": config.max_position_embeddings,
         "layer_norm_epsilon": config.rms_norm_eps,
@@ -128,14 +128,13 @@ def model_section(folder: Path) -> dict:
         "rope_theta": rope["rope_theta"],
         "share_embedding_weights": config.tie_word_embeddings,
         "rotary_dim": head_dim,
-        "attention_module": "aiayn_attention",
+        "attention_module": "aiayn_attention" if groups == heads else "multiquery_attention",
         **FIXED,
     }
-    if head_dim * config.num_attention_heads != config.hidden_size:
-        section["attention_inner_dim"] = head_dim * config.num_attention_heads
-    if config.num_key_value_heads != config.num_attention_heads:
-        section["attention_module"] = "multiquery_attention"
-        section["extra_attention_params"] = {"num_kv_groups": config.num_key_value_heads}
+    if head_dim * heads != config.hidden_size:
+        section["attention_inner_dim"] = head_dim * heads
+    if groups != heads:
+        section["extra_attention_params"] = {"num_kv_groups": groups}
     if window := getattr(config, "sliding_window", None):
         section["attention_sliding_window_length"] = window
     if find_architecture(config.architectures, config.name_or_path).experts:

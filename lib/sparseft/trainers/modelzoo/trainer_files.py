@@ -29,8 +29,8 @@ from sparseft.trainers.modelzoo.export import CHECKPOINT, model_section
 from sparseft.training.job import TrainingJob
 
 FILE = "batches.h5"
-# Of AdamW. ModelZoo adds it before the bias of the second moment is corrected, and torch adds it after that.
-EPS = 1e-8
+# ModelZoo adds eps before the bias of the second moment is corrected, and torch adds it after that.
+ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8, "correct_bias": True}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class TrainerRun:
         """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked
         checkpoint."""
         content = configuration(self, start or self.checkpoint)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
@@ -136,11 +135,8 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     """Return the Trainer's configuration. The Trainer starts from the checkpoint `start`.
 
     Raises InputError as `model_section` does."""
-    job = run.job
-    settings = job.settings
-    cerebras = run.cerebras
-    warmup = settings.steps_to_peak
-    peak = settings.learning_rate
+    job, settings, cerebras = run.job, run.job.settings, run.cerebras
+    warmup, peak = settings.steps_to_peak, settings.learning_rate
     # As transformers' get_cosine_schedule_with_warmup: a line from 0, then a cosine to 0, or a line to 0.
     line = {"initial_learning_rate": 0.0, "end_learning_rate": peak, "total_iters": warmup}
     decay = {"initial_learning_rate": peak, "end_learning_rate": 0.0, "total_iters": settings.steps - warmup}
@@ -151,7 +147,6 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
-    adamw = {"betas": [0.9, 0.999], "eps": EPS, "weight_decay": settings.weight_decay, "correct_bias": True}
     lora = {
         "r": settings.lora_r,
         "alpha": settings.lora_alpha,
@@ -159,36 +154,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
         "merge_weights": False,
         "target_modules": ["TransformerDecoderLayer", "Linear"],
     }
-    masked_checkpoint = {"checkpoint": str(run.checkpoint.resolve())}
-    masked_lora = {
-        **masked_checkpoint,
-        "mode": job.mode,
-        "seed": job.seed,
-        "targets": settings.lora_targets,
-    }
-    micro_batch_size = cerebras.csx_micro_batch_size
-    init = {
-        "backend": backend,
-        "model_dir": str(run.model_dir.resolve()),
-        "seed": job.seed,
-        "model": model_section(job.checkpoint.folder) | {"compute_eval_metrics": False},
-        "optimizer": {"AdamW": adamw},
-        "schedulers": [{"SequentialLR": {"schedulers": schedulers}} if warmup else schedulers[1]],
-        "precision": {"enabled": cerebras.on_csx, "max_gradient_norm": settings.max_grad_norm, **precision},
-        "loop": {"max_steps": settings.steps},
-        "checkpoint": {"steps": settings.save_every or settings.steps},
-        "logging": {"log_steps": 1},
-        # In the order in which they run.
-        "callbacks": [
-            {"ScopedTrainFlags": {"csx.performance.micro_batch_size": micro_batch_size}},
-            {"ScopedValidateFlags": {"csx.performance.micro_batch_size": micro_batch_size}},
-            {"Lora": {"lora_params": lora}},
-            {"MaskedLora": masked_lora},
-            {"FrozenBaseSparsity": masked_checkpoint},
-            # Each checkpoint holds the whole base.
-            {"KeepNCheckpoints": {"n": 1}},
-        ],
-    }
+    masks = {"checkpoint": str(run.checkpoint.resolve())}
     loaders = {
         split: {
             "data_processor": "GptHDF5MapDataProcessor",
@@ -203,7 +169,30 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     ckpt_path = str(start.resolve())
     return {
         "trainer": {
-            "init": init,
+            "init": {
+                "backend": backend,
+                "model_dir": str(run.model_dir.resolve()),
+                "seed": job.seed,
+                "model": model_section(job.checkpoint.folder) | {"compute_eval_metrics": False},
+                "optimizer": {"AdamW": ADAMW | {"weight_decay": settings.weight_decay}},
+                "schedulers": [{"SequentialLR": {"schedulers": schedulers}} if warmup else schedulers[1]],
+                "precision": {"enabled": cerebras.on_csx, "max_gradient_norm": settings.max_grad_norm, **precision},
+                "loop": {"max_steps": settings.steps},
+                "checkpoint": {"steps": settings.save_every or settings.steps},
+                "logging": {"log_steps": 1},
+                # In the order in which they run.
+                "callbacks": [
+                    *(
+                        {scope: {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}}
+                        for scope in ("ScopedTrainFlags", "ScopedValidateFlags")
+                    ),
+                    {"Lora": {"lora_params": lora}},
+                    {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
+                    {"FrozenBaseSparsity": masks},
+                    # Each checkpoint holds the whole base.
+                    {"KeepNCheckpoints": {"n": 1}},
+                ],
+            },
             "fit": {"ckpt_path": ckpt_path, "train_dataloader": loaders["train"]},
             "validate": {"ckpt_path": ckpt_path, "val_dataloader": loaders["validation"]},
         }

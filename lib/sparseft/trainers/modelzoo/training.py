@@ -9,14 +9,17 @@ No part of this has run on a CS-3. In the tests, ModelZoo's CPU backend trains, 
     callbacks.py      runs in the Trainer's process
 """
 
+import ctypes
 import os
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,7 @@ from torch import Tensor
 
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
+from sparseft.checkpoints.modelzoo_checkpoint import open_exported
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.language_model.loss import check_finite_evaluation
@@ -42,7 +45,8 @@ from sparseft.training.steps import Progress, check_finite
 
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
-COMPLETED = "Training completed successfully!"
+# Of prctl(2): the signal that a process gets when its parent ends.
+PR_SET_PDEATHSIG = 1
 _TRAIN = re.compile(
     r"\| Train Device=[^,]+, Step=(\d+), Loss=([^,]+), Rate=\S+ samples/sec, GlobalRate=(\S+) samples/sec"
 )
@@ -82,19 +86,15 @@ class ModelZoo:
     def run(self, configuration: Path, mode: str) -> None:
         """Run the Trainer with `--mode` train or eval, in a process that ends with this one. Its output goes to stderr.
 
-        Exits with 2 if it has printed what is wrong. Raises InputError if it ended in another way."""
+        Exits with its code if it fails. The process that started this one removes a job that is left on the
+        appliance."""
         paths = os.pathsep.join(map(str, (PROJECT / "lib", self.home / "src")))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        command: list[str | Path] = [self.python, DRIVER, configuration, "--mode", mode, "--end_with_stdin"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, env=environment) as process:
-            code = process.wait()
-        if code == 2:
-            sys.exit(2)
-        # It was killed. The process that started this one removes its job from the appliance.
-        if code < 0:
-            sys.exit(KILLED - code)
+        command: list[str | Path] = [self.python, DRIVER, configuration, "--mode", mode]
+        end_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
+        code = subprocess.call(command, stdout=sys.stderr, env=environment, preexec_fn=end_with_parent)
         if code:
-            raise InputError(f"ModelZoo's Trainer ended with code {code}", "see what it printed")
+            sys.exit(code if code > 0 else KILLED - code)
 
 
 def train(run: TrainerRun) -> dict:
@@ -142,22 +142,14 @@ def remove_states(folder: Path) -> None:
 def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
-    machine = [
-        run.cerebras.deciding,
-        code_digest(DRIVER, PROJECT / "lib"),
-        modelzoo.commit,
-        str(modelzoo.python),
-        torch.get_num_threads(),
-    ]
+    code = code_digest(DRIVER, PROJECT / "lib")
+    machine = [run.cerebras.deciding, code, modelzoo.commit, str(modelzoo.python), torch.get_num_threads()]
     # Of everything that decides the adapter's bits.
     identity = run.job.identity(run.data, Path(__file__), machine)
     if path.exists() and read_json(path).get("identity") == identity:
         return
     if run.model_dir.exists():
-        print(
-            f"{run.model_dir}: of other code, inputs or settings: the training starts from its beginning",
-            file=sys.stderr,
-        )
+        print(f"{run.model_dir}: of other code, inputs or settings: it is not used", file=sys.stderr)
         shutil.rmtree(run.model_dir)
     write_json(path, {"identity": identity})
 
@@ -189,18 +181,11 @@ def read_logs(model_dir: Path) -> list[TrainerLog]:
     for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log")):
         text = path.read_text(errors="replace")
         steps = _TRAIN.findall(text)
-        rate = float(steps[-1][2]) if steps else 0.0
-        performance = sorted(path.parent.glob("executors/*/performance.json"))
-        # This file has the rate in full precision.
-        if COMPLETED in text and performance:
-            rate = read_json(performance[0])["global_rate"]
         # The Trainer divides all samples by the time of all steps except the first.
-        rate *= (len(steps) - 1) / len(steps) if steps else 0
+        rate = float(steps[-1][2]) * (len(steps) - 1) / len(steps) if steps else 0.0
         evaluation = [float(loss) for loss in _EVAL.findall(text)]
-        means = _AVERAGE.findall(text)
-        if means:
-            *before_last, _ = evaluation
-            evaluation = [*before_last, len(evaluation) * float(means[-1]) - sum(before_last)]
+        for mean in _AVERAGE.findall(text)[-1:]:
+            evaluation[-1] = len(evaluation) * float(mean) - sum(evaluation[:-1])
         logs.append(TrainerLog({int(step): float(loss) for step, loss, _ in steps}, evaluation, rate))
     return logs
 
@@ -258,8 +243,7 @@ def check_frozen(before: MdlFile, after: MdlFile) -> None:
 def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of
     rows."""
-    exported = open_checkpoint(run.checkpoint)
-    assert isinstance(exported, ModelZooCheckpoint)
+    exported = open_exported(run.checkpoint)
     factors = {}
     for layer in prunable_layers(run.job.checkpoint):
         place = exported.places[f"{layer}.weight"]
