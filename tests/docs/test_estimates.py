@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from pages import ROOT
+from pages import ROOT, rows_of, section
 from project import laid_over
 from sparseft.planning.estimate import study_jobs
 from sparseft.planning.job_kind import JobKind
@@ -20,16 +20,6 @@ SOURCES = {
 TASKS = {"texts of 2,048 tokens": {"kind": "text", "hub": "a/b", "length": 2048}, "`hellaswag`": {}}
 # Of a card, a stage that fits takes so much at most. Numbers of examples that a step may have at once.
 SHARE, SIZES = 0.95, (1, 2, 4, 8, 16, 32)
-
-
-def section(page: str, heading: str) -> str:
-    """Return the text of a page below a heading, up to the next one of its level."""
-    return (ROOT / "docs" / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-
-
-def rows_of(text: str) -> list[list[str]]:
-    """Return the cells of every line of the tables in a text."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
 def gigabytes(

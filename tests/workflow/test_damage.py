@@ -1,7 +1,4 @@
-"""Every kind of damage to every artefact is found by its reader before it is used, and named with what rebuilds it.
-
-docs/robustness.md lists the cases and their results as they are here.
-"""
+"""Every kind of damage to every artefact is found by its reader before it is used, and named with what rebuilds it."""
 
 import csv
 import json
@@ -11,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from box import RUNS, flags, mask_of
-from project import ROOT, call_script, refused, succeed
+from project import call_script, refused, succeed
 from sparseft.storage.hashes import sha256
 from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction
@@ -187,13 +184,3 @@ def test_a_run_with_a_damaged_selection_record_has_no_result_to_choose_by(box, k
     assert values.get(RUN, "") == ""
     assert (missing["run_id"], missing["left_out"]) == (RUN, str(is_left_out))
     assert "selection.json" in missing["reason"]
-
-
-def test_the_docs_list_these_cases():
-    text = (ROOT / "docs/robustness.md").read_text()
-    section = text.partition("## Damaged files\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
-    _, *rows = rows
-    kinds = " ".join(section.partition("The damages are: ")[2].partition(".")[0].split())
-    assert kinds.split(", ") == list(DAMAGES)
-    assert {row[0]: tuple(row[-1].replace("`", "").split(", ")) for row in rows} == READERS
