@@ -64,6 +64,7 @@ WAFERS = {
     ("sections", "target", "fault"),
     [
         ({}, "evalute", "evaluate"),
+        ({}, "analyze --config backend=torch --config keep_merged=True", "--config is given 2 times"),
         ({"results": "results/own"}, "results/analysis/configuration.yaml", "no stage and no rule makes it"),
         ({"grdi": {}}, "analyze", "configuration: grdi: unknown key"),
         ({"grid": {"sparsities": [100]}}, "analyze", "grid.sparsities.0: Input should be less than 100"),
@@ -80,7 +81,7 @@ WAFERS = {
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, fault):
     study = Study(tmp_path)
     study.configure({name: tmp_path / name for name in "ab"}, **TINY_STUDY | sections)
-    said = study.snakemake(target, "--dry-run", expect=2)
+    said = study.snakemake(*target.split(), "--dry-run", expect=2)
     (error,) = [text for text in said.splitlines() if text.startswith("error: ")]
     assert fault in error
     assert "Traceback" not in said
