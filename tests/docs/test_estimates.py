@@ -1,16 +1,11 @@
 """The figures of the pages for memory, hours and GPUs agree with the estimate and the rules."""
 
-import re
-
 import pytest
-from pages import ROOT, rows_of, section
+from pages import rows_of, section
 from project import laid_over
-from sparseft.planning.estimate import study_jobs
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests, process_memory
-from sparseft.study.configfiles import read_configuration
 from sparseft.study.sources import DIVERGENCE
-from sparseft.study.targets import programs
 
 SOURCES = {
     "LLaMA-7B": "hub:huggyllama/llama-7b",
@@ -80,35 +75,3 @@ def test_the_memory_of_the_other_stages_is_the_estimate(stage):
     sizes = [gigabytes(model, "texts of 2,048 tokens", **STAGES[stage]) for model in SOURCES]
     assert row == [*(f"{on_gpu:.1f}" for on_gpu, _ in sizes), f"{max(size for _, size in sizes):.0f}"]
     assert max(on_gpu for on_gpu, _ in sizes) <= SHARE * 24
-
-
-def rules_with_a_gpu() -> set[str]:
-    """Return the rules for this machine whose jobs may take a GPU, because they or those that they are made from say a
-    kind."""
-    requests = Requests(laid_over({"resources": {"gpus": 1}}))
-    text = "".join(file.read_text() for file in [*ROOT.glob("rules/*.smk"), ROOT / "rules/backends/torch.smk"])
-    kinds = {"run_script": ""}
-    blocks = re.findall(r"^use rule (\w+) as (\w+) with:\n((?:(?:    .*)?\n)*)", text, re.MULTILINE)
-    # Those that they are made from come first.
-    while unknown := [block for block in blocks if block[1] not in kinds]:
-        for parent, rule, block in unknown:
-            if parent in kinds:
-                kinds[rule] = (re.findall(r'kind="(\w+)"', block) or [kinds[parent]])[0]
-    return {rule for rule, kind in kinds.items() if requests.gpus(JobKind(kind, "smollm2", "hellaswag_mini"))}
-
-
-def test_the_rules_that_the_page_on_clusters_lists_are_those_that_request_a_gpu():
-    listed = [row[0] for row in rows_of(section("clusters.md", "Which jobs take a GPU"))]
-    assert set(re.findall(r"`(\w+)`", " ".join(listed))) == rules_with_a_gpu()
-
-
-def test_the_first_study_on_a_cs_3_takes_what_the_page_says():
-    config = read_configuration([ROOT / "config/cs3.yaml", ROOT / "studies/cs3_first.yaml"])
-    jobs = list(study_jobs(config))
-    trainings = sum(kind == "training" for kind, *_ in jobs)
-    on_appliance = len(programs(config)) + trainings
-    text = " ".join((ROOT / "docs/cs3.md").read_text().split())
-    assert (
-        f"{len(programs(config))} compilations and {trainings} trainings of at most"
-        f" {config.cerebras.job_time_sec // 60} minutes, so at most {on_appliance * config.cerebras.job_time_sec // 3600} hours"
-    ) in text

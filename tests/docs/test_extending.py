@@ -4,21 +4,16 @@ import copy
 import csv
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from pages import ROOT, blocks, commands, configurations
 from project import Study
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
-from sparseft.pruning.calibration import compute_statistic
-from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.storage.record import write_record
 from tiny_models import SIZES, save_tiny
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
@@ -59,15 +54,6 @@ def change(file: Path, difference: str) -> None:
         else:
             text = text.replace("\nfrom sparseft", f"\n{new}from sparseft", 1)
     file.write_text(text)
-
-
-def test_each_axis_has_an_example_that_writes_files_and_edits_one_table():
-    edited = [name.removeprefix("lib/sparseft/") for kind, name, _ in BLOCKS if kind == "diff"]
-    tables = ("importances", "patterns", "tasks", "architectures", "study/backends", "modes")
-    seen = ["training/job.py", "records/training_record.py", "analysis/figures.py", "analysis/pages.py"]
-    axes = [f"{folder}/__init__.py" for folder in tables]
-    assert edited == [*axes[:4], "tests/tiny_models.py", *axes[4:], *seen]
-    assert sum(kind == "python" for kind, _, _ in BLOCKS) == 8
 
 
 @pytest.mark.slow
@@ -127,23 +113,6 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     check_older_record(extended, study, table)
 
 
-def check_channels(extended: Path, study: Study) -> None:
-    """Check that structured_peaks removes the channels with the lowest max |x_j| sum_i |w_ij| of down_proj."""
-    peaks = runpy.run_path(str(extended / "lib/sparseft/importances/peaks.py"))["PEAKS"]
-    task = runpy.run_path(str(extended / "lib/sparseft/tasks/parity.py"))["PARITY"]
-    rows = [json.loads(line) for line in (study.folder / "data/parity/train.jsonl").read_text().splitlines()]
-    checkpoint = Checkpoint(study.folder / "models/tiny")
-    largest = compute_statistic(checkpoint, calibration_examples(checkpoint, task, rows, 4, 0), peaks.statistic)
-    mask = read_mask(study.folder / "masks/tiny/parity/masks_sparsity50_structured_peaks_on_task.pt")
-    for number in range(2):
-        layer = f"model.layers.{number}.mlp.down_proj"
-        scores = peaks.score(checkpoint.read_float32(f"{layer}.weight"), largest[layer], None).sum(axis=0)
-        kept = mask.kept(layer)[0]
-        assert 0 < kept.sum() < len(kept)
-        assert scores[~kept].max() <= scores[kept].min() * (1 + 1e-6)
-        np.testing.assert_array_equal(mask.kept(f"model.layers.{number}.mlp.up_proj")[:, 0], kept)
-
-
 def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]) -> None:
     """Check that a record which lacks the new field is read, and that its column is then empty."""
     run_id = next(row["run_id"] for row in table if row["adapter_bytes"])
@@ -178,4 +147,3 @@ def test_a_new_mode_continues_another_one_under_a_new_pattern_that_is_pruned_in_
         kept = mask.kept(layer)
         assert (kept == kept[0]).all()
         assert kept[0].sum() == cols // 2
-    check_channels(extended, study)

@@ -54,20 +54,6 @@ def test_every_file_that_the_page_on_the_architecture_names_is_there():
     assert [name for name in NAMES if not any((ROOT / folder / name).exists() for folder in FOLDERS)] == []
 
 
-def test_the_folders_are_those_of_the_import_contract_in_its_order():
-    contract = (ROOT / "pyproject.toml").read_text().partition("layers = [")[2].partition("\n]")[0]
-    layers = [re.findall(r"[a-z_]+", line) for line in contract.splitlines() if line.strip()]
-    drawing = ARCHITECTURE.partition("The folders of the library")[2].partition("```text\n")[2].partition("```")[0]
-    lines = drawing.splitlines()
-    places = []
-    for names in layers:
-        own = [next(n for n, line in enumerate(lines) if re.search(rf"\b{name}(/|\.py)", line)) for name in names]
-        places.append(min(own))
-        assert len(set(own)) == 1, names
-    assert places == sorted(places)
-    assert len(places) == len(lines)
-
-
 def test_all_places_name_the_same_version_licence_and_authors():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     text = (ROOT / "CITATION.cff").read_text()

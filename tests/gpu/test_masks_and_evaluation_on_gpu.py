@@ -1,6 +1,5 @@
 """Masks, evaluations and throughput on the GPU beside those of the CPU."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,23 +17,10 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.records.throughput_record import MEASURED
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
-from tiny_models import save_tiny
 
 IMPORTANCES = ["gradient", "taylor", "wanda", "ria"]
 METHODS = ["unstructured", "structured", *(f"unstructured_{name}" for name in IMPORTANCES)]
 CPU = torch.device("cpu")
-WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    """Return a folder with a small model in fp32 and the rows of a task."""
-    folder = tmp_path_factory.mktemp("inputs")
-    save_tiny("llama", folder / "model", torch.float32, changes=WIDE)
-    for split, number in (("train", 32), ("validation", 24)):
-        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
 
 
 def compute_masks(inputs: Path, output: Path, environment: dict[str, str]) -> Path:

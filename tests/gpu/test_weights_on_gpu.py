@@ -8,7 +8,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from project import ROOT
 from sparseft.lora import cpu_weights, effective_weight
 from sparseft.lora.carried_mask import bits_of, carried_mask, carry_mask_, mask_
 from torch import Tensor
@@ -103,15 +102,6 @@ def test_rows_of_a_wider_matrix_are_read_and_masked_in_their_places(kernels, dev
     assert not out[:, 200:].any()
     mask_(out[40:60, :200].fill_(1.0), on_device[40:60])
     assert torch.equal(out[40:60, :200].bool().cpu(), carried_mask(W)[40:60])
-
-
-def test_the_bits_stay_if_the_environment_asks_for_tf32(device):
-    """The variables are read when a process starts."""
-    place = f"{__file__}::{test_the_effective_weight_has_the_bits_of_the_cpu.__name__}"
-    command = [sys.executable, "-m", "pytest", "--quiet", "-k", "16 or 64", place, "--device", device.type]
-    done = subprocess.run(command, env=os.environ | TF32, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "6 passed" in done.stdout
 
 
 PRODUCT = """
