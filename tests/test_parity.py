@@ -1,6 +1,5 @@
 """Our evaluation beside stock lm-eval: its own task files over the same rows, run by its own model class."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import lm_eval
@@ -53,21 +52,6 @@ class Answers(LM):
         return [AWKWARD[request.doc_id][0] for request in requests]
 
 
-# What the project generates gets what is odd in the real rows: marks of WikiHow, double spaces, capitals, lines,
-# calculations.
-ODD: dict[str, Callable[[dict, int], dict]] = {
-    "boolq": lambda row, number: {"passage": f"{row['passage']}\n\u201cOf {number}  %\u201d -- it's said.  "},
-    "hellaswag": lambda row, number: {
-        "ctx_a": f"[header] How to do it [title] {row['ctx_a']}",
-        "ctx_b": "" if number % 5 == 0 else f"{row['ctx_b']} iPods and",
-        "endings": [f"{ending} [step] Do so  in  {number} days. [substeps] Rest." for ending in row["endings"]],
-        "label": str(row["label"]) if number % 2 else row["label"],
-    },
-    "gsm8k": lambda row, number: {
-        "question": f"{row['question']}  At ${number},000 each?",
-        "answer": f"So <<3*{number}={3 * number}>>.\n{row['answer']}",
-    },
-}
 # Rows that the project generates in the original fields, and rows of the data sets in the developers' folder.
 SOURCES = {"generated": 24, "real": 200}
 
@@ -76,7 +60,6 @@ def rows_of(name: str, source: str, number: int | None = None) -> dict[str, list
     if source == "generated":
         make = BY_NAME[f"{name}_mini"].generate
         rows = {split: make(split, 24, 0) for split in SPLITS}
-        rows = {split: [row | ODD[name](row, place) for place, row in enumerate(part)] for split, part in rows.items()}
     elif (DATA / name).exists():
         rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in SPLITS}
     else:

@@ -6,16 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from project import ROOT, call_script
+from project import ROOT
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.limits import limited_memory, private_memory
 from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
@@ -145,35 +142,3 @@ def close_share(one: Path, other: Path) -> float:
         ((matrix - theirs[name]).abs() < 1e-3 * matrix.abs().max()).flatten() for name, matrix in load_file(one).items()
     ]
     return torch.cat(close).float().mean().item()
-
-
-@contextmanager
-def little_memory(device: torch.device, spare: int) -> Iterator[None]:
-    """Let this process take only `spare` bytes more than it has."""
-    if device.type == "cpu":
-        with limited_memory(private_memory() + spare):
-            yield
-        return
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    # Without a device, because torch refuses one that has no index, such as "cuda". The current one is meant.
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + spare) / total)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def test_a_training_that_runs_out_of_memory_ends_in_one_line_and_code_2(masked, tmp_path, device):
-    values = flags(masked, tmp_path / "out", "sparse_to_sparse", steps=1, batch_size=4096, micro_batch_size=4096)
-    with little_memory(device, 2 * 10**8):
-        code, printed = call_script("train.py", **values)
-    lines = printed.splitlines()
-    assert code == 2
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    assert "Traceback" not in printed
-    assert "memory" in lines[-1]
-    if device.type == "cuda":
-        assert "CUDA out of memory" in lines[-1]
-        assert "training.micro_batch_size" in lines[-1]
-    assert not (tmp_path / "out/adapter").exists()

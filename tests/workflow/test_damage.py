@@ -1,7 +1,6 @@
 """Every kind of damage to every artefact is found by its reader before it is used, and named with what rebuilds it."""
 
 import csv
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,16 +140,6 @@ def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole,
 
 def adapter_sha256(box: Path, name: str) -> str:
     return sha256(folder_of(box, name, RUN) / "adapter/adapter_model.safetensors")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "resumed"), [("training state", 2), ("reconstruction state", 1)])
-def test_an_undamaged_state_is_gone_on_from(box, whole, name, resumed):
-    folder, (script,) = folder_of(box, name, RUN), READERS[name]
-    assert "from its beginning" not in succeed(script, **flags(box, RUN, script, folder))
-    record = json.loads((folder / "train.json").read_text())
-    assert (record.get("resumed_after_steps") or record["reconstruction"]["resumed_after_layers"]) == [resumed]
-    assert adapter_sha256(box, name) == adapter_sha256(whole, name)
 
 
 def analyzed(box: Path) -> tuple[str, list[dict], list[dict]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from project import ROOT, Study, call_script, succeed
+from project import ROOT, Study, succeed
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
 FILE = re.compile(r'^```\w+ title="(my_\w+/[^"]+|own\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -86,17 +86,3 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
         assert after["value"] == pytest.approx(before["value"], rel=1e-6) and after["value"] > 0
         assert len(after["losses"]) == len(after["answer_tokens"]) == after["examples"]
         assert after["inputs"]["data"] == study.json(f"data/{task}/validation_manifest.json")["sha256"]["validation"]
-
-
-@pytest.mark.parametrize(("length", "fault"), [
-    (600, r"error: tasks\.notes\.length is 600 tokens, but the model takes 512; set it to 512 or less\n"),
-    (400, r"error: notes: a split has \d+ tokens, which are fewer than two sequences of 400; "),
-])  # fmt: skip
-def test_a_length_that_the_model_or_the_text_does_not_have_is_refused_before_the_training(length, fault, tmp_path):
-    succeed("prepare_task.py", task="notes", **OWN["notes"] | {"length": length}, output_dir=tmp_path / "data")
-    places = INPUTS | {"data_dir": tmp_path / "data", "output_dir": tmp_path / "run"}
-    run_id = "m-notes-unstructured-sparsity50-sparse_to_sparse-seed0"
-    code, printed = call_script("train.py", run_id=run_id, **places, **SETTINGS)
-    assert code == 2
-    assert re.search(fault, printed), printed
-    assert not (tmp_path / "run/adapter").exists()

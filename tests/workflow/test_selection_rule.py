@@ -49,7 +49,7 @@ def test_a_run_without_a_name_for_its_training_has_no_such_target(study):
     assert study.planned("data/boolq_mini/selection.jsonl")["prepare_selection"] == 1
 
 
-def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags_and_file(study):
+def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags(study):
     for split, word in (("train", "Ice"), ("validation", "Snow")):
         rows = [{"passage": f"{word} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
         write(study.folder / f"own/{split}.jsonl", rows)
@@ -58,12 +58,6 @@ def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_fl
     study.snakemake(chosen)
     assert study.planned(chosen) == {}
     configure(study, SHORT, tasks={"boolq": task | {"selection_examples": 2}}, grid={"tasks": ["boolq"]})
-    assert study.planned(chosen) == {"prepare_selection": 1}
-    configure(study, SHORT, tasks={"boolq": task}, grid={"tasks": ["boolq"]})
-    write(
-        study.folder / "own/selection.jsonl",
-        [{"passage": f"Rain {n}.", "question": "is it", "answer": True} for n in range(3)],
-    )
     assert study.planned(chosen) == {"prepare_selection": 1}
 
 
