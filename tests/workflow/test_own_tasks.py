@@ -1,7 +1,6 @@
 """The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge."""
 
 import csv
-import json
 import math
 import re
 import shutil
@@ -41,16 +40,6 @@ def page(tmp_path_factory) -> Path:
 def inside(page, monkeypatch) -> None:
     """Run the scripts in the page's folder."""
     monkeypatch.chdir(page)
-
-
-def test_the_speed_of_a_training_on_a_text_is_measured(tmp_path):
-    succeed("prepare_task.py", task="notes", **OWN["notes"], output_dir="data/notes")
-    steps = {"batch_sizes": 2, "warmup_steps": 0, "steps": 2, "repeats": 1, "lora_r": 4}
-    cell = "m-notes-unstructured-sparsity50-sparse_to_sparse"
-    succeed("measure_throughput.py", cell=cell, **INPUTS, **steps, output=tmp_path / "cell.json")
-    ((repeat,),) = (batch["repeats"] for batch in json.loads((tmp_path / "cell.json").read_text())["batches"])
-    # Two steps of two sequences of 32 tokens.
-    assert repeat["tokens"] == repeat["padded_tokens"] == 2 * 2 * 32
 
 
 def test_a_template_in_the_configuration_has_no_fields_of_snakemake(tmp_path):

@@ -2,7 +2,6 @@
 examples. The divergence of every run is measured on another text that the model samples."""
 
 import csv
-import json
 
 import pytest
 from hub_cache import write
@@ -103,14 +102,3 @@ def test_another_number_of_windows_evaluates_again_and_trains_nothing(study, win
 @pytest.mark.parametrize(("old", "new", "jobs"), MADE_AGAIN)
 def test_a_setting_makes_again_what_depends_on_it(study, old, new, jobs):
     assert edited(study, old, new, "masks") == jobs | {"masks": 1}
-
-
-def test_an_edited_text_is_refused_before_any_job(study):
-    place = study.folder / SAMPLED
-    before = place.read_bytes()
-    rows = [json.loads(line) for line in before.splitlines()]
-    rows[0]["ids"][3] += 1
-    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = study.snakemake("masks", "-n", expect=2)
-    place.write_bytes(before)
-    assert f"{SAMPLED}: not the file that calibration_self-llama.jsonl.json beside it records" in said
