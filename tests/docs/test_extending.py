@@ -1,7 +1,6 @@
 """The examples of docs/extending.md, added to a copy of the project, run through a small study."""
 
 import copy
-import csv
 import json
 import re
 import shutil
@@ -23,6 +22,7 @@ PAGE = ROOT / "docs/extending.md"
 BLOCKS = BLOCK.findall(PAGE.read_text())
 FOLDERS = ("lib", "rules", "workflow", "config", "profiles", "envs", "docs", "studies", "benchmarks", "tests")
 RESULTS = configurations(PAGE)["tiny.yaml"]["results"]
+SUMMARY = f"{RESULTS}/analysis/summary.csv"
 FILES = ("Snakefile", "Makefile", "pyproject.toml", "uv.lock", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -81,15 +81,9 @@ def made(study: Study, model: Path, grid: dict, **settings: object) -> list[dict
     tiny["grid"] |= {"tasks": ["parity"], **grid}
     (study.folder / "study.yaml").write_text(yaml.safe_dump(tiny | settings))
     study.snakemake("--cores", "2", "--quiet", "all")
-    table = summary(study)
+    table = study.table(SUMMARY)
     assert {row["status"] for row in table} == {"sound"}
     return table
-
-
-def summary(study: Study) -> list[dict[str, str]]:
-    """Return the rows of summary.csv."""
-    with open(study.folder / RESULTS / "analysis/summary.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -103,8 +97,8 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     methods = ["unstructured_peaks", "columns", "structured"]
     table = made(study, model, {"methods": methods}, backend="deterministic")
     assert len(table) == 2 + 3 * 2  # the dense runs, and two of each method
-    with open(study.folder / RESULTS / "analysis/settings.csv", newline="") as file:
-        assert {row["training.backend"] for row in csv.DictReader(file)} == {"", "deterministic"}
+    settings = study.table(f"{RESULTS}/analysis/settings.csv")
+    assert {row["training.backend"] for row in settings} == {"", "deterministic"}
     # Fine-tuned runs have an adapter.
     assert all(bool(row["adapter_bytes"]) == (row["mode"] != "no_finetune") for row in table)
     analysis = study.folder / RESULTS / "analysis"
@@ -121,7 +115,7 @@ def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]
     write_record(file, {name: record[name] for name in record if name not in ("adapter_bytes", "record_sha256")})
     folders = ["--results_dir", f"{RESULTS}/runs", "--output_dir", f"{RESULTS}/analysis"]
     run(extended, extended / "workflow/scripts/analyze_results.py", *folders, folder=study.folder)
-    without = {row["run_id"]: row["status"] for row in summary(study) if not row["adapter_bytes"]}
+    without = {row["run_id"]: row["status"] for row in study.table(SUMMARY) if not row["adapter_bytes"]}
     assert without[run_id] == "sound"
     assert len(without) == 1 + sum(not row["adapter_bytes"] for row in table)
 

@@ -135,19 +135,10 @@ MADE_AGAIN = [
 ]
 
 
-@pytest.fixture
-def configuration(study) -> str:
-    """Yield the text of the configuration, and write it again after the test."""
-    text = (study.folder / "study.yaml").read_text()
-    yield text
-    (study.folder / "study.yaml").write_text(text)
-
-
 @pytest.mark.parametrize(("old", "new", "jobs"), MADE_AGAIN)
-def test_a_setting_makes_the_masks_again_that_depend_on_it(study, configuration, old, new, jobs):
-    assert configuration.count(old) == 1
-    (study.folder / "study.yaml").write_text(configuration.replace(old, new))
-    assert study.planned("masks") == {**jobs, "masks": 1}
+def test_a_setting_makes_the_masks_again_that_depend_on_it(study, old, new, jobs):
+    with study.edited(old, new):
+        assert study.planned("masks") == {**jobs, "masks": 1}
 
 
 def test_a_checkpoint_with_2_4_zeros_is_imported_without_its_parent(tmp_path, tiny_models):
@@ -181,14 +172,14 @@ ON_WEB = mask_of("semistructured_sparsegpt_on_web")
 REFUSED = [
     ("- 50", "- 25", "masks", "masks.imported.magnitude has no checkpoint at 25 %"),
     ("keep_merged: true", "keep_merged: true\nbackend: cerebras", "masks", "unstructured_sparsegpt"),
-    ("", "", ON_WEB.replace("llama/", f"llama/{TASK}/"), f"are in another place; write {ON_WEB}"),
+    ("- 50", "- 50", ON_WEB.replace("llama/", f"llama/{TASK}/"), f"are in another place; write {ON_WEB}"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "target", "fault"), REFUSED)
-def test_what_cannot_be_made_is_refused_in_one_line_before_any_job(study, configuration, old, new, target, fault):
-    (study.folder / "study.yaml").write_text(configuration.replace(old, new, 1))
-    said = study.snakemake(target, "-n", expect=2)
+def test_what_cannot_be_made_is_refused_in_one_line_before_any_job(study, old, new, target, fault):
+    with study.edited(old, new):
+        said = study.snakemake(target, "-n", expect=2)
     assert [fault in line for line in said.splitlines() if line.startswith("error: ")] == [True], said
 
 

@@ -1,6 +1,5 @@
 """The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge."""
 
-import csv
 import math
 import re
 import shutil
@@ -59,8 +58,7 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
     sections = {"grid": grid | {"modes": ["sparse_to_sparse"]}, "masks": {"calibration_examples": 3}}
     study.configure({"m": study.folder / "m"}, tasks=OWN, training=SETTINGS, **sections)
     study.snakemake("results/analysis/summary.csv", "--cores", "2", "--quiet", "all")
-    with open(study.folder / "results/analysis/summary.csv", newline="") as file:
-        table = list(csv.DictReader(file))
+    table = study.table()
     assert sorted(row["task"] for row in table) == sorted(2 * TASKS)
     for row in table:
         assert (row["status"], row["metric"]) == ("sound", "loss")

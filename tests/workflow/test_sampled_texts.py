@@ -1,8 +1,6 @@
 """A study whose methods calibrate on what the model samples, and on a mixture of it with a file and the task's
 examples. The divergence of every run is measured on another text that the model samples."""
 
-import csv
-
 import pytest
 from hub_cache import write
 from project import TINY_STUDY, Study, tiny_grid
@@ -60,8 +58,7 @@ def test_the_masks_and_the_reconstruction_name_the_texts_that_they_looked_at(stu
 
 
 def test_every_run_is_sound_and_has_its_divergence_from_the_dense_model(study):
-    with open(study.folder / "results/analysis/summary.csv") as file:
-        rows = {(row["method"], row["mode"]): row for row in csv.DictReader(file)}
+    rows = {(row["method"], row["mode"]): row for row in study.table()}
     assert len(rows) == 2 + 2 * 3
     assert {row["status"] for row in rows.values()} == {"sound"}
     for (method, mode), row in rows.items():
@@ -80,20 +77,10 @@ MADE_AGAIN = [
 ]
 
 
-def edited(study: Study, old: str, new: str, *targets: str) -> dict[str, int]:
-    """Return what snakemake would run after an edit of the configuration, which is undone."""
-    file = study.folder / "study.yaml"
-    text = file.read_text()
-    assert text.count(old) == 1, text
-    file.write_text(text.replace(old, new))
-    planned = study.planned(*targets)
-    file.write_text(text)
-    return planned
-
-
 @pytest.mark.parametrize(("windows", "sampled"), [(4, {"sample_text"}), (0, set())])
 def test_another_number_of_windows_evaluates_again_and_trains_nothing(study, windows, sampled):
-    jobs = edited(study, "divergence: 3", f"divergence: {windows}").keys()
+    with study.edited("divergence: 3", f"divergence: {windows}"):
+        jobs = study.planned().keys()
     assert jobs >= {"evaluate_run", "merge_adapter", "analyze_results"} | sampled
     untouched = {"sample_text", "train_adapter", "evaluate_adapter", "compute_masks", "prune", "prepare_task"}
     assert jobs & untouched == sampled
@@ -101,4 +88,5 @@ def test_another_number_of_windows_evaluates_again_and_trains_nothing(study, win
 
 @pytest.mark.parametrize(("old", "new", "jobs"), MADE_AGAIN)
 def test_a_setting_makes_again_what_depends_on_it(study, old, new, jobs):
-    assert edited(study, old, new, "masks") == jobs | {"masks": 1}
+    with study.edited(old, new):
+        assert study.planned("masks") == jobs | {"masks": 1}

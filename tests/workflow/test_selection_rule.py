@@ -1,6 +1,5 @@
 """The third split of a study with named trainings: what is planned, what stays as it is, and what is refused."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -81,8 +80,7 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     assert record["inputs"]["data"] == manifest["sha256"]
     assert {split: record["inputs"][split] for split in ("train", "validation")} == manifest["disjoint_from"]
     assert not (study.folder / UNTRAINED / "selection.json").exists()
-    with open(study.folder / "results/analysis/summary.csv") as file:
-        rows = {row["run_id"]: row for row in csv.DictReader(file)}
+    rows = {row["run_id"]: row for row in study.table()}
     row = rows.pop(Path(f"{CELL}-short-seed0").name)
     assert (float(row["selection_value"]), record["examples"]) == (pytest.approx(record["value"]), 12)
     assert row["status"] == "sound"
@@ -95,7 +93,6 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     (study.folder / f"{CELL}-short-seed0/selection.json").unlink()
     assert study.planned()["evaluate_selection"] == 1
     succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "again")
-    with open(study.folder / "again/missing.csv") as file:
-        (gap,) = csv.DictReader(file)
+    (gap,) = study.table("again/missing.csv")
     assert (gap["left_out"], gap["reason"].partition(";")[0]) == ("False", "selection.json: no such file or directory")
     assert json.loads((study.folder / f"{CELL}-short-seed0/train.json").read_text())["steps"] == 2

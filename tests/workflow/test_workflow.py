@@ -1,8 +1,6 @@
 """The whole workflow. That each method masks and merges each architecture rightly is tested in tests/pruning and
 tests/lora."""
 
-import csv
-
 from project import Study
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.study import grid
@@ -14,8 +12,7 @@ PATHS = grid.ResultPaths()
 
 def rows(study: Study, table: str) -> dict[str, dict]:
     """Return the rows of a table by their run."""
-    with open(study.folder / PATHS.analysis / f"{table}.csv") as file:
-        return {row["run_id"]: row for row in csv.DictReader(file)}
+    return {row["run_id"]: row for row in study.table(f"{PATHS.analysis}/{table}.csv")}
 
 
 def test_a_study_of_one_grid_is_whole_and_its_analysis_too(small_study):
