@@ -68,7 +68,7 @@ test-slurm: .venv/installed-tests ## test profiles/pbs, and a real Slurm of one 
 	$(call install-extra,cluster)
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
-test-gpu: .venv/installed-tests ## the tests that need a GPU: the same bits as on the CPU, resume, several GPUs, memory; fails without a GPU
+test-gpu: .venv/installed-tests ## the tests that need a GPU: the same bits as on the CPU, resume, several GPUs; fails without a GPU
 	$(BIN)/python -m pytest tests/gpu
 
 # mkdocs runs without --quiet, because --quiet would hide the warnings that --strict counts.

@@ -1,5 +1,6 @@
 """A study folder, and the two ways into the project: Snakemake and the scripts."""
 
+import csv
 import fcntl
 import io
 import json
@@ -163,8 +164,29 @@ class Study:
         jobs = dict(line.split() for line in table[: table.index("")])
         return {rule: int(count) for rule, count in jobs.items() if rule != "total"}
 
+    def commands(self, *targets: str) -> list[str]:
+        """Return the lines that snakemake prints of the jobs that it would run, with their commands."""
+        return self.snakemake(*targets, "--dry-run", "--printshellcmds", "--quiet", "host").splitlines()
+
+    @contextmanager
+    def edited(self, old: str, new: str) -> Iterator[None]:
+        """Replace a text that the configuration has once, until the block ends."""
+        file = self.folder / "study.yaml"
+        text = file.read_text()
+        assert text.count(old) == 1, text
+        file.write_text(text.replace(old, new))
+        try:
+            yield
+        finally:
+            file.write_text(text)
+
     def json(self, path: str) -> dict:
         return json.loads((self.folder / path).read_text())
+
+    def table(self, path: str = "results/analysis/summary.csv") -> list[dict[str, str]]:
+        """Return the rows of a table."""
+        with open(self.folder / path, newline="") as file:
+            return list(csv.DictReader(file))
 
 
 TINY_STUDY = {

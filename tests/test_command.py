@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -90,17 +89,6 @@ def test_help_names_each_flag_with_its_text(capsys):
     command_line(script)(["--help"], result_action="return_value")
     text = capsys.readouterr().out
     assert all(word in text for word in ("fractions to prune", "--nested.steps", "Optimiser steps.", "[default: 3]"))
-
-
-# It imports every script.
-@pytest.mark.long
-@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "workflow/scripts").glob("*.py"))])
-def test_help_says_how_a_flag_that_is_true_by_default_is_switched_off(name, capsys):
-    app = command_line(runpy.run_path(str(ROOT / "workflow/scripts" / name))["main"])
-    flags = [argument.name for argument in app.assemble_argument_collection() if argument.field_info.default is True]
-    app(["--help"], result_action="return_value")
-    text = capsys.readouterr().out
-    assert any(f"{flag}=false" in text for flag in flags) is bool(flags)
 
 
 @pytest.fixture(autouse=True)

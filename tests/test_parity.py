@@ -1,6 +1,5 @@
 """Our evaluation beside stock lm-eval: its own task files over the same rows, run by its own model class."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import lm_eval
@@ -25,22 +24,21 @@ from tiny_models import change_json, save_tiny
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
-FILTERS = ("strict-match", "flexible-extract")
 
-# An answer, what each filter takes from it, and the reference's last line for which both are right (None: for none).
+# Answers from which the filters take different things.
 AWKWARD = [
-    (" It costs $1,000.", "[invalid]", "$1,000.", None),
-    (" So it is #### 1,000", "1,000", "1,000", "1000"),
-    (" #### 1,234.", "1,234.", "1,234.", "1,234"),
-    (" I do not know.", "[invalid]", "[invalid]", None),
-    ("", "[invalid]", "[invalid]", None),
-    (" #### 5\n#### 6", "5", "6", None),
-    (" 3 and 4, so 7", "[invalid]", "7", None),
-    (" #### -12", "-12", "-12", "-12"),
-    (" #### 3.50", "3.50", "3.50", "3.50"),
-    (" #### $40", "[invalid]", "$40", None),
-    (" ####7", "[invalid]", "7", None),
-    (" 2 + 3 = <<2+3=5>>5\n#### 5", "5", "5", "5"),
+    " It costs $1,000.",
+    " So it is #### 1,000",
+    " #### 1,234.",
+    " I do not know.",
+    "",
+    " #### 5\n#### 6",
+    " 3 and 4, so 7",
+    " #### -12",
+    " #### 3.50",
+    " #### $40",
+    " ####7",
+    " 2 + 3 = <<2+3=5>>5\n#### 5",
 ]
 
 
@@ -50,24 +48,9 @@ class Answers(LM):
     loglikelihood = loglikelihood_rolling = None
 
     def generate_until(self, requests):
-        return [AWKWARD[request.doc_id][0] for request in requests]
+        return [AWKWARD[request.doc_id] for request in requests]
 
 
-# What the project generates gets what is odd in the real rows: marks of WikiHow, double spaces, capitals, lines,
-# calculations.
-ODD: dict[str, Callable[[dict, int], dict]] = {
-    "boolq": lambda row, number: {"passage": f"{row['passage']}\n\u201cOf {number}  %\u201d -- it's said.  "},
-    "hellaswag": lambda row, number: {
-        "ctx_a": f"[header] How to do it [title] {row['ctx_a']}",
-        "ctx_b": "" if number % 5 == 0 else f"{row['ctx_b']} iPods and",
-        "endings": [f"{ending} [step] Do so  in  {number} days. [substeps] Rest." for ending in row["endings"]],
-        "label": str(row["label"]) if number % 2 else row["label"],
-    },
-    "gsm8k": lambda row, number: {
-        "question": f"{row['question']}  At ${number},000 each?",
-        "answer": f"So <<3*{number}={3 * number}>>.\n{row['answer']}",
-    },
-}
 # Rows that the project generates in the original fields, and rows of the data sets in the developers' folder.
 SOURCES = {"generated": 24, "real": 200}
 
@@ -76,7 +59,6 @@ def rows_of(name: str, source: str, number: int | None = None) -> dict[str, list
     if source == "generated":
         make = BY_NAME[f"{name}_mini"].generate
         rows = {split: make(split, 24, 0) for split in SPLITS}
-        rows = {split: [row | ODD[name](row, place) for place, row in enumerate(part)] for split, part in rows.items()}
     elif (DATA / name).exists():
         rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in SPLITS}
     else:
@@ -167,12 +149,6 @@ def test_answers_are_extracted_as_stock_lm_eval_extracts_them(reference):
     rows = {"train": [row] * 6, "validation": [row] * len(AWKWARD)}
     ours, theirs = (samples(Answers(), definition) for definition in
                     (task_definition(BY_NAME["gsm8k"], rows), stock_definition("gsm8k", rows)))  # fmt: skip
-    for name in FILTERS:
-        mine, stock = ([sample for sample in found if sample["filter"] == name] for found in (ours, theirs))
-        assert [sample["filtered_resps"][0] for sample in mine] == [row[1 + FILTERS.index(name)] for row in AWKWARD]
-        for key in ("filtered_resps", "exact_match"):
-            assert [sample[key] for sample in mine] == [sample[key] for sample in stock]
-    right = [
-        all(sample["exact_match"] for sample in ours if sample["doc_id"] == number) for number in range(len(AWKWARD))
-    ]
-    assert right == [row[3] == reference for row in AWKWARD]
+    assert {sample["exact_match"] for sample in ours} == {0, 1}
+    for key in ("filter", "filtered_resps", "exact_match"):
+        assert [sample[key] for sample in ours] == [sample[key] for sample in theirs]

@@ -52,6 +52,16 @@ def configurations(page: Path) -> dict[str, dict]:
     return shown
 
 
+def section(page: str, heading: str) -> str:
+    """Return the text of a page below a heading, up to the next one of its level."""
+    return (ROOT / "docs" / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of every line of the tables in a text."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
 def files(page: Path) -> dict[str, dict]:
     """Return the YAML files that the commands of a page may read: its own, and those of the other pages."""
     found: dict[str, dict] = {}

@@ -1,14 +1,10 @@
 """The figures of the pages for memory, hours and GPUs agree with the estimate and the rules."""
 
-import re
-
 import pytest
-from pages import ROOT
+from pages import rows_of, section
 from project import laid_over
-from sparseft.planning.estimate import study_jobs
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests, process_memory
-from sparseft.study.configfiles import read_configuration
 from sparseft.study.sources import DIVERGENCE
 
 SOURCES = {
@@ -19,16 +15,6 @@ SOURCES = {
 TASKS = {"texts of 2,048 tokens": {"kind": "text", "hub": "a/b", "length": 2048}, "`hellaswag`": {}}
 # Of a card, a stage that fits takes so much at most. Numbers of examples that a step may have at once.
 SHARE, SIZES = 0.95, (1, 2, 4, 8, 16, 32)
-
-
-def section(page: str, heading: str) -> str:
-    """Return the text of a page below a heading, up to the next one of its level."""
-    return (ROOT / "docs" / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-
-
-def rows_of(text: str) -> list[list[str]]:
-    """Return the cells of every line of the tables in a text."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
 def gigabytes(
@@ -89,34 +75,3 @@ def test_the_memory_of_the_other_stages_is_the_estimate(stage):
     sizes = [gigabytes(model, "texts of 2,048 tokens", **STAGES[stage]) for model in SOURCES]
     assert row == [*(f"{on_gpu:.1f}" for on_gpu, _ in sizes), f"{max(size for _, size in sizes):.0f}"]
     assert max(on_gpu for on_gpu, _ in sizes) <= SHARE * 24
-
-
-def rules_with_a_gpu() -> set[str]:
-    """Return the rules for this machine whose jobs may take a GPU, because they or those that they are made from say a
-    kind."""
-    requests = Requests(laid_over({"resources": {"gpus": 1}}))
-    text = "".join(file.read_text() for file in [*ROOT.glob("rules/*.smk"), ROOT / "rules/backends/torch.smk"])
-    kinds = {"run_script": ""}
-    blocks = re.findall(r"^use rule (\w+) as (\w+) with:\n((?:(?:    .*)?\n)*)", text, re.MULTILINE)
-    # Those that they are made from come first.
-    while unknown := [block for block in blocks if block[1] not in kinds]:
-        for parent, rule, block in unknown:
-            if parent in kinds:
-                kinds[rule] = (re.findall(r'kind="(\w+)"', block) or [kinds[parent]])[0]
-    return {rule for rule, kind in kinds.items() if requests.gpus(JobKind(kind, "smollm2", "hellaswag_mini"))}
-
-
-def test_the_rules_that_the_page_on_clusters_lists_are_those_that_request_a_gpu():
-    listed = [row[0] for row in rows_of(section("clusters.md", "Which jobs take a GPU"))]
-    assert set(re.findall(r"`(\w+)`", " ".join(listed))) == rules_with_a_gpu()
-
-
-def test_the_first_study_on_a_cs_3_takes_what_the_page_says():
-    config = read_configuration([ROOT / "config/cs3.yaml", ROOT / "studies/cs3_first.yaml"])
-    jobs = list(study_jobs(config))
-    trainings = sum(kind == "training" for kind, *_ in jobs)
-    text = " ".join((ROOT / "docs/cs3.md").read_text().split())
-    assert (
-        f"{trainings} trainings of at most {config.cerebras.job_time_sec // 60} minutes, compilations included, so at most"
-        f" {trainings * config.cerebras.job_time_sec // 3600} hours"
-    ) in text

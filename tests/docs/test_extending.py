@@ -1,24 +1,18 @@
 """The examples of docs/extending.md, added to a copy of the project, run through a small study."""
 
 import copy
-import csv
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from pages import ROOT, blocks, commands, configurations
 from project import Study
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
-from sparseft.pruning.calibration import compute_statistic
-from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.storage.record import write_record
 from tiny_models import SIZES, save_tiny
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
@@ -28,6 +22,7 @@ PAGE = ROOT / "docs/extending.md"
 BLOCKS = BLOCK.findall(PAGE.read_text())
 FOLDERS = ("lib", "rules", "workflow", "config", "profiles", "envs", "docs", "studies", "benchmarks", "tests")
 RESULTS = configurations(PAGE)["tiny.yaml"]["results"]
+SUMMARY = f"{RESULTS}/analysis/summary.csv"
 FILES = ("Snakefile", "Makefile", "pyproject.toml", "uv.lock", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -61,15 +56,6 @@ def change(file: Path, difference: str) -> None:
     file.write_text(text)
 
 
-def test_each_axis_has_an_example_that_writes_files_and_edits_one_table():
-    edited = [name.removeprefix("lib/sparseft/") for kind, name, _ in BLOCKS if kind == "diff"]
-    tables = ("importances", "patterns", "tasks", "architectures", "study/backends", "modes")
-    seen = ["training/job.py", "records/training_record.py", "analysis/figures.py", "analysis/pages.py"]
-    axes = [f"{folder}/__init__.py" for folder in tables]
-    assert edited == [*axes[:4], "tests/tiny_models.py", *axes[4:], *seen]
-    assert sum(kind == "python" for kind, _, _ in BLOCKS) == 8
-
-
 @pytest.mark.slow
 def test_the_tests_that_the_page_names_pass_with_its_examples(extended):
     generate, tests = commands(PAGE)[:2]
@@ -95,15 +81,9 @@ def made(study: Study, model: Path, grid: dict, **settings: object) -> list[dict
     tiny["grid"] |= {"tasks": ["parity"], **grid}
     (study.folder / "study.yaml").write_text(yaml.safe_dump(tiny | settings))
     study.snakemake("--cores", "2", "--quiet", "all")
-    table = summary(study)
+    table = study.table(SUMMARY)
     assert {row["status"] for row in table} == {"sound"}
     return table
-
-
-def summary(study: Study) -> list[dict[str, str]]:
-    """Return the rows of summary.csv."""
-    with open(study.folder / RESULTS / "analysis/summary.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -117,31 +97,14 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     methods = ["unstructured_peaks", "columns", "structured"]
     table = made(study, model, {"methods": methods}, backend="deterministic")
     assert len(table) == 2 + 3 * 2  # the dense runs, and two of each method
-    with open(study.folder / RESULTS / "analysis/settings.csv", newline="") as file:
-        assert {row["training.backend"] for row in csv.DictReader(file)} == {"", "deterministic"}
+    settings = study.table(f"{RESULTS}/analysis/settings.csv")
+    assert {row["training.backend"] for row in settings} == {"", "deterministic"}
     # Fine-tuned runs have an adapter.
     assert all(bool(row["adapter_bytes"]) == (row["mode"] != "no_finetune") for row in table)
     analysis = study.folder / RESULTS / "analysis"
     assert [path.name for path in analysis.glob("plots/*_vs_adapter.svg")] == ["parity_acc_vs_adapter.svg"]
     assert "<summary>Adapters</summary>" in (analysis / "report.html").read_text()
     check_older_record(extended, study, table)
-
-
-def check_channels(extended: Path, study: Study) -> None:
-    """Check that structured_peaks removes the channels with the lowest max |x_j| sum_i |w_ij| of down_proj."""
-    peaks = runpy.run_path(str(extended / "lib/sparseft/importances/peaks.py"))["PEAKS"]
-    task = runpy.run_path(str(extended / "lib/sparseft/tasks/parity.py"))["PARITY"]
-    rows = [json.loads(line) for line in (study.folder / "data/parity/train.jsonl").read_text().splitlines()]
-    checkpoint = Checkpoint(study.folder / "models/tiny")
-    largest = compute_statistic(checkpoint, calibration_examples(checkpoint, task, rows, 4, 0), peaks.statistic)
-    mask = read_mask(study.folder / "masks/tiny/parity/masks_sparsity50_structured_peaks_on_task.pt")
-    for number in range(2):
-        layer = f"model.layers.{number}.mlp.down_proj"
-        scores = peaks.score(checkpoint.read_float32(f"{layer}.weight"), largest[layer], None).sum(axis=0)
-        kept = mask.kept(layer)[0]
-        assert 0 < kept.sum() < len(kept)
-        assert scores[~kept].max() <= scores[kept].min() * (1 + 1e-6)
-        np.testing.assert_array_equal(mask.kept(f"model.layers.{number}.mlp.up_proj")[:, 0], kept)
 
 
 def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]) -> None:
@@ -152,7 +115,7 @@ def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]
     write_record(file, {name: record[name] for name in record if name not in ("adapter_bytes", "record_sha256")})
     folders = ["--results_dir", f"{RESULTS}/runs", "--output_dir", f"{RESULTS}/analysis"]
     run(extended, extended / "workflow/scripts/analyze_results.py", *folders, folder=study.folder)
-    without = {row["run_id"]: row["status"] for row in summary(study) if not row["adapter_bytes"]}
+    without = {row["run_id"]: row["status"] for row in study.table(SUMMARY) if not row["adapter_bytes"]}
     assert without[run_id] == "sound"
     assert len(without) == 1 + sum(not row["adapter_bytes"] for row in table)
 
@@ -178,4 +141,3 @@ def test_a_new_mode_continues_another_one_under_a_new_pattern_that_is_pruned_in_
         kept = mask.kept(layer)
         assert (kept == kept[0]).all()
         assert kept[0].sum() == cols // 2
-    check_channels(extended, study)

@@ -36,11 +36,6 @@ def test_the_links_of_a_page_outside_the_site_lead_somewhere(name):
             assert not anchor or anchor in anchors(target.read_text()), link
 
 
-def test_the_project_has_one_place_for_its_address():
-    named = [page.name for page in PAGES if re.search("<this repository>|OWNER/REPOSITORY", page.read_text())]
-    assert named in ([], ["README.md"])
-
-
 def test_every_page_is_in_the_navigation():
     def pages(entry: object) -> list[str]:
         if isinstance(entry, str):
@@ -59,20 +54,6 @@ def test_every_file_that_the_page_on_the_architecture_names_is_there():
     assert [name for name in NAMES if not any((ROOT / folder / name).exists() for folder in FOLDERS)] == []
 
 
-def test_the_folders_are_those_of_the_import_contract_in_its_order():
-    contract = (ROOT / "pyproject.toml").read_text().partition("layers = [")[2].partition("\n]")[0]
-    layers = [re.findall(r"[a-z_]+", line) for line in contract.splitlines() if line.strip()]
-    drawing = ARCHITECTURE.partition("The folders of the library")[2].partition("```text\n")[2].partition("```")[0]
-    lines = drawing.splitlines()
-    places = []
-    for names in layers:
-        own = [next(n for n, line in enumerate(lines) if re.search(rf"\b{name}(/|\.py)", line)) for name in names]
-        places.append(min(own))
-        assert len(set(own)) == 1, names
-    assert places == sorted(places)
-    assert len(places) == len(lines)
-
-
 def test_all_places_name_the_same_version_licence_and_authors():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     text = (ROOT / "CITATION.cff").read_text()
@@ -85,15 +66,6 @@ def test_all_places_name_the_same_version_licence_and_authors():
     assert [author["name"] for author in citation["authors"]] == [
         author["name"] for author in project["project"]["authors"]
     ]
-
-
-def test_the_page_on_tuning_has_every_row_of_the_simulation():
-    lines = (ROOT / "docs/tuning.md").read_text().splitlines()
-    results = (ROOT / "benchmarks/results/false_choices.md").read_text().splitlines()
-    rows = [line for line in results if line.startswith("|")]
-    assert len(rows) > 4
-    begin = lines.index(rows[0])
-    assert lines[begin : begin + len(rows)] == rows
 
 
 def test_the_example_in_pandas_joins_the_tables(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ It ends with a table for an issue: the machine, the versions, and what every tes
 `pytest tests/gpu --device cpu` compares the CPU with itself. It shows that the tests themselves work.
 """
 
+import json
 import os
 import sys
 from collections import defaultdict
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.language_model.hardware import start
+from sparseft.tasks import BY_NAME
+from tiny_models import save_tiny
 
 # Last, because tests/ and benchmarks/ both have a module `masks`.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -39,6 +42,27 @@ def device(request) -> torch.device:
     """Return the device that is compared with the CPU. Choose exact and repeatable kernels, as every script does."""
     start(1)
     return torch.device(request.config.getoption("device"))
+
+
+# Wide enough for several tiles of a product, and for the attention kernels of a GPU, which want heads of 64.
+WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
+
+
+@pytest.fixture(scope="session")
+def save_wide() -> Callable[..., Path]:
+    """Return a function that writes a tiny model of a name, folder and dtype, but wider."""
+    return lambda name, folder, dtype: save_tiny(name, folder, dtype, changes=WIDE)
+
+
+@pytest.fixture(scope="module", params=["float32"])
+def inputs(request, tmp_path_factory, save_wide) -> Path:
+    """Return a folder with a small model and the rows of a task."""
+    folder = tmp_path_factory.mktemp("inputs") / request.param
+    save_wide("llama", folder / "model", getattr(torch, request.param))
+    for split, number in (("train", 64), ("validation", 8)):
+        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 @pytest.fixture

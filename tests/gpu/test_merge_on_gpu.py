@@ -9,15 +9,12 @@ from sparseft.lora.adapted_model import adapted_model, trained_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
-from tiny_models import save_tiny
 from torch import Tensor, nn
 
 from masks import compute_masks
 
 SETTINGS = Training(lora_r=16, lora_alpha=32.0)
 IDS = torch.arange(3, 51).reshape(2, 24)
-# Wider than the tiny models, so that a product takes several tiles.
-WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
 
 
 def logits_of(model: nn.Module, device: torch.device) -> Tensor:
@@ -28,8 +25,8 @@ def logits_of(model: nn.Module, device: torch.device) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
-def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, device, note, name, dtype):
-    base = Checkpoint(save_tiny(name, tmp_path / "base", dtype, changes=WIDE))
+def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, save_wide, device, note, name, dtype):
+    base = Checkpoint(save_wide(name, tmp_path / "base", dtype))
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]
     torch.manual_seed(0)
     model, _, layers = adapted_model(base, mask, "sparse_to_sparse", SETTINGS, device)

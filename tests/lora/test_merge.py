@@ -109,18 +109,6 @@ def test_an_adapter_of_stock_peft_is_merged_to_peft_s_weights_under_the_mask(tmp
         assert torch.equal(ours[key], before[key] * kept) == (layer.rpartition(".")[2] not in targets)
 
 
-def test_without_an_adapter_the_merge_is_the_pruning(tmp_path, tiny):
-    mask = compute_masks(tiny, "random", [30], seed=0)[30]
-    record = merge(tiny, mask, "m", None, tmp_path / "out")
-    assert (record["scale"], record["adapter"]) == (None, None)
-    before, after = load_file(tiny.folder / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
-    for layer in mask.shape:
-        kept = torch.from_numpy(mask.kept(layer))
-        assert torch.equal(
-            after[f"{layer}.weight"], before[f"{layer}.weight"].where(kept, torch.tensor(0.0).bfloat16())
-        )
-
-
 def test_blocks_of_any_size_merge_to_the_same_files_whose_hashes_are_recorded(tmp_path, tiny_llama, monkeypatch):
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
     trained(tiny_llama, mask, "sparse_to_sparse", tmp_path / "adapter")

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 from project import ROOT, TINY_STUDY, Study, tiny_grid
@@ -72,23 +71,6 @@ def test_a_job_that_was_ended_for_its_memory_gets_more(slurm, tmp_path, tiny_mod
     assert all(job["JobState"] != "COMPLETED" for job in trainings[:-1])
     assert "Trying to restart job" in printed
     assert json.loads((study.folder / RUN / "train.json").read_text())["final_loss"]
-
-
-def test_a_cancelled_job_is_made_by_the_same_command(slurm, tmp_path, tiny_models):
-    study = study_in(tmp_path / "study", tiny_models)
-    study.snakemake("masks", *PROFILE)
-    before, command = jobs(), [f"{RUN}/train.json", *PROFILE, "--retries", "0"]
-    failed = threading.Thread(target=study.snakemake, args=command, kwargs={"expect": 1})
-    failed.start()
-    while not (training := submitted(before, "train_adapter")) or training[0]["JobState"] != "RUNNING":
-        time.sleep(0.5)
-        assert failed.is_alive()
-    subprocess.run(["scancel", training[0]["JobId"]], check=True)
-    failed.join(300)
-    assert submitted(before, "train_adapter")[0]["JobState"] == "CANCELLED"
-    assert not (study.folder / RUN / "train.json").exists()
-    study.snakemake(*command)
-    assert (study.folder / RUN / "train.json").exists()
 
 
 def test_one_licence_keeps_the_wafer_jobs_of_two_snakemakes_apart(slurm, tmp_path, tiny_models):

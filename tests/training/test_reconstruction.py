@@ -14,7 +14,6 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path, unfuse_experts
-from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
@@ -151,20 +150,6 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
         dA, dB = torch.autograd.grad(loss, (A, B), retain_graph=True)
         for ours, theirs in zip((matrix.grad for matrix in trained[layer]), (dA, dB), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
-
-
-@pytest.mark.long
-def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_path):
-    checkpoint = Checkpoint(tiny_models["llama"])
-    run(checkpoint, tmp_path)
-    mask = job_of(checkpoint).mask
-    model, _, _ = trained_model(checkpoint, mask, "m", tmp_path / "adapter", CPU)
-    merged = merge(checkpoint, mask, "m", tmp_path / "adapter", tmp_path / "merged")
-    assert merged["as_trained"]
-    after = load_model(tmp_path / "merged", CPU)[0]
-    ids = torch.tensor([EXAMPLES[1].ids])
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, after(ids).logits)
 
 
 @pytest.mark.long

@@ -56,8 +56,7 @@ def test_the_engines_measure_a_model_that_is_made_from_a_pruned_base_beside_the_
     configuration["grid"] |= {"models": ["part"], "sparsities": [0]}
     (study.folder / "study.yaml").write_text(yaml.safe_dump(configuration))
     run = "results/runs/part-hellaswag_mini-dense-sparsity00-no_finetune-seed0"
-    commands = study.snakemake(f"{run}/engines.json", "--dry-run", "--printshellcmds", "--quiet", "host").splitlines()
-    (command,) = [line for line in commands if "check_engines.py" in line]
+    (command,) = [line for line in study.commands(f"{run}/engines.json") if "check_engines.py" in line]
     assert "--model_path models/llama " in command
 
 

@@ -9,14 +9,7 @@ import torch
 from box import RUNS, flags
 from torch.nn import functional as F
 
-SCRIPTS = (
-    "evaluate.py",
-    "evaluate.py --adapter",
-    "evaluate.py --split selection",
-    "train.py",
-    "reconstruct.py",
-    "compute_masks.py --pruned_dir",
-)
+SCRIPTS = ("evaluate.py", "train.py", "reconstruct.py", "compute_masks.py --pruned_dir")
 
 
 def note_kernels(place: str, name: str, *words: str) -> None:

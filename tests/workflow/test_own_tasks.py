@@ -1,7 +1,5 @@
 """The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge."""
 
-import csv
-import json
 import math
 import re
 import shutil
@@ -10,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from project import ROOT, Study, call_script, succeed
+from project import ROOT, Study, succeed
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
 FILE = re.compile(r'^```\w+ title="(my_\w+/[^"]+|own\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -43,16 +41,6 @@ def inside(page, monkeypatch) -> None:
     monkeypatch.chdir(page)
 
 
-def test_the_speed_of_a_training_on_a_text_is_measured(tmp_path):
-    succeed("prepare_task.py", task="notes", **OWN["notes"], output_dir="data/notes")
-    steps = {"batch_sizes": 2, "warmup_steps": 0, "steps": 2, "repeats": 1, "lora_r": 4}
-    cell = "m-notes-unstructured-sparsity50-sparse_to_sparse"
-    succeed("measure_throughput.py", cell=cell, **INPUTS, **steps, output=tmp_path / "cell.json")
-    ((repeat,),) = (batch["repeats"] for batch in json.loads((tmp_path / "cell.json").read_text())["batches"])
-    # Two steps of two sequences of 32 tokens.
-    assert repeat["tokens"] == repeat["padded_tokens"] == 2 * 2 * 32
-
-
 def test_a_template_in_the_configuration_has_no_fields_of_snakemake(tmp_path):
     (tmp_path / "study.yaml").write_text("tasks: {mine: {lm_eval: gsm8k, answer: 'So {{question}}'}}")
     assert "write_configuration" in Study(tmp_path).snakemake("--dry-run")
@@ -70,8 +58,7 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
     sections = {"grid": grid | {"modes": ["sparse_to_sparse"]}, "masks": {"calibration_examples": 3}}
     study.configure({"m": study.folder / "m"}, tasks=OWN, training=SETTINGS, **sections)
     study.snakemake("results/analysis/summary.csv", "--cores", "2", "--quiet", "all")
-    with open(study.folder / "results/analysis/summary.csv", newline="") as file:
-        table = list(csv.DictReader(file))
+    table = study.table()
     assert sorted(row["task"] for row in table) == sorted(2 * TASKS)
     for row in table:
         assert (row["status"], row["metric"]) == ("sound", "loss")
@@ -86,17 +73,3 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
         assert after["value"] == pytest.approx(before["value"], rel=1e-6) and after["value"] > 0
         assert len(after["losses"]) == len(after["answer_tokens"]) == after["examples"]
         assert after["inputs"]["data"] == study.json(f"data/{task}/validation_manifest.json")["sha256"]["validation"]
-
-
-@pytest.mark.parametrize(("length", "fault"), [
-    (600, r"error: tasks\.notes\.length is 600 tokens, but the model takes 512; set it to 512 or less\n"),
-    (400, r"error: notes: a split has \d+ tokens, which are fewer than two sequences of 400; "),
-])  # fmt: skip
-def test_a_length_that_the_model_or_the_text_does_not_have_is_refused_before_the_training(length, fault, tmp_path):
-    succeed("prepare_task.py", task="notes", **OWN["notes"] | {"length": length}, output_dir=tmp_path / "data")
-    places = INPUTS | {"data_dir": tmp_path / "data", "output_dir": tmp_path / "run"}
-    run_id = "m-notes-unstructured-sparsity50-sparse_to_sparse-seed0"
-    code, printed = call_script("train.py", run_id=run_id, **places, **SETTINGS)
-    assert code == 2
-    assert re.search(fault, printed), printed
-    assert not (tmp_path / "run/adapter").exists()

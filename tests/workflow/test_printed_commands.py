@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from chaos import MEASURED
 from project import ROOT, Study
 from sparseft.storage.hashes import sha256
@@ -58,13 +57,6 @@ def summary(folder: Path) -> list[dict]:
         return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
 
 
-def test_what_was_asked_for_is_what_ran(study):
-    assert study.json(f"{RUN}-sparse_to_sparse-seed0/train.json")["steps"] == 3
-    kept = yaml.safe_load((study.folder / CONFIGURATION).read_text())
-    assert kept["tasks"]["hellaswag_mini"]["training"]["steps"] == 3
-    assert kept["models"]["llama"]["source"] == f"path:{study.folder.resolve()}/source"
-
-
 def test_both_pages_name_the_configuration_by_its_digest(study):
     for page in ("EXPERIMENTS.md", "correctness_memo.md"):
         text = (study.folder / "results/analysis" / page).read_text()
@@ -74,25 +66,6 @@ def test_both_pages_name_the_configuration_by_its_digest(study):
 def test_the_printed_command_plans_nothing_in_the_same_folder(study):
     again, _ = commands(study, "EXPERIMENTS.md")
     assert "Nothing to be done" in type_in(study, again, study.folder)
-
-
-def test_another_spelling_of_a_place_plans_nothing(study):
-    text = (study.folder / "study.yaml").read_text()
-    assert "source: path:source" in text
-    (study.folder / "study.yaml").write_text(text.replace("path:source", f"path:{study.folder}/./source/"))
-    try:
-        assert study.planned() == {}
-    finally:
-        (study.folder / "study.yaml").write_text(text)
-
-
-def test_a_change_that_no_number_depends_on_is_analysed_and_trains_nothing(study):
-    text = (study.folder / "study.yaml").read_text()
-    (study.folder / "study.yaml").write_text(text + "resources: {memory_mb: 4000}\n")
-    try:
-        assert study.planned() == {"write_configuration": 1, "analyze_results": 1, "analyze": 1}
-    finally:
-        (study.folder / "study.yaml").write_text(text)
 
 
 def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(study, tmp_path):

@@ -1,7 +1,6 @@
 """A task of lm-eval is trained and evaluated from its YAML file; every merged model is evaluated on the probes and on a
 text."""
 
-import csv
 import json
 import re
 
@@ -50,13 +49,13 @@ def study(tmp_path, tiny_models) -> Study:
 
 
 def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_model_only(study):
-    said = study.snakemake("--dry-run", "--printshellcmds", "--quiet", "host")
-    commands = [line for line in said.splitlines() if "evaluate" in line and "python" in line]
+    lines = study.commands()
+    commands = [line for line in lines if "evaluate" in line and "python" in line]
     merged = [line for line in commands if "evaluation.json" in line]
     # A run's own task is no probe of it.
     assert merged and all("--probes arc_easy:data/arc_easy " in line for line in merged)
     assert not any("--probes" in line for line in commands if line not in merged)
-    prepared = [line for line in said.splitlines() if "prepare_task.py" in line]
+    prepared = [line for line in lines if "prepare_task.py" in line]
     assert any("--lm_eval arc_easy" in line and "--local arc" in line for line in prepared)
     # The training and the validation rows of each.
     assert [("--only_probe=True" in line) for line in sorted(prepared)] == [True, True, False, False]
@@ -72,9 +71,7 @@ def test_results_of_a_probe_and_the_perplexity_stand_in_the_evaluation_and_in_th
     assert (probe["examples"], probe["chance"]) == (12, 0.5)
     assert manifest["definition"]["file"] == "arc/arc_easy.yaml"
     assert record["definition_sha256"] != probe["definition_sha256"]
-    with open(study.folder / "results/analysis/summary.csv") as file:
-        rows = {row["run_id"]: row for row in csv.DictReader(file)}
-    row = rows[RUN.rpartition("/")[2]]
+    (row,) = [row for row in study.table() if row["run_id"] == RUN.rpartition("/")[2]]
     assert float(row["probe_arc_easy"]) == pytest.approx(probe["value"], rel=1e-9)
     text = study.folder / "data/wikitext2.txt"
     assert text.read_text() == "\n\n".join(DOCUMENTS)

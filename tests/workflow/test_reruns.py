@@ -13,10 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 from hub_cache import write
 from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
-from reword import reword_all
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -73,25 +71,14 @@ def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, late
     assert later not in planned
 
 
-def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(tmp_path, tiny_models):
-    study = Study(tmp_path / "study")
-    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
-    said = study.snakemake("validate", "--dry-run", "--printshellcmds", "--quiet", "host")
-    commands = [line for line in said.splitlines() if "validate_sparsity.py" in line and "--output" in line]
-    assert len(commands) == 20
-    for command in commands:
-        assert " --base models/llama " in command
-        assert "--tolerance" not in command  # 0 unless it is given
-
-
 def test_masks_from_examples_take_the_configured_threads_whatever_the_cores(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     methods = ["unstructured", "unstructured_wanda", "unstructured_sparsegpt"]
     grid = tiny_grid("llama", "boolq_mini", methods)
     masks = {"calibration_examples": 4}
     study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, resources={"threads": 4}, **TINY_STUDY)
-    said = study.snakemake("masks", "--dry-run", "--printshellcmds", "--quiet", "host", "--cores", "1")
-    threads = dict(re.findall(r"--method (\w+) .* --threads (\d+)", said))
+    lines = "\n".join(study.commands("masks", "--cores", "1"))
+    threads = dict(re.findall(r"--method (\w+) .* --threads (\d+)", lines))
     assert threads == {"dense": "1", "unstructured": "1", "unstructured_wanda": "4", "unstructured_sparsegpt": "4"}
 
 
@@ -114,29 +101,13 @@ def test_a_touched_script_or_module_reruns_nothing(copied_study):
     assert copied_study.planned() == {}
 
 
-def test_rewording_every_comment_docstring_help_text_and_description_reruns_nothing(copied_study):
-    counts = reword_all(copied_study.root)
-    assert min(counts[kind] for kind in ("comment", "docstring", "description", "measurement")) > 40
-    assert copied_study.planned() == {}
-
-
-@pytest.mark.parametrize(
-    ("module", "first", "untouched"),
-    [
-        ("lib/sparseft/pruning/scores.py", "compute_masks", "prepare_task"),
-        ("lib/sparseft/training/loop.py", "train_adapter", "compute_masks"),
-        ("lib/sparseft/masks/validation.py", "validate_sparsity", "train_adapter"),
-        ("lib/sparseft/analysis/tables.py", "analyze_results", "evaluate_run"),
-        ("workflow/scripts/train.py", "train_adapter", "compute_masks"),
-    ],
-)
-def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, untouched):
-    with open(copied_study.root / module, "a") as file:
-        file.write("\nEDITED = 1\n")
-    planned = copied_study.planned()
-    assert first in planned
-    assert "analyze_results" in planned
-    assert untouched not in planned
+def test_an_edit_reruns_its_stage_and_what_follows(copied_study):
+    for module, jobs in (("analysis/figures.py", ANALYSIS), ("training/loop.py", ANALYSIS | of_runs(3, 3))):
+        with open(copied_study.root / "lib/sparseft" / module, "a") as file:
+            file.write("\nEDITED = 1\n")
+        assert copied_study.planned() == jobs
+    # Nothing is replaced without a word.
+    assert re.search(r"note: \d+ of the jobs make files again that exist; ", copied_study.snakemake("--dry-run"))
 
 
 @pytest.fixture(scope="module")
@@ -189,18 +160,18 @@ PREPARED = {
 }
 
 
-SOURCES = {
-    "m/model.safetensors": "models/llama/manifest.json",
-    "m/config.json": "models/llama/manifest.json",
-    "m/tokenizer.json": "models/llama/manifest.json",
-    "rows/train.jsonl": "data/own/manifest.json",
-    "rows/validation.jsonl": "data/own/validation_manifest.json",
-    "rows/selection.jsonl": "data/own/selection.jsonl",
-    "quiz.yaml": "data/quiz/manifest.json",
-    "included.yaml": "data/quiz/manifest.json",
-    "text.jsonl": "data/calibration_c.jsonl",
-    "other_text.jsonl": "data/wikitext2.txt",
-}
+SOURCES = [
+    "m/model.safetensors",
+    "m/config.json",
+    "m/tokenizer.json",
+    "rows/train.jsonl",
+    "rows/validation.jsonl",
+    "rows/selection.jsonl",
+    "quiz.yaml",
+    "included.yaml",
+    "text.jsonl",
+    "other_text.jsonl",
+]
 
 
 @contextmanager
@@ -216,28 +187,15 @@ def replaced(file: Path, date: int, *, content: bytes = b"") -> Iterator[None]:
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.parametrize(("source", "target"), SOURCES.items())
-def test_a_source_that_an_older_file_replaced_is_prepared_again(sources, source, target):
-    # The last byte of the file is a line break, or a blank after the tensors' names.
-    with replaced(sources.folder / source, 10**18, content=b" "):
-        said = sources.snakemake(target, "--dry-run")
-        assert f"note: the content of {source} has changed since the last plan" in said
-        assert f"{PREPARED[target]} " in said[said.index("Job stats:") :]
-
-
 @pytest.mark.parametrize("date", [10**18, 2 * 10**18])
-def test_the_date_of_a_source_decides_nothing(sources, date):
-    with ExitStack() as stack:
-        for source in SOURCES:
-            stack.enter_context(replaced(sources.folder / source, date))
-        assert sources.planned(*PREPARED) == {}
-
-
-def test_sources_that_newer_files_replaced_are_prepared_again(sources):
-    with ExitStack() as stack:
-        for source in SOURCES:
-            stack.enter_context(replaced(sources.folder / source, 2 * 10**18, content=b" "))
-        assert sources.planned(*PREPARED) == Counter(PREPARED.values())
+def test_a_source_is_prepared_again_if_its_content_changed_whatever_its_date_is(sources, date):
+    for content, jobs in ((b"", {}), (b" ", Counter(PREPARED.values()))):
+        with ExitStack() as stack:
+            for source in SOURCES:
+                stack.enter_context(replaced(sources.folder / source, date, content=content))
+            said = sources.snakemake("--dry-run", *PREPARED)
+            assert said.count("note: the content of ") == (len(SOURCES) if content else 0)
+            assert sources.planned(*PREPARED) == jobs
     assert sources.planned(*PREPARED) == {}
 
 
@@ -291,6 +249,7 @@ EVALUATED = {"evaluate_run": 5, "evaluate_adapter": 3}
     ("key", "old", "new", "jobs"),
     [
         ("training learning_rate", "learning_rate: 0.02", "learning_rate: 0.01", of_runs(3, 3)),
+        ("resources memory_mb", KEPT, f"{KEPT}\nresources: {{memory_mb: 4000}}", {}),
         ("grid seeds", "seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
         ("masks scope", KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
         # More validation rows evaluate again, and train nothing. No mask and no merged model is made again.
@@ -324,109 +283,18 @@ def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(cop
     assert ("evaluate_run" in jobs) == (said not in ("nothing", "the analysis"))
 
 
-def test_another_schedule_trains_again_beside_more_validation_rows(copied_study):
-    edited(copied_study, "validation_examples: 12", "validation_examples: 24")
-    both = edited(copied_study, "learning_rate: 0.02", "learning_rate: 0.01")
-    assert both == RECONFIGURED | {"prepare_validation": 1} | of_runs(3, 3) | EVALUATED
-    # Nothing is replaced without a word.
-    said = copied_study.snakemake("--dry-run")
-    assert re.search(r"note: \d+ of the jobs make files again that exist; snakemake --dry-run --quiet host gives", said)
-
-
-def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
-    with open(copied_study.root / "lib/sparseft/analysis/figures.py", "a") as file:
-        file.write("\nCOLOUR = 'red'\n")
-    assert copied_study.planned() == ANALYSIS
-
-
-def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
-    seeds = "seeds:\n  - 0\n"
-    one, two = (f"{seeds}  trainings: {names}\n" for names in ("{short: {}}", "{short: {}, long: {steps: 5}}"))
-    # The untrained runs, the masks and the data stay.
-    assert edited(copied_study, seeds, one) == RECONFIGURED | of_runs(3, 3) | of_selection(3)
-    assert edited(copied_study, one, two) == RECONFIGURED | of_runs(6, 6) | of_selection(6)
-    # The study was made without a training's name.
-    assert edited(copied_study, two, seeds) == {}
-
-
-def of_selection(trained: int) -> dict[str, int]:
-    """The jobs that so many trainings with a name have besides, for the choice among them."""
-    return {"prepare_selection": 1, "evaluate_selection": trained}
-
-
-def add_copy(package: Path, old: str, new: str) -> None:
-    """Add a value to the table of an axis: a copy of the value `old`."""
-    source = (package / f"{old}.py").read_text()
-    (package / f"{new}.py").write_text(source.replace(old, new).replace(old.upper(), new.upper()))
-    table = package / "__init__.py"
-    lines = table.read_text().splitlines(keepends=True)
-    names = next(line for line in lines if re.match(rf"{package.name.upper()}(: .*)? = \(", line))
-    first = next(line for line in lines if line.startswith("from sparseft"))
-    added = f"from sparseft.{package.name}.{new} import {new.upper()}\n"
-    text = "".join(lines).replace(first, added + first, 1).replace(names, names.replace(")", f", {new.upper()})"))
-    table.write_text(text)
-
-
-def test_a_new_importance_with_a_statistic_of_its_own_a_new_pattern_and_a_new_task_rerun_nothing(copied_study):
-    library = copied_study.root / "lib/sparseft"
-    # Its file has the statistic too.
-    add_copy(library / "importances", "wanda", "another")
-    add_copy(library / "patterns", "unstructured", "single")
-    add_copy(library / "tasks", "boolq_mini", "another_mini")
-    assert copied_study.planned() == {}
-    content = yaml.safe_load((copied_study.folder / "study.yaml").read_text())
-    content["grid"]["methods"] += ["single_another", "single"]
-    content["masks"] = {"calibration_examples": 4}
-    (copied_study.folder / "study.yaml").write_text(yaml.safe_dump(content))
-    planned = copied_study.planned()
-    assert planned["compute_masks"] == 2
-    assert "prepare_task" not in planned
-
-
 @pytest.mark.slow
-def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
+def test_a_sparsity_that_is_added_makes_its_own_runs_and_masks_of_the_same_bits_and_one_taken_out_makes_none(
+    copied_study,
+):
     planned = edited(copied_study, "  - 50", "  - 50\n  - 55")
     assert planned == RECONFIGURED | {"compute_one_mask": 1} | of_runs(2, 3)
     copied_study.snakemake("masks")
-    assert "compute_one_mask" not in copied_study.planned()
-    masks = copied_study.folder / "masks/llama"
-    first, own = ([row["asked_percent"] for row in copied_study.json(f"masks/llama/report_unstructured{name}.json")["sparsities"]]
-                  for name in ("", "_sparsity55"))  # fmt: skip
-    assert (first, own) == ([0, 50], [55])
-    passed = {path.name: path.read_bytes() for path in masks.glob("*_unstructured.pt")}
-    both = copied_study.folder / "both"
-    model = copied_study.folder / "models/llama"
+    made = {path.name: path.read_bytes() for path in copied_study.folder.glob("masks/llama/*_unstructured.pt")}
+    both, model = copied_study.folder / "both", copied_study.folder / "models/llama"
     succeed("compute_masks.py", model_path=model, output_dir=both, sparsity=[0, 0.5, 0.55], method="unstructured")
-    assert passed == {path.name: path.read_bytes() for path in both.glob("*.pt")}
-    row = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
-    assert row == RECONFIGURED | {"compute_masks": 1} | of_runs(4, 6)
-    edited(copied_study, "masks: {scope: row}\n", "")
+    assert made == {path.name: path.read_bytes() for path in both.glob("*.pt")}
     assert edited(copied_study, "  - 50\n  - 55", "  - 50") == {}
-
-
-def test_a_schedule_asked_for_on_the_command_line_is_what_runs(tmp_path, tiny_models):
-    study = Study(tmp_path / "study")
-    study.configure({"llama": tiny_models["llama"]}, grid=tiny_grid("llama", "hellaswag_mini", ["random"]))
-    command = ["train", "--dry-run", "--printshellcmds", "--quiet", "host"]
-    flags = [
-        re.findall(r"--(?:steps|learning_rate) (\S+)", study.snakemake(*command, *more))
-        for more in ([], ["--config", "training={steps: 3}"])
-    ]
-    trainings = study.planned("train")["train_adapter"]
-    assert flags == [trainings * ["20", "0.003"], trainings * ["3", "0.003"]]
-
-
-def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anything_is_planned(tmp_path, tiny_models):
-    study = Study(tmp_path / "study")
-    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
-    twice = study.snakemake("--dry-run", "--config", "backend=torch", "--config", "keep_merged=True", expect=2)
-    assert "error: --config is given 2 times" in twice
-    with open(study.folder / "study.yaml", "a") as file:
-        file.write("training: {steps: 3}\n")
-    said = study.snakemake("--dry-run", expect=2)
-    assert "error: study.yaml, line " in said
-    assert ": training is given twice" in said
-    assert "Traceback" not in said + twice
 
 
 def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):

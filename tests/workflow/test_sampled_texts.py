@@ -1,7 +1,5 @@
 """A study whose methods calibrate on what the model samples, and on a mixture of it with a file and the task's
-examples."""
-
-import json
+examples. The divergence of every run is measured on another text that the model samples."""
 
 import pytest
 from hub_cache import write
@@ -17,6 +15,7 @@ CALIBRATION = {
     "web": {"text": "web.jsonl"},
     "taskall": {"text": ["self", "task", "web"], "shares": [2, 1, 1], "examples": 8, "length": 12},
 }
+DIVERGENCE = "data/calibration_divergence-llama.jsonl"
 SAMPLED, MIXED = "data/calibration_self-llama.jsonl", f"data/calibration_taskall-llama/{TASK}.jsonl"
 BASE = f"pruned/llama/{TASK}/sparsity50_unstructured_sparsegpt_on_taskall"
 
@@ -30,9 +29,8 @@ def study(tmp_path_factory, tiny_models) -> Study:
     grid = {**tiny_grid("llama", TASK, METHODS), "sparsities": [0, 50], "modes": modes}
     masks = {"calibration": CALIBRATION, "sparsegpt_block": 16}
     reconstruction = {"calibration": "self", "examples": 6, "steps": 4, "batch_size": 3}
-    study.configure(
-        {"llama": tiny_models["llama"]}, grid=grid, masks=masks, reconstruction=reconstruction, **TINY_STUDY
-    )
+    sections = {"reconstruction": reconstruction, "evaluation": {"divergence": 3}, **TINY_STUDY}
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, **sections)
     planned = study.planned("masks")
     made = {"sample_text": 1, "mix_texts": 1, "prepare_calibration": 1, "prepare_model": 1, "prepare_task": 1}
     assert planned == made | {"compute_masks": 1, "prune": 1, "compute_one_mask": 1, "masks": 1}
@@ -59,36 +57,36 @@ def test_the_masks_and_the_reconstruction_name_the_texts_that_they_looked_at(stu
     assert study.json(f"{run}/evaluation.json")["inputs"]["calibration"] == [sha256(study.folder / SAMPLED)]
 
 
-def test_every_run_is_sound(study):
-    rows = (study.folder / "results/analysis/summary.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 3 + 2
-    assert all("sound" in row for row in rows[1:])
+def test_every_run_is_sound_and_has_its_divergence_from_the_dense_model(study):
+    rows = {(row["method"], row["mode"]): row for row in study.table()}
+    assert len(rows) == 2 + 2 * 3
+    assert {row["status"] for row in rows.values()} == {"sound"}
+    for (method, mode), row in rows.items():
+        record = study.json(f"results/runs/{row['run_id']}/evaluation.json")
+        assert record["inputs"]["divergence"] == sha256(study.folder / DIVERGENCE)
+        is_dense = (method, mode) == ("dense", "no_finetune")
+        assert (record["divergence"] == 0) == is_dense
+        assert (record["divergences"] == [0, 0, 0]) == is_dense
+        assert float(row["divergence"]) == pytest.approx(record["divergence"])
 
 
 MADE_AGAIN = [
-    ("      seed: 0", "      seed: 1", {"sample_text": 1, "mix_texts": 1, "compute_masks": 1, "prune": 1}),
+    ("length: 16", "length: 16\n      seed: 1", {"sample_text": 1, "mix_texts": 1, "compute_masks": 1, "prune": 1}),
     ("      - 2\n", "      - 4\n", {"mix_texts": 1, "prune": 1}),
     ("sparsegpt_block: 16", "sparsegpt_block: 8", {"prune": 1}),
 ]
 
 
+@pytest.mark.parametrize(("windows", "sampled"), [(4, {"sample_text"}), (0, set())])
+def test_another_number_of_windows_evaluates_again_and_trains_nothing(study, windows, sampled):
+    with study.edited("divergence: 3", f"divergence: {windows}"):
+        jobs = study.planned().keys()
+    assert jobs >= {"evaluate_run", "merge_adapter", "analyze_results"} | sampled
+    untouched = {"sample_text", "train_adapter", "evaluate_adapter", "compute_masks", "prune", "prepare_task"}
+    assert jobs & untouched == sampled
+
+
 @pytest.mark.parametrize(("old", "new", "jobs"), MADE_AGAIN)
 def test_a_setting_makes_again_what_depends_on_it(study, old, new, jobs):
-    text = (study.folder / "study.yaml").read_text()
-    text_with_seed = text.replace("      length: 16\n", "      length: 16\n      seed: 0\n")
-    assert text_with_seed.count(old) == 1, text_with_seed
-    (study.folder / "study.yaml").write_text(text_with_seed.replace(old, new))
-    planned = study.planned("masks")
-    (study.folder / "study.yaml").write_text(text)
-    assert planned == jobs | {"masks": 1}
-
-
-def test_an_edited_text_is_refused_before_any_job(study):
-    place = study.folder / SAMPLED
-    before = place.read_bytes()
-    rows = [json.loads(line) for line in before.splitlines()]
-    rows[0]["ids"][3] += 1
-    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = study.snakemake("masks", "-n", expect=2)
-    place.write_bytes(before)
-    assert f"{SAMPLED}: not the file that calibration_self-llama.jsonl.json beside it records" in said
+    with study.edited(old, new):
+        assert study.planned("masks") == jobs | {"masks": 1}

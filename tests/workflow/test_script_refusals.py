@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from box import RUNS, flags
@@ -107,19 +106,11 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", PER_WEIGHT, weights(lambda tensors: tensors[UP].view(-1)[-1:].fill_(torch.nan)), [UP, "NaN"]),
     ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
-    ("compute_masks.py", {}, config(tie_word_embeddings=False), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     ("compute_masks.py", {}, weights(lambda tensors: tensors.update({UP.replace("weight", "bias"): torch.zeros(48)})), ["bias"]),
     ("compute_masks.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
     ("evaluate.py --adapter", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
-    *(("evaluate.py", {"checkpoint": "@models/tiny"}, change, named) for change, named in (
-        (config(num_hidden_layers=1), ["fit its config.json"]),
-        (weights(lambda tensors: tensors.pop("model.norm.weight")), ["fit its config.json"]),
-        (config(dtype="float16"), ["BF16", "float16"]),
-        (config(model_type="mistral", sliding_window=4), ["LlamaForCausalLM", "MistralForCausalLM"]),
-        (config(model_type="lllama"), ["lllama"]),
-        (lambda box: change_json(box / "models/tiny/tokenizer_config.json", eos_token=None), ["eos_token"]),
-    )),
+    ("evaluate.py", {"checkpoint": "@models/tiny"}, config(num_hidden_layers=1), ["fit its config.json"]),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
     ("train.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
@@ -222,15 +213,10 @@ def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(box, script, chan
 def test_one_altered_weight_fails_the_proof_with_code_1(box):
     file = box / FOLDER / "model_dir/model.safetensors"
     tensors = load_file(file)
-    place = int((tensors[UP].view(-1) == 0).nonzero()[0])
-    tensors[UP].view(-1)[place] = 1e-6
+    tensors[UP].view(-1)[int((tensors[UP].view(-1) == 0).nonzero()[0])] = 1e-6
     save_file(tensors, file, metadata={"format": "pt"})
     # It records the file as it was.
     (box / FOLDER / "merge.json").unlink()
     code, said = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))
     report = json.loads((box / "out/validation_report.json").read_text())
-    assert code == 1
-    assert "FAILED" in said
-    assert (report["passed"], report["violations"]) == (False, 1)
-    assert np.isclose(report["max_abs_violation"], 1e-6, rtol=2**-7)
-    assert [layer["layer"] for layer in report["layers"] if layer["violations"]] == [UP.removesuffix(".weight")]
+    assert (code, report["passed"], report["violations"], "FAILED" in said) == (1, False, 1, True)

@@ -1,6 +1,5 @@
 """The third split of a study with named trainings: what is planned, what stays as it is, and what is refused."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def test_a_run_without_a_name_for_its_training_has_no_such_target(study):
     assert study.planned("data/boolq_mini/selection.jsonl")["prepare_selection"] == 1
 
 
-def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags_and_file(study):
+def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags(study):
     for split, word in (("train", "Ice"), ("validation", "Snow")):
         rows = [{"passage": f"{word} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
         write(study.folder / f"own/{split}.jsonl", rows)
@@ -58,12 +57,6 @@ def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_fl
     study.snakemake(chosen)
     assert study.planned(chosen) == {}
     configure(study, SHORT, tasks={"boolq": task | {"selection_examples": 2}}, grid={"tasks": ["boolq"]})
-    assert study.planned(chosen) == {"prepare_selection": 1}
-    configure(study, SHORT, tasks={"boolq": task}, grid={"tasks": ["boolq"]})
-    write(
-        study.folder / "own/selection.jsonl",
-        [{"passage": f"Rain {n}.", "question": "is it", "answer": True} for n in range(3)],
-    )
     assert study.planned(chosen) == {"prepare_selection": 1}
 
 
@@ -87,8 +80,7 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     assert record["inputs"]["data"] == manifest["sha256"]
     assert {split: record["inputs"][split] for split in ("train", "validation")} == manifest["disjoint_from"]
     assert not (study.folder / UNTRAINED / "selection.json").exists()
-    with open(study.folder / "results/analysis/summary.csv") as file:
-        rows = {row["run_id"]: row for row in csv.DictReader(file)}
+    rows = {row["run_id"]: row for row in study.table()}
     row = rows.pop(Path(f"{CELL}-short-seed0").name)
     assert (float(row["selection_value"]), record["examples"]) == (pytest.approx(record["value"]), 12)
     assert row["status"] == "sound"
@@ -101,7 +93,6 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     (study.folder / f"{CELL}-short-seed0/selection.json").unlink()
     assert study.planned()["evaluate_selection"] == 1
     succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "again")
-    with open(study.folder / "again/missing.csv") as file:
-        (gap,) = csv.DictReader(file)
+    (gap,) = study.table("again/missing.csv")
     assert (gap["left_out"], gap["reason"].partition(";")[0]) == ("False", "selection.json: no such file or directory")
     assert json.loads((study.folder / f"{CELL}-short-seed0/train.json").read_text())["steps"] == 2

@@ -1,8 +1,6 @@
 """Models without some experts, decoder layers or channels through the workflow, and a model that is made from one of
 them."""
 
-import csv
-
 import pytest
 import yaml
 from project import TINY_STUDY, Study, tiny_grid
@@ -30,13 +28,8 @@ def study(tmp_path_factory) -> Study:
     return study
 
 
-def summary(study: Study, folder: str = "results") -> list[dict[str, str]]:
-    with open(study.folder / folder / "analysis/summary.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_tables_have_the_share_that_was_removed_and_the_size_of_each_merged_model(study):
-    rows = summary(study)
+    rows = study.table()
     assert len(rows) == 2 + 3 * 3
     assert {row["status"] for row in rows} == {"sound"}
     parent = Checkpoint(study.folder / "models/mixtral").totals()
@@ -75,7 +68,7 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
     (study.folder / "study.yaml").write_text(yaml.safe_dump(configuration))
     assert study.planned()["prune"] == 1
     study.snakemake("--cores", "2", "--quiet", "all")
-    assert {row["status"] for row in summary(study, "results/part")} == {"sound"}
+    assert {row["status"] for row in study.table("results/part/analysis/summary.csv")} == {"sound"}
     base, model = Checkpoint(study.folder / f"pruned/{BASE}"), Checkpoint(study.folder / "models/part")
     assert model.digest == base.digest
     run = f"part-{TASK}-structured_obs-sparsity50-sparse_to_sparse-seed0"

@@ -52,35 +52,20 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
     assert line.endswith("(log: results/logs/prepare_task/mine.log)")
 
 
-DIVIDED = {"training": {**TINY_STUDY["training"], "shard_model": True}, "resources": {"processes": 2}}
-WAFERS = {
-    "backend": "cerebras",
-    "grid": {"methods": ["unstructured"]},
-    "cerebras": {"num_csx": 2, "job_labels": ["name=x"]},
-}
-
-
 @pytest.mark.parametrize(
     ("sections", "target", "fault"),
     [
         ({}, "evalute", "evaluate"),
+        ({}, "analyze --config backend=torch --config keep_merged=True", "--config is given 2 times"),
         ({"results": "results/own"}, "results/analysis/configuration.yaml", "no stage and no rule makes it"),
         ({"grdi": {}}, "analyze", "configuration: grdi: unknown key"),
-        ({"grid": {"sparsities": [100]}}, "analyze", "grid.sparsities.0: Input should be less than 100"),
-        ({"grid": {**tiny_grid("a", "boolq_mini"), "models": ["a", "b"]}}, "analyze", "models.b"),
-        (DIVIDED, "throughput", "training.shard_model: throughput "),
         ({"training": {"distillation": {}}}, "throughput", "training.distillation: throughput "),
-        (
-            WAFERS | {"throughput": {"steps": 100, "batch_sizes": [4, 3]}},
-            "throughput",
-            "num_csx 2 does not divide batch_size 3",
-        ),
     ],
 )
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, fault):
     study = Study(tmp_path)
     study.configure({name: tmp_path / name for name in "ab"}, **TINY_STUDY | sections)
-    said = study.snakemake(target, "--dry-run", expect=2)
+    said = study.snakemake(*target.split(), "--dry-run", expect=2)
     (error,) = [text for text in said.splitlines() if text.startswith("error: ")]
     assert fault in error
     assert "Traceback" not in said

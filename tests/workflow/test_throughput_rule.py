@@ -1,7 +1,5 @@
 """The stage throughput: speed against the batch size, measured only if it is the target."""
 
-import csv
-
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from sparseft.records import throughput_record
@@ -16,8 +14,7 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
     cells = tiny_grid("llama", "boolq_mini", ["unstructured"])
     study.configure({"llama": tiny_models["llama"]}, grid=cells, throughput=asked, **TINY_STUDY)
     study.snakemake("throughput")
-    with open(study.folder / grid.ResultPaths().throughput_table) as file:
-        rows = list(csv.DictReader(file))
+    rows = study.table(grid.ResultPaths().throughput_table)
     assert [(row["method"], row["batch_size"], row["status"], row["repeats"]) for row in rows] == [
         (method, "2", throughput_record.MEASURED, "2") for method in ("dense", "unstructured")
     ]

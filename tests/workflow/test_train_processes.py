@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from hub_cache import write
 from project import ROOT
-from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
@@ -88,13 +87,6 @@ def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_i
     for key, accuracy in (("loss", 1e-5), ("gradient_norm", 1e-3)):
         ours, theirs = ([point[key] for point in record["loss_curve"]] for record in (two, one))
         assert ours == pytest.approx(theirs, rel=accuracy)
-    for ours, theirs in zip(two["eval_curve"], one["eval_curve"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
-    matrices, others = (load_file(adapter(tmp_path / name)) for name in ("one", "two"))
-    for key, ours in matrices.items():
-        close = (ours - others[key]).abs() < 1e-4 * ours.abs().max()
-        # Where a gradient is all rounding, AdamW makes a step of its sign.
-        assert close.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -1,9 +1,8 @@
 """The whole workflow. That each method masks and merges each architecture rightly is tested in tests/pruning and
 tests/lora."""
 
-import csv
-
 from project import Study
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.study import grid
 from sparseft.study.grid import Run
 from tiny_models import PRUNABLE_LAYERS
@@ -13,8 +12,7 @@ PATHS = grid.ResultPaths()
 
 def rows(study: Study, table: str) -> dict[str, dict]:
     """Return the rows of a table by their run."""
-    with open(study.folder / PATHS.analysis / f"{table}.csv") as file:
-        return {row["run_id"]: row for row in csv.DictReader(file)}
+    return {row["run_id"]: row for row in study.table(f"{PATHS.analysis}/{table}.csv")}
 
 
 def test_a_study_of_one_grid_is_whole_and_its_analysis_too(small_study):
@@ -23,10 +21,12 @@ def test_a_study_of_one_grid_is_whole_and_its_analysis_too(small_study):
     assert set(summary) == {folder.name for folder in (small_study.folder / PATHS.runs).iterdir()}
     assert {row["status"] for row in summary.values()} == {"sound"}
     assert rows(small_study, "missing") == {}
+    base = Checkpoint(small_study.folder / "models/llama").digest
     for run_id in summary:
         report = small_study.json(f"{PATHS.runs}/{run_id}/validation_report.json")
         assert (report["passed"], report["violations"]) == (True, 0)
         assert report["layers_checked"] == report["layers_expected"] == PRUNABLE_LAYERS["llama"]
+        assert (report["tolerance"], report["inputs"]["base"]) == (0, base)
     analysis = small_study.folder / PATHS.analysis
     assert {path.name for path in analysis.iterdir()} >= {*grid.TABLES, *grid.PAGES, grid.REPORT, grid.FINDINGS}
     figures = {path.stem for path in (analysis / "plots").glob("*.png")}
