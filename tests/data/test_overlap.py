@@ -4,7 +4,7 @@ import random
 import tracemalloc
 
 import pytest
-from sparseft.data.overlap import Texts, distinct_prompts, find, shares_found, texts_of
+from sparseft.data.overlap import Texts, distinct_prompts, find, near_copies, shares_found, texts_of
 from sparseft.tasks import BY_NAME, instruction
 
 PASSAGE = (
@@ -134,3 +134,36 @@ def test_a_comparison_keeps_nothing_of_what_it_reads():
         assert tracemalloc.get_traced_memory()[1] < sum(map(len, rows))
     finally:
         tracemalloc.stop()
+
+
+STORY = "A farmer had seven red hens and gave two of them to a baker who lived behind the old mill. How many were left?"
+ADDED = f"{STORY} Explain every step and give the answer as a number in words."
+OTHER = "When the ship came into the harbour, nobody but the cook knew that the captain had stayed on the island."
+
+
+@pytest.mark.parametrize(("validation", "response", "is_near"), [
+    (STORY.replace("baker", "miller"), "Five.", True),
+    (ADDED, "Five.", True),
+    (OTHER, f"Here is a story. {OTHER} Do you like it?", True),
+    (OTHER, "Five.", False),
+    # The beginning of the story, and another end.
+    (f"A farmer had seven red hens, {OTHER}", "Five.", False),
+    ("How many were left?", "Five.", False),
+])  # fmt: skip
+def test_a_changed_word_an_added_sentence_and_a_prompt_in_a_response_are_near_copies(validation, response, is_near):
+    task = instruction.task_of("own", {"kind": "instruction", "format": "response"})
+    train = [{"prompt": prompt, "response": response} for prompt in ("What is ice?", STORY)]
+    rows = {
+        "train": train,
+        "validation": [{"prompt": prompt, "response": "x"} for prompt in ("Say hello!", validation)],
+    }
+    place = 0 if validation == OTHER else 1
+    assert near_copies(task, rows) == ({1: place} if is_near else {})
+
+
+def test_the_words_of_a_template_make_no_near_copy():
+    task = instruction.task_of("own", {"kind": "instruction", "format": "response"})
+    asked = [f"I am a teacher. My pupil asks what the sum of {n} and {n + 1} is. What do I say?" for n in range(60)]
+    rows = [{"prompt": prompt, "response": "x"} for prompt in asked]
+    assert near_copies(task, {"train": rows[:30], "validation": rows[30:]}) == {}
+    assert near_copies(task, {"train": rows[:30], "validation": rows[29:]}) == {0: 29}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sparseft.command import Flags, run
 from sparseft.data.loading import Examples, load_examples, measured_lengths, own_task
-from sparseft.data.overlap import MOST, in_words, shares_found, texts_of
+from sparseft.data.overlap import MOST, find, in_words, near_copies, texts_of
 from sparseft.data.rows import as_lines, write_rows
 from sparseft.errors import InputError
 from sparseft.records.manifests import TaskManifest
@@ -100,16 +100,28 @@ def examples_of(name: str, data: TaskData) -> Examples:
 def check_overlap(task: Task, rows: SplitRows, *, is_trained_on: bool) -> float:
     """Return the share of the validation rows that also occur in the training rows. Print a warning if it is not 0.
 
-    Raises InputError if most of them occur, and the task `is_trained_on`."""
+    Another warning counts those that nearly do. Raises InputError if most of them occur, and the task
+    `is_trained_on`."""
     if not task.is_trainable:
         return 0.0
-    found = shares_found({"validation": texts_of(task, rows["validation"])}, [texts_of(task, rows["train"])])
-    share = found["validation"]
+    (found,) = find([texts_of(task, rows["validation"])], [texts_of(task, rows["train"])])
+    share = float(found.mean()) if len(found) else 0.0
     what = f"{task.name}: {in_words(share, task, 'validation')} also occur in the training rows"
     if share > MOST and is_trained_on:
         raise InputError(what, "give other validation rows, or leave these out of the training rows")
     if share:
         print(f"warning: {what}; the score says less about new examples", file=sys.stderr)
+    # The words of a generated row are a template's, and those of a text are compared in windows already.
+    if not (task.generate or task.sequence_length):
+        near = [(row, other) for row, other in sorted(near_copies(task, rows).items()) if not found[row]]
+        if near:
+            row, other = near[0]
+            print(
+                f"warning: {task.name}: {len(near)} of {len(found)} validation examples are near copies of training rows: half of"
+                f" their words are there in the same order; the first is line {row + 1} of validation.jsonl, with line"
+                f" {other + 1} of train.jsonl",
+                file=sys.stderr,
+            )
     return share
 
 

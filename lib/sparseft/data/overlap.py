@@ -7,6 +7,9 @@ Chinese character and each kana is a word, because such texts have no blanks.
     example  It occurs in a row or a document that has all windows of 8 words of its prompt. The words with which all
              prompts of its set begin or end are a template, and are left out if 13 words or more remain. A prompt of
              fewer than 8 words must be the whole row or document.
+    near     An example that is not a copy has half of its windows of 5 words in the prompt and the answer of one row.
+             Windows that more than a twentieth of the examples have, and more than 5, are a template. It gives a
+             warning only.
 
 So a passage with another question is another example, because no other row has the windows over both. GPT-3's data were
 compared in windows of 13 words (arXiv:2005.14165, appendix C), PaLM's in windows of 8 (arXiv:2204.02311, section 8).
@@ -23,11 +26,13 @@ from itertools import chain, takewhile
 
 import numpy as np
 
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Row, SplitRows, Task
 
 # Words per window of a text, and of a prompt.
 TEXT_WINDOW = 13
 PROMPT_WINDOW = 8
+# Words per window of a near copy, and the windows that a prompt needs at least.
+NEAR_WINDOW, NEAR_WINDOWS = 5, 4
 # Rows are refused if a larger share of them occurs in the training rows.
 MOST = 0.5
 # The hash of a window is the sum of its words' numbers, each times a power of an odd number, modulo 2^64.
@@ -112,6 +117,27 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
             # The windows of a text reach over the borders of its documents.
             before = words[1 - TEXT_WINDOW :] if texts.is_one_text else before
     return [search.found for search in searches]
+
+
+def near_copies(task: Task, rows: SplitRows) -> dict[int, int]:
+    """Return validation row -> the first training row that has half of its windows of 5 words, by their numbers from
+    0."""
+    examples = [
+        set(_hashes(_numbered(prompt), NEAR_WINDOW).tolist()) for prompt in texts_of(task, rows["validation"]).parts
+    ]
+    counts = Counter(chain.from_iterable(examples))
+    holders = defaultdict(list)
+    for number, windows in enumerate(examples):
+        examples[number] = {window for window in windows if counts[window] <= max(5, len(examples) // 20)}
+        for window in examples[number]:
+            holders[window].append(number)
+    copies: dict[int, int] = {}
+    for other, (row, prompt) in enumerate(zip(rows["train"], texts_of(task, rows["train"]).parts, strict=True)):
+        windows = set(_hashes(_numbered(f"{prompt}\n{task.answer(row)}"), NEAR_WINDOW).tolist())
+        shared = Counter(number for window in windows & holders.keys() for number in holders[window])
+        near = [number for number, count in shared.items() if 2 * count >= len(examples[number]) >= NEAR_WINDOWS]
+        copies |= {number: other for number in near if number not in copies}
+    return copies
 
 
 class _Search:
