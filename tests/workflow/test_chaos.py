@@ -9,7 +9,7 @@ import psutil
 import pytest
 from chaos import configure, end_all, running, scripts, start
 from project import Study
-from sparseft.storage.record import adapter_digest
+from sparseft.storage.record import trained_digest
 from sparseft.study import grid
 from sparseft.study.grid import Run
 from tiny_models import save_tiny
@@ -60,4 +60,4 @@ def test_the_job_of_the_next_command_waits_for_the_orphan_of_a_killed_one(study)
     assert resumed.wait() == 0
     assert not orphan.is_running()
     undisturbed.snakemake(ADAPTER)
-    assert adapter_digest(study.folder / ADAPTER) == adapter_digest(undisturbed.folder / ADAPTER)
+    assert trained_digest(study.folder / ADAPTER) == trained_digest(undisturbed.folder / ADAPTER)

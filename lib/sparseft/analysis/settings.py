@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from sparseft.analysis.chain import short, start_of
+from sparseft.analysis.chain import short
 from sparseft.modes import get_mode
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
@@ -53,7 +53,7 @@ def configured_settings(config: Config, run: Run) -> Settings:
         settings |= _keyed(("masks", run.method), config.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
         settings |= _configured_training(config, run)
-    if start := start_of(run):
+    if start := config.start_of(run):
         settings |= _of_reconstruction(_configured_training(config, start))
     return settings
 
@@ -87,7 +87,7 @@ def outside(files_of: Mapping[Run, object], config: Config) -> dict[Run, str]:
         if run not in grid:
             reasons[run] = "not in the configured grid"
             continue
-        own = settings_of(files, files_of.get(start) if (start := start_of(run)) else None)
+        own = settings_of(files, files_of.get(files.start) if files.start else None)
         differing = [
             f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
             for key, value in configured_settings(config, run).items()
@@ -115,6 +115,7 @@ def _configured_training(config: Config, run: Run) -> Settings:
 def _of_training(run: Run, values: dict[str, object]) -> Settings:
     """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a
     task."""
+    values = {name: value for name, value in values.items() if name not in Training.unused_in(run.mode)}
     own = set()
     if get_mode(run.mode).reconstructs:
         own = {name for name in values if name in Training.keys_of(Role.LAYERS) or name.startswith(RECONSTRUCTION)}

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.chain import Links, broken_links, conflicts, links_of, start_of
+from sparseft.analysis.chain import Links, broken_links, conflicts, links_of
 from sparseft.analysis.engines import engine_columns
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selection_faults
 from sparseft.analysis.settings import outside, setting_texts, settings_of
@@ -111,7 +111,7 @@ def _runs(
 ) -> pd.DataFrame:
     """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
     runs = pd.DataFrame(
-        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run]) | _measured(files)
+        _row(files, files_of.get(files.start) if files.start else None, links[run]) | _measured(files)
         for run, files in files_of.items()
     )
     order = [*trainings, *sorted(runs["training"].unique())]
@@ -189,10 +189,10 @@ def _faults(
 
 def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     """Return what could not be checked about a run, in words."""
-    start = start_of(files.run)
+    start = files.start
     reasons = {
         "the mask's file is not there, its hash was not compared": "mask" not in files.on_disk,
-        "the adapter's files are not there, their hash was not compared": files.train
+        "the files that the training left are not there, their hash was not compared": files.train
         and "adapter" not in files.on_disk,
         "the task's manifest is not there, its definition was not compared": files.evaluation.definition_sha256
         and "definition" not in files.on_disk,
@@ -230,7 +230,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     if train:
         row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
         row["train_loss"] = train.final_task_loss
-    if start_of(run):
+    if files.start:
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
