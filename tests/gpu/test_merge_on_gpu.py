@@ -41,7 +41,7 @@ def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, de
     merged, _ = load_model(tmp_path / "merged", device)
     # The fused product of gate and up may be rounded in another way.
     unfuse_experts(merged)
-    before = logits_of(model, device)
+    before = logits_of(loss.model, device)
     # Expert layers are fused in the merged file, so the record promises nothing for them.
     assert record["as_trained"] == (name != "mixtral")
     assert torch.equal(before, logits_of(merged, device))

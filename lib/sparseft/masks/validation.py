@@ -13,6 +13,7 @@ validation fails if no layer is checked.
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
