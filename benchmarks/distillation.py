@@ -33,7 +33,7 @@ from sparseft.language_model.batches import Batch, collate, encode, shuffled
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.loss import AnswerLoss, teacher_logits
 from sparseft.language_model.model import load_model
-from sparseft.lora.adapted_model import adapted_model
+from sparseft.training.trained_part import model_to_train
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.atomic import write_json
@@ -135,10 +135,10 @@ def trained(cell: Cell, rows: dict) -> Path:
     """Train a cell, and return the folder of its adapter. A killed training continues from its saved state."""
     adapter, provenance = cell.place / "adapter", {"mask_sha256": sha256(cell.mask)}
     mask = read_mask(cell.mask)
-    job = TrainingJob(Checkpoint(cell.base), mask, MODE, cell.seed, cell.settings, TASK, rows, 32, provenance)
+    job = TrainingJob(Checkpoint(cell.base), mask, MODE, cell.seed, cell.settings, TASK, rows, 32, adapter, provenance)
     if cell.settings.distillation:
         job = replace(job, teacher=Checkpoint(cell.model))
-    train(job, adapter, cell.place / "state.pt", Accelerator(cpu=True))
+    train(job, cell.place / "state.pt", Accelerator(cpu=True))
     return adapter
 
 
@@ -147,12 +147,12 @@ def step_times(cell: Cell) -> dict[str, float]:
     path = cell.work / f"times-{cell.method}-{cell.percent}.json"
     if not path.exists():
         torch.manual_seed(0)
-        model, tokenizer, _ = adapted_model(Checkpoint(cell.base), read_mask(cell.mask), MODE, SETTINGS, CPU)
+        loss, tokenizer, _ = model_to_train(Checkpoint(cell.base), read_mask(cell.mask), MODE, SETTINGS, CPU)
         teacher, _ = load_model(cell.model, CPU)
         rows, _ = read_splits(cell.work / "data", TASK)
-        examples = encode(rows["train"], TASK, tokenizer, model.config.max_position_embeddings)
+        examples = encode(rows["train"], TASK, tokenizer, loss.model.config.max_position_embeddings)
         batch = collate(next(shuffled(examples, SETTINGS, 0)))
-        steps = {name: partial(gradients, AnswerLoss(model), own, batch)
+        steps = {name: partial(gradients, loss, own, batch)
                  for name, own in ((PLAIN, None), (EQUAL_STEPS, teacher))}  # fmt: skip
         write_json(path, interleaved(steps, REPEATS))
     return json.loads(path.read_text())

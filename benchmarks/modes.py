@@ -80,9 +80,9 @@ def measure(cell: Cell) -> dict[str, float]:
         if cell.mode:
             settings = SETTINGS[cell.task].model_copy(update={"eval_every": SETTINGS[cell.task].steps})
             provenance = {"mask_sha256": sha256(cell.mask)}
-            job = TrainingJob(checkpoint, mask, cell.mode, cell.seed, settings, task, rows, 32, provenance)
             adapter = Path(folder, "adapter")
-            record = train(job, adapter, Path(folder, "state.pt"), Accelerator(cpu=True))
+            job = TrainingJob(checkpoint, mask, cell.mode, cell.seed, settings, task, rows, 32, adapter, provenance)
+            record = train(job, Path(folder, "state.pt"), Accelerator(cpu=True))
             before = record["eval_curve"][-1]["eval_loss"]
         merge(checkpoint, mask, sha256(cell.mask), adapter, Path(folder, "merged"))
         after = evaluate(*load_model(Path(folder, "merged"), torch.device("cpu")), task, rows, batch_size=32)

@@ -57,7 +57,7 @@ use rule evaluate_run as evaluate_adapter with:
         data_dir=rows_of,
         checkpoint=base_of,
         mask_path=mask_of,
-        adapter=f"{PATHS.run}/adapter",
+        adapter=trained_of,
     output:
         output=f"{PATHS.run}/before_merge.json",
     pathvars:

@@ -10,6 +10,22 @@ base_of = lambda w: grid.base_manifest(w.method)
 mask_of = lambda w: grid.mask_path(w.method)
 
 
+def run_of(w):
+    """Return the run of a job."""
+    return grid.Run.parse(grid.RUN_ID.format(**w))
+
+
+def trained_of(w):
+    """Return the folder of what the training of a run hands on; nothing without a training."""
+    return [] if w.mode == grid.NO_FINETUNE else PATHS.trained(run_of(w))
+
+
+def continued(w):
+    """Return the folder of what the training hands on that this one continues; nothing if it continues none."""
+    start = STUDY.start_of(run_of(w))
+    return PATHS.trained(start) if start else []
+
+
 def teacher_of(w):
     """Return the manifest of the model that a distillation learns from, the one that was pruned first; nothing without one."""
     is_distilled = STUDY.training_of(w.task, grid.training_name(w.training)).distillation
@@ -158,8 +174,10 @@ def schedule_flags(mode, task, training, is_saving=False):
 
     They are cached, because many runs need them."""
     schedule = dict(STUDY.schedule_of(mode, task, grid.training_name(training)))
-    saving = Training.keys_of(Role.SAVING)
-    return flags(**{key: value for key, value in schedule.items() if (key in saving) == is_saving})
+    saving, unused = Training.keys_of(Role.SAVING), Training.unused_in(mode)
+    return flags(
+        **{key: value for key, value in schedule.items() if (key in saving) == is_saving and key not in unused}
+    )
 
 
 def run_settings(w):

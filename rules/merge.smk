@@ -1,13 +1,13 @@
 MERGED = directory(f"{PATHS.run}/model_dir")
 
 
-# Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M. Without fine-tuning: W' = W * M.
+# Merge what was trained into its pruned base: W' = (W + alpha/r B A) * M. Without fine-tuning: W' = W * M.
 # The merged model is deleted after its last reader, unless keep_merged is true.
 use rule run_script as merge_adapter with:
     input:
         model_path=base_of,
         mask_path=mask_of,
-        adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter",
+        adapter=trained_of,
     output:
         output_dir=MERGED if STUDY.keep_merged else temp(MERGED),
         report=f"{PATHS.run}/merge.json",

@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
-from sparseft.storage.record import adapter_digest
+from sparseft.storage.record import trained_digest
 from sparseft.study import grid
 from tiny_models import save_tiny
 
@@ -119,7 +119,7 @@ def kill(study: Study, snakemake: subprocess.Popen, kind: str, chance: random.Ra
 def outcome(study: Study) -> tuple[dict[str, str], pd.DataFrame]:
     """Return the digest of every adapter by its run, and summary.csv without times and memory."""
     folders = sorted((study.folder / grid.ResultPaths().runs).glob("*/adapter"))
-    adapters = {folder.parent.name: adapter_digest(folder) for folder in folders}
+    adapters = {folder.parent.name: trained_digest(folder) for folder in folders}
     return adapters, pd.read_csv(study.folder / grid.ResultPaths().analysis / "summary.csv").drop(columns=MEASURED)
 
 

@@ -12,7 +12,7 @@ use rule run_script as train_adapter with:
         data_dir=trained_rows,
         model_path=base_of,
         mask_path=mask_of,
-        initial_adapter=lambda w: PATHS.initial_adapter(w.mode) or [],
+        initial_adapter=continued,
         dense_path=teacher_of,
     output:
         directory(f"{PATHS.run}/adapter"),
@@ -20,7 +20,7 @@ use rule run_script as train_adapter with:
     pathvars:
         job=f"train_adapter/{grid.RUN_ID}",
     wildcard_constraints:
-        mode="|".join(grid.TASK_MODES),
+        mode="|".join(set(grid.TASK_MODES) - set(grid.FULL_MODES)),
     threads: STUDY.resources.threads * PROCESSES
     resources:
         **requested(),
@@ -31,6 +31,17 @@ use rule run_script as train_adapter with:
         launch=LAUNCH,
         places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
         settings=run_settings,
+
+
+# Train the kept weights of one run themselves.
+use rule train_adapter as train_weights with:
+    output:
+        directory(f"{PATHS.run}/weights"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_weights/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.FULL_MODES),
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.

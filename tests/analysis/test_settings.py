@@ -125,3 +125,19 @@ def test_a_cell_that_agrees_with_two_dense_cells_stands_once_without_a_differenc
     table = compute(read_study(runs_dir), Analysis()).curves.query("method != 'dense'")
     assert len(table) == 1
     assert np.isnan(table["difference"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"training": {"learning_rate": 0.25}}, "learning_rate 0.001 instead of 0.25"),
+        ({"training": {"lora_targets": ["q_proj"]}}, "lora_targets none instead of q_proj"),
+        ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
+        ({"masks": {"scope": "row"}}, "scope layer instead of row"),
+    ],
+)
+def test_a_run_with_other_settings_than_the_configured_ones_is_at_fault(write_run, runs_dir, sections, reason):
+    write_run(SPARSE.format(seed=0), change=trained_with(learning_rate=0.001))
+    for study, is_other in ((study_with(), False), (study_with(**sections), True)):
+        faults = read_study(runs_dir, study).faults.query("kind == 'fault'")
+        assert any(reason in text for text in faults["text"]) == is_other

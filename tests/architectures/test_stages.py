@@ -129,8 +129,8 @@ class Stages:
         folder = self.folder / f"{method}_{mode}"
         mask = self.mask(method)
         provenance = {"mode": mode, "mask_sha256": "m"}
-        job = TrainingJob(self.base, mask, mode, 0, SETTINGS, TASK, ROWS, 4, provenance)
-        train(job, folder / "adapter", folder / "state.pt", Accelerator(cpu=True))
+        job = TrainingJob(self.base, mask, mode, 0, SETTINGS, TASK, ROWS, 4, folder / "adapter", provenance)
+        train(job, folder / "state.pt", Accelerator(cpu=True))
         merge(self.base, mask, "m", folder / "adapter", folder / "merged")
         return Trained(folder / "adapter", mask, Checkpoint(folder / "merged"))
 

@@ -12,7 +12,7 @@ import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from runs import CPU, DEFAULT_PYTHON
 from sparseft.records import throughput_record
-from sparseft.storage.record import adapter_digest
+from sparseft.storage.record import trained_digest
 from sparseft.study import grid
 
 CELLS = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
@@ -48,7 +48,7 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
         assert record["compile_hash"] is None
         if row["mode"] == "sparse_to_sparse":
             assert abs(float(row["train_merge_gap"])) < 0.02
-    assert len({adapter_digest(study.folder / f"results/runs/{name}/adapter") for name in trained}) == 3
+    assert len({trained_digest(study.folder / f"results/runs/{name}/adapter") for name in trained}) == 3
 
     speeds = table(study.folder / grid.ResultPaths().throughput_table)
     assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})

@@ -5,10 +5,10 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
-from sparseft.lora.adapted_model import adapted_model, trained_model
-from sparseft.lora.adapter import write_adapter
+from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
+from sparseft.training.trained_part import model_to_train
 from torch import Tensor, nn
 
 from masks import compute_masks
@@ -29,17 +29,16 @@ def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, sa
     base = Checkpoint(save_wide(name, tmp_path / "base", dtype))
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]
     torch.manual_seed(0)
-    model, _, layers = adapted_model(base, mask, "sparse_to_sparse", SETTINGS, device)
-    for layer in layers.values():
+    loss, _, part = model_to_train(base, mask, "sparse_to_sparse", SETTINGS, device)
+    for layer in part.layers.values():
         nn.init.normal_(layer.lora_B, std=0.02)
     provenance = {"mask_sha256": "m", "mode": "sparse_to_sparse"}
-    pairs = {name: layer.factors() for name, layer in layers.items()}
-    write_adapter(tmp_path / "adapter", pairs, SETTINGS, base="base", sparseft=provenance)
+    part.write(tmp_path / "adapter", SETTINGS, provenance, is_main=True)
     record = merge(base, mask, "m", tmp_path / "adapter", tmp_path / "merged")
     merged, _ = load_model(tmp_path / "merged", device)
     # The fused product of gate and up may be rounded in another way.
     unfuse_experts(merged)
-    before = logits_of(model, device)
+    before = logits_of(loss.model, device)
     # Expert layers are fused in the merged file, so the record promises nothing for them.
     assert record["as_trained"] == (name != "mixtral")
     assert torch.equal(before, logits_of(merged, device))

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.lora.adapted_model import adapted_model
-from sparseft.lora.adapter import read_adapter, write_adapter
+from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
+from sparseft.training.trained_part import model_to_train
 from tiny_models import change_json, save_tiny
 from transformers import AutoModelForCausalLM
 
@@ -34,11 +34,10 @@ def randomise(layers: dict) -> None:
 
 def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path, origin: dict | None = None):
     """Write an adapter with random B, and return its model."""
-    model, _, layers = adapted_model(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
-    randomise(layers)
-    matrices = {name: layer.factors() for name, layer in layers.items()}
-    write_adapter(folder, matrices, SETTINGS, base="base", sparseft=origin or {"mask_sha256": "m"})
-    return model
+    loss, _, part = model_to_train(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
+    randomise(part.layers)
+    part.write(folder, SETTINGS, origin or {"mask_sha256": "m"}, is_main=True)
+    return loss.model
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

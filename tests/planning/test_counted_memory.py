@@ -16,7 +16,6 @@ from sparseft.language_model.batches import Batch
 from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, CrossEntropyFunction
 from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight, masked_lora
-from sparseft.lora.adapted_model import adapted_model
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
 from sparseft.planning.job_kind import JobKind
@@ -27,6 +26,7 @@ from sparseft.pruning.sparsegpt import inverse_factor
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
+from sparseft.training.trained_part import model_to_train
 from tiny_models import GEMMA, MODELS, save_tiny
 from tiny_models import described as tiny_model
 from torch.nn import functional as F
@@ -186,10 +186,10 @@ def models(tiny_models, tmp_path, monkeypatch):
 def test_activations_are_what_autograd_keeps(models, name, mode):
     checkpoint = Checkpoint(models[name])
     mask = compute_masks(checkpoint, "unstructured", [50])[50]
-    model, _, layers = adapted_model(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
+    loss, _, part = model_to_train(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
     ids = torch.randint(0, 250, (2, 60))  # 60: within Mistral's window
     a_layer = described(name, Model(source=f"path:{checkpoint.folder}")).activation_bytes(60) * ids.numel()
-    assert bytes_kept_for_backward(model, layers, ids) == pytest.approx(2 * a_layer, rel=0.2)
+    assert bytes_kept_for_backward(loss.model, part.layers, ids) == pytest.approx(2 * a_layer, rel=0.2)
 
 
 def test_an_eager_attention_holds_as_many_scores_at_once_as_the_estimate_says(models):

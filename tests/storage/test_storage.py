@@ -16,11 +16,11 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, message
 from sparseft.records.merge_record import MergeRecord, check_model
 from sparseft.records.record_file import write
-from sparseft.records.training_record import TrainingRecord, check_adapter
+from sparseft.records.training_record import TrainingRecord, check_trained
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.ownership import MARKER, check_apart, check_ours, check_replaceable, mark
-from sparseft.storage.record import adapter_digest, check_record, unaltered, write_record
+from sparseft.storage.record import check_record, trained_digest, unaltered, write_record
 
 DEAD = 2**22 + 1
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}
@@ -274,12 +274,12 @@ def test_an_adapter_is_the_one_that_its_training_recorded(tmp_path):
     adapter.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (adapter / name).write_bytes(b"{}")
-    content = CONTENTS[TrainingRecord] | {"outputs": {"adapter": adapter_digest(adapter)}}
+    content = CONTENTS[TrainingRecord] | {"outputs": {"adapter": trained_digest(adapter)}}
     write(tmp_path / "train.json", TrainingRecord.model_validate(content))
-    check_adapter(adapter, adapter_digest(adapter))
+    check_trained(adapter, trained_digest(adapter))
     (adapter / "adapter_config.json").write_bytes(b"[]")
     with pytest.raises(InputError, match=r"adapter: .*train\.json records"):
-        check_adapter(adapter, adapter_digest(adapter))
+        check_trained(adapter, trained_digest(adapter))
 
 
 @pytest.mark.parametrize("altered", ["model.safetensors", "tokenizer.json", "added_tokens.json", "config.json"])

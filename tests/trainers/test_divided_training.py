@@ -9,18 +9,20 @@ import forks
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.batches import encode
 from sparseft.language_model.hardware import limit_threads, peak_memory
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.lora.adapted_model import adapted_model
+from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import load_divided, train
+from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Steps
+from sparseft.training.trained_part import model_to_train
 from tiny_models import MODELS, save_tiny
 
 from masks import compute_masks
@@ -41,6 +43,8 @@ CASES = {
     "windows": ("gemma3", BF16, "unstructured", "sparse_to_sparse", {}),
     "more experts": ("qwen3_moe", FP32, "unstructured", "sparse_to_sparse", {}),
     "taught": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"distillation": Distillation(temperature=3.0)}),
+    "weights": ("mistral", FP32, "unstructured", "full_sparse_to_sparse", {"train": ["norms"]}),
+    "rounded weights": ("llama", BF16, "unstructured", "full_sparse_to_dense", {"train": ["embeddings"]}),
     "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
 }
 
@@ -62,13 +66,18 @@ def train_each(folder: Path) -> None:
     for case, (model, dtype, method, mode, changes) in CASES.items():
         checkpoint = Checkpoint(folder / f"{model}-{dtype}")
         mask = compute_masks(checkpoint, method, [50], seed=0)[50]
-        for name, shard in (("whole", False), ("divided", True)):
+        # Several processes must divide the weights that they train.
+        whole = [] if get_mode(mode).is_full and accelerator.num_processes > 1 else [("whole", False)]
+        for name, shard in (*whole, ("divided", True)):
             settings = SETTINGS.model_copy(update={**changes, "shard_model": shard})
             teacher = checkpoint if settings.distillation else None
-            job = TrainingJob(checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, {"mode": mode}, teacher=teacher)
             output = folder / case / name
+            trained = output / get_mode(mode).trains
+            job = TrainingJob(
+                checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, trained, {"mode": mode}, teacher=teacher
+            )
             # In a divided training, the decoder layers of the teacher stay in their files.
-            record = train(job, output / "adapter", output / "state.pt", accelerator)
+            record = train(job, output / "state.pt", accelerator)
             if accelerator.is_main_process:
                 (output / "record.json").write_text(json.dumps(record))
     accelerator.end_training()
@@ -81,10 +90,12 @@ def differing_rows(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str
     for shard in (False, True):
         torch.manual_seed(0)
         settings = SETTINGS.model_copy(update={"shard_model": shard, "lora_targets": ["q_proj"]})
-        models.append(adapted_model(checkpoint, mask, "sparse_to_sparse", settings, accelerator.device)[0])
+        loss, *_ = model_to_train(
+            checkpoint, mask, "sparse_to_sparse", settings, accelerator.device, accelerator.num_processes
+        )
+        models.append(loss.model)
     whole, divided = models
     processes = accelerator.num_processes
-    load_divided(AnswerLoss(divided), checkpoint, mask, accelerator.device, processes)
     found = dict(divided.named_parameters())
     expected = dict(whole.named_parameters())
     for name, parameter in expected.items():
@@ -108,14 +119,31 @@ def trained(request, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", list(CASES))
+FULL = [case for case, (*_, mode, _) in CASES.items() if get_mode(mode).is_full]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in FULL])
 def test_a_divided_model_trains_to_the_bits_of_a_whole_one(trained, case):
     outputs = [trained / case / name for name in ("whole", "divided")]
-    assert len({sha256(output / "adapter/adapter_model.safetensors") for output in outputs}) == 1
     records = [json.loads((output / "record.json").read_text()) for output in outputs]
+    assert len({sha256(output / "adapter/adapter_model.safetensors") for output in outputs}) == 1
     for key in ("loss_curve", "eval_curve", "tokens", "trainable_parameters", "dtype"):
         assert records[0][key] == records[1][key]
     assert len(records[0]["loss_curve"]) == SETTINGS.steps
+
+
+@pytest.mark.parametrize("case", FULL)
+def test_divided_weights_train_as_whole_ones_do(trained, case):
+    losses, weights = [], []
+    for output in sorted((trained / case).iterdir()):
+        record = json.loads((output / "record.json").read_text())
+        losses.append([point["loss"] for point in record["loss_curve"]])
+        weights.append(load_file(output / "weights/model.safetensors"))
+    assert losses[0] == pytest.approx(losses[-1], rel=1e-3)
+    assert weights[0].keys() == weights[-1].keys()
+    for name, weight in weights[0].items():
+        # AdamW makes a large step of a gradient that is nothing but rounding.
+        assert ((weight.float() - weights[-1][name].float()).abs() < 1e-3).float().mean() > 0.95
 
 
 def test_every_process_has_its_own_rows_of_the_pruned_model_and_whole_adapters(trained):
@@ -124,31 +152,39 @@ def test_every_process_has_its_own_rows_of_the_pruned_model_and_whole_adapters(t
     assert all(json.loads(file.read_text()) == [] for file in written)
 
 
-def share_a_step(checkpoint: Path, output: Path) -> None:
+def share_a_step(checkpoint: Path, output: Path, mode: str) -> None:
     """Write the loss and the gradients of one step that all processes share, and the peak memory of the largest."""
     limit_threads(1)
     accelerator = Accelerator(cpu=True)
     checkpoint = Checkpoint(checkpoint)
     torch.manual_seed(0)
-    settings = Training(batch_size=8, micro_batch_size=1)
+    settings = Training(batch_size=8, micro_batch_size=1, shard_model=get_mode(mode).is_full)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    model, tokenizer, layers = adapted_model(checkpoint, mask, "sparse_to_sparse", settings, accelerator.device)
+    loss, tokenizer, part = model_to_train(
+        checkpoint, mask, mode, settings, accelerator.device, accelerator.num_processes
+    )
     examples = encode(TASK.generate("train", 8, 0), TASK, tokenizer, 512)
-    loop = Loop(AnswerLoss(model), layers, {}, settings, 0, accelerator, 1)
-    steps = Steps(loop.parameters, settings)
+    loop = Loop(loss, part, {}, settings, 0, accelerator, 1)
+    steps = Steps(part.parameters, settings)
     loss = loop.backward(1, examples, 1.0)["loss"]
-    gradients = torch.cat([parameter.grad.flatten() for parameter in steps.parameters])
+    own = [parameter.grad for parameter in steps.parameters]
+    if part.is_divided:
+        own = [torch.cat(rows) for rows in zip(*gather_object([own]), strict=True)]
+    gradients = torch.cat([gradient.flatten() for gradient in own])
     peak = peak_memory(accelerator.device)
     torch.save([loss, gradients, loop._peak_memory() >= peak], f"{output}{accelerator.process_index}.pt")
     accelerator.end_training()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
-def test_two_and_four_processes_have_the_gradient_of_one_and_the_same_bits_each(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("llama", "sparse_to_sparse"), ("qwen3_moe", "sparse_to_sparse"), ("mistral", "full_sparse_to_sparse")],
+)
+def test_two_and_four_processes_have_the_gradient_of_one_and_the_same_bits_each(tmp_path, name, mode):
     model = save_tiny(name, tmp_path / "model", FP32)
     steps = {}
     for number in (1, 2, 4):
-        code, said = forks.call(share_a_step, model, tmp_path / f"{number}-", number=number)
+        code, said = forks.call(share_a_step, model, tmp_path / f"{number}-", mode, number=number)
         assert code == 0, said
         steps[number] = [torch.load(tmp_path / f"{number}-{process}.pt") for process in range(number)]
         losses, gradients, has_largest = zip(*steps[number], strict=True)

@@ -39,8 +39,8 @@ def run(
 ) -> dict:
     limit_threads(1)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    job = TrainingJob(checkpoint, mask, mode, seed, settings, TASK, rows, 8, {"mode": mode})
-    return train(job, adapter, adapter.parent / "state.pt", Accelerator(cpu=True))
+    job = TrainingJob(checkpoint, mask, mode, seed, settings, TASK, rows, 8, adapter, {"mode": mode})
+    return train(job, adapter.parent / "state.pt", Accelerator(cpu=True))
 
 
 def digest(adapter: Path) -> str:
@@ -114,7 +114,9 @@ def test_examples_longer_than_the_context_are_refused_before_the_training(tmp_pa
 
 def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp_path, monkeypatch):
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
-    job = TrainingJob(tiny_llama, mask, "sparse_to_sparse", 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m"})
+    job = TrainingJob(
+        tiny_llama, mask, "sparse_to_sparse", 0, SETTINGS, TASK, ROWS, 8, tmp_path / "adapter", {"mask_sha256": "m"}
+    )
     data, code = {"train": [Example([1, 2, 3], 2)]}, Path(torch_backend.__file__)
     other = Checkpoint(shutil.copytree(tiny_llama.folder, tmp_path / "other"))
     config = json.loads((other.folder / "config.json").read_text())
@@ -144,8 +146,10 @@ def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp
 def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, method, mode):
     mask = compute_masks(tiny, method, [50], seed=0)[50]
     settings = SETTINGS.model_copy(update={"eval_every": SETTINGS.steps})
-    job = TrainingJob(tiny, mask, mode, 0, settings, TASK, ROWS, 8, {"mask_sha256": "m", "mode": mode})
-    record = train(job, tmp_path / "adapter", tmp_path / "state.pt", Accelerator(cpu=True))
+    job = TrainingJob(
+        tiny, mask, mode, 0, settings, TASK, ROWS, 8, tmp_path / "adapter", {"mask_sha256": "m", "mode": mode}
+    )
+    record = train(job, tmp_path / "state.pt", Accelerator(cpu=True))
     # With all of its weights in memory, and with those of the decoder layers in their files.
     for rooms, layers in ((None, {"cpu": 2}), ({"cpu": 0}, {DISK: 2})):
         model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"), rooms=rooms)

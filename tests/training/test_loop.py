@@ -13,12 +13,12 @@ from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight
-from sparseft.lora.adapted_model import adapted_model
 from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import STOP_WINDOW, Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Progress, Steps
+from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
@@ -33,12 +33,12 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
     """Return a loop over a model at 50 % sparsity, in fp32."""
     torch.manual_seed(0)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    model, tokenizer, layers = adapted_model(checkpoint, mask, mode, settings, CPU)
+    loss, tokenizer, part = model_to_train(checkpoint, mask, mode, settings, CPU)
     task = BY_NAME["boolq_mini"]
     data = {split: encode(task.generate(split, n, 0), task, tokenizer, 512)
             for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
     teacher = load_model(checkpoint.folder, CPU)[0] if settings.distillation else None
-    return Loop(AnswerLoss(model), layers, data, settings, 0, Accelerator(cpu=True), 4, state, teacher=teacher)
+    return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4, state, teacher=teacher)
 
 
 def mean_loss(model, batch):
@@ -47,9 +47,9 @@ def mean_loss(model, batch):
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
-    """Train, and return the record, the layers by name and the model."""
+    """Train, and return the record, the trained part and the model."""
     loop = prepare(checkpoint, mode, settings)
-    return loop.fit(), loop.layers, loop.loss.model
+    return loop.fit(), loop.part, loop.loss.model
 
 
 @pytest.mark.long
@@ -58,7 +58,7 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
                         max_grad_norm=0.5, weight_decay=0.1)  # fmt: skip
     _, ours, _ = run(tiny_llama, "sparse_to_sparse", settings)
     loop = prepare(tiny_llama, "sparse_to_sparse", settings)
-    parameters = loop.parameters
+    parameters = loop.part.parameters
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     for t, batch in enumerate(islice(shuffled(loop.data["train"], settings, 0), 3), start=1):
         gradients = torch.autograd.grad(mean_loss(loop.loss.model, batch), parameters)
@@ -71,8 +71,8 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
             v.mul_(0.999).add_(g * g, alpha=0.001)
             step = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
             p.data.mul_(1 - rate * 0.1).add_(step, alpha=-rate)
-    for name, layer in loop.layers.items():
-        for ours_, theirs in ((ours[name].lora_A, layer.lora_A), (ours[name].lora_B, layer.lora_B)):
+    for name, layer in loop.part.layers.items():
+        for ours_, theirs in ((ours.layers[name].lora_A, layer.lora_A), (ours.layers[name].lora_B, layer.lora_B)):
             assert ((ours_ - theirs).abs() < 1e-4 * theirs.abs().max()).float().mean() > 0.99
 
 
@@ -83,23 +83,23 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
 ])  # fmt: skip
 def test_updates_are_the_steps_with_a_learning_rate_above_zero(tiny_llama, steps, fraction, updates):
     settings = Training(steps=steps, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_fraction=fraction)
-    record, layers, _ = run(tiny_llama, "sparse_to_dense", settings)
+    record, part, _ = run(tiny_llama, "sparse_to_dense", settings)
     assert record["updates"] == updates == steps - min(1, settings.steps_to_peak)
     assert (record["loss_curve"][0]["learning_rate"] == 0) == (updates < steps)
-    assert any(layer.lora_B.any() for layer in layers.values()) == (updates > 0)  # B starts at 0
+    assert any(layer.lora_B.any() for layer in part.layers.values()) == (updates > 0)  # B starts at 0
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_training_moves_the_adapters_alone_and_no_pruned_weight(tiny, mode):
     settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.05)
     before = {name: value.clone() for name, value in prepare(tiny, mode, settings).loss.model.state_dict().items()}
-    _, layers, model = run(tiny, mode, settings)
+    _, part, model = run(tiny, mode, settings)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     adapters = {name for name in before if ".lora_" in name}
     assert moved <= adapters
     assert len(moved) > 0.9 * len(adapters)  # an expert that no token was sent to stays
     mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
-    for name, layer in layers.items():
+    for name, layer in part.layers.items():
         kept = torch.from_numpy(mask.kept(name))
         assert torch.equal(carried_mask(layer.weight), kept)
         assert not layer.weight[~kept].any()
@@ -119,7 +119,7 @@ def test_speed_is_of_the_examples_and_tokens_without_padding(tiny_llama):
 def test_a_training_that_explodes_is_told(tiny_llama):
     settings = Training(steps=9, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0)
     loop = prepare(tiny_llama, "sparse_to_dense", settings)
-    for layer in loop.layers.values():
+    for layer in loop.part.layers.values():
         layer.scale = 1e20
     with pytest.raises(InputError, match=r"loss is .*gradient.* (nan|inf) at step \d; .*learning_rate"):
         loop.fit()
@@ -131,8 +131,8 @@ def test_the_training_of_a_float16_model_scales_its_loss(tmp_path):
     assert prepare(checkpoint, "sparse_to_sparse", settings).run().loss_scale == 2.0**16
 
 
-def matrices(layers: dict) -> list[torch.Tensor]:
-    return [matrix.detach() for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+def matrices(part) -> list[torch.Tensor]:
+    return [matrix.detach() for matrix in part.parameters]
 
 
 @pytest.mark.long
@@ -150,17 +150,17 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
     loop = prepare(tiny, "sparse_to_sparse", Training(batch_size=8, micro_batch_size=2))
     batch = loop.data["train"][:8]
     loss = mean_loss(loop.loss.model, batch)
-    expected = torch.autograd.grad(loss, loop.parameters)
+    expected = torch.autograd.grad(loss, loop.part.parameters)
     assert loop.backward(1, batch, 1.0) == {"loss": pytest.approx(loss.item(), rel=1e-5)}
-    gradients = [parameter.grad.clone() for parameter in loop.parameters]
+    gradients = [parameter.grad.clone() for parameter in loop.part.parameters]
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
-    for parameter in loop.parameters:
+    for parameter in loop.part.parameters:
         parameter.grad = None
     # A power of two changes no digit.
     loop.backward(1, batch, 4.0)
     assert all(
-        torch.equal(parameter.grad, 4 * ours) for parameter, ours in zip(loop.parameters, gradients, strict=True)
+        torch.equal(parameter.grad, 4 * ours) for parameter, ours in zip(loop.part.parameters, gradients, strict=True)
     )
 
 
@@ -180,7 +180,7 @@ def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     settings = Training(steps=5, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.2)
     often = settings.model_copy(update={"eval_every": 2})
-    (plain, layers, _), (watched, others, _) = (
+    (plain, part, _), (watched, others, _) = (
         run(tiny_llama, "sparse_to_dense", setting) for setting in (settings, often)
     )
     assert [point["step"] for point in watched["eval_curve"]] == [2, 4]
@@ -191,11 +191,13 @@ def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     loop.loss.train()
     assert loop.eval_loss() == loop.eval_loss()
     assert plain["loss_curve"] == watched["loss_curve"]
-    assert all(map(torch.equal, matrices(layers), matrices(others)))
+    assert all(map(torch.equal, matrices(part), matrices(others)))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("mode", "dropout"), [("sparse_to_sparse", 0.0), ("sparse_to_dense", 0.3)])
+@pytest.mark.parametrize(
+    ("mode", "dropout"), [("sparse_to_sparse", 0.0), ("sparse_to_dense", 0.3), ("full_sparse_to_sparse", 0.0)]
+)
 def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, mode, dropout):
     settings = Training(steps=6, batch_size=4, micro_batch_size=2, learning_rate=0.01, save_every=2, eval_every=3,
                         lora_dropout=dropout)  # fmt: skip
@@ -216,7 +218,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch
     assert (record["resumed_after_steps"], expected["resumed_after_steps"]) == ([4], [])
     assert record["loss_curve"] == expected["loss_curve"]
     assert record["eval_curve"] == expected["eval_curve"]
-    assert all(map(torch.equal, matrices(resumed.layers), matrices(whole.layers)))
+    assert all(map(torch.equal, matrices(resumed.part), matrices(whole.part)))
 
 
 def test_a_training_that_does_not_evaluate_reads_no_validation_row(tiny_llama):
@@ -246,7 +248,7 @@ def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_l
     stopped = free.model_copy(update={"stop_if_loss_above": 0.1})
     whole, _, _ = run(tiny_llama, "sparse_to_sparse", free)
     assert (whole["ended_early"], len(whole["loss_curve"])) == (None, 8)
-    record, layers, _ = run(tiny_llama, "sparse_to_sparse", stopped)
+    record, part, _ = run(tiny_llama, "sparse_to_sparse", stopped)
     assert record["loss_curve"] == whole["loss_curve"][:3]
     mean = sum(point["loss"] for point in record["loss_curve"]) / 3
     assert record["ended_early"] == {"step": 3, "loss": pytest.approx(mean), "loss_above": 0.1}
@@ -255,8 +257,8 @@ def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_l
         again = prepare(tiny_llama, "sparse_to_sparse", stopped, tmp_path / "state.pt")
         resumed = again.fit()
         assert (resumed["loss_curve"], resumed["ended_early"]) == (record["loss_curve"], record["ended_early"])
-        for name, layer in layers.items():
-            assert torch.equal(layer.lora_B, again.layers[name].lora_B)
+        for name, layer in part.layers.items():
+            assert torch.equal(layer.lora_B, again.part.layers[name].lora_B)
     assert resumed["resumed_after_steps"][-1] == 2
 
 
@@ -299,9 +301,9 @@ def test_the_gradient_of_a_distillation_is_autograd_s_of_the_weighted_sum(tiny, 
     assert min(parts) > 0.02
     # With the weight 1, there is no cross-entropy in the loss.
     loss = 9.0 * parts[1] if weight == 1 else 0.7 * parts[0] + 2.7 * parts[1]
-    expected = torch.autograd.grad(loss, loop.parameters)
+    expected = torch.autograd.grad(loss, loop.part.parameters)
     found = loop.backward(1, batch, 1.0)
     assert found == {name: pytest.approx(value.item(), rel=1e-4)
                      for name, value in zip(("loss", "cross_entropy", "divergence"), (loss, *parts), strict=True)}  # fmt: skip
-    for parameter, gradient in zip(loop.parameters, expected, strict=True):
+    for parameter, gradient in zip(loop.part.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)

@@ -37,11 +37,14 @@ EXAMPLES = [
 SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
 
 
-def job_of(checkpoint: Checkpoint, settings: Training = SETTINGS, **changes: object) -> TrainingJob:
-    """Return the job of a run at 50 % sparsity."""
+def job_of(
+    checkpoint: Checkpoint, settings: Training = SETTINGS, folder: Path = Path("unused"), **changes: object
+) -> TrainingJob:
+    """Return the job of a run at 50 % sparsity, whose adapter comes to folder/adapter."""
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
     provenance = {"mask_sha256": "m", "mode": "reconstruct"}
-    return replace(TrainingJob(checkpoint, mask, "reconstruct", 0, settings, TASK, ROWS, 8, provenance), **changes)
+    job = TrainingJob(checkpoint, mask, "reconstruct", 0, settings, TASK, ROWS, 8, folder / "adapter", provenance)
+    return replace(job, **changes)
 
 
 def run(
@@ -49,8 +52,8 @@ def run(
 ) -> dict:
     """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
-    job = job_of(checkpoint, settings)
-    return reconstruct(job, checkpoint, examples, folder / "adapter", folder / "state.pt")
+    job = job_of(checkpoint, settings, folder)
+    return reconstruct(job, checkpoint, examples, folder / "state.pt")
 
 
 def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:
@@ -157,14 +160,14 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     """The two have the same weights outside the mask, as after a pruning that also changes the weights that it
     keeps."""
     dense = Checkpoint(tiny_llama.folder)
-    job = job_of(dense)
+    job = job_of(dense, folder=tmp_path)
     folder = shutil.copytree(dense.folder, tmp_path / "base")
     tensors = load_file(folder / "model.safetensors")
     for layer in job.mask.shape:
         tensors[f"{layer}.weight"] *= 1.2 * torch.from_numpy(job.mask.kept(layer))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     base = Checkpoint(folder)
-    record = reconstruct(replace(job, checkpoint=base), dense, EXAMPLES, tmp_path / "adapter", tmp_path / "state.pt")
+    record = reconstruct(replace(job, checkpoint=base), dense, EXAMPLES, tmp_path / "state.pt")
     models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
     first, second = record["reconstruction"]["layers"]
     assert first["error_before"] == pytest.approx(
@@ -187,8 +190,8 @@ def test_only_the_decoder_layer_that_trains_has_weights(tiny_models, tmp_path, m
 
 
 def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):
-    job = job_of(tiny_llama, mask=compute_masks(tiny_llama, "unstructured", [0])[0])
-    record = reconstruct(job, tiny_llama, EXAMPLES, tmp_path / "adapter", tmp_path / "state.pt")
+    job = job_of(tiny_llama, folder=tmp_path, mask=compute_masks(tiny_llama, "unstructured", [0])[0])
+    record = reconstruct(job, tiny_llama, EXAMPLES, tmp_path / "state.pt")
     assert [layer["error_after"] for layer in record["reconstruction"]["layers"]] == [0, 0]
     merge(tiny_llama, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tiny_llama.folder))

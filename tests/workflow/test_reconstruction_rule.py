@@ -9,7 +9,7 @@ from hub_cache import write
 from killed import is_killed_after
 from project import TINY_STUDY, Study, call_script, tiny_grid, tree
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import adapter_digest
+from sparseft.storage.record import trained_digest
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"
@@ -97,7 +97,7 @@ def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
     # The state is renamed after each of two layers. The adapter is renamed with all its files, and train.json after it.
     assert states == [(False,) * 3, *[(True, False, False)] * 3, (True, True, False), (False, True, True)]
     assert resumed == [[], [1], [2], [2], [2]]
-    assert adapter_digest(out / "adapter") == adapter_digest(tmp_path / "0/adapter")
+    assert trained_digest(out / "adapter") == trained_digest(tmp_path / "0/adapter")
 
 
 FEW = {"text": "web.jsonl", "calibration_examples": 1000, "calibration_length": 24}

@@ -1,4 +1,5 @@
-"""Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M. Without --adapter: W' = W * M.
+"""Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M, or trained weights: W' = W~ * M. Without
+--adapter: W' = W * M.
 
     merge.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --adapter RUN_FOLDER/adapter --output_dir RUN_FOLDER/model_dir --report RUN_FOLDER/merge.json
@@ -39,7 +40,7 @@ def main(
         mask_path: the mask that the model is pruned with
         output_dir: the merged checkpoint
         report: the record, merge.json
-        adapter: the adapter folder; without it the model is only pruned
+        adapter: the folder adapter/ or weights/ that a training wrote; without it the model is only pruned
         run_id: the run that the mask must belong to and that the record names
     """
     limit_threads(1)
@@ -50,7 +51,7 @@ def main(
     named = Run.parse(run_id) if run_id else None
     if named and (named.mode == NO_FINETUNE) != (adapter is None):
         raise InputError(
-            f"--adapter {adapter} does not fit {named.id}", "give the adapter of a trained run, and only then"
+            f"--adapter {adapter} does not fit {named.id}", "give what a training wrote, for a trained run only"
         )
     hold(output_dir)
     start = time.perf_counter()

@@ -64,12 +64,11 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
             "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
             "leave it and --stop_if_after_steps out",
         )
-    adapter = flags.output_dir / "adapter"
     state = flags.output_dir / "state.pt"
-    hold(adapter)
+    hold(job.output)
     dense = dense_model(target.dense_path, job.checkpoint, job.mask)
     examples, chosen = examples_of(target, job, dense)
-    measured = reconstruct(job, dense, examples, adapter, state if job.settings.save_every else None)
+    measured = reconstruct(job, dense, examples, state if job.settings.save_every else None)
     measured["reconstruction"] |= chosen
     write_train_record(flags, job, measured, dense=dense.digest)
     state.unlink(missing_ok=True)

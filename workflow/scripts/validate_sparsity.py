@@ -19,6 +19,7 @@ from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.command import run
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.masks.validation import validate
+from sparseft.modes import get_mode
 from sparseft.records.merge_record import check_model
 from sparseft.records.record_file import write
 from sparseft.records.validation_record import ValidationRecord
@@ -54,14 +55,21 @@ def main(
     # time.
     with ThreadPoolExecutor(2) as threads:
         hashes, *base_hashes = threads.map(Checkpoint.hashes, filter(None, [model, original]))
-    check_model(model.folder, hashes)
+    merged = check_model(model.folder, hashes)
     inputs = {"mask": sha256(mask_path), "checkpoint": hashes, "base": None}
     if original:
         original.check_manifest(*base_hashes)
         inputs["base"] = original.digest_of(*base_hashes)
     if run_id is not None:
         check_run(mask, mask_path, Run.parse(run_id))
-    report = validate(model, mask, tolerance=tolerance, base=original)
+    report = validate(
+        model,
+        mask,
+        tolerance=tolerance,
+        base=original,
+        trained_outside=merged.trained_outside if merged else [],
+        lifts_mask=bool(run_id) and get_mode(Run.parse(run_id).mode).lifts_mask,
+    )
     record = ValidationRecord(run_id=run_id, **report, inputs=inputs)
     write(output, record)
     line = (

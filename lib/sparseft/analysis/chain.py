@@ -2,11 +2,11 @@
 
 base     train.inputs.model == merge.inputs.model == validation.inputs.base
 mask     (its file ==) train.inputs.mask == merge.inputs.mask == validation.inputs.mask
-adapter  (its files ==) train.outputs.adapter == merge.inputs.adapter; none in mode no_finetune
+adapter  (its files ==) train.outputs.adapter == merge.inputs.adapter, or trained weights; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
 data     evaluation.inputs.data
 train    train.inputs.train == evaluation == the data that calibrated the mask
-start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
+start    train.inputs.initial_adapter == train.outputs.adapter of the run that its training continues, if any
 definition  train == evaluation == that in the manifest of the task's data; only of a task that is not built in
 
 before_merge.json, selection.json and engines.json are not part of the chain. run_files.py leaves them out if they do
@@ -18,12 +18,10 @@ disagree, those that are not with the majority are at fault. So a run that was c
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import pandas as pd
 
 from sparseft.methods import get_method
-from sparseft.modes import get_mode
 from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 
 # By link, the records that must name its digest.
@@ -49,7 +47,7 @@ def links_of(files) -> Links:
     if not any(links["definition"].values()):
         # A built-in task has no definition.
         del links["definition"]
-    if start_of(files.run) is None:
+    if files.start is None:
         del links["start"]
     return links
 
@@ -85,12 +83,6 @@ def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dic
             others = ", ".join(other.id for other in copies if other != run)
             sentences[run].append(f"conflicts with other runs, adapter: also that of {others}")
     return sentences
-
-
-def start_of(run: Run) -> Run | None:
-    """Return the run from whose adapter a run starts; None if it starts from a new one."""
-    mode = get_mode(run.mode).starts_from
-    return replace(run, mode=mode) if mode else None
 
 
 def short(digest: str | None) -> str:
@@ -136,5 +128,5 @@ def _shared(files, digests: Mapping[str, str | None]) -> Iterator[tuple[str, str
     if files.selection:
         yield "selection rows", run.task, "", files.selection.inputs.data
     yield "adapter", run.id, "", digests["adapter"]
-    if start := start_of(run):
+    if start := files.start:
         yield "adapter", start.id, "", digests["start"] or "none"

@@ -13,6 +13,8 @@ from typing import Any
 
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
+from sparseft.modes import get_mode
+from sparseft.modes.mode import ADAPTER, WEIGHTS
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
@@ -20,8 +22,8 @@ from sparseft.records.record_file import RunRecord, read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import ADAPTER_FILES, adapter_digest
-from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path
+from sparseft.storage.record import ADAPTER_FILES, TRAINED_TENSORS, trained_digest
+from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
 
 SCHEMAS: dict[str, type[RunRecord]] = {
     "train": TrainingRecord,
@@ -34,6 +36,8 @@ SCHEMAS: dict[str, type[RunRecord]] = {
 }
 # No other record depends on them. A run that was asked for alone may lack them, or have those of its model before that.
 OPTIONAL = ("before", "selection", "engines")
+# What a training hands on -> its files.
+FILES_OF = {ADAPTER: ADAPTER_FILES, WEIGHTS: (TRAINED_TENSORS,)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class RunFiles:
     on_disk: dict[str, str]
     reasons: list[str]
     date: str
+
+    @property
+    def start(self) -> Run | None:
+        """Return the run whose training that of this run continues; None if it starts from the pruned model."""
+        return start_of(self.run, self.train.recover_on if self.train else None)
 
 
 class SharedFiles:
@@ -83,11 +92,11 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     """Return the records of a run folder. Raises InputError if no table can have the run, with every reason."""
     run = Run.parse(folder.name)
     records, reasons = _read_records(folder, run)
-    adapter = folder / "adapter"
-    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
-    # A run without training has no adapter.
-    if adapter.is_dir():
-        reasons += [f"adapter: no {name}" for name in missing]
+    # A run without training has none.
+    trained = folder / (get_mode(run.mode).trains or ADAPTER)
+    missing = [name for name in FILES_OF[trained.name] if not (trained / name).is_file()]
+    if trained.is_dir():
+        reasons += [f"{trained.name}: no {name}" for name in missing]
     mismatches = list(_mismatches(run, records))
     evaluation = records["evaluation"]
     if mismatches or not evaluation or not records["validation"]:
@@ -95,7 +104,7 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     reasons += _leave_out_outdated(records, folder)
     digests = {
         "mask": shared.mask(run),
-        "adapter": None if missing else adapter_digest(adapter),
+        "adapter": None if missing else trained_digest(trained),
         "definition": shared.definition(run.task),
     }
     on_disk = {name: digest for name, digest in digests.items() if digest}

@@ -16,7 +16,8 @@ import pandas as pd
 
 from sparseft.analysis.chain import short
 from sparseft.modes import get_mode
-from sparseft.study.grid import DENSE, Run
+from sparseft.study.config import Config
+from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 
@@ -41,6 +42,21 @@ def settings_of(files, start=None) -> Settings:
     return settings
 
 
+def other_settings(own: Settings, config: Config, run: Run) -> list[str]:
+    """Return how the settings of a run differ from those that a configuration requests, as far as it names them."""
+    asked = _keyed(("evaluation",), {"dtype": config.models[run.model].dtype})
+    if run.method != DENSE:
+        scope = config.masks.scope_of(run.method, [run.sparsity])
+        asked |= _keyed(("masks", run.method), config.masks.used_by(run.method) | {"scope": scope})
+    if run.mode != NO_FINETUNE:
+        asked |= _configured_training(config, run)
+    return [
+        f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
+        for key, value in asked.items()
+        if key in own and own[key] != value
+    ]
+
+
 def compatible(ours: Settings, theirs: Settings) -> bool:
     """Return whether two runs agree in every setting that both have."""
     return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
@@ -62,9 +78,24 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
     return words.groupby(level=0).agg(lambda own: ", ".join(sorted(own))).reindex(runs.index, fill_value="")
 
 
+def _configured_training(config: Config, run: Run) -> Settings:
+    """Return the settings that a configuration requests of the training of a run."""
+    # A backend may choose the size of the micro-batches, which decides only last bits.
+    ignored = Training.keys_of(Role.WITHOUT_EFFECT) | {"micro_batch_size"}
+    schedule: dict[str, object] = {
+        name: value for name, value in config.schedule_of(run.mode, run.task, run.training) if name not in ignored
+    }
+    schedule |= {"backend": config.backend}
+    if get_mode(run.mode).reconstructs:
+        chosen = config.reconstruction_examples()
+        schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
+    return _of_training(run, schedule)
+
+
 def _of_training(run: Run, values: dict[str, object]) -> Settings:
     """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a
     task."""
+    values = {name: value for name, value in values.items() if name not in Training.unused_in(run.mode)}
     own = set()
     if get_mode(run.mode).reconstructs:
         own = {name for name in values if name in Training.keys_of(Role.LAYERS) or name.startswith(RECONSTRUCTION)}

@@ -20,10 +20,10 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.chain import Links, broken_links, conflicts, links_of, start_of
+from sparseft.analysis.chain import Links, broken_links, conflicts, links_of
 from sparseft.analysis.engines import engine_columns
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
-from sparseft.analysis.settings import setting_texts, settings_of
+from sparseft.analysis.settings import other_settings, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.study.config import Config
@@ -71,7 +71,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     probes = dict.fromkeys(name for files in files_of.values() for name in files.evaluation.probes)
     probes |= dict.fromkeys(config.evaluation.probes if config else ())
     links = {run: links_of(files) for run, files in files_of.items()}
-    faults += _faults(files_of, links, probes)
+    faults += _faults(files_of, links, probes, config)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
     runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
     runs["original"] = runs["model"].map(config.original) if config else runs["model"]
@@ -89,7 +89,7 @@ def _runs(
 ) -> pd.DataFrame:
     """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
     runs = pd.DataFrame(
-        _row(files, files_of.get(start) if (start := start_of(run)) else None, links[run]) | _measured(files)
+        _row(files, files_of.get(files.start) if files.start else None, links[run]) | _measured(files)
         for run, files in files_of.items()
     )
     order = [*trainings, *sorted(runs["training"].unique())]
@@ -132,11 +132,15 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _faults(files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]) -> Iterator[tuple]:
+def _faults(
+    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str], config: Config | None
+) -> Iterator[tuple]:
     """Yield the faults of the runs that can be read."""
     of_others = conflicts(files_of, links)
     for run, files in files_of.items():
         own = files.validation.faults() + broken_links(links[run], run)
+        if config and (differing := other_settings(settings_of(files), config, run)):
+            own.append(f"made with other settings than the configured ones: {', '.join(differing)}")
         reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}
         known = {*files.evaluation.probes, run.task}
         if lacking := [name for name in probes if name not in known]:
@@ -151,10 +155,10 @@ def _faults(files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes
 
 def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     """Return what could not be checked about a run, in words."""
-    start = start_of(files.run)
+    start = files.start
     reasons = {
         "the mask's file is not there, its hash was not compared": "mask" not in files.on_disk,
-        "the adapter's files are not there, their hash was not compared": files.train
+        "the files that the training left are not there, their hash was not compared": files.train
         and "adapter" not in files.on_disk,
         "the task's manifest is not there, its definition was not compared": files.evaluation.definition_sha256
         and "definition" not in files.on_disk,
@@ -190,7 +194,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     }
     if train:
         row["train_loss"] = train.final_task_loss
-    if start_of(run):
+    if files.start:
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}

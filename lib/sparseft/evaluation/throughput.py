@@ -26,15 +26,14 @@ from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, own_place, print_traceback
 from sparseft.language_model.batches import encode_splits, of_length, shuffled
 from sparseft.language_model.hardware import peak_memory, start
-from sparseft.language_model.loss import AnswerLoss
 from sparseft.limits import limited_memory
-from sparseft.lora.adapted_model import adapted_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.storage.locks import end_with_parent
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
+from sparseft.training.trained_part import model_to_train
 
 # How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA say that there is no memory.
 _MEMORY = re.compile(
@@ -164,8 +163,8 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     settings = throughput.schedule(training.settings, batch_size)
     torch.manual_seed(seed)
     mask = read_mask(training.mask)
-    model, tokenizer, layers = adapted_model(training.checkpoint, mask, training.mode, settings, device)
-    limit = model.config.max_position_embeddings
+    loss, tokenizer, part = model_to_train(training.checkpoint, mask, training.mode, settings, device)
+    limit = loss.model.config.max_position_embeddings
     length = throughput.sequence_length
     if length and length > limit:
         raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
@@ -174,7 +173,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     if length:
         examples = [of_length(example, length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")
-    loop = Loop(AnswerLoss(model), layers, {"train": examples}, settings, seed, accelerator, batch_size)
+    loop = Loop(loss, part, {"train": examples}, settings, seed, accelerator, batch_size)
     begin = time.perf_counter()
     cpu_begin = time.process_time()
     progress = loop.run()
@@ -188,5 +187,5 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
         "padded_tokens": sum(batch_size * max(len(example.ids) for example in batch) for batch in timed_batches),
         "peak_memory_bytes": peak_memory(device),
         "cpu_share": cpu_share if device.type == "cpu" else None,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(loss.model.config.dtype).removeprefix("torch."),
     }

@@ -114,16 +114,19 @@ def memory_path(architecture: Architecture, layer: str) -> str:
     return layer.replace(f".{experts.on_disk}.", f".{experts.in_memory}.")
 
 
-def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
+def divide(loss: nn.Module, device: torch.device, processes: int, *, in_fp32: bool = False) -> None:
     """Divide the frozen weights of an `AnswerLoss` among all processes. Adapters stay whole, and the training sums
     their gradients.
+
+    `in_fp32` keeps the weights in fp32, and the model computes with them rounded to its own dtype, as for a training of
+    the weights. Their gradients are summed in fp32.
 
     Before a decoder layer computes, FSDP2 gathers its weights from all processes. It frees them afterwards. A single
     process keeps all weights in the machine's memory, and gathers from there.
     The model may have no weights yet. Its trained parameters must be on `device`, the device of this process."""
     # cerebras-pytorch requires torch 2.4, which does not have `fully_shard`.
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     if not torch.distributed.is_initialized():
         # FSDP2 needs a group, also if it has one process. Without a store, torch would look for the variables of
@@ -133,9 +136,13 @@ def divide(loss: nn.Module, device: torch.device, processes: int) -> None:
     mesh = init_device_mesh(device.type, (processes,))
     # Pinned memory is copied to a GPU several times as fast. Without a GPU there is none.
     policy = OffloadPolicy() if processes > 1 else CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    computed = MixedPrecisionPolicy(param_dtype=loss.model.dtype, reduce_dtype=torch.float32)
+    precision = computed if in_fp32 else MixedPrecisionPolicy()
+    if in_fp32:
+        loss.float()
     trained = {parameter for parameter in loss.parameters() if parameter.requires_grad}
     for module in (*loss.model.model.layers, loss):
-        fully_shard(module, mesh=mesh, offload_policy=policy, ignored_params=trained)
+        fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy, ignored_params=trained)
 
 
 def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str, Tensor, slice], None]) -> None:
@@ -160,8 +167,9 @@ def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str
                 tensor = on_disk[f"{path}.{name}"]
                 mesh = parameter.device_mesh
                 rows = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
-                # numpy has no bfloat16, so the rows are read as integers with the same bits.
-                own = torch.from_numpy(checkpoint.read_rows(tensor, rows)).view(parameter.dtype)
+                own = as_weight(checkpoint.read_rows(tensor, rows), checkpoint.tensors[tensor].dtype).to(
+                    parameter.dtype
+                )
                 prune(tensor, own, rows)
                 whole = {"shape": parameter.shape, "stride": parameter.stride()}
                 # This moves the rows to the process's device. FSDP2 wants them back if it keeps them in the machine's

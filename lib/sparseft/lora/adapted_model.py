@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
@@ -24,23 +25,22 @@ from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
 
 
-def adapted_model(
-    checkpoint: Checkpoint, mask: Mask, mode: str, settings: Training, device: torch.device
-) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
-    """Return the pruned model with new LoRA layers, its tokenizer, and the layers by name.
-
-    The layers' initial values are drawn from torch's generator, so the caller sets its seed. With
-    settings.shard_model, the model has no weights yet, only the adapters."""
+def base_model(
+    checkpoint: Checkpoint, settings: Training, device: torch.device
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Return the frozen base with unfused experts, and its tokenizer. With settings.shard_model, it has no weights
+    yet."""
     if settings.shard_model:
         model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
     else:
         model, tokenizer = load_model(checkpoint.folder, device)
-    layers = adapt(model, checkpoint, masks_on(mask, device), mode, settings)
+    unfuse_experts(model)
+    model.requires_grad_(False)
     if settings.gradient_checkpointing:
         # The method has another name since transformers 5.24, where the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    return model, tokenizer, layers
+    return model, tokenizer
 
 
 def trained_model(
@@ -52,12 +52,18 @@ def trained_model(
     run: Run | None = None,
     rooms: dict[str, float] | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
-    """Return the trained model before any merge, its tokenizer, and the digest of the adapter in `folder`.
+    """Return the trained model before any merge, its tokenizer, and the digest of what the training left in `folder`.
 
-    The adapter does not change any more, so W' takes the place of W in a masked layer. rooms: as in `load_model`
+    An adapter does not change any more, so W' takes the place of W in a masked layer. rooms: as in `load_model`
 
-    Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run
+    Raises InputError if this project did not write the folder, if it was trained with another mask or for another run
     than `run`, or if it does not fit the model."""
+    if holds_weights(folder):
+        whole = TrainedCheckpoint(checkpoint.folder, folder)
+        check_origin(folder, whole.origin, mask_sha256, run)
+        model = empty_model(checkpoint)
+        place(model, StoredWeights(whole, model), rooms or {str(device): math.inf})
+        return model.eval(), load_tokenizer(checkpoint.folder), whole.trained_digest
     adapter = read_adapter(folder)
     config = adapter.config
     check_origin(folder, config, mask_sha256, run)
@@ -68,6 +74,7 @@ def trained_model(
         return (lambda linear, *_: linear) if layer is MaskedLoRALinear else layer
 
     model = empty_model(checkpoint)
+    unfuse_experts(model)
     masks = masks_on(mask, device)
     layers = adapt(model, checkpoint, masks, config["sparseft"]["mode"], settings, kind)
     check_layers(layers, adapter.pairs, folder)
@@ -112,9 +119,7 @@ class TrainedWeights(StoredWeights):
 def adapt(
     model: nn.Module, checkpoint: Checkpoint, masks: MaskOf, mode: str, settings: Training, kind: Callable = kind_of
 ) -> dict[str, LoRALinear]:
-    """Unfuse the experts of a model, prune it and return its new LoRA layers by name. `masks` and `kind` as in
-    `attach`."""
-    unfuse_experts(model)
+    """Prune a model with unfused experts, and return its new LoRA layers by name. `masks` and `kind` as in `attach`."""
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     return attach(model, masks, paths, mode, settings, kind)
 

@@ -25,18 +25,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.errors import InputError
-from sparseft.records.training_record import check_adapter
+from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
-from sparseft.storage.record import ADAPTER_CONFIG, WEIGHTS, joint_digest
+from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, WEIGHTS, joint_digest
 from sparseft.study.grid import PROJECTIONS, Run
 from sparseft.study.schedule import Training
 
 _ADVICE = "train the run again"
 _PREFIX = "base_model.model."
-# The name of the metadata that say where an adapter of this project comes from.
-_ORIGIN = "sparseft"
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = frozenset(
     (
@@ -78,7 +76,7 @@ def write_adapter(
     content = save(tensors)
     size = int.from_bytes(content[:8], "little")
     # The library would write several metadata in another order every time.
-    entries = {"__metadata__": {"format": "pt", _ORIGIN: json.dumps(sparseft)}, **json.loads(content[8 : 8 + size])}
+    entries = {"__metadata__": {"format": "pt", ORIGIN: json.dumps(sparseft)}, **json.loads(content[8 : 8 + size])}
     header = json.dumps(entries).encode()
     header += b" " * (-len(header) % 8)
     with atomic_folder(folder, "adapter") as temporary:
@@ -107,10 +105,10 @@ def read_adapter(folder: Path) -> Adapter:
     text = read_text(folder / ADAPTER_CONFIG, _ADVICE)
     weights = (folder / WEIGHTS).read_bytes()
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
-    check_adapter(folder, digest)
+    check_trained(folder, digest)
     config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
-    if _ORIGIN in config:
-        raise InputError(f"{folder / ADAPTER_CONFIG}: has the key {_ORIGIN} of an earlier version", _ADVICE)
+    if ORIGIN in config:
+        raise InputError(f"{folder / ADAPTER_CONFIG}: has the key {ORIGIN} of an earlier version", _ADVICE)
     if not _is_plain(config):
         raise InputError(
             f"{folder}: not a plain LoRA adapter",
@@ -122,8 +120,8 @@ def read_adapter(folder: Path) -> Adapter:
     except SafetensorError as error:
         raise InputError(f"{path}: {error}", _ADVICE) from None
     metadata = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")]).get("__metadata__", {})
-    if _ORIGIN in metadata:
-        config[_ORIGIN] = parse_json(metadata[_ORIGIN], path, _ADVICE)
+    if ORIGIN in metadata:
+        config[ORIGIN] = parse_json(metadata[ORIGIN], path, _ADVICE)
     names = {
         layer: factor_names(layer)
         for layer in sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})

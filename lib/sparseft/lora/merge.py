@@ -1,13 +1,14 @@
-"""Merge an adapter into its pruned base, one block of rows at a time:
+"""Merge what was trained into its pruned base, one block of rows at a time:
 
     W' = (W + s B A) * M      with an adapter
-    W' = W * M                without one (no_finetune), which is the pruning
+    W' = W~ * M               with trained weights W~; without the mask if the mode lifts it
+    W' = W * M                without either (no_finetune), which is the pruning
 
-The output has the base's files, headers and byte layout. Every tensor outside the mask is copied byte for byte, so only
-the prunable weights differ. effective_weight.py computes W', for the training and for the merge.
+The output has the base's files, headers and byte layout. Every tensor outside the mask that was not trained is
+copied byte for byte. effective_weight.py computes W', for the training and for the merge.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
 from sparseft.checkpoints.layers import is_finite
 from sparseft.checkpoints.rewriting import rewritten
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
 from sparseft.errors import InputError
 from sparseft.language_model.weights import as_weight, fused_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
@@ -22,6 +24,7 @@ from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.masks.mask_file import Mask, zero_pruned
+from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import unpack
 from sparseft.study.grid import TRAINED_MODES, Run
@@ -33,15 +36,20 @@ _ROWS = 64
 
 
 def merge(
-    base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path, run: Run | None = None
+    base: Checkpoint, mask: Mask, mask_sha256: str, trained: Path | None, output: Path, run: Run | None = None
 ) -> dict:
     """Write the merged checkpoint to `output`, and return what merge.json records of it.
+
+    `trained` is the folder of an adapter or of trained weights.
 
     `as_trained` says whether every adapted layer was trained with the very W' that is written, bit for bit.
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
     adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
     other layers than its target_modules name."""
+    if trained and holds_weights(trained):
+        return _merge_weights(TrainedCheckpoint(base.folder, trained), mask, mask_sha256, output, run)
+    adapter = trained
     factors = read_adapter(adapter) if adapter else _NO_ADAPTER
     if adapter and "sparseft" in factors.config:
         check_origin(adapter, factors.config, mask_sha256, run)
@@ -83,19 +91,53 @@ def merge(
             # A copy, because the next block comes in the same memory.
             yield bits.tobytes()
 
-    with atomic_folder(output, "merged model") as temporary:
-        names = [f"{layer}.weight" for layer in mask.shape]
-        with rewritten(base, set(names), temporary) as write:
-            for name in names:
-                write(name, merged(base.tensors[name]))
-        outputs = Checkpoint(temporary).hashes()
     return {
         "scale": factors.scale if adapter else None,
         "layers_merged": len(mask.shape),
         "as_trained": _is_as_trained(base, factors, mask),
         "adapter": factors.digest if adapter else None,
-        "outputs": outputs,
+        "outputs": _write(base, output, [f"{layer}.weight" for layer in mask.shape], merged),
     }
+
+
+def _merge_weights(
+    trained: TrainedCheckpoint, mask: Mask, mask_sha256: str, output: Path, run: Run | None = None
+) -> dict:
+    """Write trained weights in the place of those of the base, as `merge` does."""
+    check_origin(trained.weights, trained.origin, mask_sha256, run)
+    lifts_mask = get_mode(trained.origin["mode"]).lifts_mask
+    base = Checkpoint(trained.folder)
+
+    def merged(tensor: Tensor) -> Iterator[bytes]:
+        packed = mask.bits.get(tensor.name.removesuffix(".weight"))
+        rows = slice(0, 0)
+        for flat in trained.read_blocks(tensor.name, BLOCK):
+            bits = flat.reshape(-1, *tensor.shape[1:])
+            rows = slice(rows.stop, rows.stop + len(bits))
+            if packed is not None and not lifts_mask:
+                zero_pruned(bits, packed[rows])
+            yield bits.tobytes()
+
+    names = {f"{layer}.weight" for layer in mask.shape}
+    return {
+        "scale": None,
+        "layers_merged": len(mask.shape),
+        "as_trained": not fused_experts(base.architecture),
+        "adapter": trained.trained_digest,
+        "trained_outside": sorted(trained.trained.keys() - names),
+        "outputs": _write(base, output, sorted(trained.trained.keys() | names), merged),
+    }
+
+
+def _write(
+    base: Checkpoint, output: Path, names: list[str], merged: Callable[[Tensor], Iterator[bytes]]
+) -> dict[str, str]:
+    """Write a checkpoint that differs from the base in the tensors `names`, and return the sha256 of its files."""
+    with atomic_folder(output, "merged model") as temporary:
+        with rewritten(base, set(names), temporary) as write:
+            for name in names:
+                write(name, merged(base.tensors[name]))
+        return Checkpoint(temporary).hashes()
 
 
 def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:

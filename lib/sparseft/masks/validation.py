@@ -5,13 +5,15 @@ such zeros are counted separately. If the base is given, three more things must 
 
     the mask was computed from the base
     every tensor has the dtype and shape that it has in the base
-    every tensor outside the mask has the bytes that it has in the base
+    every tensor outside the mask that was not trained has the bytes that it has in the base
 
 Without the base, the report says that these were not checked. A mask that matches no layer proves nothing, so the
 validation fails if no layer is checked.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,16 +26,29 @@ from sparseft.storage.bits import BITS, infinity, to_float32, unpack
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 
 
-def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base: Checkpoint | None = None) -> dict:
+def validate(
+    checkpoint: Checkpoint,
+    mask: Mask,
+    *,
+    tolerance: float = 0.0,
+    base: Checkpoint | None = None,
+    trained_outside: Iterable[str] = (),
+    lifts_mask: bool = False,
+) -> dict:
     """Check every weight and return the content of validation_report.json.
+
+    trained_outside: the tensors outside the mask that were trained, and may differ from the base
+    lifts_mask: no weight need be zero, because the mode of the run lifts the mask
 
     The validation also fails if a prunable layer has no mask, if a mask has no layer, or if their shapes differ."""
     shapes = prunable_shapes(checkpoint)
+    if lifts_mask:
+        mask = replace(mask, bits={layer: np.full_like(bits, 0xFF) for layer, bits in mask.bits.items()})
     checked = [layer for layer in shapes if mask.shape.get(layer) == shapes[layer]]
     unmatched = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
     rows = [_check_layer(checkpoint, layer, mask, tolerance) for layer in checked]
     total = {key: sum(row[key] for row in rows) for key in _COUNTS}
-    outside, changed = _compare(checkpoint, base, mask) if base else ([], [])
+    outside, changed = _compare(checkpoint, base, mask, set(trained_outside)) if base else ([], [])
     mask_of_base = mask.meta.get("base") == base.digest if base else None
     is_complete = bool(rows) and not unmatched
     # A smaller model lacks them, so they count as zeros of the model that was pruned.
@@ -44,6 +59,12 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     if base is None:
         not_checked.append("The tensors outside the mask were compared with nothing, because no base was given.")
         not_checked.append("The mask may belong to another base, because no base was given.")
+    if lifts_mask:
+        not_checked.append("The model is dense: its mode lifts the mask, so no weight need be zero.")
+    if trained_outside:
+        not_checked.append(
+            f"{len(set(trained_outside))} tensors outside the mask were trained, and may have any values."
+        )
     if total["within_tolerance"]:
         not_checked.append(
             f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {total['within_tolerance']} are not exactly"
@@ -117,16 +138,16 @@ def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
     return word(bisect_right(range(infinity(dtype)), tolerance, key=magnitude))
 
 
-def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask) -> tuple[list[str], list[str]]:
-    """Return the names of all tensors outside the mask, and of those tensors that differ from the base and must not,
-    sorted.
+def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask, trained: set[str]) -> tuple[list[str], list[str]]:
+    """Return the names of the tensors outside the mask that were not `trained`, and of those tensors that differ from
+    the base and must not, sorted.
 
     Outside the mask, a tensor must exist on both sides and have the base's bytes. Every tensor must have the base's
     dtype and shape. Raises InputError if the checkpoint has another config.json than the base."""
     if checkpoint.config != base.config:
         raise InputError(f"{base.folder}: another config.json than the checkpoint's", "give the base it was made from")
     sides = checkpoint.tensors, base.tensors
-    outside = (sides[0].keys() | sides[1].keys()) - {f"{layer}.weight" for layer in mask.shape}
+    outside = (sides[0].keys() | sides[1].keys()) - {f"{layer}.weight" for layer in mask.shape} - trained
     common = sides[0].keys() & sides[1].keys()
     changed = outside - common
     changed |= {name for name in outside & common if not _is_equal(checkpoint.read_bytes(name), base.read_bytes(name))}

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from sparseft.modes.full_sparse_to_dense import FULL_SPARSE_TO_DENSE
+from sparseft.modes.full_sparse_to_sparse import FULL_SPARSE_TO_SPARSE
 from sparseft.modes.mode import Mode
 from sparseft.modes.no_finetune import NO_FINETUNE
 from sparseft.modes.reconstruct import RECONSTRUCT
@@ -9,7 +11,15 @@ from sparseft.modes.reconstruct_to_sparse import RECONSTRUCT_TO_SPARSE
 from sparseft.modes.sparse_to_dense import SPARSE_TO_DENSE
 from sparseft.modes.sparse_to_sparse import SPARSE_TO_SPARSE
 
-MODES = (NO_FINETUNE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE, RECONSTRUCT, RECONSTRUCT_TO_SPARSE)
+MODES = (
+    NO_FINETUNE,
+    SPARSE_TO_DENSE,
+    SPARSE_TO_SPARSE,
+    FULL_SPARSE_TO_SPARSE,
+    FULL_SPARSE_TO_DENSE,
+    RECONSTRUCT,
+    RECONSTRUCT_TO_SPARSE,
+)
 
 
 def get_mode(name: str) -> Mode:

@@ -2,4 +2,4 @@
 
 from sparseft.modes.mode import Mode
 
-NO_FINETUNE = Mode("no_finetune", "pruned and not trained", is_trained=False, masks_every_step=False)
+NO_FINETUNE = Mode("no_finetune", "pruned and not trained")

@@ -12,7 +12,9 @@ from sparseft.storage.record import MODEL, remake_advice
 class MergeInputs(Inputs):
     """Hold the digests of what was merged."""
 
-    adapter: str | None = provenance("The digest of the adapter. Null if the run is not trained.", link="adapter")
+    adapter: str | None = provenance(
+        "The digest of the adapter or the trained weights. Null if the run is not trained.", link="adapter"
+    )
 
 
 class MergeRecord(RunRecord):
@@ -21,22 +23,25 @@ class MergeRecord(RunRecord):
     file_name: ClassVar[str] = "merge.json"
     record: Literal["merge"] = kind("merge")
     inputs: MergeInputs = provenance("The digests of what was merged.")
-    scale: float | None = provenance("The factor alpha / r of the adapter. Null if the run is not trained.")
-    layers_merged: Count = provenance("The number of layers with an adapter.")
+    scale: float | None = provenance("The factor alpha / r of the adapter. Null without one.")
+    layers_merged: Count = provenance("The number of layers with a mask.")
+    trained_outside: list[str] = provenance("The tensors outside the mask that were trained.", default=[])
     as_trained: bool = provenance("Whether the trained layers multiply by the merged weight itself, bit for bit.")
     outputs: dict[str, str] = provenance("The sha256 of each file of the model.", link="merged", min_length=1)
     seconds: Positive = measurement("The time of the merge.", "s")
 
 
-def check_model(folder: Path, hashes: dict[str, str]) -> None:
-    """Raise InputError if the merge.json beside a merged model records other hashes than these.
+def check_model(folder: Path, hashes: dict[str, str]) -> MergeRecord | None:
+    """Return the merge.json beside a merged model; None if there is none, so that any model passes.
 
-    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. Without a merge.json, any model
-    passes."""
+    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. Raises InputError if the record has
+    others."""
     path = folder.parent / MergeRecord.file_name
     if folder.name != MODEL or not path.is_file():
-        return
-    recorded = read_record_file(path, MergeRecord).outputs
+        return None
+    record = read_record_file(path, MergeRecord)
+    recorded = record.outputs
     altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
     if altered:
         raise InputError(f"{folder / min(altered)}: not the file that merge.json records", remake_advice(folder))
+    return record

@@ -113,7 +113,9 @@ def section_fields(section: type[Section], names: Iterable[str], without_effect:
     for name in names:
         key = section.model_fields[name]
         role = provenance if name in section.keys_of(without_effect) else setting
-        fields[name] = (Annotated[key.annotation, *key.metadata, role(key.description)], ...)
+        # Not every training has these.
+        kind = key.annotation | None if name in section.keys_of(Role.ADAPTER | Role.FULL) else key.annotation
+        fields[name] = (Annotated[kind, *key.metadata, role(key.description)], ...)
     return fields
 
 

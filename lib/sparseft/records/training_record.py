@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import create_model
 
 from sparseft.errors import InputError
+from sparseft.modes.mode import ADAPTER, WEIGHTS
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import ROUNDING, Inputs, RecordPart, RunRecord, kind, read_record_file, section_fields
-from sparseft.storage.record import ADAPTER, remake_advice
+from sparseft.storage.record import remake_advice
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 
@@ -54,7 +55,7 @@ class TrainingInputs(Inputs):
 class TrainingOutputs(RecordPart):
     """Hold the digest of what the training wrote."""
 
-    adapter: str = provenance("The digest of the adapter.", link="adapter")
+    adapter: str = provenance("The digest of the adapter, or of the trained weights.", link="adapter")
 
 
 class LayerErrors(RecordPart):
@@ -111,7 +112,7 @@ class TrainingRecord(Scheduled):
     dtype: str = setting("The number format of the weights.")
     cerebras: Keys | None = setting("The keys of `cerebras:`. Null on other backends.", default=None)
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
-    trainable_parameters: PositiveCount = measurement("The number of parameters of the adapter.")
+    trainable_parameters: PositiveCount = measurement("The number of trained parameters.")
     updates: Count = measurement("The steps with a learning rate above 0. The others change nothing.")
     ended_early: EarlyEnd | None = measurement("Why it ended early. Null if it took all steps.", default=None)
     loss_curve: list[Step] = measurement("The loss of each step.")
@@ -166,12 +167,12 @@ def final_loss(losses: Sequence[float]) -> float:
     return statistics.fmean(losses[-max(1, len(losses) // 10) :])
 
 
-def check_adapter(folder: Path, digest: str) -> None:
-    """Raise InputError if the train.json beside an adapter records another digest than this one.
+def check_trained(folder: Path, digest: str) -> None:
+    """Raise InputError if the train.json beside an adapter or trained weights records another digest than this one.
 
-    Without a train.json beside it, any adapter passes."""
+    Without a train.json beside it, any passes."""
     path = folder.parent / TrainingRecord.file_name
-    if folder.name != ADAPTER or not path.is_file():
+    if folder.name not in (ADAPTER, WEIGHTS) or not path.is_file():
         return
     if digest != read_record_file(path, TrainingRecord).outputs.adapter:
-        raise InputError(f"{folder}: not the adapter that train.json records", remake_advice(folder))
+        raise InputError(f"{folder}: not the {folder.name} that train.json records", remake_advice(folder))

@@ -1,6 +1,6 @@
 """Write and check the records of a run: JSON files that carry a digest of themselves.
 
-    train.json   outputs.adapter: the digest of the adapter beside it
+    train.json   outputs.adapter: the digest of the adapter, or of the trained weights, beside it
     merge.json   outputs: the sha256 of every file that decides what the merged model beside it computes
 
 The first key, `record`, says what kind of record of a run it is. The last key, `record_sha256`, is the sha256 of its
@@ -17,9 +17,12 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_file
 
-# The folders of the adapter and of the merged model in the folder of a run.
-ADAPTER = "adapter"
+# The folder of the merged model in the folder of a run.
 MODEL = "model_dir"
+# The file of the tensors that a full training has changed.
+TRAINED_TENSORS = "model.safetensors"
+# The name of the metadata that say which run an adapter or trained tensors come from.
+ORIGIN = "sparseft"
 # The files of an adapter.
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -74,8 +77,10 @@ def remake_advice(path: Path | str) -> str:
     return f"make it again: rm -r {path} && snakemake"
 
 
-def adapter_digest(folder: Path) -> str:
-    """Return the digest of an adapter folder as it is now."""
+def trained_digest(folder: Path) -> str:
+    """Return the digest of what a training left in a folder, as it is now: an adapter, or the trained tensors."""
+    if (folder / TRAINED_TENSORS).is_file():
+        return sha256(folder / TRAINED_TENSORS)
     return joint_digest(sha256(folder / WEIGHTS), sha256(folder / ADAPTER_CONFIG))
 
 

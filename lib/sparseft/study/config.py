@@ -26,7 +26,9 @@ from sparseft.study.grid import (
     TRAINING,
     WILDCARDS,
     ResultPaths,
+    Run,
     base_folder,
+    start_of,
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
@@ -290,15 +292,28 @@ class Config(_AllKeys):
         refuse({f"tasks.{name} {fault}": is_there for fault, is_there in faults.items()})
         for training in dict.fromkeys(["", *self.grid.trainings]):
             try:
-                self.training_of(name, training)
+                self._check_recovery(self.training_of(name, training).recover_on)
             except ValidationError as error:
                 place = f"grid.trainings.{training}, for {name}" if training else f"tasks.{name}.training"
                 raise ValueError(f"{place}: {first_fault(error)}") from None
-        self.check_trainings(name, lambda schedule: schedule.check_processes(self.resources.processes))
         for mode in self.trained_modes:
+            self.check_trainings(name, partial(Training.check_processes, processes=self.resources.processes, mode=mode))
             self.check_trainings(name, partial(Training.check, mode=mode, projections=set(PROJECTIONS)))
             if get_mode(mode).reconstructs:
                 self.check_trainings(name, self.reconstruction.schedule)
+
+    def _check_recovery(self, text: str | None) -> None:
+        """Raise ValueError if no run can be trained first on the task `text`."""
+        of_task = [name for name in self.grid.methods if get_method(name).uses_task]
+        refuse(
+            {
+                f"training.recover_on {text}: name a task of kind text that is in grid.tasks": (
+                    text and (text not in self.grid.tasks or self.task_data(text).kind != "text")
+                ),
+                f"training.recover_on {text}: the masks of {of_task} differ from task to task; calibrate them on a text,"
+                " METHOD_on_TEXT": text and of_task,
+            }
+        )
 
     def check_trainings(self, task: str, check: Callable[[Training], object], names: Iterable[str] = ()) -> None:
         """Call `check` with the schedule of each training of a task, or of those in `names`.
@@ -369,6 +384,11 @@ class Config(_AllKeys):
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
         named = self.grid.trainings[training] if training else {}
         return Training(**laid_over(suggested, set_by_user, self.tasks[task].training, named))
+
+    def start_of(self, run: Run) -> Run | None:
+        """Return the run whose training that of a run continues; None if it starts from the pruned model."""
+        is_trained = get_mode(run.mode).is_trained
+        return start_of(run, self.training_of(run.task, run.training).recover_on) if is_trained else None
 
     def schedule_of(self, mode: str, task: str, training: str = "") -> Training:
         """Return the schedule of a mode on a task in a training. If the mode reconstructs, it is that of each decoder

@@ -10,7 +10,7 @@ no path. Runs that are not trained have the training "" too.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -45,13 +45,12 @@ PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name
 TRAINED_MODES = tuple(mode.name for mode in modes.MODES if mode.is_trained)
-# The trained modes by what makes their adapters: a training on the task, or the reconstruction of the decoder layers.
+# The trained modes by what trains: a training on the task, or the reconstruction of the decoder layers.
 TASK_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task)
-# Of the former, those that start from a new adapter.
-NEW_ADAPTER_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task and not mode.starts_from)
+# Of the former, those that train weights, and those that train new adapters.
+FULL_MODES = tuple(mode.name for mode in modes.MODES if mode.is_full)
+LORA_MODES = tuple(name for name in TASK_MODES if name not in FULL_MODES and not modes.get_mode(name).starts_from)
 RECONSTRUCTING_MODES = tuple(mode.name for mode in modes.MODES if mode.reconstructs)
-# The mode of the trained dense runs.
-PLAIN_LORA = modes.SPARSE_TO_DENSE.name
 # Every seed is smaller, because the tables hold it in 64 bits with a sign.
 SEEDS = 2**63
 # The files of the analysis: its tables, and two views of its results page.
@@ -142,6 +141,16 @@ class Run(Cell):
     pattern: ClassVar[str] = RUN_ID
 
 
+def start_of(run: Run, recover_on: str | None) -> Run | None:
+    """Return the run whose training a training continues; None if it starts from the pruned model.
+
+    recover_on: the task in `training.recover_on`"""
+    mode = modes.get_mode(run.mode)
+    if mode.starts_from:
+        return replace(run, mode=mode.starts_from)
+    return replace(run, task=recover_on) if recover_on and mode.learns_task and recover_on != run.task else None
+
+
 # The paths of the study, relative to the study's folder. The names in braces are the wildcards above.
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
@@ -188,11 +197,9 @@ class ResultPaths:
         self.throughput_table = f"{self.analysis}/throughput_vs_batch_size.csv"
         self.throughput_plots = f"{self.analysis}/throughput_plots"
 
-    def initial_adapter(self, mode: str) -> str | None:
-        """Return the path of the adapter that a training starts from, with wildcards; None if it starts from a new
-        one."""
-        start = modes.get_mode(mode).starts_from
-        return f"{self.run}/adapter".replace("{mode}", start) if start else None
+    def trained(self, run: Run) -> str:
+        """Return the folder of what the training of a run hands on."""
+        return f"{fill(self.run, run)}/{modes.get_mode(run.mode).trains}"
 
 
 def mask_folder(method: str) -> str:

@@ -1,6 +1,6 @@
 """The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -73,13 +73,22 @@ class Training(Section):
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled down to this norm."""
-    lora_r: Small = 8
+    full_learning_rate: Annotated[LearningRate, Role.FULL] = 1e-4
+    """Peak learning rate of the modes that train the weights themselves. They need a lower one than adapters."""
+    train: Annotated[list[Literal["norms", "biases", "embeddings"]], Role.FULL] = Field(
+        [], examples=[["norms", "embeddings"]]
+    )
+    """What the modes that train weights train beside the kept weights of the prunable matrices."""
+    recover_on: Annotated[str | None, Role.TORCH | DECIDED] = Field(None, examples=["my_text"])
+    """A task of kind `text`, one of `grid.tasks`, on which every run is trained before its own task: its training
+    starts from what that one left, with a schedule of its own. Null: it starts from the pruned model."""
+    lora_r: Annotated[Small, Role.ADAPTER] = 8
     """Rank r of the adapters."""
-    lora_alpha: float = Field(16.0, gt=0, lt=1e9)
+    lora_alpha: Annotated[float, Role.ADAPTER] = Field(16.0, gt=0, lt=1e9)
     """The adapter's product B A is scaled by alpha / r."""
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: Annotated[float, Role.ADAPTER] = Field(0.0, ge=0, lt=1)
     """Dropout of the adapters' input. Must be 0 unless sparse_to_dense is the only mode of the grid."""
-    lora_targets: list[Literal[PROJECTIONS]] = Field(  # type: ignore[valid-type]  # the architectures name them
+    lora_targets: Annotated[list[Literal[PROJECTIONS]], Role.ADAPTER] = Field(  # type: ignore[valid-type]  # the architectures name them
         [], examples=[["q_proj", "v_proj"]]
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
@@ -138,14 +147,37 @@ class Training(Section):
         """Return s = alpha / r."""
         return self.lora_alpha / self.lora_r
 
+    @classmethod
+    def unused_in(cls, mode: str) -> set[str]:
+        """Return the keys that a training in a mode does not have."""
+        is_full = get_mode(mode).is_full
+        return {"learning_rate", *cls.keys_of(Role.ADAPTER)} if is_full else cls.keys_of(Role.FULL)
+
+    def in_mode(self, mode: str) -> Self:
+        """Return the schedule of a training in a mode: one of the weights has its own learning rate.
+
+        Raises InputError if a key was set that it does not have."""
+        if unused := sorted(self.model_fields_set & self.unused_in(mode)):
+            raise InputError(f"--{unused[0]}: a training in mode {mode} has none", "leave it out")
+        own = {"learning_rate": self.full_learning_rate} if get_mode(mode).is_full else {}
+        return self.model_copy(update=own)
+
     def check(self, mode: str, projections: set[str]) -> None:
         """Raise InputError if these settings cannot train in `mode`, or cannot train a model with these projections."""
-        if self.lora_dropout and get_mode(mode).masks_every_step:
+        described = get_mode(mode)
+        if self.recover_on and described.starts_from:
+            raise InputError(
+                f"training.recover_on {self.recover_on}: {mode} starts from {described.starts_from}",
+                "set it to null, or leave the mode out of grid.modes",
+            )
+        if described.is_full:
+            return
+        if self.lora_dropout and described.masks_every_step:
             raise InputError(
                 f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own",
                 f"set it to 0, or leave {mode} out of grid.modes",
             )
-        if self.shard_model and get_mode(mode).reconstructs:
+        if self.shard_model and described.reconstructs:
             raise InputError(
                 f"training.shard_model: {mode} needs the whole model in one process",
                 f"set it to false, or leave {mode} out of grid.modes",
@@ -156,8 +188,23 @@ class Training(Section):
                 f"choose from {', '.join(sorted(projections))}",
             )
 
-    def check_processes(self, processes: int) -> None:
+    def trains(self, name: str, is_prunable: bool) -> bool:
+        """Return whether a full training changes the tensor `name`, which may be that of a prunable layer."""
+        module = name.rpartition(".")[0].rpartition(".")[2]
+        kinds = {
+            "biases": name.endswith(".bias"),
+            "norms": module.endswith("norm") and name.endswith(".weight"),
+            "embeddings": module in ("embed_tokens", "lm_head"),
+        }
+        return is_prunable or any(kinds[kind] for kind in self.train)
+
+    def check_processes(self, processes: int, mode: str = "") -> None:
         """Raise InputError if `processes` processes cannot share a training."""
+        if processes > 1 and mode and get_mode(mode).is_full and not self.shard_model:
+            raise InputError(
+                f"resources.processes: {processes} processes would each hold all weights that {mode} trains",
+                "set training.shard_model to true, which divides them and AdamW's moments",
+            )
         micro_batches = self.batch_size // self.micro_batch_size
         if micro_batches % processes:
             raise InputError(

@@ -69,6 +69,9 @@ class Role(Flag):
     MEASUREMENT = auto()
     # The section `reconstruction` decides it for each decoder layer.
     LAYERS = auto()
+    # Only a training of adapters, or only one of the weights themselves, has it.
+    ADAPTER = auto()
+    FULL = auto()
     # It narrows the key of `grid` that has its name.
     AXIS = auto()
     # It says where and when a job on the appliance runs.

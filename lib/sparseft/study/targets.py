@@ -19,7 +19,6 @@ from sparseft.study.grid import (
     MIXED,
     MODES,
     NO_FINETUNE,
-    PLAIN_LORA,
     TASK_MODES,
     Run,
     fill,
@@ -55,7 +54,7 @@ def runs(config: Config) -> list[Run]:
     dense = [(DENSE, 0)] if 0 in grid.sparsities else []
     for model, task, (method, sparsity) in product(grid.models, grid.tasks, dense + pruned):
         trained = config.trained_modes
-        modes = [PLAIN_LORA] if trained and not sparsity else trained
+        modes = trained if sparsity else {get_mode(mode).dense_training for mode in trained}
         for mode, training, seed in product(modes, config.training_names, grid.seeds):
             grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
         # A seed only changes the training, so one run without training is enough.
@@ -193,7 +192,8 @@ def record_targets(config: Config) -> list[str]:
 def final_targets(config: Config) -> list[str]:
     """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
     files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
-    return files + run_targets(config, "adapter", trained_only=True) + record_targets(config)
+    trained = [config.paths.trained(run) for run in runs(config) if run.mode != NO_FINETUNE]
+    return files + trained + record_targets(config)
 
 
 def check_target(config: Config, target: str, is_made: bool = True) -> None:

@@ -1,51 +1,47 @@
-"""Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or
-several."""
+"""Train with the backend torch: the adapters or the weights of a Hugging Face model, on a CPU or on GPUs, in one
+process or several."""
 
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.language_model.batches import Example, encode_splits
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
 from sparseft.language_model.layered_model import LayeredModel, decoder_layer_tensors, read_tensors
-from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import empty_model, load_model
-from sparseft.language_model.weights import divide, memory_path, read_own_rows, unfuse_experts
-from sparseft.lora.adapted_model import adapted_model, check_layers, masks_on
+from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.adapter import write_adapter
-from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
-from sparseft.masks.mask_file import Mask
+from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.storage.locks import hold
 from sparseft.study.backends import TORCH
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction
+from sparseft.training.trained_part import model_to_train
 
 
-def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
-    """Train an adapter on rows["train"], write it and return the measured part of train.json.
+def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
+    """Train on rows["train"], write the job's output and return the measured part of train.json.
 
     If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine
     with the same numbers of threads and processes, even if it was killed in between."""
     settings = job.settings
     device = accelerator.device
-    settings.check_processes(accelerator.num_processes)
+    settings.check_processes(accelerator.num_processes, job.mode)
     torch.manual_seed(job.seed)
-    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, device)
+    loss, tokenizer, part = model_to_train(
+        job.checkpoint, job.mask, job.mode, settings, device, accelerator.num_processes
+    )
     if job.initial:
-        check_layers(layers, job.initial.pairs, "the adapter that the training starts from")
-        load_factors(layers, job.initial.pairs)
-    loss = AnswerLoss(model)
-    if settings.shard_model:
-        load_divided(loss, job.checkpoint, job.mask, device, accelerator.num_processes)
-    context = model.config.max_position_embeddings
+        part.start_from(job.initial)
+    context = loss.model.config.max_position_embeddings
     data = encode_splits(job.rows, job.task, tokenizer, context, settings)
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
     # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
@@ -54,17 +50,13 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     rooms = {place_name: 0.0} if settings.shard_model else None
     teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
     batch_size = job.evaluation_batch_size
-    loop = Loop(loss, layers, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
+    loop = Loop(loss, part, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
     record = loop.fit()
-    matrices = {name: layer.factors() for name, layer in layers.items()}
-    if accelerator.is_main_process:
-        write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return record | _conditions(model, matrices, device, accelerator.num_processes)
+    part.write(job.output, settings, job.provenance, accelerator.is_main_process)
+    return record | _conditions(loss.model, part.size, device, accelerator.num_processes)
 
 
-def reconstruct(
-    job: TrainingJob, dense: Checkpoint, examples: list[Example], adapter: Path, state: Path | None
-) -> dict:
+def reconstruct(job: TrainingJob, dense: Checkpoint, examples: list[Example], state: Path | None) -> dict:
     """Reconstruct the outputs of every decoder layer of `dense` on the examples, under the job's mask.
 
     Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction
@@ -95,8 +87,9 @@ def reconstruct(
     reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, state, identity)
     reconstruction.run()
     matrices = reconstruction.factors
-    write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return reconstruction.record() | _conditions(model, matrices, device, 1)
+    write_adapter(job.output, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+    size = sum(matrix.numel() for pair in matrices.values() for matrix in pair)
+    return reconstruction.record() | _conditions(model, size, device, 1)
 
 
 def _machine(device: torch.device, processes: int) -> list:
@@ -104,28 +97,16 @@ def _machine(device: torch.device, processes: int) -> list:
     return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
 
 
-def _conditions(model: nn.Module, matrices: dict, device: torch.device, processes: int) -> dict:
-    """Return the part of train.json that says what trained."""
+def _conditions(model: nn.Module, size: int, device: torch.device, processes: int) -> dict:
+    """Return the part of train.json that says what trained. `size` is the number of trained parameters."""
     return {
         "backend": TORCH.name,
         "device": device_name(device),
         "processes": processes,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "trainable_parameters": sum(matrix.numel() for pair in matrices.values() for matrix in pair),
+        "dtype": str(model.config.dtype).removeprefix("torch."),
+        "trainable_parameters": size,
         "versions": versions(),
     }
-
-
-def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: torch.device, processes: int) -> None:
-    """Divide a model without weights among all processes, as `divide` does, and load and prune each one's rows."""
-
-    def carry_own_mask(name: str, weight: Tensor, rows: slice) -> None:
-        layer = name.removesuffix(".weight")
-        if layer in mask.bits:
-            carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))
-
-    divide(loss, device, processes)
-    read_own_rows(loss.model, checkpoint, carry_own_mask)
 
 
 def new_accelerator() -> Accelerator:

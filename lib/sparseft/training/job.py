@@ -2,18 +2,19 @@
 
 main(*, flags: Flags[JobFlags])            take the flags that all backends share
 job = job_of(flags)                        check the outputs, read and check all inputs
-measured = ...                             train the job, and write OUTPUT_DIR/adapter
+measured = ...                             train the job, and write its `output`
 write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cyclopts.types import PositiveInt
 
 from sparseft.checkpoints.checkpoint import Checkpoint, small_files
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.command import Flags, Threads
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
@@ -24,9 +25,9 @@ from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
-from sparseft.storage.record import ADAPTER, adapter_digest, check_record, write_record_of
+from sparseft.storage.record import check_record, trained_digest, write_record_of
 from sparseft.study.digests import code_digest
-from sparseft.study.grid import NEW_ADAPTER_MODES, Run
+from sparseft.study.grid import LORA_MODES, Run, start_of
 from sparseft.study.schedule import Training
 from sparseft.tasks.task import SPLITS, SplitRows, Task
 
@@ -72,10 +73,12 @@ class TrainingJob:
     # The evaluation after the merge uses the same size. With another size, the two losses would also differ by
     # rounding.
     evaluation_batch_size: int
-    # Where the adapter comes from. It is written into the adapter.
+    # The folder of what the training hands on, an adapter or trained weights.
+    output: Path
+    # Where that comes from. It is written into it.
     provenance: dict
-    # The adapter that the training starts from, in a mode that starts from another; else None.
-    initial: Adapter | None = None
+    # What an earlier training has handed on, if this one starts from it.
+    initial: Adapter | TrainedCheckpoint | None = None
     # The dense model, if the training is a distillation.
     teacher: Checkpoint | None = None
     # Split -> the sha256 of the file from which its rows were read, for `write_train_record`.
@@ -100,7 +103,7 @@ class TrainingJob:
 
 def job_of(
     flags: JobFlags,
-    modes: tuple[str, ...] = NEW_ADAPTER_MODES,
+    modes: tuple[str, ...] = LORA_MODES,
     initial_adapter: Path | None = None,
     dense_path: Path | None = None,
     *,
@@ -114,14 +117,16 @@ def job_of(
     The validation rows are read only if the caller `evaluates`, or if training.eval_every says so.
 
     modes: those that the caller trains
-    initial_adapter: the adapter that the training starts from, in a mode that starts from another
+    initial_adapter: what an earlier training has handed on, if this one starts from it
     dense_path: the model that a distillation learns from, if it is not the base
     inputs: what else the caller reads"""
     places = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
     check_apart([flags.output_dir], places)
-    check_replaceable(flags.output_dir / ADAPTER, "adapter")
     check_record(flags.output_dir / "train.json", "training")
     run = Run.parse(flags.run_id)
+    mode = get_mode(run.mode)
+    output = flags.output_dir / mode.trains
+    check_replaceable(output, mode.trains)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
     task = find_task(flags.data_dir, run.task)
@@ -135,12 +140,13 @@ def job_of(
         "mode": run.mode,
         "mask_sha256": mask_sha256,
         "base": checkpoint.digest,
-        "stock_peft": get_mode(run.mode).stock_peft,
+        "stock_peft": mode.stock_peft,
     }
-    initial = _initial_adapter(initial_adapter, run, flags.training, provenance)
+    settings = flags.training.in_mode(run.mode)
+    initial = _initial(initial_adapter, run, settings, provenance, checkpoint)
     if initial:
         provenance["initial_adapter"] = initial.digest
-    is_distilled = bool(flags.training.distillation and get_mode(run.mode).learns_task)
+    is_distilled = bool(settings.distillation and mode.learns_task)
     if dense_path and not is_distilled:
         raise InputError("--dense_path: this training has no teacher", "leave it out, or set --distillation.weight")
     return TrainingJob(
@@ -148,10 +154,11 @@ def job_of(
         mask=mask,
         mode=run.mode,
         seed=run.seed,
-        settings=flags.training,
+        settings=settings,
         task=task,
         rows=rows,
         evaluation_batch_size=flags.evaluation_batch_size,
+        output=output,
         provenance=provenance,
         initial=initial,
         teacher=_teacher(dense_path, checkpoint, mask) if is_distilled else None,
@@ -159,28 +166,26 @@ def job_of(
     )
 
 
-def _initial_adapter(path: Path | None, run: Run, settings: Training, provenance: dict) -> Adapter | None:
-    """Return the adapter that a run starts from; None if its mode starts from a new one.
+def _initial(
+    path: Path | None, run: Run, settings: Training, provenance: dict, checkpoint: Checkpoint
+) -> Adapter | TrainedCheckpoint | None:
+    """Return what a run starts from; None if it starts from the pruned model.
 
-    Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA
-    settings."""
-    starts_from = get_mode(run.mode).starts_from
-    if path and not starts_from:
-        raise InputError(f"{run.id} starts from a new adapter", "leave --initial_adapter out")
-    if starts_from and not path:
-        raise InputError(f"{run.id} starts from the adapter of {starts_from}", "give it with --initial_adapter")
-    if not path or not starts_from:
+    Raises InputError if it is not that of the other run, with the same base, mask and LoRA settings."""
+    start = start_of(run, settings.recover_on)
+    if path and not start:
+        raise InputError(f"{run.id} starts from the pruned model", "leave --initial_adapter out")
+    if start and not path:
+        raise InputError(f"{run.id} starts from {start.id}", "give its folder with --initial_adapter")
+    if not path or not start:
         return None
+    mask, base = provenance["mask_sha256"], provenance["base"]
+    if get_mode(run.mode).is_full:
+        weights = TrainedCheckpoint(checkpoint.folder, path)
+        check_origin(path, weights.origin, mask, start, base=base)
+        return weights
     adapter = read_adapter(path)
-    check_origin(
-        path,
-        adapter.config,
-        provenance["mask_sha256"],
-        replace(run, mode=starts_from),
-        base=provenance["base"],
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-    )
+    check_origin(path, adapter.config, mask, start, base=base, r=settings.lora_r, lora_alpha=settings.lora_alpha)
     return adapter
 
 
@@ -216,11 +221,10 @@ def dense_model(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
 
 
 def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inputs: str) -> None:
-    """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
+    """Write train.json beside the job's output: the settings, the measurements, and the digests of inputs and outputs.
 
     `inputs` are the digests of what else the caller read. `job_of` computed the digests of the inputs when it read
     them."""
-    adapter = flags.output_dir / ADAPTER
     inputs |= {
         "model": job.checkpoint.digest,
         "mask": job.provenance["mask_sha256"],
@@ -230,10 +234,11 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
     }
     content = {
         **job.settings.model_dump(),
+        **dict.fromkeys(Training.unused_in(job.mode) - {"learning_rate"}),
         **{f"{split}_examples": len(rows) for split, rows in job.rows.items()},
         "definition_sha256": job.task.definition_sha256,
         **measured,
     }
-    outputs = TrainingOutputs(adapter=adapter_digest(adapter))
+    outputs = TrainingOutputs(adapter=trained_digest(job.output))
     record = TrainingRecord(run_id=flags.run_id, **content, inputs=TrainingInputs(**inputs), outputs=outputs)
-    write_record_of(adapter, flags.output_dir / "train.json", record.model_dump())
+    write_record_of(job.output, flags.output_dir / "train.json", record.model_dump())

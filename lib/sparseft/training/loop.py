@@ -1,4 +1,4 @@
-"""Train the adapters of a whole model, in micro-batches.
+"""Train a whole model, its adapters or its weights, in micro-batches.
 
 The loss of a step is the mean over the answer tokens of its whole batch. In a distillation it is a weighted sum of two
 means: the cross-entropy, and the divergence of the model from its teacher (study/schedule.py). A batch is divided into
@@ -14,26 +14,25 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparseft.language_model.batches import Batch, Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
-from sparseft.lora.masked_lora import LoRALinear
 from sparseft.study.schedule import Training
 from sparseft.training.steps import Progress, Steps, read_state, say_step, step_seed, write_state
+from sparseft.training.trained_part import TrainedPart
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Hold a model whose adapters are trained, and train them."""
+    """Hold a model of which a part is trained, and train it."""
 
-    # The model with its loss. With settings.shard_model its frozen weights are divided among the processes.
+    # The model with its loss. With settings.shard_model its weights are divided among the processes.
     loss: AnswerLoss
-    # The LoRA layers by name. Their A and B are whole on every process.
-    layers: dict[str, LoRALinear]
+    part: TrainedPart
     # The examples by split.
     data: dict[str, list[Example]]
     settings: Training
@@ -46,11 +45,6 @@ class Loop:
     identity: str = ""
     # The dense model of a distillation. It is no part of `loss`, so that it is neither trained nor divided.
     teacher: nn.Module | None = None
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Return the trained parameters: A and B of every layer."""
-        return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
         """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if
@@ -67,7 +61,7 @@ class Loop:
 
         Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
-        steps = Steps(self.parameters, settings)
+        steps = Steps(self.part.parameters, settings, self.part.rate, self._total_norm)
         progress = self._resume(steps)
         done = len(progress.curve)
         batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)
@@ -83,8 +77,12 @@ class Loop:
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
-                self._save(self.state, steps, progress)
+                self._save(steps, progress)
         return progress
+
+    def _total_norm(self, own: Tensor) -> Tensor:
+        """Return the norm of the whole gradient from that of the rows of this process."""
+        return self.accelerator.reduce(own**2, "sum").sqrt() if self.part.is_divided else own
 
     def eval_loss(self) -> float:
         """Return the evaluation loss of the model as it is, in nats per answer token."""
@@ -110,17 +108,19 @@ class Loop:
         distillation = self.settings.distillation
         factors = distillation.factors if distillation else (1.0,)
         means = torch.zeros(len(factors), device=accelerator.device)
-        # W' is the same in all micro-batches of a step. All layers share one workspace.
-        workspace = next(iter(self.layers.values())).workspace
-        with workspace.caching() if self.settings.cache_weights else nullcontext():
+        # FSDP2 takes the mean over the processes where they are summed.
+        scale *= accelerator.num_processes if self.part.is_divided else 1
+        # W' is the same in all micro-batches of a step.
+        with self.part.caching() if self.settings.cache_weights else nullcontext():
             for micro_batch in own_micro_batches:
                 parts = self._losses(collate(micro_batch).to(accelerator.device)) / answer_tokens
                 loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))
                 (loss * scale).backward()
                 means += parts.detach()
-        if accelerator.num_processes > 1:
+        self.part.take_gradients()
+        if accelerator.num_processes > 1 and not self.part.is_divided:
             # In one message, because adapters are small.
-            gradients = [parameter.grad for parameter in self.parameters]
+            gradients = [parameter.grad for parameter in self.part.parameters]
             total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
             for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
@@ -138,14 +138,19 @@ class Loop:
 
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
-        reads = self.accelerator.is_main_process
-        state = read_state(self.state, self.identity) if self.state and reads else None
-        # The other processes get what the main process has read.
-        (state,) = broadcast_object_list([state])
+        reads = self.accelerator.is_main_process or self.part.is_divided
+        state = read_state(self._own_state(), self.identity) if self.state and reads else None
+        if self.part.is_divided:
+            # A killed training may have left the rows of its processes after different steps.
+            done = gather_object([len(state["progress"]["curve"]) if state else 0])
+            state = state if len(set(done)) == 1 else None
+        else:
+            # The other processes get what the main process has read.
+            (state,) = broadcast_object_list([state])
         if state is None:
-            return Progress.of(self.loss.model.dtype)
+            return Progress.of(self.loss.model.config.dtype)
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, state["matrices"], strict=True):
+            for parameter, value in zip(self.part.parameters, state["matrices"], strict=True):
                 parameter.copy_(value)
         steps.optimizer.load_state_dict(state["optimizer"])
         steps.schedule.load_state_dict(state["schedule"])
@@ -153,16 +158,21 @@ class Loop:
         progress.resumed_after.append(len(progress.curve))
         return progress
 
-    def _save(self, state: Path, steps: Steps, progress: Progress) -> None:
-        """Save the state of the training after the last step to the file `state`. Only the main process writes the
-        file."""
+    def _save(self, steps: Steps, progress: Progress) -> None:
+        """Save the state of the training after the last step. Only the main process writes a file, unless each has rows
+        of its own."""
         progress.peak_memory = max(progress.peak_memory, self._peak_memory())
-        if not self.accelerator.is_main_process:
+        if not (self.accelerator.is_main_process or self.part.is_divided):
             return
         content = {
-            "matrices": [parameter.detach() for parameter in self.parameters],
+            "matrices": [parameter.detach() for parameter in self.part.parameters],
             "optimizer": steps.optimizer.state_dict(),
             "schedule": steps.schedule.state_dict(),
             "progress": vars(progress),
         }
-        write_state(state, self.identity, content)
+        write_state(self._own_state(), self.identity, content)
+
+    def _own_state(self) -> Path:
+        """Return the file with the state of this process: state.pt, and state.pt.1 of the second one."""
+        number = self.accelerator.process_index
+        return self.state.with_name(f"{self.state.name}.{number}") if number else self.state

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -112,9 +112,17 @@ class Steps:
     """Hold the optimizer of some parameters with its schedule. A training computes their gradients, clips them, and
     updates."""
 
-    def __init__(self, parameters: list[nn.Parameter], settings: Training, key: str = "training.learning_rate") -> None:
-        """`key` is what the user may lower if the loss is not finite."""
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        settings: Training,
+        key: str = "training.learning_rate",
+        total: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> None:
+        """`key` is what the user may lower if the loss is not finite. `total` returns the norm of all gradients from
+        that of the own parameters."""
         self.parameters = parameters
+        self.total = total
         # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -146,7 +154,9 @@ class Steps:
         scale = progress.loss_scale
         if scale > 1:
             torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
-        norm = clip_grad_norm_(self.parameters, self.max_norm).item()
+        total = self.total(get_total_norm([parameter.grad for parameter in self.parameters]))
+        clip_grads_with_norm_(self.parameters, self.max_norm, total)
+        norm = total.item()
         if scale > 1 and math.isfinite(loss) and not math.isfinite(norm):
             progress.loss_scale = scale / 2
             self.optimizer.zero_grad(set_to_none=False)

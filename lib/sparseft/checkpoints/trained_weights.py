@@ -1,0 +1,72 @@
+"""Write and read what a full training hands on: a checkpoint of the trained tensors alone.
+
+weights/model.safetensors    the tensors with the names, dtypes and shapes that they have in the base
+
+The metadata `sparseft` of the file is JSON with the run, its mode and the sha256 of the mask, as in an adapter.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.errors import InputError
+from sparseft.records.training_record import check_trained
+from sparseft.storage.atomic import atomic_folder
+from sparseft.storage.hashes import sha256
+from sparseft.storage.record import ORIGIN, TRAINED_TENSORS
+
+
+@dataclass(frozen=True)
+class TrainedCheckpoint(Checkpoint):
+    """Read a base with the tensors that a full training changed, which are in the folder `weights`.
+
+    Raises InputError if the file is damaged, if it is not the one that the train.json beside the folder records, or if
+    a tensor has another dtype or shape than in the base."""
+
+    weights: Path
+
+    @cached_property
+    def trained(self) -> dict[str, Tensor]:
+        """Return the trained tensors by name."""
+        base = Checkpoint(self.folder).tensors
+        tensors = {tensor.name: tensor for tensor in read_header(self.weights / TRAINED_TENSORS)[1]}
+        form = lambda tensor: tensor and (tensor.dtype, tensor.shape)  # noqa: E731
+        if wrong := [name for name, tensor in tensors.items() if form(base.get(name)) != form(tensor)]:
+            raise InputError(
+                f"{self.weights}: {wrong[0]} does not fit {self.folder}",
+                "give the base that the weights were trained from",
+            )
+        return tensors
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name: a trained one in the place of that of the base."""
+        return Checkpoint(self.folder).tensors | self.trained
+
+    @cached_property
+    def origin(self) -> dict:
+        """Return where the weights come from."""
+        header = read_header(self.weights / TRAINED_TENSORS)[0]
+        return json.loads(json.loads(header[8:]).get("__metadata__", {}).get(ORIGIN, "{}"))
+
+    @cached_property
+    def trained_digest(self) -> str:
+        """Return the sha256 of the trained tensors' file, after the check that train.json records it."""
+        digest = sha256(self.weights / TRAINED_TENSORS)
+        check_trained(self.weights, digest)
+        return digest
+
+
+def holds_weights(folder: Path) -> bool:
+    """Return whether a training has left tensors in this folder, and not an adapter."""
+    return (folder / TRAINED_TENSORS).is_file()
+
+
+def write_weights(folder: Path, tensors: Iterable[Tensor], values: Iterable[bytes], origin: dict) -> None:
+    """Write the folder. `values` are the bytes of the tensors in their order. `origin`: where they come from."""
+    with atomic_folder(folder, "trained weights") as temporary, open(temporary / TRAINED_TENSORS, "wb") as file:
+        file.write(safetensors_header(tensors, {"format": "pt", ORIGIN: json.dumps(origin)}))
+        file.writelines(values)
