@@ -8,7 +8,8 @@ PYTHON = '"$CEREBRAS_PYTHON" "$SCRIPTS"/'
 def measured_settings(w):
     """Return the flags of a measurement that decide its numbers."""
     training = STUDY.training_of(w.task, grid.training_name(w.training))
-    settings = STUDY.throughput.schedule(training, int(w.batch_size)).model_dump() | STUDY.cerebras.deciding
+    settings = STUDY.throughput.schedule(training, int(w.batch_size)).model_dump(exclude=Training.unused_in(w.mode))
+    settings |= STUDY.cerebras.deciding
     settings |= {"warmup_steps": STUDY.throughput.warmup_steps}
     if STUDY.throughput.sequence_length:
         settings |= {"sequence_length": STUDY.throughput.sequence_length, "fill_sequences": True}
@@ -29,10 +30,21 @@ use rule run_on_appliance as train_adapter with:
     pathvars:
         job=f"train_adapter/{grid.RUN_ID}",
     wildcard_constraints:
-        mode="|".join(grid.NEW_ADAPTER_MODES),
+        mode="|".join(grid.LORA_MODES),
     params:
         code=code("train_cerebras.py"),
         script=PYTHON + "train_cerebras.py",
+
+
+# Train the kept weights of one run themselves.
+use rule train_adapter as train_weights with:
+    output:
+        directory(f"{PATHS.run}/weights"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_weights/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.FULL_MODES),
 
 
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
@@ -41,6 +53,8 @@ use rule train_adapter as measure_batch with:
         output_dir=f"{PATHS.batch}/measurement.json",
     pathvars:
         job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
+    wildcard_constraints:
+        mode="|".join(grid.LORA_MODES + grid.FULL_MODES),
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
         kind=lambda w: "throughput",
@@ -64,6 +78,6 @@ use rule run_script as join_measurements with:
     pathvars:
         job=f"join_measurements/{grid.CELL_ID}",
     wildcard_constraints:
-        mode="|".join(grid.NEW_ADAPTER_MODES),
+        mode="|".join(grid.LORA_MODES + grid.FULL_MODES),
     params:
         **running("join_measurements.py"),

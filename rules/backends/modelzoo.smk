@@ -16,10 +16,21 @@ use rule run_on_appliance as train_adapter with:
     pathvars:
         job=f"train_adapter/{grid.RUN_ID}",
     wildcard_constraints:
-        mode="|".join(grid.NEW_ADAPTER_MODES),
+        mode="|".join(grid.LORA_MODES),
     params:
         code=code("train_modelzoo.py", "run_modelzoo.py"),
         script='python "$SCRIPTS/train_modelzoo.py"',
+
+
+# Train the kept weights of one run themselves.
+use rule train_adapter as train_weights with:
+    output:
+        directory(f"{PATHS.run}/weights"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_weights/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.FULL_MODES),
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.

@@ -53,7 +53,7 @@ def main(
         known = f"the tasks {', '.join(study.tasks)} and the trainings {', '.join(study.grid.trainings) or '(none)'}"
         raise InputError(f"--task {task} --training {training!r}: the configuration has {known}", "choose one of each")
     named = Run(model, task, method, sparsity, mode, seed, training=training)
-    settings = study.training_of(task, training)
+    settings = study.schedule_of(mode, task, training)
     cerebras = study.cerebras.model_copy(update={"target": target or study.cerebras.target})
     cerebras.check(settings, study.evaluation_batch_size)
     flags = JobFlags(
@@ -73,7 +73,9 @@ def main(
         command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    trainer = trainer_run(job_of(flags, evaluates=True), cerebras, exported, flags.output_dir)
+    trainer = trainer_run(
+        job_of(flags, grid.LORA_MODES + grid.FULL_MODES, evaluates=True), cerebras, exported, flags.output_dir
+    )
     trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
     driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration), "--mode", "train"])

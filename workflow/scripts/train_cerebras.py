@@ -4,7 +4,7 @@
         --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX \\
         --output_dir RUN_FOLDER
 
-Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ and train.json, as train.py
+Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ or weights/, and train.json, as train.py
 does, and the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete state_*.mdl.
 
 With --compile_only it only compiles, and with --validate_only it only lowers the program, which needs no appliance.
@@ -14,6 +14,7 @@ from sparseft.command import Flags, run
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.study.grid import FULL_MODES, LORA_MODES
 from sparseft.training.job import JobFlags, job_of, write_train_record
 
 
@@ -31,12 +32,12 @@ def main(
         validate_only: lower the program without an appliance; train nothing
     """
     start(flags.threads)
-    job = job_of(flags, evaluates=True)
+    job = job_of(flags, LORA_MODES + FULL_MODES, evaluates=True)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.trainers.cerebras.package import saved_mdl
     from sparseft.trainers.cerebras.training import lower, train
 
-    hold(flags.output_dir / "adapter")
+    hold(job.output)
     if compile_only or validate_only:
         lower(job, cerebras, flags.output_dir, compile_only=compile_only, validate_only=validate_only)
         return

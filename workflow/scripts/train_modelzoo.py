@@ -15,6 +15,7 @@ from sparseft.command import Flags, run
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.study.grid import FULL_MODES, LORA_MODES
 from sparseft.trainers.modelzoo.trainer_files import trainer_run
 from sparseft.trainers.modelzoo.training import remove_states, train
 from sparseft.training.job import JobFlags, job_of, write_train_record
@@ -27,9 +28,9 @@ def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob]
         exported: the masked checkpoint, as export_modelzoo.py writes it
     """
     start(flags.threads)
-    job = job_of(flags, evaluates=True, inputs=[exported])
+    job = job_of(flags, LORA_MODES + FULL_MODES, evaluates=True, inputs=[exported])
     cerebras.check(job.settings, job.evaluation_batch_size)
-    hold(flags.output_dir / "adapter")
+    hold(job.output)
     record = train(trainer_run(job, cerebras, exported, flags.output_dir))
     write_train_record(flags, job, record)
     remove_states(flags.output_dir)

@@ -158,8 +158,7 @@ def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     start = files.start
     reasons = {
         "the mask's file is not there, its hash was not compared": "mask" not in files.on_disk,
-        "the trained files are not there, their hash was not compared": files.train
-        and "adapter" not in files.on_disk,
+        "the trained files are not there, their hash was not compared": files.train and "adapter" not in files.on_disk,
         "the task's manifest is not there, its definition was not compared": files.evaluation.definition_sha256
         and "definition" not in files.on_disk,
         f"{start and start.id}, from which it starts, could not be read": start and start not in known,

@@ -391,10 +391,13 @@ class Config(_AllKeys):
         return start_of(run, self.training_of(run.task, run.training).recover_on) if is_trained else None
 
     def schedule_of(self, mode: str, task: str, training: str = "") -> Training:
-        """Return the schedule of a mode on a task in a training. If the mode reconstructs, it is that of each decoder
-        layer."""
+        """Return the schedule of a mode on a task in a training, without the keys that the mode does not have.
+
+        If the mode reconstructs, it is that of each decoder layer."""
         schedule = self.training_of(task, training)
-        return self.reconstruction.schedule(schedule) if get_mode(mode).reconstructs else schedule
+        if get_mode(mode).reconstructs:
+            return self.reconstruction.schedule(schedule)
+        return Training(**schedule.model_dump(include=schedule.model_fields_set - Training.unused_in(mode)))
 
     @property
     def divergence_windows(self) -> int:

@@ -23,7 +23,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -154,8 +153,9 @@ class Steps:
         scale = progress.loss_scale
         if scale > 1:
             torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
-        total = self.total(get_total_norm([parameter.grad for parameter in self.parameters]))
-        clip_grads_with_norm_(self.parameters, self.max_norm, total)
+        # Not imported at the top, because cerebras-pytorch requires torch 2.4, which does not have them.
+        total = self.total(nn.utils.get_total_norm([parameter.grad for parameter in self.parameters]))
+        nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, total)
         norm = total.item()
         if scale > 1 and math.isfinite(loss) and not math.isfinite(norm):
             progress.loss_scale = scale / 2

@@ -1,6 +1,6 @@
 """Hold the part of a model that a training changes: the factors of its adapters, or its weights themselves."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +31,7 @@ from sparseft.masks.mask_file import Mask
 from sparseft.modes import get_mode
 from sparseft.storage.bits import BITS
 from sparseft.study.schedule import Training
+from sparseft.training.job import TrainingJob
 
 
 class TrainedPart(Protocol):
@@ -122,9 +123,7 @@ class WeightsPart:
 
         A model that is divided among processes has fp32 weights, and FSDP2 rounds them."""
         self.checkpoint = checkpoint
-        names = [
-            name for name in checkpoint.tensors if settings.trains(name, name.removesuffix(".weight") in mask.bits)
-        ]
+        names = trained_names(checkpoint, mask, settings)
         # By name on disk: what autograd gives a gradient, the rows of this process, and which of them are pruned.
         paths = [memory_path(checkpoint.architecture, name) for name in names]
         self.leaves = dict(zip(names, _leaves(model, paths), strict=True))
@@ -182,21 +181,52 @@ class WeightsPart:
             pass
 
     def _rounded(self) -> Iterator[bytes]:
-        """Yield the bytes of each whole tensor. What is pruned is +0.0."""
+        """Yield the bytes of each whole tensor."""
         for name, leaf in self.leaves.items():
-            dtype = self.checkpoint.tensors[name].dtype
             whole = (leaf.full_tensor() if self.is_divided else leaf).detach().cpu()
-            rounded = whole.flatten().to(TORCH_DTYPES[dtype], copy=True).add_(0.0)
-            bits = rounded.view(torch.uint8).numpy().view(BITS[dtype])
-            if not is_finite(bits, dtype):
-                raise InputError(f"{name} is NaN or infinity in {dtype}", "train again with a lower learning rate")
-            yield bits.tobytes()
+            yield rounded(name, whole, self.checkpoint.tensors[name].dtype)
 
     def _rows(self, leaf: nn.Parameter) -> slice:
         """Return which rows of a weight this process has."""
         if not self.is_divided:
             return slice(0, leaf.shape[0])
         return own_rows(leaf.shape[0], leaf.device_mesh.size(), leaf.device_mesh.get_local_rank())
+
+
+def rounded(name: str, values: Tensor, dtype: str) -> bytes:
+    """Return the bytes of a trained tensor in a dtype of safetensors. Raises InputError if a value is not finite
+    there."""
+    # Adding 0 makes every zero +0.0.
+    bits = values.flatten().to(TORCH_DTYPES[dtype], copy=True).add_(0.0).view(torch.uint8).numpy().view(BITS[dtype])
+    if not is_finite(bits, dtype):
+        raise InputError(f"{name} is NaN or infinity in {dtype}", "train again with a lower learning rate")
+    return bits.tobytes()
+
+
+def trained_names(checkpoint: Checkpoint, mask: Mask, settings: Training) -> list[str]:
+    """Return the tensors that a full training changes, in the order of the checkpoint."""
+    return [name for name in checkpoint.tensors if settings.trains(name, name.removesuffix(".weight") in mask.bits)]
+
+
+def write_trained(job: TrainingJob, values: Callable[[str], Tensor]) -> int:
+    """Write the tensors of a full training on another backend, and return the number of trained weights.
+
+    values: name on disk -> the whole tensor. What the mask holds is written as zero."""
+    held = {} if get_mode(job.mode).lifts_mask else job.mask.bits
+    tensors = [job.checkpoint.tensors[name] for name in trained_names(job.checkpoint, job.mask, job.settings)]
+    sizes = []
+
+    def written() -> Iterator[bytes]:
+        for tensor in tensors:
+            whole, layer = values(tensor.name), tensor.name.removesuffix(".weight")
+            kept = (
+                torch.from_numpy(job.mask.kept(layer)) if layer in held else torch.ones(tensor.shape, dtype=torch.bool)
+            )
+            sizes.append(int(kept.sum()))
+            yield rounded(tensor.name, whole * kept, tensor.dtype)
+
+    write_weights(job.output, tensors, written(), job.provenance)
+    return sum(sizes)
 
 
 def _leaves(model: nn.Module, paths: Iterable[str]) -> Iterator[nn.Parameter]:

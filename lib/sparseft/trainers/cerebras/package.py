@@ -80,18 +80,21 @@ def program_digest(program: Path) -> str:
     return sha256_of_text(_PLACES.sub("", program.read_text()))
 
 
-def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> None:
-    """Declare weights of a model as sparse, with their masks and their real sparsities.
+def declare_sparse(model: Any, masks: Iterable[tuple[str, Tensor]]) -> cstorch.sparse.Group | None:
+    """Declare weights of a model as sparse, with their masks and their real sparsities, and return the declaration.
 
     `masks` yields the name of each weight in `model` and its mask, bool (out, in), True = kept. A weight without a
-    pruned entry stays dense. The declaration applies only to the model, because no optimizer has the base."""
+    pruned entry stays dense. The declaration applies only to the model. None if nothing is sparse."""
     declared = {
         name: cstorch.sparse.Static(1 - kept.count_nonzero().item() / kept.numel(), init_method=_init_with(kept))
         for name, kept in masks
         if not kept.all()
     }
-    if declared:
-        model.apply(cstorch.sparse.Group(declared))
+    if not declared:
+        return None
+    sparsity = cstorch.sparse.Group(declared)
+    model.apply(sparsity)
+    return sparsity
 
 
 def _init_with(kept: Tensor) -> Callable:

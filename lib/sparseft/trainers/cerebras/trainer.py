@@ -26,7 +26,9 @@ from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path
-from sparseft.lora.masked_lora import attach
+from sparseft.lora.adapter import write_adapter
+from sparseft.lora.masked_lora import LoRALinear, attach
+from sparseft.modes import get_mode
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.study.schedule import Training
 from sparseft.trainers.cerebras.package import (
@@ -47,6 +49,7 @@ from sparseft.trainers.fixed_shapes import (
 )
 from sparseft.training.job import TrainingJob
 from sparseft.training.steps import Progress, check_finite, say_step, step_seed
+from sparseft.training.trained_part import trained_names, write_trained
 
 
 class Trainer:
@@ -69,11 +72,16 @@ class Trainer:
         self.backend = backend
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
-        model, self.dtype = as_computed(model, backend)
+        mode = get_mode(job.mode)
+        model, self.dtype = as_computed(model, backend, in_fp32=mode.is_full)
         self.paths = {
             layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)
         }
-        self.layers = attach(model, self._kept, self.paths, job.mode, job.settings, plain_kind_of)
+        self.layers: dict[str, LoRALinear] = {}
+        if mode.is_full:
+            self._prune_and_train(model)
+        else:
+            self.layers = attach(model, self._kept, self.paths, job.mode, job.settings, plain_kind_of)
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
         machine = [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE]
@@ -82,9 +90,13 @@ class Trainer:
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
         self.compiled = cstorch.compile(self.module, backend)
-        masks = ((f"model.{path}.weight", self._kept(layer)) for layer, path in self.paths.items())
-        declare_sparse(self.compiled, masks)
-        self.optimizer, self.schedule = optimizer_and_schedule(self.adapters().values(), self.settings)
+        held = {} if mode.lifts_mask else self.paths
+        masks = ((f"model.{path}.weight", self._kept(layer)) for layer, path in held.items())
+        sparsity = declare_sparse(self.compiled, masks)
+        self.optimizer, self.schedule = optimizer_and_schedule(self.trained().values(), self.settings)
+        # The base of an adapter is in no optimizer.
+        if sparsity and mode.is_full:
+            self.optimizer.apply(sparsity)
         self.progress = Progress()
         if state:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -98,8 +110,18 @@ class Trainer:
         """Return the mask of a layer, bool (out, in). It is read again, because the layer may be on the device."""
         return torch.from_numpy(self.job.mask.kept(layer))
 
-    def adapters(self) -> dict[str, nn.Parameter]:
-        """Return A (r, in) and B (out, r) of every layer, by their names in the module."""
+    def _prune_and_train(self, model: nn.Module) -> None:
+        """Prune a model, and let the weights that its mode trains have gradients, and no others."""
+        model.requires_grad_(False)
+        for layer, path in self.paths.items():
+            model.get_parameter(f"{path}.weight").mul_(self._kept(layer))
+        checkpoint = self.job.checkpoint
+        for name in trained_names(checkpoint, self.job.mask, self.settings):
+            model.get_parameter(memory_path(checkpoint.architecture, name)).requires_grad_()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return what is trained, A (r, in) and B (out, r) of every layer or the weights, by its names in the
+        module."""
         return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
     def eval_loss(self) -> float:
@@ -130,17 +152,23 @@ class Trainer:
         check_finite_evaluation(total)
         return total / sum(tokens for _, tokens in sums)
 
-    def trained_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return A (r, in) and B (out, r) of each layer as the layer multiplies by them.
+    def write(self) -> int:
+        """Write what the training hands on, and return its number of parameters: of adapters as the layers multiply by
+        them.
 
-        They are read from the saved state, because the weights on the appliance cannot be read in another way."""
+        It is read from the saved state, because the weights on the appliance cannot be read in another way."""
+        job = self.job
         state = read_last_mdl(self.folder, self.identity)
         assert state and len(json.loads(state["progress"])["curve"]) == self.settings.steps, "the end was not saved"
+        trained = {name.removeprefix("model."): tensor for name, tensor in state["adapter"].items()}
+        if not self.layers:
+            return write_trained(job, lambda name: trained[memory_path(job.checkpoint.architecture, name)])
         factors = {}
         for name in self.layers:
-            A, B = (state["adapter"][f"model.{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
-            factors[name] = as_they_act(A, B, self.job.mode, self._kept(name))
-        return factors
+            A, B = (trained[f"{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
+            factors[name] = as_they_act(A, B, job.mode, self._kept(name))
+        write_adapter(job.output, factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+        return sum(matrix.numel() for pair in factors.values() for matrix in pair)
 
     def run(self, stop: int, *, saves: bool = True) -> None:
         """Run the steps up to `stop` that are not done, in one execution. With `saves`, save at least the last one's
@@ -177,7 +205,7 @@ class Trainer:
         loss = self.compiled(**batch) / answer_tokens(batch)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(list(self.adapters().values()), self.settings.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(list(self.trained().values()), self.settings.max_grad_norm)
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
@@ -201,7 +229,7 @@ class Trainer:
     def _save(self) -> None:
         """Save the state, and restart the clock, so that the time for saving belongs to no step."""
         self.progress.peak_memory = max(self.progress.peak_memory, peak_memory(torch.device("cpu")))
-        trained = self.adapters().keys()
+        trained = self.trained().keys()
         content = {
             "identity": self.identity,
             "adapter": {name: tensor for name, tensor in self.module.state_dict().items() if name in trained},
@@ -213,13 +241,16 @@ class Trainer:
         self.begin = time.perf_counter()
 
 
-def as_computed(model: nn.Module, backend: cstorch.backend) -> tuple[nn.Module, str]:
+def as_computed(model: nn.Module, backend: cstorch.backend, *, in_fp32: bool) -> tuple[nn.Module, str]:
     """Return the model with the parameters' dtype that the backend needs, and the name of the dtype of its products.
+
+    `in_fp32`: parameters that are trained are in fp32 everywhere.
 
     A CS-3 multiplies in 16 bits, whatever the model's dtype. We choose cbfloat16 for the products and fp32 for the
     parameters, because fp32 holds every stored weight exactly. The loss is not scaled, because the smallest normal
     number of cbfloat16 is 2^-30."""
     if not backend.backend_type.is_csx:
+        model = model.float() if in_fp32 else model
         return model, str(model.dtype).removeprefix("torch.")
     cstorch.amp.set_half_dtype("cbfloat16")
     return model.float(), "cbfloat16"

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from sparseft.language_model.hardware import peak_memory
-from sparseft.lora.adapter import write_adapter
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.trainers.cerebras.package import open_backend, package_versions, program_digest
 from sparseft.trainers.cerebras.trainer import Trainer
@@ -17,21 +16,20 @@ from sparseft.training.job import TrainingJob
 
 
 def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
-    """Train an adapter, write it to `folder`/adapter and return the measured part of train.json.
+    """Train, write the job's output and return the measured part of train.json.
 
     A training of which `folder` has a complete state_*.mdl continues from it."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
     trainer.run(job.settings.steps)
     eval_loss = trainer.eval_loss()
     progress = trainer.progress
-    factors = trainer.trained_factors()
-    write_adapter(folder / "adapter", factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+    size = trainer.write()
     return progress.record(job.settings.batch_size, peak_memory(torch.device("cpu"))) | {
         "updates": progress.updates,
         "eval_loss": eval_loss,
         **device_record(trainer),
         "dtype": trainer.dtype,
-        "trainable_parameters": sum(matrix.numel() for pair in factors.values() for matrix in pair),
+        "trainable_parameters": size,
     }
 
 

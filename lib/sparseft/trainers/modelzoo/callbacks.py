@@ -3,7 +3,7 @@
 ModelZoo's own sparsity does not work together with its Lora. It would mask the initial lora_B, which is all zeros,
 completely. If it is given only the base, it fails because the frozen base is not in the optimizer.
 
-So these callbacks declare the base to the model only. Masks come from the checkpoint, and are never derived from zeros.
+So, beside an adapter, these callbacks declare the base to the model only. Masks come from the checkpoint, and are never derived from zeros.
 In sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base never changes.
 
 Source: ModelZoo release 2.10.0, src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
@@ -107,10 +107,39 @@ class FrozenBaseSparsity(Callback):
         declare_sparse(trainer.model, masks)
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
-        """Leave out the masks of layers that are not declared, because loading is strict."""
-        known = trainer.model.state_dict().keys()
-        for key in [key for key in state_dict["model"] if key.endswith("_mask") and key not in known]:
-            del state_dict["model"][key]
+        """Leave out the masks of layers that are not declared."""
+        leave_out_undeclared_masks(trainer, state_dict)
+
+
+class TrainedWeights(Callback):
+    """Train some parameters of a model, and freeze the others. ModelZoo's own `sparsity:` holds the masks."""
+
+    def __init__(self, names: list[str]) -> None:
+        """Take the names of the parameters that are trained."""
+        self.names = names
+
+    def pre_setup(self, trainer) -> None:
+        """Freeze the others when the Trainer builds the model, before it gives the optimizer its parameters."""
+        build = trainer.callbacks["model"].model
+
+        def build_frozen() -> nn.Module:
+            model = build()
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in self.names)
+            return model
+
+        trainer.callbacks["model"].model = build_frozen
+
+    def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
+        """Leave out the masks of layers that are not declared."""
+        leave_out_undeclared_masks(trainer, state_dict)
+
+
+def leave_out_undeclared_masks(trainer, state_dict: dict) -> None:
+    """Delete the masks of layers that are not declared from a checkpoint, because loading is strict."""
+    known = trainer.model.state_dict().keys()
+    for key in [key for key in state_dict["model"] if key.endswith("_mask") and key not in known]:
+        del state_dict["model"][key]
 
 
 def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:

@@ -10,15 +10,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, hdf5_file
+from sparseft.checkpoints.modelzoo_checkpoint import places
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.model import load_tokenizer
+from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
@@ -27,6 +30,7 @@ from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
 from sparseft.trainers.modelzoo.export import CHECKPOINT, model_section
 from sparseft.training.job import TrainingJob
+from sparseft.training.trained_part import trained_names
 
 FILE = "batches.h5"
 # ModelZoo adds eps before the bias of the second moment is corrected, and torch adds it after that.
@@ -131,6 +135,63 @@ def write_batches(folder: Path, batches: list[list[Example]], length: int, size:
         file.attrs["n_examples"] = len(data)
 
 
+class TrainedPart(NamedTuple):
+    """Hold what the Trainer's configuration says of the part of the model that it trains."""
+
+    callbacks: list[dict]
+    settings: dict = {}
+
+
+def _of_adapters(run: TrainerRun) -> TrainedPart:
+    """Return the callbacks that train adapters on the frozen base."""
+    job, settings = run.job, run.job.settings
+    lora = {
+        "r": settings.lora_r,
+        "alpha": settings.lora_alpha,
+        "dropout": settings.lora_dropout,
+        "merge_weights": False,
+        "target_modules": ["TransformerDecoderLayer", "Linear"],
+    }
+    masks = {"checkpoint": str(run.checkpoint.resolve())}
+    return TrainedPart(
+        [
+            {"Lora": {"lora_params": lora}},
+            {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
+            {"FrozenBaseSparsity": masks},
+        ]
+    )
+
+
+def _of_weights(job: TrainingJob) -> TrainedPart:
+    """Return ModelZoo's own `sparsity:` of a training of weights, a mask per layer that stays as it is.
+
+    The masks are those of the checkpoint, and `init_method` only what its names need. A layer without a zero stays
+    dense."""
+    key_of = {
+        name: f"model.{place.key}"
+        for name, place in places(
+            job.checkpoint.config, {name: tensor.shape for name, tensor in job.checkpoint.tensors.items()}
+        ).items()
+    }
+    callbacks = [
+        {"TrainedWeights": {"names": [key_of[name] for name in trained_names(job.checkpoint, job.mask, job.settings)]}}
+    ]
+    pruned = {layer: 1 - job.mask.kept(layer).mean() for layer in job.mask.shape}
+    sparsity = [
+        {
+            "algorithm": "static",
+            "sparsity": float(share),
+            "init_method": "from_zeros",
+            "param_filter": [key_of[f"{layer}.weight"]],
+        }
+        for layer, share in pruned.items()
+        if share
+    ]
+    if get_mode(job.mode).lifts_mask or not sparsity:
+        return TrainedPart(callbacks)
+    return TrainedPart([*callbacks, {"LogSparsity": {}}], {"sparsity": sparsity})
+
+
 def configuration(run: TrainerRun, start: Path) -> dict:
     """Return the Trainer's configuration. The Trainer starts from the checkpoint `start`.
 
@@ -147,14 +208,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
-    lora = {
-        "r": settings.lora_r,
-        "alpha": settings.lora_alpha,
-        "dropout": settings.lora_dropout,
-        "merge_weights": False,
-        "target_modules": ["TransformerDecoderLayer", "Linear"],
-    }
-    masks = {"checkpoint": str(run.checkpoint.resolve())}
+    trained = _of_weights(job) if get_mode(job.mode).is_full else _of_adapters(run)
     loaders = {
         split: {
             "data_processor": "GptHDF5MapDataProcessor",
@@ -180,15 +234,14 @@ def configuration(run: TrainerRun, start: Path) -> dict:
                 "loop": {"max_steps": settings.steps},
                 "checkpoint": {"steps": settings.save_every or settings.steps},
                 "logging": {"log_steps": 1},
+                **trained.settings,
                 # In the order in which they run.
                 "callbacks": [
                     *(
                         {scope: {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}}
                         for scope in ("ScopedTrainFlags", "ScopedValidateFlags")
                     ),
-                    {"Lora": {"lora_params": lora}},
-                    {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
-                    {"FrozenBaseSparsity": masks},
+                    *trained.callbacks,
                     # Each checkpoint holds the whole base.
                     {"KeepNCheckpoints": {"n": 1}},
                 ],

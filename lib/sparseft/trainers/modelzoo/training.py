@@ -18,6 +18,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.lora.adapter import write_adapter
+from sparseft.modes import get_mode
 from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
@@ -42,6 +44,7 @@ from sparseft.trainers.appliance import KILLED
 from sparseft.trainers.fixed_shapes import as_they_act
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
 from sparseft.training.steps import Progress, check_finite
+from sparseft.training.trained_part import trained_names, write_trained
 
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
@@ -98,7 +101,7 @@ class ModelZoo:
 
 
 def train(run: TrainerRun) -> dict:
-    """Train the adapter, write it to the run's folder/adapter and return the measured part of train.json.
+    """Train, write the job's output and return the measured part of train.json.
 
     If an earlier process left a complete checkpoint, the training continues from it. Raises InputError if there is no
     ModelZoo, if its Trainer fails, or if it changed the frozen base."""
@@ -116,16 +119,12 @@ def train(run: TrainerRun) -> dict:
     if step != job.settings.steps:
         raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
     modelzoo.run(run.write(run.model_dir / "evaluation.yaml", last), "eval")
-    check_frozen(MdlFile(run.checkpoint), MdlFile(last))
-    factors = trained_factors(run, MdlFile(last))
-    write_adapter(
-        run.folder / "adapter", factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance
-    )
+    size = _write(run, MdlFile(last))
     return measured(run) | {
         "backend": MODELZOO.name,
         **run.cerebras.device_record(job.settings.batch_size),
         "dtype": "cbfloat16" if run.cerebras.on_csx else "float32",
-        "trainable_parameters": sum(matrix.numel() for pair in factors.values() for matrix in pair),
+        "trainable_parameters": size,
         "versions": read_json(run.model_dir / "versions.json")
         | {"sparseft": versions()["sparseft"], "modelzoo": modelzoo.commit},
     }
@@ -224,15 +223,38 @@ def measured(run: TrainerRun) -> dict:
     }
 
 
-def check_frozen(before: MdlFile, after: MdlFile) -> None:
+def _write(run: TrainerRun, last: MdlFile) -> int:
+    """Write what the training hands on from the Trainer's last checkpoint, and return its number of parameters.
+
+    Raises InputError if the Trainer changed what it must not."""
+    job = run.job
+    if not get_mode(job.mode).is_full:
+        check_frozen(MdlFile(run.checkpoint), last)
+        factors = trained_factors(run, last)
+        write_adapter(job.output, factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+        return sum(matrix.numel() for pair in factors.values() for matrix in pair)
+    place_of = open_exported(run.checkpoint).places
+    names = trained_names(job.checkpoint, job.mask, job.settings)
+    check_frozen(MdlFile(run.checkpoint), last, {f"model.model.{place_of[name].key}" for name in names})
+
+    def trained(name: str) -> Tensor:
+        stored = _values(last, last.tensors[f"model.model.{place_of[name].key}"])
+        return torch.from_numpy(place_of[name].to_hugging_face(stored))
+
+    return write_trained(job, trained)
+
+
+def check_frozen(before: MdlFile, after: MdlFile, trained: Collection[str] = ()) -> None:
     """Raise InputError if the Trainer's checkpoint has another base or other masks than the one that it started from.
 
-    The dtypes may differ."""
+    The dtypes may differ, and so may the tensors that were `trained`."""
     for key, tensor in before.tensors.items():
+        if key in trained:
+            continue
         other = after.tensors.get(key)
         values = _values(before, tensor)
-        # A layer without a zero is not declared sparse, so the Trainer saves no mask of it.
-        if other is None and key.endswith("_mask") and values.all():
+        # A layer without a zero, or whose mask is lifted, is not declared sparse, so the Trainer saves no mask of it.
+        if other is None and key.endswith("_mask") and (trained or values.all()):
             continue
         if other is None or values.tobytes() != _values(after, other).tobytes():
             raise InputError(
