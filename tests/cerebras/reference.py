@@ -16,6 +16,8 @@ from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
+from sparseft.modes import get_mode
+from sparseft.modes.mode import ADAPTER
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 
@@ -41,19 +43,20 @@ def make(folder: Path) -> None:
 
 def follow(folder: Path, output: Path, run: str, reference: Path) -> None:
     """Merge an adapter and the reference's. Print the validation's report, and how far the two models are apart."""
-    model, method, _, _ = run.split("-")
+    model, method, _, mode = run.split("-")
+    trained = get_mode(mode).trains
     path = folder / f"{model}_{method}.pt"
     base, mask = Checkpoint(folder / model), read_mask(path)
     for source in (output, reference):
-        merge(base, mask, sha256(path), source / "adapter", source / "model_dir")
-    report = validate(Checkpoint(output / "model_dir"), mask, base=base)
+        merge(base, mask, sha256(path), source / trained, source / "model_dir")
+    report = validate(Checkpoint(output / "model_dir"), mask, base=base, lifts_mask=get_mode(mode).lifts_mask)
     ids = torch.arange(3 * 64).view(3, 64) % 260
     places = (output / "model_dir", reference / "model_dir", base.folder)
     with torch.no_grad():
         ours, theirs, pruned = (load_model(place, torch.device("cpu"))[0](ids).logits for place in places)
     fate = {name: report[name] for name in ("passed", "violations", "layers_checked")}
     fate |= {"apart": (ours - theirs).abs().max().item(), "moved": (ours - pruned).abs().max().item()}
-    pairs = read_adapter(output / "adapter").pairs
+    pairs = read_adapter(output / trained).pairs if trained == ADAPTER else {}
     print(json.dumps(fate | {"zero_factors": sum(not B.any() for _, B in pairs.values())}))
 
 

@@ -19,11 +19,24 @@ CASES = [
 RUN = "llama-unstructured-50-sparse_to_sparse"
 
 
-@pytest.mark.parametrize("run", [*CASES, "llama-structured-50-sparse_to_sparse"])
+FULL = {"learning_rate": None, "lora_r": None, "full_learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        *CASES,
+        "llama-structured-50-sparse_to_sparse",
+        "llama-unstructured-50-full_sparse_to_sparse",
+        "mixtral-unstructured-50-full_sparse_to_sparse",
+        "llama-unstructured-50-full_sparse_to_dense",
+    ],
+)
 def test_the_losses_are_the_torch_backend_s_and_the_adapter_merges_to_the_same_model(inputs, tmp_path, run):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    record = trained(inputs.train(ours, run, target="CPU"), ours)
-    in_default_environment(SCRIPTS / "train.py", *inputs.flags(theirs, run, sequence_length=None))
+    schedule = FULL if "full" in run else {}
+    record = trained(inputs.train(ours, run, target="CPU", **schedule), ours)
+    in_default_environment(SCRIPTS / "train.py", *inputs.flags(theirs, run, sequence_length=None, **schedule))
     reference = json.loads((theirs / "train.json").read_text())
     pairs = list(zip(record["loss_curve"], reference["loss_curve"], strict=True))
     assert len(pairs) == 20

@@ -25,6 +25,7 @@ from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
+from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.modelzoo.export import CHECKPOINT
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs ModelZoo 2.10.0 (make test-modelzoo)",
 )
 LAYERS = 14
-MODES = ("sparse_to_dense", "sparse_to_sparse")
+MODES = ("sparse_to_dense", "sparse_to_sparse", "full_sparse_to_sparse", "full_sparse_to_dense")
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral"])
@@ -70,18 +71,19 @@ def test_a_training_is_the_torch_backends(records, mode):
 def test_the_merged_model_is_sparse_and_has_modelzoos_loss(inputs, records, tmp_path, mode):
     folder, record, _ = records[mode]
     base, mask = Checkpoint(inputs.folder / inputs.model), read_mask(inputs.folder / "mask.pt")
-    merge(base, mask, sha256(inputs.folder / "mask.pt"), folder / "adapter", tmp_path / "merged")
-    report = validate(Checkpoint(tmp_path / "merged"), mask, base=base)
+    merge(base, mask, sha256(inputs.folder / "mask.pt"), folder / get_mode(mode).trains, tmp_path / "merged")
+    report = validate(Checkpoint(tmp_path / "merged"), mask, base=base, lifts_mask=get_mode(mode).lifts_mask)
     assert (report["passed"], report["violations"], report["layers_checked"]) == (True, 0, LAYERS)
     model, tokenizer = load_model(tmp_path / "merged", torch.device("cpu"))
     task = BY_NAME["boolq_mini"]
     examples = encode(read_rows(inputs.folder / "data/validation.jsonl", task), task, tokenizer, 256)
     loss = mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))
-    if mode == "sparse_to_sparse":
+    if mode != "sparse_to_dense":
         assert loss == pytest.approx(record["eval_loss"], abs=1e-4)
     else:  # what the merge prunes was trained
         assert abs(loss - record["eval_loss"]) > 1e-3
-    assert all(B.any() for _, B in read_adapter(folder / "adapter")[0].values())
+    if not get_mode(mode).is_full:
+        assert all(B.any() for _, B in read_adapter(folder / "adapter")[0].values())
 
 
 def test_a_killed_training_goes_on_to_the_same_bits_and_its_checkpoint_keeps_masks_and_base(inputs, records, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from project import ROOT, run_script
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import write_rows
+from sparseft.modes import get_mode
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.modelzoo.export import export_modelzoo
 from tiny_models import save_tiny
@@ -35,7 +36,11 @@ class Inputs:
         """Return the flags of both train.py and train_modelzoo.py."""
         run = f"{self.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0"
         places = {"model_path": self.folder / self.model, "mask_path": self.folder / "mask.pt"}
-        return {"run_id": run, **places, "data_dir": self.folder / "data", "output_dir": output, **SETTINGS}
+        flags = {"run_id": run, **places, "data_dir": self.folder / "data", "output_dir": output, **SETTINGS}
+        if get_mode(mode).is_full:
+            flags["full_learning_rate"] = flags.pop("learning_rate")
+            del flags["lora_r"]
+        return flags
 
     def modelzoo_flags(self, mode: str, output: Path) -> dict[str, object]:
         return {**self.flags(mode, output), "exported": self.folder / "cs", **CEREBRAS}

@@ -3,8 +3,8 @@
 ModelZoo's own sparsity does not work together with its Lora. It would mask the initial lora_B, which is all zeros,
 completely. If it is given only the base, it fails because the frozen base is not in the optimizer.
 
-So, beside an adapter, these callbacks declare the base to the model only. Masks come from the checkpoint, and are never derived from zeros.
-In sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base never changes.
+So, beside an adapter, these callbacks declare the base to the model only. Masks come from the checkpoint, and are never
+derived from zeros. In sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base never changes.
 
 Source: ModelZoo release 2.10.0, src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
 """

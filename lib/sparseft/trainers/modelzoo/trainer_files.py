@@ -6,10 +6,12 @@ workflow/scripts/run_modelzoo.py does.
 """
 
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -139,7 +141,7 @@ class TrainedPart(NamedTuple):
     """Hold what the Trainer's configuration says of the part of the model that it trains."""
 
     callbacks: list[dict]
-    settings: dict = {}
+    settings: Mapping[str, list] = MappingProxyType({})
 
 
 def _of_adapters(run: TrainerRun) -> TrainedPart:
@@ -163,27 +165,18 @@ def _of_adapters(run: TrainerRun) -> TrainedPart:
 
 
 def _of_weights(job: TrainingJob) -> TrainedPart:
-    """Return ModelZoo's own `sparsity:` of a training of weights, a mask per layer that stays as it is.
+    """Return ModelZoo's own `sparsity:` of a training of weights, with a static mask per layer.
 
-    The masks are those of the checkpoint, and `init_method` only what its names need. A layer without a zero stays
-    dense."""
-    key_of = {
-        name: f"model.{place.key}"
-        for name, place in places(
-            job.checkpoint.config, {name: tensor.shape for name, tensor in job.checkpoint.tensors.items()}
-        ).items()
-    }
-    callbacks = [
-        {"TrainedWeights": {"names": [key_of[name] for name in trained_names(job.checkpoint, job.mask, job.settings)]}}
-    ]
-    pruned = {layer: 1 - job.mask.kept(layer).mean() for layer in job.mask.shape}
+    The Trainer takes the masks of the checkpoint, and `init_method` only makes their names. A layer without a zero
+    stays dense."""
+    shapes = {name: tensor.shape for name, tensor in job.checkpoint.tensors.items()}
+    key_of = {name: f"model.{place.key}" for name, place in places(job.checkpoint.config, shapes).items()}
+    names = trained_names(job.checkpoint, job.mask, job.settings)
+    callbacks = [{"TrainedWeights": {"names": [key_of[name] for name in names]}}]
+    static = {"algorithm": "static", "init_method": "from_zeros"}
+    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.mask.shape}
     sparsity = [
-        {
-            "algorithm": "static",
-            "sparsity": float(share),
-            "init_method": "from_zeros",
-            "param_filter": [key_of[f"{layer}.weight"]],
-        }
+        static | {"sparsity": share, "param_filter": [key_of[f"{layer}.weight"]]}
         for layer, share in pruned.items()
         if share
     ]
