@@ -34,11 +34,11 @@ from sparseft.study.schedule import Training
 from sparseft.trainers.cerebras.package import (
     RELEASE,
     cstorch,
-    declare_sparse,
     optimizer_and_schedule,
     read_last_mdl,
     write_mdl,
 )
+from sparseft.trainers.cerebras.sparsity import declare_sparse
 from sparseft.trainers.fixed_shapes import (
     IGNORED,
     FixedLengthLoss,

@@ -23,7 +23,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.modelzoo_checkpoint import open_exported
 from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
-from sparseft.trainers.cerebras.package import declare_sparse
+from sparseft.trainers.cerebras.sparsity import declare_sparse
 
 
 class MaskedLinear(nn.Module):
