@@ -10,7 +10,6 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
-from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this
@@ -108,7 +107,7 @@ onsuccess:
 
 
 if workflow.is_main_process:
-    notes = [*STUDY.unused_training(), *rounded_heads(STUDY)]
+    notes = STUDY.unused_training()
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
         notes.append(
             f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"

@@ -22,7 +22,7 @@ from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
 from sparseft.study.sources import Model, TaskData, pruned_base, split_mdl
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
+from sparseft.tasks.task import MANIFESTS, TEXT_LENGTH, Lengths
 
 _SIZES = (
     "hidden_size",
@@ -53,11 +53,6 @@ NAMED = {
 }
 
 
-# Share of the activations that a decoder layer holds at once without a backward; counted
-# (tests/planning/test_counted_memory.py).
-FORWARD = 0.65
-# Bytes per score of an eager attention, as kept for a backward and at once; counted (tests/planning/test_requests.py).
-KEPT_SCORE, SCORE = 8, 12
 # Tokens of WikiText-2's test split, about.
 TEST_SPLIT = 350_000
 
@@ -67,7 +62,6 @@ class Subject:
     """Describe a model of the study by its config.json. `width` is the number of bytes of a weight."""
 
     name: str
-    source: str
     config: dict
     shapes: Shapes
     width: int
@@ -77,17 +71,16 @@ class Subject:
         """Return the model's architecture."""
         return find_architecture(self.config["architectures"], self.name)
 
-    def activation_bytes(self, length: int) -> int:
-        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token of a
-        sequence."""
-        scores = self.architecture.scores(self.config, length)
-        return self.architecture.activation_bytes(self.config, self.width) + KEPT_SCORE * scores
+    @cached_property
+    def activation_bytes(self) -> int:
+        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token. Without a
+        backward it needs less."""
+        return self.architecture.activation_bytes(self.config, self.width)
 
-    def forward_bytes(self, length: int) -> int:
-        """Return an estimate of what one decoder layer holds at once without a backward, in bytes per token of a
-        sequence."""
-        scores = self.architecture.scores(self.config, length)
-        return int(FORWARD * self.architecture.activation_bytes(self.config, self.width)) + SCORE * scores
+    @property
+    def state(self) -> int:
+        """Return the bytes of a token's hidden state."""
+        return self.width * self.config["hidden_size"]
 
     @cached_property
     def weights(self) -> int:
@@ -159,14 +152,13 @@ def described(name: str, model: Model, models: Mapping[str, Model] = MappingProx
 
 def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subject | None:
     """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture."""
-    if (known := description(name, model, models)) is None:
+    if (config := known_sizes(name, model, models)) is None:
         return None
-    config, place = known
-    return Subject(name, model.source, config, tensor_shapes(config, place), 4 if model.dtype == "float32" else 2)
+    return Subject(name, config, tensor_shapes(config, f"models.{name}"), 4 if model.dtype == "float32" else 2)
 
 
-def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[dict, str] | None:
-    """Return a model's config.json and where it comes from; None if it is not known.
+def known_sizes(name: str, model: Model, models: Mapping[str, Model]) -> dict | None:
+    """Return a model's config.json; None if it is not known.
 
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is
     not there yet counts as the model, one of `models`, from which it is pruned."""
@@ -182,14 +174,11 @@ def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[d
         folders.append(prepared)
     for folder in folders:
         if (folder / "config.json").exists():
-            return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
+            return read_json(folder / "config.json", "give a Hugging Face checkpoint folder")
     if base:
-        return description(base.model, models[base.model], models)
+        return known_sizes(base.model, models[base.model], models)
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
-    if unpinned in NAMED:
-        return NAMED[unpinned], unpinned
-    config = known_config(place) if kind == "hub" else None
-    return (config, model.source) if config else None
+    return NAMED.get(unpinned) or (known_config(place) if kind == "hub" else None)
 
 
 def count(shapes: Shapes) -> int:
@@ -220,25 +209,20 @@ def task_lengths(config: Config, name: str) -> Lengths:
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
     training, validation = (
-        number or known_rows(name, data, split, lengths.long) or typical
+        number or local_rows(data, split, lengths.long) or typical
         for (split, number), typical in zip(data.numbers.items(), lengths.rows, strict=True)
     )
     return replace(lengths, rows=(training, validation))
 
 
-def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | None:
-    """Return the number of rows of a split before it is prepared: those of the file, or on the hub; None if it is not
-    known.
-
-    A text is cut into sequences of `length` tokens."""
-    if data.local:
-        is_text = data.kind == "text"
-        file = local_file(Path(data.local), split, is_text=is_text)
-        if file and is_text:
-            return file.stat().st_size // (CHARACTERS_PER_TOKEN * length)
-        return sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
-    task = None if data.hub or data.task_kind else BY_NAME.get(name)
-    return task.lengths.rows[SPLITS.index(split)] if task and task.lengths and not task.generate else None
+def local_rows(data: TaskData, split: str, length: int) -> int:
+    """Return the number of rows in the file of a split; 0 if there is none. A text is cut into sequences of `length`
+    tokens."""
+    is_text = data.kind == "text"
+    file = local_file(Path(data.local), split, is_text=is_text) if data.local else None
+    if not file:
+        return 0
+    return file.stat().st_size // (CHARACTERS_PER_TOKEN * length) if is_text else len(file.read_bytes().splitlines())
 
 
 def perplexity_tokens(config: Config) -> int:
@@ -263,10 +247,11 @@ def calibration_lengths(config: Config, task: str, text: str | None, examples: i
     if text is None:
         return replace(task_lengths(config, task), rows=(examples, 0))
     texts = config.masks.texts
-    parts = texts[text].parts
-    # Windows that the model has sampled, and examples of the task, have lengths of their own.
-    own = [texts[part].length for part in parts if part != TASK and texts[part].has_own_windows]
-    length = max(texts[text].length, *own, task_lengths(config, task).long if TASK in parts else 0)
+    # Windows of a part may be longer than those of its mixture.
+    parts = {part: texts[part].length for part in texts[text].parts if part != TASK}
+    length = max(
+        texts[text].length, *parts.values(), task_lengths(config, task).long if TASK in texts[text].parts else 0
+    )
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)
 
 

@@ -122,18 +122,6 @@ class Masks(Section):
         """Return whether a method prunes layer by layer, in one pass per sparsity."""
         return self.sequential and get_method(method_name).is_sequential
 
-    def passes_of(self, method_name: str, percents: list[int], layers: int) -> float:
-        """Return how often a model of `layers` decoder layers runs over the calibration examples in a job of the masks.
-
-        The masks are those of these sparsities."""
-        method = get_method(method_name)
-        if method.importance and method.importance.passes:
-            return method.importance.passes(layers)
-        if self.is_sequential(method_name):
-            # An allocation is made before the scores, on the dense model.
-            return bool(method.allocation) + sum(percent > 0 for percent in percents)
-        return len(method.statistics)
-
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""
         method = get_method(method_name)
