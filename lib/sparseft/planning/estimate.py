@@ -53,14 +53,10 @@ def report(config: Config) -> str:
     """Return the estimate as text. Raises InputError for a model whose sizes are not known yet."""
     requests, jobs = Requests(config), list(study_jobs(config))
     trained = targets.run_targets(config, "train.json", trained_only=True)
-    lines = [
-        f"ESTIMATE of {len(targets.runs(config)):,} runs, of which {len(trained):,} are trained",
-        "memory of a job, GB on each GPU and in the machine",
-        *memory(requests, jobs),
-        *examples(config),
-        needs(requests, jobs),
-    ]
-    return "\n".join(lines)
+    # A model of unknown size is an error here, and only a note in a plan.
+    disk(requests, jobs)
+    title = f"ESTIMATE of {len(targets.runs(config)):,} runs, of which {len(trained):,} are trained"
+    return "\n".join([title, *examples(config), needs(requests, jobs, has_all=True)])
 
 
 def study_jobs(config: Config) -> Iterator[Job]:
@@ -107,20 +103,14 @@ def largest_jobs(requests: Requests, jobs: Iterable[Job]) -> Iterable[JobKind]:
     return largest.values()
 
 
-def memory(requests: Requests, jobs: Iterable[Job]) -> list[str]:
-    """Return a line per model and kind of job: what it needs on each GPU and in the machine, in GB."""
-    largest = {f"{job.model} {job.kind}": requests.bytes_of(job) for job in largest_jobs(requests, jobs)}
-    return [f"  {name:40} {gpu / GB:8.2f} {machine / GB:8.2f}" for name, (gpu, machine) in largest.items()]
-
-
-def needs(requests: Requests, jobs: Iterable[Job]) -> str:
+def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> str:
     """Return a sentence on the hours of some jobs, and on what they write if their models are known.
 
-    A line follows for each model and kind of job that needs more memory than there is."""
+    A line follows for each model and kind of job that needs more memory than there is, or for each if `has_all`."""
     jobs = list(jobs)
     try:
         kept, running = disk(requests, jobs)
-        lines = memory_advice(requests, jobs)
+        lines = memory(requests, jobs, has_all)
     except InputError as error:
         return f"no estimate of hours and disk: {error}"
     space = [f"{size / GB:,.2f} GB of {name}" for name, size in kept.items()]
@@ -178,28 +168,29 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
             raise InputError(what, f"free some, or let one of {', '.join(SHARED)} be a link to another disk")
 
 
-def memory_advice(requests: Requests, jobs: Iterable[Job]) -> list[str]:
+def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
     """Return a line for each model and kind of job that needs more memory than there is, with the change to try first.
 
-    Without resources.gpu_memory_mb, a GPU has CARD. Without resources.memory_mb, a job may use the memory of this
-    machine."""
-    resources = requests.config.resources
+    With `has_all`, there is a line for each. Without resources.gpu_memory_mb, a GPU has CARD. Without
+    resources.memory_mb, a job may use the memory of this machine."""
+    resources, lines = requests.config.resources, []
     limits = {
         "on a GPU": 1e6 * (resources.gpu_memory_mb or 0) or CARD,
         "in the machine": 1e6 * (resources.memory_mb or 0) or virtual_memory().total,
     }
-    lines = []
     for job in largest_jobs(requests, jobs):
-        sizes = zip(limits.items(), requests.bytes_of(job), strict=True)
-        missing = [
-            f"{size / GB:.0f} GB {place}, which has {limit / GB:.0f}" for (place, limit), size in sizes if size > limit
+        sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
+        missing = [place for place in limits if sizes[place] > limits[place]]
+        parts = [
+            f"{size / GB:.2f} GB {place}" + f", which has {limits[place] / GB:.0f}" * (place in missing)
+            for place, size in sizes.items()
+            if size
         ]
-        if missing:
-            what = " on ".join(filter(None, (job.kind, job.task)))
-            advice = "use a larger one"
-            if not resources.gpus or "GPU" in missing[0]:
-                advice = _advice(requests.config, job)
-            lines.append(f"{job.model}: {what} needs {' and '.join(missing)}; {advice}")
+        what = " on ".join(filter(None, (job.kind, job.task)))
+        # No setting lowers what a job on a GPU needs in the machine.
+        advice = _advice(requests.config, job) if "on a GPU" in missing or not resources.gpus else "use a larger one"
+        if missing or has_all:
+            lines.append(f"{job.model}: {what} needs {' and '.join(parts)}" + f"; {advice}" * bool(missing))
     return lines
 
 

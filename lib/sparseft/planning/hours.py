@@ -4,13 +4,7 @@ import math
 
 from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
-from sparseft.planning.sizes import (
-    Subject,
-    mask_lengths,
-    perplexity_tokens,
-    reconstruction_lengths,
-    task_lengths,
-)
+from sparseft.planning.sizes import Subject, job_lengths, perplexity_tokens, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
 from sparseft.tasks.task import Lengths
@@ -50,7 +44,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     reading = READING_ON_GPU if config.resources.gpus else READING_ON_CPU * config.resources.threads
     match job.kind:
         case "mask":
-            method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
+            method, lengths = get_method(job.method), job_lengths(config, job)
             own = method.importance and method.importance.passes
             sequential = config.masks.is_sequential(job.method) * len(config.grid.percents(job.method))
             passes = own(subject.layers) if own else 1 + sequential
@@ -64,7 +58,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * reading)
         case "reconstruction":
-            section, lengths = config.reconstruction, reconstruction_lengths(config, job.task)
+            section, lengths = config.reconstruction, job_lengths(config, job)
             # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
             return 3 * lengths.mean * (section.steps * section.batch_size + section.examples)
         case "training":

@@ -150,13 +150,13 @@ def check_sources(config: Config) -> None:
                 subject.architecture, subject.config, subject.prunable, percents, config.masks, of_method
             )
         limit = subject.config.get("max_position_embeddings")
-        windows = [("perplexity.context", config.perplexity.context, f"at most {limit}")] if config.perplexity else []
-        windows += [("evaluation.divergence", OWN_LENGTH, "0")] if config.divergence_windows else []
+        windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
+        windows["evaluation.divergence"] = OWN_LENGTH if config.divergence_windows else 0
         # Otherwise the first evaluation would find it, after hours.
-        for key, window, possible in windows:
+        for key, window in windows.items():
             if limit and window != OWN_CONTEXT and window > limit:
                 what = f"{key}: windows of {window} tokens, but {name} takes {limit}"
-                raise InputError(what, f"set it to {possible}")
+                raise InputError(what, "lower it, or measure none")
 
 
 def _sources(config: Config) -> dict[str, list[str]]:

@@ -14,13 +14,7 @@ from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
-from sparseft.planning.sizes import (
-    Subject,
-    described,
-    mask_lengths,
-    reconstruction_lengths,
-    task_lengths,
-)
+from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
 from sparseft.tasks.task import Lengths
@@ -138,7 +132,7 @@ def _room(config: Config, whole: int) -> float:
 
 def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
     """Return the bytes of a job that computes masks from examples, one decoder layer at a time."""
-    method, lengths = get_method(job.method), mask_lengths(config, job.task, job.method)
+    method, lengths = get_method(job.method), job_lengths(config, job)
     batch = lengths.long * subject.activation_bytes + _logits(subject, lengths.answer)
     device = subject.layer_and_outside + batch
     # An example of gradients is padded to a multiple of 32 tokens.
@@ -202,7 +196,7 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     device = ADAM * subject.adapter_numbers(config, job.task, job.training)
     device += 3 * subject.width * subject.largest_prunable
     if job.kind == "reconstruction":
-        lengths = reconstruction_lengths(config, job.task)
+        lengths = job_lengths(config, job)
         batch = config.reconstruction.batch_size * lengths.long * subject.activation_bytes
         # What enters the decoder layers of the dense and of the pruned model.
         return device + subject.layer_and_outside + batch, 2 * subject.state * lengths.rows[0] * lengths.mean

@@ -17,6 +17,7 @@ from sparseft.checkpoints.model_hub import known_config
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
+from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
@@ -234,27 +235,20 @@ def perplexity_tokens(config: Config) -> int:
     return file.stat().st_size // CHARACTERS_PER_TOKEN if file else TEST_SPLIT
 
 
-def mask_lengths(config: Config, task: str, method: str) -> Lengths:
-    """Return the lengths of the examples on which the masks of a method are calibrated. `rows` starts with their
+def job_lengths(config: Config, job: JobKind) -> Lengths:
+    """Return the lengths of the examples of a job. If it computes masks or reconstructs, `rows` starts with their
     number."""
-    text = config.masks.text_of(method)
-    examples = text.examples if text else config.masks.calibration_examples
-    return calibration_lengths(config, task, get_method(method).calibration, examples)
-
-
-def calibration_lengths(config: Config, task: str, text: str | None, examples: int) -> Lengths:
-    """Return the lengths of examples of a text, or of the task if `text` is None."""
-    if text is None:
-        return replace(task_lengths(config, task), rows=(examples, 0))
-    texts = config.masks.texts
+    masks, typical = config.masks, task_lengths(config, job.task) if job.task else None
+    if job.kind == "mask":
+        name, text = get_method(job.method).calibration, masks.text_of(job.method)
+        examples = text.examples if text else masks.calibration_examples
+    elif job.kind == "reconstruction":
+        name, examples = config.reconstruction.calibration, config.reconstruction.examples
+    else:
+        return typical
+    if name is None:
+        return replace(typical, rows=(examples, 0))
     # Windows of a part may be longer than those of its mixture.
-    parts = {part: texts[part].length for part in texts[text].parts if part != TASK}
-    length = max(
-        texts[text].length, *parts.values(), task_lengths(config, task).long if TASK in texts[text].parts else 0
-    )
+    parts = [masks.texts[part].length for part in (name, *masks.texts[name].parts) if part != TASK]
+    length = max(*parts, typical.long if typical else 0)
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)
-
-
-def reconstruction_lengths(config: Config, task: str) -> Lengths:
-    """Return the lengths of the examples on which decoder layers are reconstructed. `rows` starts with their number."""
-    return calibration_lengths(config, task, config.reconstruction.calibration, config.reconstruction.examples)
