@@ -1,13 +1,11 @@
-# Find the folder of this project, which has the scripts and the library. The Snakefile lies in it if it is read from
-# the disk. If Snakemake reads it from a git repository, as for a module, it fetches single files only. Then the whole
-# commit is written once into .snakemake/sparseft/.
+# Find the folder of this project, which has the scripts and the library. If Snakemake reads the Snakefile from a git
+# repository, it fetches single files only. Then the whole commit is written once into .snakemake/sparseft/.
 import os
 import shutil
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from unittest.mock import MagicMock
 
 from snakemake.sourcecache import HostingProviderFile, LocalSourceFile
 
@@ -45,22 +43,14 @@ def project_folder(source):
     return folder
 
 
-# The linter only reads the rules. The Snakemake workflow catalog runs it in an environment that has nothing but
-# Snakemake.
-IS_LINTED = "--lint" in sys.argv
 ROOT = project_folder(workflow.current_basedir)
 sys.path.insert(0, str(ROOT / "lib"))
 
-while True:
-    try:
-        # This also imports the libraries that a plan needs.
-        import sparseft.planning.inputs
-
-        break
-    except ModuleNotFoundError as error:
-        if not IS_LINTED:
-            refuse(f"{error}; install what SparseFT needs: {sys.executable} -m pip install {ROOT}")
-        sys.modules[error.name] = MagicMock()
+try:
+    # This also imports the libraries that a plan needs.
+    import sparseft.planning.inputs
+except ModuleNotFoundError as error:
+    refuse(f"{error}; install what SparseFT needs: {sys.executable} -m pip install {ROOT}")
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
     refuse(
         f"the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"

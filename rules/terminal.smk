@@ -1,6 +1,5 @@
 # What the terminal shows beside Snakemake's own lines: notes, the hours of a plan, a line for each job that starts or
-# fails, and the findings. A wrong target and a disk that is too small end the command here, with one line. If another
-# workflow imports this one, the terminal is its own.
+# fails, and the findings. A wrong target and a disk that is too small end the command here, with one line.
 import gc
 import logging
 import threading
@@ -12,8 +11,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
 from sparseft.study.terminal import failure, findings, progress
 
-# By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this
-# search would take a fifth of its time.
+# A plan makes millions of objects that stay. The search for garbage would take a fifth of its time.
 gc.set_threshold(200_000)
 
 
@@ -107,13 +105,9 @@ onsuccess:
 
 
 if workflow.is_main_process:
-    notes = STUDY.unused_training()
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
-        notes.append(
-            f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
-        )
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        note = f"note: GPUs of this machine: {GPUS}, and resources.gpus is 0"
+        print(f"{note}; to use one: --config 'resources={{gpus: 1}}'", file=sys.stderr)
     TERMINAL = Terminal()
     logger.addHandler(TERMINAL)
     # A job has a line already.

@@ -22,10 +22,6 @@ use rule run_script as train_adapter with:
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
     threads: STUDY.resources.threads * PROCESSES
-    resources:
-        **requested(),
-        # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
-        nodes=1,
     params:
         **running("train.py", kind="training"),
         launch=LAUNCH,

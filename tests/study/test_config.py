@@ -385,11 +385,3 @@ def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_
             InputError, match="on_divergence calibrates on divergence, which masks.calibration does not"
         ):
             config.masks.text_of("unstructured_wanda_on_divergence")
-
-
-def test_a_key_that_no_run_uses_is_said():
-    raw = changed("tasks.hellaswag_mini.training", {"steps": 5}) | {"training": {"steps": 3, "lora_r": 4}}
-    (sentence,) = parse_section(Config, raw, "configuration").unused_training()
-    assert sentence.startswith("training.steps 3 is used by no run")
-    raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
-    assert parse_section(Config, raw, "configuration").unused_training() == []

@@ -47,6 +47,8 @@ WHOLE, DIVIDED = 0.9, 0.6
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SLOWER, SLOW_START = 4, 20  # how much slower a machine may be, and minutes until a job computes
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
+# MB and minutes of a job that reads no model. A file of C4 is 0.8 GB of text, which is there as documents and as rows.
+OTHER = 4_000, 60
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 
 
@@ -65,7 +67,7 @@ class Requests:
 
         Both grow with each attempt."""
         try:
-            megabytes, minutes = self._of(job)
+            megabytes, minutes = self._of(job) if job.kind else OTHER
         except InputError:
             megabytes, minutes = UNKNOWN
         if job.kind in RUN_THE_MODEL:

@@ -416,18 +416,6 @@ class Config(_AllKeys):
             "calibration_choice": None,
         } | (text.chosen if text else {})
 
-    def unused_training(self) -> list[str]:
-        """Return a sentence for each key of `training` that no run uses, because every task or training has its own
-        value."""
-        schedules = [self.training_of(task, name) for task in self.grid.tasks for name in self.training_names]
-        sentences = []
-        for key in sorted(self.training.model_fields_set):
-            value, used = getattr(self.training, key), [getattr(schedule, key) for schedule in schedules]
-            # A complete configuration sets every key, so a default value need not be the user's choice.
-            if value not in (getattr(Training(), key), *used):
-                sentences.append(f"training.{key} {value} is used by no run, because tasks or trainings set {used}")
-        return sentences
-
 
 def schema() -> str:
     """Return the JSON schema of a configuration file, as config/schema.json holds it.
