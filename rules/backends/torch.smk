@@ -36,7 +36,7 @@ use rule train_adapter as reconstruct_adapter with:
         model_path=base_of,
         dense_path=grid.MANIFEST,
         mask_path=mask_of,
-        text=lambda w: targets.reconstruction_text(STUDY, w.model, w.task),
+        text=lambda w: targets.text_paths(STUDY, [STUDY.reconstruction.calibration], w.model, w.task),
     pathvars:
         job=f"reconstruct_adapter/{grid.RUN_ID}",
     wildcard_constraints:

@@ -44,13 +44,6 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid.sparsities", ["0.07"], "grid.sparsities.0: 0.07 is a fraction; write it in percent: 7;"),
         ("grid.seeds", [True], "grid: seeds cannot be .True."),
         ("training.steps", True, "training: steps cannot be True"),
-        ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
-        ("tasks.boolq\n", {}, "'boolq.n' ends in a line break"),
-        ("grid.trainings", {"a\n": {}}, "'a.n' ends in a line break"),
-        ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
-        ("results", "results/a\n", "'results/a.n' ends in a line break"),
-        ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
-        ("masks.imported_pattern", {"a": "2:4\n"}, "'2:4.n' ends in a line break"),
         ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
@@ -99,9 +92,13 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 50 %; .*{a: {50: path:DIR}}"),
         ("grid", OWN, "semistructured: 20 % .*N:4.* 0, 25, 50, 75\\b"),
         # references
-        ("grid.models", ["llama"], "grid.models asks for 'llama', which models does not describe"),
-        ("analysis.against", "structured_taylor", "analysis.against asks for 'structured_taylor', which grid.methods"),
-        ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which masks.calibration"),
+        ("grid.models", ["llama"], "grid.models asks for 'llama', which is none of smollm2"),
+        (
+            "analysis.against",
+            "structured_taylor",
+            "analysis.against asks for 'structured_taylor', which is none of unstructured",
+        ),
+        ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which is none of self"),
         (
             "grid.methods",
             ["unstructured_wanda_on_task"],
@@ -112,7 +109,7 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
             {"calibration": "self", "examples": 65},
             "reconstruction.examples 65: self has fewer windows",
         ),
-        ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities"),
+        ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which is none of 0, 50"),
         # schedules
         ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
         ("training.stop_if_loss_above", 8, "training: stop_if_loss_above and stop_if_after_steps need each other"),
@@ -164,7 +161,7 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     ],
 )
 def test_a_faulty_text_is_named(texts, line):
-    with pytest.raises(InputError, match=f"^configuration: masks.calibration.{line}"):
+    with pytest.raises(InputError, match=f"^configuration: masks(?:: |.)calibration.{line}"):
         parse_section(Config, changed("masks.calibration", texts), "configuration")
 
 

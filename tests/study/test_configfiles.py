@@ -99,7 +99,6 @@ def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, 
         ("a: 2020-13-01", "month must be in 1..12"),
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),
-        ("training: 3\ngrid: &a\n  models: [*a]", "line 2: an alias stands in what it names"),
     ],
 )
 def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):

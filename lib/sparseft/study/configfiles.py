@@ -23,16 +23,7 @@ HEAD = """\
 
 class _Loader(yaml.SafeLoader):
     """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads
-    as 8.
-
-    It also refuses what has no end, because an alias stands inside of what it names."""
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """Return a node. That of an alias must have ended."""
-        node = super().compose_node(parent, index)
-        if node and not node.end_mark:
-            raise yaml.composer.ComposerError(None, None, "an alias stands in what it names", node.start_mark)
-        return node
+    as 8."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Return a mapping, whose keys must differ."""

@@ -63,19 +63,14 @@ class Masks(Section):
     `norm_topk_prob: true`."""
 
     def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""
+        """Return what may be wrong with the imported checkpoints and the calibration texts, and whether it is."""
         faults: dict[str, object] = {}
         for name, pattern in self.imported_pattern.items():
             most, group = map(int, pattern.split(":"))
             faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
             faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
-        return faults
-
-    def faults_of_texts(self) -> dict[str, object]:
-        """Return what may be wrong with the names and the parts of the calibration texts, and whether it is."""
-        faults: dict[str, object] = {}
         for name, text in self.calibration.items():
-            place = f"masks.calibration.{name}"
+            place = f"calibration.{name}"
             faults |= {
                 f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose another name": (
                     name == SELF and text.text != SELF

@@ -2,7 +2,6 @@
 flags."""
 
 import re
-from collections.abc import Iterator
 from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
@@ -123,10 +122,8 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_read_as_meant(cls, values: object) -> object:
-        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0.
-
-        Refuse also a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
-        faults: dict[str, object] = {f"{place!r} ends in a line break": True for place in _broken(values)}
+        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
+        faults: dict[str, object] = {}
         for name, value in values.items() if isinstance(values, dict) else ():
             has_truth = any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value]))
             key = cls.model_fields.get(name)
@@ -150,14 +147,6 @@ def refuse(faults: dict[str, object]) -> None:
     """Raise ValueError with every text whose value is true."""
     if texts := [text for text, is_there in faults.items() if is_there]:
         raise ValueError("; also: ".join(texts))
-
-
-def _broken(value: object, key: object = "") -> Iterator[object]:
-    """Yield the keys and the texts below a value, and itself, that end in a line break."""
-    if isinstance(value, dict | list):
-        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _broken(part, name)
-    yield from (text for text in (key, value) if isinstance(text, str) and text.endswith("\n"))
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,13 +16,19 @@ from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.study.config import Config
 from sparseft.study.grid import (
     CALIBRATION,
+    CELL_ID,
     CONFIGURATION,
     DATA,
     DENSE,
+    MANIFEST,
+    MASK_NAME,
+    MASKS,
     MIXED,
     MODES,
     NO_FINETUNE,
     PLAIN_LORA,
+    PRUNED_BASES,
+    PRUNED_NAME,
     TASK_MODES,
     Run,
     fill,
@@ -32,20 +39,15 @@ from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
 
 STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
-# Patterns of files that a user may request. They also match unknown names, so that `check_target` can say which one is
-# wrong.
-_CELL = (
-    "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
-    "(?:-(?P<training>[^/-]+))?"
-)
-_NAMED = (
-    rf"results/(?:[^/]+/)?runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
-    rf"results/(?:[^/]+/)?throughput/{_CELL}(?:\.json|/.+)",
-    r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
-    r"models/(?P<model>[^/]+)/manifest\.json",
-    r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
-    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:(?:selection|validation)_)?manifest\.json)",
-)
+# Expressions for the wildcards of a path that a user may request. They also match unknown names, so that `check_target`
+# can say which one is wrong.
+_NAMES = {axis: f"(?P<{axis}>[^/_-]+)" for axis in ("sparsity", "seed")}
+_NAMES |= {axis: f"(?P<{axis}>[^/-]+)" for axis in ("model", "task", "method")}
+_NAMES |= {
+    "mode": "(?P<mode>[^/.-]+)",
+    "training": "(?:-(?P<training>[^/-]+))?",
+    "task_folder": "(?:/(?P<task>[^/]+))?",
+}
 # The roles of the keys of `training` that do not change the compiled program, or that no compiled program has.
 NOT_COMPILED = Role.WITHOUT_EFFECT | Role.TORCH | Role.EXAMPLES
 
@@ -231,20 +233,18 @@ def window_files(config: Config) -> list[Path]:
     return sorted({Path(text_path(config, *cell)) for cell in cells})
 
 
-def reconstruction_text(config: Config, model: str, task: str) -> list[str]:
-    """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
-    name = config.reconstruction.calibration
-    return [text_path(config, name, model, task)] if name else []
+def text_paths(config: Config, names: Iterable[str | None], model: str, task: str) -> list[str]:
+    """Return the prepared files of some texts for a model, each once. None stands for the examples of the task."""
+    return [text_path(config, name, model, task) for name in dict.fromkeys(names) if name]
 
 
 def seen_texts(config: Config, run: Run) -> list[str]:
     """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were
     reconstructed."""
-    name = get_method(run.method).calibration
-    texts = [text_path(config, name, run.model, run.task)] if name else []
+    names = [get_method(run.method).calibration]
     if get_mode(get_mode(run.mode).starts_from or run.mode).reconstructs:
-        texts += reconstruction_text(config, run.model, run.task)
-    return list(dict.fromkeys(texts))
+        names.append(config.reconstruction.calibration)
+    return text_paths(config, names, run.model, run.task)
 
 
 def first_evaluations(config: Config) -> list[str]:
@@ -291,14 +291,28 @@ def _check_place(config: Config, target: str) -> None:
             config.training_backend.check_measured(config, task)
 
 
+def _names(config: Config, target: str) -> dict[str, str]:
+    """Return the names of the values of axes in the path of a target, by axis."""
+    patterns = (
+        f"{config.paths.run}/.+",
+        rf"{config.results}/throughput/{CELL_ID}(?:\.json|/.+)",
+        f"{MASKS}{{task_folder}}/{MASK_NAME}.pt",
+        MANIFEST,
+        f"{PRUNED_BASES}{{task_folder}}/{PRUNED_NAME}/manifest.json",
+        f"{DATA}/.+",
+    )
+    matches = (re.fullmatch(pattern.format(**_NAMES), target) for pattern in patterns)
+    return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
+
+
 def _check_names(config: Config, target: str) -> None:
     """Raise InputError if a target names a value of an axis that the configuration does not have."""
-    matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
-    names = {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
-    method = names.get("method", DENSE)
-    mode = names.get("mode")
+    names = _names(config, target)
+    method, mode = names.get("method", DENSE), names.get("mode")
     if mode in MODES:
         config.training_backend.check_modes([mode])
+    if mode:
+        names.setdefault("training", "")
     allowed = {
         "model": config.models,
         "task": [*config.tasks, *config.evaluation.probes],
@@ -306,17 +320,14 @@ def _check_names(config: Config, target: str) -> None:
         "mode": MODES,
         "training": config.training_names if mode != NO_FINETUNE else [""],
     }
-    if "mode" in names:
-        names.setdefault("training", "")
     try:
-        # A mask that is there needs no pass.
-        has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
         for axis, values in allowed.items():
-            if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
+            if axis in names and names[axis] not in values:
                 choices = ", ".join(name or "none" for name in values)
-                what = f"your configuration has no {axis} {names[axis]}"
-                raise InputError(what, f"choose among {choices}, or add it")
-        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names and not has_mask else [])
+                raise InputError(
+                    f"your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
+                )
+        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names else [])
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
