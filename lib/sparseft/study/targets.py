@@ -13,27 +13,9 @@ from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.study import grid
 from sparseft.study.config import Config
-from sparseft.study.grid import (
-    CALIBRATION,
-    CELL_ID,
-    CONFIGURATION,
-    DATA,
-    DENSE,
-    MANIFEST,
-    MASK_NAME,
-    MASKS,
-    MIXED,
-    MODES,
-    NO_FINETUNE,
-    PLAIN_LORA,
-    PRUNED_BASES,
-    PRUNED_NAME,
-    TASK_MODES,
-    Run,
-    fill,
-    mask_path,
-)
+from sparseft.study.grid import Run, fill
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
@@ -56,23 +38,24 @@ def runs(config: Config) -> list[Run]:
     """Return every run of a configuration's grid, sorted and without duplicates.
 
     A run from whose adapter another one starts is among them."""
-    grid = config.grid
     grid_runs = set()
-    pruned = [(method, percent) for method in grid.methods for percent in filter(None, grid.percents(method))]
-    dense = [(DENSE, 0)] if 0 in grid.sparsities else []
-    for model, task, (method, sparsity) in product(grid.models, grid.tasks, dense + pruned):
+    pruned = [
+        (method, percent) for method in config.grid.methods for percent in filter(None, config.grid.percents(method))
+    ]
+    dense = [(grid.DENSE, 0)] if 0 in config.grid.sparsities else []
+    for model, task, (method, sparsity) in product(config.grid.models, config.grid.tasks, dense + pruned):
         trained = config.trained_modes
-        modes = [PLAIN_LORA] if trained and not sparsity else trained
-        for mode, training, seed in product(modes, config.training_names, grid.seeds):
+        modes = [grid.PLAIN_LORA] if trained and not sparsity else trained
+        for mode, training, seed in product(modes, config.training_names, config.grid.seeds):
             grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
         # A seed only changes the training, so one run without training is enough.
-        grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
+        grid_runs.add(Run(model, task, method, sparsity, grid.NO_FINETUNE, min(config.grid.seeds)))
     return sorted(grid_runs)
 
 
 def mask_targets(config: Config) -> list[str]:
     """Return the mask files that the grid's runs need."""
-    return sorted({fill(mask_path(run.method), run) for run in runs(config)})
+    return sorted({fill(grid.mask_path(run.method), run) for run in runs(config)})
 
 
 def added_sparsities(config: Config) -> list[int]:
@@ -82,15 +65,16 @@ def added_sparsities(config: Config) -> list[int]:
     of all sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them
     again, although no bit has changed. A method with a pruned base has a job per sparsity in any case, and so has one
     with sparsities of its own, so they decide nothing."""
-    grid = config.grid
     added: set[int] = set()
     in_passes = [
-        method for method in grid.methods if not get_method(method).has_pruned_base and method not in grid.sparsities_of
+        method
+        for method in config.grid.methods
+        if not get_method(method).has_pruned_base and method not in config.grid.sparsities_of
     ]
-    for model, method, task in product(grid.models, in_passes, grid.tasks):
+    for model, method, task in product(config.grid.models, in_passes, config.grid.tasks):
         paths = {
-            percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
-            for percent in grid.sparsities
+            percent: grid.mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
+            for percent in config.grid.sparsities
         }
         missing = {percent for percent, path in paths.items() if not Path(path).exists()}
         if len(missing) < len(paths):
@@ -100,7 +84,7 @@ def added_sparsities(config: Config) -> list[int]:
 
 def run_targets(config: Config, *names: str, trained_only: bool = False) -> list[str]:
     """Return the files `names` of every run, or only of every trained run."""
-    chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
+    chosen = [run for run in runs(config) if run.mode != grid.NO_FINETUNE or not trained_only]
     return [f"{fill(config.paths.run, run)}/{name}" for name in names for run in chosen]
 
 
@@ -112,19 +96,19 @@ def selection_targets(config: Config) -> list[str]:
 
 def definition_files(config: Config, task: str) -> list[str]:
     """Return the manifest of a task's data if it defines the task; nothing for a built-in task."""
-    return [f"{DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
+    return [f"{grid.DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
 
 
 def probe_places(config: Config, task: str) -> list[str]:
     """Return `NAME:FOLDER` of each probe of a merged model of `task`."""
-    return [f"{probe}:{DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
+    return [f"{probe}:{grid.DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
 
 
 def probe_files(config: Config, task: str) -> list[str]:
     """Return the files of the probes of a merged model of `task`."""
     files = []
     for probe in config.evaluated_tasks(task)[1:]:
-        files += [f"{DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
+        files += [f"{grid.DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
     return files
 
 
@@ -171,7 +155,7 @@ def programs(config: Config, *, measured: bool = False) -> dict[str, Program]:
     one program. It is described by the first of them."""
     if not config.training_backend.compiles_first(config):
         return {}
-    trained = _measured(config) if measured else [run for run in runs(config) if run.mode != NO_FINETUNE]
+    trained = _measured(config) if measured else [run for run in runs(config) if run.mode != grid.NO_FINETUNE]
     by_name: dict[str, Program] = {}
     for run, batch_size in product(trained, sorted(config.throughput.batch_sizes) if measured else [None]):
         program = program_of(config, run, batch_size)
@@ -200,14 +184,14 @@ def _measured(config: Config) -> list[Run]:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
-    return [run for run in runs(narrowed) if run.mode in TASK_MODES]
+    return [run for run in runs(narrowed) if run.mode in grid.TASK_MODES]
 
 
 def _layer_counts(config: Config, run: Run) -> str:
     """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per
     layer."""
     method = get_method(run.method)
-    if run.method == DENSE or method.pattern.removes == "channels":
+    if run.method == grid.DENSE or method.pattern.removes == "channels":
         return method.pattern.name
     scope = config.masks.scope_of(run.method, config.grid.percents(run.method))
     if scope != "global" and not method.allocation and method.pattern.has_exact_counts:
@@ -222,8 +206,10 @@ def text_path(config: Config, name: str, model: str, task: str) -> str:
     A model that is made from a pruned base has the windows of the model that was pruned first."""
     text = config.texts[name]
     if not text.has_own_windows:
-        return CALIBRATION.format(text=name)
-    return MIXED.format(text=name, model=config.original(model), task_folder=f"/{task}" if TASK in text.parts else "")
+        return grid.CALIBRATION.format(text=name)
+    return grid.MIXED.format(
+        text=name, model=config.original(model), task_folder=f"/{task}" if TASK in text.parts else ""
+    )
 
 
 def window_files(config: Config) -> list[Path]:
@@ -262,7 +248,7 @@ def record_targets(config: Config) -> list[str]:
 
 def final_targets(config: Config) -> list[str]:
     """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
-    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
+    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", grid.CONFIGURATION)]
     return files + run_targets(config, "adapter", trained_only=True) + record_targets(config)
 
 
@@ -295,11 +281,11 @@ def _names(config: Config, target: str) -> dict[str, str]:
     """Return the names of the values of axes in the path of a target, by axis."""
     patterns = (
         f"{config.paths.run}/.+",
-        rf"{config.results}/throughput/{CELL_ID}(?:\.json|/.+)",
-        f"{MASKS}{{task_folder}}/{MASK_NAME}.pt",
-        MANIFEST,
-        f"{PRUNED_BASES}{{task_folder}}/{PRUNED_NAME}/manifest.json",
-        f"{DATA}/.+",
+        rf"{config.results}/throughput/{grid.CELL_ID}(?:\.json|/.+)",
+        f"{grid.MASKS}{{task_folder}}/{grid.MASK_NAME}.pt",
+        grid.MANIFEST,
+        f"{grid.PRUNED_BASES}{{task_folder}}/{grid.PRUNED_NAME}/manifest.json",
+        f"{grid.DATA}/.+",
     )
     matches = (re.fullmatch(pattern.format(**_NAMES), target) for pattern in patterns)
     return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
@@ -308,17 +294,17 @@ def _names(config: Config, target: str) -> dict[str, str]:
 def _check_names(config: Config, target: str) -> None:
     """Raise InputError if a target names a value of an axis that the configuration does not have."""
     names = _names(config, target)
-    method, mode = names.get("method", DENSE), names.get("mode")
-    if mode in MODES:
+    method, mode = names.get("method", grid.DENSE), names.get("mode")
+    if mode in grid.MODES:
         config.training_backend.check_modes([mode])
     if mode:
         names.setdefault("training", "")
     allowed = {
         "model": config.models,
         "task": [*config.tasks, *config.evaluation.probes],
-        "sparsity": [f"{percent:02d}" for percent in config.grid.percents(method)] if method != DENSE else ["00"],
-        "mode": MODES,
-        "training": config.training_names if mode != NO_FINETUNE else [""],
+        "sparsity": [f"{percent:02d}" for percent in config.grid.percents(method)] if method != grid.DENSE else ["00"],
+        "mode": grid.MODES,
+        "training": config.training_names if mode != grid.NO_FINETUNE else [""],
     }
     try:
         for axis, values in allowed.items():
@@ -332,6 +318,6 @@ def _check_names(config: Config, target: str) -> None:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
     if target.startswith("masks/") and "sparsity" in names:
-        place = mask_path(method).format(**{"task": "TASK", **names})
+        place = grid.mask_path(method).format(**{"task": "TASK", **names})
         if place != target:
             raise InputError(f"{target}: the masks of {method} are in another place", f"write {place}")
