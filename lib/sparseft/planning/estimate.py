@@ -180,23 +180,23 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
     }
     for job in largest_jobs(requests, jobs):
         sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
-        missing = [place for place in limits if sizes[place] > limits[place]]
-        parts = [
-            f"{size / GB:.2f} GB {place}" + f", which has {limits[place] / GB:.0f}" * (place in missing)
-            for place, size in sizes.items()
-            if size
-        ]
-        what = " on ".join(filter(None, (job.kind, job.task)))
-        # No setting lowers what a job on a GPU needs in the machine.
-        advice = _advice(requests.config, job) if "on a GPU" in missing or not resources.gpus else "use a larger one"
+        missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
         if missing or has_all:
-            lines.append(f"{job.model}: {what} needs {' and '.join(parts)}" + f"; {advice}" * bool(missing))
+            parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
+            what = " on ".join(filter(None, (job.kind, job.task)))
+            fault = (
+                f", more than {' and '.join(missing)}; {_advice(requests.config, job, missing[0])}" if missing else ""
+            )
+            lines.append(f"{job.model}: {what} needs {parts}{fault}")
     return lines
 
 
-def _advice(config: Config, job: JobKind) -> str:
+def _advice(config: Config, job: JobKind, missing: str) -> str:
     """Return in words the first change of LIGHTER that a job does not have yet."""
     settings = {}
+    # No setting lowers what a job on a GPU needs in the machine.
+    if config.resources.gpus and "GPU" not in missing:
+        return "use a larger one"
     if job.kind == "training":
         settings = {f"training.{key}": value for key, value in config.training_of(job.task, job.training)}
     if job.kind in EVALUATIONS or settings.get("training.eval_every"):

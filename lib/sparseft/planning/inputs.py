@@ -24,7 +24,7 @@ from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
+from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, local_source, pruned_base
 from sparseft.study.targets import window_files
 from sparseft.tasks.task import MANIFESTS, SPLITS
 
@@ -187,11 +187,10 @@ def _prepared_tasks(config: Config) -> list[str]:
 
 def model_files(source: str) -> list[str]:
     """Return the files of a `path:` or `mdl:` source that decide a result; none for another source."""
-    kind, _, place = source.partition(":")
-    if kind not in ("path", "mdl"):
+    if not (local := local_source(source)):
         return []
-    file, folder = (kind == "mdl" and split_mdl(place)) or (None, Path(place))
-    weights = [file] if file else folder.glob("*.safetensors")
+    checkpoint, folder = local
+    weights = folder.glob("*.safetensors") if checkpoint == folder else [checkpoint]
     # config.json is listed even if it is missing, so that it is reported.
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 

@@ -16,7 +16,7 @@ from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
 from sparseft.study.config import Config
-from sparseft.study.sources import OWN_LENGTH, TOGETHER
+from sparseft.study.sources import TOGETHER
 from sparseft.tasks.task import Lengths
 
 # Bytes of python, torch and its libraries on a CPU; measured.
@@ -185,8 +185,7 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject) -> tuple[int, in
         tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
         return config.evaluation_batch_size * tokens * (cached if lengths.max_new_tokens else scored)
 
-    window = OWN_LENGTH * scored if config.divergence_windows else 0
-    batch = max(window, *(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task)))
+    batch = max(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     # Before the merge, W' takes the place of W.
     return weights + 4 * subject.adapter_numbers(config, job.task, job.training) + batch, in_files
 

@@ -21,7 +21,7 @@ from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
-from sparseft.study.sources import Model, TaskData, pruned_base, split_mdl
+from sparseft.study.sources import Model, TaskData, local_source, pruned_base
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, TEXT_LENGTH, Lengths
 
@@ -152,34 +152,29 @@ def described(name: str, model: Model, models: Mapping[str, Model] = MappingProx
 
 
 def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subject | None:
-    """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture."""
-    if (config := known_sizes(name, model, models)) is None:
-        return None
-    return Subject(name, config, tensor_shapes(config, f"models.{name}"), 4 if model.dtype == "float32" else 2)
-
-
-def known_sizes(name: str, model: Model, models: Mapping[str, Model]) -> dict | None:
-    """Return a model's config.json; None if it is not known.
+    """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture.
 
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is
     not there yet counts as the model, one of `models`, from which it is pruned."""
     kind, _, place = model.source.partition(":")
     base = pruned_base(model.source)
-    prepared = Path(MODEL.format(model=name))
-    mdl = split_mdl(place) if kind == "mdl" else None
-    folders = [mdl[1] if mdl else Path(place)] if kind in ("path", "mdl") else []
-    if base:
-        folders.append(Path("pruned", place))
+    local, prepared = local_source(model.source), Path(MODEL.format(model=name))
+    folders = [local[1]] if local else [Path("pruned", place)] if base else []
     manifest = prepared / "manifest.json"
     if not manifest.exists() or read_json(manifest).get("source") == model.source:
         folders.append(prepared)
-    for folder in folders:
-        if (folder / "config.json").exists():
-            return read_json(folder / "config.json", "give a Hugging Face checkpoint folder")
-    if base:
-        return known_sizes(base.model, models[base.model], models)
+    files = [folder / "config.json" for folder in folders if (folder / "config.json").exists()]
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
-    return NAMED.get(unpinned) or (known_config(place) if kind == "hub" else None)
+    if files:
+        config = read_json(files[0], "give a Hugging Face checkpoint folder")
+    elif base:
+        original = known_subject(base.model, models[base.model], models)
+        config = original.config if original else None
+    else:
+        config = NAMED.get(unpinned) or (known_config(place) if kind == "hub" else None)
+    if config is None:
+        return None
+    return Subject(name, config, tensor_shapes(config, f"models.{name}"), 4 if model.dtype == "float32" else 2)
 
 
 def count(shapes: Shapes) -> int:

@@ -273,11 +273,10 @@ class Config(_AllKeys):
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
         data = self.tasks[name]
         built_in = BY_NAME.get(name)
-        is_described = any(getattr(data, key) for key in TaskData.DESCRIBING)
         has_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
         advice = f"set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
         faults = {
-            "is built in; choose another name for your own task": built_in and is_described,
+            "is built in; choose another name for your own task": built_in and data.task_kind,
             f"is not built in: {advice}": not built_in and not data.task_kind,
             "is generated: give train_examples and validation_examples, neither local nor hub": (
                 built_in and built_in.generate and not has_numbers
