@@ -212,7 +212,8 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
 
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
     measurement, its time is the estimate for a typical machine."""
-    total, sources = 0.0, Counter()
+    total = 0.0
+    sources: Counter[str] = Counter()
     for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
         seconds = _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []
         source = "measured here before"

@@ -165,6 +165,7 @@ def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subje
         folders.append(prepared)
     files = [folder / "config.json" for folder in folders if (folder / "config.json").exists()]
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
+    config: dict | None
     if files:
         config = read_json(files[0], "give a Hugging Face checkpoint folder")
     elif base:
@@ -233,17 +234,17 @@ def perplexity_tokens(config: Config) -> int:
 def job_lengths(config: Config, job: JobKind) -> Lengths:
     """Return the lengths of the examples of a job. If it computes masks or reconstructs, `rows` starts with their
     number."""
-    masks, typical = config.masks, task_lengths(config, job.task) if job.task else None
+    masks = config.masks
     if job.kind == "mask":
         name, text = get_method(job.method).calibration, masks.text_of(job.method)
         examples = text.examples if text else masks.calibration_examples
     elif job.kind == "reconstruction":
         name, examples = config.reconstruction.calibration, config.reconstruction.examples
     else:
-        return typical
+        return task_lengths(config, job.task)
     if name is None:
-        return replace(typical, rows=(examples, 0))
+        return replace(task_lengths(config, job.task), rows=(examples, 0))
     # Windows of a part may be longer than those of its mixture.
     parts = [masks.texts[part].length for part in (name, *masks.texts[name].parts) if part != TASK]
-    length = max(*parts, typical.long if typical else 0)
+    length = max(*parts, task_lengths(config, job.task).long if TASK in masks.texts[name].parts else 0)
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)
