@@ -9,6 +9,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.planning.estimate import check_disk, needs
+from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
 # A plan makes millions of objects that stay. The search for garbage would take a fifth of its time.
@@ -105,9 +106,13 @@ onsuccess:
 
 
 if workflow.is_main_process:
+    notes = [*STUDY.unused_training(), *rounded_heads(STUDY)]
     if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
-        note = f"note: GPUs of this machine: {GPUS}, and resources.gpus is 0"
-        print(f"{note}; to use one: --config 'resources={{gpus: 1}}'", file=sys.stderr)
+        notes.append(
+            f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
+        )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     TERMINAL = Terminal()
     logger.addHandler(TERMINAL)
     # A job has a line already.

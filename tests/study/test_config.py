@@ -44,6 +44,13 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid.sparsities", ["0.07"], "grid.sparsities.0: 0.07 is a fraction; write it in percent: 7;"),
         ("grid.seeds", [True], "grid: seeds cannot be .True."),
         ("training.steps", True, "training: steps cannot be True"),
+        ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
+        ("tasks.boolq\n", {}, "'boolq.n' ends in a line break"),
+        ("grid.trainings", {"a\n": {}}, "'a.n' ends in a line break"),
+        ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
+        ("results", "results/a\n", "'results/a.n' ends in a line break"),
+        ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
+        ("masks.imported_pattern", {"a": "2:4\n"}, "'2:4.n' ends in a line break"),
         ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
@@ -382,3 +389,11 @@ def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_
             InputError, match="on_divergence calibrates on divergence, which masks.calibration does not"
         ):
             config.masks.text_of("unstructured_wanda_on_divergence")
+
+
+def test_a_key_that_no_run_uses_is_said():
+    raw = changed("tasks.hellaswag_mini.training", {"steps": 5}) | {"training": {"steps": 3, "lora_r": 4}}
+    (sentence,) = parse_section(Config, raw, "configuration").unused_training()
+    assert sentence.startswith("training.steps 3 is used by no run")
+    raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
+    assert parse_section(Config, raw, "configuration").unused_training() == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
 from sparseft.data.loading import local_file
@@ -17,7 +18,8 @@ from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.planning.sizes import known_subject
+from sparseft.patterns.channels import heads_removed
+from sparseft.planning.sizes import known_rows, known_subject
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.reading import read_json
@@ -25,7 +27,7 @@ from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, local_source, pruned_base
-from sparseft.study.targets import window_files
+from sparseft.study.targets import runs, window_files
 from sparseft.tasks.task import MANIFESTS, SPLITS
 
 
@@ -34,6 +36,12 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor(None, lambda loader, node: None)
+
+# Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
+# behind it.
+LONGEST_NAME = 200
+# A share of the heads is far from the requested one if it differs by more percentage points.
+FAR = 2
 
 
 class KnownHashes:
@@ -124,10 +132,15 @@ def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if local files are missing, the hub refuses a model, or a model is not suited.
+    """Raise InputError if local files or rows are missing, a run's name is too long, the hub refuses a model, or a model
+    is not suited.
 
     A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files
     that are missing."""
+    longest = max((run.id for run in runs(config)), key=len)
+    if len(longest) > LONGEST_NAME:
+        what = f"{longest}: the name of a run has {len(longest)} characters, and {LONGEST_NAME} are possible"
+        raise InputError(what, "shorten the name of the model, the task, the training or the text")
     missing = [
         f"{place}: {file}: no such file"
         for place, files in _sources(config).items()
@@ -136,6 +149,7 @@ def check_sources(config: Config) -> None:
     ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there (docs/tasks.md)")
+    _check_rows(config)
     fetched_models = [name for name in config.grid.models if not Path(MANIFEST.format(model=name)).exists()]
     sources = {f"models.{name}": config.models[name].source for name in fetched_models}
     check_access({place: source.removeprefix(HUB) for place, source in sources.items() if source.startswith(HUB)})
@@ -178,6 +192,36 @@ def _sources(config: Config) -> dict[str, list[str]]:
     texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
+
+
+def _check_rows(config: Config) -> None:
+    """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
+    for name in _prepared_tasks(config):
+        data = config.task_data(name)
+        for split, number in data.numbers.items():
+            rows = known_rows(name, data, split) if number and data.kind != "text" else None
+            if rows is not None and rows < (number or 0):
+                what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
+                raise InputError(what, "lower it, or leave it out to take all rows")
+
+
+def rounded_heads(config: Config) -> list[str]:
+    """Return a note for each model whose heads are so few that `masks.head_share` is missed by far."""
+    share, notes = config.masks.head_share, {}
+    methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
+    # The first of several percents is left.
+    percents = sorted({percent for name in methods for percent in config.grid.percents(name)}, reverse=True)
+    for name in config.grid.models if share else []:
+        subject = known_subject(name, config.models[name], config.models)
+        number = attention_heads(subject.config).key_value if subject else 0
+        for percent in percents if number else []:
+            count, asked = heads_removed(number, percent, share), share * percent
+            if abs(100 * count / number - asked) > FAR:
+                notes[name] = (
+                    f"models.{name}: masks.head_share {share:g} asks for {asked:.0f} % of {number} key-value heads at"
+                    f" {percent} %, and {count} go ({100 * count / number:.0f} %); channels make up for the difference"
+                )
+    return list(notes.values())
 
 
 def _prepared_tasks(config: Config) -> list[str]:

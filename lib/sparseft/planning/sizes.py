@@ -23,7 +23,7 @@ from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
 from sparseft.study.sources import Model, TaskData, local_source, pruned_base
 from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, TEXT_LENGTH, Lengths
+from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
 
 _SIZES = (
     "hidden_size",
@@ -206,20 +206,25 @@ def task_lengths(config: Config, name: str) -> Lengths:
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
     training, validation = (
-        number or local_rows(data, split, lengths.long) or typical
+        number or known_rows(name, data, split, lengths.long) or typical
         for (split, number), typical in zip(data.numbers.items(), lengths.rows, strict=True)
     )
     return replace(lengths, rows=(training, validation))
 
 
-def local_rows(data: TaskData, split: str, length: int) -> int:
-    """Return the number of rows in the file of a split; 0 if there is none. A text is cut into sequences of `length`
-    tokens."""
-    is_text = data.kind == "text"
-    file = local_file(Path(data.local), split, is_text=is_text) if data.local else None
-    if not file:
-        return 0
-    return file.stat().st_size // (CHARACTERS_PER_TOKEN * length) if is_text else len(file.read_bytes().splitlines())
+def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | None:
+    """Return the number of rows of a split before it is prepared: those of the file, or on the hub; None if it is not
+    known.
+
+    A text is cut into sequences of `length` tokens."""
+    if data.local:
+        is_text = data.kind == "text"
+        file = local_file(Path(data.local), split, is_text=is_text)
+        if file and is_text:
+            return file.stat().st_size // (CHARACTERS_PER_TOKEN * length)
+        return sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
+    task = None if data.hub or data.task_kind else BY_NAME.get(name)
+    return task.lengths.rows[SPLITS.index(split)] if task and task.lengths and not task.generate else None
 
 
 def perplexity_tokens(config: Config) -> int:

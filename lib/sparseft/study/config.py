@@ -411,6 +411,18 @@ class Config(_AllKeys):
             "calibration_choice": None,
         } | (text.chosen if text else {})
 
+    def unused_training(self) -> list[str]:
+        """Return a sentence for each key of `training` that no run uses, because every task or training has its own
+        value."""
+        schedules = [self.training_of(task, name) for task in self.grid.tasks for name in self.training_names]
+        used = {key: [getattr(schedule, key) for schedule in schedules] for key in self.training.model_fields_set}
+        # A complete configuration sets every key, so a default value need not be the user's choice.
+        return [
+            f"training.{key} {value} is used by no run, because tasks or trainings set {used[key]}"
+            for key in sorted(used)
+            if (value := getattr(self.training, key)) not in (getattr(Training(), key), *used[key])
+        ]
+
 
 def schema() -> str:
     """Return the JSON schema of a configuration file, as config/schema.json holds it.
