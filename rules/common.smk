@@ -37,7 +37,7 @@ try:
             read_sections(file)
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     revisions.fix(STUDY.revisions)
-    if workflow.is_main_process:
+    if workflow.is_main_process and not IS_LINTED:
         check_inputs(STUDY, HASHES)
 except (InputError, OSError) as error:
     refuse(error)
@@ -94,7 +94,7 @@ def code(*names, probes=False):
 
 
 def requested(cell=cell_of):
-    """Return what the jobs of a rule request, by the kind in its params: MB, minutes, and GPUs. `cell` is that of a job."""
+    """Return the MB, minutes and GPUs that the jobs of a rule request, by the kind in its params. `cell` is that of a job."""
     job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), cell(w))
     return {
         "mem_mb": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[0],

@@ -74,11 +74,16 @@ def test_a_git_repository_gives_the_same_study(importing, repository):
     assert (commit / "workflow/scripts/validate_sparsity.py").is_file()
 
 
-def test_a_plan_names_the_library_that_is_missing(tmp_path):
-    code = "import sys\nsys.modules['numpy'] = None\nfrom snakemake.cli import main\nmain()"
+def test_the_linter_needs_no_library_but_snakemake_and_a_plan_names_what_is_missing(tmp_path):
+    missing = ("numpy", "safetensors", "huggingface_hub", "lm_eval", "torch", "transformers", "pandas", "scipy")
+    code = f"import sys\nsys.modules |= dict.fromkeys({missing})\nfrom snakemake.cli import main\nmain()"
     command = [sys.executable, "-c", code, "--snakefile", ROOT / "workflow/Snakefile", "--directory", tmp_path]
-    plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False)
-    assert plan.returncode == 2
+    plan, lint = (
+        subprocess.run([*command, flag], capture_output=True, text=True, check=False)
+        for flag in ("--dry-run", "--lint")
+    )
+    assert (lint.returncode, plan.returncode) == (0, 2), lint.stderr
+    assert "your workflow is in a good condition" in lint.stderr
     assert re.search(r"^error: .*numpy.*; install what SparseFT needs: .* -m pip install ", plan.stderr, re.MULTILINE)
 
 
