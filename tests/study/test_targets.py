@@ -248,6 +248,14 @@ def test_what_a_rule_makes_is_a_target_outside_the_grid_too(folder):
         check(pattern.format(**NAMES | {"seed": "7", "method": "structured", "task": "gsm8k_mini"}), {})
 
 
+def test_a_run_on_a_mask_that_is_there_is_a_target(folder):
+    mask = Path(MASK.format(**NAMES | {"sparsity": "45"}))
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    check(str(mask), {})
+    check(RUN.format(**NAMES | {"sparsity": "45"}), {})
+
+
 @pytest.mark.parametrize("trainings", [{}, TRAININGS])
 def test_what_every_plan_makes_is_a_target(folder, trainings):
     study = laid_over({"grid": {"methods": ["random", "structured_taylor"], "trainings": trainings}})

@@ -307,13 +307,16 @@ def _check_names(config: Config, target: str) -> None:
         "training": config.training_names if mode != grid.NO_FINETUNE else [""],
     }
     try:
+        # A mask that is there needs no pass.
+        mask = Path(grid.mask_path(method).format(**{"task": "", **names})) if "sparsity" in names else None
+        is_new = mask and not mask.exists()
         for axis, values in allowed.items():
-            if axis in names and names[axis] not in values:
+            if axis in names and names[axis] not in values and (is_new or axis != "sparsity"):
                 choices = ", ".join(name or "none" for name in values)
                 raise InputError(
                     f"your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
                 )
-        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names else [])
+        config.masks.check(method, [int(names["sparsity"])] if is_new else [])
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
