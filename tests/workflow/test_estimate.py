@@ -13,6 +13,8 @@ from sparseft.data.loading import CHARACTERS_PER_TOKEN
 from sparseft.errors import InputError
 from sparseft.planning import estimate
 from sparseft.planning.estimate import check_disk, disk, examples, hours, needs, study_jobs
+from sparseft.planning.hours import TYPICAL
+from sparseft.planning.probe import speeds_of, this_machine
 from sparseft.planning.requests import Requests
 from sparseft.study.grid import Run
 from sparseft.study.targets import runs
@@ -47,7 +49,7 @@ def test_the_sweep_takes_what_the_docs_say():
     assert round(running / 1e9) == 14
     said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
     assert "498 runs, of which 330 are trained" in said
-    assert re.search(r"[0-9]+ hours on one machine", said)
+    assert re.search(r"hours \(.+\) on one machine", said)
 
 
 # README's example, but with texts of 2,048 tokens, on a machine of 32 GB.
@@ -98,9 +100,35 @@ def high_sparsity(folder: Path) -> dict:
 ])  # fmt: skip
 def test_the_hours_of_studies_that_were_run_are_right_within_a_factor_of_two(tmp_path, monkeypatch, sections, minutes):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "this_machine", lambda: (TYPICAL, "a test"))
     config = laid_over(sections(tmp_path))
-    _, number, unit, *_ = hours(Requests(config), study_jobs(config)).split()
-    assert 0.5 < float(number) * {"minutes": 1, "hours": 60}[unit] / minutes < 2
+    said = re.match(r"about \S+ (\w+) \((\S+) to (\S+)\)", hours(Requests(config), study_jobs(config)))
+    low, high = (float(number) * {"minutes": 1, "hours": 60}[said[1]] for number in said.groups()[1:])
+    assert low < minutes < high
+    assert high == pytest.approx(4 * low, rel=0.1)
+
+
+def test_a_machine_is_measured_once_and_the_estimate_says_which_and_when(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = this_machine()
+    (file,) = (tmp_path / "cache/sparseft").iterdir()
+    date = file.stat().st_mtime_ns
+    assert this_machine() == first
+    assert set(first[0].thread) == {2, 4}
+    assert file.stat().st_mtime_ns == date
+    config = laid_over({})
+    assert f"estimated, from {first[1]})" in hours(Requests(config), study_jobs(config))
+
+
+def test_a_slower_machine_takes_longer_but_not_for_what_does_not_depend_on_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = laid_over({})
+    times = []
+    for speeds in (TYPICAL, speeds_of({"products": {"4": 49e9, "2": 200e9}, "disk": 0.5e9})):
+        monkeypatch.setattr(estimate, "this_machine", lambda speeds=speeds: (speeds, "a test"))
+        times.append(float(hours(Requests(config), study_jobs(config)).split()[1]))
+    assert times[0] < times[1] < 2 * times[0]
 
 
 def test_the_estimate_says_how_many_examples_a_difference_of_accuracies_needs():
@@ -144,7 +172,7 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
     folder = tmp_path / "results/benchmarks/train_adapter"
     folder.mkdir(parents=True)
     jobs = [("training", vars(RUN), "train_adapter")] * 3
-    assert "(3 jobs estimated for a fast CPU" in hours(Requests(laid_over({})), jobs)
+    assert "(3 jobs estimated, from " in hours(Requests(laid_over({})), jobs)
     for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
         (folder / f"{Run(**vars(RUN) | {'method': method}).id}.tsv").write_text(text)
     # The mean of an hour and two. The other two files are not complete.
@@ -157,12 +185,10 @@ def test_what_is_not_known_yet_is_counted_and_not_guessed():
     unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
     assert hours(Requests(unknown), [("training", vars(RUN), "")]).endswith("(1 jobs of unknown time)")
     engines = [("engines", vars(RUN), ""), ("export", vars(RUN), "")]
-    assert "(1 jobs estimated for a fast CPU or an A100, 1 jobs of unknown time)" in hours(
-        Requests(laid_over({})), engines
-    )
+    assert "(1 jobs estimated, 1 jobs of unknown time, from " in hours(Requests(laid_over({})), engines)
     wafer = Requests(laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}}))
     said = hours(wafer, [(kind, vars(RUN), "") for kind in ("training", "merge")])
-    assert "(1 jobs estimated for a fast CPU or an A100, 1 jobs of unknown time)" in said
+    assert "(1 jobs estimated, 1 jobs of unknown time, from " in said
 
 
 @pytest.mark.parametrize(("text", "line"), [

@@ -7,7 +7,7 @@ the machine. Of a model only config.json is read, and torch is not imported.
 import json
 import math
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -20,9 +20,10 @@ from psutil import virtual_memory
 from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
-from sparseft.planning.hours import START, job_seconds
+from sparseft.planning.hours import START, Speeds, job_seconds
 from sparseft.planning.job_kind import EVALUATIONS, JobKind
 from sparseft.planning.power import rows_needed
+from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import Requests
 from sparseft.planning.sizes import task_lengths
 from sparseft.study import targets
@@ -34,6 +35,9 @@ Job = tuple[str, Mapping[str, str], str]
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of
 # benchmarks/intervals.py.
 DIFFERENCE, DIFFERING = 0.05, 0.2
+# The estimate of a job that was not measured may be wrong by this factor.
+UNCERTAIN = 2
+ESTIMATED = "estimated"
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
@@ -211,19 +215,27 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
-    measurement, its time is the estimate for a typical machine."""
-    total = 0.0
+    measurement, its time is the estimate for this machine, and is right within UNCERTAIN."""
+    speeds, rests = this_machine()
+    taken: defaultdict[str, float] = defaultdict(float)
     sources: Counter[str] = Counter()
     for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
         seconds = _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []
         source = "measured here before"
         if not seconds:
-            seconds, source = _estimated(requests, job), "estimated for a fast CPU or an A100"
-        total += number * mean(seconds or [0]) / 3600
-        sources[source if seconds else "of unknown time"] += number
-    time = f"{60 * total:.0f} minutes" if total < 2 else f"{total:,.1f} hours"
-    counts = ", ".join(f"{number:,} jobs {source}" for source, number in sorted(sources.items()))
-    return f"about {time} on one machine, one job at a time ({counts})"
+            seconds = _estimated(requests, job, speeds)
+            source = ESTIMATED if seconds else "of unknown time"
+        taken[source] += number * mean(seconds or [0]) / 3600
+        sources[source] += number
+    total, doubt = sum(taken.values()), taken[ESTIMATED]
+    bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
+    time, low, high = (f"{60 * each:.0f}" if total < 2 else f"{each:,.1f}" for each in bounds)
+    time += " minutes" if total < 2 else " hours"
+    counts = [f"{number:,} jobs {source}" for source, number in sorted(sources.items())]
+    if doubt:
+        time += f" ({low} to {high})"
+        counts.append(f"from {rests}" + " and a GPU as fast as an A100" * bool(requests.config.resources.gpus))
+    return f"about {time} on one machine, one job at a time ({', '.join(counts)})"
 
 
 def _benchmarks(job: Job) -> str:
@@ -242,10 +254,10 @@ def _measured(benchmarks: Iterable[Path]) -> list[float]:
     return seconds
 
 
-def _estimated(requests: Requests, job: JobKind) -> list[float]:
+def _estimated(requests: Requests, job: JobKind, speeds: Speeds) -> list[float]:
     """Return the seconds of a job; none if its model or the speed of the appliance or engine is not known."""
     on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
     if job.kind not in ("engines", *on_appliance):
         with suppress(InputError):
-            return [job_seconds(requests.config, job, requests.subject(job.model)) if job.model else START]
+            return [job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START]
     return []

@@ -1,6 +1,8 @@
-"""Estimate how long a job takes on a typical machine, from the tokens that pass its model."""
+"""Estimate how long a job takes, from the tokens that pass its model and the speeds of a machine."""
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
@@ -12,28 +14,34 @@ from sparseft.tasks.task import Lengths
 # Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per
 # thread.
 READING_ON_GPU, READING_ON_CPU = 270, 5
+GPU = 120e12  # FLOP per second: 40 % of the peak of an A100, not measured
+START, DOWNLOAD = 5, 30e6  # seconds of what does not grow with the model, and bytes per second
 
 
-# FLOP per second of a thread of an AMD EPYC (Zen 4) by the bytes of a weight, from whole jobs (docs/results.md), and of
-# a GPU: 40 % of the peak of an A100, not measured.
-THREAD, GPU = {4: 80e9, 2: 200e9}, 120e12
-DISK, DOWNLOAD = 1e9, 30e6  # bytes per second
-START = 5  # seconds of what does not grow with the model
+class Speeds(NamedTuple):
+    """Hold the FLOP per second of a CPU thread by the bytes of a weight, and the bytes per second of a disk."""
+
+    thread: Mapping[int, float]
+    disk: float
 
 
-def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
+# An AMD EPYC (Zen 4), from whole jobs (docs/results.md).
+TYPICAL = Speeds({4: 80e9, 2: 200e9}, disk=1e9)
+
+
+def job_seconds(config: Config, job: JobKind, subject: Subject, speeds: Speeds = TYPICAL) -> float:
     """Return the seconds of a job. Only the queue of an appliance is known of a training there."""
     queue_minutes = config.training_backend.queue_minutes
     if queue_minutes and job.kind in ("training", "throughput"):
         return 60 * queue_minutes
     measured, resources = config.throughput, config.resources
     loads = measured.repeats * len(measured.batch_sizes) if job.kind == "throughput" else 1
-    seconds = START + loads * 4 * subject.bytes / DISK
+    seconds = START + loads * 4 * subject.bytes / speeds.disk
     if job.kind == "prepare":
         seconds += subject.bytes / DOWNLOAD
     if job.kind in RUN_THE_MODEL:
         processes = resources.processes if job.kind == "training" else 1
-        speed = GPU if resources.gpus else THREAD[subject.width] * resources.threads
+        speed = GPU if resources.gpus else speeds.thread[subject.width] * resources.threads
         seconds += 2 * subject.weights * _passed_tokens(config, job, subject) / (speed * processes)
     return seconds
 
