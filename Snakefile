@@ -1,12 +1,10 @@
-# Sparse fine-tuning of LLaMA, Mistral and Mixtral: masks, masked LoRA, sparse merge, proof, evaluation, analysis.
+# Sparse fine-tuning of language models: masks, masked LoRA, sparse merge, proof, evaluation, analysis.
 #
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
 #   snakemake analyze --configfile config/sweep.yaml        the full study
 #   snakemake prepare | masks | train | validate | evaluate | analyze the whole grid up to that stage
-#   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
-#   snakemake engines                                       every trained run exported, checked and measured in the engines that serve it
+#   snakemake throughput | engines                          measurements, which no study needs
 #
-# A configuration with `results: results/NAME` has its results in that folder.
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity20_unstructured.pt
 
 from snakemake.utils import min_version
@@ -37,8 +35,7 @@ if not IS_MODULE:
     include: "rules/terminal.smk"
 
 
-# The stages by name. Each one is the whole grid up to that stage, except the last two, which only measure. A function gives the
-# files of a stage, because the plan of another target needs none of them. The first rule is the default target.
+# The stages by name. A function gives the files of a stage, because the plan of another target needs none of them.
 rule analyze:
     input:
         lambda w: targets.final_targets(STUDY),

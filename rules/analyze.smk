@@ -2,8 +2,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.configfiles import complete_text
 
 
-# Write the complete configuration, from which the study can be made again. After a change of the configuration, only
-# the analysis depends on this file and runs again.
+# Write the complete configuration, from which the study can be made again.
 use rule run_script as write_configuration with:
     input:
         # Then all is fetched, and the manifests know the revisions. They are no inputs, because you may delete models.
@@ -16,7 +15,7 @@ use rule run_script as write_configuration with:
     localrule: True
     params:
         **running("write_configuration.py"),
-        # A function, because Snakemake would fill in the {{fields}} of a template in the text.
+        # A function, because Snakemake would fill in the {{fields}} of a template.
         settings=lambda w: flags(text=complete_text(STUDY, Path.cwd())),
         places=lambda w, output: flags(output=output.output, manifests=source_manifests(STUDY)),
 
@@ -26,18 +25,10 @@ use rule run_script as analyze_results with:
         lambda w: targets.record_targets(STUDY),
         configuration=rules.write_configuration.output,
     output:
-        report(
-            directory(f"{PATHS.analysis}/plots"),
-            patterns=["{figure}.svg"],
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        report(directory(f"{PATHS.analysis}/plots"), patterns=["{figure}.svg"], category="Figures"),
         output_dir=[
-            *(report(f"{PATHS.analysis}/{name}", category="Tables", labels={"file": name}) for name in grid.TABLES),
-            *(
-                report(f"{PATHS.analysis}/{name}", category="Pages", labels={"file": name})
-                for name in (grid.REPORT, *grid.PAGES)
-            ),
+            *(report(f"{PATHS.analysis}/{name}", category="Tables") for name in grid.TABLES),
+            *(report(f"{PATHS.analysis}/{name}", category="Pages") for name in (grid.REPORT, *grid.PAGES)),
             f"{PATHS.analysis}/{grid.FINDINGS}",
         ],
     pathvars:
@@ -53,7 +44,7 @@ use rule run_script as analyze_results with:
         ),
 
 
-# Turn the measurements into one table and its plots. The backend's own rules make the measurements.
+# Turn the measurements of the backend's rules into one table and its plots.
 use rule run_script as analyze_throughput with:
     input:
         records=targets.throughput_targets(STUDY),

@@ -23,9 +23,7 @@ if workflow.modifier.path_modifier.prefix or workflow.modifier.path_modifier.mod
     refuse("the module sparseft has a prefix; remove it, and set results: results/NAME in its configuration")
 # Two modules would both make the models, data and masks that studies share. A module may be read several times.
 if (first := vars(workflow).setdefault("sparseft_module", __name__)) != __name__:
-    refuse(
-        f"the modules {first} and {__name__} are both SparseFT; import one, and run each study by a command of its own"
-    )
+    refuse(f"the modules {first} and {__name__} are both SparseFT; import one, and run each study by its own command")
 GIVEN = workflow.overwrite_configfiles
 # Those of the command line are laid over those of an importing workflow.
 FILES = [Path(os.path.relpath(file)) for file in (*(workflow.configfiles[len(GIVEN) :] if IS_MODULE else []), *GIVEN)]
@@ -44,7 +42,6 @@ try:
 except (InputError, OSError) as error:
     refuse(error)
 
-# What the study has for itself. Rules write it as <logs>, <benchmarks> and {PATHS.run}.
 PATHS = STUDY.paths
 
 
@@ -53,11 +50,9 @@ pathvars:
     benchmarks=PATHS.benchmarks,
 
 
-# How the command of every job begins. It is not the prefix of the shell, which an importing workflow may set for its
-# own jobs. It has no path, because a moved folder would then run everything again.
-# - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's
-#   environment runs them.
-# - `on_gpus N COMMAND` runs a command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
+# How the command of every job begins. It has no path, because a moved folder would then run everything again. The
+# environment that runs Snakemake also runs the scripts, unless --sdm conda makes one. `on_gpus N COMMAND` runs a
+# command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
 os.environ.update(
     SPARSEFT_ROOT=str(ROOT),
     SPARSEFT_BIN="" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:",
@@ -69,8 +64,7 @@ PREPARED = (
 )
 
 
-# Whether jobs wait in the queue of a cluster, whose profile sets --jobs. The queue counts the resources that they
-# request. On one machine, they take turns on its GPUs, unless --resources sets other numbers.
+# Whether jobs wait in the queue of a cluster, whose profile sets --jobs. On one machine, they take turns on its GPUs.
 QUEUED = workflow.resource_settings.nodes is not None
 if workflow.is_main_process:
     GPUS = 0 if QUEUED else len(visible_gpus())
@@ -93,21 +87,15 @@ def cell_of(w):
 
 
 def code(*names, probes=False):
-    """Return a function that gives the digests of a job's scripts, whose edits rerun it. With `probes`, it reads the probes."""
+    """Return a function that gives the digests of a job's scripts, whose edits rerun it."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     lib = ROOT / "lib"
     return lambda w: "".join(job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes) for path in scripts)
 
 
 def requested(cell=cell_of):
-    """Return what the jobs of a rule request, their memory in MB, their time limit in minutes, and GPUs.
-
-    The rule says the kind of its jobs in params.kind. `cell` maps the job's wildcards to an object with the model and the task
-    of the job."""
-
-    def job_kind(w, rulename):
-        return JobKind.of(workflow.get_rule(rulename).params.kind(w), cell(w))
-
+    """Return the MB, minutes and GPUs that the jobs of a rule request, by the kind in its params. `cell` is that of a job."""
+    job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), cell(w))
     return {
         "mem_mb": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[0],
         "runtime": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[1],
@@ -116,7 +104,7 @@ def requested(cell=cell_of):
 
 
 def running(name, sources=None, kind="", **options):
-    """Return the params of a job of this kind that runs a script and reads the user's own files. `options` are those of `code`."""
+    """Return the params of a job of this kind that runs a script and reads the user's own files."""
     # The content of such a file reruns the job, whatever its date.
     content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
     # A function, because the linter takes a text with which an output begins for its path.

@@ -1,5 +1,5 @@
-# Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its
-# sparsity. In the same job it is evaluated on the probes.
+# Evaluate the merged model on the task's validation examples and on the probes, after it passed the validation of its
+# sparsity.
 use rule run_script as evaluate_run with:
     input:
         f"{PATHS.run}/validation_report.json",
@@ -19,17 +19,12 @@ use rule run_script as evaluate_run with:
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
     threads: STUDY.resources.threads
-    resources:
-        **requested(),
-        # One process uses all of its GPUs.
-        nodes=1,
     params:
         **running("evaluate.py", kind="evaluation", probes=True),
         settings=scored_besides,
 
 
-# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the
-# trainings. This is a rule of its own, so that a new training reruns no evaluation of a run without one.
+# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among them.
 use rule evaluate_run as evaluate_selection with:
     input:
         f"{PATHS.run}/validation_report.json",
@@ -50,8 +45,7 @@ use rule evaluate_run as evaluate_selection with:
         settings=lambda w: scoring_flags(w, split="selection"),
 
 
-# Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge
-# gap.
+# Evaluate the model before the merge, on the same examples, for the train-merge gap.
 use rule evaluate_run as evaluate_adapter with:
     input:
         data_dir=rows_of,

@@ -18,8 +18,6 @@ use rule run_script as export_run with:
         output_dir=f"{PATHS.run}/export/manifest.json",
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
-    resources:
-        **requested(),
     params:
         **running("export_run.py", kind="export"),
         places=limited,
@@ -38,8 +36,6 @@ use rule run_script as check_engines with:
     pathvars:
         job=f"check_engines/{grid.RUN_ID}",
     threads: STUDY.resources.threads
-    resources:
-        **requested(),
     params:
         **running("check_engines.py", kind="engines"),
         places=limited,

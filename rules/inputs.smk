@@ -35,7 +35,7 @@ def teacher_of(w):
 # The prepared rows of a run's task, and the file that defines how they are scored.
 ROWS = [f"{grid.DATA}/train.jsonl", f"{grid.DATA}/validation.jsonl"]
 rows_of = lambda w: [*ROWS, *targets.definition_files(STUDY, w.task)]
-# The windows that the dense model has sampled, on which the divergence of a run from it is measured; none without one.
+# The windows that the dense model has sampled, on which the divergence of a run from it is measured.
 held_out = lambda w: [targets.text_path(STUDY, DIVERGENCE, w.model, w.task)] if STUDY.divergence_windows else []
 # The texts on which a run's mask was calibrated, or its decoder layers reconstructed.
 seen_texts = lambda w: targets.seen_texts(STUDY, w)
@@ -43,19 +43,15 @@ seen_texts = lambda w: targets.seen_texts(STUDY, w)
 
 def own_files(files):
     """Return an input function for the user's own files. Their dates decide nothing: `running` compares what is in them."""
-    return lambda w: ancient(files(w))
+    return lambda w: ancient(list(filter(None, files(w))))
 
 
-# The local files of a model, a task, its split selection, the perplexity's text, a calibration text, and a pruned
-# checkpoint.
 model_sources = own_files(lambda w: model_files(STUDY.models[w.model].source))
 training_sources = own_files(lambda w: task_files(STUDY.task_data(w.task), ["train"]))
 validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
 selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task)))
-perplexity_sources = own_files(
-    lambda w: [STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else []
-)
-calibration_sources = own_files(lambda w: list(filter(None, [STUDY.texts[w.text].local])))
+perplexity_sources = own_files(lambda w: [STUDY.perplexity.local] if STUDY.perplexity else [])
+calibration_sources = own_files(lambda w: [STUDY.texts[w.text].local])
 imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
 
 
@@ -79,8 +75,12 @@ def training_rows(task):
 
 def trained_rows(w):
     """Return the rows that a training reads. If it evaluates during the training, the validation rows are among them."""
-    evaluated = STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
-    return [*training_rows(w.task), *([f"{grid.DATA}/validation.jsonl"] if evaluated else [])]
+    return [*training_rows(w.task), *([f"{grid.DATA}/validation.jsonl"] if evaluates(w) else [])]
+
+
+def evaluates(w):
+    """Return whether a run's training computes evaluation losses."""
+    return STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
 
 
 def task_flags(w):
@@ -89,9 +89,7 @@ def task_flags(w):
 
 
 def split_places(split):
-    """Return a function that gives the flags of a preparation of one split. The number of validation rows is one of them.
-
-    So it decides no training row: only `prepare_validation` compares it."""
+    """Return a function that gives the flags of a preparation of one split, which decide no training row."""
     number = lambda w: STUDY.task_data(w.task).validation_examples
     return lambda w, input, output: f"{places(w, input, output)} {flags(splits=split, validation_examples=number(w))}"
 
@@ -104,8 +102,7 @@ def mask_text(w):
 
 def mask_flags(w):
     """Return the flags with the settings of a method, its examples, and the place of its pruned base."""
-    method = get_method(w.method)
-    task = cell_of(w).task
+    method, task = get_method(w.method), cell_of(w).task
     examples = {"task": task, "data_dir": grid.DATA.format(task=task)} if method.uses_task else {}
     if method.calibration:
         examples = {"text": mask_text(w)}
@@ -134,11 +131,6 @@ def mixture_flags(w):
     return flags(windows=list(windows.values()), **of_task, **text.model_dump(include={"length", "seed", "choice"}))
 
 
-def uses_examples(w):
-    """Return whether the masks of a method depend on examples, on which the model runs."""
-    return get_method(w.method).uses_examples
-
-
 def place(name, files):
     """Return what the flag `name` gets for its files. --*_dir gets their folder, and a manifest stands for its own."""
     first = Path(files if isinstance(files, str) else next(iter(files), ""))
@@ -157,7 +149,7 @@ def pass_places(w, input, output, threads):
         sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
         plot=True,
         is_added=bool(w.get("sparsity")),
-        threads=None if uses_examples(w) else threads,
+        threads=None if get_method(w.method).uses_examples else threads,
     )
     return f"{places(w, input, output)} {own}"
 
@@ -168,27 +160,23 @@ def job_flags(run_id, evaluates=True):
     return flags(run_id=run_id, threads=STUDY.resources.threads, evaluation_batch_size=batch_size)
 
 
+# Many runs need the same flags.
 @cache
-def schedule_flags(mode, task, training, is_saving=False):
-    """Return the flags of a mode's schedule on a task in a training, or of its keys that change no bit.
-
-    They are cached, because many runs need them."""
-    schedule = dict(STUDY.schedule_of(mode, task, grid.training_name(training)))
+def schedule_flags(mode, task, training, is_saving):
+    """Return the flags of a mode's schedule on a task in a training: its keys that change no bit, or the others."""
+    schedule = STUDY.schedule_of(mode, task, grid.training_name(training))
     saving, unused = Training.keys_of(Role.SAVING), Training.unused_in(mode)
-    return flags(
-        **{key: value for key, value in schedule.items() if (key in saving) == is_saving and key not in unused}
-    )
+    return flags(**{key: value for key, value in schedule if (key in saving) == is_saving and key not in unused})
 
 
 def run_settings(w):
     """Return the flags of a run's training that decide its adapter."""
-    evaluates = STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
-    return f"{job_flags(grid.RUN_ID.format(**w), evaluates)} {schedule_flags(w.mode, w.task, w.training)}"
+    return f"{job_flags(grid.RUN_ID.format(**w), evaluates(w))} {schedule_flags(w.mode, w.task, w.training, False)}"
 
 
 def saving_flags(w):
     """Return the flags of a run's training that change no bit."""
-    return schedule_flags(w.mode, w.task, w.training, is_saving=True)
+    return schedule_flags(w.mode, w.task, w.training, True)
 
 
 def scoring_flags(w, **besides):

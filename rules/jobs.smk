@@ -1,7 +1,6 @@
-# Every job that runs a script of its own is this one with its files. A named input or output is the flag of this name,
-# as `places` says; the script finds the unnamed ones beside them. A change of `settings` reruns a job. Snakemake
-# compares no param that is a function of the files, as `places` is, so it decides no number. `job` is the name of the
-# log.
+# Every job that runs a script is this one with its files. A named input or output is the flag of this name; the script
+# finds the unnamed ones beside them. A change of `settings` reruns a job, and one of `places` does not, because
+# Snakemake compares no param that is a function of the files. `job` is the name of the log.
 rule run_script:
     log:
         "<logs>/<job>.log",
@@ -12,7 +11,9 @@ rule run_script:
     conda:
         ROOT / "envs/sparseft.yaml"
     resources:
-        gpu=0,
+        **requested(),
+        # Otherwise Slurm may take the GPUs from several machines.
+        nodes=1,
     params:
         launch=[],
         script="",

@@ -1,6 +1,6 @@
 # One job makes the masks of all sparsities of a model and a method in one pass, if it has no pruned base. A sparsity
-# that is added to the grid later has a job of its own. So the other masks stay as they are, and so do the adapters
-# trained on them. A method with sparsities of its own also has a job per sparsity.
+# that is added to the grid later has a job of its own, so that nothing is trained again. A method with sparsities of
+# its own also has a job per sparsity.
 
 # The jobs of this command on other machines start when some masks exist already. They make what this command planned.
 if workflow.is_main_process:
@@ -31,9 +31,7 @@ use rule run_script as compute_masks with:
     wildcard_constraints:
         method=f"(?!(?:{'|'.join(OWN)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
     # With scores from the weights, one layer is read while another is counted.
-    threads: lambda w: STUDY.resources.threads if uses_examples(w) else 2
-    resources:
-        **requested(),
+    threads: lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else 2
     params:
         **running("compute_masks.py", kind="mask"),
         settings=mask_flags,
@@ -55,7 +53,6 @@ ruleorder: compute_masks > compute_one_mask
 
 
 # Methods that update weights or write a smaller model: mask and pruned base of one sparsity, from which the runs start.
-# manifest.json is written last, so that it stands for the whole folder.
 use rule compute_masks as prune with:
     output:
         output_dir=PRUNED.outputs(),
@@ -65,8 +62,7 @@ use rule compute_masks as prune with:
         method=grid.PRUNING_METHOD,
 
 
-# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a
-# time. It is the zeros of the model if the checkpoint is the model's own source.
+# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model.
 use rule run_script as import_pruned with:
     input:
         imported_sources,
@@ -77,8 +73,6 @@ use rule run_script as import_pruned with:
         job="import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
-    resources:
-        **requested(),
     params:
         **running("import_pruned.py", imported_sources, kind="import"),
         settings=lambda w: flags(

@@ -2,7 +2,6 @@ MERGED = directory(f"{PATHS.run}/model_dir")
 
 
 # Merge what was trained into its pruned base: W' = (W + alpha/r B A) * M. Without fine-tuning: W' = W * M.
-# The merged model is deleted after its last reader, unless keep_merged is true.
 use rule run_script as merge_adapter with:
     input:
         model_path=base_of,
@@ -19,8 +18,7 @@ use rule run_script as merge_adapter with:
     threads: STUDY.resources.threads
     resources:
         **requested(),
-        # A cluster's profile limits the merged models that exist, because a group of jobs holds this until its
-        # evaluation ends.
+        # A cluster's profile limits them, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:
         **running("merge.py", kind="merge"),
@@ -36,8 +34,7 @@ use rule merge_adapter as merge_to_keep with:
         job=f"merge_to_keep/{grid.RUN_ID}",
 
 
-# Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins
-# with it.
+# Compare every weight with its mask. A failed proof (exit code 1) is a result.
 use rule run_script as validate_sparsity with:
     input:
         base=base_of,
@@ -49,8 +46,6 @@ use rule run_script as validate_sparsity with:
         job=f"validate_sparsity/{grid.RUN_ID}",
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
-    resources:
-        **requested(),
     params:
         **running("validate_sparsity.py", kind="proof"),
         settings=flags(run_id=grid.RUN_ID),

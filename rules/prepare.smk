@@ -1,5 +1,4 @@
-# Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole
-# folder.
+# Make a Hugging Face checkpoint from a model's source. manifest.json is written last and stands for the whole folder.
 use rule run_script as prepare_model with:
     input:
         model_sources,
@@ -8,8 +7,6 @@ use rule run_script as prepare_model with:
         output_dir=grid.MANIFEST,
     pathvars:
         job="prepare_model/{model}",
-    resources:
-        **requested(),
     params:
         **running("prepare_model.py", model_sources, kind="prepare"),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
@@ -31,7 +28,7 @@ use rule run_script as prepare_task with:
         places=split_places("train"),
 
 
-# A rule of its own, so that more validation rows leave the training rows as they are, and what was trained on them.
+# Apart from the training rows, so that more validation rows train nothing again.
 use rule run_script as prepare_validation with:
     input:
         validation_sources,
@@ -48,8 +45,7 @@ use rule run_script as prepare_validation with:
         places=split_places("validation"),
 
 
-# The rows on which the trainings of a study are compared. This is a rule of its own, so that it leaves the others as
-# they are.
+# The rows on which the trainings of a study are compared.
 use rule run_script as prepare_selection with:
     input:
         selection_sources,
@@ -89,17 +85,12 @@ use rule run_script as prepare_calibration with:
         job="prepare_calibration/{text}",
     wildcard_constraints:
         text=named_texts(lambda text: not text.has_own_windows),
-    resources:
-        gpu=0,
-        # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
-        mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         **running("prepare_text.py", calibration_sources),
         settings=lambda w: flags(text=STUDY.texts[w.text].text),
 
 
-# A text that the dense model samples, on which importances calibrate or on which the divergence is measured. It is one
-# per model.
+# A text that the dense model samples, on which importances calibrate or the divergence is measured.
 use rule run_script as sample_text with:
     input:
         model_path=grid.MANIFEST,
@@ -111,10 +102,6 @@ use rule run_script as sample_text with:
     wildcard_constraints:
         text=named_texts(lambda text: text.text == SELF),
     threads: STUDY.resources.threads
-    resources:
-        **requested(),
-        # One process uses all of its GPUs.
-        nodes=1,
     params:
         **running("sample_text.py", kind="sampling"),
         settings=lambda w: flags(
@@ -137,9 +124,6 @@ use rule run_script as mix_texts with:
         job="mix_texts/{text}-{model}{task_folder}",
     wildcard_constraints:
         text=named_texts(lambda text: text.parts),
-    resources:
-        gpu=0,
-        mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         **running("mix_texts.py"),
         settings=mixture_flags,

@@ -1,6 +1,5 @@
-# Find the folder of this project, which has the scripts and the library. The Snakefile lies in it if it is read from
-# the disk. If Snakemake reads it from a git repository, as for a module, it fetches single files only. Then the whole
-# commit is written once into .snakemake/sparseft/.
+# Find the folder of this project, which has the scripts and the library. If Snakemake reads the Snakefile from a git
+# repository, it fetches single files only. Then the whole commit is written once into .snakemake/sparseft/.
 import os
 import shutil
 import sys
@@ -45,8 +44,7 @@ def project_folder(source):
     return folder
 
 
-# The linter only reads the rules. The Snakemake workflow catalog runs it in an environment that has nothing but
-# Snakemake.
+# The Snakemake workflow catalog runs the linter, which only reads the rules, where nothing but Snakemake is installed.
 IS_LINTED = "--lint" in sys.argv
 ROOT = project_folder(workflow.current_basedir)
 sys.path.insert(0, str(ROOT / "lib"))

@@ -1,6 +1,5 @@
 # What the terminal shows beside Snakemake's own lines: notes, the hours of a plan, a line for each job that starts or
-# fails, and the findings. A wrong target and a disk that is too small end the command here, with one line. If another
-# workflow imports this one, the terminal is its own.
+# fails, and the findings. A wrong target and a disk that is too small end the command here, with one line.
 import gc
 import logging
 import threading
@@ -13,8 +12,7 @@ from sparseft.planning.estimate import check_disk, needs
 from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
-# By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this
-# search would take a fifth of its time.
+# A plan makes millions of objects that stay. The search for garbage would take a fifth of its time.
 gc.set_threshold(200_000)
 
 

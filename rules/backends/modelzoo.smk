@@ -44,7 +44,5 @@ use rule run_script as export_checkpoint with:
         job="export_checkpoint/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
-    resources:
-        **requested(),
     params:
         **running("export_modelzoo.py", kind="export"),

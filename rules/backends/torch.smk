@@ -22,10 +22,6 @@ use rule run_script as train_adapter with:
     wildcard_constraints:
         mode="|".join(set(grid.TASK_MODES) - set(grid.FULL_MODES)),
     threads: STUDY.resources.threads * PROCESSES
-    resources:
-        **requested(),
-        # Otherwise Slurm may take the GPUs from several machines, and torchrun starts all processes on one.
-        nodes=1,
     params:
         **running("train.py", kind="training"),
         launch=LAUNCH,
@@ -51,7 +47,7 @@ use rule train_adapter as reconstruct_adapter with:
         model_path=base_of,
         dense_path=grid.MANIFEST,
         mask_path=mask_of,
-        text=lambda w: targets.reconstruction_text(STUDY, w.model, w.task),
+        text=lambda w: targets.text_paths(STUDY, [STUDY.reconstruction.calibration], w.model, w.task),
     pathvars:
         job=f"reconstruct_adapter/{grid.RUN_ID}",
     wildcard_constraints:

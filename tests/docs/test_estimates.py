@@ -34,7 +34,7 @@ def gigabytes(
     })  # fmt: skip
     job = JobKind(kind, "m", config.grid.tasks[0], method if kind == "mask" else "", text=DIVERGENCE)
     device, machine = process_memory(config, job, Requests(config).subject("m"))
-    return sum(device.values()) / 1e9, sum(machine.values()) / 1e9
+    return device / 1e9, machine / 1e9
 
 
 CARDS = rows_of(section("gpu.md", "7B and 8B models by card"))

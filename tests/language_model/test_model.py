@@ -1,15 +1,18 @@
 """Build models without weights, and divide rows among processes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sparseft.architectures.decoder import HEAD_NORMS
+from sparseft.architectures.gemma3 import GEMMA3
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.weights import own_rows
-from tiny_models import change_json, save_tiny
+from tiny_models import GEMMA, MODELS, change_json, described, save_tiny
 
 CPU = torch.device("cpu")
 NORM = "model.norm.weight"
@@ -89,3 +92,22 @@ def test_a_model_for_another_device_is_read_there_and_not_moved(tmp_path, monkey
     monkeypatch.setattr(torch.nn.Module, "to", None)
     model, _ = load_model(tmp_path, torch.device("meta"))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+# transformers computes the attention of a Gemma 2 with all its scores.
+GEMMA2 = replace(
+    GEMMA3,
+    class_name="Gemma2ForCausalLM",
+    layer_tensors={name: shape for name, shape in GEMMA3.layer_tensors.items() if name not in HEAD_NORMS},
+)
+CAPPED = {**GEMMA, "head_dim": 16, "sliding_window": 64, "attn_logit_softcapping": 2.0}
+
+
+def test_an_added_architecture_cannot_forget_that_its_attention_is_eager(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "gemma2", described("Gemma2", **CAPPED))
+    folder = save_tiny("gemma2", tmp_path / "gemma2")
+    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (GEMMA2,))
+    with pytest.raises(ValueError, match="scaled_dot_product_attention"):
+        load_model(folder, CPU)
+    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (replace(GEMMA2, attention="eager"),))
+    load_model(folder, CPU)

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.errors import InputError
-from sparseft.patterns.channels import channels_removed, rounding_of_heads
+from sparseft.patterns.channels import channels_removed
 from sparseft.planning.sizes import NAMED
 
 # 30 decoder layers of 3 key-value heads and 1,536 channels. Channels are 75 % of the prunable weights.
@@ -50,21 +50,6 @@ def test_every_sparsity_is_reached_to_within_half_a_channel_of_each_decoder_laye
 def test_a_larger_sparsity_removes_no_fewer_units():
     numbers, _ = removed(MIXTRAL, list(range(0, 90, 10)), 1)
     assert all(of_kind == sorted(of_kind) for of_kind in numbers.values())
-
-
-@pytest.mark.parametrize(
-    ("number", "percents", "head_share", "note"),
-    [
-        (3, [0, 20], 1, "asks for 20 % of 3 key-value heads at 20 %, and 1 go (33 %)"),
-        (8, [0, 90], 1, "asks for 90 % of 8 key-value heads at 90 %, and 7 go (88 %)"),
-        (32, [10, 50], 1, None),
-        (3, [20], 0, None),
-    ],
-)
-def test_a_share_of_heads_that_rounding_misses_by_far_is_said(number, percents, head_share, note):
-    said = rounding_of_heads(number, percents, head_share)
-    assert (said is None) == (note is None)
-    assert note is None or note in said
 
 
 def olmo2() -> dict:

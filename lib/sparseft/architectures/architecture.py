@@ -213,11 +213,6 @@ class Architecture:
             norms += (heads.query + heads.key_value) * heads.size
         return width * (attention + mlp) + 4 * norms
 
-    def scores(self, config: dict, length: int) -> int:
-        """Return how many attention scores one decoder layer has in memory per token of a sequence of `length`
-        tokens."""
-        return attention_heads(config).query * length if self.attention == "eager" else 0
-
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 

@@ -11,9 +11,6 @@ from fractions import Fraction
 from sparseft.architectures.architecture import KEY_VALUE_HEADS, Architecture, size_of
 from sparseft.errors import InputError
 
-# A share of the heads is far from the requested one if it differs by more than this.
-FAR = 0.02
-
 
 def channels_removed(
     architecture: Architecture,
@@ -68,15 +65,3 @@ def channels_removed(
 def heads_removed(number: int, percent: int, head_share: float) -> int:
     """Return how many of `number` key-value heads go at a sparsity in percent. At least one stays."""
     return min(round(Fraction(str(head_share)) * Fraction(percent, 100) * number), number - 1)
-
-
-def rounding_of_heads(number: int, percents: Iterable[int], head_share: float) -> str | None:
-    """Return in words the first share of the heads that rounding misses by far; None if it misses none."""
-    for percent in percents:
-        count, asked = heads_removed(number, percent, head_share), head_share * percent / 100
-        if abs(count / number - asked) > FAR:
-            return (
-                f"masks.head_share {head_share:g} asks for {100 * asked:.0f} % of {number} key-value heads at {percent} %,"
-                f" and {count} go ({100 * count / number:.0f} %); channels make up for the difference"
-            )
-    return None

@@ -14,24 +14,21 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
-from typing import Any
 
 from psutil import virtual_memory
 
 from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
-from sparseft.planning.hours import Speeds, job_seconds
-from sparseft.planning.job_kind import EVALUATIONS, RUN_THE_MODEL, JobKind
+from sparseft.planning.hours import START, Speeds, job_seconds
+from sparseft.planning.job_kind import EVALUATIONS, JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
-from sparseft.planning.requests import ADAM, Requests
+from sparseft.planning.requests import Requests
 from sparseft.planning.sizes import task_lengths
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.configfiles import read_sections
-from sparseft.study.grid import CONFIGURATION, DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
-from sparseft.study.section import parse_section
+from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
 
 # A job's kind, its wildcards, and its rule; "" if what earlier jobs took does not count.
 Job = tuple[str, Mapping[str, str], str]
@@ -44,12 +41,12 @@ ESTIMATED = "estimated"
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
-# What needs less memory. The first ones cost least time.
+# The keys that lower the memory, and their values. The first ones cost least time.
 LIGHTER = {
-    "cache_weights": False,
-    "gradient_checkpointing": True,
-    "micro_batch_size": 1,
-    "shard_model": True,
+    "training.cache_weights": False,
+    "training.gradient_checkpointing": True,
+    "training.micro_batch_size": 1,
+    "training.shard_model": True,
     "evaluation_batch_size": 1,
 }
 # The folders that studies share. The results have their own.
@@ -59,19 +56,11 @@ SHARED = ("models", "masks", "pruned")
 def report(config: Config) -> str:
     """Return the estimate as text. Raises InputError for a model whose sizes are not known yet."""
     requests, jobs = Requests(config), list(study_jobs(config))
-    runs = targets.runs(config)
-    kept, _ = disk(requests, jobs)
-    lines = [
-        "ESTIMATE, from the configuration and the speeds of this machine. GB: 1,000,000,000 bytes.",
-        f"runs: {len(runs):,}, of which {sum(run.mode != NO_FINETUNE for run in runs):,} are trained",
-        "disk, GB",
-        *[f"  {name:16} {size / GB:>10,.2f}" for name, size in kept.items()],
-        "memory of a job, GB",
-        *memory(requests, jobs),
-        *examples(config),
-        needs(requests, jobs),
-    ]
-    return "\n".join(lines)
+    trained = targets.run_targets(config, "train.json", trained_only=True)
+    # A model of unknown size is an error here, and only a note in a plan.
+    disk(requests, jobs)
+    title = f"ESTIMATE of {len(targets.runs(config)):,} runs, of which {len(trained):,} are trained"
+    return "\n".join([title, *examples(config), needs(requests, jobs, has_all=True)])
 
 
 def study_jobs(config: Config) -> Iterator[Job]:
@@ -98,58 +87,44 @@ def study_jobs(config: Config) -> Iterator[Job]:
 def examples(config: Config) -> list[str]:
     """Return a line per task with choices or generated answers: its examples, and how many a small difference would
     need."""
-    places = {(run.sparsity, run.mode) for run in targets.runs(config) if run.method != DENSE}
-    modes = [get_mode(mode) for _, mode in places]
-    # The methods are compared by value and loss, and by the divergence if they did not learn the task.
-    measures = [2 + (config.divergence_windows > 0 and not mode.learns_task) for mode in modes]
-    tests = max(1, math.comb(len(config.grid.methods), 2) * sum(measures))
-    needed = rows_needed(DIFFERENCE, math.sqrt(DIFFERING - DIFFERENCE**2), tests)
+    needed = rows_needed(DIFFERENCE, math.sqrt(DIFFERING - DIFFERENCE**2), tests=1)
     lengths = {task: task_lengths(config, task) for task in config.grid.tasks}
     return [
-        f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} of two accuracies, in one of"
-        f" {tests} comparisons, needs about {needed:,.0f}, and more if seeds vary (docs/statistics.md)"
+        f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} of two accuracies needs about"
+        f" {needed:,.0f}, and more in several comparisons or if seeds vary (docs/statistics.md)"
         for task, own in lengths.items()
         if own.choices or own.max_new_tokens
     ]
 
 
-def memory(requests: Requests, jobs: Iterable[Job]) -> list[str]:
-    """Return a line per model and kind of job, in GB: of the task, method and training that need most, with the
-    parts."""
-    largest: dict[tuple[str, str], tuple[int, str]] = {}
+def largest_jobs(requests: Requests, jobs: Iterable[Job]) -> Iterable[JobKind]:
+    """Return the job that needs most memory of each model and kind."""
+    largest: dict[tuple[str, str], JobKind] = {}
     for job in dict.fromkeys(map(job_kind, jobs)):
-        if job.kind not in RUN_THE_MODEL:
-            continue
-        device, machine = requests.memory(job)
-        on_device, in_machine = sum(device.values()), sum(machine.values())
-        total = f"{(on_device + in_machine) / GB:.2f}"
-        if requests.config.resources.gpus:
-            total = f"{on_device / GB:.2f} on the GPU, {in_machine / GB:.2f} in the machine"
-        parts = ", ".join(f"{part} {size / GB:.2f}" for part, size in (device | machine).items() if size)
-        cell = " ".join(filter(None, (job.task, job.method, job.training)))
-        line = f"  {job.model} {job.kind} {total}: {parts} ({cell})"
-        largest[job.model, job.kind] = max(largest.get((job.model, job.kind), (0, "")), (on_device + in_machine, line))
-    return [line for _, line in largest.values()]
+        if job.model:
+            other = largest.get((job.model, job.kind), job)
+            largest[job.model, job.kind] = max(other, job, key=lambda each: sum(requests.bytes_of(each)))
+    return largest.values()
 
 
-def needs(requests: Requests, jobs: Iterable[Job]) -> str:
+def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> str:
     """Return a sentence on the hours of some jobs, and on what they write if their models are known.
 
-    A line follows for each model and kind of job that needs more memory than there is."""
+    A line follows for each model and kind of job that needs more memory than there is, or for each if `has_all`."""
     jobs = list(jobs)
     try:
         kept, running = disk(requests, jobs)
-        lines = memory_advice(requests, jobs)
+        lines = memory(requests, jobs, has_all)
     except InputError as error:
         return f"no estimate of hours and disk: {error}"
-    space = f"{sum(kept.values()) / GB:,.2f} GB, and {running / GB:,.2f} GB per running job"
-    return "\n".join([f"{hours(requests, jobs)}; disk: {space}", *lines])
+    space = [f"{size / GB:,.2f} GB of {name}" for name, size in kept.items()]
+    space.append(f"{running / GB:,.2f} GB per running job")
+    return "\n".join([f"{hours(requests, jobs)}; disk: {', '.join(space)}", *lines])
 
 
 def job_kind(job: Job) -> JobKind:
-    """Return what decides the memory and the time of a job. A compilation names no model."""
-    kind, wildcards, _ = job
-    return JobKind.of(kind, SimpleNamespace(**wildcards)) if "model" in wildcards else JobKind(kind, "")
+    """Return what decides the memory and the time of a job."""
+    return JobKind.of(job[0], SimpleNamespace(**job[1]))
 
 
 def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
@@ -157,12 +132,13 @@ def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
     config = requests.config
     numbers = cache(lambda model, *of: requests.subject(model).adapter_numbers(config, *of))
     kept: Counter[str] = Counter()
-    largest_model, largest_adapter = 0, 0
+    running = 0
     for kind, wildcards, _ in jobs:
         if kind not in ("prepare", "mask", "import", "training", "reconstruction", "merge") or "model" not in wildcards:
             continue
         model = requests.subject(wildcards["model"])
-        largest_model = max(largest_model, model.bytes)
+        # A merged model or a masked checkpoint.
+        running = max(running, model.bytes)
         if kind == "prepare":
             kept["models"] += model.bytes
         elif kind == "merge":
@@ -173,11 +149,8 @@ def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
             kept["masks"] += number * (model.prunable_weights // 8)
             kept["pruned"] += get_method(method).has_pruned_base * model.bytes
         else:
-            adapter = numbers(model.name, wildcards["task"], training_name(wildcards["training"]))
-            largest_adapter = max(largest_adapter, adapter)
-            kept["adapters"] += 4 * adapter
-    # A merged model or a masked checkpoint, and the saved state of a training beside the one that it replaces.
-    return +kept, largest_model + 2 * (ADAM - 4) * largest_adapter
+            kept["adapters"] += 4 * numbers(model.name, wildcards["task"], training_name(wildcards["training"]))
+    return +kept, running
 
 
 def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
@@ -199,83 +172,69 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
             raise InputError(what, f"free some, or let one of {', '.join(SHARED)} be a link to another disk")
 
 
-def memory_advice(requests: Requests, jobs: Iterable[Job]) -> list[str]:
-    """Return a line for each model and kind of job that needs more memory than there is, with one change that helps.
+def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
+    """Return a line for each model and kind of job that needs more memory than there is, with the change to try first.
 
-    Without resources.gpu_memory_mb, a GPU has CARD. Without resources.memory_mb, a job may use the memory of this
-    machine."""
-    resources = requests.config.resources
+    With `has_all`, there is a line for each. Without resources.gpu_memory_mb, a GPU has CARD. Without
+    resources.memory_mb, a job may use the memory of this machine."""
+    resources, lines = requests.config.resources, []
     limits = {
         "on a GPU": 1e6 * (resources.gpu_memory_mb or 0) or CARD,
         "in the machine": 1e6 * (resources.memory_mb or 0) or virtual_memory().total,
     }
-    lines: dict[tuple[str, str], str] = {}
-    for job in dict.fromkeys(map(job_kind, jobs)):
-        if not job.model or (job.model, job.kind) in lines:
-            continue
-        missing = [
-            f"{size / GB:.0f} GB {where}, which has {limits[where] / GB:.0f}"
-            for where, size in zip(limits, requests.bytes_of(job, at_least=True), strict=True)
-            if size > limits[where]
-        ]
-        if missing:
+    for job in largest_jobs(requests, jobs):
+        sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
+        missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
+        if missing or has_all:
+            parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
             what = " on ".join(filter(None, (job.kind, job.task)))
-            advice = _advice(requests.config, job, limits)
-            lines[job.model, job.kind] = f"{job.model}: {what} needs {' and '.join(missing)}; {advice}"
-    return list(lines.values())
+            fault = (
+                f", more than {' and '.join(missing)}; {_advice(requests.config, job, missing[0])}" if missing else ""
+            )
+            lines.append(f"{job.model}: {what} needs {parts}{fault}")
+    return lines
 
 
-def _advice(config: Config, job: JobKind, limits: Mapping[str, float]) -> str:
-    """Return in words the changes of LIGHTER with which a job fits, and what it needs then."""
-    change: dict[str, Any] = {}
-    training = config.training_of(job.task, job.training) if job.kind == "training" else None
+def _advice(config: Config, job: JobKind, missing: str) -> str:
+    """Return in words the first change of LIGHTER that a job does not have yet."""
+    settings = {}
+    # No setting lowers what a job on a GPU needs in the machine.
+    if config.resources.gpus and "GPU" not in missing:
+        return "use a larger one"
+    if job.kind == "training":
+        settings = {f"training.{key}": value for key, value in config.training_of(job.task, job.training)}
+    if job.kind in EVALUATIONS or settings.get("training.eval_every"):
+        settings["evaluation_batch_size"] = config.evaluation_batch_size
     for key, value in LIGHTER.items():
-        if training and hasattr(training, key) and getattr(training, key) != value:
-            change["training"] = change.get("training", {}) | {key: value}
-        elif job.kind in ("training", *EVALUATIONS) and getattr(config, key, value) != value:
-            change[key] = value
-        sections = {"training": config.training.model_copy(update=change.get("training", {}))}
-        less = Requests(config.model_copy(update=change | sections)).bytes_of(job, at_least=True)
-        if all(size <= limit for size, limit in zip(less, limits.values(), strict=True)):
-            sizes = ", ".join(f"{size / GB:.0f} GB {where}" for where, size in zip(limits, less, strict=True) if size)
-            return f"set {json.dumps(change)[1:-1].replace(chr(34), '')} ({sizes})"
+        if settings.get(key, value) != value:
+            return f"set {key} to {json.dumps(value)}"
     return "use a larger one"
 
 
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
-    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, in proportion to the
-    estimates if the settings have changed since. Without a measurement, its time is the estimate for this machine, and
-    is right within UNCERTAIN."""
-    config, earlier = requests.config, requests
+    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
+    measurement, its time is the estimate for this machine, and is right within UNCERTAIN."""
     speeds, rests = this_machine()
-    # A study that was not analysed has no earlier configuration.
-    with suppress(InputError):
-        sections = read_sections(Path(config.paths.analysis) / CONFIGURATION)
-        earlier = Requests(parse_section(Config, sections, "configuration"))
     taken: defaultdict[str, float] = defaultdict(float)
-    sources: Counter = Counter()
+    sources: Counter[str] = Counter()
     for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
-        seconds, source = _seconds(requests, job, speeds), ESTIMATED
-        before = _seconds(earlier, job, speeds)
-        measured = _mean_seconds(Path(config.paths.benchmarks).glob(benchmarks)) if benchmarks else None
-        if measured and (before or not seconds):
-            seconds, source = measured * (seconds / before if seconds and before else 1), "measured here before"
-        elif not seconds:
-            source = "of unknown time"
-        taken[source] += number * (seconds or 0) / 3600
+        seconds = _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []
+        source = "measured here before"
+        if not seconds:
+            seconds = _estimated(requests, job, speeds)
+            source = ESTIMATED if seconds else "of unknown time"
+        taken[source] += number * mean(seconds or [0]) / 3600
         sources[source] += number
     total, doubt = sum(taken.values()), taken[ESTIMATED]
     bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
     time, low, high = (f"{60 * each:.0f}" if total < 2 else f"{each:,.1f}" for each in bounds)
-    unit = "minutes" if total < 2 else "hours"
+    time += " minutes" if total < 2 else " hours"
     counts = [f"{number:,} jobs {source}" for source, number in sorted(sources.items())]
     if doubt:
-        time += f" {unit} ({low} to {high})"
-        counts.append(f"from {rests}" + " and a GPU as fast as an A100" * bool(config.resources.gpus))
-    else:
-        time += f" {unit}"
+        time += f" ({low} to {high})"
+        counts.append(f"from {rests}" + " and a GPU as fast as an A100" * bool(requests.config.resources.gpus))
     return f"about {time} on one machine, one job at a time ({', '.join(counts)})"
 
 
@@ -286,24 +245,19 @@ def _benchmarks(job: Job) -> str:
     return f"{rule}/{model}-{task}-*-{mode}{training}-seed*.tsv" if rule else ""
 
 
-def _mean_seconds(benchmarks: Iterable[Path]) -> float | None:
-    """Return the mean seconds of some benchmarks; None if Snakemake has written none of them to its end."""
+def _measured(benchmarks: Iterable[Path]) -> list[float]:
+    """Return the seconds of those benchmarks that Snakemake has written to their end."""
     seconds = []
     for file in benchmarks:
         with suppress(ValueError, IndexError):
             seconds.append(float(file.read_text().splitlines()[-1].split()[0]))
-    return mean(seconds) if seconds else None
+    return seconds
 
 
-def _seconds(requests: Requests, job: JobKind, speeds: Speeds) -> float | None:
-    """Return the estimate of a job; None if its model or the speed of the appliance or engine is not known."""
+def _estimated(requests: Requests, job: JobKind, speeds: Speeds) -> list[float]:
+    """Return the seconds of a job; none if its model or the speed of the appliance or engine is not known."""
     on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
-    if job.kind in ("engines", *on_appliance):
-        return None
-    if not job.model:
-        return speeds.start
-    try:
-        return job_seconds(requests.config, job, requests.subject(job.model), speeds)
-    except (InputError, KeyError):
-        # An earlier configuration need not describe the model or the training.
-        return None
+    if job.kind not in ("engines", *on_appliance):
+        with suppress(InputError):
+            return [job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START]
+    return []

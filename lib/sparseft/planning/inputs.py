@@ -2,7 +2,6 @@
 fit."""
 
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import product
@@ -19,15 +18,15 @@ from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.patterns.channels import rounding_of_heads
+from sparseft.patterns.channels import heads_removed
 from sparseft.planning.sizes import known_rows, known_subject
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
-from sparseft.study.grid import CALIBRATION, DATA, LONGEST_NAME, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, pruned_base, split_mdl
+from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
+from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, local_source, pruned_base
 from sparseft.study.targets import runs, window_files
 from sparseft.tasks.task import MANIFESTS, SPLITS
 
@@ -37,6 +36,12 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor(None, lambda loader, node: None)
+
+# Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
+# behind it.
+LONGEST_NAME = 200
+# A share of the heads is far from the requested one if it differs by more percentage points.
+FAR = 2
 
 
 class KnownHashes:
@@ -62,15 +67,8 @@ class KnownHashes:
         return {file: self._known[file][-1] for file in states}
 
     def joint(self, files: Iterable[Path | str]) -> str:
-        """Return one digest of the names and contents of the files that exist. Their folders do not count.
-
-        Print a note for each file whose content has changed since the last plan."""
-        earlier = dict(self._known)
-        digests = self.of(files)
-        for file, digest in digests.items():
-            if file in earlier and earlier[file][-1] != digest:
-                print(f"note: the content of {file} has changed since the last plan", file=sys.stderr)
-        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in digests.items())
+        """Return one digest of the names and contents of the files that exist. Their folders do not count."""
+        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in self.of(files).items())
         return sha256_of_text("".join(lines))
 
 
@@ -134,34 +132,27 @@ def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if a run's name is too long, local files are missing, the hub refuses a model, or no model is
-    suited.
+    """Raise InputError if local files or rows are missing, a run's name is too long, the hub refuses a model, or a model
+    is not suited.
 
     A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files
     that are missing."""
     longest = max((run.id for run in runs(config)), key=len)
     if len(longest) > LONGEST_NAME:
-        raise InputError(
-            f"{longest}: the name of a run has {len(longest)} characters, and {LONGEST_NAME} are possible",
-            "shorten the name of the model, the task, the training or the text",
-        )
+        what = f"{longest}: the name of a run has {len(longest)} characters, and {LONGEST_NAME} are possible"
+        raise InputError(what, "shorten the name of the model, the task, the training or the text")
     missing = [
-        f"{place}: {file}: no such file{_other_form(Path(file))}"
+        f"{place}: {file}: no such file"
         for place, files in _sources(config).items()
         for file in files
         if not Path(file).exists()
     ]
     if missing:
-        raise InputError(", ".join(missing), "correct the source, or put the files there")
+        raise InputError(", ".join(missing), "correct the source, or put the files there (docs/tasks.md)")
     _check_rows(config)
-    sources = {name: config.models[name].source for name in config.grid.models}
-    check_access(
-        {
-            f"models.{name}": source.removeprefix(HUB)
-            for name, source in sources.items()
-            if source.startswith(HUB) and not Path(MANIFEST.format(model=name)).exists()
-        }
-    )
+    fetched_models = [name for name in config.grid.models if not Path(MANIFEST.format(model=name)).exists()]
+    sources = {f"models.{name}": config.models[name].source for name in fetched_models}
+    check_access({place: source.removeprefix(HUB) for place, source in sources.items() if source.startswith(HUB)})
     for name in config.grid.models:
         subject = known_subject(name, config.models[name], config.models)
         if subject is None:
@@ -173,13 +164,13 @@ def check_sources(config: Config) -> None:
                 subject.architecture, subject.config, subject.prunable, percents, config.masks, of_method
             )
         limit = subject.config.get("max_position_embeddings")
-        windows = [("perplexity.context", config.perplexity.context, f"at most {limit}")] if config.perplexity else []
-        windows += [("evaluation.divergence", OWN_LENGTH, "0")] if config.divergence_windows else []
+        windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
+        windows["evaluation.divergence"] = OWN_LENGTH if config.divergence_windows else 0
         # Otherwise the first evaluation would find it, after hours.
-        for key, window, possible in windows:
+        for key, window in windows.items():
             if limit and window != OWN_CONTEXT and window > limit:
                 what = f"{key}: windows of {window} tokens, but {name} takes {limit}"
-                raise InputError(what, f"set it to {possible}")
+                raise InputError(what, "lower it, or measure none")
 
 
 def _sources(config: Config) -> dict[str, list[str]]:
@@ -203,15 +194,6 @@ def _sources(config: Config) -> dict[str, list[str]]:
     return places | {place: [text.local] for place, text in texts.items() if text.local}
 
 
-def _other_form(file: Path) -> str:
-    """Return in words what is in the place of a missing file, if its rows are in another form; else nothing."""
-    others = [file.parent] if file.parent.is_file() else sorted(file.parent.glob(f"{file.stem}.*"))
-    if not others or file.suffix != ".jsonl":
-        return ""
-    form = f"give a folder with {file.name}" if file.parent.is_file() else f"write {file.name}, a line of JSON per row"
-    return f", and {others[0].name} is not read: {form} (docs/tasks.md)"
-
-
 def _check_rows(config: Config) -> None:
     """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
     for name in _prepared_tasks(config):
@@ -225,15 +207,21 @@ def _check_rows(config: Config) -> None:
 
 def rounded_heads(config: Config) -> list[str]:
     """Return a note for each model whose heads are so few that `masks.head_share` is missed by far."""
+    share, notes = config.masks.head_share, {}
     methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
-    percents = sorted({percent for name in methods for percent in config.grid.percents(name)})
-    notes = []
-    for name in config.grid.models if config.masks.head_share else []:
-        if subject := known_subject(name, config.models[name], config.models):
-            number = attention_heads(subject.config).key_value
-            note = rounding_of_heads(number, percents, config.masks.head_share)
-            notes += [f"models.{name}: {note}"] if note else []
-    return notes
+    # The first of several percents is left.
+    percents = sorted({percent for name in methods for percent in config.grid.percents(name)}, reverse=True)
+    for name in config.grid.models if share else []:
+        subject = known_subject(name, config.models[name], config.models)
+        number = attention_heads(subject.config).key_value if subject else 0
+        for percent in percents if number else []:
+            count, asked = heads_removed(number, percent, share), share * percent
+            if abs(100 * count / number - asked) > FAR:
+                notes[name] = (
+                    f"models.{name}: masks.head_share {share:g} asks for {asked:.0f} % of {number} key-value heads at"
+                    f" {percent} %, and {count} go ({100 * count / number:.0f} %); channels make up for the difference"
+                )
+    return list(notes.values())
 
 
 def _prepared_tasks(config: Config) -> list[str]:
@@ -243,11 +231,10 @@ def _prepared_tasks(config: Config) -> list[str]:
 
 def model_files(source: str) -> list[str]:
     """Return the files of a `path:` or `mdl:` source that decide a result; none for another source."""
-    kind, _, place = source.partition(":")
-    if kind not in ("path", "mdl"):
+    if not (local := local_source(source)):
         return []
-    file, folder = (kind == "mdl" and split_mdl(place)) or (None, Path(place))
-    weights = [file] if file else folder.glob("*.safetensors")
+    checkpoint, folder = local
+    weights = folder.glob("*.safetensors") if checkpoint == folder else [checkpoint]
     # config.json is listed even if it is missing, so that it is reported.
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 

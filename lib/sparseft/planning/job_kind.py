@@ -12,6 +12,8 @@ EVALUATIONS = ("evaluation", "selection", "engines")
 # Those that read decoder layers from their files if the memory has no room for them.
 PLACED = ("evaluation", "selection", "sampling")
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", "engines", *PLACED)
+# The wildcards that decide, beside the model, if they are not the task and the training.
+DECIDING = {"mask": ("task", "method"), "sampling": ("text",)}
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,9 @@ class JobKind:
     @classmethod
     def of(cls, kind: str, cell: Any) -> "JobKind":
         """Return what decides of a job of this kind. `cell` is a run, or has what the wildcards of the job name."""
-        if kind not in RUN_THE_MODEL:
-            return cls(kind, cell.model)
-        if kind == "sampling":
-            return cls(kind, cell.model, text=cell.text)
-        if kind != "mask":
-            return cls(kind, cell.model, cell.task, training=training_name(cell.training))
-        method = get_method(cell.method)
-        if not method.uses_examples:
+        if kind == "mask" and not (method := get_method(cell.method)).uses_examples:
             # A smaller model is written matrix by matrix.
-            return cls("export" if method.pattern.units else "weights", cell.model)
-        return cls(kind, cell.model, cell.task if method.uses_task else "", cell.method)
+            kind = "export" if method.pattern.units else "weights"
+        names = DECIDING.get(kind, ("task", "training") if kind in RUN_THE_MODEL else ())
+        values = {name: training_name(getattr(cell, name)) for name in names}
+        return cls(kind, getattr(cell, "model", ""), **values)

@@ -1,4 +1,4 @@
-"""Measure once how fast a machine multiplies, writes and reads. The estimated hours rest on it.
+"""Measure once how fast this machine multiplies, writes and reads. The estimated hours rest on it.
 
 A process of its own measures for about five seconds, because a plan imports no torch. The result is kept in the user's
 cache, in a file per machine. Delete the file to measure again. A product is timed by the processor time of one thread,
@@ -13,27 +13,24 @@ import tempfile
 import time
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from timeit import repeat
 
-from sparseft.planning.hours import SLOW, Speeds
+from sparseft.planning.hours import TYPICAL, Speeds
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
 
 TOKENS, WIDTH = 512, 1024  # of the measured products
 # The fastest of several products and files counts, because other programs disturb it.
 PRODUCTS, FILES, FILE_BYTES = 30, 4, 1 << 27
-# What a job does beside its products takes one thread as long as products at this speed, in FLOP per second. It follows
-# from whole jobs on an AMD EPYC (Zen 4), whose products reach 98e9 in float32 and 400e9 in bfloat16: 80e9 per second in
-# a training in float32, and 200e9 to 230e9 in bfloat16 (docs/results.md).
+# What a job does beside its products takes one thread as long as products at this speed, in FLOP per second: an AMD
+# EPYC (Zen 4) has 98e9 and 400e9 in products in float32 and bfloat16, and TYPICAL in whole jobs.
 OTHER_WORK = 400e9
-A100 = 120e12  # FLOP per second of a GPU: 40 % of the peak of an A100, not measured
-START, DOWNLOAD = 5, 30e6  # seconds, and bytes per second
 
 
 def this_machine() -> tuple[Speeds, str]:
-    """Return the speeds of jobs on this machine, and in words what they are. They are measured now if they are not
-    kept."""
+    """Return the speeds of jobs on this machine, measured now if they are not kept, and in words what they are."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = home / "sparseft" / f"speeds-{platform.node()}.json"
     if not file.exists():
@@ -43,39 +40,30 @@ def this_machine() -> tuple[Speeds, str]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(file)
         return speeds_of(kept), f"the speeds of {kept['machine']}, measured on {kept['date']}"
-    return SLOW, f"the speeds of a slow machine, because {file} could not be written"
+    return TYPICAL, f"the speeds of an AMD EPYC, because {file} could not be written"
 
 
 def speeds_of(kept: dict) -> Speeds:
     """Return the speeds of jobs on a machine from what `measured` returned there."""
     thread = {int(width): 1 / (1 / speed + 1 / OTHER_WORK) for width, speed in kept["products"].items()}
-    return Speeds(thread, gpu=A100, disk=kept["disk"], download=DOWNLOAD, start=START)
+    return Speeds(thread, kept["disk"])
 
 
 def measured() -> dict:
-    """Return the speeds of this machine: of products by the bytes of a weight, in FLOP per second, and of the disk, in
-    bytes."""
+    """Return the speeds of products by the bytes of a weight, in FLOP per second, and of the disk, in bytes."""
     import torch
 
     torch.set_num_threads(1)
+    products = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
+        seconds = repeat(partial(torch.mm, x, weight), timer=time.process_time, number=1, repeat=PRODUCTS)
+        products[dtype.itemsize] = 2 * TOKENS * WIDTH**2 / min(seconds)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         file = Path(folder, "file")
         seconds = repeat(lambda: (file.write_bytes(bytes(FILE_BYTES)), file.read_bytes()), number=1, repeat=FILES)
-    return {
-        "machine": platform.node(),
-        "date": date.today().isoformat(),
-        "products": {dtype.itemsize: _speed(dtype) for dtype in (torch.float32, torch.bfloat16)},
-        "disk": 2 * FILE_BYTES / min(seconds),
-    }
-
-
-def _speed(dtype) -> float:
-    """Return the FLOP per second of processor time of the fastest product."""
-    import torch
-
-    x, weight = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
-    seconds = repeat(lambda: torch.mm(x, weight), timer=time.process_time, number=1, repeat=PRODUCTS)
-    return 2 * TOKENS * WIDTH**2 / min(seconds)
+    disk = 2 * FILE_BYTES / min(seconds)
+    return {"machine": platform.node(), "date": date.today().isoformat(), "products": products, "disk": disk}
 
 
 if __name__ == "__main__":

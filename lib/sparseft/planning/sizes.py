@@ -17,10 +17,11 @@ from sparseft.checkpoints.model_hub import known_config
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
+from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
-from sparseft.study.sources import Model, TaskData, pruned_base, split_mdl
+from sparseft.study.sources import Model, TaskData, local_source, pruned_base
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
 
@@ -53,11 +54,6 @@ NAMED = {
 }
 
 
-# Share of the activations that a decoder layer holds at once without a backward; counted
-# (tests/planning/test_counted_memory.py).
-FORWARD = 0.65
-# Bytes per score of an eager attention, as kept for a backward and at once; counted (tests/planning/test_requests.py).
-KEPT_SCORE, SCORE = 8, 12
 # Tokens of WikiText-2's test split, about.
 TEST_SPLIT = 350_000
 
@@ -67,7 +63,6 @@ class Subject:
     """Describe a model of the study by its config.json. `width` is the number of bytes of a weight."""
 
     name: str
-    source: str
     config: dict
     shapes: Shapes
     width: int
@@ -77,17 +72,16 @@ class Subject:
         """Return the model's architecture."""
         return find_architecture(self.config["architectures"], self.name)
 
-    def activation_bytes(self, length: int) -> int:
-        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token of a
-        sequence."""
-        scores = self.architecture.scores(self.config, length)
-        return self.architecture.activation_bytes(self.config, self.width) + KEPT_SCORE * scores
+    @cached_property
+    def activation_bytes(self) -> int:
+        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token. Without a
+        backward it needs less."""
+        return self.architecture.activation_bytes(self.config, self.width)
 
-    def forward_bytes(self, length: int) -> int:
-        """Return an estimate of what one decoder layer holds at once without a backward, in bytes per token of a
-        sequence."""
-        scores = self.architecture.scores(self.config, length)
-        return int(FORWARD * self.architecture.activation_bytes(self.config, self.width)) + SCORE * scores
+    @property
+    def state(self) -> int:
+        """Return the bytes of a token's hidden state."""
+        return self.width * self.config["hidden_size"]
 
     @cached_property
     def weights(self) -> int:
@@ -158,38 +152,30 @@ def described(name: str, model: Model, models: Mapping[str, Model] = MappingProx
 
 
 def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subject | None:
-    """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture."""
-    if (known := description(name, model, models)) is None:
-        return None
-    config, place = known
-    return Subject(name, model.source, config, tensor_shapes(config, place), 4 if model.dtype == "float32" else 2)
-
-
-def description(name: str, model: Model, models: Mapping[str, Model]) -> tuple[dict, str] | None:
-    """Return a model's config.json and where it comes from; None if it is not known.
+    """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture.
 
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is
     not there yet counts as the model, one of `models`, from which it is pruned."""
     kind, _, place = model.source.partition(":")
     base = pruned_base(model.source)
-    prepared = Path(MODEL.format(model=name))
-    mdl = split_mdl(place) if kind == "mdl" else None
-    folders = [mdl[1] if mdl else Path(place)] if kind in ("path", "mdl") else []
-    if base:
-        folders.append(Path("pruned", place))
+    local, prepared = local_source(model.source), Path(MODEL.format(model=name))
+    folders = [local[1]] if local else [Path("pruned", place)] if base else []
     manifest = prepared / "manifest.json"
     if not manifest.exists() or read_json(manifest).get("source") == model.source:
         folders.append(prepared)
-    for folder in folders:
-        if (folder / "config.json").exists():
-            return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
-    if base:
-        return description(base.model, models[base.model], models)
+    files = [folder / "config.json" for folder in folders if (folder / "config.json").exists()]
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
-    if unpinned in NAMED:
-        return NAMED[unpinned], unpinned
-    config = known_config(place) if kind == "hub" else None
-    return (config, model.source) if config else None
+    config: dict | None
+    if files:
+        config = read_json(files[0], "give a Hugging Face checkpoint folder")
+    elif base:
+        original = known_subject(base.model, models[base.model], models)
+        config = original.config if original else None
+    else:
+        config = NAMED.get(unpinned) or (known_config(place) if kind == "hub" else None)
+    if config is None:
+        return None
+    return Subject(name, config, tensor_shapes(config, f"models.{name}"), 4 if model.dtype == "float32" else 2)
 
 
 def count(shapes: Shapes) -> int:
@@ -250,26 +236,20 @@ def perplexity_tokens(config: Config) -> int:
     return file.stat().st_size // CHARACTERS_PER_TOKEN if file else TEST_SPLIT
 
 
-def mask_lengths(config: Config, task: str, method: str) -> Lengths:
-    """Return the lengths of the examples on which the masks of a method are calibrated. `rows` starts with their
+def job_lengths(config: Config, job: JobKind) -> Lengths:
+    """Return the lengths of the examples of a job. If it computes masks or reconstructs, `rows` starts with their
     number."""
-    text = config.masks.text_of(method)
-    examples = text.examples if text else config.masks.calibration_examples
-    return calibration_lengths(config, task, get_method(method).calibration, examples)
-
-
-def calibration_lengths(config: Config, task: str, text: str | None, examples: int) -> Lengths:
-    """Return the lengths of examples of a text, or of the task if `text` is None."""
-    if text is None:
-        return replace(task_lengths(config, task), rows=(examples, 0))
-    texts = config.masks.texts
-    parts = texts[text].parts
-    # Windows that the model has sampled, and examples of the task, have lengths of their own.
-    own = [texts[part].length for part in parts if part != TASK and texts[part].has_own_windows]
-    length = max(texts[text].length, *own, task_lengths(config, task).long if TASK in parts else 0)
+    masks = config.masks
+    if job.kind == "mask":
+        name, text = get_method(job.method).calibration, masks.text_of(job.method)
+        examples = text.examples if text else masks.calibration_examples
+    elif job.kind == "reconstruction":
+        name, examples = config.reconstruction.calibration, config.reconstruction.examples
+    else:
+        return task_lengths(config, job.task)
+    if name is None:
+        return replace(task_lengths(config, job.task), rows=(examples, 0))
+    # Windows of a part may be longer than those of its mixture.
+    parts = [masks.texts[part].length for part in (name, *masks.texts[name].parts) if part != TASK]
+    length = max(*parts, task_lengths(config, job.task).long if TASK in masks.texts[name].parts else 0)
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)
-
-
-def reconstruction_lengths(config: Config, task: str) -> Lengths:
-    """Return the lengths of the examples on which decoder layers are reconstructed. `rows` starts with their number."""
-    return calibration_lengths(config, task, config.reconstruction.calibration, config.reconstruction.examples)

@@ -6,7 +6,6 @@ docs/generate.py makes config/schema.json and the reference of the configuration
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
@@ -175,14 +174,6 @@ class _Keys(Section):
     you choose. So several studies share models, data and masks, and each has its own results."""
 
 
-# A key that names something -> the key that describes it.
-DESCRIBED_BY = {
-    "grid.models": "models",
-    "grid.tasks": "tasks",
-    "analysis.against": "grid.methods",
-    "reconstruction.calibration": "masks.calibration",
-    **{f"throughput.{axis}": f"grid.{axis}" for axis in sorted(Throughput.keys_of(Role.AXIS))},
-}
 # The table of backends gives their sections, so that a new backend changes nothing here.
 _SECTIONS: dict[str, Any] = {
     name: (section, Field(default_factory=section)) for name, section in backend_sections().items()
@@ -219,14 +210,20 @@ class Config(_AllKeys):
     def contradictions(self) -> dict[str, object]:
         """Return what a section may name that another one does not describe or that it cannot use, and whether it
         does."""
-        faults: dict[str, object] = {}
-        for key, place in DESCRIBED_BY.items():
-            named, described = attrgetter(key)(self), attrgetter(place)(self)
-            # `self` needs no description.
-            described = self.masks.texts if described is self.masks.calibration else described
-            for name in named if isinstance(named, list) else filter(None, [named]):
-                faults[f"{key} asks for {name!r}, which {place} does not describe"] = name not in described
         text = self.reconstruction.calibration
+        axes = sorted(Throughput.keys_of(Role.AXIS))
+        # The values that name something, and the values that they may have.
+        references: dict[str, tuple[Iterable, Iterable]] = {
+            "grid.models": (self.grid.models, self.models),
+            "grid.tasks": (self.grid.tasks, self.tasks),
+            "analysis.against": (filter(None, [self.analysis.against]), self.grid.methods),
+            "reconstruction.calibration": (filter(None, [text]), self.masks.texts),
+            **{f"throughput.{axis}": (getattr(self.throughput, axis), getattr(self.grid, axis)) for axis in axes},
+        }
+        faults: dict[str, object] = {}
+        for key, (names, known) in references.items():
+            choices = ", ".join(map(str, known))
+            faults |= {f"{key} asks for {name!r}, which is none of {choices}": name not in known for name in names}
         imported = [name for name in self.grid.methods if get_method(name).imported]
         several = imported and len(self.grid.models) > 1
         reconstructs = any(get_mode(mode).reconstructs for mode in self.trained_modes)
@@ -237,7 +234,6 @@ class Config(_AllKeys):
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         lacks_dense = self.analysis.wished_speedup and 0 not in self.grid.sparsities
         return faults | {
-            **self.masks.faults_of_texts(),
             f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its"
             " examples": (own and own.has_own_windows and self.reconstruction.examples > own.examples),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
@@ -279,11 +275,10 @@ class Config(_AllKeys):
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
         data = self.tasks[name]
         built_in = BY_NAME.get(name)
-        is_described = any(getattr(data, key) for key in TaskData.DESCRIBING)
         has_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
         advice = f"set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
         faults = {
-            "is built in; choose another name for your own task": built_in and is_described,
+            "is built in; choose another name for your own task": built_in and data.task_kind,
             f"is not built in: {advice}": not built_in and not data.task_kind,
             "is generated: give train_examples and validation_examples, neither local nor hub": (
                 built_in and built_in.generate and not has_numbers
@@ -443,13 +438,13 @@ class Config(_AllKeys):
         """Return a sentence for each key of `training` that no run uses, because every task or training has its own
         value."""
         schedules = [self.training_of(task, name) for task in self.grid.tasks for name in self.training_names]
-        sentences = []
-        for key in sorted(self.training.model_fields_set):
-            value, used = getattr(self.training, key), [getattr(schedule, key) for schedule in schedules]
-            # A complete configuration sets every key, so a default value need not be the user's choice.
-            if value not in (getattr(Training(), key), *used):
-                sentences.append(f"training.{key} {value} is used by no run, because tasks or trainings set {used}")
-        return sentences
+        used = {key: [getattr(schedule, key) for schedule in schedules] for key in self.training.model_fields_set}
+        # A complete configuration sets every key, so a default value need not be the user's choice.
+        return [
+            f"training.{key} {value} is used by no run, because tasks or trainings set {used[key]}"
+            for key in sorted(used)
+            if (value := getattr(self.training, key)) not in (getattr(Training(), key), *used[key])
+        ]
 
 
 def schema() -> str:

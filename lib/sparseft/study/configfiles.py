@@ -21,17 +21,31 @@ HEAD = """\
 """
 
 
+# A file has fewer values, with a copy of what an alias names.
+MOST = 100_000
+
+
 class _Loader(yaml.SafeLoader):
     """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads
     as 8.
 
-    It also refuses what has no end, because an alias stands inside of what it names."""
+    It also refuses what has no end, because an alias stands inside of what it names, or hardly one, because aliases of
+    aliases do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[yaml.Node, int] = {}
+        self._size = 0
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """Return a node. That of an alias must have ended."""
+        """Return a node, and count the values in it. What an alias names must have ended, or it has no size yet."""
+        before, is_alias = self._size, self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
-        if node and not node.end_mark:
-            raise yaml.composer.ComposerError(None, None, "an alias stands in what it names", node.start_mark)
+        self._size += self._sizes.get(node, MOST) if is_alias else 1
+        self._sizes[node] = self._size - before
+        if self._size >= MOST:
+            what = f"an alias stands in what it names, or makes {MOST:,} values of them"
+            raise yaml.composer.ComposerError(None, None, what, node.start_mark)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

@@ -71,9 +71,6 @@ REPORT_PARTS = "lib/sparseft/analysis/templates"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
 RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
-# Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
-# behind it.
-LONGEST_NAME = 200
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a

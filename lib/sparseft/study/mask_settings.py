@@ -63,19 +63,14 @@ class Masks(Section):
     `norm_topk_prob: true`."""
 
     def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the patterns of imported checkpoints, and whether it is."""
+        """Return what may be wrong with the imported checkpoints and the calibration texts, and whether it is."""
         faults: dict[str, object] = {}
         for name, pattern in self.imported_pattern.items():
             most, group = map(int, pattern.split(":"))
             faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
             faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
-        return faults
-
-    def faults_of_texts(self) -> dict[str, object]:
-        """Return what may be wrong with the names and the parts of the calibration texts, and whether it is."""
-        faults: dict[str, object] = {}
         for name, text in self.calibration.items():
-            place = f"masks.calibration.{name}"
+            place = f"calibration.{name}"
             faults |= {
                 f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose another name": (
                     name == SELF and text.text != SELF
@@ -121,18 +116,6 @@ class Masks(Section):
     def is_sequential(self, method_name: str) -> bool:
         """Return whether a method prunes layer by layer, in one pass per sparsity."""
         return self.sequential and get_method(method_name).is_sequential
-
-    def passes_of(self, method_name: str, percents: list[int], layers: int) -> float:
-        """Return how often a model of `layers` decoder layers runs over the calibration examples in a job of the masks.
-
-        The masks are those of these sparsities."""
-        method = get_method(method_name)
-        if method.importance and method.importance.passes:
-            return method.importance.passes(layers)
-        if self.is_sequential(method_name):
-            # An allocation is made before the scores, on the dense model.
-            return bool(method.allocation) + sum(percent > 0 for percent in percents)
-        return len(method.statistics)
 
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""

@@ -2,7 +2,6 @@
 flags."""
 
 import re
-from collections.abc import Iterator
 from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
@@ -122,10 +121,8 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_read_as_meant(cls, values: object) -> object:
-        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0.
-
-        Refuse also a key or a text with a line break at its end, in front of which the `$` of a pattern matches."""
-        faults: dict[str, object] = {f"{place!r} ends in a line break": True for place in _broken(values)}
+        """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
+        faults: dict[str, object] = {}
         for name, value in values.items() if isinstance(values, dict) else ():
             has_truth = any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value]))
             key = cls.model_fields.get(name)
@@ -151,16 +148,20 @@ def refuse(faults: dict[str, object]) -> None:
         raise ValueError("; also: ".join(texts))
 
 
-def _broken(value: object, key: object = "") -> Iterator[object]:
-    """Yield the keys and the texts below a value, and itself, that end in a line break."""
-    if isinstance(value, dict | list):
-        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _broken(part, name)
-    yield from (text for text in (key, value) if isinstance(text, str) and text.endswith("\n"))
+def _broken(value: object) -> list[str]:
+    """Return the keys and the texts in a value that end in a line break, in front of which the `$` of a pattern
+    matches."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return [text for part in value for text in _broken(part)]
+    return [value] if isinstance(value, str) and value.endswith("\n") else []
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:
     """Return a section, checked. Raises InputError with `name`, and every fault with its place."""
+    if broken := _broken(raw):
+        raise InputError(f"{name}: {broken[0]!r} ends in a line break", "config/schema.json describes every key")
     try:
         return section.model_validate(raw)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 import re
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainSerializer, SerializationInfo
 
@@ -46,11 +46,13 @@ TOGETHER = 16
 def _spelled_source(source: str, info: SerializationInfo) -> str:
     """Return the source of a model with its paths as the context of a dump spells them."""
     kind, _, place = source.partition(":")
-    if kind == "mdl" and (mdl := split_mdl(place)):
-        file, folder = (spelled(str(path), info) for path in mdl)
-        own = spelled(str(mdl[0].parent), info)
-        return f"mdl:{file}" + ("" if folder == own else f"@{folder}")
-    return f"path:{spelled(place, info)}" if kind == "path" else source
+    if kind == "path":
+        return f"path:{spelled(place, info)}"
+    if not (mdl := local_source(source)):
+        return source
+    file, folder = (spelled(str(path), info) for path in mdl)
+    own = spelled(str(mdl[0].parent), info)
+    return f"mdl:{file}" + ("" if folder == own else f"@{folder}")
 
 
 def _spelled_file(value: str, info: SerializationInfo) -> str:
@@ -116,21 +118,26 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
     return file, Path(folder) if folder else file.parent
 
 
+def local_source(source: str) -> tuple[Path, Path] | None:
+    """Return the checkpoint of a `path:` or `mdl:` source, and the folder of its config.json; None for another
+    source."""
+    kind, _, place = source.partition(":")
+    if kind == "path":
+        return Path(place), Path(place)
+    return split_mdl(place) if kind == "mdl" else None
+
+
 def without_folders(source: str) -> str:
     """Return the source of a model for others to read. A file or folder of this machine is named without where it
     lies."""
-    kind, _, place = source.partition(":")
-    file = (split_mdl(place) or (Path(place),))[0].resolve()
-    return f"{kind}:{file.name}" if kind in ("path", "mdl") else source
+    local = local_source(source)
+    return f"{source.partition(':')[0]}:{local[0].resolve().name}" if local else source
 
 
 class TaskData(Section):
     """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
     A task that is not built in needs lm_eval or kind. Give local or hub, or neither."""
-
-    # The keys that describe a task that is not built in.
-    DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
 
     lm_eval: FileOrName | None = Field(None, examples=["my_task.yaml"])
     """A task of lm-eval: its name, or a YAML file of your own."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,61 +11,46 @@ from sparseft.errors import InputError
 from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
+from sparseft.study import grid
 from sparseft.study.config import Config
-from sparseft.study.grid import (
-    CALIBRATION,
-    CONFIGURATION,
-    DATA,
-    DENSE,
-    MIXED,
-    MODES,
-    NO_FINETUNE,
-    TASK_MODES,
-    Run,
-    fill,
-    mask_path,
-)
+from sparseft.study.grid import Run, fill
 from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
 
 STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
-# Patterns of files that a user may request. They also match unknown names, so that `check_target` can say which one is
-# wrong.
-_CELL = (
-    "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
-    "(?:-(?P<training>[^/-]+))?"
-)
-_NAMED = (
-    rf"results/(?:[^/]+/)?runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
-    rf"results/(?:[^/]+/)?throughput/{_CELL}(?:\.json|/.+)",
-    r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
-    r"models/(?P<model>[^/]+)/manifest\.json",
-    r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
-    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:(?:selection|validation)_)?manifest\.json)",
-)
+# Expressions for the wildcards of a path that a user may request. They also match unknown names, so that `check_target`
+# can say which one is wrong.
+_NAMES = {axis: f"(?P<{axis}>[^/_-]+)" for axis in ("sparsity", "seed")}
+_NAMES |= {axis: f"(?P<{axis}>[^/-]+)" for axis in ("model", "task", "method")}
+_NAMES |= {
+    "mode": "(?P<mode>[^/.-]+)",
+    "training": "(?:-(?P<training>[^/-]+))?",
+    "task_folder": "(?:/(?P<task>[^/]+))?",
+}
 
 
 def runs(config: Config) -> list[Run]:
     """Return every run of a configuration's grid, sorted and without duplicates.
 
     A run from whose adapter another one starts is among them."""
-    grid = config.grid
     grid_runs = set()
-    pruned = [(method, percent) for method in grid.methods for percent in filter(None, grid.percents(method))]
-    dense = [(DENSE, 0)] if 0 in grid.sparsities else []
-    for model, task, (method, sparsity) in product(grid.models, grid.tasks, dense + pruned):
+    pruned = [
+        (method, percent) for method in config.grid.methods for percent in filter(None, config.grid.percents(method))
+    ]
+    dense = [(grid.DENSE, 0)] if 0 in config.grid.sparsities else []
+    for model, task, (method, sparsity) in product(config.grid.models, config.grid.tasks, dense + pruned):
         trained = config.trained_modes
         modes = trained if sparsity else {get_mode(mode).dense_training for mode in trained}
-        for mode, training, seed in product(modes, config.training_names, grid.seeds):
+        for mode, training, seed in product(modes, config.training_names, config.grid.seeds):
             grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
         # A seed only changes the training, so one run without training is enough.
-        grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
+        grid_runs.add(Run(model, task, method, sparsity, grid.NO_FINETUNE, min(config.grid.seeds)))
     return sorted(grid_runs)
 
 
 def mask_targets(config: Config) -> list[str]:
     """Return the mask files that the grid's runs need."""
-    return sorted({fill(mask_path(run.method), run) for run in runs(config)})
+    return sorted({fill(grid.mask_path(run.method), run) for run in runs(config)})
 
 
 def added_sparsities(config: Config) -> list[int]:
@@ -74,15 +60,16 @@ def added_sparsities(config: Config) -> list[int]:
     of all sparsities. If it had to make one more, it would make all of them again, and Snakemake would train on them
     again, although no bit has changed. A method with a pruned base has a job per sparsity in any case, and so has one
     with sparsities of its own, so they decide nothing."""
-    grid = config.grid
     added: set[int] = set()
     in_passes = [
-        method for method in grid.methods if not get_method(method).has_pruned_base and method not in grid.sparsities_of
+        method
+        for method in config.grid.methods
+        if not get_method(method).has_pruned_base and method not in config.grid.sparsities_of
     ]
-    for model, method, task in product(grid.models, in_passes, grid.tasks):
+    for model, method, task in product(config.grid.models, in_passes, config.grid.tasks):
         paths = {
-            percent: mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
-            for percent in grid.sparsities
+            percent: grid.mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
+            for percent in config.grid.sparsities
         }
         missing = {percent for percent, path in paths.items() if not Path(path).exists()}
         if len(missing) < len(paths):
@@ -92,7 +79,7 @@ def added_sparsities(config: Config) -> list[int]:
 
 def run_targets(config: Config, *names: str, trained_only: bool = False) -> list[str]:
     """Return the files `names` of every run, or only of every trained run."""
-    chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
+    chosen = [run for run in runs(config) if run.mode != grid.NO_FINETUNE or not trained_only]
     return [f"{fill(config.paths.run, run)}/{name}" for name in names for run in chosen]
 
 
@@ -104,19 +91,19 @@ def selection_targets(config: Config) -> list[str]:
 
 def definition_files(config: Config, task: str) -> list[str]:
     """Return the manifest of a task's data if it defines the task; nothing for a built-in task."""
-    return [f"{DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
+    return [f"{grid.DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
 
 
 def probe_places(config: Config, task: str) -> list[str]:
     """Return `NAME:FOLDER` of each probe of a merged model of `task`."""
-    return [f"{probe}:{DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
+    return [f"{probe}:{grid.DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
 
 
 def probe_files(config: Config, task: str) -> list[str]:
     """Return the files of the probes of a merged model of `task`."""
     files = []
     for probe in config.evaluated_tasks(task)[1:]:
-        files += [f"{DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
+        files += [f"{grid.DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
     return files
 
 
@@ -140,7 +127,7 @@ def _measured(config: Config) -> list[Run]:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
-    return [run for run in runs(narrowed) if run.mode in TASK_MODES]
+    return [run for run in runs(narrowed) if run.mode in grid.TASK_MODES]
 
 
 def text_path(config: Config, name: str, model: str, task: str) -> str:
@@ -149,8 +136,10 @@ def text_path(config: Config, name: str, model: str, task: str) -> str:
     A model that is made from a pruned base has the windows of the model that was pruned first."""
     text = config.texts[name]
     if not text.has_own_windows:
-        return CALIBRATION.format(text=name)
-    return MIXED.format(text=name, model=config.original(model), task_folder=f"/{task}" if TASK in text.parts else "")
+        return grid.CALIBRATION.format(text=name)
+    return grid.MIXED.format(
+        text=name, model=config.original(model), task_folder=f"/{task}" if TASK in text.parts else ""
+    )
 
 
 def window_files(config: Config) -> list[Path]:
@@ -160,20 +149,18 @@ def window_files(config: Config) -> list[Path]:
     return sorted({Path(text_path(config, *cell)) for cell in cells})
 
 
-def reconstruction_text(config: Config, model: str, task: str) -> list[str]:
-    """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
-    name = config.reconstruction.calibration
-    return [text_path(config, name, model, task)] if name else []
+def text_paths(config: Config, names: Iterable[str | None], model: str, task: str) -> list[str]:
+    """Return the prepared files of some texts for a model, each once. None stands for the examples of the task."""
+    return [text_path(config, name, model, task) for name in dict.fromkeys(names) if name]
 
 
 def seen_texts(config: Config, run: Run) -> list[str]:
     """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were
     reconstructed."""
-    name = get_method(run.method).calibration
-    texts = [text_path(config, name, run.model, run.task)] if name else []
+    names = [get_method(run.method).calibration]
     if get_mode(get_mode(run.mode).starts_from or run.mode).reconstructs:
-        texts += reconstruction_text(config, run.model, run.task)
-    return list(dict.fromkeys(texts))
+        names.append(config.reconstruction.calibration)
+    return text_paths(config, names, run.model, run.task)
 
 
 def first_evaluations(config: Config) -> list[str]:
@@ -191,8 +178,8 @@ def record_targets(config: Config) -> list[str]:
 
 def final_targets(config: Config) -> list[str]:
     """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
-    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
-    trained = [config.paths.trained(run) for run in runs(config) if run.mode != NO_FINETUNE]
+    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", grid.CONFIGURATION)]
+    trained = [config.paths.trained(run) for run in runs(config) if run.mode != grid.NO_FINETUNE]
     return files + trained + record_targets(config)
 
 
@@ -221,36 +208,50 @@ def _check_place(config: Config, target: str) -> None:
             config.training_backend.check_measured(config, task)
 
 
+def _names(config: Config, target: str) -> dict[str, str]:
+    """Return the names of the values of axes in the path of a target, by axis."""
+    patterns = (
+        f"{config.paths.run}/.+",
+        rf"{config.results}/throughput/{grid.CELL_ID}(?:\.json|/.+)",
+        f"{grid.MASKS}{{task_folder}}/{grid.MASK_NAME}.pt",
+        grid.MANIFEST,
+        f"{grid.PRUNED_BASES}{{task_folder}}/{grid.PRUNED_NAME}/manifest.json",
+        f"{grid.DATA}/.+",
+    )
+    matches = (re.fullmatch(pattern.format(**_NAMES), target) for pattern in patterns)
+    return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
+
+
 def _check_names(config: Config, target: str) -> None:
     """Raise InputError if a target names a value of an axis that the configuration does not have."""
-    matches = (re.fullmatch(pattern, target) for pattern in _NAMED)
-    names = {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
-    method = names.get("method", DENSE)
-    mode = names.get("mode")
-    if mode in MODES:
+    names = _names(config, target)
+    method, mode = names.get("method", grid.DENSE), names.get("mode")
+    if mode in grid.MODES:
         config.training_backend.check_modes([mode])
+    if mode:
+        names.setdefault("training", "")
     allowed = {
         "model": config.models,
         "task": [*config.tasks, *config.evaluation.probes],
-        "sparsity": [f"{percent:02d}" for percent in config.grid.percents(method)] if method != DENSE else ["00"],
-        "mode": MODES,
-        "training": config.training_names if mode != NO_FINETUNE else [""],
+        "sparsity": [f"{percent:02d}" for percent in config.grid.percents(method)] if method != grid.DENSE else ["00"],
+        "mode": grid.MODES,
+        "training": config.training_names if mode != grid.NO_FINETUNE else [""],
     }
-    if "mode" in names:
-        names.setdefault("training", "")
     try:
         # A mask that is there needs no pass.
-        has_mask = "sparsity" in names and Path(mask_path(method).format(**{"task": "", **names})).exists()
+        mask = Path(grid.mask_path(method).format(**{"task": "", **names})) if "sparsity" in names else None
+        is_new = mask and not mask.exists()
         for axis, values in allowed.items():
-            if axis in names and names[axis] not in values and not (has_mask and axis == "sparsity"):
+            if axis in names and names[axis] not in values and (is_new or axis != "sparsity"):
                 choices = ", ".join(name or "none" for name in values)
-                what = f"your configuration has no {axis} {names[axis]}"
-                raise InputError(what, f"choose among {choices}, or add it")
-        config.masks.check(method, [int(names["sparsity"])] if "sparsity" in names and not has_mask else [])
+                raise InputError(
+                    f"your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
+                )
+        config.masks.check(method, [int(names["sparsity"])] if is_new else [])
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
     if target.startswith("masks/") and "sparsity" in names:
-        place = mask_path(method).format(**{"task": "TASK", **names})
+        place = grid.mask_path(method).format(**{"task": "TASK", **names})
         if place != target:
             raise InputError(f"{target}: the masks of {method} are in another place", f"write {place}")
