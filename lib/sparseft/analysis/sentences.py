@@ -48,7 +48,9 @@ def name_of(row: Any, prefix: str = "") -> str:
 
 def dense_name(mode: str) -> str:
     """Return what the pages call the dense model of a mode."""
-    return "original model" if mode == NO_FINETUNE else "dense with LoRA"
+    if mode == NO_FINETUNE:
+        return "original model"
+    return "dense, fully trained" if get_mode(mode).is_full else "dense with LoRA"
 
 
 def listed(words: Iterable[str]) -> str:

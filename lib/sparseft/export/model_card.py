@@ -107,10 +107,12 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     sentences = [f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
     if training:
         keys = training.settings
+        how = f"LoRA of rank {keys['lora_r']}, merged into the weights" if keys["lora_r"] else "all kept weights trained"
+        if keys["recover_on"] not in (None, run.task):
+            how += f", after a training on `{keys['recover_on']}`"
         sentences.append(
-            f"It was fine-tuned on `{run.task}` in mode `{run.mode}` with LoRA of rank {keys['lora_r']}:"
-            f" {training.steps} steps of {keys['batch_size']} examples, learning rate {keys['learning_rate']:g},"
-            f" seed {run.seed}. The adapter is merged into the weights."
+            f"It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {training.steps} steps of"
+            f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}."
         )
     else:
         sentences.append("It was not fine-tuned.")

@@ -24,7 +24,7 @@ from sparseft.planning.hours import START, Speeds, job_seconds
 from sparseft.planning.job_kind import EVALUATIONS, JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
-from sparseft.planning.requests import Requests
+from sparseft.planning.requests import ADAM, Requests
 from sparseft.planning.sizes import task_lengths
 from sparseft.study import targets
 from sparseft.study.config import Config
@@ -130,7 +130,7 @@ def job_kind(job: Job) -> JobKind:
 def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
     """Return the bytes of the files that jobs leave, by what they are, and what a running one needs in addition."""
     config = requests.config
-    numbers = cache(lambda model, *of: requests.subject(model).adapter_numbers(config, *of))
+    numbers = cache(lambda model, *of: requests.subject(model).trained_numbers(config, *of))
     kept: Counter[str] = Counter()
     running = 0
     for kind, wildcards, _ in jobs:
@@ -149,7 +149,12 @@ def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
             kept["masks"] += number * (model.prunable_weights // 8)
             kept["pruned"] += get_method(method).has_pruned_base * model.bytes
         else:
-            kept["adapters"] += 4 * numbers(model.name, wildcards["task"], training_name(wildcards["training"]))
+            of_run = model.name, wildcards["task"], training_name(wildcards["training"])
+            is_full = get_mode(wildcards["mode"]).is_full
+            kept["trained weights"] += is_full * model.bytes
+            kept["adapters"] += (not is_full) * 4 * numbers(*of_run)
+            # The state from which a killed training continues.
+            running = max(running, is_full * ADAM * model.weights)
     return +kept, running
 
 

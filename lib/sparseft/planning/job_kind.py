@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparseft.methods import get_method
+from sparseft.modes import get_mode
 from sparseft.study.grid import training_name
 
 # The kinds of jobs that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge`
@@ -26,6 +27,8 @@ class JobKind:
     method: str = ""
     training: str = ""
     text: str = ""
+    # Whether a training changes the weights themselves.
+    is_full: bool = False
 
     @classmethod
     def of(cls, kind: str, cell: Any) -> "JobKind":
@@ -35,4 +38,5 @@ class JobKind:
             kind = "export" if method.pattern.units else "weights"
         names = DECIDING.get(kind, ("task", "training") if kind in RUN_THE_MODEL else ())
         values = {name: training_name(getattr(cell, name)) for name in names}
-        return cls(kind, getattr(cell, "model", ""), **values)
+        is_full = kind in ("training", "throughput") and "training" in names and get_mode(cell.mode).is_full
+        return cls(kind, getattr(cell, "model", ""), **values, is_full=is_full)

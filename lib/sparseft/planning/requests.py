@@ -23,8 +23,8 @@ from sparseft.tasks.task import Lengths
 PROGRAM = 400_000_000
 # Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
 MATRIX = 16
-# Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
-ADAM = 16
+# Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask.
+ADAM, FULL = 16, 17
 # Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of
 # three more matrices for the widest one (pruning/obs.py; pruning/sparsegpt.py needs two).
 HESSIAN, FACTORS = 4, 12
@@ -187,15 +187,15 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject) -> tuple[int, in
 
     batch = max(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     # Before the merge, W' takes the place of W.
-    return weights + 4 * subject.adapter_numbers(config, job.task, job.training) + batch, in_files
+    return weights + 4 * subject.trained_numbers(config, job.task, job.training) + batch, in_files
 
 
 def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
     """Return the bytes of a training, of a measurement of one, or of a reconstruction of one decoder layer after the
     other."""
-    # The adapter, and W' and a gradient of a layer.
-    device = ADAM * subject.adapter_numbers(config, job.task, job.training)
-    device += 3 * subject.width * subject.largest_prunable
+    # What is trained, and W' and a gradient of a layer.
+    numbers = subject.trained_numbers(config, job.task, job.training, is_full=job.is_full)
+    device = (FULL if job.is_full else ADAM) * numbers + 3 * subject.width * subject.largest_prunable
     if job.kind == "reconstruction":
         lengths = job_lengths(config, job)
         batch = config.reconstruction.batch_size * lengths.long * subject.activation_bytes
@@ -206,7 +206,13 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     if settings.shard_model:
         # What is gathered is there twice: as it was received, and as tensors.
         weights = subject.bytes // resources.processes + 2 * subject.layer_and_outside
-        if resources.gpus == 1:
+        if job.is_full:
+            # The weights that are not trained are in fp32 too.
+            device = (FULL * numbers + 4 * (subject.weights - numbers)) // resources.processes
+            weights = 2 * subject.layer_and_outside
+            if resources.gpus == 1:
+                device, machine = 0, device
+        elif resources.gpus == 1:
             weights = 2 * subject.layer_and_outside
             # torch rounds each tensor of pinned memory up to a power of two (CachingHostAllocator.h).
             sizes = (subject.width * math.prod(shape) for shape in subject.shapes.values())

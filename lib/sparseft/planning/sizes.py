@@ -130,9 +130,11 @@ class Subject:
         in_layers = count({name: shape for name, shape in self.shapes.items() if name.startswith("model.layers.")})
         return self.width * (self.weights - in_layers + in_layers // self.layers)
 
-    def adapter_numbers(self, config: Config, task: str, training: str = "") -> int:
-        """Return how many numbers the adapter of a training has: lora_r x (rows + cols) per adapted layer."""
+    def trained_numbers(self, config: Config, task: str, training: str = "", *, is_full: bool = False) -> int:
+        """Return how many numbers a training changes: lora_r x (rows + cols) per adapted layer, or the weights."""
         settings = config.training_of(task, training)
+        if is_full:
+            return self.weights if settings.train else self.prunable_weights
         adapted = settings.lora_targets or PROJECTIONS
         sides = [sum(shape) for layer, shape in self.prunable.items() if layer.rpartition(".")[2] in adapted]
         return settings.lora_r * sum(sides)
