@@ -89,9 +89,14 @@ def test_more_work_requests_more_time(kind):
 
 
 def test_a_kind_names_only_what_decides_its_requests():
-    wildcards = SimpleNamespace(model="llama", task="boolq", method="unstructured_wanda", training="-long")
+    wildcards = SimpleNamespace(
+        model="llama", task="boolq", method="unstructured_wanda", mode="sparse_to_sparse", training="-long"
+    )
     by_magnitude = SimpleNamespace(**vars(wildcards) | {"method": "unstructured"})
     assert JobKind.of("training", wildcards) == JobKind("training", "llama", "boolq", training="long")
+    full = SimpleNamespace(**vars(wildcards) | {"mode": "full_sparse_to_dense"})
+    assert JobKind.of("training", full) == JobKind("training", "llama", "boolq", training="long", is_full=True)
+    assert JobKind.of("evaluation", full) == JobKind.of("evaluation", wildcards)
     assert JobKind.of("mask", wildcards) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
     assert JobKind.of("mask", by_magnitude) == JobKind("weights", "llama")
     assert JobKind.of("export", wildcards) == JobKind("export", "llama")

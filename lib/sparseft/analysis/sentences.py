@@ -10,6 +10,7 @@ import pandas as pd
 
 from sparseft.analysis.cells import is_fraction
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, VALUE, WITHIN, decided
+from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.tasks import get_metric
 

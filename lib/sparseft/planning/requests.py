@@ -23,8 +23,9 @@ from sparseft.tasks.task import Lengths
 PROGRAM = 400_000_000
 # Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
 MATRIX = 16
-# Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask.
-ADAM, FULL = 16, 17
+# Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask, the
+# rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
+ADAM, FULL = 16, 20
 # Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of
 # three more matrices for the widest one (pruning/obs.py; pruning/sparsegpt.py needs two).
 HESSIAN, FACTORS = 4, 12
