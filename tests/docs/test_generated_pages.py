@@ -23,6 +23,10 @@ BESIDE = {
 }
 ELSEWHERE = {
     "analysis.against": {"grid": {"methods": ["unstructured", "unstructured_wanda"]}},
+    "training.recover_on": {
+        "tasks": {"my_text": {"kind": "text", "local": "pages", "length": 64}},
+        "grid": {"tasks": ["my_text", "boolq_mini"], "methods": ["unstructured"]},
+    },
     "reconstruction.calibration": {"masks": {"calibration": {"c4": {"text": "/data/c4.jsonl"}}}},
 }
 
