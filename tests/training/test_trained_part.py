@@ -5,13 +5,21 @@ from itertools import islice
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
+from sparseft.lora.adapted_model import trained_model
+from sparseft.lora.merge import merge
+from sparseft.masks.validation import validate
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
+from sparseft.training.steps import Steps
 from sparseft.training.trained_part import model_to_train
+from tiny_models import save_tiny
 from torch.nn.utils import clip_grad_norm_
 
 from masks import compute_masks
@@ -67,3 +75,61 @@ def test_a_training_is_plain_adamw_with_the_mask_put_on_again_after_every_step(t
         torch.testing.assert_close(ours, weights[name], rtol=0, atol=1e-5)
     zeros = torch.cat([(loop.part.own[name] == 0)[~of_layer] for name, of_layer in kept.items()])
     assert zeros.all() == (mode == "full_sparse_to_sparse")
+
+
+def test_no_moment_no_gradient_and_no_decay_reaches_what_is_pruned(tiny_llama, monkeypatch):
+    loop, mask = looped(tiny_llama, "full_sparse_to_sparse")
+    optimizers, real = [], Steps.__init__
+
+    def noted(steps, *arguments):
+        real(steps, *arguments)
+        optimizers.append(steps.optimizer)
+
+    monkeypatch.setattr(Steps, "__init__", noted)
+    loop.fit()
+    states = optimizers[0].state
+    for name, own in loop.part.own.items():
+        pruned = ~torch.from_numpy(mask.kept(name.removesuffix(".weight")))
+        for part in (own, states[own]["exp_avg"], states[own]["exp_avg_sq"]):
+            assert not part[pruned].any()
+            assert part[~pruned].any()
+
+
+@pytest.mark.parametrize("mode", ["full_sparse_to_sparse", "full_sparse_to_dense"])
+@pytest.mark.parametrize(("name", "dtype"), [("llama", torch.bfloat16), ("mixtral", torch.float16)])
+def test_the_merged_model_has_the_trained_weights_and_no_others_and_passes_the_proof(tmp_path, name, dtype, mode):
+    base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
+    # Steps below the last place of 16 bits add up in fp32.
+    settings = SETTINGS.model_copy(update={"learning_rate": 2e-3, "steps": 8, "train": ["norms"]})
+    loop, mask = looped(base, mode, settings)
+    loop.fit()
+    loop.part.write(tmp_path / "weights", settings, {"mode": mode, "mask_sha256": "m"}, is_main=True)
+    record = merge(base, mask, "m", tmp_path / "weights", tmp_path / "merged")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "merged"))
+    for key, weight in before.items():
+        own = loop.part.own.get(key)
+        expected = weight if own is None else own.detach().to(dtype)
+        assert torch.equal(after[key], expected)
+        assert (own is None) != bool((after[key] != weight).any())
+    outside = {key for key in before if "norm" in key}
+    assert (set(record["trained_outside"]), record["as_trained"]) == (outside, name == "llama")
+    merged, lifts = Checkpoint(tmp_path / "merged"), mode == "full_sparse_to_dense"
+    checks = {"base": base, "trained_outside": record["trained_outside"], "lifts_mask": lifts}
+    report = validate(merged, mask, **checks)
+    assert (report["passed"], len(report["not_checked"])) == (True, 1 + lifts)
+    assert (report["expected_sparsity"] == 0) == lifts
+    assert not validate(merged, mask, **checks | {"trained_outside": [min(outside)]})["passed"]
+    ids = torch.arange(40)[None]
+    evaluated = trained_model(base, mask, "m", tmp_path / "weights", CPU)[0]
+    with torch.no_grad():
+        assert torch.equal(evaluated(ids).logits, load_model(merged.folder, CPU)[0](ids).logits)
+
+
+def test_trained_weights_of_another_base_are_refused(tmp_path, tiny_models):
+    base = Checkpoint(tiny_models["llama"])
+    loop, mask = looped(base, "full_sparse_to_sparse")
+    loop.part.write(tmp_path / "weights", SETTINGS, {"mode": "full_sparse_to_sparse", "mask_sha256": "m"}, is_main=True)
+    with pytest.raises(InputError, match="mask_sha256 is m, not other"):
+        merge(base, mask, "other", tmp_path / "weights", tmp_path / "merged")
+    with pytest.raises(InputError, match="does not fit .*give the base"):
+        merge(Checkpoint(tiny_models["qwen3"]), mask, "m", tmp_path / "weights", tmp_path / "merged")

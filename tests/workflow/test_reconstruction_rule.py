@@ -13,7 +13,7 @@ from sparseft.storage.record import trained_digest
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"
-NEW, FIRST, SECOND = "sparse_to_sparse", "reconstruct", "reconstruct_to_sparse"
+NEW, FIRST, SECOND, FULL = "sparse_to_sparse", "reconstruct", "reconstruct_to_sparse", "full_sparse_to_sparse"
 MASKS = {"calibration": {"web": {"text": "web.jsonl", "examples": 2, "length": 24}}}
 RECONSTRUCTION = {"calibration": "web", "examples": 6, "steps": 12, "batch_size": 3, "learning_rate": 0.01}
 
@@ -110,8 +110,11 @@ OTHER = {"initial_adapter": f"{RUN.format(NEW)}/adapter"}
     [
         ("reconstruct.py", NEW, {}, "is not trained by this program; choose a run in mode reconstruct"),
         ("train.py", FIRST, {}, "is not trained by this program"),
-        ("train.py", SECOND, {}, "starts from the adapter of reconstruct; give it with --initial_adapter"),
-        ("train.py", NEW, INITIAL, "starts from a new adapter"),
+        ("train.py", SECOND, {}, "starts from llama-hellaswag_mini-unstructured-sparsity50-reconstruct-seed0; give"),
+        ("train.py", NEW, INITIAL, "starts from the pruned model"),
+        ("train.py", FULL, INITIAL, "starts from the pruned model"),
+        ("train.py", FULL, {}, "--lora_r: a training in mode full_sparse_to_sparse has none; leave it out"),
+        ("train.py", NEW, {"full_learning_rate": 1e-4}, "--full_learning_rate: a training in mode sparse_to_sparse"),
         ("train.py", SECOND, OTHER, "its run_id is"),
         ("train.py", SECOND, INITIAL | {"lora_r": 8}, "its r is 4, not 8"),
         ("reconstruct.py", FIRST, {"dense_path": "mistral"}, "not the model that was pruned"),

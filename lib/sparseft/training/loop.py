@@ -117,13 +117,7 @@ class Loop:
                 loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))
                 (loss * scale).backward()
                 means += parts.detach()
-        self.part.take_gradients()
-        if accelerator.num_processes > 1 and not self.part.is_divided:
-            # In one message, because adapters are small.
-            gradients = [parameter.grad for parameter in self.part.parameters]
-            total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-            for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+        self.part.take_gradients(accelerator)
         # tolist() waits for the device, so the measured time includes the gradients.
         parts = accelerator.reduce(means, "sum").tolist()
         loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))

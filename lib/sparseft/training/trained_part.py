@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedTokenizerBase
@@ -34,37 +34,27 @@ from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 
 
-class TrainedPart(Protocol):
-    """Describe what a loop needs of the part that it trains."""
+class TrainedPart:
+    """Hold what an optimizer updates, and hand it on when the training is done."""
 
-    # What the optimizer updates, fp32. Of a part that is divided among processes, these are the rows of this one.
+    # fp32. Of a part that is divided among processes, these are the rows of this one.
     parameters: list[nn.Parameter]
-    is_divided: bool
+    is_divided = False
     # The key of the configuration with its learning rate.
-    rate: str
+    rate = "training.learning_rate"
+
+    def caching(self) -> AbstractContextManager:
+        """Return a context for the micro-batches of a step, in which the parameters do not change."""
+        return nullcontext()
 
     @property
     def size(self) -> int:
         """Return the number of trained parameters of all processes."""
-
-    def caching(self) -> AbstractContextManager:
-        """Return a context for the micro-batches of a step, in which the parameters do not change."""
-
-    def take_gradients(self) -> None:
-        """Give each parameter its gradient, after the backward of all micro-batches of a step."""
-
-    def start_from(self, initial) -> None:
-        """Take the values that another training has handed on."""
-
-    def write(self, folder: Path, settings: Training, provenance: dict, is_main: bool) -> None:
-        """Write what the training hands on. All processes call it, and the main one writes."""
+        return sum(parameter.numel() for parameter in self.parameters)
 
 
-class AdapterPart:
+class AdapterPart(TrainedPart):
     """Hold the adapters of a model, which are whole on every process."""
-
-    is_divided = False
-    rate = "training.learning_rate"
 
     def __init__(self, layers: dict[str, LoRALinear], base: str) -> None:
         """`layers` by name. `base`: the name of the model."""
@@ -76,13 +66,15 @@ class AdapterPart:
         """Keep every W' of the step. All layers share one workspace."""
         return next(iter(self.layers.values())).workspace.caching()
 
-    def take_gradients(self) -> None:
-        """Do nothing: autograd has added the gradients."""
-
-    @property
-    def size(self) -> int:
-        """Return the number of entries of all factors."""
-        return sum(parameter.numel() for parameter in self.parameters)
+    def take_gradients(self, accelerator: Accelerator) -> None:
+        """Sum the gradients over the processes, after the backward of all micro-batches of a step."""
+        if accelerator.num_processes == 1:
+            return
+        # In one message, because adapters are small.
+        gradients = [parameter.grad for parameter in self.parameters]
+        total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def start_from(self, initial: Adapter) -> None:
         """Copy the factors of another adapter."""
@@ -90,7 +82,7 @@ class AdapterPart:
         load_factors(self.layers, initial.pairs)
 
     def write(self, folder: Path, settings: Training, provenance: dict, is_main: bool) -> None:
-        """Write the adapter as PEFT does."""
+        """Write the adapter as PEFT does. All processes call it, and the main one writes."""
         if is_main:
             factors = {name: layer.factors() for name, layer in self.layers.items()}
             write_adapter(folder, factors, settings, base=self.base, sparseft=provenance)
@@ -108,7 +100,7 @@ class Rounded(nn.Module):
         return weight.to(self.dtype)
 
 
-class WeightsPart:
+class WeightsPart(TrainedPart):
     """Hold the weights of a model that a full training changes, in fp32, with the mask of each.
 
     What is pruned starts as zero and gets no gradient. So AdamW's moments of it stay zero, a weight decay leaves it
@@ -129,14 +121,17 @@ class WeightsPart:
         self.leaves = dict(zip(names, _leaves(model, paths), strict=True))
         self.own: dict[str, nn.Parameter] = {}
         self.pruned: dict[str, Tensor] = {}
+        self._size = sum(leaf.numel() for leaf in self.leaves.values())
         for name, leaf in self.leaves.items():
             self.own[name] = nn.Parameter(leaf.to_local().detach()) if self.is_divided else leaf
             layer = name.removesuffix(".weight")
             if layer in mask.bits:
-                pruned = torch.from_numpy(~mask.kept(layer)[self._rows(leaf)]).to(self.own[name].device)
-                self.own[name].data.masked_fill_(pruned, 0)
+                pruned = torch.from_numpy(~mask.kept(layer))
+                own = pruned[self._rows(leaf)].to(self.own[name].device)
+                self.own[name].data.masked_fill_(own, 0)
                 if not lifts_mask and bool(pruned.any()):
-                    self.pruned[name] = pruned
+                    self.pruned[name] = own
+                    self._size -= int(pruned.sum())
         self.parameters = list(self.own.values())
 
     @property
@@ -144,11 +139,7 @@ class WeightsPart:
         """Return whether each process has rows of its own."""
         return hasattr(next(iter(self.leaves.values())), "full_tensor")
 
-    def caching(self) -> AbstractContextManager:
-        """Keep nothing, because the weights are there."""
-        return nullcontext()
-
-    def take_gradients(self) -> None:
+    def take_gradients(self, accelerator: Accelerator) -> None:
         """Take the gradients of the own rows, and set those of what is pruned to zero, even one that is not finite."""
         for name, own in self.own.items():
             leaf = self.leaves[name]
@@ -160,9 +151,8 @@ class WeightsPart:
 
     @property
     def size(self) -> int:
-        """Return the number of trained weights, without those that the mask holds at zero."""
-        held = sum(int(self.pruned[name].sum()) for name in self.pruned)
-        return sum(leaf.numel() for leaf in self.leaves.values()) - held
+        """Return the number of trained weights of all processes, without those that the mask holds at zero."""
+        return self._size
 
     def start_from(self, initial: TrainedCheckpoint) -> None:
         """Copy the tensors of another training, each process its own rows."""
