@@ -40,7 +40,9 @@ def study(tmp_path_factory, tiny_models) -> Study:
 def test_every_run_is_sound_and_compared_with_the_dense_model_that_was_trained_alike(study):
     with open(study.folder / "results/analysis/summary.csv", newline="") as file:
         rows = {(row["task"], row["method"], row["mode"]): row for row in csv.DictReader(file)}
-    assert {row["status"] for row in rows.values()} == {"sound"}
+    # The proof of a model whose mask was lifted says so.
+    assert {row["status"] for row in rows.values() if row["mode"] != DENSE} == {"sound"}
+    assert {row["status"] for row in rows.values() if row["mode"] == DENSE} == {"not fully checked"}
     assert {mode for task, method, mode in rows if method == "dense"} == {"no_finetune", "sparse_to_dense", FULL}
     assert float(rows["boolq_mini", "unstructured", FULL]["reached_sparsity"]) == 50
     assert float(rows["boolq_mini", "unstructured", DENSE]["reached_sparsity"]) == 0

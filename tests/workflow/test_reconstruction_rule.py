@@ -112,7 +112,7 @@ OTHER = {"initial_adapter": f"{RUN.format(NEW)}/adapter"}
         ("train.py", FIRST, {}, "is not trained by this program"),
         ("train.py", SECOND, {}, "starts from llama-hellaswag_mini-unstructured-sparsity50-reconstruct-seed0; give"),
         ("train.py", NEW, INITIAL, "starts from the pruned model"),
-        ("train.py", FULL, INITIAL, "starts from the pruned model"),
+        ("train.py", FULL, INITIAL | {"lora_r": None}, "starts from the pruned model"),
         ("train.py", FULL, {}, "--lora_r: a training in mode full_sparse_to_sparse has none; leave it out"),
         ("train.py", NEW, {"full_learning_rate": 1e-4}, "--full_learning_rate: a training in mode sparse_to_sparse"),
         ("train.py", SECOND, OTHER, "its run_id is"),
@@ -132,7 +132,8 @@ def test_a_script_refuses_what_does_not_fit_its_mode(
         if changes["dense_path"] == "retokenised":
             (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
         changes = changes | {"dense_path": other}
-    code, said = call_script(name, **{**base_flags(study, mode), "lora_r": 4, "output_dir": "by_hand", **changes})
+    flags = {**base_flags(study, mode), "lora_r": 4, "output_dir": "by_hand", **changes}
+    code, said = call_script(name, **{flag: value for flag, value in flags.items() if value is not None})
     assert (code, said.count("error: ")) == (2, 1)
     assert line in said
     assert not Path("by_hand/adapter").exists()

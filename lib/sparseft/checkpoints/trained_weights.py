@@ -53,8 +53,9 @@ class TrainedCheckpoint(Checkpoint):
         return json.loads(json.loads(header[8:]).get("__metadata__", {}).get(ORIGIN, "{}"))
 
     @cached_property
-    def trained_digest(self) -> str:
-        """Return the sha256 of the trained tensors' file, after the check that train.json records it."""
+    def digest(self) -> str:
+        """Return the sha256 of the trained tensors' file, as of an adapter, after the check that train.json records
+        it."""
         digest = sha256(self.weights / TRAINED_TENSORS)
         check_trained(self.weights, digest)
         return digest

@@ -123,7 +123,7 @@ def _merge_weights(
         "scale": None,
         "layers_merged": len(mask.shape),
         "as_trained": not fused_experts(base.architecture),
-        "adapter": trained.trained_digest,
+        "adapter": trained.digest,
         "trained_outside": sorted(trained.trained.keys() - names),
         "outputs": _write(base, output, sorted(trained.trained.keys() | names), merged),
     }
