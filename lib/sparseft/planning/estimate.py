@@ -178,7 +178,7 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
 
 
 def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
-    """Return a line for each model and kind of job that needs more memory than there is, with the change to try first.
+    """Return a line for each model and kind of job that needs more memory than there is, with changes that help.
 
     With `has_all`, there is a line for each. Without resources.gpu_memory_mb, a GPU has CARD. Without
     resources.memory_mb, a job may use the memory of this machine."""
@@ -193,26 +193,25 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
         if missing or has_all:
             parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
             what = " on ".join(filter(None, (job.kind, job.task)))
-            fault = (
-                f", more than {' and '.join(missing)}; {_advice(requests.config, job, missing[0])}" if missing else ""
-            )
+            fault = f", more than {' and '.join(missing)}; {_advice(requests.config, job, limits)}" if missing else ""
             lines.append(f"{job.model}: {what} needs {parts}{fault}")
     return lines
 
 
-def _advice(config: Config, job: JobKind, missing: str) -> str:
-    """Return in words the first change of LIGHTER that a job does not have yet."""
-    settings = {}
-    # No setting lowers what a job on a GPU needs in the machine.
-    if config.resources.gpus and "GPU" not in missing:
-        return "use a larger one"
-    if job.kind == "training":
-        settings = {f"training.{key}": value for key, value in config.training_of(job.task, job.training)}
-    if job.kind in EVALUATIONS or settings.get("training.eval_every"):
-        settings["evaluation_batch_size"] = config.evaluation_batch_size
+def _advice(config: Config, job: JobKind, limits: Mapping[str, float]) -> str:
+    """Return in words the first changes of LIGHTER with which a job fits into the limits."""
+    words = []
     for key, value in LIGHTER.items():
-        if settings.get(key, value) != value:
-            return f"set {key} to {json.dumps(value)}"
+        section, _, name = key.rpartition(".")
+        holder = config.training_of(job.task, job.training) if section else config
+        if job.kind not in (["training"] if section else [*EVALUATIONS, "training"]) or getattr(holder, name) == value:
+            continue
+        words.append(f"{key} to {json.dumps(value)}")
+        change = {section: config.training.model_copy(update={name: value})} if section else {name: value}
+        config = config.model_copy(update=change)
+        sizes = zip(Requests(config).bytes_of(job), limits.values(), strict=True)
+        if all(size <= limit for size, limit in sizes):
+            return f"set {' and '.join(words)}"
     return "use a larger one"
 
 
