@@ -397,3 +397,26 @@ def test_a_key_that_no_run_uses_is_said():
     assert sentence.startswith("training.steps 3 is used by no run")
     raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
     assert parse_section(Config, raw, "configuration").unused_training() == []
+    raw["grid"]["modes"] = ["full_sparse_to_sparse"]
+    (sentence,) = parse_section(Config, raw, "configuration").unused_training()
+    assert sentence == "training.lora_r 4 is used by no run, because no mode of grid.modes has it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"recover_on": "boolq_mini"}, "recover_on boolq_mini: name a task of kind text that is in grid.tasks"),
+        ({"recover_on": "pages"}, "recover_on pages: the masks of .'unstructured_wanda'. differ from task to task"),
+    ],
+)
+def test_a_training_on_a_text_first_needs_that_text_and_masks_that_both_tasks_share(changes, fault):
+    raw = {
+        "tasks": {"pages": {"kind": "text", "local": "pages", "length": 8}},
+        "grid": {"tasks": ["pages", "boolq_mini"], "methods": ["unstructured", "unstructured_wanda"]},
+        "training": changes,
+    }
+    with pytest.raises(InputError, match=fault):
+        laid_over(raw)
+    with pytest.raises(InputError, match="reconstruct_to_sparse starts from reconstruct"):
+        laid_over({**raw, "grid": raw["grid"] | {"methods": ["unstructured"], "modes": ["reconstruct_to_sparse"]},
+                   "training": {"recover_on": "pages"}})  # fmt: skip

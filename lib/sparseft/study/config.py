@@ -435,13 +435,16 @@ class Config(_AllKeys):
         } | (text.chosen if text else {})
 
     def unused_training(self) -> list[str]:
-        """Return a sentence for each key of `training` that no run uses, because every task or training has its own
-        value."""
+        """Return a sentence for each key of `training` that no run uses, because no mode has it, or because every task
+        or training has its own value."""
+        modes = [Training.unused_in(mode) for mode in self.trained_modes]
         schedules = [self.training_of(task, name) for task in self.grid.tasks for name in self.training_names]
         used = {key: [getattr(schedule, key) for schedule in schedules] for key in self.training.model_fields_set}
+        used |= {key: [] for key in used if modes and all(key in unused for unused in modes)}
         # A complete configuration sets every key, so a default value need not be the user's choice.
         return [
-            f"training.{key} {value} is used by no run, because tasks or trainings set {used[key]}"
+            f"training.{key} {value} is used by no run, because"
+            f" {f'tasks or trainings set {used[key]}' if used[key] else 'no mode of grid.modes has it'}"
             for key in sorted(used)
             if (value := getattr(self.training, key)) not in (getattr(Training(), key), *used[key])
         ]
