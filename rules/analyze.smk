@@ -44,13 +44,12 @@ use rule run_script as analyze_results with:
         ),
 
 
-# Turn the measurements of the backend's rules into one table and its plots.
+# Turn the measurements of the backend's rules into one table.
 use rule run_script as analyze_throughput with:
     input:
         records=targets.throughput_targets(STUDY),
     output:
         table=report(PATHS.throughput_table, category="Tables"),
-        plots=report(directory(PATHS.throughput_plots), patterns=["{figure}.svg"], category="Figures"),
     pathvars:
         job="analyze_throughput",
     params:

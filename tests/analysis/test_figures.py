@@ -6,9 +6,8 @@ from itertools import pairwise
 import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
-from sparseft.analysis.figures import study_figures, throughput_drawing
+from sparseft.analysis.figures import study_figures
 from sparseft.analysis.tables import Results
-from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY
 
 
 def drawn(study: Results) -> dict[str, Figure]:
@@ -65,25 +64,6 @@ def test_what_a_model_that_is_served_scores_is_drawn_against_its_measured_speed(
         assert points == set(curves[["vllm_speedup", column]].itertuples(index=False, name=None))
         assert {axes.get_yscale() for axes in figure.axes} == {"linear" if column == "value" else "log"}
     assert not [name for name in figures if "llama_cpp" in name or "loss_vs_vllm" in name]
-
-
-def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.DataFrame:
-    """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
-    return pd.DataFrame([
-        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "",
-         "device": "CPU",
-         "batch_size": size, "status": status, "repeats": 3, "peak_memory_bytes": 10**9,
-         "memory_limit_bytes": 2 * 10**9,
-         **{f"{unit}_per_second{end}": size for unit in ("samples", "tokens") for end in ("", "_low", "_high")}}
-        for method, sparsity in cells for size in (4, 8)
-    ])  # fmt: skip
-
-
-def test_a_batch_size_that_did_not_fit_is_a_cross_and_the_memory_limit_a_line():
-    figure = throughput_drawing(batch_sizes([("random", 50)], OUT_OF_MEMORY), "m, t")
-    assert all([mark.get_label() for mark in axes.collections if len(mark.get_offsets())] for axes in figure.axes)
-    labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
-    assert {"out of memory", "memory limit"} <= labels
 
 
 def test_a_speed_has_its_interval_and_without_a_perplexity_the_loss_is_drawn_against_it():

@@ -70,7 +70,7 @@ def test_a_date_and_all_that_only_a_reader_sees_change_no_digest_and_discard_no_
     assert digests(project) == before
 
 
-PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
+PLOTTERS = {"analyze_results.py"}
 
 
 @pytest.mark.parametrize(

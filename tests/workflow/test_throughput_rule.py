@@ -7,7 +7,7 @@ from sparseft.study import grid
 
 
 @pytest.mark.slow
-def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tmp_path, tiny_models):
+def test_the_stage_measures_dense_and_pruned_and_makes_the_table(tmp_path, tiny_models):
     study = Study(tmp_path / "a folder with spaces")
     asked = {"batch_sizes": [2], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "sequence_length": 64,
              "warmup_steps": 1, "steps": 1, "repeats": 2, "memory_mb": 2000}  # fmt: skip
@@ -25,6 +25,4 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
         assert low < mean < high
         assert row["tokens_per_sample"] == row["tokens_per_sample_padded"] == "64"
         assert float(row["tokens_per_second"]) == pytest.approx(64 * mean)
-    plots = {path.name for path in (study.folder / grid.ResultPaths().throughput_plots).iterdir()}
-    assert plots >= {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
     assert study.planned("throughput") == {}

@@ -192,7 +192,6 @@ class ResultPaths:
         self.benchmarks = f"{folder}/benchmarks"
         self.analysis = f"{folder}/analysis"
         self.throughput_table = f"{self.analysis}/throughput_vs_batch_size.csv"
-        self.throughput_plots = f"{self.analysis}/throughput_plots"
 
     def trained(self, run: Run) -> str:
         """Return the folder of what the training of a run hands on."""
