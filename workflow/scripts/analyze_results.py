@@ -28,7 +28,7 @@ from pathlib import Path
 
 from sparseft.analysis.baseline import KEYS, beside, read_baseline
 from sparseft.analysis.pages import write_analysis
-from sparseft.analysis.reproduce import Reproduction
+from sparseft.analysis.reproduce import commands
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute, write_csv
 from sparseft.command import Flags, run
@@ -36,7 +36,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
 from sparseft.study.section import flags
 
 COMPARED = "baseline_comparison.csv"
@@ -80,9 +80,10 @@ def main(
     if configuration and configuration.resolve() != (output_dir / CONFIGURATION).resolve():
         others[CONFIGURATION] = partial(shutil.copyfile, configuration)
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
-    options_again = flags(**options.model_dump(), baseline=baseline)
-    again = Reproduction(results_dir, options_again, plot, configuration)
-    write_analysis(output_dir, results, again, others=others)
+    options_again = " ".join([*["--plot"] * plot, flags(**options.model_dump(), baseline=baseline)])
+    first = Run.parse(results.runs["run_id"].iloc[0])
+    printed = commands(results_dir, first, configuration, options_again)
+    write_analysis(output_dir, results, printed, others, plot=plot)
     # These lines come when all is written, so that an error has one line.
     words = {"missing": "left out", "incomplete": "incomplete"}
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
