@@ -54,28 +54,6 @@ def test_cells_with_a_fault_are_not_drawn():
         assert all(bars.get_label() != "random" for axes in figure.axes for bars in axes.containers)
 
 
-def test_what_a_model_that_is_served_scores_is_drawn_against_its_measured_speed():
-    study = default_study()
-    curves = study.curves.assign(wikitext2_ppl_token=range(8), vllm_speedup=[1 + place / 8 for place in range(8)])
-    figures = drawn(replace(study, curves=curves))
-    for name, column in (("acc_norm", "value"), ("wikitext2_ppl_token", "wikitext2_ppl_token")):
-        figure = figures[f"hellaswag_mini_{name}_vs_vllm_speed"]
-        points = {tuple(point) for axes in figure.axes for line in axes.containers for point in line[0].get_xydata()}
-        assert points == set(curves[["vllm_speedup", column]].itertuples(index=False, name=None))
-        assert {axes.get_yscale() for axes in figure.axes} == {"linear" if column == "value" else "log"}
-    assert not [name for name in figures if "llama_cpp" in name or "loss_vs_vllm" in name]
-
-
-def test_a_speed_has_its_interval_and_without_a_perplexity_the_loss_is_drawn_against_it():
-    study = default_study()
-    ends = {"vllm_speedup": 1.5, "vllm_speedup_low": 1.25, "vllm_speedup_high": 2.0}
-    figures = drawn(replace(study, curves=study.curves.assign(**ends)))
-    for name in ("acc_norm", "loss"):
-        for axes in figures[f"hellaswag_mini_{name}_vs_vllm_speed"].axes:
-            across, _ = axes.containers[0][2]
-            assert across.get_segments()[0][:, 0].tolist() == [1.25, 2.0]
-
-
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
     cells = pd.concat([make_cells(setting="steps=1"), make_cells(setting="steps=2")], ignore_index=True)
     names = list(drawn(make_study(cells)))

@@ -3,7 +3,6 @@
     {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
     {task}_loss_vs_sparsity         the loss on the validation examples
     {task}_{perplexity}_vs_sparsity the perplexity of a text
-    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity or else the loss, against the speed in an engine
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in
 a setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not
@@ -12,12 +11,11 @@ drawn. The same figure gives the same bytes.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import matplotlib
 
@@ -34,7 +32,6 @@ from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
 from sparseft.modes import get_mode
-from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
@@ -63,11 +60,11 @@ SETTINGS = {
 _COLOURS = [seaborn.color_palette("colorblind")[place] for place in (0, 3, 2, 7, 1, 4, 5, 8)]
 # Seven markers beside eight colours, so that 56 names have looks of their own.
 _MARKERS = "os^Dv<X"
-SPARSITY = "sparsity reached (%)"
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
 # Points: the width of a line, the size of a marker, and how much wider than this a line may be drawn.
 LINE, MARKER, WIDEST = 1.5, 5, 5
+X = "reached_sparsity"
 # The columns that have intervals.
 BARS = ("value", "eval_loss")
 LOSS_LABEL = "loss (nats per answer token)"
@@ -87,19 +84,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Chart:
-    """Describe what a figure shows: the columns of its axes, and their words."""
+    """Describe what a figure shows against the sparsity: a column, and its words."""
 
     kind: str
     y: str
     label: str
     words: str
-    x: str = "reached_sparsity"
-    x_label: str = SPARSITY
 
     @property
     def caption(self) -> str:
         """Return the caption of the figure."""
-        bars = " Bars are 95 % intervals." if self.y in BARS or self.x.endswith("_speedup") else ""
+        bars = " Bars are 95 % intervals." if self.y in BARS else ""
         levels = " Dashed: dense; dotted: guessing." if self.y == "value" else ""
         return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
 
@@ -121,11 +116,11 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
         for chart in _charts(part, metric):
-            known = part[part[chart.y].notna() & part[chart.x].notna()]
+            known = part[part[chart.y].notna()]
             if known[known["method"] != DENSE].empty:
                 continue
             title = f"{task}: {chart.words}" + (f", {setting}" if setting else "")
-            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind.replace('value', metric)}")
+            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind}_vs_sparsity")
             methods = ", ".join(known["method"].unique())
             alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
             figure = Figure(name, task, metric, setting, alt, chart.caption)
@@ -135,21 +130,11 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
 def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
     """Yield what the figures of one task show."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
-    value = Chart("value", "value", label, label)
-    losses = [] if metric == LOSS.name else [Chart("loss", "eval_loss", LOSS_LABEL, "loss")]
-    perplexities = [Chart(name, name, PERPLEXITY, f"perplexity ({name})") for name in points if "_ppl_" in name]
-    for chart in (value, *losses, *perplexities):
-        yield replace(chart, kind=f"{chart.kind}_vs_sparsity")
-    for engine in ENGINES:
-        speed, words = f"{engine}_speedup", f"against the speed in {engine}"
-        for chart in (value, *(perplexities or losses)) if speed in points else ():
-            yield replace(
-                chart,
-                kind=f"{chart.kind}_vs_{engine}_speed",
-                words=f"{label if chart is value else chart.kind} {words}",
-                x=speed,
-                x_label=f"tokens/s in {engine}, as a multiple of dense",
-            )
+    yield Chart(metric, "value", label, label)
+    if metric != LOSS.name:
+        yield Chart("loss", "eval_loss", LOSS_LABEL, "loss")
+    for name in [name for name in points if "_ppl_" in name]:
+        yield Chart(name, name, PERPLEXITY, f"perplexity ({name})")
 
 
 def lines_of(results: Results) -> pd.DataFrame:
@@ -177,7 +162,7 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
                 axes.yaxis.set_major_formatter(LogFormatter())
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
-        axes.set_xlabel(fill(chart.x_label, TITLE // 2), fontsize="small")
+        axes.set_xlabel("sparsity reached (%)", fontsize="small")
     heading = fill(title if len(rows) > 1 else f"{title} ({rows[0]})", int(TITLE * figure.get_figwidth() / WIDTH))
     figure.suptitle(heading, fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
@@ -192,32 +177,25 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
 def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[str, dict]) -> None:
     """Draw a line per method, and the levels of the dense model and of guessing."""
     lines = points.groupby("method", sort=False)
-    step = SHIFT * points[chart.x].max() if chart.x_label == SPARSITY else 0
+    step = SHIFT * points[X].max()
     for number, (method, line) in enumerate(lines):
         line = line.sort_values("sparsity")
         # All lines begin in the dense point.
-        place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
-        style = looks[method] | ({} if step else {"linestyle": "none"})
+        place = line[X] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         # The first line is the widest, so that it is seen on both sides of one that lies on it.
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
-        style |= {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
-        bars = {"xerr": bars_of(line, chart.x), "yerr": bars_of(line, chart.y)}
-        axes.errorbar(place, line[chart.y], **bars, label=method, **style)
-        # The dense point, which is that of all lines, is marked once.
-        for point in () if step else line[(line["sparsity"] > 0) | (number == 0)].itertuples():
-            mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
-            name = f"{point.sparsity} %" if point.sparsity else DENSE
-            axes.annotate(name, (getattr(point, chart.x), getattr(point, chart.y)), **mark)
+        style = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
+        bars = (
+            [line[chart.y] - line[f"{chart.y}_low"], line[f"{chart.y}_high"] - line[chart.y]]
+            if chart.y in BARS
+            else None
+        )
+        axes.errorbar(place, line[chart.y], yerr=bars, label=method, **looks[method], **style)
     if chart.y == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
                 axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=3)
-
-
-def bars_of(line: pd.DataFrame, name: str) -> list[pd.Series] | None:
-    """Return how far the interval of a column reaches below and above it; None if it has no interval."""
-    return [line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]] if f"{name}_low" in line else None
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, object]]:
