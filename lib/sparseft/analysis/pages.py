@@ -22,7 +22,6 @@ from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, sections
-from sparseft.analysis.figures import write_figures
 from sparseft.analysis.sentences import (
     NONE,
     counted,
@@ -35,12 +34,11 @@ from sparseft.analysis.sentences import (
     sentences,
     with_interval,
 )
-from sparseft.analysis.tables import RUN, Results, write_tables
+from sparseft.analysis.tables import RUN, Results
 from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
 from sparseft.tasks.metrics import LOSS
@@ -105,27 +103,6 @@ class Table:
 def escape_markdown(text: object) -> str:
     """Return a text for one line of Markdown, in which nothing is read as markup."""
     return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
-
-
-def write_analysis(
-    output: Path,
-    results: Results,
-    commands: Mapping[str, list[str]],
-    others: Mapping[str, Callable[[Path], None]],
-    *,
-    plot: bool,
-) -> None:
-    """Replace the figures in a folder, and then all tables and pages together, or none. Print the verdicts.
-
-    `others` has what else to write, by name."""
-    with atomic_folder(output / "plots", "figures") as plots:
-        figures = write_figures(plots, results) if plot else []
-    with atomic_files(output, FINDINGS, "analysis") as folder:
-        write_tables(results, folder)
-        write_pages(folder, output / "plots", results, figures, commands)
-        for name, write in others.items():
-            write(folder / name)
-    print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
 
 
 def write_pages(folder: Path, plots: Path, results: Results, figures: list, commands: Mapping[str, list[str]]) -> None:
