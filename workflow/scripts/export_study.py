@@ -11,12 +11,12 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.record_file import read_record_file
+from sparseft.records.record_file import RunRecord, read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
@@ -24,19 +24,23 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.study.grid import Run
 
-SCHEMAS = (TrainingRecord, ValidationRecord, EvaluationRecord)
+R = TypeVar("R", bound=RunRecord)
 # The values of each step by name.
 History = dict[int, dict[str, float]]
+
+
+def read(folder: Path, schema: type[R]) -> R | None:
+    """Return a record of a run; None if it is not there yet."""
+    path = folder / schema.file_name
+    return read_record_file(path, schema) if path.exists() else None
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], History]:
     """Return the settings of a run, and its values at each step. The results of its merged model are at the last step.
 
     A record that is not there yet has no values. Raises InputError if one is damaged."""
-    paths = [folder / schema.file_name for schema in SCHEMAS]
-    train, proof, evaluation = (
-        read_record_file(path, schema) if path.exists() else None for path, schema in zip(paths, SCHEMAS, strict=True)
-    )
+    train, proof = read(folder, TrainingRecord), read(folder, ValidationRecord)
+    evaluation = read(folder, EvaluationRecord)
     config: dict[str, Any] = {}
     history: dict[int, dict[str, float | None]] = defaultdict(dict)
     if train:

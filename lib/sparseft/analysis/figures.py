@@ -10,7 +10,7 @@ drawn. The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle
@@ -100,18 +100,25 @@ class Chart:
 
 
 def write_figures(folder: Path, results: Results) -> list[Figure]:
-    """Write every figure of a study into `folder`, and return their descriptions."""
+    """Write every figure of a study into `folder`, without the date, and return their descriptions."""
     figures = []
-    for figure, build in study_figures(results):
-        _save(build, folder / figure.name)
-        figures.append(figure)
+    with matplotlib.rc_context(SETTINGS):
+        for figure, build in study_figures(results):
+            figures.append(figure)
+            built = build()
+            for kind, metadata in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
+                built.savefig(folder / f"{figure.name}.{kind}", metadata=metadata)
+                # The first drawing has laid out the panels, and a second layout would give the same.
+                built.set_layout_engine("none")
     return figures
 
 
 def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
     points = lines_of(results)
-    looks = styles(points["method"].unique())
+    # Readers who cannot tell the colours apart have the markers.
+    styles = zip(points["method"].unique(), cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    looks = {name: {"color": colour, "marker": marker} for name, colour, marker in styles}
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
@@ -196,19 +203,3 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
                 axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=3)
-
-
-def styles(names: Iterable[str]) -> dict[str, dict[str, object]]:
-    """Return the colour and the marker of each name. Readers who cannot tell the colours apart have the markers."""
-    looks = zip(names, cycle(_COLOURS), cycle(_MARKERS), strict=False)
-    return {name: {"color": colour, "marker": marker} for name, colour, marker in looks}
-
-
-def _save(build: Callable[[], Drawing], path: Path) -> None:
-    """Build a figure and write it to `path` with the endings .png and .svg, without the date."""
-    with matplotlib.rc_context(SETTINGS):
-        figure = build()
-        for kind, metadata in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
-            figure.savefig(path.with_name(f"{path.name}.{kind}"), metadata=metadata)
-            # The first drawing has laid out the panels, and a second layout would give the same.
-            figure.set_layout_engine("none")
