@@ -91,13 +91,6 @@ class Chart:
     label: str
     words: str
 
-    @property
-    def caption(self) -> str:
-        """Return the caption of the figure."""
-        bars = " Bars are 95 % intervals." if self.y in BARS else ""
-        levels = " Dashed: dense; dotted: guessing." if self.y == "value" else ""
-        return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
-
 
 def write_figures(folder: Path, results: Results) -> list[Figure]:
     """Write every figure of a study into `folder`, without the date, and return their descriptions."""
@@ -130,7 +123,10 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
             name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind}_vs_sparsity")
             methods = ", ".join(known["method"].unique())
             alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
-            figure = Figure(name, task, metric, setting, alt, chart.caption)
+            caption = chart.words[:1].upper() + chart.words[1:] + "."
+            caption += " Bars are 95 % intervals." if chart.y in BARS else ""
+            caption += " Dashed: dense; dotted: guessing." if chart.y == "value" else ""
+            figure = Figure(name, task, metric, setting, alt, caption)
             yield figure, partial(drawing, known, chart, title, looks)
 
 
