@@ -187,13 +187,10 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[s
         place = line[X] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         # The first line is the widest, so that it is seen on both sides of one that lies on it.
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
-        style = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
-        bars = (
-            [line[chart.y] - line[f"{chart.y}_low"], line[f"{chart.y}_high"] - line[chart.y]]
-            if chart.y in BARS
-            else None
-        )
-        axes.errorbar(place, line[chart.y], yerr=bars, label=method, **looks[method], **style)
+        sizes = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
+        y = line[chart.y]
+        bars = [y - line[f"{chart.y}_low"], line[f"{chart.y}_high"] - y] if chart.y in BARS else None
+        axes.errorbar(place, y, yerr=bars, label=method, **(looks[method] | sizes))
     if chart.y == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):

@@ -105,7 +105,7 @@ def escape_markdown(text: object) -> str:
     return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
 
-def write_pages(folder: Path, plots: Path, results: Results, figures: list, commands: Mapping[str, list[str]]) -> None:
+def write_pages(folder: Path, plots: Path, results: Results, figures: list, commands: dict[str, list[str]]) -> None:
     """Write the pages of a study into `folder`. Its figures are in `plots`. `commands` are those of reproduce.py."""
     content = _content(results, figures) | commands
     images = {figure.name: (plots / f"{figure.name}.svg").read_bytes() for figure in figures}
