@@ -72,7 +72,6 @@ rule evaluate:
 rule throughput:
     input:
         PATHS.throughput_table,
-        PATHS.throughput_plots,
 
 
 rule engines:

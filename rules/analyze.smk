@@ -44,7 +44,7 @@ use rule run_script as analyze_results with:
         ),
 
 
-# Turn the measurements of the backend's rules into one table and its plots.
+# Turn the measurements of the backend's rules into one table and its figures.
 use rule run_script as analyze_throughput with:
     input:
         records=targets.throughput_targets(STUDY),

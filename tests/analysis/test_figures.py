@@ -6,9 +6,8 @@ from itertools import pairwise
 import pandas as pd
 from analysis.frames import default_study, large_study, make_cells, make_study
 from matplotlib.figure import Figure
-from sparseft.analysis.figures import study_figures, throughput_drawing
+from sparseft.analysis.figures import study_figures
 from sparseft.analysis.tables import Results
-from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY
 
 
 def drawn(study: Results) -> dict[str, Figure]:
@@ -53,47 +52,6 @@ def test_cells_with_a_fault_are_not_drawn():
     figures = drawn(replace(study, curves=study.curves.assign(status=status)))
     for figure in figures.values():
         assert all(bars.get_label() != "random" for axes in figure.axes for bars in axes.containers)
-
-
-def test_what_a_model_that_is_served_scores_is_drawn_against_its_measured_speed():
-    study = default_study()
-    curves = study.curves.assign(wikitext2_ppl_token=range(8), vllm_speedup=[1 + place / 8 for place in range(8)])
-    figures = drawn(replace(study, curves=curves))
-    for name, column in (("acc_norm", "value"), ("wikitext2_ppl_token", "wikitext2_ppl_token")):
-        figure = figures[f"hellaswag_mini_{name}_vs_vllm_speed"]
-        points = {tuple(point) for axes in figure.axes for line in axes.containers for point in line[0].get_xydata()}
-        assert points == set(curves[["vllm_speedup", column]].itertuples(index=False, name=None))
-        assert {axes.get_yscale() for axes in figure.axes} == {"linear" if column == "value" else "log"}
-    assert not [name for name in figures if "llama_cpp" in name or "loss_vs_vllm" in name]
-
-
-def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.DataFrame:
-    """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
-    return pd.DataFrame([
-        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "",
-         "device": "CPU",
-         "batch_size": size, "status": status, "repeats": 3, "peak_memory_bytes": 10**9,
-         "memory_limit_bytes": 2 * 10**9,
-         **{f"{unit}_per_second{end}": size for unit in ("samples", "tokens") for end in ("", "_low", "_high")}}
-        for method, sparsity in cells for size in (4, 8)
-    ])  # fmt: skip
-
-
-def test_a_batch_size_that_did_not_fit_is_a_cross_and_the_memory_limit_a_line():
-    figure = throughput_drawing(batch_sizes([("random", 50)], OUT_OF_MEMORY), "m, t")
-    assert all([mark.get_label() for mark in axes.collections if len(mark.get_offsets())] for axes in figure.axes)
-    labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
-    assert {"out of memory", "memory limit"} <= labels
-
-
-def test_a_speed_has_its_interval_and_without_a_perplexity_the_loss_is_drawn_against_it():
-    study = default_study()
-    ends = {"vllm_speedup": 1.5, "vllm_speedup_low": 1.25, "vllm_speedup_high": 2.0}
-    figures = drawn(replace(study, curves=study.curves.assign(**ends)))
-    for name in ("acc_norm", "loss"):
-        for axes in figures[f"hellaswag_mini_{name}_vs_vllm_speed"].axes:
-            across, _ = axes.containers[0][2]
-            assert across.get_segments()[0][:, 0].tolist() == [1.25, 2.0]
 
 
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():

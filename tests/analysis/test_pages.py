@@ -14,7 +14,7 @@ import pytest
 from analysis.frames import CELLS, default_study, large_study, make_cells, make_study
 from markdown_it import MarkdownIt
 from sparseft.analysis.pages import verdict_rows, write_pages
-from sparseft.analysis.reproduce import ROOT, Reproduction
+from sparseft.analysis.reproduce import ROOT, commands
 from sparseft.analysis.sentences import sentences
 from sparseft.analysis.tables import Results
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
@@ -25,7 +25,7 @@ PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 5
 
 def written(folder: Path, study: Results, configuration: Path | None = None) -> dict[str, str]:
     """Return the pages of a study by name."""
-    write_pages(folder, folder, study, [], Reproduction(Path("results/runs"), configuration=configuration))
+    write_pages(folder, folder, study, [], commands(Path("results/runs"), RUN, configuration))
     return {name: (folder / name).read_text() for name in (REPORT, FINDINGS, *PAGES)}
 
 
@@ -250,19 +250,21 @@ RUN = Run.parse("m-boolq-unstructured-sparsity50-sparse_to_dense-seed0")
 def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.executable", f"{ROOT.resolve()}/.venv/bin/python")
-    again = Reproduction(Path("results/runs"), configuration=Path("c.yaml"))
+    study, analysis = commands(Path("results/runs"), RUN, Path("c.yaml"))["again"]
     program = ".venv/bin/snakemake"
-    assert again.study() == f"{program} --cores all --configfile c.yaml"
-    assert again.analysis().startswith(".venv/bin/python workflow/scripts/analyze_results.py ")
+    assert study == f"{program} --cores all --configfile c.yaml"
+    assert analysis.startswith(".venv/bin/python workflow/scripts/analyze_results.py ")
     program = f"{ROOT.resolve()}/{program}"
     monkeypatch.chdir(tmp_path)
-    again = Reproduction(Path("my study/results/runs"), configuration=Path("c.yaml"))
+    found = commands(Path("my study/results/runs"), RUN, Path("c.yaml"))
     place = f"--configfile c.yaml --snakefile {ROOT}/Snakefile --directory 'my study'"
-    assert again.study() == f"{program} --cores all {place}"
-    assert again.merge(RUN) == f"{program} results/runs/{RUN.id}/merged --cores all {place}"
-    assert "--base 'my study/models/m'" in again.validation(RUN)
+    assert found["again"][0] == f"{program} --cores all {place}"
+    merge, validation = found["check"]
+    assert merge == f"{program} results/runs/{RUN.id}/merged --cores all {place}"
+    assert "--base 'my study/models/m'" in validation
     updated = replace(RUN, method="unstructured_sparsegpt")
-    assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)
+    (validation,) = commands(Path("my study/results/runs"), updated, None)["check"]
+    assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in validation
 
 
 def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_column(tmp_path):

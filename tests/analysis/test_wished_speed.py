@@ -9,7 +9,6 @@ from analysis.frames import make_cells, make_study
 from conftest import check_engines, digest
 from project import laid_over
 from sparseft.analysis.pages import verdict_rows, write_pages
-from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.analysis.wished_speed import speed_sentences
@@ -25,25 +24,24 @@ NARROW = ("structured", 20, MODE, 0.95, 0.92, 0.98, 20.0, None)
 NARROWER = ("structured", 40, MODE, 0.72, 0.62, 0.82, 40.0, None)
 SHORT = ("layers_random", 30, MODE, 0.70, 0.60, 0.80, 30.0, None)
 ZEROS = ("unstructured", 20, MODE, 0.96, 0.93, 0.99, 20.0, None)
-# By method and sparsity: the speed with its interval, the parameters of an export, and the verdict.
+# By method and sparsity: the speed with its interval, and the verdict.
 KNOWN = {
-    ("dense", 0): (1.0, 0.9, 1.1, 1000, None),
-    ("structured", 20): (1.2, 1.1, 1.3, 800, "within"),
-    ("structured", 40): (1.35, 1.3, 1.4, 600, "lower"),
-    ("layers_random", 30): (1.4, 1.3, 1.5, 700, "lower"),
-    ("unstructured", 20): (1.25, 0.9, 1.6, 1000, "within"),
+    ("dense", 0): (1.0, 0.9, 1.1, None),
+    ("structured", 20): (1.2, 1.1, 1.3, "within"),
+    ("structured", 40): (1.35, 1.3, 1.4, "lower"),
+    ("layers_random", 30): (1.4, 1.3, 1.5, "lower"),
+    ("unstructured", 20): (1.25, 0.9, 1.6, "within"),
 }
 
 
 def said(cells: list[tuple], *, speeds: bool = True, **changes) -> list[str]:
     """Return the sentences about cells. `changes` replaces columns by lists, in the order of the cells."""
-    frame = make_cells(cells).assign(original="smollm2", repeated_prompts=0.0, parameters=1000)
-    names = [f"transformers_speedup{end}" for end in ("", "_low", "_high")] if speeds else ["_", "_", "_"]
-    for place, name in enumerate([*names, "parameters_left"]):
-        frame[name] = [KNOWN[cell[:2]][place] for cell in cells]
+    frame = make_cells(cells).assign(original="smollm2", repeated_prompts=0.0)
+    for place, end in enumerate(("", "_low", "_high") if speeds else ()):
+        frame[f"transformers_speedup{end}"] = [KNOWN[cell[:2]][place] for cell in cells]
     study = make_study(frame.assign(**changes))
     cells_of = zip(study.comparisons["method"], study.comparisons["sparsity"], strict=True)
-    pairs = study.comparisons.assign(verdict=[KNOWN[cell][4] for cell in cells_of])
+    pairs = study.comparisons.assign(verdict=[KNOWN[cell][3] for cell in cells_of])
     return speed_sentences(verdict_rows(study), pairs, WISH)
 
 
@@ -62,13 +60,6 @@ CASES = {
         ALL,
         {"value_low": [0.93, 0.92, 0.62, 0.60, 0.93], "value_high": [0.99, 0.98, 0.82, 0.61, 0.99]},
         "structured 40 % .* acc_norm 0.720 .* .dense 0.960.",
-    ),
-    "no speed": (
-        ALL, {"speeds": False}, "by parameters, the smallest .* structured 20 % .* 80 % .* 40 % .* 60 % of dense"
-    ),
-    "zeros are no speed and no size": (
-        [DENSE, ZEROS], {"speeds": False},
-        "none of 1 .* shown to be smaller .*; none has 77 % .* unstructured 20 % .* 100 %"
     ),
     "some are not measured, and a single measurement has no interval": (
         [DENSE, NARROW, SHORT],
@@ -96,18 +87,17 @@ def test_each_engine_has_its_sentence_and_a_study_without_a_sound_pruned_model_h
     )
     study = make_study(make_cells(ALL).assign(original="smollm2", repeated_prompts=0.0, status="fault"))
     assert speed_sentences(verdict_rows(study), study.comparisons, WISH) == []
-    # Records of an earlier version may not count parameters.
-    assert said(ALL, speeds=False, parameters_left=None) == []
+    assert said(ALL, speeds=False) == []
 
 
 @pytest.mark.parametrize(("verdicts", "is_near"), [(["within", "higher"], True), (["within", "lower"], False)])
 def test_if_the_headline_is_a_loss_every_probe_must_be_within(verdicts, is_near):
-    cells = make_cells([DENSE, NARROW], metric="loss").assign(original="smollm2", repeated_prompts=0.0, parameters=1000)
-    study = make_study(cells.assign(parameters_left=[1000, 800]))
+    cells = make_cells([DENSE, NARROW], metric="loss").assign(original="smollm2", repeated_prompts=0.0)
+    study = make_study(cells.assign(transformers_speedup=[1.0, 1.2]))
     of_loss = study.comparisons
     probes = [of_loss.assign(metric=f"probe_{name}", verdict=name) for name in verdicts]
     (sentence,) = speed_sentences(verdict_rows(study), pd.concat([of_loss, *probes]), WISH)
-    assert ("the smallest of 1 pruned models within 0.02 of dense is structured 20 %" in sentence) == is_near
+    assert ("the fastest of 1 pruned models within 0.02 of dense is structured 20 %" in sentence) == is_near
 
 
 CONFIGURED = {"m": "path:m", "part": "pruned:m/sparsity10_layers_random"}
@@ -146,7 +136,7 @@ def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(c
     assert "none of 1 pruned models is shown to be faster and within 0.02 of dense" in sentence
     # The pages say it once, of the original.
     (tmp_path / "pages").mkdir()
-    write_pages(tmp_path / "pages", tmp_path, results, [], Reproduction(tmp_path))
+    write_pages(tmp_path / "pages", tmp_path, results, [], {"again": ["make again"], "check": ["check"]})
     for name in (FINDINGS, "EXPERIMENTS.md"):
         text = " ".join((tmp_path / "pages" / name).read_text().split())
         assert text.count(sentence) == 1

@@ -102,7 +102,7 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     # Fine-tuned runs have an adapter.
     assert all(bool(row["adapter_bytes"]) == (row["mode"] != "no_finetune") for row in table)
     analysis = study.folder / RESULTS / "analysis"
-    assert [path.name for path in analysis.glob("plots/*_vs_adapter.svg")] == ["parity_acc_vs_adapter.svg"]
+    assert [path.name for path in analysis.glob("plots/*_adapter_*.svg")] == ["parity_adapter_vs_sparsity.svg"]
     assert "<summary>Adapters</summary>" in (analysis / "report.html").read_text()
     check_older_record(extended, study, table)
 

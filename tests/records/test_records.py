@@ -11,7 +11,6 @@ from project import read_record
 from pydantic import BaseModel
 from sound_records import CONTENTS, changed
 from sparseft.errors import InputError
-from sparseft.records import throughput_record
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.manifests import (
@@ -98,50 +97,26 @@ def test_a_key_that_no_version_wrote_and_a_record_of_another_kind_are_refused(sc
 SCORED = [
     ({"value": "0.5"}, "value number"),
     ({"value": float("nan")}, "value finite"),
-    ({"losses": [12.0]}, "1 losses 4"),
-    ({"labels": [0] * 5}, "5 labels 4"),
-    ({"examples": 1}, "examples 1"),
-    ({"outcomes": [1.0, 1.0, 1.0, 0.0]}, "value 0.5 outcomes"),
     ({"outcomes": [1.0, 0.0, 1.0, 2.0]}, "outcomes 3 1"),
-    ({"outcomes": None}, "value 0.5 eval_loss 2"),
-    ({"eval_loss": 2.25}, "eval_loss 2.25 losses"),
     ({"losses": [-1.0, 3.0, 2.0, 6.0]}, "losses 0"),
     ({"log_likelihoods": [[0.1, -1.0]] * 4}, "log_likelihoods 0"),
 ]
-DIVERGENCE = {
-    "divergence": 0.25,
-    "divergence_standard_error": 0.25,
-    "same_top_tokens": 0.5,
-    "divergences": [-0.25, 0.75],
-}
 DAMAGE = [
-    (EvaluationRecord, DIVERGENCE | {"divergence": 0.3}, "divergence mean divergences"),
-    (EvaluationRecord, DIVERGENCE | {"divergence": None}, "divergence mean divergences"),
-    (EvaluationRecord, DIVERGENCE | {"same_top_tokens": 1.5}, "same_top_tokens 1"),
+    (EvaluationRecord, {"same_top_tokens": 1.5}, "same_top_tokens 1"),
     *((schema, *row) for schema in (EvaluationRecord, BeforeMergeRecord) for row in SCORED),
-    (EvaluationRecord, {"probes__p__value": 0.25}, "probes p 0.25 outcomes"),
     (SelectionRecord, {"split": "validation"}, "split selection"),
     (MergeRecord, {"outputs": {}}, "outputs 1"),
     (TrainingRecord, {"train_seconds": -10.0}, "train_seconds 0"),
-    (TrainingRecord, {"steps": 21}, "20 losses 21"),
-    (TrainingRecord, {"ended_early": {"step": 19, "loss": 3.0, "loss_above": 2.0}}, "20 losses 19"),
-    (TrainingRecord, {"final_loss": 1.0}, "final_loss 1 loss_curve"),
     (TrainingRecord, {"lora_dropout": 1.5}, "lora_dropout 1"),
     (ValidationRecord, {"sparsity_within_tolerance": 1.5}, "sparsity_within_tolerance 1"),
     (ValidationRecord, {"mask__sparsity": 50}, "mask sparsity 1"),
-    (ThroughputRecord, {"batch_sizes": [4, 8, 16, 32, 64]}, "sizes asked"),
-    (ThroughputRecord, {"repeats": 3}, "size 4 measured 2 repeats"),
-    (ThroughputRecord, {"batches__0__status": throughput_record.SKIPPED}, "size 4 2 repeats"),
     (ThroughputRecord, {"batches__0__status": "lost"}, "batches 0 status measured"),
     (ThroughputRecord, {"batches": []}, "batches 1"),
-    (EnginesRecord, {"results__1__difference": 0.06}, "passed True results"),
-    (EnginesRecord, {"repeats": 2}, "not 2 engine model"),
-    (EnginesRecord, {"results__0__model": "run"}, "not 1 engine model"),
 ]
 
 
 @pytest.mark.parametrize(("schema", "changes", "words"), DAMAGE)
-def test_a_record_that_contradicts_itself_is_neither_written_nor_read(schema, changes, words, tmp_path):
+def test_a_record_with_a_value_that_cannot_be_is_neither_written_nor_read(schema, changes, words, tmp_path):
     assert names(reason(schema, changed(schema, **changes), tmp_path), words)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from chaos import MEASURED
 from project import ROOT, Study
-from sparseft.storage.hashes import sha256
 
 pytestmark = pytest.mark.slow
 GRID = {"models": ["llama"], "tasks": ["hellaswag_mini"], "methods": ["unstructured"], "sparsities": [50]}
@@ -55,12 +54,6 @@ def summary(folder: Path) -> list[dict]:
     """Return the rows of a study's summary without its times."""
     with open(folder / "results/analysis/summary.csv") as file:
         return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
-
-
-def test_both_pages_name_the_configuration_by_its_digest(study):
-    for page in ("EXPERIMENTS.md", "correctness_memo.md"):
-        text = (study.folder / "results/analysis" / page).read_text()
-        assert f"sha256 {sha256(study.folder / CONFIGURATION)}" in text
 
 
 def test_the_printed_command_plans_nothing_in_the_same_folder(study):

@@ -23,20 +23,21 @@ yours in plots/ is refused.
 
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 
 from sparseft.analysis.baseline import KEYS, beside, read_baseline
-from sparseft.analysis.pages import write_analysis
-from sparseft.analysis.reproduce import Reproduction
+from sparseft.analysis.figures import write_figures
+from sparseft.analysis.pages import write_pages
+from sparseft.analysis.reproduce import commands
 from sparseft.analysis.study import read_study
-from sparseft.analysis.tables import compute, write_csv
+from sparseft.analysis.tables import compute, write_csv, write_tables
 from sparseft.command import Flags, run
+from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
 from sparseft.study.section import flags
 
 COMPARED = "baseline_comparison.csv"
@@ -73,16 +74,22 @@ def main(
     results = compute(frames, options, study)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not configuration and is_marked(output_dir, "analysis")
-    others = {}
-    if baseline:
-        compared = beside(results.cells, theirs)
-        others[COMPARED] = partial(write_csv, compared)
-    if configuration and configuration.resolve() != (output_dir / CONFIGURATION).resolve():
-        others[CONFIGURATION] = partial(shutil.copyfile, configuration)
+    compared = beside(results.cells, theirs) if baseline else None
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
-    options_again = flags(**options.model_dump(), baseline=baseline)
-    again = Reproduction(results_dir, options_again, plot, configuration)
-    write_analysis(output_dir, results, again, others=others)
+    options_again = " ".join([*["--plot"] * plot, flags(**options.model_dump(), baseline=baseline)])
+    first = Run.parse(results.runs["run_id"].iloc[0])
+    printed = commands(results_dir, first, configuration, options_again)
+    with atomic_folder(output_dir / "plots", "figures") as plots:
+        figures = write_figures(plots, results) if plot else []
+    # All tables and pages together, or none.
+    with atomic_files(output_dir, FINDINGS, "analysis") as folder:
+        write_tables(results, folder)
+        write_pages(folder, output_dir / "plots", results, figures, printed)
+        if baseline:
+            write_csv(compared, folder / COMPARED)
+        if configuration and configuration.resolve() != (output_dir / CONFIGURATION).resolve():
+            shutil.copyfile(configuration, folder / CONFIGURATION)
+    print(f"{(output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output_dir}/")
     # These lines come when all is written, so that an error has one line.
     words = {"missing": "left out", "incomplete": "incomplete"}
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():

@@ -5,16 +5,18 @@
 Each run gets a folder of its name. The study need not be finished: a run that is not evaluated yet has only its loss
 curve. Run the same command again to bring an export up to date."""
 
+import shutil
 from collections import defaultdict
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeVar
 
 from sparseft.command import run
 from sparseft.errors import InputError
 from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.record_file import read_record_file
+from sparseft.records.record_file import RunRecord, read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
@@ -22,42 +24,44 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.study.grid import Run
 
-SCHEMAS = {TrainingRecord: "", ValidationRecord: "", EvaluationRecord: "evaluation."}
+R = TypeVar("R", bound=RunRecord)
 # The values of each step by name.
-History = dict[int, dict[str, float | None]]
+History = dict[int, dict[str, float]]
+
+
+def read(folder: Path, schema: type[R]) -> R | None:
+    """Return a record of a run; None if it is not there yet."""
+    path = folder / schema.file_name
+    return read_record_file(path, schema) if path.exists() else None
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], History]:
     """Return the settings of a run, and its values at each step. The results of its merged model are at the last step.
 
     A record that is not there yet has no values. Raises InputError if one is damaged."""
+    train, proof = read(folder, TrainingRecord), read(folder, ValidationRecord)
+    evaluation = read(folder, EvaluationRecord)
     config: dict[str, Any] = {}
-    history: History = defaultdict(dict)
-    for schema, prefix in SCHEMAS.items():
-        if (folder / schema.file_name).exists():
-            record = read_record_file(folder / schema.file_name, schema)
-            config |= {f"{prefix}{name}": value for name, value in record.settings.items()}
-            add_values(record, history)
-    return config | asdict(Run.parse(folder.name)), history
-
-
-def add_values(record: TrainingRecord | ValidationRecord | EvaluationRecord, history: History) -> None:
-    """Add what a record measured to the steps. The sparsity is in percent."""
+    history: dict[int, dict[str, float | None]] = defaultdict(dict)
+    if train:
+        config |= train.settings
+        loss = "reconstruction/error" if train.reconstruction else "train/loss"
+        for step in train.loss_curve:
+            history[step.step] = {loss: step.loss, "train/learning_rate": step.learning_rate}
+        for evaluated in train.eval_curve:
+            history[evaluated.step]["eval/loss"] = evaluated.eval_loss
     last = max(history, default=0)
-    match record:
-        case TrainingRecord():
-            loss = "reconstruction/error" if record.reconstruction else "train/loss"
-            for step in record.loss_curve:
-                history[step.step] = {loss: step.loss, "train/learning_rate": step.learning_rate}
-            for evaluated in record.eval_curve:
-                history[evaluated.step]["eval/loss"] = evaluated.eval_loss
-        case ValidationRecord():
-            history[last]["actual_sparsity"] = record.actual_sparsity and 100 * record.actual_sparsity
-        case EvaluationRecord():
-            history[last] |= {f"eval/{name}": value for name, value in record.metrics.items()}
-            history[last]["eval/loss"] = record.eval_loss
-            for task, probe in record.probes.items():
-                history[last] |= {f"probe_{task}/{name}": value for name, value in probe.metrics.items()}
+    if proof:
+        config |= proof.settings
+        history[last]["actual_sparsity"] = proof.actual_sparsity and 100 * proof.actual_sparsity
+    if evaluation:
+        config |= {f"evaluation.{name}": value for name, value in evaluation.settings.items()}
+        results = {"eval": evaluation.metrics | {"loss": evaluation.eval_loss}}
+        results |= {f"probe_{task}": probe.metrics for task, probe in evaluation.probes.items()}
+        for place, metrics in results.items():
+            history[last] |= {f"{place}/{name}": value for name, value in metrics.items()}
+    known = {step: {name: value for name, value in row.items() if value is not None} for step, row in history.items()}
+    return config | asdict(Run.parse(folder.name)), known
 
 
 # The writers import what only they need. It takes seconds, or may not be installed.
@@ -75,8 +79,7 @@ def write_tensorboard(run_id: str, config: dict[str, Any], history: History, fol
         writer.file_writer.add_summary(hparams_pb(hparams, trial_id=run_id))
         for step, values in history.items():
             for name, value in values.items():
-                if value is not None:
-                    writer.add_scalar(name, value, step)
+                writer.add_scalar(name, value, step)
 
 
 def write_wandb(run_id: str, config: dict[str, Any], history: History, folder: Path) -> None:
@@ -86,12 +89,14 @@ def write_wandb(run_id: str, config: dict[str, Any], history: History, folder: P
     identity = {"id": run_id, "name": run_id, "group": run_id.rpartition("-seed")[0]}
     # The machine and the output of the export say nothing about the run.
     settings = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True, x_disable_meta=True)
-    with wandb.init(**identity, dir=folder, resume="allow", settings=settings, config=config) as wandb_run:
-        for step, values in history.items():
-            known = {name: value for name, value in values.items() if value is not None}
-            wandb_run.log(known, step=step, commit=True)
-    # W&B's own process writes its files to the end before it ends.
-    wandb.teardown()
+    # W&B writes its logs after its end, too. Nothing may be written into an export that is done.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        with wandb.init(**identity, dir=scratch, resume="allow", settings=settings, config=config) as wandb_run:
+            for step, values in history.items():
+                wandb_run.log(values, step=step, commit=True)
+        wandb.teardown()
+        logs = shutil.ignore_patterns("logs", "*.log", "latest-run")
+        shutil.copytree(scratch, folder, ignore=logs, dirs_exist_ok=True)
 
 
 def main(*, results_dir: Path, output_dir: Path, format: Literal["tensorboard", "wandb"]) -> None:

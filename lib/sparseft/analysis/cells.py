@@ -130,19 +130,22 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
 
 
 def _choose(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells with `chosen`, `decided_by` and `obstacle`."""
+    """Return the cells with `chosen`, `decided_by` and `obstacle`. What decided is the value, the loss or the order."""
     table = table.assign(chosen=True, decided_by=None, obstacle=None)
     for _, group in table[table["trainings_tried"] > 1].groupby(CELL, dropna=False):
         seeds = set().union(*group["own_seeds"])
-        obstacles = {row.Index: _obstacle(row, seeds - set(row.own_seeds)) for row in group.itertuples()}
+        obstacles = [_obstacle(row, seeds - set(row.own_seeds)) for row in group.itertuples()]
+        table.loc[group.index, "obstacle"] = obstacles
         table.loc[group.index, "chosen"] = False
-        for index, obstacle in obstacles.items():
-            table.at[index, "obstacle"] = obstacle
-        able = [index for index, obstacle in obstacles.items() if not obstacle]
-        if able:
-            best, decided_by = _best(group.loc[able])
-            table.at[best, "chosen"] = True
-            table.at[best, "decided_by"] = decided_by
+        able = group[[obstacle is None for obstacle in obstacles]]
+        if able.empty:
+            continue
+        values = gain(able["metric"].iloc[0]) * able["selection_value"]
+        ranks = {"value": -values.round(DECIMALS), "loss": able["selection_eval_loss"].round(DECIMALS)}
+        ranked = pd.DataFrame({**ranks, "order": able["training_order"]}).sort_values([*ranks, "order"])
+        table.at[ranked.index[0], "chosen"] = True
+        if len(ranked) > 1:
+            table.at[ranked.index[0], "decided_by"] = (ranked.iloc[0] != ranked.iloc[1]).idxmax()
     return table
 
 
@@ -153,17 +156,3 @@ def _obstacle(row: Any, missing_seeds: set[int]) -> str | None:
     if row.status not in SOUND:
         return row.status
     return "a run has no result on the selection rows" if pd.isna(getattr(row, "selection_value", None)) else None
-
-
-def _best(able: pd.DataFrame) -> tuple[int, str | None]:
-    """Return the index of the best of the trainings that can be chosen, and what decided: value, loss or order."""
-    ranked = pd.DataFrame(
-        {
-            "value": -(gain(able["metric"].iloc[0]) * able["selection_value"]).round(DECIMALS),
-            "loss": able["selection_eval_loss"].round(DECIMALS),
-            "order": able["training_order"],
-        }
-    ).sort_values(["value", "loss", "order"])
-    if len(ranked) == 1:
-        return ranked.index[0], None
-    return ranked.index[0], (ranked.iloc[0] != ranked.iloc[1]).idxmax()

@@ -3,25 +3,21 @@
     {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
     {task}_loss_vs_sparsity         the loss on the validation examples
     {task}_{perplexity}_vs_sparsity the perplexity of a text
-    {task}_{metric}_vs_{engine}_speed  the value, and each perplexity or else the loss, against the speed in an engine
+
+The batch sizes that `snakemake throughput` measured have figures of their own.
 
 A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in
 a setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not
-drawn. The throughput is measured apart from the runs:
-
-    {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column per method and device
-
-The same figure gives the same bytes.
+drawn. The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import matplotlib
 
@@ -38,8 +34,6 @@ from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
 from sparseft.modes import get_mode
-from sparseft.records.throughput_record import OUT_OF_MEMORY
-from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
@@ -62,23 +56,19 @@ SETTINGS = {
     # Without this, the ids in an SVG differ from run to run.
     "svg.hashsalt": "sparseft",
     "savefig.dpi": 150,
-    # The name of a device may contain a dollar sign.
+    # The name of a setting may contain a dollar sign.
     "text.parse_math": False,
 }
 _COLOURS = [seaborn.color_palette("colorblind")[place] for place in (0, 3, 2, 7, 1, 4, 5, 8)]
 # Seven markers beside eight colours, so that 56 names have looks of their own.
 _MARKERS = "os^Dv<X"
-SPARSITY = "sparsity reached (%)"
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
 # Points: the width of a line, the size of a marker, and how much wider than this a line may be drawn.
 LINE, MARKER, WIDEST = 1.5, 5, 5
-GB = 1e9
-THROUGHPUT = {
-    "samples_per_second": "training speed (samples/s)",
-    "tokens_per_second": "training speed (tokens/s)",
-    "peak_memory": "peak memory (GB)",
-}
+X = "reached_sparsity"
+# Columns of the table of batch sizes.
+SPEEDS = ("samples_per_second", "tokens_per_second")
 # The columns that have intervals.
 BARS = ("value", "eval_loss")
 LOSS_LABEL = "loss (nats per answer token)"
@@ -98,76 +88,87 @@ class Figure:
 
 @dataclass(frozen=True)
 class Chart:
-    """Describe what a figure shows: the columns of its axes, and their words."""
+    """Describe what a figure shows against the sparsity: a column, and its words."""
 
     kind: str
     y: str
     label: str
     words: str
-    x: str = "reached_sparsity"
-    x_label: str = SPARSITY
-
-    @property
-    def caption(self) -> str:
-        """Return the caption of the figure."""
-        bars = " Bars are 95 % intervals." if self.y in BARS or self.x.endswith("_speedup") else ""
-        levels = " Dashed: dense; dotted: guessing." if self.y == "value" else ""
-        return f"{self.words[:1].upper()}{self.words[1:]}.{bars}{levels}"
 
 
 def write_figures(folder: Path, results: Results) -> list[Figure]:
-    """Write every figure of a study into `folder`, and return their descriptions."""
+    """Write every figure of a study into `folder`, without the date, and return their descriptions."""
     figures = []
-    for figure, build in study_figures(results):
-        _save(build, folder / figure.name)
-        figures.append(figure)
+    with matplotlib.rc_context(SETTINGS):
+        for figure, build in study_figures(results):
+            figures.append(figure)
+            _save(build(), folder / figure.name)
     return figures
 
 
-def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
-    """Write the figures of the measured batch sizes into `folder`."""
-    for (model, task), part in table.groupby(["model", "task"], sort=False):
-        build = partial(throughput_drawing, part, f"{model}, {task}")
-        _save(build, folder / f"{model}_{task}_throughput_vs_batch_size")
+def write_throughput_figures(folder: Path, table: pd.DataFrame) -> None:
+    """Write a figure per model and task into `folder`: speed and memory against the batch size, a line per sparsity."""
+    table = table.assign(**{"peak memory (GB)": table["peak_memory_bytes"].astype(float) / 1e9})
+    table = table.assign(place=table["method"] + ", " + table["mode"] + "\n" + table["device"])
+    with matplotlib.rc_context(SETTINGS):
+        for (model, task), part in table.groupby(["model", "task"], sort=False):
+            lines = part.melt(["batch_size", "sparsity", "place"], [*SPEEDS, "peak memory (GB)"], "measure")
+            panels = seaborn.relplot(
+                lines.dropna(),
+                kind="line",
+                marker="o",
+                x="batch_size",
+                y="value",
+                hue="sparsity",
+                row="measure",
+                col="place",
+                height=2.6,
+                facet_kws={"sharey": "row", "margin_titles": True},
+            )
+            panels.set_titles(row_template="{row_name}", col_template="{col_name}")
+            _save(panels.figure, folder / f"{model}_{task}_throughput_vs_batch_size")
+
+
+def _save(figure: Drawing, path: Path) -> None:
+    """Write a figure with the endings .png and .svg, without the date."""
+    for kind, metadata in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
+        figure.savefig(path.with_name(f"{path.name}.{kind}"), metadata=metadata)
+        # The first drawing has laid out the panels, and a second layout would give the same.
+        figure.set_layout_engine("none")
 
 
 def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     """Yield each figure of a study, and the function that builds it."""
     points = lines_of(results)
-    looks = styles(points["method"].unique())
+    # Readers who cannot tell the colours apart have the markers.
+    styles = zip(points["method"].unique(), cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    looks = {name: {"color": colour, "marker": marker} for name, colour, marker in styles}
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
         for chart in _charts(part, metric):
-            known = part[part[chart.y].notna() & part[chart.x].notna()]
+            known = part[part[chart.y].notna()]
             if known[known["method"] != DENSE].empty:
                 continue
             title = f"{task}: {chart.words}" + (f", {setting}" if setting else "")
-            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind.replace('value', metric)}")
+            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind}_vs_sparsity")
             methods = ", ".join(known["method"].unique())
             alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
-            figure = Figure(name, task, metric, setting, alt, chart.caption)
+            caption = chart.words[:1].upper() + chart.words[1:] + "."
+            caption += " Bars are 95 % intervals." if chart.y in BARS else ""
+            caption += " Dashed: dense; dotted: guessing." if chart.y == "value" else ""
+            figure = Figure(name, task, metric, setting, alt, caption)
             yield figure, partial(drawing, known, chart, title, looks)
 
 
 def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
     """Yield what the figures of one task show."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
-    value = Chart("value", "value", label, label)
-    losses = [] if metric == LOSS.name else [Chart("loss", "eval_loss", LOSS_LABEL, "loss")]
-    perplexities = [Chart(name, name, PERPLEXITY, f"perplexity ({name})") for name in points if "_ppl_" in name]
-    for chart in (value, *losses, *perplexities):
-        yield replace(chart, kind=f"{chart.kind}_vs_sparsity")
-    for engine in ENGINES:
-        speed, words = f"{engine}_speedup", f"against the speed in {engine}"
-        for chart in (value, *(perplexities or losses)) if speed in points else ():
-            yield replace(
-                chart,
-                kind=f"{chart.kind}_vs_{engine}_speed",
-                words=f"{label if chart is value else chart.kind} {words}",
-                x=speed,
-                x_label=f"tokens/s in {engine}, as a multiple of dense",
-            )
+    yield Chart(metric, "value", label, label)
+    if metric != LOSS.name:
+        yield Chart("loss", "eval_loss", LOSS_LABEL, "loss")
+    for name in [name for name in points if "_ppl_" in name]:
+        yield Chart(name, name, PERPLEXITY, f"perplexity ({name})")
 
 
 def lines_of(results: Results) -> pd.DataFrame:
@@ -195,121 +196,34 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
                 axes.yaxis.set_major_formatter(LogFormatter())
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
-        axes.set_xlabel(fill(chart.x_label, TITLE // 2), fontsize="small")
-    add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0]})"])
+        axes.set_xlabel("sparsity reached (%)", fontsize="small")
+    heading = fill(title if len(rows) > 1 else f"{title} ({rows[0]})", int(TITLE * figure.get_figwidth() / WIDTH))
+    figure.suptitle(heading, fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
-    add_legend(figure, panels.flat)
+    # One legend for all panels.
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels.flat)
+    handles = {label: handle for handle, label in chain.from_iterable(pairs)}
+    columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return figure
 
 
 def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[str, dict]) -> None:
     """Draw a line per method, and the levels of the dense model and of guessing."""
     lines = points.groupby("method", sort=False)
-    step = SHIFT * points[chart.x].max() if chart.x_label == SPARSITY else 0
+    step = SHIFT * points[X].max()
     for number, (method, line) in enumerate(lines):
         line = line.sort_values("sparsity")
         # All lines begin in the dense point.
-        place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
-        style = looks[method] | ({} if step else {"linestyle": "none"})
+        place = line[X] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         # The first line is the widest, so that it is seen on both sides of one that lies on it.
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
-        style |= {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "xerr": bars_of(line, chart.x)}
-        draw_line(axes, place, line, chart.y, method, style)
-        # The dense point, which is that of all lines, is marked once.
-        for point in () if step else line[(line["sparsity"] > 0) | (number == 0)].itertuples():
-            mark: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
-            name = f"{point.sparsity} %" if point.sparsity else DENSE
-            axes.annotate(name, (getattr(point, chart.x), getattr(point, chart.y)), **mark)
+        sizes = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
+        y = line[chart.y]
+        bars = [y - line[f"{chart.y}_low"], line[f"{chart.y}_high"] - y] if chart.y in BARS else None
+        axes.errorbar(place, y, yerr=bars, label=method, **(looks[method] | sizes))
     if chart.y == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):
                 axes.axhline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=label, zorder=3)
-
-
-def draw_line(axes: Axes, place: pd.Series, line: pd.DataFrame, name: str, label: str, style: Mapping) -> None:
-    """Draw a column as one line, with its intervals if it has any."""
-    bars = bars_of(line, name)
-    look = {"linewidth": LINE, "markersize": MARKER, "capsize": 2.5, "elinewidth": 1, **style}
-    axes.errorbar(place, line[name], yerr=bars, label=label, **look)
-
-
-def bars_of(line: pd.DataFrame, name: str) -> list[pd.Series] | None:
-    """Return how far the interval of a column reaches below and above it; None if it has no interval."""
-    return [line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]] if f"{name}_low" in line else None
-
-
-def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
-    """Return the figure of the batch sizes of one model and task. The speeds of two devices never share a panel."""
-    table = table.assign(peak_memory=table["peak_memory_bytes"].astype(float) / GB)
-    pruned = table[table["method"] != DENSE]
-    columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
-    figure = Drawing(figsize=(WIDTH * max(1, len(columns) / 2), 8.6), layout="constrained")
-    panels = figure.subplots(len(THROUGHPUT), len(columns), sharex=True, squeeze=False)
-    # Each sparsity has a colour, from dark to light.
-    sparsities = sorted(table["sparsity"].unique())
-    colours = dict(zip(sparsities, seaborn.color_palette("viridis", len(sparsities)), strict=True))
-    for (method, device), column in zip(columns, panels.T, strict=True):
-        part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
-        for name, axes in zip(THROUGHPUT, column, strict=True):
-            _draw_batches(axes, part, name, colours)
-        column[0].set_title(method, fontsize="small")
-        column[-1].set_xlabel("batch size", fontsize="small")
-    for label, axes in zip(THROUGHPUT.values(), panels[:, 0], strict=True):
-        axes.set_ylabel(label, fontsize="small")
-    sizes = sorted(table["batch_size"].unique())
-    panels[0, 0].set_xscale("log", base=2)
-    panels[0, 0].set_xticks(sizes, sizes, minor=False)
-    repeats = f"mean and 95 % interval of {table['repeats'].max()} repeats"
-    add_title(figure, [title, f"training on {' and '.join(table['device'].unique())}", repeats])
-    add_legend(figure, panels.flat)
-    return figure
-
-
-def _draw_batches(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[int, object]) -> None:
-    """Draw a line per sparsity, mode and training, a cross where a batch did not fit, and the memory limits."""
-    looks = styles(MODES)
-    for (method, sparsity, mode, training), line in table.groupby(
-        ["method", "sparsity", "mode", "training"], sort=False
-    ):
-        label = ", ".join(filter(None, ["dense with LoRA" if method == DENSE else f"{sparsity} %, {mode}", training]))
-        draw_line(axes, line["batch_size"], line, name, label, looks[mode] | {"color": colours[sparsity]})
-    failed = table[table["status"] == OUT_OF_MEMORY]["batch_size"]
-    if len(failed):
-        axes.scatter(failed, [0] * len(failed), marker="x", color="black", label="out of memory")
-    if name == "peak_memory":
-        for limit in table["memory_limit_bytes"].dropna().unique():
-            axes.axhline(limit / GB, color="0.25", linestyle=":", label="memory limit")
-    # Readers compare speeds by their ratio.
-    axes.set_ylim(bottom=0)
-
-
-def styles(names: Iterable[str]) -> dict[str, dict[str, object]]:
-    """Return the colour and the marker of each name. Readers who cannot tell the colours apart have the markers."""
-    looks = zip(names, cycle(_COLOURS), cycle(_MARKERS), strict=False)
-    return {name: {"color": colour, "marker": marker} for name, colour, marker in looks}
-
-
-def add_title(figure: Drawing, lines: Sequence[str]) -> None:
-    """Put a title above the panels; long lines are wrapped."""
-    characters = int(TITLE * figure.get_figwidth() / WIDTH)
-    figure.suptitle("\n".join(fill(line, characters) for line in lines), fontsize="medium", fontweight="bold")
-
-
-def add_legend(figure: Drawing, panels: Iterable[Axes]) -> None:
-    """Put one legend for all panels below them."""
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-
-
-def _save(build: Callable[[], Drawing], path: Path) -> None:
-    """Build a figure and write it to `path` with the endings .png and .svg, without the date."""
-    with matplotlib.rc_context(SETTINGS):
-        figure = build()
-        for kind, metadata in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
-            figure.savefig(path.with_name(f"{path.name}.{kind}"), metadata=metadata)
-            # The first drawing has laid out the panels, and a second layout would give the same.
-            figure.set_layout_engine("none")

@@ -22,8 +22,6 @@ from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, sections
-from sparseft.analysis.figures import write_figures
-from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.sentences import (
     NONE,
     counted,
@@ -36,12 +34,11 @@ from sparseft.analysis.sentences import (
     sentences,
     with_interval,
 )
-from sparseft.analysis.tables import RUN, Results, write_tables
+from sparseft.analysis.tables import RUN, Results
 from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
 from sparseft.tasks import BY_NAME, get_metric
 from sparseft.tasks.metrics import LOSS
@@ -108,26 +105,9 @@ def escape_markdown(text: object) -> str:
     return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
 
-def write_analysis(
-    output: Path, results: Results, again: Reproduction, others: Mapping[str, Callable[[Path], None]]
-) -> None:
-    """Replace the figures in a folder, and then all tables and pages together, or none. Print the verdicts.
-
-    The figures are drawn if the commands `again` draw them. `others` has what else to write, by name."""
-    with atomic_folder(output / "plots", "figures") as plots:
-        figures = write_figures(plots, results) if again.plot else []
-    with atomic_files(output, FINDINGS, "analysis") as folder:
-        write_tables(results, folder)
-        write_pages(folder, output / "plots", results, figures, again)
-        for name, write in others.items():
-            write(folder / name)
-    print(f"{(output / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {output}/")
-
-
-def write_pages(folder: Path, plots: Path, results: Results, figures: list, again: Reproduction) -> None:
-    """Write the pages of a study into `folder`. Its figures are in `plots`, and `again` has the commands that repeat
-    it."""
-    content = _content(results, figures, again)
+def write_pages(folder: Path, plots: Path, results: Results, figures: list, commands: dict[str, list[str]]) -> None:
+    """Write the pages of a study into `folder`. Its figures are in `plots`. `commands` are those of reproduce.py."""
+    content = _content(results, figures) | commands
     images = {figure.name: (plots / f"{figure.name}.svg").read_bytes() for figure in figures}
     content["images"] = {name: base64.b64encode(image).decode() for name, image in images.items()}
     # How a text becomes a part of a page, by the ending of the page's name.
@@ -155,7 +135,7 @@ def _allowed(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _content(results: Results, figures: list, again: Reproduction) -> dict[str, Any]:
+def _content(results: Results, figures: list) -> dict[str, Any]:
     """Return what the templates show."""
     rows = verdict_rows(results)
     answers = list(_answers(results, rows, figures))
@@ -176,8 +156,6 @@ def _content(results: Results, figures: list, again: Reproduction) -> dict[str, 
         "more_figures": [figure for figure in figures if figure not in [answer["figure"] for answer in answers]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
         "tolerance": results.options.tolerance,
-        "again": again,
-        "run": Run.parse(results.runs["run_id"].iloc[0]),
         "is_short": sum(len(answer["table"].rows) for answer in answers) <= LINES,
         "Code": lambda command: Markup(one_line(command)),
     }

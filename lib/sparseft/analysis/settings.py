@@ -38,7 +38,9 @@ def settings_of(files, start=None) -> Settings:
     if files.train:
         settings |= _of_training(run, files.train.settings)
     if start and start.train:
-        settings |= _of_reconstruction(_of_training(start.run, start.train.settings))
+        # Only those of a reconstruction also hold for a run that starts from it.
+        started = _of_training(start.run, start.train.settings)
+        settings |= {key: value for key, value in started.items() if key[0] == "reconstruction"}
     return settings
 
 
@@ -105,11 +107,6 @@ def _of_training(run: Run, values: dict[str, object]) -> Settings:
         training = run.training if name in Training.model_fields else ""
         settings |= _keyed(("training", training), {name: values[name]})
     return settings
-
-
-def _of_reconstruction(settings: Settings) -> Settings:
-    """Return the settings of a reconstruction that also hold for a run that starts from it."""
-    return {key: value for key, value in settings.items() if key[0] == "reconstruction"}
 
 
 def _keyed(owner: Key, values: Mapping[str, object]) -> Settings:

@@ -18,12 +18,10 @@ from sparseft.tasks.metrics import PERPLEXITIES
 
 # What a verdict is about, whatever its metric.
 JUDGED = ["question", *(name for name in KEYS if name != "metric")]
-# How many times as many parameters dense has.
-SIZE = "times_smaller"
 
 
 def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: Analysis) -> list[str]:
-    """Return a sentence per engine that measured a pruned model, or one about parameters if none did.
+    """Return a sentence per engine that measured a pruned model.
 
     `family` has the verdict rows of a model on a task, and of the models that were made from it by pruning."""
     is_original = family["model"] == family["original"]
@@ -33,11 +31,9 @@ def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: An
     if pruned.empty or originals.empty:
         return []
     pruned = pruned.join(_nearness(comparisons, originals["metric"].iloc[0]), on=JUDGED)
-    pruned[SIZE] = originals["parameters"].iloc[0] / pruned["parameters_left"]
-    names = [name for name in (*(f"{engine}_speedup" for engine in ENGINES), SIZE) if name in pruned]
-    known = [name for name in names if pruned[name].notna().any()]
     dense = {row.mode: row for row in originals.itertuples()}
-    return [_sentence(pruned, dense, name, options) for name in [name for name in known if name != SIZE] or known]
+    engines = [engine for engine in ENGINES if pruned.get(f"{engine}_speedup", pd.Series()).notna().any()]
+    return [_sentence(pruned, dense, engine, options) for engine in engines]
 
 
 def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
@@ -50,30 +46,28 @@ def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
     return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()
 
 
-def _sentence(pruned: pd.DataFrame, dense: Mapping[str, Any], name: str, options: Analysis) -> str:
-    """Return the sentence about the models whose speed, or size, is in the column `name`."""
+def _sentence(pruned: pd.DataFrame, dense: Mapping[str, Any], engine: str, options: Analysis) -> str:
+    """Return the sentence about the models whose speed an engine measured."""
+    name = f"{engine}_speedup"
     # A single measurement has no interval.
     is_faster = pruned.get(f"{name}_low", pruned[name]).fillna(pruned[name]) > 1
     rows: list[Any] = [*pruned.assign(is_faster=is_faster).dropna(subset=name).sort_values(name).itertuples()]
     wish = options.wished_speedup or 1
-    start, most, goal = f"In {name.removesuffix('_speedup')}, ", "fastest", f"x {wish:g} or faster"
-    if name == SIZE:
-        start, most, goal = "No speed was measured; by parameters, ", "smallest", f"{100 / wish:.0f} % of dense or less"
+    goal = f"x {wish:g} or faster"
     missing = f" ({len(pruned) - len(rows)} more are not measured)" if len(rows) < len(pruned) else ""
     models, near = f"of {len(rows)} pruned models{missing}", f"within {options.tolerance:g} of dense"
-    within = [f"the {most} {models} {near} is {_named(row, name)}" for row in rows if row.is_faster and row.near == 1]
-    first = [f"none {models} is shown to be {most.replace('est', 'er')} and {near}", *within][-1]
+    within = [f"the fastest {models} {near} is {_named(row, name)}" for row in rows if row.is_faster and row.near == 1]
+    first = f"In {engine}, {[f'none {models} is shown to be faster and {near}', *within][-1]}"
     if not (reached := [row for row in rows if getattr(row, name) >= wish]):
-        return f"{start}{first}; none has {goal}, and the {most} is {_named(rows[-1], name)}."
+        return f"{first}; none has {goal}, and the fastest is {_named(rows[-1], name)}."
     best, quality = _best(reached, dense)
-    return f"{start}{first}; the best with {goal} is {_named(best, name)}, {quality}."
+    return f"{first}; the best with {goal} is {_named(best, name)}, {quality}."
 
 
 def _named(row: Any, name: str) -> str:
-    """Return a model in words, with its speed or size."""
+    """Return a model in words, with its speed."""
     made = "" if row.model == row.original else f"{row.model}, "
-    speed = f"{100 / getattr(row, name):.0f} % of dense" if name == SIZE else f"x {with_interval(row, name, '.2f')}"
-    return f"{made}{name_of(row)} {percent(row)} % ({row.mode}), {speed}"
+    return f"{made}{name_of(row)} {percent(row)} % ({row.mode}), x {with_interval(row, name, '.2f')}"
 
 
 def _best(rows: list[Any], dense: Mapping[str, Any]) -> tuple[Any, str]:

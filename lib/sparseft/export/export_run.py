@@ -23,7 +23,7 @@ from sparseft.pruning.compact import compact, plan_cuts
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ExportManifest, ModelManifest
 from sparseft.records.merge_record import check_model
-from sparseft.records.record_file import read_record_file
+from sparseft.records.record_file import files_digest, read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
@@ -93,17 +93,13 @@ def read_records(folder: Path, run: Run, hashes: dict[str, str]) -> Records:
     """Return the proof, the evaluation and the training of a run, all sound and of the model with these hashes."""
     proof = read_record_file(folder / ValidationRecord.file_name, ValidationRecord)
     evaluation = read_record_file(folder / EvaluationRecord.file_name, EvaluationRecord)
-    training = None
-    if run.mode != NO_FINETUNE:
-        training = read_record_file(folder / TrainingRecord.file_name, TrainingRecord)
+    is_trained = run.mode != NO_FINETUNE
+    training = read_record_file(folder / TrainingRecord.file_name, TrainingRecord) if is_trained else None
     if faults := proof.faults():
-        raise InputError(
-            f"{folder / proof.file_name}: {faults[0]}", "correct the run, because an export states its proof"
-        )
-    for name, run_id, digests in (
-        (proof.file_name, proof.run_id, proof.inputs.checkpoint),
-        (evaluation.file_name, evaluation.run_id, evaluation.inputs.model),
-    ):
-        if run_id not in (None, run.id) or digests != hashes:
-            raise InputError(f"{folder / name}: of another run or model than {run.id}", remake_advice(folder / name))
+        what = f"{folder / proof.file_name}: {faults[0]}"
+        raise InputError(what, "correct the run, because an export states its proof")
+    for record in (proof, evaluation):
+        if record.run_id not in (None, run.id) or record.digests["merged"] != files_digest(hashes):
+            path = folder / record.file_name
+            raise InputError(f"{path}: of another run or model than {run.id}", remake_advice(path))
     return proof, evaluation, training

@@ -107,9 +107,8 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     sentences = [f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
     if training:
         keys = training.settings
-        how = (
-            f"LoRA of rank {keys['lora_r']}, merged into the weights" if keys["lora_r"] else "all kept weights trained"
-        )
+        rank = keys["lora_r"]
+        how = f"LoRA of rank {rank}, merged into the weights" if rank else "all kept weights trained"
         if keys["recover_on"] not in (None, run.task):
             how += f", after a training on `{keys['recover_on']}`"
         sentences.append(

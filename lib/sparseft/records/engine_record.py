@@ -4,7 +4,6 @@ much memory.
 A prompt runs alone, so speeds are those of one request at a time.
 """
 
-from collections import Counter
 from typing import ClassVar, Literal
 
 from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
@@ -66,13 +65,3 @@ class EnginesRecord(RunRecord):
     repeats: PositiveCount = provenance("How often each engine ran each model.")
     results: list[EngineResult] = measurement("The result of each repeat, engine and model.", min_length=1)
     inputs: EngineInputs = provenance("The digests of what was measured.")
-
-    def contradictions(self) -> dict[str, object]:
-        """Return that the verdict is not that of the results, or that a result is missing."""
-        agree = all(result.agrees for result in self.results)
-        counts = Counter((one.engine, one.model) for one in self.results)
-        wanted = {(engine, model): self.repeats for engine, _ in counts for model in ("dense", "run")}
-        return {
-            f"passed {self.passed} is not what the results say": self.passed != agree,
-            f"the results are not {self.repeats} per engine and model": counts != wanted,
-        }

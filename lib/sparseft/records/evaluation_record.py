@@ -3,19 +3,18 @@
 Losses are in nats. The lists with a value per example have the order of the rows.
 """
 
-import math
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue
 
 from sparseft.records import Count, Fraction, Loss, NonNegative, PositiveCount, measurement, provenance, setting
 from sparseft.records.merge_record import MergeInputs
-from sparseft.records.record_file import ROUNDING, CheckedPart, RecordPart, RunRecord, kind
+from sparseft.records.record_file import RecordPart, RunRecord, kind
 
 LogLikelihood = Annotated[float, Field(le=0)]
 
 
-class AnswersPart(CheckedPart):
+class AnswersPart(RecordPart):
     """Hold the answers that a model gave to the examples of a task.
 
     A generated answer has no choices. A task whose metric is the loss has neither outcomes nor answers."""
@@ -24,7 +23,7 @@ class AnswersPart(CheckedPart):
     definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
     value: NonNegative = measurement("The headline metric.", column="value")
     standard_error: NonNegative = measurement("Its standard error over the examples.", column="standard_error")
-    examples: PositiveCount = measurement("The number of examples.", gt=1, column="examples")
+    examples: PositiveCount = measurement("The number of examples.", column="examples")
     chance: Fraction | None = measurement(
         "The value of guessing. Null if the metric is the loss.", "fraction", column="chance"
     )
@@ -44,29 +43,16 @@ class AnswersPart(CheckedPart):
 
     # The lists with a value per example that say why an example counts as right.
     ANSWERS: ClassVar = ["labels", "choice_lengths", "log_likelihoods", "generations", "predictions"]
-    ROWS: ClassVar = [*ANSWERS, "outcomes"]
 
     def without_answers(self) -> Self:
         """Return the record without the answers, which would fill the memory for a whole study."""
         probes = {name: probe.without_answers() for name, probe in getattr(self, "probes", {}).items()}
         return self.model_copy(update=dict.fromkeys(self.ANSWERS) | ({"probes": probes} if probes else {}))
 
-    def contradictions(self) -> dict[str, object]:
-        """Return the lists of another length than `examples`, and that the value is not the mean of the outcomes."""
-        rows = {name: getattr(self, name) for name in self.ROWS}
-        counts = {name: len(values) for name, values in rows.items() if values is not None}
-        wrong: dict[str, object] = {
-            f"{count} {name} of {self.examples} examples": count != self.examples for name, count in counts.items()
-        }
-        total = sum(self.outcomes or [])
-        is_mean = self.outcomes is None or math.isclose(total, self.value * self.examples, rel_tol=ROUNDING)
-        return wrong | {f"value {self.value:g} is not the mean of the outcomes": not is_mean}
-
 
 class ScoredRecord(AnswersPart, RunRecord):
     """Record the result of a model on rows of a task."""
 
-    ROWS: ClassVar = [*AnswersPart.ROWS, "losses", "answer_tokens"]
     task: str = provenance("The task.")
     distinct_prompts: PositiveCount = measurement("The number of different prompts.")
     eval_loss: Loss = measurement(
@@ -82,15 +68,6 @@ class ScoredRecord(AnswersPart, RunRecord):
     dtype: str = setting("The number format of the weights.")
     seconds: NonNegative = measurement("The time of the evaluation.", "s")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")
-
-    def contradictions(self) -> dict[str, object]:
-        """Return also that the loss is not that of the examples."""
-        is_mean = math.isclose(sum(self.losses), self.eval_loss * sum(self.answer_tokens), rel_tol=ROUNDING)
-        is_loss = self.outcomes is None
-        return super().contradictions() | {
-            f"eval_loss {self.eval_loss:g} is not the losses divided by the answer tokens": not is_mean,
-            f"value {self.value:g} is not eval_loss, {self.eval_loss:g}": is_loss and self.value != self.eval_loss,
-        }
 
 
 class ProbePart(AnswersPart):
@@ -144,13 +121,6 @@ class EvaluationRecord(MergedModelRecord):
     divergences: list[float] | None = measurement("The estimate of each window.", "nats per token", default=None)
     probes: dict[str, ProbePart] = measurement("The result on each probe, by its name.", default={})
     inputs: EvaluationInputs = provenance("The digests of what was evaluated.")
-
-    def contradictions(self) -> dict[str, object]:
-        """Return also that the divergence is not the mean of those of the windows."""
-        values = self.divergences or []
-        difference = sum(values) - (self.divergence or 0) * len(values)
-        is_wrong = abs(difference) > ROUNDING * sum(map(abs, values))
-        return super().contradictions() | {"divergence is not the mean of the divergences": is_wrong}
 
 
 class SelectionInputs(EvaluationInputs):

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sparseft.errors import InputError
 from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.record import remake_advice, unaltered, write_record
-from sparseft.study.section import Role, Section, first_fault, refuse
+from sparseft.study.section import Role, Section, first_fault
 
 # Relative difference of two sums of the same numbers in another order.
 ROUNDING = 1e-9
@@ -72,21 +72,7 @@ class Inputs(RecordPart):
     mask: str = provenance("The sha256 of the mask.", link="mask")
 
 
-class CheckedPart(RecordPart):
-    """Check also that the values of an object do not contradict each other."""
-
-    def contradictions(self) -> dict[str, object]:
-        """Return what may be wrong with the values taken together, and whether it is."""
-        return {}
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        """Refuse values that contradict each other."""
-        refuse(self.contradictions())
-        return self
-
-
-class RecordFile(CheckedPart):
+class RecordFile(RecordPart):
     """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own
     digest."""
 

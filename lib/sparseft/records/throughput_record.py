@@ -101,18 +101,6 @@ class ThroughputRecord(ConditionsRecord):
     batch_sizes: list[PositiveCount] = measurement("The batch sizes that were asked for.")
     batches: list[BatchRecord] = measurement("The result of each batch size.", min_length=1)
 
-    def contradictions(self) -> dict[str, object]:
-        """Return other batch sizes than were asked for, and a wrong number of repeats of one of them."""
-        sizes = [batch.batch_size for batch in self.batches]
-        wrong: dict[str, object] = {
-            f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes))
-        }
-        for batch in self.batches:
-            expected = self.repeats if batch.status == MEASURED else 0
-            what = f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats"
-            wrong[what] = len(batch.repeats) != expected
-        return wrong
-
 
 def read_measurements(paths: Iterable[Path]) -> list[ThroughputRecord]:
     """Return the measurements of several cells, one per file.

@@ -4,7 +4,6 @@ Losses are in nats per answer token. Speeds count no padding. In a reconstructio
 layer, and the losses of the steps are shares of the error before it.
 """
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import create_model
 from sparseft.errors import InputError
 from sparseft.modes.mode import ADAPTER, WEIGHTS
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
-from sparseft.records.record_file import ROUNDING, Inputs, RecordPart, RunRecord, kind, read_record_file, section_fields
+from sparseft.records.record_file import Inputs, RecordPart, RunRecord, kind, read_record_file, section_fields
 from sparseft.storage.record import remake_advice
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
@@ -139,11 +138,6 @@ class TrainingRecord(Scheduled):
     outputs: TrainingOutputs = provenance("The digest of what the training wrote.")
 
     @property
-    def steps_done(self) -> int:
-        """Return the number of steps that were taken."""
-        return self.ended_early.step if self.ended_early else self.steps
-
-    @property
     def final_task_loss(self) -> float | None:
         """Return the cross-entropy at the end of a training on the task; None of a reconstruction, whose loss is
         another one."""
@@ -151,15 +145,6 @@ class TrainingRecord(Scheduled):
             return None
         losses = [step.cross_entropy for step in self.loss_curve if step.cross_entropy is not None]
         return final_loss(losses) if losses else self.final_loss
-
-    def contradictions(self) -> dict[str, object]:
-        """Return another number of losses than of steps, and a final loss that is not theirs."""
-        losses, done = [step.loss for step in self.loss_curve], self.steps_done
-        is_mean = not losses or math.isclose(self.final_loss, final_loss(losses), rel_tol=ROUNDING)
-        return {
-            f"{len(losses)} losses of {done} steps": len(losses) != done,
-            f"final_loss {self.final_loss:g} is not that of loss_curve": not is_mean,
-        }
 
 
 def final_loss(losses: Sequence[float]) -> float:

@@ -131,9 +131,9 @@ class Analysis(Section):
     """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is
     compared."""
     wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
-    """The speed that you want, as a multiple of the dense model's. One more sentence then says which pruned model is
-    the fastest within the tolerance, and which is the best at this speed or faster. Speeds are those of engines.json.
-    Without any, the sentence is about parameters. Null means no such sentence."""
+    """The speed that you want, as a multiple of the dense model's. One more sentence per engine of engines.json then
+    says which pruned model is the fastest within the tolerance, and which is the best at this speed or faster. Null
+    means no such sentence."""
 
 
 class _Keys(Section):
