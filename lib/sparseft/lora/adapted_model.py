@@ -63,7 +63,7 @@ def trained_model(
         check_origin(folder, whole.origin, mask_sha256, run)
         model = empty_model(checkpoint)
         place(model, StoredWeights(whole, model), rooms or {str(device): math.inf})
-        return model.eval(), load_tokenizer(checkpoint.folder), whole.trained_digest
+        return model.eval(), load_tokenizer(checkpoint.folder), whole.digest
     adapter = read_adapter(folder)
     config = adapter.config
     check_origin(folder, config, mask_sha256, run)
