@@ -141,7 +141,6 @@ CEREBRAS = Backend(
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
-    sections={"cerebras": Cerebras},
     uses_this_machine=False,
     evaluates=True,
     host_memory=_host_memory,

@@ -6,13 +6,10 @@ workflow/scripts/run_modelzoo.py does.
 """
 
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -129,14 +126,7 @@ def write_batches(folder: Path, batches: list[list[Example]], length: int) -> No
         file.attrs["n_examples"] = len(data)
 
 
-class TrainedPart(NamedTuple):
-    """Hold what the Trainer's configuration says of the part of the model that it trains."""
-
-    callbacks: list[dict]
-    settings: Mapping[str, list] = MappingProxyType({})
-
-
-def _of_adapters(run: TrainerRun) -> TrainedPart:
+def _of_adapters(run: TrainerRun) -> list[dict]:
     """Return the callbacks that train adapters on the frozen base."""
     job, settings = run.job, run.job.settings
     lora = {
@@ -147,17 +137,15 @@ def _of_adapters(run: TrainerRun) -> TrainedPart:
         "target_modules": ["TransformerDecoderLayer", "Linear"],
     }
     masks = {"checkpoint": str(run.checkpoint.resolve())}
-    return TrainedPart(
-        [
-            {"Lora": {"lora_params": lora}},
-            {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
-            {"FrozenBaseSparsity": masks},
-        ]
-    )
+    return [
+        {"Lora": {"lora_params": lora}},
+        {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
+        {"FrozenBaseSparsity": masks},
+    ]
 
 
-def _of_weights(job: TrainingJob) -> TrainedPart:
-    """Return ModelZoo's own `sparsity:` of a training of weights, with a static mask per layer.
+def _of_weights(job: TrainingJob) -> tuple[list[dict], list[dict]]:
+    """Return the callbacks of a training of weights, and ModelZoo's own `sparsity:`, with a static mask per layer.
 
     The Trainer takes the masks of the checkpoint, and `init_method` only makes their names. A layer without a zero
     stays dense."""
@@ -166,15 +154,13 @@ def _of_weights(job: TrainingJob) -> TrainedPart:
     names = trained_names(job.checkpoint, job.mask, job.settings)
     callbacks = [{"TrainedWeights": {"names": [key_of[name] for name in names]}}]
     static = {"algorithm": "static", "init_method": "from_zeros"}
-    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.mask.shape}
+    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.held}
     sparsity = [
         static | {"sparsity": share, "param_filter": [key_of[f"{layer}.weight"]]}
         for layer, share in pruned.items()
         if share
     ]
-    if get_mode(job.mode).lifts_mask or not sparsity:
-        return TrainedPart(callbacks)
-    return TrainedPart([*callbacks, {"LogSparsity": {}}], {"sparsity": sparsity})
+    return [*callbacks, *[{"LogSparsity": {}}] * bool(sparsity)], sparsity
 
 
 def configuration(run: TrainerRun, start: Path) -> dict:
@@ -193,7 +179,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
-    trained = _of_weights(job) if get_mode(job.mode).is_full else _of_adapters(run)
+    callbacks, sparsity = _of_weights(job) if get_mode(job.mode).is_full else (_of_adapters(run), [])
     loader = {
         "data_processor": "GptHDF5MapDataProcessor",
         "data_dir": str(run.data.resolve()),
@@ -215,11 +201,11 @@ def configuration(run: TrainerRun, start: Path) -> dict:
                 "loop": {"max_steps": settings.steps},
                 "checkpoint": {"steps": settings.save_every or settings.steps},
                 "logging": {"log_steps": 1},
-                **trained.settings,
+                **({"sparsity": sparsity} if sparsity else {}),
                 # In the order in which they run.
                 "callbacks": [
                     {"ScopedTrainFlags": {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}},
-                    *trained.callbacks,
+                    *callbacks,
                     # Each checkpoint holds the whole base.
                     {"KeepNCheckpoints": {"n": 1}},
                 ],
