@@ -38,7 +38,7 @@ def compute_masks(masks: MaskPass) -> dict:
     select = select_in_sequence if masks.settings.is_sequential(masks.method.name) else select_in_one_pass
     with atomic_files(masks.files.report.parent, masks.files.report.name, "masks") as folder:
         paths = [folder / path.name for path in masks.files.masks]
-        with mask_writer(paths, metas, masks.shapes, masks.method.pattern, allocated) as writer:
+        with mask_writer(paths, metas, masks.shapes) as writer:
             select(masks, allocated, writer)
         return write_report(folder, masks, meta, writer)
 

@@ -7,7 +7,7 @@ the dtypes and the byte layout of the original model. Only the prunable weights 
 both: `base` is the pruned base, and `original` is the model from which it was made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -58,14 +58,12 @@ class PrunedWriter:
 
 
 @contextmanager
-def pruned_writer(
-    masks: MaskPass, meta: dict | None = None, pruned: Mapping[str, Iterable[int]] | None = None
-) -> Iterator[PrunedWriter]:
+def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
-    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After
-    the block, the pruned base appears first and then the mask with its report, so that no mask is without its base. If
-    the block fails, nothing appears. Raises InputError as `MaskPass.checked_meta` does."""
+    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with
+    its report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError as
+    `MaskPass.checked_meta` does."""
     original, files, shape = masks.checkpoint, masks.files, masks.shapes
     all_meta = masks.checked_meta() | (meta or {}) | masks.origin
     assert files.base, f"{masks.method.name} updates weights"
@@ -74,9 +72,7 @@ def pruned_writer(
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        with mask_writer(
-            [folder / files.masks[0].name], [all_meta], shape, masks.method.pattern, pruned
-        ) as writer_of_mask:
+        with mask_writer([folder / files.masks[0].name], [all_meta], shape) as writer_of_mask:
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
                 writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
                 yield writer

@@ -11,14 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.weights import (
     as_weight,
     divide,
     memory_path,
     own_rows,
     read_own_rows,
+    unfuse_experts,
 )
-from sparseft.lora.adapted_model import adapt, base_model, check_layers, masks_on
+from sparseft.lora.adapted_model import adapt, check_layers, masks_on
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.masks.mask_file import Mask
@@ -176,7 +178,17 @@ def model_to_train(
     New adapters are drawn from torch's generator, so the caller sets its seed."""
     described = get_mode(mode)
     settings.check(mode, {layer.rpartition(".")[2] for layer in mask.shape})
-    model, tokenizer = base_model(checkpoint, settings, device)
+    if settings.shard_model:
+        # Its weights come when it is divided.
+        model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
+    else:
+        model, tokenizer = load_model(checkpoint.folder, device)
+    unfuse_experts(model)
+    model.requires_grad_(False)
+    if settings.gradient_checkpointing:
+        # The method has another name since transformers 5.24, where the old one warns.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     layers = None if described.is_full else adapt(model, checkpoint, masks_on(mask, device), mode, settings)
     loss = AnswerLoss(model)
     if settings.shard_model:
