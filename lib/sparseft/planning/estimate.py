@@ -4,7 +4,6 @@ The bytes of models, masks and adapters are exact but for the headers of their f
 the machine. Of a model only config.json is read, and torch is not imported.
 """
 
-import json
 import math
 import shutil
 from collections import Counter, defaultdict
@@ -21,7 +20,7 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.hours import START, Speeds, job_seconds
-from sparseft.planning.job_kind import EVALUATIONS, JobKind
+from sparseft.planning.job_kind import JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import ADAM, Requests
@@ -41,14 +40,11 @@ ESTIMATED = "estimated"
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
-# The keys that lower the memory, and their values. The first ones cost least time.
-LIGHTER = {
-    "training.cache_weights": False,
-    "training.gradient_checkpointing": True,
-    "training.micro_batch_size": 1,
-    "training.shard_model": True,
-    "evaluation_batch_size": 1,
-}
+# What lowers the memory of a job. The first ones cost least time.
+LIGHTER = (
+    "set training.cache_weights to false, training.gradient_checkpointing to true, training.micro_batch_size or"
+    " evaluation_batch_size to 1, or training.shard_model to true"
+)
 # The folders that studies share. The results have their own.
 SHARED = ("models", "masks", "pruned")
 
@@ -178,7 +174,7 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
 
 
 def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
-    """Return a line for each model and kind of job that needs more memory than there is, with the change to try first.
+    """Return a line for each model and kind of job that needs more memory than there is, and what lowers it.
 
     With `has_all`, there is a line for each. Without resources.gpu_memory_mb, a GPU has CARD. Without
     resources.memory_mb, a job may use the memory of this machine."""
@@ -193,27 +189,9 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
         if missing or has_all:
             parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
             what = " on ".join(filter(None, (job.kind, job.task)))
-            fault = (
-                f", more than {' and '.join(missing)}; {_advice(requests.config, job, missing[0])}" if missing else ""
-            )
+            fault = f", more than {' and '.join(missing)}; {LIGHTER}" if missing else ""
             lines.append(f"{job.model}: {what} needs {parts}{fault}")
     return lines
-
-
-def _advice(config: Config, job: JobKind, missing: str) -> str:
-    """Return in words the first change of LIGHTER that a job does not have yet."""
-    settings = {}
-    # No setting lowers what a job on a GPU needs in the machine.
-    if config.resources.gpus and "GPU" not in missing:
-        return "use a larger one"
-    if job.kind == "training":
-        settings = {f"training.{key}": value for key, value in config.training_of(job.task, job.training)}
-    if job.kind in EVALUATIONS or settings.get("training.eval_every"):
-        settings["evaluation_batch_size"] = config.evaluation_batch_size
-    for key, value in LIGHTER.items():
-        if settings.get(key, value) != value:
-            return f"set {key} to {json.dumps(value)}"
-    return "use a larger one"
 
 
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
