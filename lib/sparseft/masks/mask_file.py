@@ -18,8 +18,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -176,27 +175,14 @@ def _read_safetensors(path: Path) -> dict:
         return {**content, "bits": {layer: file.get_tensor(layer).numpy() for layer in content["shape"]}}
 
 
-@contextmanager
-def mask_writer(
-    paths: list[Path],
-    metas: list[dict],
-    shape: dict[str, tuple[int, int]],
-) -> Iterator["MaskWriter"]:
-    """Yield a writer of one mask file per path. A file has the format of its suffix, .pt or .safetensors.
-
-    metas: the metadata of each file, to which "reached" is added; the block may still change them
-    shape: layer -> (rows, cols)
-
-    The files are written after the block. So give paths in a folder of `atomic_files`, with the other files of a pass.
-    Then all files appear, or none."""
-    writer = MaskWriter(paths, metas, shape)
-    yield writer
-    writer.finish()
-
-
 class MaskWriter:
     """Write the mask files of several sparsities. A level is the index of a file, in the order of the paths.
 
+    A file has the format of its suffix, .pt or .safetensors. `finish` writes them. So give paths in a folder of
+    `atomic_files`, with the other files of a pass. Then all files appear, or none.
+
+    metas: the metadata of each file, to which "reached" is added; they may still change until the end
+    shape: layer -> (rows, cols)
     `kept`: layer -> int64 (levels,), the number of kept weights that were written."""
 
     def __init__(self, paths: list[Path], metas: list[dict], shape: dict[str, tuple[int, int]]) -> None:

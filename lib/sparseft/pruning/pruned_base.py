@@ -17,7 +17,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import is_finite
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter, mask_writer
+from sparseft.masks.mask_file import MaskWriter
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.records.manifests import PrunedManifest
@@ -72,10 +72,11 @@ def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedW
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        with mask_writer([folder / files.masks[0].name], [all_meta], shape) as writer_of_mask:
-            with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
-                writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
-                yield writer
-            # The writer of the mask reads it after the block.
-            all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
+        writer_of_mask = MaskWriter([folder / files.masks[0].name], [all_meta], shape)
+        with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
+            writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
+            yield writer
+        # The writer of the mask reads it at the end.
+        all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
+        writer_of_mask.finish()
         write_report(folder, masks, all_meta, writer_of_mask, writer.rows)
