@@ -24,6 +24,7 @@ include: "rules/jobs.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
 include: STUDY.training_backend.rules
+include: "rules/weights.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/export.smk"

@@ -13,7 +13,7 @@ import torch
 from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
 from sparseft.language_model.hardware import keep_freed_memory
-from sparseft.language_model.products import way_of
+from sparseft.language_model.products import multiply
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
 from sparseft.study.schedule import Training
@@ -128,10 +128,9 @@ def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor, pairs:
 
 def products_alone(x: Tensor, dy: Tensor, weight: Tensor) -> None:
     """Compute the products of a masked layer's step: Y = X W^T, dX = dY W and G = dY^T X."""
-    way = way_of(dy)
     F.linear(x, weight)
-    way.multiply(dy, weight)
-    way.multiply(dy.T, x)
+    multiply(dy, weight)
+    multiply(dy.T, x)
 
 
 def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> list[list[str]]:

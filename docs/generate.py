@@ -25,7 +25,7 @@ from sparseft.errors import one_line
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
 from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
-from sparseft.study.backends import BACKENDS, backend_sections
+from sparseft.study.backends import BACKENDS
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Config, schema
 from sparseft.study.grid import SEEDS
@@ -51,7 +51,7 @@ SECTIONS = {
     "throughput": "Throughput",
     "analysis": "Analysis",
     "export": "Export",
-    **{name: section.__name__ for name, section in backend_sections().items()},
+    "cerebras": "Cerebras",
 }
 # What a change of a key makes again, by its section, or by the key if it differs from its section.
 # tests/workflow/test_reruns.py compares with plans.

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.masks.mask_file import Mask, mask_writer, read_mask
+from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
 from sparseft.pruning.mask_pass import MaskPass
@@ -30,6 +30,7 @@ def compute_masks(
 def write_mask(path: Path, mask: Mask) -> None:
     """The inverse of read_mask, but for meta["reached"], which is counted."""
     meta = {key: value for key, value in mask.meta.items() if key != "reached"}
-    with mask_writer([path], [meta], mask.shape) as writer:
-        for layer, bits in mask.bits.items():
-            writer.write(layer, 0, bits.reshape(1, -1))
+    writer = MaskWriter([path], [meta], mask.shape)
+    for layer, bits in mask.bits.items():
+        writer.write(layer, 0, bits.reshape(1, -1))
+    writer.finish()

@@ -36,17 +36,6 @@ use rule run_on_appliance as train_adapter with:
         script=PYTHON + "train_cerebras.py",
 
 
-# Train the kept weights of one run themselves.
-use rule train_adapter as train_weights with:
-    output:
-        directory(f"{PATHS.run}/weights"),
-        output_dir=f"{PATHS.run}/train.json",
-    pathvars:
-        job=f"train_weights/{grid.RUN_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.FULL_MODES),
-
-
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
 use rule train_adapter as measure_batch with:
     output:

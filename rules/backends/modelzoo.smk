@@ -22,17 +22,6 @@ use rule run_on_appliance as train_adapter with:
         script='python "$SCRIPTS/train_modelzoo.py"',
 
 
-# Train the kept weights of one run themselves.
-use rule train_adapter as train_weights with:
-    output:
-        directory(f"{PATHS.run}/weights"),
-        output_dir=f"{PATHS.run}/train.json",
-    pathvars:
-        job=f"train_weights/{grid.RUN_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.FULL_MODES),
-
-
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.
 use rule run_script as export_checkpoint with:
     input:

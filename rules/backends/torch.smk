@@ -29,17 +29,6 @@ use rule run_script as train_adapter with:
         settings=run_settings,
 
 
-# Train the kept weights of one run themselves.
-use rule train_adapter as train_weights with:
-    output:
-        directory(f"{PATHS.run}/weights"),
-        output_dir=f"{PATHS.run}/train.json",
-    pathvars:
-        job=f"train_weights/{grid.RUN_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.FULL_MODES),
-
-
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
 use rule train_adapter as reconstruct_adapter with:
     input:

@@ -6,6 +6,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.adapted_model import trained_model
+from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
 from sparseft.training.trained_part import model_to_train
@@ -33,7 +34,8 @@ def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, sa
     for layer in part.layers.values():
         nn.init.normal_(layer.lora_B, std=0.02)
     provenance = {"mask_sha256": "m", "mode": "sparse_to_sparse"}
-    part.write(tmp_path / "adapter", SETTINGS, provenance, is_main=True)
+    factors = {name: layer.factors() for name, layer in part.layers.items()}
+    write_adapter(tmp_path / "adapter", factors, SETTINGS, base="base", sparseft=provenance)
     record = merge(base, mask, "m", tmp_path / "adapter", tmp_path / "merged")
     merged, _ = load_model(tmp_path / "merged", device)
     # The fused product of gate and up may be rounded in another way.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.lora.adapter import read_adapter
+from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
@@ -36,7 +36,8 @@ def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path, origin: dict 
     """Write an adapter with random B, and return its model."""
     loss, _, part = model_to_train(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
     randomise(part.layers)
-    part.write(folder, SETTINGS, origin or {"mask_sha256": "m"}, is_main=True)
+    factors = {name: layer.factors() for name, layer in part.layers.items()}
+    write_adapter(folder, factors, SETTINGS, base="base", sparseft=origin or {"mask_sha256": "m"})
     return loss.model
 
 

@@ -1,41 +1,22 @@
-"""Check that no mask is written that is not what its pattern says, whatever makes it."""
+"""Check that patterns of somebody else's own prune what they say."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from project import tree
 from sparseft.architectures.architecture import Part
-from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, WANDA
-from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.language_model.batches import Example
-from sparseft.methods import METHODS, OWL, Method, get_method
-from sparseft.patterns import PATTERNS, Pattern
-from sparseft.pruning import mask_generator
+from sparseft.methods import METHODS, Method, get_method
+from sparseft.patterns import Pattern
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_pass import MaskPass
-from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.selection.ranking import Ranking
-from sparseft.selection.together import by_layer
 from sparseft.selection.units import by_unit
 from sparseft.storage.bits import pack, to_float32
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 from masks import compute_masks
 
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40)], 1) for j in range(6)]
-
-
-def columns(ranking) -> None:
-    """Rank the columns of each layer, which takes no counts of an allocation."""
-    by_unit(ranking, [[Part(layer, axis=1, width=1, unit="")] for layer in ranking.layers])
-
-
-def has_whole_columns(kept: np.ndarray) -> bool:
-    """Return whether all rows of a mask are equal."""
-    return bool((kept == kept[0]).all())
 
 
 @pytest.fixture
@@ -48,40 +29,6 @@ def added(monkeypatch) -> Iterator[Callable[[Method], str]]:
 
     yield add
     get_method.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("pattern", "importance", "allocation", "make", "fault"),
-    [
-        pytest.param(
-            Pattern("new", columns, takes_counts=True), DEFAULT, OWL, mask_generator.compute_masks,
-            r"proj: \[768\] weights are pruned by sparsity instead of \[\d+\]; repair the pattern's `select`",
-            id="other counts than those of the allocation",
-        ),
-        pytest.param(
-            Pattern("new", by_layer, words="whole columns", is_sound=has_whole_columns),
-            DEFAULT, None, mask_generator.compute_masks, "proj: its mask is none of whole columns; repair `select`",
-            id="a selection of something else",
-        ),
-        pytest.param(
-            Pattern("new", columns, words="whole columns", updates=("sparsegpt",), is_sound=has_whole_columns),
-            SPARSEGPT, None, prune_weights, "proj: its mask is none of whole columns; .*`updates` of the pattern new",
-            id="an update that prunes something else",
-        ),
-    ],
-)  # fmt: skip
-def test_a_mask_that_is_not_what_its_pattern_says_is_refused_and_nothing_is_written(
-    pattern, importance, allocation, make, fault, added, tiny_llama, tmp_path
-):
-    assert pattern.allows(importance)
-    method = Method(pattern, importance, allocation=allocation)
-    added(method)
-    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    places = PassFiles([tmp_path / "masks/m.pt"], tmp_path / "masks/r.json", base=tmp_path / "pruned/base")
-    settings = Masks(owl_m=2.0, owl_lambda=0.15)
-    with pytest.raises(InputError, match=fault):
-        make(MaskPass(tiny_llama, method, [50], places, settings, calibration))
-    assert tree(tmp_path) == {}
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -125,14 +72,3 @@ def test_a_pattern_may_have_a_way_of_selection_of_its_own(added, tiny_llama):
         assert (of_tiles == 0).sum() == round(of_tiles.size / 2)
         sums = np.abs(tiny_llama.read_float32(f"{layer}.weight")).reshape(rows // 4, 4, cols // 4, 4).sum((1, 3))
         assert sums[of_tiles == 0].max() <= sums[of_tiles == 16].min() * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if pattern.is_sound], ids=lambda value: value.name)
-def test_a_pattern_tells_its_masks_from_those_with_one_weight_less(pattern, tiny_llama):
-    mask = compute_masks(tiny_llama, pattern.name, [50])[50]
-    layer = next(layer for layer in mask.shape if not mask.kept(layer).all())
-    kept = mask.kept(layer)
-    assert pattern.is_sound(kept)
-    row, col = np.argwhere(kept)[0]
-    kept[row, col] = False
-    assert not pattern.is_sound(kept)

@@ -93,7 +93,6 @@ def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
     assert (record["backend"], record["dtype"], len(record["loss_curve"])) == ("torch", "bfloat16", 4)
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
     assert len(tensors) == 2 * PRUNABLE_LAYERS[tiny.folder.name]
-    assert record["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     # B of an expert that no token was sent to stays 0.
     assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)

@@ -55,18 +55,18 @@ def test_the_sweep_takes_what_the_docs_say():
 # README's example, but with texts of 2,048 tokens, on a machine of 32 GB.
 @pytest.mark.parametrize(("resources", "training", "lines"), [
     ({"gpus": 1}, {"micro_batch_size": 8},
-     [r"training on own needs 1\d\d\S+ GB on a GPU .*, more than 80 GB on a GPU; set training.gradient_checkpointing to true"]),
+     [r"training on own needs 1\d\d\S+ GB on a GPU .*, more than 80 GB on a GPU"]),
     ({"gpus": 1}, {"micro_batch_size": 8, "gradient_checkpointing": True}, []),
     ({"gpus": 1, "gpu_memory_mb": 12000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
-     ["evaluation on own needs .*; set evaluation_batch_size to 1",
-      r"training on own needs 1\d\S+ GB on a GPU and .*, more than 12 GB on a GPU; set training.shard_model to true"]),
+     ["evaluation on own needs .*",
+      r"training on own needs 1\d\S+ GB on a GPU and .*, more than 12 GB on a GPU"]),
     ({"memory_mb": 24_000}, {"cache_weights": True, "gradient_checkpointing": True, "micro_batch_size": 1},
      ["evaluation on own",
-      r"training on own needs 2\d\S+ GB in the machine, more than 24 GB .*; set training.cache_weights to false"]),
+      r"training on own needs 2\d\S+ GB in the machine, more than 24 GB .*"]),
     ({"memory_mb": 4000}, {"micro_batch_size": 1, "shard_model": True, "gradient_checkpointing": True},
-     ["evaluation on own", "training on own needs .*, more than 4 GB in the machine; use a larger one"]),
+     ["evaluation on own", "training on own needs .*, more than 4 GB in the machine"]),
 ])  # fmt: skip
-def test_a_job_that_needs_more_memory_than_there_is_is_said_with_one_change(monkeypatch, resources, training, lines):
+def test_a_job_that_needs_more_memory_than_there_is_is_said(monkeypatch, resources, training, lines):
     monkeypatch.setattr(estimate, "virtual_memory", lambda: SimpleNamespace(total=32 * 10**9))
     config = laid_over({
         "models": {"m": {"source": "hub:huggyllama/llama-7b", "dtype": "bfloat16"}},

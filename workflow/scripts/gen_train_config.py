@@ -18,7 +18,6 @@ from sparseft.errors import InputError
 from sparseft.study import grid
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
-from sparseft.tasks.task import SPLITS
 from sparseft.trainers.modelzoo.trainer_files import trainer_run
 from sparseft.training.job import JobFlags, job_of
 
@@ -55,7 +54,7 @@ def main(
     named = Run(model, task, method, sparsity, mode, seed, training=training)
     settings = study.schedule_of(mode, task, training)
     cerebras = study.cerebras.model_copy(update={"target": target or study.cerebras.target})
-    cerebras.check(settings, study.evaluation_batch_size)
+    cerebras.check(settings)
     flags = JobFlags(
         run_id=Run.parse(named.id).id,
         model_path=Path(fill(grid.MANIFEST, named)).parent,
@@ -66,19 +65,18 @@ def main(
         training=settings,
     )
     exported = Path(fill(grid.exported(method), named))
-    rows = [flags.data_dir / f"{split}.jsonl" for split in SPLITS]
-    inputs = [flags.model_path / "manifest.json", *rows, flags.mask_path, exported]
+    rows = flags.data_dir / "train.jsonl"
+    inputs = [flags.model_path / "manifest.json", rows, flags.mask_path, exported]
     missing = [path for path in inputs if not path.exists()]
     if missing:
         command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    trainer = trainer_run(
-        job_of(flags, grid.LORA_MODES + grid.FULL_MODES, evaluates=True), cerebras, exported, flags.output_dir
-    )
+    job = job_of(flags, grid.LORA_MODES + grid.FULL_MODES)
+    trainer = trainer_run(job, cerebras, exported, flags.output_dir)
     trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
-    driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration), "--mode", "train"])
+    driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration)])
     print(f"PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python {driver}")
 
 

@@ -1,7 +1,7 @@
 """Run ModelZoo's Trainer with this project's callbacks.
 
     PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python workflow/scripts/run_modelzoo.py \\
-        config/modelzoo/RUN_ID.yaml --mode train
+        config/modelzoo/RUN_ID.yaml
 
 Run it with the python of ModelZoo's environment. ModelZoo's own command, `cszoo`, cannot import callbacks of other
 projects.
@@ -24,8 +24,8 @@ PACKAGES = ("torch", "transformers", "cerebras-pytorch")
 RELEASE = "2.10.0"
 
 
-def train(configuration: Path, mode: str, *, validate_only: bool) -> None:
-    """Train or evaluate as the configuration says. Raises InputError if ModelZoo cannot be imported."""
+def train(configuration: Path, *, validate_only: bool) -> None:
+    """Train as the configuration says. Raises InputError if ModelZoo cannot be imported."""
     # The evaluate.py beside this script hides a package that ModelZoo imports.
     here = str(Path(__file__).parent)
     sys.path[:] = [path for path in sys.path if path != here]
@@ -54,7 +54,7 @@ def train(configuration: Path, mode: str, *, validate_only: bool) -> None:
     model_dir.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     write_json(model_dir / "versions.json", versions)
-    trainer.run_trainer(mode, params)
+    trainer.run_trainer("train", params)
 
 
 def main() -> None:
@@ -62,11 +62,10 @@ def main() -> None:
     # This script has a parser of its own, because ModelZoo's environment does not have cyclopts.
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configuration", type=Path, help="what gen_train_config.py writes")
-    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="what the Trainer does")
     parser.add_argument("--validate_only", action="store_true", help="lower the program without an appliance")
     args = parser.parse_args()
     try:
-        train(args.configuration, args.mode, validate_only=args.validate_only)
+        train(args.configuration, validate_only=args.validate_only)
     except Exception as error:
         print_traceback(error)
         print(f"error: {one_line(message(error))}", file=sys.stderr)

@@ -28,8 +28,8 @@ def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob]
         exported: the masked checkpoint, as export_modelzoo.py writes it
     """
     start(flags.threads)
-    job = job_of(flags, LORA_MODES + FULL_MODES, evaluates=True, inputs=[exported])
-    cerebras.check(job.settings, job.evaluation_batch_size)
+    job = job_of(flags, LORA_MODES + FULL_MODES, inputs=[exported])
+    cerebras.check(job.settings)
     hold(job.output)
     record = train(trainer_run(job, cerebras, exported, flags.output_dir))
     write_train_record(flags, job, record)

@@ -6,13 +6,17 @@ The metadata `sparseft` of the file is JSON with the run, its mode and the sha25
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.layers import is_finite
 from sparseft.errors import InputError
+from sparseft.modes.mode import WEIGHTS
 from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.hashes import sha256
@@ -33,12 +37,12 @@ class TrainedCheckpoint(Checkpoint):
         """Return the trained tensors by name."""
         base = Checkpoint(self.folder).tensors
         tensors = {tensor.name: tensor for tensor in read_header(self.weights / TRAINED_TENSORS)[1]}
-        form = lambda tensor: tensor and (tensor.dtype, tensor.shape)  # noqa: E731
-        if wrong := [name for name, tensor in tensors.items() if form(base.get(name)) != form(tensor)]:
-            raise InputError(
-                f"{self.weights}: {wrong[0]} does not fit {self.folder}",
-                "give the base that the weights were trained from",
-            )
+        for name, tensor in tensors.items():
+            if name not in base or (base[name].dtype, base[name].shape) != (tensor.dtype, tensor.shape):
+                raise InputError(
+                    f"{self.weights}: {name} does not fit {self.folder}",
+                    "give the base that the weights were trained from",
+                )
         return tensors
 
     @cached_property
@@ -54,8 +58,7 @@ class TrainedCheckpoint(Checkpoint):
 
     @cached_property
     def digest(self) -> str:
-        """Return the sha256 of the trained tensors' file, as of an adapter, after the check that train.json records
-        it."""
+        """Return the sha256 of the trained tensors' file, after the check that train.json records it."""
         digest = sha256(self.weights / TRAINED_TENSORS)
         check_trained(self.weights, digest)
         return digest
@@ -66,8 +69,15 @@ def holds_weights(folder: Path) -> bool:
     return (folder / TRAINED_TENSORS).is_file()
 
 
-def write_weights(folder: Path, tensors: Iterable[Tensor], values: Iterable[bytes], origin: dict) -> None:
-    """Write the folder. `values` are the bytes of the tensors in their order. `origin`: where they come from."""
-    with atomic_folder(folder, "trained weights") as temporary, open(temporary / TRAINED_TENSORS, "wb") as file:
+def write_weights(folder: Path, tensors: Sequence[Tensor], values: Iterable[np.ndarray], origin: dict) -> None:
+    """Write the folder. `values` are the bits of the tensors in their order. `origin`: where they come from.
+
+    Raises InputError if a value is not finite."""
+    with atomic_folder(folder, WEIGHTS) as temporary, open(temporary / TRAINED_TENSORS, "wb") as file:
         file.write(safetensors_header(tensors, {"format": "pt", ORIGIN: json.dumps(origin)}))
-        file.writelines(values)
+        for tensor, bits in zip(tensors, values, strict=True):
+            if not is_finite(bits, tensor.dtype):
+                raise InputError(
+                    f"{tensor.name} is NaN or infinity in {tensor.dtype}", "train again with a lower learning rate"
+                )
+            file.write(bits.data)

@@ -10,7 +10,6 @@ The forward pass is always F.linear. The merged model computes it so, and both m
 """
 
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,29 +20,20 @@ from torch.nn import functional as F
 BLOCK = 4096
 
 
-class Way(NamedTuple):
-    """Multiply matrices by torch.mm, or in fp32 and round the product."""
-
-    in_fp32: bool = False
-
-    def multiply(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return left (n, k) @ right (k, m). Only torch.mm writes it to `out` (n, m)."""
-        if not self.in_fp32:
-            return torch.mm(left, right, out=out)
-        product = torch.zeros(left.shape[0], right.shape[1])
-        # A head is large, so the matrices are widened block by block.
-        for columns, rows in zip(left.split(BLOCK, 1), right.split(BLOCK), strict=True):
-            product.addmm_(columns.float(), rows.float())
-        return product.to(left.dtype)
-
-    def transpose(self, matrix: Tensor) -> Tensor:
-        """Return the transposed matrix, as a view."""
-        return matrix.T
+def multiply(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return left (n, k) @ right (k, m). Only torch.mm writes it to `out` (n, m)."""
+    if not is_widened(left):
+        return torch.mm(left, right, out=out)
+    product = torch.zeros(left.shape[0], right.shape[1])
+    # A head is large, so the matrices are widened block by block.
+    for columns, rows in zip(left.split(BLOCK, 1), right.split(BLOCK), strict=True):
+        product.addmm_(columns.float(), rows.float())
+    return product.to(left.dtype)
 
 
-def way_of(matrix: Tensor) -> Way:
-    """Return how matrices of this dtype are multiplied on this matrix's device."""
-    return Way(in_fp32=matrix.device.type == "cpu" and is_slow(matrix.dtype))
+def is_widened(matrix: Tensor) -> bool:
+    """Return whether matrices of this dtype are multiplied in fp32 on this matrix's device."""
+    return matrix.device.type == "cpu" and is_slow(matrix.dtype)
 
 
 @cache
@@ -72,18 +62,17 @@ class LinearFunction(torch.autograd.Function):
         """Return the gradients that are asked for, and None for the others."""
         X, W = ctx.saved_tensors
         dy = dY.flatten(0, -2)
-        way = Way(in_fp32=True)
         of_x, of_w, of_b = ctx.needs_input_grad
         return (
-            way.multiply(dy, W).view_as(X) if of_x else None,
-            way.multiply(dy.T, X.flatten(0, -2)) if of_w else None,
+            multiply(dy, W).view_as(X) if of_x else None,
+            multiply(dy.T, X.flatten(0, -2)) if of_w else None,
             dy.sum(0) if of_b else None,
         )
 
 
 def linear(X: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     """Return F.linear(X, W, b), to the bit. Where 16 bits are slow, its gradients are computed in fp32 and rounded."""
-    return LinearFunction.apply(X, W, b) if way_of(X).in_fp32 else F.linear(X, W, b)
+    return LinearFunction.apply(X, W, b) if is_widened(X) else F.linear(X, W, b)
 
 
 class Linear(nn.Linear):

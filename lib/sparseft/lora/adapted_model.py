@@ -1,5 +1,4 @@
-"""Make a pruned model with LoRA layers: for a training, with new ones, or as a training has left it, before any
-merge."""
+"""Put LoRA layers into a pruned model: new ones, or as a training has left them, before any merge."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
 from sparseft.errors import InputError
-from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.model import empty_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.adapter import Adapter, check_origin, read_adapter
@@ -23,24 +22,6 @@ from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, MaskOf, atta
 from sparseft.masks.mask_file import Mask
 from sparseft.study.grid import Run
 from sparseft.study.schedule import Training
-
-
-def base_model(
-    checkpoint: Checkpoint, settings: Training, device: torch.device
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Return the frozen base with unfused experts, and its tokenizer. With settings.shard_model, it has no weights
-    yet."""
-    if settings.shard_model:
-        model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
-    else:
-        model, tokenizer = load_model(checkpoint.folder, device)
-    unfuse_experts(model)
-    model.requires_grad_(False)
-    if settings.gradient_checkpointing:
-        # The method has another name since transformers 5.24, where the old one warns.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    return model, tokenizer
 
 
 def trained_model(
@@ -58,12 +39,13 @@ def trained_model(
 
     Raises InputError if this project did not write the folder, if it was trained with another mask or for another run
     than `run`, or if it does not fit the model."""
+    rooms = rooms or {str(device): math.inf}
+    model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
     if holds_weights(folder):
         whole = TrainedCheckpoint(checkpoint.folder, folder)
         check_origin(folder, whole.origin, mask_sha256, run)
-        model = empty_model(checkpoint)
-        place(model, StoredWeights(whole, model), rooms or {str(device): math.inf})
-        return model.eval(), load_tokenizer(checkpoint.folder), whole.digest
+        place(model, StoredWeights(whole, model), rooms)
+        return model.eval(), tokenizer, whole.digest
     adapter = read_adapter(folder)
     config = adapter.config
     check_origin(folder, config, mask_sha256, run)
@@ -73,15 +55,13 @@ def trained_model(
         layer = kind_of(mode, kept)
         return (lambda linear, *_: linear) if layer is MaskedLoRALinear else layer
 
-    model = empty_model(checkpoint)
     unfuse_experts(model)
     masks = masks_on(mask, device)
     layers = adapt(model, checkpoint, masks, config["sparseft"]["mode"], settings, kind)
     check_layers(layers, adapter.pairs, folder)
     masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
-    weights = TrainedWeights(checkpoint, model, masks, adapter, masked)
-    place(model, weights, rooms or {str(device): math.inf})
-    return model.eval(), load_tokenizer(checkpoint.folder), adapter.digest
+    place(model, TrainedWeights(checkpoint, model, masks, adapter, masked), rooms)
+    return model.eval(), tokenizer, adapter.digest
 
 
 class TrainedWeights(StoredWeights):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sparseft.language_model.products import linear, way_of
+from sparseft.language_model.products import linear, multiply
 from sparseft.lora.carried_mask import carry_mask_, mask_, row_blocks
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import initial_factor
@@ -62,7 +62,7 @@ class MaskedLoRAFunction(torch.autograd.Function):
         dy = dY.flatten(0, -2)
         dX = None
         if ctx.needs_input_grad[0]:
-            dX = way_of(dy).multiply(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
+            dX = multiply(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
         dA, dB = _factor_gradients(x, dy, W, A, B, ctx.workspace)
         return dX, None, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None
 
@@ -75,10 +75,8 @@ def _factor_gradients(
     dB = torch.empty_like(B)
     a = A.to(x.dtype)
     b = B.to(x.dtype)
-    way = way_of(dy)
-    dy_t = way.transpose(dy)
     for rows in row_blocks(W):
-        G = way.multiply(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
+        G = multiply(dy.T[rows], x, out=workspace.take("G", W[rows].shape, x))
         mask_(G, W[rows])
         dB[rows] = G @ a.T
         dA += b[rows].T @ G

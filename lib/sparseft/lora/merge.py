@@ -8,7 +8,7 @@ The output has the base's files, headers and byte layout. Every tensor outside t
 copied byte for byte. effective_weight.py computes W', for the training and for the merge.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import unpack
+from sparseft.storage.record import ORIGIN
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
@@ -47,17 +48,21 @@ def merge(
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
     adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
     other layers than its target_modules name."""
+    source, factors, origin, digest, changed = base, _NO_ADAPTER, {}, None, set()
     if trained and holds_weights(trained):
-        return _merge_weights(TrainedCheckpoint(base.folder, trained), mask, mask_sha256, output, run)
-    adapter = trained
-    factors = read_adapter(adapter) if adapter else _NO_ADAPTER
-    if adapter and "sparseft" in factors.config:
-        check_origin(adapter, factors.config, mask_sha256, run)
+        source = weights = TrainedCheckpoint(base.folder, trained)
+        origin, digest, changed = weights.origin, weights.digest, set(weights.trained)
+        check_origin(trained, origin, mask_sha256, run)
+    elif trained:
+        factors = read_adapter(trained)
+        origin, digest = factors.config.get(ORIGIN, {}), factors.digest
+        if origin:
+            check_origin(trained, origin, mask_sha256, run)
     for layer, (A, B) in factors.pairs.items():
         if B.shape[:1] + A.shape[1:] != tuple(mask.shape.get(layer, ())):
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
             raise InputError(
-                f"{adapter}: {layer} has {matrices}, but the mask has {mask.shape.get(layer, 'no such layer')}",
+                f"{trained}: {layer} has {matrices}, but the mask has {mask.shape.get(layer, 'no such layer')}",
                 "use the base it was trained on",
             )
     # A target names the end of a layer's path, as in PEFT.
@@ -65,87 +70,57 @@ def merge(
     targets = {layer for layer in mask.shape if f".{layer}".endswith(ends)}
     if wrong := sorted(targets ^ factors.pairs.keys()):
         raise InputError(
-            f"{adapter}: its target_modules do not name the layers of its matrices (first: {wrong[0]})",
+            f"{trained}: its target_modules do not name the layers of its matrices (first: {wrong[0]})",
             "train the run again",
         )
+
+    # An adapter of stock PEFT names no mode.
+    mode = origin.get("mode")
+    pruned = {} if mode and get_mode(mode).lifts_mask else mask.bits
 
     def merged(tensor: Tensor) -> Iterator[bytes]:
         layer = tensor.name.removesuffix(".weight")
         rows = slice(0, 0)
-        for flat in base.read_blocks(tensor.name, BLOCK):
-            bits = flat.reshape(-1, tensor.shape[1])
+        for flat in source.read_blocks(tensor.name, BLOCK):
+            bits = flat.reshape(-1, *tensor.shape[1:])
             rows = slice(rows.stop, rows.stop + len(bits))
-            packed = mask.bits[layer][rows]
             if layer in factors.pairs:
                 A, B = factors.pairs[layer]
                 weight = as_weight(bits, tensor.dtype)
-                carry_mask_(weight, torch.from_numpy(unpack(packed, bits.shape)))
+                carry_mask_(weight, torch.from_numpy(unpack(mask.bits[layer][rows], bits.shape)))
                 build(weight, weight, A, B[rows], factors.scale)
                 if not is_finite(bits, tensor.dtype):
                     raise InputError(
-                        f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
+                        f"{trained}: {layer} merges to NaN or infinity in {tensor.dtype}",
                         "train again with a lower learning rate",
                     )
-            else:
-                zero_pruned(bits, packed)
+            elif layer in pruned:
+                zero_pruned(bits, pruned[layer][rows])
             # A copy, because the next block comes in the same memory.
             yield bits.tobytes()
 
-    return {
-        "scale": factors.scale if adapter else None,
-        "layers_merged": len(mask.shape),
-        "as_trained": _is_as_trained(base, factors, mask),
-        "adapter": factors.digest if adapter else None,
-        "outputs": _write(base, output, [f"{layer}.weight" for layer in mask.shape], merged),
-    }
-
-
-def _merge_weights(
-    trained: TrainedCheckpoint, mask: Mask, mask_sha256: str, output: Path, run: Run | None = None
-) -> dict:
-    """Write trained weights in the place of those of the base, as `merge` does."""
-    check_origin(trained.weights, trained.origin, mask_sha256, run)
-    lifts_mask = get_mode(trained.origin["mode"]).lifts_mask
-    base = Checkpoint(trained.folder)
-
-    def merged(tensor: Tensor) -> Iterator[bytes]:
-        packed = mask.bits.get(tensor.name.removesuffix(".weight"))
-        rows = slice(0, 0)
-        for flat in trained.read_blocks(tensor.name, BLOCK):
-            bits = flat.reshape(-1, *tensor.shape[1:])
-            rows = slice(rows.stop, rows.stop + len(bits))
-            if packed is not None and not lifts_mask:
-                zero_pruned(bits, packed[rows])
-            yield bits.tobytes()
-
-    names = {f"{layer}.weight" for layer in mask.shape}
-    return {
-        "scale": None,
-        "layers_merged": len(mask.shape),
-        "as_trained": not fused_experts(base.architecture),
-        "adapter": trained.digest,
-        "trained_outside": sorted(trained.trained.keys() - names),
-        "outputs": _write(base, output, sorted(trained.trained.keys() | names), merged),
-    }
-
-
-def _write(
-    base: Checkpoint, output: Path, names: list[str], merged: Callable[[Tensor], Iterator[bytes]]
-) -> dict[str, str]:
-    """Write a checkpoint that differs from the base in the tensors `names`, and return the sha256 of its files."""
+    layers = {f"{layer}.weight" for layer in mask.shape}
+    names = sorted(layers | changed)
     with atomic_folder(output, "merged model") as temporary:
         with rewritten(base, set(names), temporary) as write:
             for name in names:
                 write(name, merged(base.tensors[name]))
-        return Checkpoint(temporary).hashes()
+        hashes = Checkpoint(temporary).hashes()
+    return {
+        "scale": factors.scale if factors.pairs else None,
+        "layers_merged": len(mask.shape),
+        "as_trained": _is_as_trained(base, mode, factors, mask),
+        "adapter": digest,
+        "trained_outside": sorted(changed - layers),
+        "outputs": hashes,
+    }
 
 
-def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
+def _is_as_trained(base: Checkpoint, mode: str | None, factors: Adapter, mask: Mask) -> bool:
     """Return whether the trained model multiplies by the merged weights, as the merged model does.
 
-    All layers but masked ones, and fused experts, compute the same product with another order of sums."""
-    mode = factors.config.get("sparseft", {}).get("mode")
-    # An adapter of stock PEFT names no mode.
+    Adapters beside layers that are not masked ones, and fused experts, compute the same product with another order of
+    sums."""
     if mode not in TRAINED_MODES or fused_experts(base.architecture):
         return False
 

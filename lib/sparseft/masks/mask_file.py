@@ -18,8 +18,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +30,6 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_head
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS
-from sparseft.patterns import Pattern
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
@@ -177,33 +175,14 @@ def _read_safetensors(path: Path) -> dict:
         return {**content, "bits": {layer: file.get_tensor(layer).numpy() for layer in content["shape"]}}
 
 
-@contextmanager
-def mask_writer(
-    paths: list[Path],
-    metas: list[dict],
-    shape: dict[str, tuple[int, int]],
-    pattern: Pattern | None = None,
-    pruned: Mapping[str, Iterable[int]] | None = None,
-) -> Iterator["MaskWriter"]:
-    """Yield a writer of one mask file per path. A file has the format of its suffix, .pt or .safetensors.
-
-    metas: the metadata of each file, to which "reached" is added; the block may still change them
-    shape: layer -> (rows, cols)
-    pattern: the pattern that every mask must have; None if it is not known
-    pruned: layer -> how many weights each file must prune; None if the scores decide it
-
-    Raises InputError after the block, before a file is written, if a mask is not as it must be. The files are written
-    after the block. So give paths in a folder of `atomic_files`, with the other files of a pass. Then all files appear,
-    or none."""
-    writer = MaskWriter(paths, metas, shape)
-    yield writer
-    writer.check(pattern, pruned)
-    writer.finish()
-
-
 class MaskWriter:
     """Write the mask files of several sparsities. A level is the index of a file, in the order of the paths.
 
+    A file has the format of its suffix, .pt or .safetensors. `finish` writes them. So give paths in a folder of
+    `atomic_files`, with the other files of a pass. Then all files appear, or none.
+
+    metas: the metadata of each file, to which "reached" is added; they may still change until the end
+    shape: layer -> (rows, cols)
     `kept`: layer -> int64 (levels,), the number of kept weights that were written."""
 
     def __init__(self, paths: list[Path], metas: list[dict], shape: dict[str, tuple[int, int]]) -> None:
@@ -224,26 +203,6 @@ class MaskWriter:
         for level, block in zip(levels or range(len(self.paths)), packed, strict=True):
             self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
-
-    def check(self, pattern: Pattern | None, pruned: Mapping[str, Iterable[int]] | None) -> None:
-        """Raise InputError if a mask does not have the pattern, or does not prune as many weights of each layer as it
-        must."""
-        for layer, (rows, cols) in self.shape.items():
-            counts = rows * cols - self.kept[layer]
-            if pruned and list(counts) != list(pruned[layer]):
-                raise InputError(
-                    f"{layer}: {counts.tolist()} weights are pruned by sparsity instead of {[*map(int, pruned[layer])]}",
-                    "repair the pattern's `select`",
-                )
-            if not pattern or not pattern.is_sound:
-                continue
-            start, end = self._places[layer]
-            for bits in self.bits:
-                if not pattern.is_sound(unpack(bits[start:end].reshape(rows, -1), (rows, cols))):
-                    raise InputError(
-                        f"{layer}: its mask is none of {pattern.words}",
-                        f"repair `select` or `updates` of the pattern {pattern.name}",
-                    )
 
     def finish(self) -> None:
         """Write the files. The reached sparsity is counted from the bits that were written, and from the removed

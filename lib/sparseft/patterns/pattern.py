@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from sparseft.architectures.architecture import Architecture, size_of
 from sparseft.errors import InputError
 from sparseft.importances.importance import Importance
@@ -118,9 +116,6 @@ class Pattern:
     # M of N:M: how many consecutive weights of a row are ranked by themselves. N follows from the sparsity. None if not
     # N:M.
     group: int | None = None
-    # is_sound(kept) returns whether the mask of a layer, bool (rows, cols), is one of the pattern. Every written mask
-    # must pass.
-    is_sound: Callable[[np.ndarray], bool] | None = None
 
     def allows(self, importance: Importance) -> bool:
         """Return whether the scores of an importance can rank what the pattern removes."""

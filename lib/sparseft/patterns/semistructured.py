@@ -2,16 +2,8 @@
 
 from functools import partial
 
-import numpy as np
-
 from sparseft.patterns.pattern import Pattern
 from sparseft.selection.ranking import Ranking
-
-
-def is_sound(group: int, kept: np.ndarray) -> bool:
-    """Return whether every `group` consecutive weights of a row keep the same number."""
-    of_group = kept.reshape(-1, group).sum(axis=1)
-    return bool((of_group == of_group[0]).all())
 
 
 def select(group: int, ranking: Ranking) -> None:
@@ -31,7 +23,6 @@ def in_groups(name: str, group: int) -> Pattern:
         takes_counts=True,
         updates=("sparsegpt",),
         group=group,
-        is_sound=partial(is_sound, group),
     )
 
 

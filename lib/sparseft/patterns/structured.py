@@ -5,8 +5,6 @@ Unless `masks.head_share` says otherwise, only channels of the MLP go. Few key-v
 so a share of them rounds far from the requested one.
 """
 
-import numpy as np
-
 from sparseft.patterns.channels import channels_removed
 from sparseft.patterns.pattern import Pattern
 from sparseft.selection.ranking import Ranking
@@ -23,11 +21,6 @@ def select(ranking: Ranking) -> None:
     by_unit(ranking, architecture.coupled_parts(config, ranking.shape), numbers)
 
 
-def is_sound(kept: np.ndarray) -> bool:
-    """Return whether a mask, bool (rows, cols), prunes whole rows and columns only."""
-    return bool((kept == (kept.any(axis=1, keepdims=True) & kept.any(axis=0))).all())
-
-
 STRUCTURED = Pattern(
     "structured",
     select,
@@ -37,5 +30,4 @@ STRUCTURED = Pattern(
     removes="channels",
     has_exact_counts=False,
     updates=("obs", "refit"),
-    is_sound=is_sound,
 )

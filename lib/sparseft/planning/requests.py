@@ -161,7 +161,7 @@ def kept_bytes(layers: int, states: int, weights: int) -> int:
     states: those of one decoder layer
     weights: those of the model
 
-    They are as many as fit, and no fewer than the first one of each segment and one whole segment."""
+    They are all of them if they fit, or the first one of each segment and one whole segment."""
     fewest = 2 * math.isqrt(layers) + 1
     return min(layers * states, max(weights, KEPT, fewest * states))
 

@@ -201,17 +201,9 @@ def segment_length(layers: int, states: int, weights: int) -> int:
     states: the bytes of the inputs of one decoder layer
     weights: the bytes of the model
 
-    The shortest segments cost the least time. What is kept is no larger than the model or KEPT, or else as small as
-    possible."""
-    lengths = range(1, layers + 1)
-    fitting = [length for length in lengths if kept_inputs(layers, length) * states <= max(weights, KEPT)]
-    return min(fitting, default=min(lengths, key=lambda length: kept_inputs(layers, length)))
-
-
-def kept_inputs(layers: int, length: int) -> int:
-    """Return of how many decoder layers the inputs are kept at a time: of each segment's first one, and of a whole
-    segment."""
-    return math.ceil(layers / length) + length - 1
+    Segments of one decoder layer cost the least time, and keep the inputs of all. If these are larger than the model
+    and KEPT, the inputs of each segment's first layer and of one whole segment are as few as possible."""
+    return 1 if layers * states <= max(weights, KEPT) else math.isqrt(layers)
 
 
 def _steps(layers: int, length: int) -> list[tuple[int, str]]:

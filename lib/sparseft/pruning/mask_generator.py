@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.masks.mask_file import MaskWriter, mask_writer
+from sparseft.masks.mask_file import MaskWriter
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
@@ -38,8 +38,9 @@ def compute_masks(masks: MaskPass) -> dict:
     select = select_in_sequence if masks.settings.is_sequential(masks.method.name) else select_in_one_pass
     with atomic_files(masks.files.report.parent, masks.files.report.name, "masks") as folder:
         paths = [folder / path.name for path in masks.files.masks]
-        with mask_writer(paths, metas, masks.shapes, masks.method.pattern, allocated) as writer:
-            select(masks, allocated, writer)
+        writer = MaskWriter(paths, metas, masks.shapes)
+        select(masks, allocated, writer)
+        writer.finish()
         return write_report(folder, masks, meta, writer)
 
 

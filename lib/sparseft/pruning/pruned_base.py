@@ -7,7 +7,7 @@ the dtypes and the byte layout of the original model. Only the prunable weights 
 both: `base` is the pruned base, and `original` is the model from which it was made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import is_finite
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter, mask_writer
+from sparseft.masks.mask_file import MaskWriter
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.records.manifests import PrunedManifest
@@ -58,14 +58,12 @@ class PrunedWriter:
 
 
 @contextmanager
-def pruned_writer(
-    masks: MaskPass, meta: dict | None = None, pruned: Mapping[str, Iterable[int]] | None = None
-) -> Iterator[PrunedWriter]:
+def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
-    `meta` is added to the metadata of the mask. `pruned` is how many weights of each layer go, if it is known. After
-    the block, the pruned base appears first and then the mask with its report, so that no mask is without its base. If
-    the block fails, nothing appears. Raises InputError as `MaskPass.checked_meta` does."""
+    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with
+    its report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError as
+    `MaskPass.checked_meta` does."""
     original, files, shape = masks.checkpoint, masks.files, masks.shapes
     all_meta = masks.checked_meta() | (meta or {}) | masks.origin
     assert files.base, f"{masks.method.name} updates weights"
@@ -74,12 +72,11 @@ def pruned_writer(
         atomic_files(files.report.parent, files.report.name, "masks") as folder,
         atomic_folder(files.base, "pruned model") as base,
     ):
-        with mask_writer(
-            [folder / files.masks[0].name], [all_meta], shape, masks.method.pattern, pruned
-        ) as writer_of_mask:
-            with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
-                writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
-                yield writer
-            # The writer of the mask reads it after the block.
-            all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
+        writer_of_mask = MaskWriter([folder / files.masks[0].name], [all_meta], shape)
+        with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
+            writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
+            yield writer
+        # The writer of the mask reads it at the end.
+        all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
+        writer_of_mask.finish()
         write_report(folder, masks, all_meta, writer_of_mask, writer.rows)

@@ -16,7 +16,7 @@ from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Tensor
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.checkpoints.rewriting import Cut, write_manifest, write_smaller
-from sparseft.masks.mask_file import mask_writer
+from sparseft.masks.mask_file import MaskWriter
 from sparseft.patterns.pattern import Units
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
@@ -56,9 +56,10 @@ def remove_units(masks: MaskPass) -> None:
     ):
         left = prunable_shapes(write_smaller(checkpoint, base, changes, cut_of))
         meta["base"] = write_manifest(base, PrunedManifest, **masks.origin, **removal)["digest"]
-        with mask_writer([folder / files.masks[0].name], [meta], left) as writer:
-            for layer, (length, cols) in left.items():
-                writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
+        writer = MaskWriter([folder / files.masks[0].name], [meta], left)
+        for layer, (length, cols) in left.items():
+            writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
+        writer.finish()
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
         write_report(folder, masks, meta, writer, units=rows)
 

@@ -65,8 +65,7 @@ def prune_weights(masks: MaskPass) -> None:
             new = prune_layer(layer, weight.float(), hessian, counts[layer], block=block, damping=damping, group=group)
             write_new_weights(writer, layer, weight, new, hessian)
 
-    pruned_counts = {layer: [count] for layer, count in counts.items()}
-    with pruned_writer(masks, meta, pruned_counts) as writer:
+    with pruned_writer(masks, meta) as writer:
         calibration.prune_in_sequence(masks.checkpoint, HESSIAN, prune)
 
 

@@ -6,14 +6,15 @@ docs/generate.py makes config/schema.json and the reference of the configuration
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, get_method
 from sparseft.modes import get_mode, with_starts
-from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
+from sparseft.study.backends import BACKENDS, Backend, get_backend
+from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import (
     IMPORTED_METHOD,
@@ -34,9 +35,6 @@ from sparseft.study.schedule import Reconstruction, Resources, Throughput, Train
 from sparseft.study.section import Count, Percent, Positive, Role, Section, Seed, first_fault, refuse
 from sparseft.study.sources import CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
-
-if TYPE_CHECKING:
-    from sparseft.study.backends.cerebras import Cerebras
 
 
 def _known_method(name: str) -> str:
@@ -136,8 +134,8 @@ class Analysis(Section):
     means no such sentence."""
 
 
-class _Keys(Section):
-    """Hold the keys of a study, apart from the sections of the backends."""
+class Config(Section):
+    """Describe a study."""
 
     models: dict[ModelName, Model] = Field(examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}])
     """Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables."""
@@ -172,21 +170,7 @@ class _Keys(Section):
     results: str = Field("results", pattern=f"^{RESULTS}$", examples=["results/wanda"])
     """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that
     you choose. So several studies share models, data and masks, and each has its own results."""
-
-
-# The table of backends gives their sections, so that a new backend changes nothing here.
-_SECTIONS: dict[str, Any] = {
-    name: (section, Field(default_factory=section)) for name, section in backend_sections().items()
-}
-_AllKeys = create_model("_AllKeys", __base__=_Keys, **_SECTIONS)
-
-
-class Config(_AllKeys):
-    """Describe a study."""
-
-    if TYPE_CHECKING:
-        # One of _SECTIONS.
-        cerebras: Cerebras
+    cerebras: Cerebras = Cerebras()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -95,7 +95,7 @@ def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool = False
     if fill:
         return {split: [of_length(example, length) for example in examples] for split, examples in data.items()}
     refuse_longer(
-        "training and validation examples",
+        "examples",
         [len(example.ids) for examples in data.values() for example in examples],
         length,
         "set cerebras.sequence_length to the longest's, or leave them out of the data",

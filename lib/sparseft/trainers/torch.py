@@ -16,7 +16,6 @@ from sparseft.language_model.layered_model import LayeredModel, decoder_layer_te
 from sparseft.language_model.model import empty_model, load_model
 from sparseft.language_model.weights import memory_path, unfuse_experts
 from sparseft.lora.adapted_model import masks_on
-from sparseft.lora.adapter import write_adapter
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.storage.locks import hold
@@ -52,8 +51,8 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
     batch_size = job.evaluation_batch_size
     loop = Loop(loss, part, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
     record = loop.fit()
-    part.write(job.output, settings, job.provenance, accelerator.is_main_process)
-    return record | _conditions(loss.model, part.size, device, accelerator.num_processes)
+    part.write(job, is_main=accelerator.is_main_process)
+    return record | _conditions(loss.model, device, accelerator.num_processes)
 
 
 def reconstruct(job: TrainingJob, dense: Checkpoint, examples: list[Example], state: Path | None) -> dict:
@@ -86,10 +85,8 @@ def reconstruct(job: TrainingJob, dense: Checkpoint, examples: list[Example], st
     identity = job.identity({"reconstruction": examples}, Path(__file__), _machine(device, 1))
     reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, state, identity)
     reconstruction.run()
-    matrices = reconstruction.factors
-    write_adapter(job.output, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    size = sum(matrix.numel() for pair in matrices.values() for matrix in pair)
-    return reconstruction.record() | _conditions(model, size, device, 1)
+    job.write_adapter(reconstruction.factors)
+    return reconstruction.record() | _conditions(model, device, 1)
 
 
 def _machine(device: torch.device, processes: int) -> list:
@@ -97,14 +94,13 @@ def _machine(device: torch.device, processes: int) -> list:
     return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
 
 
-def _conditions(model: nn.Module, size: int, device: torch.device, processes: int) -> dict:
-    """Return the part of train.json that says what trained. `size` is the number of trained parameters."""
+def _conditions(model: nn.Module, device: torch.device, processes: int) -> dict:
+    """Return the part of train.json that says what trained."""
     return {
         "backend": TORCH.name,
         "device": device_name(device),
         "processes": processes,
         "dtype": str(model.config.dtype).removeprefix("torch."),
-        "trainable_parameters": size,
         "versions": versions(),
     }
 

@@ -7,22 +7,29 @@ write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from cyclopts.types import PositiveInt
+from torch import Tensor
 
-from sparseft.checkpoints.checkpoint import Checkpoint, small_files
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint
+from sparseft.checkpoints.checkpoint import Checkpoint, read_header, small_files
+from sparseft.checkpoints.checkpoint import Tensor as StoredTensor
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint, write_weights
 from sparseft.command import Flags, Threads
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
-from sparseft.lora.adapter import Adapter, check_origin, read_adapter
-from sparseft.masks.mask_file import Mask, read_checked_mask
+from sparseft.language_model.weights import TORCH_DTYPES
+from sparseft.lora.adapter import Adapter, check_origin, read_adapter, write_adapter
+from sparseft.masks.mask_file import Mask, count_kept, read_checked_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
+from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, trained_digest, write_record_of
@@ -99,6 +106,38 @@ class TrainingJob:
         code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
         parts = [code, machine, settings, self.provenance, self.checkpoint.config, tokens]
         return sha256_of_text(json.dumps(parts, sort_keys=True))
+
+    @property
+    def held(self) -> dict[str, np.ndarray]:
+        """Return the mask's bits by layer; empty if the mode lifts the mask."""
+        return {} if get_mode(self.mode).lifts_mask else self.mask.bits
+
+    def write_adapter(self, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Write A (r, in) and B (out, r) of each layer as the output."""
+        write_adapter(self.output, factors, self.settings, base=self.checkpoint.folder.name, sparseft=self.provenance)
+
+    def write_weights(self, value_of: Callable[[str], Tensor]) -> None:
+        """Write the tensors of a full training as the output, in the dtypes of the base. The mask's zeros are +0.0.
+
+        value_of: name on disk -> the whole tensor
+
+        Raises InputError if a value is not finite."""
+        tensors = [self.checkpoint.tensors[name] for name in trained_names(self.checkpoint, self.mask, self.settings)]
+
+        def bits_of(tensor: StoredTensor) -> np.ndarray:
+            whole, layer = value_of(tensor.name), tensor.name.removesuffix(".weight")
+            if layer in self.held:
+                whole = whole * torch.from_numpy(self.mask.kept(layer))
+            # Adding 0 makes every zero +0.0.
+            rounded = whole.flatten().to(TORCH_DTYPES[tensor.dtype], copy=True).add_(0.0)
+            return rounded.view(torch.uint8).numpy().view(BITS[tensor.dtype])
+
+        write_weights(self.output, tensors, map(bits_of, tensors), self.provenance)
+
+
+def trained_names(checkpoint: Checkpoint, mask: Mask, settings: Training) -> list[str]:
+    """Return the tensors that a full training changes, in the order of the checkpoint."""
+    return [name for name in checkpoint.tensors if settings.trains(name, name.removesuffix(".weight") in mask.bits)]
 
 
 def job_of(
@@ -220,6 +259,14 @@ def dense_model(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
     return dense
 
 
+def _trained_numbers(job: TrainingJob) -> int:
+    """Return how many numbers were trained: those in the output, without the weights that the mask holds at zero."""
+    (file,) = job.output.glob("*.safetensors")
+    shapes = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in read_header(file)[1]}
+    held = [math.prod(shapes[layer]) - count_kept(job.held[layer]) for layer in shapes.keys() & job.held.keys()]
+    return sum(map(math.prod, shapes.values())) - sum(held)
+
+
 def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inputs: str) -> None:
     """Write train.json beside the job's output: the settings, the measurements, and the digests of inputs and outputs.
 
@@ -237,6 +284,7 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
         **dict.fromkeys(Training.unused_in(job.mode) - {"learning_rate"}),
         **{f"{split}_examples": len(rows) for split, rows in job.rows.items()},
         "definition_sha256": job.task.definition_sha256,
+        "trainable_parameters": _trained_numbers(job),
         **measured,
     }
     outputs = TrainingOutputs(adapter=trained_digest(job.output))

@@ -1,8 +1,8 @@
 """Hold the part of a model that a training changes: the factors of its adapters, or its weights themselves."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -11,59 +11,40 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import is_finite
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint, write_weights
-from sparseft.errors import InputError
 from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.weights import (
-    TORCH_DTYPES,
     as_weight,
     divide,
     memory_path,
     own_rows,
     read_own_rows,
+    unfuse_experts,
 )
-from sparseft.lora.adapted_model import adapt, base_model, check_layers, masks_on
-from sparseft.lora.adapter import Adapter, write_adapter
+from sparseft.lora.adapted_model import adapt, check_layers, masks_on
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.modes import get_mode
-from sparseft.storage.bits import BITS
 from sparseft.study.schedule import Training
-from sparseft.training.job import TrainingJob
+from sparseft.training.job import TrainingJob, trained_names
 
 
-class TrainedPart:
-    """Hold what an optimizer updates, and hand it on when the training is done."""
-
-    # fp32. Of a part that is divided among processes, these are the rows of this one.
-    parameters: list[nn.Parameter]
-    is_divided = False
-    # The key of the configuration with its learning rate.
-    rate = "training.learning_rate"
-
-    def caching(self) -> AbstractContextManager:
-        """Return a context for the micro-batches of a step, in which the parameters do not change."""
-        return nullcontext()
-
-    @property
-    def size(self) -> int:
-        """Return the number of trained parameters of all processes."""
-        return sum(parameter.numel() for parameter in self.parameters)
-
-
-class AdapterPart(TrainedPart):
+class AdapterPart:
     """Hold the adapters of a model, which are whole on every process."""
 
-    def __init__(self, layers: dict[str, LoRALinear], base: str) -> None:
-        """`layers` by name. `base`: the name of the model."""
+    is_divided = False
+    # The key of the configuration with the learning rate.
+    rate = "training.learning_rate"
+
+    def __init__(self, layers: dict[str, LoRALinear]) -> None:
+        """Take the layers by name."""
         self.layers = layers
-        self.base = base
         self.parameters = [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def caching(self) -> AbstractContextManager:
-        """Keep every W' of the step. All layers share one workspace."""
+        """Keep every W' of a step, in whose micro-batches the adapters do not change. All layers share one
+        workspace."""
         return next(iter(self.layers.values())).workspace.caching()
 
     def take_gradients(self, accelerator: Accelerator) -> None:
@@ -76,16 +57,15 @@ class AdapterPart(TrainedPart):
         for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def start_from(self, initial: Adapter) -> None:
-        """Copy the factors of another adapter."""
+    def start_from(self, initial) -> None:
+        """Copy the factors of another `Adapter`."""
         check_layers(self.layers, initial.pairs, "the adapter that the training starts from")
         load_factors(self.layers, initial.pairs)
 
-    def write(self, folder: Path, settings: Training, provenance: dict, is_main: bool) -> None:
+    def write(self, job: TrainingJob, *, is_main: bool) -> None:
         """Write the adapter as PEFT does. All processes call it, and the main one writes."""
         if is_main:
-            factors = {name: layer.factors() for name, layer in self.layers.items()}
-            write_adapter(folder, factors, settings, base=self.base, sparseft=provenance)
+            job.write_adapter({name: layer.factors() for name, layer in self.layers.items()})
 
 
 class Rounded(nn.Module):
@@ -100,7 +80,7 @@ class Rounded(nn.Module):
         return weight.to(self.dtype)
 
 
-class WeightsPart(TrainedPart):
+class WeightsPart:
     """Hold the weights of a model that a full training changes, in fp32, with the mask of each.
 
     What is pruned starts as zero and gets no gradient. So AdamW's moments of it stay zero, a weight decay leaves it
@@ -114,30 +94,27 @@ class WeightsPart(TrainedPart):
         """Take the weights of `model`, whose experts are unfused and which no other part trains.
 
         A model that is divided among processes has fp32 weights, and FSDP2 rounds them."""
-        self.checkpoint = checkpoint
+        # Whether each process has rows of its own.
+        self.is_divided = settings.shard_model
         names = trained_names(checkpoint, mask, settings)
         # By name on disk: what autograd gives a gradient, the rows of this process, and which of them are pruned.
         paths = [memory_path(checkpoint.architecture, name) for name in names]
         self.leaves = dict(zip(names, _leaves(model, paths), strict=True))
         self.own: dict[str, nn.Parameter] = {}
         self.pruned: dict[str, Tensor] = {}
-        self._size = sum(leaf.numel() for leaf in self.leaves.values())
         for name, leaf in self.leaves.items():
             self.own[name] = nn.Parameter(leaf.to_local().detach()) if self.is_divided else leaf
             layer = name.removesuffix(".weight")
             if layer in mask.bits:
-                pruned = torch.from_numpy(~mask.kept(layer))
-                own = pruned[self._rows(leaf)].to(self.own[name].device)
-                self.own[name].data.masked_fill_(own, 0)
+                pruned = torch.from_numpy(~mask.kept(layer)[self._rows(leaf)]).to(self.own[name].device)
+                self.own[name].data.masked_fill_(pruned, 0)
                 if not lifts_mask and bool(pruned.any()):
-                    self.pruned[name] = own
-                    self._size -= int(pruned.sum())
+                    self.pruned[name] = pruned
         self.parameters = list(self.own.values())
 
-    @property
-    def is_divided(self) -> bool:
-        """Return whether each process has rows of its own."""
-        return hasattr(next(iter(self.leaves.values())), "full_tensor")
+    def caching(self) -> AbstractContextManager:
+        """Keep nothing, because the weights are there."""
+        return nullcontext()
 
     def take_gradients(self, accelerator: Accelerator) -> None:
         """Take the gradients of the own rows, and set those of what is pruned to zero, even one that is not finite."""
@@ -149,32 +126,25 @@ class WeightsPart(TrainedPart):
             if name in self.pruned:
                 own.grad.masked_fill_(self.pruned[name], 0)
 
-    @property
-    def size(self) -> int:
-        """Return the number of trained weights of all processes, without those that the mask holds at zero."""
-        return self._size
-
-    def start_from(self, initial: TrainedCheckpoint) -> None:
-        """Copy the tensors of another training, each process its own rows."""
+    def start_from(self, initial) -> None:
+        """Copy the tensors of another training, a `TrainedCheckpoint`, each process its own rows."""
         with torch.no_grad():
             for name, own in self.own.items():
                 rows = initial.read_rows(name, self._rows(self.leaves[name]))
                 own.copy_(as_weight(rows, initial.tensors[name].dtype))
 
-    def write(self, folder: Path, settings: Training, provenance: dict, is_main: bool) -> None:
-        """Write the trained tensors in the dtypes of the base. Raises InputError if one is not finite there."""
-        values = self._rounded()
-        if is_main:
-            write_weights(folder, [self.checkpoint.tensors[name] for name in self.leaves], values, provenance)
-        # The other processes give their rows.
-        for _ in values:
-            pass
+    def write(self, job: TrainingJob, *, is_main: bool) -> None:
+        """Write the trained tensors. All processes call it: each gives its rows, and the main one writes."""
 
-    def _rounded(self) -> Iterator[bytes]:
-        """Yield the bytes of each whole tensor."""
-        for name, leaf in self.leaves.items():
-            whole = (leaf.full_tensor() if self.is_divided else leaf).detach().cpu()
-            yield rounded(name, whole, self.checkpoint.tensors[name].dtype)
+        def whole(name: str) -> Tensor:
+            leaf = self.leaves[name]
+            return (leaf.full_tensor() if self.is_divided else leaf).detach().cpu()
+
+        if is_main:
+            job.write_weights(whole)
+            return
+        for name in self.leaves:
+            whole(name)
 
     def _rows(self, leaf: nn.Parameter) -> slice:
         """Return which rows of a weight this process has."""
@@ -183,40 +153,8 @@ class WeightsPart(TrainedPart):
         return own_rows(leaf.shape[0], leaf.device_mesh.size(), leaf.device_mesh.get_local_rank())
 
 
-def rounded(name: str, values: Tensor, dtype: str) -> bytes:
-    """Return the bytes of a trained tensor in a dtype of safetensors. Raises InputError if a value is not finite
-    there."""
-    # Adding 0 makes every zero +0.0.
-    bits = values.flatten().to(TORCH_DTYPES[dtype], copy=True).add_(0.0).view(torch.uint8).numpy().view(BITS[dtype])
-    if not is_finite(bits, dtype):
-        raise InputError(f"{name} is NaN or infinity in {dtype}", "train again with a lower learning rate")
-    return bits.tobytes()
-
-
-def trained_names(checkpoint: Checkpoint, mask: Mask, settings: Training) -> list[str]:
-    """Return the tensors that a full training changes, in the order of the checkpoint."""
-    return [name for name in checkpoint.tensors if settings.trains(name, name.removesuffix(".weight") in mask.bits)]
-
-
-def write_trained(job: TrainingJob, values: Callable[[str], Tensor]) -> int:
-    """Write the tensors of a full training on another backend, and return the number of trained weights.
-
-    values: name on disk -> the whole tensor. What the mask holds is written as zero."""
-    held = {} if get_mode(job.mode).lifts_mask else job.mask.bits
-    tensors = [job.checkpoint.tensors[name] for name in trained_names(job.checkpoint, job.mask, job.settings)]
-    sizes = []
-
-    def written() -> Iterator[bytes]:
-        for tensor in tensors:
-            whole, layer = values(tensor.name), tensor.name.removesuffix(".weight")
-            kept = (
-                torch.from_numpy(job.mask.kept(layer)) if layer in held else torch.ones(tensor.shape, dtype=torch.bool)
-            )
-            sizes.append(int(kept.sum()))
-            yield rounded(tensor.name, whole * kept, tensor.dtype)
-
-    write_weights(job.output, tensors, written(), job.provenance)
-    return sum(sizes)
+# The part of a model that a loop trains. Its parameters, fp32, are what the optimizer updates.
+TrainedPart = AdapterPart | WeightsPart
 
 
 def _leaves(model: nn.Module, paths: Iterable[str]) -> Iterator[nn.Parameter]:
@@ -248,25 +186,29 @@ def model_to_train(
     New adapters are drawn from torch's generator, so the caller sets its seed."""
     described = get_mode(mode)
     settings.check(mode, {layer.rpartition(".")[2] for layer in mask.shape})
-    model, tokenizer = base_model(checkpoint, settings, device)
+    if settings.shard_model:
+        # Its weights come when it is divided.
+        model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
+    else:
+        model, tokenizer = load_model(checkpoint.folder, device)
+    unfuse_experts(model)
+    model.requires_grad_(False)
+    if settings.gradient_checkpointing:
+        # The method has another name since transformers 5.24, where the old one warns.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     layers = None if described.is_full else adapt(model, checkpoint, masks_on(mask, device), mode, settings)
     loss = AnswerLoss(model)
     if settings.shard_model:
-        load_divided(loss, checkpoint, mask, device, processes, in_fp32=described.is_full)
+        divide(loss, device, processes, in_fp32=described.is_full)
+        read_own_rows(model, checkpoint, partial(_prune_rows, mask))
     if layers is None:
         return loss, tokenizer, WeightsPart(model, checkpoint, mask, settings, lifts_mask=described.lifts_mask)
-    return loss, tokenizer, AdapterPart(layers, checkpoint.folder.name)
+    return loss, tokenizer, AdapterPart(layers)
 
 
-def load_divided(
-    loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: torch.device, processes: int, *, in_fp32: bool = False
-) -> None:
-    """Divide a model without weights among all processes, as `divide` does, and load and prune each one's rows."""
-
-    def carry_own_mask(name: str, weight: Tensor, rows: slice) -> None:
-        layer = name.removesuffix(".weight")
-        if layer in mask.bits:
-            carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))
-
-    divide(loss, device, processes, in_fp32=in_fp32)
-    read_own_rows(loss.model, checkpoint, carry_own_mask)
+def _prune_rows(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:
+    """Let some rows of a weight carry their mask, if it has one."""
+    layer = name.removesuffix(".weight")
+    if layer in mask.bits:
+        carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))

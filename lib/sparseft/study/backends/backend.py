@@ -1,14 +1,13 @@
 """What a study must know of a training backend, without importing the code that trains."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.modes import get_mode, with_starts
-from sparseft.study.section import Section
 
 # Config of study/config.py, which imports this folder.
 StudyConfig = Any
@@ -30,8 +29,6 @@ class Backend:
     check_measured: Callable[[StudyConfig, str], None] = _accept
     # The architectures that it trains. None if it trains all.
     architectures: tuple[Architecture, ...] | None = None
-    # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
-    sections: Mapping[str, type[Section]] = field(default_factory=dict)
     # Whether the GPUs and the CPU of this machine train.
     uses_this_machine: bool = True
     # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's

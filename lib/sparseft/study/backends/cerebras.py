@@ -72,8 +72,8 @@ class CerebrasJob(Section):
             "cerebras": self.deciding,
         }
 
-    def check(self, training: Training, evaluation_batch_size: int) -> None:
-        """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
+    def check(self, training: Training, evaluation_batch_size: int = 0) -> None:
+        """Raise InputError if Cerebras' backends cannot train a schedule, or evaluate in batches of this size."""
         for name in sorted(Training.keys_of(Role.TORCH)):
             if getattr(training, name):
                 what = f"training.{name} {getattr(training, name)}: Cerebras' backends do not support it"
@@ -141,7 +141,6 @@ CEREBRAS = Backend(
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
-    sections={"cerebras": Cerebras},
     uses_this_machine=False,
     evaluates=True,
     host_memory=_host_memory,

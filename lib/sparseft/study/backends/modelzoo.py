@@ -19,4 +19,5 @@ MODELZOO = replace(
     # ModelZoo's Lora skips stacked experts, so it would train only the attention of a Mixtral.
     architectures=(LLAMA, MISTRAL),
     check_measured=_check_measured,
+    evaluates=False,
 )

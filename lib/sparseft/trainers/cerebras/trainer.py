@@ -26,7 +26,6 @@ from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path
-from sparseft.lora.adapter import write_adapter
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.modes import get_mode
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
@@ -47,9 +46,8 @@ from sparseft.trainers.fixed_shapes import (
     fixed_batch,
     plain_kind_of,
 )
-from sparseft.training.job import TrainingJob
+from sparseft.training.job import TrainingJob, trained_names
 from sparseft.training.steps import Progress, check_finite, say_step, step_seed
-from sparseft.training.trained_part import trained_names, write_trained
 
 
 class Trainer:
@@ -152,9 +150,8 @@ class Trainer:
         check_finite_evaluation(total)
         return total / sum(tokens for _, tokens in sums)
 
-    def write(self) -> int:
-        """Write what the training hands on, and return its number of parameters: of adapters as the layers multiply by
-        them.
+    def write(self) -> None:
+        """Write what the training hands on: adapters as the layers multiply by them.
 
         It is read from the saved state, because the weights on the appliance cannot be read in another way."""
         job = self.job
@@ -162,13 +159,13 @@ class Trainer:
         assert state and len(json.loads(state["progress"])["curve"]) == self.settings.steps, "the end was not saved"
         trained = {name.removeprefix("model."): tensor for name, tensor in state["adapter"].items()}
         if not self.layers:
-            return write_trained(job, lambda name: trained[memory_path(job.checkpoint.architecture, name)])
+            job.write_weights(lambda name: trained[memory_path(job.checkpoint.architecture, name)])
+            return
         factors = {}
         for name in self.layers:
             A, B = (trained[f"{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
             factors[name] = as_they_act(A, B, job.mode, self._kept(name))
-        write_adapter(job.output, factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-        return sum(matrix.numel() for pair in factors.values() for matrix in pair)
+        job.write_adapter(factors)
 
     def run(self, stop: int, *, saves: bool = True) -> None:
         """Run the steps up to `stop` that are not done, in one execution. With `saves`, save at least the last one's

@@ -23,13 +23,12 @@ def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     trainer.run(job.settings.steps)
     eval_loss = trainer.eval_loss()
     progress = trainer.progress
-    size = trainer.write()
+    trainer.write()
     return progress.record(job.settings.batch_size, peak_memory(torch.device("cpu"))) | {
         "updates": progress.updates,
         "eval_loss": eval_loss,
         **device_record(trainer),
         "dtype": trainer.dtype,
-        "trainable_parameters": size,
     }
 
 

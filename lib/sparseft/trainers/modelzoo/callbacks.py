@@ -9,7 +9,7 @@ derived from zeros. In sparse_to_sparse the forward masks the delta, W + s (B A)
 Source: ModelZoo release 2.10.0, src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +61,8 @@ class MaskedLora(Callback):
 
     def pre_setup(self, trainer) -> None:
         """Replace the layers when the Trainer builds the model, which is later."""
-        build = trainer.callbacks["model"].model
 
-        def build_replaced() -> nn.Module:
-            model = build()
+        def replace(model: nn.Module) -> None:
             for layer, path, kept in layer_masks(self.checkpoint):
                 parent, _, name = path.rpartition(".")
                 module = replaced = model.get_submodule(path)
@@ -74,9 +72,8 @@ class MaskedLora(Callback):
                 elif get_mode(self.mode).masks_every_step and not kept.all():
                     replaced = MaskedLinear(module, kept)
                 setattr(model.get_submodule(parent), name, replaced)
-            return model
 
-        trainer.callbacks["model"].model = build_replaced
+        after_build(trainer, replace)
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
         """Add the initial adapters to a checkpoint that has none. They are drawn in the order of the backend torch."""
@@ -93,7 +90,17 @@ class MaskedLora(Callback):
         torch.set_rng_state(torch_state)
 
 
-class FrozenBaseSparsity(Callback):
+class DeclaredMasks(Callback):
+    """Leave out the masks of layers that are not declared from a checkpoint, because loading is strict."""
+
+    def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
+        """Delete them."""
+        known = trainer.model.state_dict().keys()
+        for key in [key for key in state_dict["model"] if key.endswith("_mask") and key not in known]:
+            del state_dict["model"][key]
+
+
+class FrozenBaseSparsity(DeclaredMasks):
     """Declare the pruned weights of the base as sparse, with the masks of the checkpoint and their real sparsities.
 
     A layer without a zero stays dense."""
@@ -106,12 +113,8 @@ class FrozenBaseSparsity(Callback):
         masks = ((f"{path}.weight", kept) for _, path, kept in layer_masks(self.checkpoint))
         declare_sparse(trainer.model, masks)
 
-    def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
-        """Leave out the masks of layers that are not declared."""
-        leave_out_undeclared_masks(trainer, state_dict)
 
-
-class TrainedWeights(Callback):
+class TrainedWeights(DeclaredMasks):
     """Train some parameters of a model, and freeze the others. ModelZoo's own `sparsity:` holds the masks."""
 
     def __init__(self, names: list[str]) -> None:
@@ -120,26 +123,24 @@ class TrainedWeights(Callback):
 
     def pre_setup(self, trainer) -> None:
         """Freeze the others when the Trainer builds the model, before it gives the optimizer its parameters."""
-        build = trainer.callbacks["model"].model
 
-        def build_frozen() -> nn.Module:
-            model = build()
+        def freeze(model: nn.Module) -> None:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name in self.names)
-            return model
 
-        trainer.callbacks["model"].model = build_frozen
-
-    def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
-        """Leave out the masks of layers that are not declared."""
-        leave_out_undeclared_masks(trainer, state_dict)
+        after_build(trainer, freeze)
 
 
-def leave_out_undeclared_masks(trainer, state_dict: dict) -> None:
-    """Delete the masks of layers that are not declared from a checkpoint, because loading is strict."""
-    known = trainer.model.state_dict().keys()
-    for key in [key for key in state_dict["model"] if key.endswith("_mask") and key not in known]:
-        del state_dict["model"][key]
+def after_build(trainer, change: Callable[[nn.Module], None]) -> None:
+    """Let the Trainer change the model in place after it has built it."""
+    build = trainer.callbacks["model"].model
+
+    def build_changed() -> nn.Module:
+        model = build()
+        change(model)
+        return model
+
+    trainer.callbacks["model"].model = build_changed
 
 
 def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:

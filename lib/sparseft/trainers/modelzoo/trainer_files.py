@@ -6,13 +6,10 @@ workflow/scripts/run_modelzoo.py does.
 """
 
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -31,8 +28,7 @@ from sparseft.study.backends import MODELZOO
 from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
 from sparseft.trainers.modelzoo.export import CHECKPOINT, model_section
-from sparseft.training.job import TrainingJob
-from sparseft.training.trained_part import trained_names
+from sparseft.training.job import TrainingJob, trained_names
 
 FILE = "batches.h5"
 # ModelZoo adds eps before the bias of the second moment is corrected, and torch adds it after that.
@@ -41,12 +37,12 @@ ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8, "correct_bias": True}
 
 @dataclass(frozen=True)
 class TrainerRun:
-    """Hold a job, its masked checkpoint, its examples as tokens by split, and the folder of the run."""
+    """Hold a job, its masked checkpoint, its examples as tokens, and the folder of the run."""
 
     job: TrainingJob
     cerebras: CerebrasJob
     checkpoint: Path
-    data: dict[str, list[Example]]
+    examples: list[Example]
     folder: Path
 
     @property
@@ -55,25 +51,18 @@ class TrainerRun:
         return self.folder / "modelzoo"
 
     @property
-    def batch_sizes(self) -> dict[str, int]:
-        """Return the number of rows of a batch by split."""
-        return {"train": self.job.settings.batch_size, "validation": self.job.evaluation_batch_size}
+    def data(self) -> Path:
+        """Return the folder of the batches."""
+        return self.model_dir / "data"
 
-    def batches(self) -> dict[str, list[list[Example]]]:
-        """Return the batches by split, in the order in which the Trainer reads them."""
+    def batches(self) -> list[list[Example]]:
+        """Return the batches in the order in which the Trainer reads them."""
         settings = self.job.settings
-        size = self.job.evaluation_batch_size
-        validation = self.data["validation"]
-        return {
-            "train": list(islice(shuffled(self.data["train"], settings, self.job.seed), settings.steps)),
-            "validation": [validation[start : start + size] for start in range(0, len(validation), size)],
-        }
+        return list(islice(shuffled(self.examples, settings, self.job.seed), settings.steps))
 
     def write_batches(self) -> None:
-        """Write the batches of both splits."""
-        for split, batches in self.batches().items():
-            folder = self.model_dir / "data" / split
-            write_batches(folder, batches, self.cerebras.sequence_length, self.batch_sizes[split])
+        """Write the batches."""
+        write_batches(self.data, self.batches(), self.cerebras.sequence_length)
 
     def write(self, path: Path, start: Path | None = None) -> Path:
         """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked
@@ -109,22 +98,22 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
     if sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
         raise InputError(f"{exported / CHECKPOINT}: not as it was written", "write it again with export_modelzoo.py")
     length = min(cerebras.sequence_length, job.checkpoint.config.get("max_position_embeddings", sys.maxsize))
-    data = encoded_data(job, load_tokenizer(job.checkpoint.folder), length)
-    return TrainerRun(job, cerebras, exported / CHECKPOINT, data, folder)
+    examples = encoded_data(job, load_tokenizer(job.checkpoint.folder), length)["train"]
+    return TrainerRun(job, cerebras, exported / CHECKPOINT, examples, folder)
 
 
-def write_batches(folder: Path, batches: list[list[Example]], length: int, size: int) -> None:
+def write_batches(folder: Path, batches: list[list[Example]], length: int) -> None:
     """Write `folder`/batches.h5, with `data`, int32 (N, 3, T), in the order in which the Trainer reads the rows.
 
         data[:, 0]  token ids, padded on the right with 0
         data[:, 1]  loss mask, which ModelZoo calls attention_mask: 1 if the token that follows is the answer's, else 0
         data[:, 2]  labels: the token that follows, or 0 if the loss mask is 0
 
-    A batch has `size` rows of T = `length` tokens. No example may be longer. The rows that fill up the last batch of an
-    evaluation are only padding. Source: ModelZoo's Release_2.10.0, src/cerebras/modelzoo/,
-    data/nlp/gpt/GptHDF5MapDataProcessor.py and losses/GPTLMHeadModelLoss.py."""
+    A row has T = `length` tokens. No example may be longer, and all batches have equally many. Source: ModelZoo's
+    Release_2.10.0, src/cerebras/modelzoo/, data/nlp/gpt/GptHDF5MapDataProcessor.py and losses/GPTLMHeadModelLoss.py."""
     folder.mkdir(parents=True, exist_ok=True)
     with hdf5_file(folder / FILE) as (file, target):
+        size = len(batches[0])
         shape = (len(batches) * size, 3, length)
         data = file.create_dataset("data", shape, "int32", chunks=(1, 3, length), compression="gzip")
         for number, batch in enumerate(batches):
@@ -137,14 +126,7 @@ def write_batches(folder: Path, batches: list[list[Example]], length: int, size:
         file.attrs["n_examples"] = len(data)
 
 
-class TrainedPart(NamedTuple):
-    """Hold what the Trainer's configuration says of the part of the model that it trains."""
-
-    callbacks: list[dict]
-    settings: Mapping[str, list] = MappingProxyType({})
-
-
-def _of_adapters(run: TrainerRun) -> TrainedPart:
+def _of_adapters(run: TrainerRun) -> list[dict]:
     """Return the callbacks that train adapters on the frozen base."""
     job, settings = run.job, run.job.settings
     lora = {
@@ -155,17 +137,15 @@ def _of_adapters(run: TrainerRun) -> TrainedPart:
         "target_modules": ["TransformerDecoderLayer", "Linear"],
     }
     masks = {"checkpoint": str(run.checkpoint.resolve())}
-    return TrainedPart(
-        [
-            {"Lora": {"lora_params": lora}},
-            {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
-            {"FrozenBaseSparsity": masks},
-        ]
-    )
+    return [
+        {"Lora": {"lora_params": lora}},
+        {"MaskedLora": {**masks, "mode": job.mode, "seed": job.seed, "targets": settings.lora_targets}},
+        {"FrozenBaseSparsity": masks},
+    ]
 
 
-def _of_weights(job: TrainingJob) -> TrainedPart:
-    """Return ModelZoo's own `sparsity:` of a training of weights, with a static mask per layer.
+def _of_weights(job: TrainingJob) -> tuple[list[dict], list[dict]]:
+    """Return the callbacks of a training of weights, and ModelZoo's own `sparsity:`, with a static mask per layer.
 
     The Trainer takes the masks of the checkpoint, and `init_method` only makes their names. A layer without a zero
     stays dense."""
@@ -174,15 +154,13 @@ def _of_weights(job: TrainingJob) -> TrainedPart:
     names = trained_names(job.checkpoint, job.mask, job.settings)
     callbacks = [{"TrainedWeights": {"names": [key_of[name] for name in names]}}]
     static = {"algorithm": "static", "init_method": "from_zeros"}
-    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.mask.shape}
+    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.held}
     sparsity = [
         static | {"sparsity": share, "param_filter": [key_of[f"{layer}.weight"]]}
         for layer, share in pruned.items()
         if share
     ]
-    if get_mode(job.mode).lifts_mask or not sparsity:
-        return TrainedPart(callbacks)
-    return TrainedPart([*callbacks, {"LogSparsity": {}}], {"sparsity": sparsity})
+    return [*callbacks, *[{"LogSparsity": {}}] * bool(sparsity)], sparsity
 
 
 def configuration(run: TrainerRun, start: Path) -> dict:
@@ -201,19 +179,15 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
-    trained = _of_weights(job) if get_mode(job.mode).is_full else _of_adapters(run)
-    loaders = {
-        split: {
-            "data_processor": "GptHDF5MapDataProcessor",
-            "data_dir": str((run.model_dir / "data" / split).resolve()),
-            "batch_size": size,
-            # They were shuffled before they were written.
-            "shuffle": False,
-            "num_workers": 0,
-        }
-        for split, size in run.batch_sizes.items()
+    callbacks, sparsity = _of_weights(job) if get_mode(job.mode).is_full else (_of_adapters(run), [])
+    loader = {
+        "data_processor": "GptHDF5MapDataProcessor",
+        "data_dir": str(run.data.resolve()),
+        "batch_size": settings.batch_size,
+        # They were shuffled before they were written.
+        "shuffle": False,
+        "num_workers": 0,
     }
-    ckpt_path = str(start.resolve())
     return {
         "trainer": {
             "init": {
@@ -227,19 +201,15 @@ def configuration(run: TrainerRun, start: Path) -> dict:
                 "loop": {"max_steps": settings.steps},
                 "checkpoint": {"steps": settings.save_every or settings.steps},
                 "logging": {"log_steps": 1},
-                **trained.settings,
+                **({"sparsity": sparsity} if sparsity else {}),
                 # In the order in which they run.
                 "callbacks": [
-                    *(
-                        {scope: {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}}
-                        for scope in ("ScopedTrainFlags", "ScopedValidateFlags")
-                    ),
-                    *trained.callbacks,
+                    {"ScopedTrainFlags": {"csx.performance.micro_batch_size": cerebras.csx_micro_batch_size}},
+                    *callbacks,
                     # Each checkpoint holds the whole base.
                     {"KeepNCheckpoints": {"n": 1}},
                 ],
             },
-            "fit": {"ckpt_path": ckpt_path, "train_dataloader": loaders["train"]},
-            "validate": {"ckpt_path": ckpt_path, "val_dataloader": loaders["validation"]},
+            "fit": {"ckpt_path": str(start.resolve()), "train_dataloader": loader},
         }
     }

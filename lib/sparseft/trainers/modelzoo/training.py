@@ -32,8 +32,6 @@ from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_checkpoint import open_exported
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
-from sparseft.language_model.loss import check_finite_evaluation
-from sparseft.lora.adapter import write_adapter
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS, to_float32
@@ -43,8 +41,8 @@ from sparseft.study.digests import code_digest
 from sparseft.trainers.appliance import KILLED
 from sparseft.trainers.fixed_shapes import as_they_act
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
+from sparseft.training.job import trained_names
 from sparseft.training.steps import Progress, check_finite
-from sparseft.training.trained_part import trained_names, write_trained
 
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
@@ -53,8 +51,6 @@ PR_SET_PDEATHSIG = 1
 _TRAIN = re.compile(
     r"\| Train Device=[^,]+, Step=(\d+), Loss=([^,]+), Rate=\S+ samples/sec, GlobalRate=(\S+) samples/sec"
 )
-_EVAL = re.compile(r"\| Eval Device=[^,]+, GlobalStep=\d+, Batch=\d+, Loss=([^,\s]+)")
-_AVERAGE = re.compile(r"Avg Eval Loss: (\S+)")
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,14 @@ class ModelZoo:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() or "unknown"
 
-    def run(self, configuration: Path, mode: str) -> None:
-        """Run the Trainer with `--mode` train or eval, in a process that ends with this one. Its output goes to stderr.
+    def run(self, configuration: Path) -> None:
+        """Run the Trainer in a process that ends with this one. Its output goes to stderr.
 
         Exits with its code if it fails. The process that started this one removes a job that is left on the
         appliance."""
         paths = os.pathsep.join(map(str, (PROJECT / "lib", self.home / "src")))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        command: list[str | Path] = [self.python, DRIVER, configuration, "--mode", mode]
+        command: list[str | Path] = [self.python, DRIVER, configuration]
         end_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         code = subprocess.call(command, stdout=sys.stderr, env=environment, preexec_fn=end_with_parent)
         if code:
@@ -114,17 +110,15 @@ def train(run: TrainerRun) -> dict:
         # Logs without a checkpoint are those of an earlier training whose adapter was written.
         shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
     if step < job.settings.steps:
-        modelzoo.run(run.write(run.folder / "trainer.yaml", last), "train")
+        modelzoo.run(run.write(run.folder / "trainer.yaml", last))
         step, last = run.last_checkpoint()
     if step != job.settings.steps:
         raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
-    modelzoo.run(run.write(run.model_dir / "evaluation.yaml", last), "eval")
-    size = _write(run, MdlFile(last))
+    _write(run, MdlFile(last))
     return measured(run) | {
         "backend": MODELZOO.name,
         **run.cerebras.device_record(job.settings.batch_size),
         "dtype": "cbfloat16" if run.cerebras.on_csx else "float32",
-        "trainable_parameters": size,
         "versions": read_json(run.model_dir / "versions.json")
         | {"sparseft": versions()["sparseft"], "modelzoo": modelzoo.commit},
     }
@@ -144,7 +138,7 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     code = code_digest(DRIVER, PROJECT / "lib")
     machine = [run.cerebras.deciding, code, modelzoo.commit, str(modelzoo.python), torch.get_num_threads()]
     # Of everything that decides the adapter's bits.
-    identity = run.job.identity(run.data, Path(__file__), machine)
+    identity = run.job.identity({"train": run.examples}, Path(__file__), machine)
     if path.exists() and read_json(path).get("identity") == identity:
         return
     if run.model_dir.exists():
@@ -155,37 +149,29 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
 
 @dataclass(frozen=True)
 class TrainerLog:
-    """Hold the log of one start of the Trainer: losses by step, and evaluation losses by batch.
+    """Hold the log of one start of the Trainer: losses by step.
 
     The lines are those of release 2.10.0 and earlier (src/cerebras/modelzoo/trainer/loggers/progress.py):
 
         | Train Device=CSX, Step=50, Loss=9.44598, Rate=44.84 samples/sec, GlobalRate=44.70 samples/sec, ...
-        | Eval Device=CSX, GlobalStep=50, Batch=3, Loss=9.31245, ...
-        Avg Eval Loss: 9.30123456789
 
-    A loss has five decimals, and a rate has three digits or two decimals. The last line of an evaluation has the mean
-    over the batches instead of its own batch's loss. That loss follows from the mean.
+    A loss has five decimals, and a rate has three digits or two decimals.
 
     `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its
     end. It is 0 for a single step."""
 
     losses: dict[int, float]
-    evaluation: list[float]
     overall_rate: float
 
 
 def read_logs(model_dir: Path) -> list[TrainerLog]:
-    """Return the log of every start, oldest first."""
+    """Return the log of every start that made a step, oldest first."""
     logs = []
     for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log")):
-        text = path.read_text(errors="replace")
-        steps = _TRAIN.findall(text)
-        # The Trainer divides all samples by the time of all steps except the first.
-        rate = float(steps[-1][2]) * (len(steps) - 1) / len(steps) if steps else 0.0
-        evaluation = [float(loss) for loss in _EVAL.findall(text)]
-        for mean in _AVERAGE.findall(text)[-1:]:
-            evaluation[-1] = len(evaluation) * float(mean) - sum(evaluation[:-1])
-        logs.append(TrainerLog({int(step): float(loss) for step, loss, _ in steps}, evaluation, rate))
+        if steps := _TRAIN.findall(path.read_text(errors="replace")):
+            # The Trainer divides all samples by the time of all steps except the first.
+            rate = float(steps[-1][2]) * (len(steps) - 1) / len(steps)
+            logs.append(TrainerLog({int(step): float(loss) for step, loss, _ in steps}, rate))
     return logs
 
 
@@ -193,46 +179,38 @@ def measured(run: TrainerRun) -> dict:
     """Return what the logs of a finished training say for train.json. Raises InputError if they have no rate."""
     settings = run.job.settings
     logs = read_logs(run.model_dir)
-    train_logs = [log for log in logs if log.losses]
     # Of a step that was made twice, the last log counts.
-    log_of_step = {step: log for log in train_logs for step in log.losses}
+    log_of_step = {step: log for log in logs for step in log.losses}
     rates = [log.overall_rate for log in log_of_step.values() if log.overall_rate]
     if not rates:
         what = f"{run.model_dir}: no start of the Trainer made two steps, which a rate needs"
         raise InputError(what, "train more steps at once")
-    batches = run.batches()
     progress = Progress()
-    for step, examples in enumerate(batches["train"], start=1):
+    for step, examples in enumerate(run.batches(), start=1):
         log = log_of_step[step]
         check_finite(step, log.losses[step], 0.0)
         progress.curve.append({"step": step, "loss": log.losses[step]})
         # The log has no times of steps. A start of one step has no rate.
         progress.seconds.append(settings.batch_size / (log.overall_rate or statistics.harmonic_mean(rates)))
         progress.tokens.append(sum(len(example.ids) for example in examples))
-    progress.resumed_after = [min(log.losses) - 1 for log in train_logs if min(log.losses) > 1]
+    progress.resumed_after = [min(log.losses) - 1 for log in logs if min(log.losses) > 1]
     # ru_maxrss is in KiB.
     peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    tokens = [sum(len(example.ids) - example.answer_start for example in batch) for batch in batches["validation"]]
-    # The Trainer's own mean ignores how many answer tokens a batch has.
-    eval_loss = sum(loss * number for loss, number in zip(logs[-1].evaluation, tokens, strict=True)) / sum(tokens)
-    check_finite_evaluation(eval_loss)
     return progress.record(settings.batch_size, peak_bytes) | {
         # The logs have no learning rates, so the schedule tells: the first step of a warm-up has rate 0.
         "updates": settings.steps - min(1, settings.steps_to_peak),
-        "eval_loss": eval_loss,
     }
 
 
-def _write(run: TrainerRun, last: MdlFile) -> int:
-    """Write what the training hands on from the Trainer's last checkpoint, and return its number of parameters.
+def _write(run: TrainerRun, last: MdlFile) -> None:
+    """Write what the training hands on from the Trainer's last checkpoint.
 
     Raises InputError if the Trainer changed what it must not."""
     job = run.job
     if not get_mode(job.mode).is_full:
         check_frozen(MdlFile(run.checkpoint), last)
-        factors = trained_factors(run, last)
-        write_adapter(job.output, factors, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-        return sum(matrix.numel() for pair in factors.values() for matrix in pair)
+        job.write_adapter(trained_factors(run, last))
+        return
     place_of = open_exported(run.checkpoint).places
     names = trained_names(job.checkpoint, job.mask, job.settings)
     check_frozen(MdlFile(run.checkpoint), last, {f"model.model.{place_of[name].key}" for name in names})
@@ -241,7 +219,7 @@ def _write(run: TrainerRun, last: MdlFile) -> int:
         stored = _values(last, last.tensors[f"model.model.{place_of[name].key}"])
         return torch.from_numpy(place_of[name].to_hugging_face(stored))
 
-    return write_trained(job, trained)
+    job.write_weights(trained)
 
 
 def check_frozen(before: MdlFile, after: MdlFile, trained: Collection[str] = ()) -> None:
