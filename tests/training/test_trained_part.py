@@ -16,6 +16,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.validation import validate
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
+from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Steps
 from sparseft.training.trained_part import model_to_train
@@ -36,6 +37,13 @@ def looped(checkpoint, mode, settings=SETTINGS, state=None):
     task = BY_NAME["boolq_mini"]
     data = {"train": encode(task.generate("train", 32, 0), task, tokenizer, 512)}
     return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4, state), mask
+
+
+def hand_on(loop, base, mask, mode, folder):
+    """Write the weights of a training."""
+    origin = {"mode": mode, "mask_sha256": "m"}
+    job = TrainingJob(base, mask, mode, 0, loop.settings, BY_NAME["boolq_mini"], {}, 8, folder, origin)
+    loop.part.write(job, is_main=True)
 
 
 @pytest.mark.parametrize("mode", ["full_sparse_to_sparse", "full_sparse_to_dense"])
@@ -103,7 +111,7 @@ def test_the_merged_model_has_the_trained_weights_and_no_others_and_passes_the_p
     settings = SETTINGS.model_copy(update={"learning_rate": 2e-3, "steps": 8, "train": ["norms"]})
     loop, mask = looped(base, mode, settings)
     loop.fit()
-    loop.part.write(tmp_path / "weights", settings, {"mode": mode, "mask_sha256": "m"}, is_main=True)
+    hand_on(loop, base, mask, mode, tmp_path / "weights")
     record = merge(base, mask, "m", tmp_path / "weights", tmp_path / "merged")
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "merged"))
     for key, weight in before.items():
@@ -128,7 +136,7 @@ def test_the_merged_model_has_the_trained_weights_and_no_others_and_passes_the_p
 def test_trained_weights_of_another_base_are_refused(tmp_path, tiny_models):
     base = Checkpoint(tiny_models["llama"])
     loop, mask = looped(base, "full_sparse_to_sparse")
-    loop.part.write(tmp_path / "weights", SETTINGS, {"mode": "full_sparse_to_sparse", "mask_sha256": "m"}, is_main=True)
+    hand_on(loop, base, mask, "full_sparse_to_sparse", tmp_path / "weights")
     with pytest.raises(InputError, match="mask_sha256 is m, not other"):
         merge(base, mask, "other", tmp_path / "weights", tmp_path / "merged")
     with pytest.raises(InputError, match="does not fit .*give the base"):
