@@ -100,7 +100,9 @@ def section_fields(section: type[Section], names: Iterable[str], without_effect:
         key = section.model_fields[name]
         role = provenance if name in section.keys_of(without_effect) else setting
         # Not every training has these.
-        kind = key.annotation | None if name in section.keys_of(Role.ADAPTER | Role.FULL) else key.annotation
+        kind: Any = key.annotation
+        if name in section.keys_of(Role.ADAPTER | Role.FULL):
+            kind |= None
         fields[name] = (Annotated[kind, *key.metadata, role(key.description)], ...)
     return fields
 

@@ -96,8 +96,9 @@ class TrainingRecord(Scheduled):
     """Record one training: the keys of `training:`, and what was measured."""
 
     if TYPE_CHECKING:
-        # One of _KEYS.
+        # Two of _KEYS.
         steps: int
+        recover_on: str | None
 
     file_name: ClassVar[str] = "train.json"
     record: Literal["training"] = kind("training")

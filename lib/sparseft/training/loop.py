@@ -76,8 +76,8 @@ class Loop:
                 say_step(step, settings.steps, loss)
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
-            if self.state and settings.save_every and step % settings.save_every == 0:
-                self._save(steps, progress)
+            if self._own_state and settings.save_every and step % settings.save_every == 0:
+                self._save(self._own_state, steps, progress)
         return progress
 
     def _total_norm(self, own: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Loop:
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
         reads = self.accelerator.is_main_process or self.part.is_divided
-        state = read_state(self._own_state(), self.identity) if self.state and reads else None
+        state = read_state(self._own_state, self.identity) if self._own_state and reads else None
         if self.part.is_divided:
             # A killed training may have left the rows of its processes after different steps.
             done = gather_object([len(state["progress"]["curve"]) if state else 0])
@@ -152,7 +152,7 @@ class Loop:
         progress.resumed_after.append(len(progress.curve))
         return progress
 
-    def _save(self, steps: Steps, progress: Progress) -> None:
+    def _save(self, state: Path, steps: Steps, progress: Progress) -> None:
         """Save the state of the training after the last step. Only the main process writes a file, unless each has rows
         of its own."""
         progress.peak_memory = max(progress.peak_memory, self._peak_memory())
@@ -164,9 +164,11 @@ class Loop:
             "schedule": steps.schedule.state_dict(),
             "progress": vars(progress),
         }
-        write_state(self._own_state(), self.identity, content)
+        write_state(state, self.identity, content)
 
-    def _own_state(self) -> Path:
-        """Return the file with the state of this process: state.pt, and state.pt.1 of the second one."""
+    @property
+    def _own_state(self) -> Path | None:
+        """Return the file with the state of this process, state.pt, or state.pt.1 of the second one; None to save
+        nothing."""
         number = self.accelerator.process_index
-        return self.state.with_name(f"{self.state.name}.{number}") if number else self.state
+        return self.state.with_name(f"{self.state.name}.{number}") if self.state and number else self.state
