@@ -33,7 +33,6 @@ from sparseft.language_model.batches import Batch, collate, encode, shuffled
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.loss import AnswerLoss, teacher_logits
 from sparseft.language_model.model import load_model
-from sparseft.training.trained_part import model_to_train
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.atomic import write_json
@@ -43,6 +42,7 @@ from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.trained_part import model_to_train
 from torch import nn
 
 TASK = BY_NAME["hellaswag"]
