@@ -21,8 +21,6 @@ from sparseft.architectures.architecture import (
     attention_heads,
 )
 
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-
 # Tensors outside the decoder layers.
 OUTER: dict[str, Words] = {
     "model.embed_tokens.weight": ("vocab_size", "hidden_size"),
@@ -147,7 +145,6 @@ DECODER = Architecture(
     class_name="",
     models="",
     differences="",
-    sizes=SIZES,
     outer_tensors=OUTER,
     layer_tensors=NORMS | ATTENTION | MLP,
     coupled=(HEADS, CHANNELS),

@@ -48,8 +48,8 @@ GEMMA3 = replace(
     class_name="Gemma3ForCausalLM",
     models="Gemma 3, text models only",
     differences="norms of the queries and of the keys, two more norms per layer, a sliding window in most layers",
-    # transformers' defaults of the last three are numbers, which do not depend on the other sizes.
-    sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
+    # transformers' defaults of these, and of head_dim, are numbers, which do not depend on the other sizes.
+    more_sizes=("num_key_value_heads", "sliding_window"),
     layer_tensors=NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
     windows=windows,
     smaller_config=smaller_config,

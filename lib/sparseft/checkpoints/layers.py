@@ -38,13 +38,9 @@ def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     return layers
 
 
-def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+def prunable_shapes(checkpoint: Checkpoint) -> Shapes:
     """Return layer -> (rows, cols), in the order of `prunable_layers`."""
-    shapes = {}
-    for layer in prunable_layers(checkpoint):
-        rows, cols = checkpoint.tensors[f"{layer}.weight"].shape
-        shapes[layer] = rows, cols
-    return shapes
+    return {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
 
 
 def decoder_layer_of(layer: str) -> int:
