@@ -11,11 +11,7 @@ from sparseft.architectures import decoder
 from sparseft.architectures.architecture import FULL, SLIDING
 from sparseft.errors import InputError
 
-NORMS = {
-    **decoder.NORMS,
-    "pre_feedforward_layernorm.weight": ("hidden_size",),
-    "post_feedforward_layernorm.weight": ("hidden_size",),
-}
+NORMS = decoder.NORMS | decoder.norms("hidden_size", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 # Without `layer_types`, one layer in this number of layers has no window.
 WINDOW_PATTERN = 6
 
