@@ -38,9 +38,13 @@ def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     return layers
 
 
-def prunable_shapes(checkpoint: Checkpoint) -> Shapes:
+def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     """Return layer -> (rows, cols), in the order of `prunable_layers`."""
-    return {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
+    shapes = {}
+    for layer in prunable_layers(checkpoint):
+        rows, cols = checkpoint.tensors[f"{layer}.weight"].shape
+        shapes[layer] = rows, cols
+    return shapes
 
 
 def decoder_layer_of(layer: str) -> int:
