@@ -16,9 +16,8 @@ _ADVICE = {
     "OutOfMemoryError": "lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)",
     "ClusterConfigError": "run on the appliance's user node, or set cerebras.target to CPU",
 }
-_PACKAGE = Path(__file__).resolve().parent
-_PROJECT = _PACKAGE.parents[1]
-_OWN_CODE = (_PACKAGE, _PROJECT / "workflow/scripts")
+_PROJECT = Path(__file__).resolve().parents[2]
+_OWN_CODE = (_PROJECT / "lib/sparseft", _PROJECT / "workflow/scripts")
 
 
 class InputError(ValueError):

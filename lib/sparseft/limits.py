@@ -35,7 +35,7 @@ def limited(what: str) -> Iterator[None]:
     handler = signal.signal(signal.SIGVTALRM, stop)
     timer = signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS)
     try:
-        if used := private_memory():
+        if used := status_bytes("VmData"):
             needed = used + _BYTES
             limit = needed if soft == resource.RLIM_INFINITY else min(needed, soft)
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
@@ -62,11 +62,6 @@ def limited_memory(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def private_memory() -> int:
-    """Return the bytes that count against `limited_memory`; 0 if the system does not say."""
-    return status_bytes("VmData") or 0
 
 
 def status_bytes(key: str) -> int | None:

@@ -61,7 +61,6 @@ OWL = Allocation(
     settings=("owl_lambda", "owl_m"),
     accumulated="outliers by decoder layer, from the norms of the dense model's inputs",
 )
-ALLOCATIONS = (OWL,)
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ class Method:
 def _methods() -> list[Method]:
     """Return every method: first those with the default importance or none, then the others by pattern.
 
-    Each is followed by the same method with an update, and with each allocation, if its pattern allows it."""
+    Each is followed by the same method with an update, and with the allocation, if its pattern allows it."""
     plain = [pattern for pattern in PATTERNS if not pattern.has_importance or pattern.allows(DEFAULT)]
     methods = [Method(pattern, DEFAULT if pattern.has_importance else None) for pattern in plain]
     others = [importance for importance in IMPORTANCES if importance is not DEFAULT]
@@ -215,20 +214,20 @@ def _methods() -> list[Method]:
         variants.append(method)
         if REFIT.name in method.pattern.updates and not method.algorithm:
             variants.append(replace(method, update=REFIT))
-        variants += [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern.takes_counts]
+        if method.pattern.takes_counts:
+            variants.append(replace(method, allocation=OWL))
     return [replace(method, calibration=method.own_calibration) for method in variants]
 
 
 # The methods that need no text and no other tool, by name, in the order of the study.
 METHODS = {method.name: method for method in _methods()}
-DENSE_METHOD = Method(DENSE, None)
 
 
 @cache
 def get_method(name: str) -> Method:
     """Return the method called `name`, `dense` included. Raises InputError if there is none."""
     if name == DENSE.name:
-        return DENSE_METHOD
+        return Method(DENSE, None)
     if match := re.fullmatch(f"{IMPORTED.name}_({TEXT_NAME})", name):
         return Method(IMPORTED, None, imported=match[1])
     base, on, text = name.partition(ON)

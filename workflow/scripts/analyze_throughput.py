@@ -14,8 +14,7 @@ from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.command import run
 from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_folder
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_file, check_replaceable
+from sparseft.storage.ownership import check_apart, check_file, claim_folder
 
 
 def main(*, records: list[Path], table: Path, plots: Path) -> None:
@@ -26,10 +25,9 @@ def main(*, records: list[Path], table: Path, plots: Path) -> None:
         table: the .csv file
         plots: the folder of the figures
     """
-    check_apart([table, plots], records)
+    check_apart([table], records)
     check_file(table, ",".join(COLUMNS))
-    check_replaceable(plots, "plots")
-    hold(table)
+    claim_folder(plots, "plots", records)
     frame = throughput_table(read_measurements(records))
     with atomic_folder(plots, "plots") as folder:
         write_throughput_figures(folder, frame)

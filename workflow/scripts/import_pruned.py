@@ -18,7 +18,7 @@ from sparseft.methods import IMPORTED, get_method
 from sparseft.pruning.imported import import_pruned
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
+from sparseft.storage.ownership import check_apart, check_ours, claim_folder
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
@@ -51,11 +51,11 @@ def main(
     settings = parse_section(Masks, described | {"imported_pattern": {name: pattern} if pattern else {}}, "masks")
     files = pass_files(output_dir, method.name, [f"{percent:02d}"], pruned_dir)
     kind, _, place = (source or "").partition(":")
-    check_apart([output_dir, pruned_dir], [model_path, Path(place) if kind == "path" else None])
-    check_ours(output_dir, "masks", *files.masks, files.report)
-    check_replaceable(files.base, "pruned model")
+    inputs = [model_path, Path(place) if kind == "path" else None]
+    check_ours(output_dir, "masks", *files.masks, files.report, inputs=inputs)
+    check_apart([pruned_dir], inputs)
     hold(files.report)
-    hold(files.base)
+    claim_folder(files.base, "pruned model")
     stated = settings.imported_pattern.get(name)
     masks = MaskPass(Checkpoint(model_path), method, [percent], files, Masks())
     counts = import_pruned(masks, source, stated)

@@ -15,8 +15,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.hardware import start
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MeasurementRecord
-from sparseft.storage.locks import hold
-from sparseft.storage.record import check_record
+from sparseft.storage.record import claim_record
 from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.grid import FULL_MODES, LORA_MODES, Cell
 from sparseft.study.schedule import Throughput, Training
@@ -39,7 +38,7 @@ def main(
     """
     start(flags.threads)
     output = flags.output_dir / "measurement.json"
-    check_record(output, output.stem)
+    claim_record(output, output.stem, [])
     job = job_of(flags, LORA_MODES + FULL_MODES)
     steps = job.settings.steps - warmup_steps
     if steps < 1:
@@ -50,7 +49,6 @@ def main(
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.trainers.cerebras.training import measure
 
-    hold(output)
     measured = measure(job, cerebras, flags.output_dir, warmup=warmup_steps, fill=fill_sequences)
     record = MeasurementRecord(
         cell=Cell.parse(flags.run_id.rpartition("-seed")[0]).id,

@@ -18,9 +18,8 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.merge_record import MergeRecord
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_replaceable
-from sparseft.storage.record import check_record, write_record_of
+from sparseft.storage.ownership import claim_folder
+from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.grid import NO_FINETUNE, Run
 
 
@@ -44,22 +43,20 @@ def main(
         run_id: the run that the mask must belong to and that the record names
     """
     limit_threads(1)
-    check_apart([output_dir, report], [model_path, mask_path, adapter])
-    check_apart([report], [output_dir])
-    check_replaceable(output_dir, "merged model")
-    check_record(report, "merge")
+    inputs = [model_path, mask_path, adapter]
+    claim_folder(output_dir, "merged model", inputs)
+    claim_record(report, "merge", [output_dir, *inputs])
     named = Run.parse(run_id) if run_id else None
     if named and (named.mode == NO_FINETUNE) != (adapter is None):
         raise InputError(
             f"--adapter {adapter} does not fit {named.id}", "give what a training wrote, for a trained run only"
         )
-    hold(output_dir)
     start = time.perf_counter()
     checkpoint = Checkpoint(model_path)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
     merged = merge(checkpoint, mask, mask_sha256, adapter, output_dir, named)
-    inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
-    record = MergeRecord(run_id=run_id, inputs=inputs, **merged, seconds=time.perf_counter() - start)
+    digests = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
+    record = MergeRecord(run_id=run_id, inputs=digests, **merged, seconds=time.perf_counter() - start)
     write_record_of(output_dir, report, record.model_dump())
 
 

@@ -101,7 +101,7 @@ class Architecture:
     class_name        the name of the model's class, which config.json has under "architectures"
     models            the models of this class, in words
     differences       what its decoder has and LLaMA's does not have, in words
-    sizes             the keys of config.json that must be positive integers
+    more_sizes        the keys of config.json that must be positive integers, beside those of the shapes
     outer_tensors     the tensors outside the decoder layers -> shape, as names of sizes
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
     coupled           all prunable matrices, in groups whose channels are removed together
@@ -119,18 +119,24 @@ class Architecture:
     class_name: str
     models: str
     differences: str
-    sizes: tuple[str, ...]
     outer_tensors: dict[str, Words]
     layer_tensors: dict[str, Words]
     coupled: tuple[Coupled, ...]
     windows: Callable[[dict], list[int | None]]
     smaller_config: Callable[[dict, dict[str, int]], dict]
+    more_sizes: tuple[str, ...] = ()
     layer_lists: tuple[str, ...] = ("layer_types",)
     is_tied: bool = False
     fixed: dict[str, object] = field(default_factory=dict)
     attention: str = "sdpa"
     experts: ExpertBlock | None = None
     modelzoo_names: dict[str, str] | None = None
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Return the keys of config.json that must be positive integers: those that the shapes need, and some more."""
+        words = {word for shape in (self.outer_tensors | self.layer_tensors).values() for word in shape}
+        return ("num_hidden_layers", "num_attention_heads", *sorted(words - {"queries", "keys"}), *self.more_sizes)
 
     @property
     def projections(self) -> tuple[str, ...]:

@@ -21,7 +21,11 @@ from sparseft.architectures.architecture import (
     attention_heads,
 )
 
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+def norms(size: str, *names: str) -> dict[str, Words]:
+    """Return the weights of norms over `size` numbers, with their shape."""
+    return {f"{name}.weight": (size,) for name in names}
+
 
 # Tensors outside the decoder layers.
 OUTER: dict[str, Words] = {
@@ -31,10 +35,7 @@ OUTER: dict[str, Words] = {
 }
 
 # Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (architecture.py).
-NORMS: dict[str, Words] = {
-    "input_layernorm.weight": ("hidden_size",),
-    "post_attention_layernorm.weight": ("hidden_size",),
-}
+NORMS = norms("hidden_size", "input_layernorm", "post_attention_layernorm")
 ATTENTION: dict[str, Words] = {
     "self_attn.q_proj.weight": ("queries", "hidden_size"),
     "self_attn.k_proj.weight": ("keys", "hidden_size"),
@@ -48,10 +49,7 @@ QKV_BIASES: dict[str, Words] = {
     "self_attn.v_proj.bias": ("keys",),
 }
 # Qwen3 has these. All heads share one norm of the queries and one of the keys.
-HEAD_NORMS: dict[str, Words] = {
-    "self_attn.q_norm.weight": ("head_dim",),
-    "self_attn.k_norm.weight": ("head_dim",),
-}
+HEAD_NORMS = norms("head_dim", "self_attn.q_norm", "self_attn.k_norm")
 MLP: dict[str, Words] = {
     "mlp.gate_proj.weight": ("intermediate_size", "hidden_size"),
     "mlp.up_proj.weight": ("intermediate_size", "hidden_size"),
@@ -147,7 +145,6 @@ DECODER = Architecture(
     class_name="",
     models="",
     differences="",
-    sizes=SIZES,
     outer_tensors=OUTER,
     layer_tensors=NORMS | ATTENTION | MLP,
     coupled=(HEADS, CHANNELS),

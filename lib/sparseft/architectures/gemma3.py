@@ -11,11 +11,7 @@ from sparseft.architectures import decoder
 from sparseft.architectures.architecture import FULL, SLIDING
 from sparseft.errors import InputError
 
-NORMS = {
-    **decoder.NORMS,
-    "pre_feedforward_layernorm.weight": ("hidden_size",),
-    "post_feedforward_layernorm.weight": ("hidden_size",),
-}
+NORMS = decoder.NORMS | decoder.norms("hidden_size", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 # Without `layer_types`, one layer in this number of layers has no window.
 WINDOW_PATTERN = 6
 
@@ -48,8 +44,8 @@ GEMMA3 = replace(
     class_name="Gemma3ForCausalLM",
     models="Gemma 3, text models only",
     differences="norms of the queries and of the keys, two more norms per layer, a sliding window in most layers",
-    # transformers' defaults of the last three are numbers, which do not depend on the other sizes.
-    sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
+    # transformers' defaults of these, and of head_dim, are numbers, which do not depend on the other sizes.
+    more_sizes=("num_key_value_heads", "sliding_window"),
     layer_tensors=NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
     windows=windows,
     smaller_config=smaller_config,

@@ -11,14 +11,8 @@ from sparseft.architectures import decoder
 from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 
-NORMS = {
-    "post_attention_layernorm.weight": ("hidden_size",),
-    "post_feedforward_layernorm.weight": ("hidden_size",),
-}
-NORMS_OF_ALL_HEADS = {
-    "self_attn.q_norm.weight": ("queries",),
-    "self_attn.k_norm.weight": ("keys",),
-}
+NORMS = decoder.norms("hidden_size", "post_attention_layernorm", "post_feedforward_layernorm")
+NORMS_OF_ALL_HEADS = decoder.norms("queries", "self_attn.q_norm") | decoder.norms("keys", "self_attn.k_norm")
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:

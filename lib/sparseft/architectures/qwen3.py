@@ -9,8 +9,6 @@ QWEN3 = replace(
     class_name="Qwen3ForCausalLM",
     models="Qwen3",
     differences="norms of the queries and of the keys",
-    # transformers' default of head_dim is a number, not hidden_size / num_attention_heads.
-    sizes=(*decoder.SIZES, "head_dim"),
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
     windows=decoder.windows_by_layer,
 )

@@ -27,17 +27,8 @@ QWEN3_MOE = replace(
     class_name="Qwen3MoeForCausalLM",
     models="Qwen3's mixtures, such as Qwen3-30B-A3B",
     differences="Qwen3's norms, experts and a router",
-    sizes=(
-        "hidden_size",
-        "moe_intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        # transformers' default is a number, not num_attention_heads.
-        "num_key_value_heads",
-        "vocab_size",
-        "num_local_experts",
-        "num_experts_per_tok",
-    ),
+    # transformers' default of num_key_value_heads is a number, not num_attention_heads.
+    more_sizes=("num_key_value_heads", "num_experts_per_tok"),
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     windows=windows,

@@ -165,7 +165,7 @@ class MdlFile:
 
 
 class MdlWriter:
-    """Write the tensors below one key of the tree, in any order and in parts. `finish` makes the file complete."""
+    """Write the tensors below one key of the tree, in any order and in parts. `mdl_writer` makes the file complete."""
 
     def __init__(self, file: h5py.File, branch: str, target: "Target") -> None:
         self.file = file
@@ -212,17 +212,6 @@ class MdlWriter:
             "__NONE__": True,
         }
 
-    def finish(self) -> None:
-        """Write the tree, and then the mark that the file is complete."""
-        attributes = self.file.attrs
-        attributes["__spec__"] = json.dumps(_spec({self.branch: dict.fromkeys(self.leaves, "*")}))
-        attributes["__version__"] = VERSION
-        for key, meta in self.leaves.items():
-            name = f"{self.branch}.{key}"
-            leaf = {"__spec__": _spec({name: "*"}), "__objects__": [name], name + _SUFFIX: meta}
-            attributes[name + _SUFFIX] = json.dumps(leaf)
-        attributes["__SUCCESS__"] = True
-
 
 @contextmanager
 def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
@@ -230,7 +219,13 @@ def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
     with hdf5_file(path) as (file, target):
         writer = MdlWriter(file, branch, target)
         yield writer
-        writer.finish()
+        file.attrs["__spec__"] = json.dumps(_spec({branch: dict.fromkeys(writer.leaves, "*")}))
+        file.attrs["__version__"] = VERSION
+        for key, meta in writer.leaves.items():
+            name = f"{branch}.{key}"
+            leaf = {"__spec__": _spec({name: "*"}), "__objects__": [name], name + _SUFFIX: meta}
+            file.attrs[name + _SUFFIX] = json.dumps(leaf)
+        file.attrs["__SUCCESS__"] = True
 
 
 @contextmanager

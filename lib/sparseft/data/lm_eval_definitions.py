@@ -29,8 +29,6 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 FOLDER = Path(lm_eval.tasks.__file__).resolve().parent
 # Keys with which a definition runs code, or needs other input than text.
 _REFUSED = ("class", "unsafe_code", "custom_dataset", "use_prompt", "doc_to_image", "doc_to_audio")
-# Keys whose value is a function, which a user's file cannot have.
-_FUNCTIONS = ("process_docs", "process_results")
 _UNUSED = ("tag", "task_alias", "task_list", "metadata", "should_decontaminate", "doc_to_decontamination_query")
 # lm-eval passes every other key to transformers' generation, which could load code.
 _GENERATION_KEYS = {
@@ -63,7 +61,8 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
             f"{source}: not a plain YAML file of keys and values ({one_line(error)[:200]})",
             "correct the file; only lm-eval's own files may have code",
         ) from None
-    for key in (*_REFUSED, *_FUNCTIONS, "group"):
+    # The value of two of these keys is a function, which a user's file cannot have.
+    for key in (*_REFUSED, "process_docs", "process_results", "group"):
         if config.get(key):
             raise InputError(f"{source}: {key} is not supported", "name a task of one prompt and one answer in text")
     for entry in config.get("metric_list") or []:

@@ -46,9 +46,11 @@ class Expert(nn.Module):
     def __init__(self, names: ExpertBlock, gate: Tensor, up: Tensor, down: Tensor, act: nn.Module) -> None:
         super().__init__()
         self.names = names
-        self.add_module(names.gate, _linear(gate))
-        self.add_module(names.down, _linear(down))
-        self.add_module(names.up, _linear(up))
+        for name, weight in ((names.gate, gate), (names.down, down), (names.up, up)):
+            linear = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            # The very weight, which takes no gradient.
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+            self.add_module(name, linear)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,10 +193,3 @@ def own_rows(rows: int, processes: int, process: int) -> slice:
     """
     size = (rows + processes - 1) // processes
     return slice(min(process * size, rows), min((process + 1) * size, rows))
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    """Return a linear layer of this very weight (rows, cols), which takes no gradient."""
-    linear = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    return linear
