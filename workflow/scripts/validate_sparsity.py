@@ -60,16 +60,12 @@ def main(
     if original:
         original.check_manifest(*base_hashes)
         inputs["base"] = original.digest_of(*base_hashes)
-    if run_id is not None:
-        check_run(mask, mask_path, Run.parse(run_id))
-    report = validate(
-        model,
-        mask,
-        tolerance=tolerance,
-        base=original,
-        trained_outside=merged.trained_outside if merged else [],
-        lifts_mask=bool(run_id) and get_mode(Run.parse(run_id).mode).lifts_mask,
-    )
+    named = Run.parse(run_id) if run_id else None
+    if named:
+        check_run(mask, mask_path, named)
+    trained = {"trained_outside": merged.trained_outside} if merged else {}
+    lifts_mask = bool(named and get_mode(named.mode).lifts_mask)
+    report = validate(model, mask, tolerance=tolerance, base=original, lifts_mask=lifts_mask, **trained)
     record = ValidationRecord(run_id=run_id, **report, inputs=inputs)
     write(output, record)
     line = (

@@ -69,6 +69,9 @@ LINE, MARKER, WIDEST = 1.5, 5, 5
 X = "reached_sparsity"
 # Columns of the table of batch sizes.
 SPEEDS = ("samples_per_second", "tokens_per_second")
+# What seaborn.relplot draws of it.
+BATCH_AXES = {"x": "batch_size", "y": "value", "hue": "sparsity", "style": "mode", "row": "measure", "col": "method"}
+BATCH_LOOK = {"kind": "line", "marker": "o", "height": 2.6, "facet_kws": {"sharey": "row", "margin_titles": True}}
 # The columns that have intervals.
 BARS = ("value", "eval_loss")
 LOSS_LABEL = "loss (nats per answer token)"
@@ -108,24 +111,12 @@ def write_figures(folder: Path, results: Results) -> list[Figure]:
 
 def write_throughput_figures(folder: Path, table: pd.DataFrame) -> None:
     """Write a figure per model and task into `folder`: speed and memory against the batch size, a line per sparsity."""
-    table = table.assign(**{"peak memory (GB)": table["peak_memory_bytes"].astype(float) / 1e9})
-    table = table.assign(place=table["method"] + ", " + table["mode"] + "\n" + table["device"])
+    keys = ["method", "mode", "device", "batch_size", "sparsity"]
+    table = table.assign(peak_memory_gb=table["peak_memory_bytes"].astype(float) / 1e9)
     with matplotlib.rc_context(SETTINGS):
         for (model, task), part in table.groupby(["model", "task"], sort=False):
-            lines = part.melt(["batch_size", "sparsity", "place"], [*SPEEDS, "peak memory (GB)"], "measure")
-            panels = seaborn.relplot(
-                lines.dropna(),
-                kind="line",
-                marker="o",
-                x="batch_size",
-                y="value",
-                hue="sparsity",
-                row="measure",
-                col="place",
-                height=2.6,
-                facet_kws={"sharey": "row", "margin_titles": True},
-            )
-            panels.set_titles(row_template="{row_name}", col_template="{col_name}")
+            lines = part.melt(keys, [*SPEEDS, "peak_memory_gb"], "measure").dropna()
+            panels = seaborn.relplot(lines, **BATCH_AXES, **BATCH_LOOK)
             _save(panels.figure, folder / f"{model}_{task}_throughput_vs_batch_size")
 
 

@@ -39,10 +39,7 @@ class TrainedCheckpoint(Checkpoint):
         tensors = {tensor.name: tensor for tensor in read_header(self.weights / TRAINED_TENSORS)[1]}
         for name, tensor in tensors.items():
             if name not in base or (base[name].dtype, base[name].shape) != (tensor.dtype, tensor.shape):
-                raise InputError(
-                    f"{self.weights}: {name} does not fit {self.folder}",
-                    "give the base that the weights were trained from",
-                )
+                raise InputError(f"{self.weights}: {name} does not fit {self.folder}", "give the base of the weights")
         return tensors
 
     @cached_property

@@ -100,10 +100,9 @@ def merge(
             yield bits.tobytes()
 
     layers = {f"{layer}.weight" for layer in mask.shape}
-    names = sorted(layers | changed)
     with atomic_folder(output, "merged model") as temporary:
-        with rewritten(base, set(names), temporary) as write:
-            for name in names:
+        with rewritten(base, layers | changed, temporary) as write:
+            for name in sorted(layers | changed):
                 write(name, merged(base.tensors[name]))
         hashes = Checkpoint(temporary).hashes()
     return {
