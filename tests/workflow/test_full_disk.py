@@ -1,5 +1,6 @@
 """A disk that fills up in any stage: one line, exit code 2, nothing half written, whatever the moment."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
             (folder / "other").write_bytes(bytes(PAGE))
         yield folder
     finally:
+        # A traceback may hold a mapped file.
+        gc.collect()
         subprocess.run(["umount", folder], check=True)
 
 

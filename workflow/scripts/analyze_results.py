@@ -79,12 +79,12 @@ def main(
     options_again = " ".join([*["--plot"] * plot, flags(**options.model_dump(), baseline=baseline)])
     first = Run.parse(results.runs["run_id"].iloc[0])
     printed = commands(results_dir, first, configuration, options_again)
-    with atomic_folder(output_dir / "plots", "figures") as plots:
+    # All figures, tables and pages together, or none.
+    files = atomic_files(output_dir, FINDINGS, "analysis")
+    with atomic_folder(output_dir / "plots", "figures") as plots, files as folder:
         figures = write_figures(plots, results) if plot else []
-    # All tables and pages together, or none.
-    with atomic_files(output_dir, FINDINGS, "analysis") as folder:
         write_tables(results, folder)
-        write_pages(folder, output_dir / "plots", results, figures, printed)
+        write_pages(folder, plots, results, figures, printed)
         if baseline:
             write_csv(compared, folder / COMPARED)
         if configuration and configuration.resolve() != (output_dir / CONFIGURATION).resolve():
