@@ -188,7 +188,7 @@ def scoring_flags(w, **besides):
 def scored_besides(w):
     """Return the flags of an evaluation on the task, on the probes and on the perplexity's text."""
     text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
-    # They are no output: Snakemake would not look at the params of a finished job that gets a new one.
+    # They are not declared as an output, because Snakemake ignores the params of a finished job that gets a new one.
     files = f"{PATHS.run}/lm_eval".format(**w) if STUDY.evaluation.lm_eval_files else None
     return scoring_flags(w, probes=targets.probe_places(STUDY, w.task), lm_eval_files=files, **text)
 

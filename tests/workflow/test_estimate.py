@@ -48,7 +48,7 @@ def test_the_sweep_takes_what_the_docs_say():
     assert {name: round(size / 1e9) for name, size in kept.items()} == {"models": 28, "masks": 52, "adapters": 54}
     assert round(running / 1e9) == 14
     said = succeed("estimate.py", configfile=ROOT / "config/sweep.yaml")
-    assert "498 runs, of which 330 are trained" in said
+    assert "498 runs; 330 are trained" in said
     assert re.search(r"hours \(.+\) on one machine", said)
 
 

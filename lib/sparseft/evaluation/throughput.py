@@ -35,7 +35,7 @@ from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 from sparseft.training.trained_part import model_to_train
 
-# How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA say that there is no memory.
+# How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA report a lack of memory.
 _MEMORY = re.compile(
     "MemoryError|DefaultCPUAllocator|bad_alloc|[Cc]annot allocate memory|memory allocation of|out of memory"
     "|Unable to allocate|failed to map segment from shared object|could not (create|execute) a primitive"

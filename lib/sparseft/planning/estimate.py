@@ -59,7 +59,7 @@ def report(config: Config) -> str:
     trained = targets.run_targets(config, "train.json", trained_only=True)
     # A model of unknown size is an error here, and only a note in a plan.
     disk(requests, jobs)
-    title = f"ESTIMATE of {len(targets.runs(config)):,} runs, of which {len(trained):,} are trained"
+    title = f"ESTIMATE of {len(targets.runs(config)):,} runs; {len(trained):,} are trained"
     return "\n".join([title, *examples(config), needs(requests, jobs, has_all=True)])
 
 

@@ -149,8 +149,7 @@ def refuse(faults: dict[str, object]) -> None:
 
 
 def _broken(value: object) -> list[str]:
-    """Return the keys and the texts in a value that end in a line break, in front of which the `$` of a pattern
-    matches."""
+    """Return the keys and the texts in a value that end in a line break. The `$` of a pattern matches before it."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):

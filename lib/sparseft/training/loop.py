@@ -28,7 +28,7 @@ from sparseft.training.trained_part import TrainedPart
 
 @dataclass(frozen=True)
 class Loop:
-    """Hold a model of which a part is trained, and train it."""
+    """Hold a model and the part of it that is trained, and train that part."""
 
     # The model with its loss. With settings.shard_model its weights are divided among the processes.
     loss: AnswerLoss

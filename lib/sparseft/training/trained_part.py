@@ -81,10 +81,12 @@ class Rounded(nn.Module):
 
 
 class WeightsPart:
-    """Hold the weights of a model that a full training changes, in fp32, with the mask of each.
+    """Hold the weights W~ (out, in) of a model that a full training changes, fp32, with the mask M of each, bool.
 
     What is pruned starts as zero and gets no gradient. So AdamW's moments of it stay zero, a weight decay leaves it
-    zero, and it is zero after every step. With a mask that is lifted, it only starts as zero."""
+    zero, and W~ = W~ * M after every step. With a mask that is lifted, it only starts as zero.
+
+    Sources: Kurtic et al. 2023, arXiv 2310.06927 (masked), and Thangarasa et al. 2023, arXiv 2303.10464 (lifted)."""
 
     rate = "training.full_learning_rate"
 

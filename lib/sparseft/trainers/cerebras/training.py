@@ -18,7 +18,7 @@ from sparseft.training.job import TrainingJob
 def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     """Train, write the job's output and return the measured part of train.json.
 
-    A training of which `folder` has a complete state_*.mdl continues from it."""
+    If `folder` has a complete state_*.mdl of this training, it continues from there."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
     trainer.run(job.settings.steps)
     eval_loss = trainer.eval_loss()
