@@ -60,7 +60,7 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     said = succeed("estimate.py", configfile=FOLDER / f"{name}.yaml")
     trained = sum(run.mode != "no_finetune" for run in runs(config))
-    assert f"{len(runs(config))} runs, of which {trained} are trained" in said
+    assert f"{len(runs(config))} runs; {trained} are trained" in said
 
 
 def test_every_study_has_its_numbers():
