@@ -109,7 +109,7 @@ def mask_flags(w):
     base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.has_pruned_base else None
     # Another number of threads changes the last bits of the scores from examples.
     threads = STUDY.resources.threads if method.uses_examples else None
-    return flags(method=w.method, **examples, pruned_dir=base, threads=threads, **STUDY.masks.used_by(w.method))
+    return flags(method=w.method, **examples, pruned_dir=base, threads=threads, **STUDY.masks.used_by(method))
 
 
 def named_texts(is_such):

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from project import DEFAULT, ROOT, laid_over
 from sparseft.errors import InputError, one_line
+from sparseft.methods import get_method
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
@@ -343,13 +344,13 @@ def test_a_probe_without_a_description_is_lm_eval_s_task_of_this_name():
 
 def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     masks = Masks(scope="global", sparsegpt_block=64)
-    assert masks.scope_of("unstructured_sparsegpt", [50]) == "block"
-    assert masks.scope_of("semistructured_sparsegpt", [50]) == "group"
+    assert masks.scope_of(get_method("unstructured_sparsegpt"), [50]) == "block"
+    assert masks.scope_of(get_method("semistructured_sparsegpt"), [50]) == "group"
     own = {"sparsegpt_block": 64, "damping": 0.01}
     task = {"calibration_examples": 128, "calibration_seed": 0}
-    assert masks.used_by("unstructured_sparsegpt") == own | task
-    assert masks.used_by("semistructured_sparsegpt") == own | task
-    assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
+    assert masks.used_by(get_method("unstructured_sparsegpt")) == own | task
+    assert masks.used_by(get_method("semistructured_sparsegpt")) == own | task
+    assert "sparsegpt_block" not in masks.used_by(get_method("unstructured_wanda"))
     # The analysis compares these settings between runs.
     assert own.keys() <= MaskMeta.model_fields.keys()
 
@@ -388,7 +389,7 @@ def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_
         with pytest.raises(
             InputError, match="on_divergence calibrates on divergence, which masks.calibration does not"
         ):
-            config.masks.text_of("unstructured_wanda_on_divergence")
+            config.masks.text_of(get_method("unstructured_wanda_on_divergence"))
 
 
 def test_a_key_that_no_run_uses_is_said():

@@ -132,8 +132,9 @@ def main(
         hold(files.report)
         if files.base:
             hold(files.base)
+        prune = pruning_of(value)
         calibration = calibration_of(value, settings, examples, threads)
-        pruning_of(value)(MaskPass(checkpoint, value, group, files, settings, calibration, threads))
+        prune(MaskPass(checkpoint, value, group, files, settings, calibration, threads))
 
 
 def pruning_of(method: Method) -> Callable[[MaskPass], object]:
@@ -186,7 +187,7 @@ def check_method(method: Method, settings: Masks, percents: list[int], examples:
     """Raise InputError if the settings do not allow the method, or if it lacks its examples."""
     if method.imported:
         raise InputError(f"--method {method.name}: its masks are those of another tool", "use import_pruned.py")
-    scope = settings.scope_of(method.name, percents)
+    scope = settings.scope_of(method, percents)
     if settings.scope not in (None, scope):
         raise InputError(f"--scope {settings.scope}: {method.name} ranks by {scope}", "leave --scope out")
     if method.uses_examples and not method.calibration and not (examples.task and examples.data_dir):
@@ -203,9 +204,9 @@ def calibration_of(method: Method, settings: Masks, examples: Examples, threads:
     from sparseft.pruning.calibration_examples import calibrate, calibrate_on_text
 
     limit_threads(threads)
-    if method.calibration:
-        return calibrate_on_text(method, examples.text, settings.text_of(method.name))
-    return calibrate(method, examples.task, examples.data_dir / "train.jsonl", settings)
+    if not method.calibration:
+        return calibrate(method, examples.task, examples.data_dir / "train.jsonl", settings)
+    return calibrate_on_text(method, examples.text, settings.text_of(method))
 
 
 if __name__ == "__main__":

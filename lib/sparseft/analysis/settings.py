@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sparseft.analysis.chain import short
+from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
@@ -48,8 +49,9 @@ def other_settings(own: Settings, config: Config, run: Run) -> list[str]:
     """Return how the settings of a run differ from those that a configuration requests, as far as it names them."""
     asked = _keyed(("evaluation",), {"dtype": config.models[run.model].dtype})
     if run.method != DENSE:
-        scope = config.masks.scope_of(run.method, [run.sparsity])
-        asked |= _keyed(("masks", run.method), config.masks.used_by(run.method) | {"scope": scope})
+        method = get_method(run.method)
+        scope = config.masks.scope_of(method, [run.sparsity])
+        asked |= _keyed(("masks", run.method), config.masks.used_by(method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
         asked |= _configured_training(config, run)
     return [

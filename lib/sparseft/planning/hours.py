@@ -54,7 +54,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         case "mask":
             method, lengths = get_method(job.method), job_lengths(config, job)
             own = method.importance and method.importance.passes
-            sequential = config.masks.is_sequential(job.method) * len(config.grid.percents(job.method))
+            sequential = config.masks.is_sequential(method) * len(config.grid.percents(job.method))
             passes = own(subject.layers) if own else 1 + sequential
             # A backward by segments computes every decoder layer two or three times.
             share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3

@@ -144,7 +144,7 @@ def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]
     if any(statistic.of_gradients for statistic in method.statistics):
         # A gradient, which a CPU without 16-bit instructions computes in fp32, and the sums of a decoder layer.
         device += (subject.width + 4) * subject.largest_prunable + 4 * of_layer
-        is_global = config.masks.scope_of(job.method, config.grid.percents(job.method)) == "global"
+        is_global = config.masks.scope_of(method, config.grid.percents(job.method)) == "global"
         scores = 4 * (subject.prunable_weights if is_global else of_layer)
         # With the gradients of a layer's outputs.
         return device, states + kept_bytes(subject.layers, states, subject.bytes) + scores

@@ -243,7 +243,8 @@ def job_lengths(config: Config, job: JobKind) -> Lengths:
     number."""
     masks = config.masks
     if job.kind == "mask":
-        name, text = get_method(job.method).calibration, masks.text_of(job.method)
+        method = get_method(job.method)
+        name, text = method.calibration, masks.text_of(method)
         examples = text.examples if text else masks.calibration_examples
     elif job.kind == "reconstruction":
         name, examples = config.reconstruction.calibration, config.reconstruction.examples

@@ -35,7 +35,7 @@ def compute_masks(masks: MaskPass) -> dict:
     if masks.method.allocation:
         meta["outliers"], allocated = allocate_by_outliers(masks)
     metas = [meta | {"sparsity": percent / 100} for percent in masks.percents]
-    select = select_in_sequence if masks.settings.is_sequential(masks.method.name) else select_in_one_pass
+    select = select_in_sequence if masks.settings.is_sequential(masks.method) else select_in_one_pass
     with atomic_files(masks.files.report.parent, masks.files.report.name, "masks") as folder:
         paths = [folder / path.name for path in masks.files.masks]
         writer = MaskWriter(paths, metas, masks.shapes)

@@ -36,7 +36,7 @@ class MaskPass:
     @cached_property
     def scope(self) -> str:
         """Return what is ranked together. Raises InputError if the settings do not allow the method."""
-        return self.settings.scope_of(self.method.name, self.percents)
+        return self.settings.scope_of(self.method, self.percents)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class MaskPass:
             "importance": method.importance.name if method.importance else "none",
             "coordinates": "hf",
             "base": checkpoint.digest,
-            **self.settings.used_by(method.name),
+            **self.settings.used_by(method),
             "scope": self.scope,
             **(self.calibration.meta if self.calibration else {}),
         }

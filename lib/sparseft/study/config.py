@@ -176,7 +176,7 @@ class Config(Section):
     def _complete(self) -> Self:
         """Check the sections against each other."""
         checks: list[Callable[[], None]] = [
-            *(partial(self.masks.check, method, self.grid.percents(method)) for method in self.grid.methods),
+            *(partial(self.masks.check, get_method(name), self.grid.percents(name)) for name in self.grid.methods),
             *(partial(self._check_model, name) for name in self.models),
             *(partial(self._check_task, name) for name in self.tasks),
             partial(self.training_backend.check_modes, self.grid.modes),
@@ -247,7 +247,7 @@ class Config(Section):
                     f"models.{name} is made from itself; name another model": base.model in seen,
                 }
             )
-            self.masks.check(base.method, [int(base.sparsity)])
+            self.masks.check(method, [int(base.sparsity)])
             seen.append(base.model)
         is_apart = name in self.grid.models and seen[-1] not in self.grid.models
         fault = (
@@ -343,7 +343,7 @@ class Config(Section):
     def pruned_source(self, model: str, method: str, percent: int) -> str | None:
         """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned
         itself."""
-        source = self.masks.imported_source(method, percent)
+        source = self.masks.imported_source(get_method(method), percent)
         return None if source == self.models[model].source else source
 
     def evaluates(self, mode: str, task: str, training: str = "") -> bool:

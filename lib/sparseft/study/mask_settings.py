@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method, get_method
+from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method
 from sparseft.study.section import Percent, Positive, Section, Seed
 from sparseft.study.sources import CHECKPOINT, DIVERGENCE, CalibrationText, ModelSource
 
@@ -89,11 +89,10 @@ class Masks(Section):
                     faults[f"{fault}; raise masks.calibration.{part}.examples"] = windows > source.examples
         return faults
 
-    def scope_of(self, method_name: str, percents: list[int]) -> str:
+    def scope_of(self, method: Method, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
-        method = get_method(method_name)
         if method.pattern is DENSE and any(percents):
-            raise InputError(f"method {method_name!r} keeps every weight", "set the sparsity to 0")
+            raise InputError(f"method {method.name!r} keeps every weight", "set the sparsity to 0")
         if group := method.pattern.group:
             self._check_groups(method, group, percents)
         if method.pattern.scope:
@@ -102,24 +101,23 @@ class Masks(Section):
             return method.importance.scope
         if self.scope == "global" and method.allocation:
             raise InputError(
-                f"masks.scope global is impossible with {method_name}: {method.allocation.name} decides how many weights each"
+                f"masks.scope global is impossible with {method.name}: {method.allocation.name} decides how many weights each"
                 " layer loses",
-                f"set masks.scope to row or layer, or leave {method_name} out of grid.methods",
+                f"set masks.scope to row or layer, or leave {method.name} out of grid.methods",
             )
-        if self.scope == "global" and self.is_sequential(method_name):
+        if self.scope == "global" and self.is_sequential(method):
             raise InputError(
-                f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
+                f"masks.scope global is impossible with masks.sequential: {method.name} prunes one layer after the other",
                 "set masks.scope to row or layer, or set masks.sequential to false",
             )
         return self.scope or (method.importance.scope if method.importance else "layer")
 
-    def is_sequential(self, method_name: str) -> bool:
+    def is_sequential(self, method: Method) -> bool:
         """Return whether a method prunes layer by layer, in one pass per sparsity."""
-        return self.sequential and get_method(method_name).is_sequential
+        return self.sequential and method.is_sequential
 
-    def used_by(self, method_name: str) -> dict:
+    def used_by(self, method: Method) -> dict:
         """Return the settings on which the masks of a method depend, by name."""
-        method = get_method(method_name)
         names = method.settings
         if method.importance and method.importance.has_fixed_scope and "scope" in names:
             names.remove("scope")
@@ -128,18 +126,18 @@ class Masks(Section):
         if method.uses_task and not method.calibration:
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
-        if text := self.text_of(method_name):
+        if text := self.text_of(method):
             settings |= {"calibration_examples": text.examples} | text.chosen
         return settings
 
-    def text_of(self, method_name: str) -> CalibrationText | None:
+    def text_of(self, method: Method) -> CalibrationText | None:
         """Return the text on which a method calibrates; None if it needs none.
 
         Raises InputError if no such text is described."""
-        name = get_method(method_name).calibration
+        name = method.calibration
         if name and name not in self.texts:
             raise InputError(
-                f"{method_name} calibrates on {name}, which masks.calibration does not describe",
+                f"{method.name} calibrates on {name}, which masks.calibration does not describe",
                 f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
             )
         return self.texts[name] if name else None
@@ -149,9 +147,9 @@ class Masks(Section):
         """Return the texts by name: those of `calibration`, and `self`."""
         return {SELF: CalibrationText(text=SELF), **self.calibration}
 
-    def imported_source(self, method_name: str, percent: int) -> str:
+    def imported_source(self, method: Method, percent: int) -> str:
         """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
-        name = get_method(method_name).imported
+        name = method.imported
         sources = self.imported.get(name, {}) if name else {}
         if percent not in sources:
             raise InputError(
@@ -160,13 +158,12 @@ class Masks(Section):
             )
         return sources[percent]
 
-    def check(self, method_name: str, percents: list[int]) -> None:
+    def check(self, method: Method, percents: list[int]) -> None:
         """Raise InputError if the settings do not allow the masks of a method at these sparsities."""
-        self.scope_of(method_name, percents)
-        self.text_of(method_name)
-        for percent in percents:
-            if percent and get_method(method_name).imported:
-                self.imported_source(method_name, percent)
+        self.scope_of(method, percents)
+        self.text_of(method)
+        for percent in filter(None, percents if method.imported else []):
+            self.imported_source(method, percent)
 
     def _check_groups(self, method: Method, group: int, percents: list[int]) -> None:
         """Raise InputError if N:M is impossible for a sparsity, for a block of columns, or for an allocation."""

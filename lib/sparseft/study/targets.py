@@ -247,7 +247,7 @@ def _check_names(config: Config, target: str) -> None:
                 raise InputError(
                     f"your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
                 )
-        config.masks.check(method, [int(names["sparsity"])] if is_new else [])
+        config.masks.check(get_method(method), [int(names["sparsity"])] if is_new else [])
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None
