@@ -1,5 +1,6 @@
 """GPUs of their own for jobs beside each other: real processes and locks, with a stand-in for nvidia-smi alone."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from project import ROOT
+from sparseft.errors import InputError
 from sparseft.language_model import gpus
 from sparseft.language_model.gpus import take, visible_gpus
 
@@ -100,15 +102,47 @@ def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
     assert time.monotonic() - begin > 0.9
 
 
+@pytest.mark.parametrize("devices", [["MIG-1", "MIG-2"], ["MIG-1", "MIG-2", "GPU-bb"]])
+def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(devices, tmp_path):
+    whole = sum(device.startswith("GPU") for device in devices)
+    with pytest.raises(
+        InputError, match=rf"needs 2 GPUs, and this machine has {whole} for it .*, besides 2 parts .*at most 1$"
+    ):
+        take(2, devices, tmp_path)
+    assert take(1, devices, tmp_path) == ["MIG-1"]
+
+
+USER = """
+import os, sys
+from sparseft.command import run
+from sparseft.language_model.hardware import choose_device
+def main() -> None:
+    print("imported", flush=True)
+    try:
+        choose_device()
+    finally:
+        print(os.environ["CUDA_VISIBLE_DEVICES"], "SPARSEFT_GPUS" in os.environ, flush=True)
+run(main)
+"""
+
+
 @pytest.mark.process
 @pytest.mark.long
-def test_a_command_sees_its_own_devices_alone(machine, monkeypatch, tmp_path):
+def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees_no_others(machine, monkeypatch):
     machine(TWO)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
-    script = ROOT / "workflow/scripts/on_gpus.py"
-    command = [sys.executable, script, "--gpus", "1", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; exit 7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (7, "GPU-bb\n")
-    refused = subprocess.run([*command[:3], "2", *command[4:]], capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-    (gpus.LOCKS / "sparseft-GPU-bb.lock").unlink()
+    monkeypatch.setenv("SPARSEFT_GPUS", "1")
+    lock = gpus.LOCKS / "sparseft-GPU-bb.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        job = subprocess.Popen([sys.executable, "-c", USER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # All imports are done before it waits.
+        assert job.stdout.readline() == "imported\n"
+        assert job.stderr.readline().startswith("waits for a GPU")
+    said, _ = job.communicate(timeout=60)
+    assert said == "GPU-bb False\n"
+    monkeypatch.setenv("SPARSEFT_GPUS", "2")
+    refused = subprocess.run([sys.executable, "-c", USER], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    lock.unlink()

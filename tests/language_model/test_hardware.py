@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 from project import ROOT
-from sparseft.language_model.hardware import choose_device
+from sparseft.errors import InputError
+from sparseft.language_model.hardware import choose_device, peak_memory
 from sparseft.study.digests import imported_modules
 
 BLOCK = 300_000_000
@@ -111,9 +112,9 @@ def test_a_script_that_multiplies_sets_the_precision():
 
 USED = """
 from sparseft.command import run
-from sparseft.language_model.hardware import start
+from sparseft.language_model.hardware import choose_device
 def main() -> None:
-    print(start(1))
+    print(choose_device())
 run(main)
 """
 
@@ -122,6 +123,37 @@ run(main)
 def test_a_job_without_a_gpu_runs_on_the_cpu(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert choose_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((12, 0), ["sm_80", "sm_100"], False),
+        ((12, 0), ["sm_80", "compute_80"], True),
+        ((9, 0), ["sm_100", "compute_120"], False),
+        ((9, 4), ["gfx90a", "gfx942"], True),
+    ],
+)
+def test_a_gpu_for_which_torch_has_no_kernels_is_refused(monkeypatch, capability, built, runs):
+    stubs = {"is_available": True, "device_count": 1, "get_device_name": "a card", "get_arch_list": built}
+    for name, value in (stubs | {"get_device_capability": capability}).items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    if runs:
+        assert choose_device() == torch.device("cuda")
+    else:
+        with pytest.raises(
+            InputError, match=f"a card: .* compute capability {capability[0]}.{capability[1]}, only {built[0]}"
+        ):
+            choose_device()
+
+
+def test_the_peak_memory_is_that_of_all_gpus_of_the_process(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", [5, 7, 0].__getitem__)
+    assert peak_memory(torch.device("cuda")) == 12
 
 
 @pytest.mark.process

@@ -16,7 +16,7 @@ from sparseft.data.overlap import texts_of
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
 from sparseft.export.engines import find_engines, measure
-from sparseft.language_model.hardware import device_name, start
+from sparseft.language_model.hardware import choose_device, device_name, start
 from sparseft.language_model.model import load_tokenizer
 from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.manifests import ExportManifest
@@ -62,6 +62,9 @@ def main(
             "lower export.prompts or export.prompt_tokens",
         )
     prompts = [ids[begin : begin + settings.prompt_tokens] for begin in range(0, needed, settings.prompt_tokens)]
+    start(threads)
+    # It locks the GPU that the engines use.
+    device = device_name(choose_device())
     results = []
     for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts, settings, threads):
         results.append(result)
@@ -74,7 +77,7 @@ def main(
     record = EnginesRecord(
         run_id=run_id,
         passed=all(result.agrees for result in results),
-        device=device_name(start(threads)),
+        device=device,
         threads=threads,
         dtype=str(models["run"].config.get("dtype")),
         results=results,

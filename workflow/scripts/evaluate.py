@@ -33,7 +33,7 @@ from sparseft.data.texts import each_document, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import measure_divergence, read_dense_windows
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
-from sparseft.language_model.hardware import peak_memory, start
+from sparseft.language_model.hardware import choose_device, peak_memory, start
 from sparseft.language_model.model import load_model
 from sparseft.language_model.placement import device_rooms
 from sparseft.lora.adapted_model import trained_model
@@ -48,7 +48,6 @@ from sparseft.study.grid import Run
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
-from torch import device as Device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -118,8 +117,7 @@ def main(
     folders = [data_dir, *(Path(probe.partition(":")[2]) for probe in probes)]
     files = [checkpoint, mask_path, adapter, *folders, wikitext2, divergence, dense, *calibration]
     claim_record(output, Path(schema.file_name).stem, files)
-    device = start(threads)
-    begin = time.perf_counter()
+    start(threads)
     tasks = read_tasks(task, data_dir, probes)
     own, rows, digests = tasks.pop(task)
     # The worked examples come from the training rows.
@@ -145,7 +143,8 @@ def main(
     shares = {} if adapter else shares_found(sets, seen)
     if divergence and dense:
         windows, inputs["divergence"] = read_dense_windows(divergence, Checkpoint(dense), calibration)
-    model, tokenizer, sources = load(checkpoint, mask_path, adapter, named, device)
+    model, tokenizer, sources = load(checkpoint, mask_path, adapter, named)
+    begin = time.perf_counter()
     if wikitext2:
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         # The perplexity comes before the task, because it may be refused.
@@ -165,7 +164,7 @@ def main(
         content["overlap"] = shares[task]
     if divergence:
         content |= measure_divergence(model, windows)
-    content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(device)}
+    content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     write(output, schema(run_id=run_id, **content, inputs=sources | inputs))
 
 
@@ -186,7 +185,7 @@ def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, Pr
 
 
 def load(
-    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None, device: Device
+    folder: Path, mask_path: Path | None, adapter: Path | None, run: Run | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
     """Return a checkpoint's model, or that of an adapter on it, with its tokenizer and the digests of its files.
 
@@ -194,13 +193,13 @@ def load(
     checkpoint = Checkpoint(folder)
     if adapter and mask_path:
         mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, run)
-        rooms = device_rooms(checkpoint)
+        device, rooms = choose_device(), device_rooms(checkpoint)
         model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, rooms)
         return model, tokenizer, {"model": checkpoint.digest, "mask": mask_sha256, "adapter": digest}
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
-    return *load_model(checkpoint.folder, device, device_rooms(checkpoint)), {"model": hashes}
+    return *load_model(checkpoint.folder, choose_device(), device_rooms(checkpoint)), {"model": hashes}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sparseft.command import Flags, Threads, run
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput import MeasuredTraining, measure
-from sparseft.language_model.hardware import device_name, start, versions
+from sparseft.language_model.hardware import choose_device, device_name, start, versions
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import ThroughputRecord
@@ -68,7 +68,8 @@ def main(
     training.check(named.mode, {layer.rpartition(".")[2] for layer in mask.shape})
     rows, train_sha256 = read_prepared(data_dir / "train.jsonl", find_task(data_dir, named.task))
     # The number of threads is part of the device's name.
-    device = start(threads)
+    start(threads)
+    device = choose_device()
     throughput = Throughput(**settings.model_dump(include=THROUGHPUT))
     measured = MeasuredTraining(
         checkpoint, mask_path, named.mode, training, throughput, named.task, data_dir, rows, threads

@@ -13,7 +13,7 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Threads, run
 from sparseft.data.texts import MODEL, claim_text
-from sparseft.language_model.hardware import start
+from sparseft.language_model.hardware import choose_device, start
 from sparseft.language_model.model import load_model
 from sparseft.language_model.placement import device_rooms
 from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
@@ -46,9 +46,9 @@ def main(
     settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
     text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
     claim_text(output, [model_path])
-    device = start(threads)
+    start(threads)
     checkpoint = Checkpoint(model_path)
-    model, tokenizer = load_model(checkpoint.folder, device, device_rooms(checkpoint))
+    model, tokenizer = load_model(checkpoint.folder, choose_device(), device_rooms(checkpoint))
     windows = sample_windows(model, tokenizer, text)
     source = {MODEL: checkpoint.digest, "sampled": settings}
     write_windows(output, windows, tokenizer, source, **score_windows(model, windows))

@@ -25,7 +25,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, own_place, print_traceback
 from sparseft.language_model.batches import encode_splits, of_length, shuffled
-from sparseft.language_model.hardware import peak_memory, start
+from sparseft.language_model.hardware import choose_device, peak_memory, start
 from sparseft.limits import limited_memory
 from sparseft.masks.mask_file import read_mask
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
@@ -142,7 +142,8 @@ def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_s
     end_with_parent()
     with open(printed, "ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    device = start(training.threads)
+    start(training.threads)
+    device = choose_device()
     limit = training.memory_limit(device)
     try:
         with limited_memory(limit) if device.type == "cpu" else nullcontext():

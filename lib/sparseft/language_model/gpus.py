@@ -40,20 +40,33 @@ def visible_gpus() -> list[str]:
     return [names[word] for word in takewhile(names.__contains__, map(str.strip, visible.split(",")))]
 
 
+def take_requested() -> None:
+    """Lock as many GPUs as SPARSEFT_GPUS says, and let this process and those that it starts see only them.
+
+    It does so once, and before CUDA is used, which reads CUDA_VISIBLE_DEVICES when it starts."""
+    if requested := os.environ.pop("SPARSEFT_GPUS", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(int(requested), visible_gpus()))
+
+
 def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
     """Wait until `number` of `devices` are free, lock them, and return them. The locks last until this process and its
     children have ended.
 
-    The lock belongs to an open file, which stays open through exec. Raises InputError if there are fewer devices."""
-    if number > len(devices):
+    The lock belongs to an open file, which stays open through exec. A job of several GPUs takes no part of a divided one
+    (MIG), because CUDA shows a process one part, and NCCL connects none. Raises InputError if there are fewer
+    devices."""
+    whole = [device for device in devices if number == 1 or not device.startswith("MIG-")]
+    if number > len(whole):
+        parts = f", besides {len(devices) - len(whole)} parts of divided GPUs (MIG), of which a job can use one"
         raise InputError(
-            f"the job needs {number} GPUs, and this machine has {len(devices)} for it (nvidia-smi -L, CUDA_VISIBLE_DEVICES)",
-            f"set resources.gpus to 0 for the CPU, or to at most {len(devices)}",
+            f"the job needs {number} GPUs, and this machine has {len(whole)} for it (nvidia-smi -L, CUDA_VISIBLE_DEVICES)"
+            + parts * (len(devices) > len(whole)),
+            f"set resources.gpus to 0 for the CPU, or to at most {max(len(whole), min(1, len(devices)))}",
         )
     is_first = True
     while True:
         held: dict[str, int] = {}
-        for device in devices:
+        for device in whole:
             if len(held) < number and (descriptor := _locked(locks / f"sparseft-{device}.lock")) is not None:
                 held[device] = descriptor
         if len(held) == number:

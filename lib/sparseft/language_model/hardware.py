@@ -14,6 +14,7 @@ import torch
 
 import sparseft
 from sparseft.errors import InputError
+from sparseft.language_model.gpus import take_requested
 from sparseft.limits import status_bytes
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -22,12 +23,11 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def start(threads: int) -> torch.device:
-    """Set up this process to train or evaluate a model, and return its device. Raises InputError as `choose_device`
-    does."""
+def start(threads: int) -> None:
+    """Set up this process to train or evaluate a model."""
     limit_threads(threads)
     keep_freed_memory()
-    return choose_device()
+    use_repeatable_kernels()
 
 
 def choose_device() -> torch.device:
@@ -35,9 +35,13 @@ def choose_device() -> torch.device:
     repeatable.
 
     Every program gets the device here, so all of them compute with the same kernels, before the merge and after it.
+    A program first reads and checks its inputs, because the GPUs that the workflow requests are locked here.
     Raises InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
     use_repeatable_kernels()
+    take_requested()
     if torch.cuda.is_available():
+        for gpu in range(torch.cuda.device_count()):
+            _check_kernels(gpu)
         return torch.device("cuda")
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     # CUDA takes any other word, such as -1 or Slurm's NoDevFiles, as no GPU.
@@ -49,6 +53,24 @@ def choose_device() -> torch.device:
             " CUDA_VISIBLE_DEVICES=)",
         )
     return torch.device("cpu")
+
+
+def _check_kernels(gpu: int) -> None:
+    """Raise InputError if torch has no kernels for a GPU, before its first kernel fails.
+
+    sm_86 runs on compute capability 8.6 to 8.9. compute_86 is compiled on a GPU from 8.6 on. ROCm's names are others,
+    and are not checked."""
+    capability, built = torch.cuda.get_device_capability(gpu), torch.cuda.get_arch_list()
+    kernels = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built))
+    if kernels and not any(
+        (int(major), int(minor)) <= capability and (kind == "compute" or int(major) == capability[0])
+        for kind, major, minor in kernels
+    ):
+        raise InputError(
+            f"{torch.cuda.get_device_name(gpu)}: torch {torch.__version__} has no kernels for its compute capability"
+            f" {capability[0]}.{capability[1]}, only {' '.join(built)}",
+            "install a torch that is built for it (docs/gpu.md), or set resources.gpus to 0",
+        )
 
 
 def limit_threads(threads: int) -> None:
@@ -104,9 +126,9 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: allocated on the GPU, or the process's largest resident set."""
+    """Return the peak memory in bytes: allocated on all GPUs by this process, or its largest resident set."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
     peak = status_bytes("VmHWM")
     if peak is not None:
         return peak

@@ -50,9 +50,9 @@ class Mask:
     bits: dict[str, np.ndarray]
     shape: dict[str, tuple[int, int]]
 
-    def kept(self, layer: str) -> np.ndarray:
-        """Return a layer's mask, bool (rows, cols), True = kept."""
-        return unpack(self.bits[layer], self.shape[layer])
+    def kept(self, layer: str, rows: slice = slice(None)) -> np.ndarray:
+        """Return a layer's mask, or some rows of it, bool (rows, cols), True = kept."""
+        return unpack(self.bits[layer][rows], self.shape[layer])
 
 
 def zero_pruned(values: np.ndarray, packed: np.ndarray) -> None:

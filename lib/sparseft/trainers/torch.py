@@ -1,11 +1,13 @@
 """Train with the backend torch: the adapters or the weights of a Hugging Face model, on a CPU or on GPUs, in one
 process or several."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import check_cuda_p2p_ib_support
 from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -107,6 +109,9 @@ def _conditions(model: nn.Module, device: torch.device, processes: int) -> dict:
 
 def new_accelerator() -> Accelerator:
     """Return the device of this process and its links to the other processes of the training."""
+    if not check_cuda_p2p_ib_support():
+        # Accelerator would refuse GeForce cards with such a driver. `accelerate launch` sets these.
+        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     return Accelerator(cpu=choose_device().type == "cpu")
 
 

@@ -11,6 +11,9 @@ import sys
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
+from sparseft.errors import InputError
+from sparseft.language_model.gpus import take_requested
+
 
 def start() -> int:
     """Run the processes, and return 2 if one fails. A process that ends in another way than by an error gets a line."""
@@ -18,7 +21,12 @@ def start() -> int:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        # The processes share the GPUs of this one.
+        take_requested()
         main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode != 2:

@@ -108,7 +108,7 @@ class WeightsPart:
             self.own[name] = nn.Parameter(leaf.to_local().detach()) if self.is_divided else leaf
             layer = name.removesuffix(".weight")
             if layer in mask.bits:
-                pruned = torch.from_numpy(~mask.kept(layer)[self._rows(leaf)]).to(self.own[name].device)
+                pruned = torch.from_numpy(~mask.kept(layer, self._rows(leaf))).to(self.own[name].device)
                 self.own[name].data.masked_fill_(pruned, 0)
                 if not lifts_mask and bool(pruned.any()):
                     self.pruned[name] = pruned
@@ -213,4 +213,4 @@ def _prune_rows(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:
     """Let some rows of a weight carry their mask, if it has one."""
     layer = name.removesuffix(".weight")
     if layer in mask.bits:
-        carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))
+        carry_mask_(weight, torch.from_numpy(mask.kept(layer, rows)))
