@@ -129,7 +129,7 @@ def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
 def test_rows_are_those_of_the_matrix_or_vector(tiny):
     for name in ("model.layers.1.self_attn.q_proj.weight", "model.norm.weight"):
         for rows in (slice(0, 1), slice(3, 20), slice(31, 32)):
-            assert np.array_equal(tiny.read_rows(name, rows), tiny.read(name)[rows])
+            assert np.array_equal(tiny.read(name, rows), tiny.read(name)[rows])
 
 
 def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
@@ -141,7 +141,7 @@ def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
     with pytest.raises(InputError, match=f"ends within {name}"):
         list(checkpoint.read_blocks(name, 1))
     with pytest.raises(InputError, match=f"ends within {name}"):
-        checkpoint.read_rows(name, slice(2, 4))
+        checkpoint.read(name, slice(2, 4))
 
 
 HEADER = b'{"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[1,2],"data_offsets":[4,8]},' + (

@@ -20,7 +20,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.sources import HUB_DATA, WIKITEXT2_PLACE, TaskData
 from sparseft.tasks import BY_NAME, TASKS
-from sparseft.tasks.task import MANIFESTS, SPLITS
+from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
 LABELLED = [{"passage": row["passage"], "question": row["question"], "label": int(row["answer"])} for row in BOOLQ]
@@ -181,10 +181,7 @@ def test_the_lengths_are_those_of_the_rows():
         for split, numbers in (("train", [40, 120]), ("validation", [80]))
     }
     # A prompt is its passage and 21 characters, and each answer is "yes".
-    assert measured_lengths(task, rows) == {
-        "rows": [2, 1], "mean": 26, "long": 36, "answer": 1, "choices": 2, "few_shot": 0,
-        "max_new_tokens": 0,
-    }  # fmt: skip
+    assert measured_lengths(task, rows) == Lengths(rows=[2, 1], mean=26, long=36, answer=1, choices=2)
 
 
 def test_every_place_on_the_hub_is_pinned_to_a_commit():

@@ -9,6 +9,7 @@ manifest.json also holds the task's definition. With --splits validation, the tr
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ def main(
         overlap = check_overlap(examples.task, examples.rows, is_trained_on=not only_probe)
         own["validation"] = {
             "validation_overlap": overlap,
-            "lengths": measured_lengths(examples.task, examples.rows),
+            "lengths": asdict(measured_lengths(examples.task, examples.rows)),
         }
     if "train" not in splits and (output_dir / "train.jsonl").read_text(encoding="utf-8") != "".join(
         as_lines(examples.rows["train"])

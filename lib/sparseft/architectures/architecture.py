@@ -9,7 +9,7 @@ Masks prune matrices only. Biases and norms keep their bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,10 +153,6 @@ class Architecture:
             key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
         )
 
-    def has_tensor(self, name: str) -> bool:
-        """Return whether the decoder layers of a model have a tensor of this name."""
-        return _pattern(self.layer_tensors).fullmatch(name) is not None
-
     def rows_of(self, name: str) -> str | None:
         """Return in words what the rows of a tensor of a decoder layer are; None for any other tensor."""
         shapes = (shape for known, shape in self.layer_tensors.items() if _pattern([known]).fullmatch(name))
@@ -164,21 +160,18 @@ class Architecture:
 
     def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
         """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
-        groups = []
-        for layer in layers:
-            prefix, _, first = layer.rpartition(".")
-            for coupled in self.coupled:
-                # A group is listed where its first layer is.
-                if first != coupled.rows[0] or not _pattern([coupled.block]).fullmatch(prefix):
-                    continue
-                parts = []
-                for axis, names in enumerate((coupled.rows, coupled.columns)):
-                    for name in names:
-                        words = self.layer_tensors[f"{coupled.block}.{name}.weight"]
-                        width = size_of(words[axis], config) // size_of(coupled.unit, config)
-                        parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
-                groups.append(parts)
-        return groups
+
+        def parts(coupled: Coupled, prefix: str) -> Iterator[Part]:
+            for name in (*coupled.rows, *coupled.columns):
+                axis = int(name in coupled.columns)
+                words = self.layer_tensors[f"{coupled.block}.{name}.weight"]
+                width = size_of(words[axis], config) // size_of(coupled.unit, config)
+                yield Part(f"{prefix}.{name}", axis, width, coupled.unit)
+
+        # A group is listed where its first layer is.
+        firsts = [(coupled, _pattern([coupled.names[0]])) for coupled in self.coupled]
+        pairs = ((layer, coupled) for layer in layers for coupled, first in firsts if first.fullmatch(layer))
+        return [list(parts(coupled, layer.rpartition(".")[0])) for layer, coupled in pairs]
 
     def config_of_part(self, config: dict, key: str, kept: Sequence[int]) -> dict:
         """Return the keys of config.json that a model with fewer experts or decoder layers changes, and their new

@@ -124,13 +124,13 @@ class Checkpoint:
         """Return every tensor of every file by name, in the order of their bytes."""
         return {tensor.name: tensor for file in self.files for tensor in read_header(file)[1]}
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """Return a tensor's bits in its shape, as unsigned words: 16 bits for BF16 and F16, 32 bits for F32.
 
-        Raises InputError for any other dtype."""
+        Of some `rows`, no others are read. Raises InputError for any other dtype."""
         tensor = self.tensors[name]
-        bits = np.empty(tensor.shape, _word(tensor))
-        _fill(bits, tensor, tensor.start)
+        bits = np.empty((rows.stop - rows.start, *tensor.shape[1:]) if rows else tensor.shape, _word(tensor))
+        _fill(bits, tensor, tensor.start + (rows.start * tensor.nbytes // tensor.shape[0] if rows else 0))
         return bits
 
     def map(self, name: str) -> np.ndarray:
@@ -138,13 +138,6 @@ class Checkpoint:
         memory."""
         tensor = self.tensors[name]
         return np.memmap(tensor.file, _word(tensor), "c", tensor.start, tensor.shape)
-
-    def read_rows(self, name: str, rows: slice) -> np.ndarray:
-        """Return some rows of a tensor's bits, as `read` gives them. Only these are read."""
-        tensor = self.tensors[name]
-        bits = np.empty((rows.stop - rows.start, *tensor.shape[1:]), _word(tensor))
-        _fill(bits, tensor, tensor.start + rows.start * tensor.nbytes // tensor.shape[0])
-        return bits
 
     def read_bytes(self, name: str) -> memoryview:
         """Return the bytes of a tensor of any dtype, mapped from its file."""

@@ -28,7 +28,7 @@ def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     architecture = checkpoint.architecture
     names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
     biased = architecture.prunable(name.removesuffix(".bias") for name in checkpoint.tensors if name.endswith(".bias"))
-    unknown = [layer for layer in biased if not architecture.has_tensor(f"{layer}.bias")]
+    unknown = [layer for layer in biased if not architecture.rows_of(f"{layer}.bias")]
     if unknown:
         what = f"{unknown[0]}.bias is a bias, which {architecture.class_name} does not have here"
         raise InputError(f"{checkpoint.folder}: {what}", "use a model without it")

@@ -271,12 +271,8 @@ def _is_whole(dataset: h5py.Dataset) -> bool:
 
 
 def _spec(tree: dict) -> list:
-    """Return `tree`, dictionaries with "*" for the leaves, and its text in protocol 1 of torch.utils._pytree."""
+    """Return `tree`, dictionaries with "*" for the leaves, and its text in protocol 1 of torch's own trees."""
+    # A reader needs no torch.
+    from torch.utils._pytree import tree_structure, treespec_dumps
 
-    def node(value: dict | str) -> dict:
-        if isinstance(value, str):
-            return {"type": None, "context": None, "children_spec": []}
-        children = [node(child) for child in value.values()]
-        return {"type": "builtins.dict", "context": json.dumps(list(value)), "children_spec": children}
-
-    return [tree, json.dumps([1, node(tree)])]
+    return [tree, treespec_dumps(tree_structure(tree), 1)]

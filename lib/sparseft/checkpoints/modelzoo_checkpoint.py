@@ -165,9 +165,9 @@ class ModelZooCheckpoint(Checkpoint):
             tensors[name] = Tensor(name, self.file, dtype, shape, 0, BITS[dtype].itemsize * math.prod(shape))
         return tensors
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """Return a tensor's bits, as `Checkpoint.read` does."""
-        return next(self._rows(name, math.prod(self.shapes[name])))
+        return next(self._rows(name, math.prod(self.shapes[name])))[rows or ...]
 
     def read_bytes(self, name: str) -> memoryview:
         """Return a tensor's bytes, as `Checkpoint.read_bytes` does."""

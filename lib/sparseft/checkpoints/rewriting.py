@@ -79,13 +79,10 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
         for file, target in targets.items():
             header, tensors = read_header(file)
             target.write(header)
-            with open(file, "rb") as source:
-                for tensor in tensors:
-                    if tensor.name not in names:
-                        source.seek(tensor.start)
-                        target.seek(tensor.start)
-                        sizes = (min(BLOCK, tensor.nbytes - start) for start in range(0, tensor.nbytes, BLOCK))
-                        target.writelines(source.read(size) for size in sizes)
+            for tensor in tensors:
+                if tensor.name not in names:
+                    target.seek(tensor.start)
+                    target.write(checkpoint.read_bytes(tensor.name))
 
         def write(name: str, parts: Iterable[bytes]) -> None:
             tensor = checkpoint.tensors[name]

@@ -8,8 +8,8 @@ the one among trainings (selection_rows.py). It is not taken if the worked examp
 could then stand before itself.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import cached_property
 from importlib.metadata import version
 from itertools import chain, product
 from pathlib import Path
@@ -23,7 +23,6 @@ from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.storage.revisions import fixed
 from sparseft.study.sources import TaskData
 from sparseft.tasks.lm_eval import (
     BY_LM_EVAL,
@@ -50,39 +49,25 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
 
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit
     it."""
-    assert data.lm_eval
-    config, file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
-    _check_supported(name, config, data)
-    splits = Splits(name, config, bool(data.local))
-    origin = splits.origin
-    datasets, source = load_datasets(name, config, data)
-    docs = {split: processed_rows(name, config, datasets, origin[split]) for split in SPLITS}
-    changes = splits.changes(lambda split: processed_rows(name, config, datasets, split))
-    # lm-eval's own file is read again for every evaluation. A user's may be gone by then.
-    definition = {"name": config.get("task", name), "file": file, "yaml": changes if file else changed(config, changes)}
-    task = task_of(name, _manifest_definition(name, definition, data, splits))
+    source = Source(name, data)
+    _check_supported(name, source.config, data)
+    docs = {split: source.rows(origin) for split, origin in source.origin.items()}
+    task = task_of(name, _definition(source))
     numbered = {
-        split: choose_rows(list(enumerate(docs[split], start=1)), name, split, data.numbers[split], data.seed)
-        for split in SPLITS
+        split: choose_rows(list(enumerate(rows, start=1)), name, split, data.numbers[split], data.seed)
+        for split, rows in docs.items()
     }
-    rows = rendered_rows(task, numbered)
-    return Examples(task, rows, source)
+    return Examples(task, rendered_rows(task, numbered), source.described)
 
 
 def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
     """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
-    assert data.lm_eval
-    config = read_definition(data.lm_eval, f"tasks.{task.name}.lm_eval")[0]
-    datasets, source = load_datasets(task.name, config, data)
-    splits = Splits(task.name, config, bool(data.local))
-    training_split = splits.origin["train"]
+    source = Source(task.name, data)
     own_file = local_file(Path(data.local), SELECTION, is_text=False) if data.local else None
-    split = splits.for_choices(datasets)
-    if own_file:
-        split, datasets, source = SELECTION, {SELECTION: rows_table(task.name, own_file)}, {"local": sha256(own_file)}
-    docs = list(enumerate(processed_rows(task.name, config, datasets, split or training_split), start=1))
+    split = SELECTION if own_file else source.for_choices()
+    docs = list(enumerate(source.rows(split or source.origin["train"]), start=1))
     if split is None:
         docs = unused_rows(docs, task.name, data.numbers["train"], data.seed)
     first_rows = prepared["train"][: max(1, task.few_shot)]
@@ -94,56 +79,90 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> 
             chosen = {"train": worked_examples, "validation": docs[start : start + _AT_ONCE]}
             yield from rendered_rows(task, chosen)["validation"]
 
-    return Candidates(rendered(shuffled(docs, task.name, data.seed)), source, split or "train")
+    described = {"local": sha256(own_file)} if own_file else source.described
+    return Candidates(rendered(shuffled(docs, task.name, data.seed)), described, split or "train")
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Say which splits of a data set a study takes, and change lm-eval's definition `config` for them.
+class Source:
+    """Load the rows of a task, say which splits a study takes, and change lm-eval's definition `config` for them.
 
-    The training rows are those of training_split. The validation rows are those that lm-eval evaluates: of test_split,
-    or else of validation_split. A folder of the user's (`is_local`) has one file for each."""
+    file          that of the definition in lm-eval's folder; None for a user's
+    is_trainable  whether there are training rows
+    few_shot      the split that the definition names for worked examples
+    evaluated     the split that lm-eval evaluates: test_split, or else validation_split
+    origin        the splits `train` and `validation` by their names in the data set. Without training rows, `train` is
+                  the split of the worked examples, or else the evaluated one. A folder of the user's has a file for
+                  each
+    unused        the validation_split of a data set on the hub, if nothing above takes it; None if there is none
 
-    name: str
-    config: dict
-    is_local: bool
+    Raises InputError as `read_definition` does."""
+
+    def __init__(self, name: str, data: TaskData) -> None:
+        assert data.lm_eval
+        self.name, self.data = name, data
+        self.config, self.file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
+        train, test, validation = (self.config.get(f"{kind}_split") for kind in ("training", "test", "validation"))
+        self.is_trainable = bool(data.local or train)
+        self.few_shot = (self.config.get("fewshot_config") or {}).get("split", self.config.get("fewshot_split"))
+        self.evaluated = test or validation
+        train = train or self.few_shot or self.evaluated
+        names = SPLITS if data.local else (train, self.evaluated)
+        self.origin = dict(zip(SPLITS, names, strict=True))
+        is_unused = test and validation not in (test, train, self.few_shot) and not data.local
+        self.unused = validation if is_unused else None
+
+    def for_choices(self) -> str | None:
+        """Return the split that is for choices; None if there is none."""
+        return self.unused if self.unused and self.unused in self.datasets else None
+
+    @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """Return the splits of the data set on the hub. Raises InputError if it cannot be loaded."""
+        return hub_dataset(self.place, f"tasks.{self.name}.local")
+
+    @cached_property
+    def place(self) -> str:
+        """Return the place on the hub. Raises InputError if the definition names none, or needs more than a name."""
+        if self.data.hub:
+            return self.data.hub
+        path = str(self.config.get("dataset_path") or "")
+        kwargs = self.config.get("dataset_kwargs") or {}
+        # The newest data sets have no code, so that lm-eval itself drops trust_remote_code.
+        keys = kwargs.keys() - {"trust_remote_code", "revision"}
+        if keys or path.count("/") != 1 or path.startswith((".", "/")):
+            what = f"dataset_kwargs.{min(keys)} is not supported" if keys else f"dataset_path {path!r} is not ORG/NAME"
+            folder = f"set tasks.{self.name}.local to a folder with train.jsonl and validation.jsonl"
+            raise InputError(f"tasks.{self.name}: {what}", f"{folder}, or tasks.{self.name}.hub to ORG/NAME")
+        place = "/".join(filter(None, (path, self.config.get("dataset_name"))))
+        return f"{place}@{kwargs['revision']}" if kwargs.get("revision") else place
 
     @property
-    def is_trainable(self) -> bool:
-        """Return whether there are training rows."""
-        return self.is_local or bool(self.config.get("training_split"))
+    def described(self) -> dict:
+        """Return where the rows come from, for manifest.json."""
+        if self.data.local:
+            return {"local": {split: sha256(Path(self.data.local, f"{split}.jsonl")) for split in SPLITS}}
+        return hub_source(self.place, self.datasets)
 
-    @property
-    def few_shot(self) -> str | None:
-        """Return the split that the definition names for worked examples."""
-        return (self.config.get("fewshot_config") or {}).get("split", self.config.get("fewshot_split"))
+    def rows(self, split: str | None) -> list[dict]:
+        """Return the rows of a split after the task's process_docs. Raises InputError if they cannot be loaded."""
+        if self.data.local:
+            dataset = rows_table(self.name, Path(self.data.local, f"{split}.jsonl"))
+        elif split in self.datasets:
+            dataset = self.datasets[split]
+        else:
+            raise InputError(
+                f"tasks.{self.name}: the data set has no split {split}, only {', '.join(self.datasets)}",
+                "correct hub, or test_split in the YAML file",
+            )
+        if not self.config.get("process_docs"):
+            return list(dataset)
+        with reported(self.name, f"the rows of {split}"):
+            return list(self.config["process_docs"](dataset))
 
-    @property
-    def evaluated(self) -> str | None:
-        """Return the split that lm-eval evaluates."""
-        return self.config.get("test_split") or self.config.get("validation_split")
-
-    @property
-    def origin(self) -> dict[str, str | None]:
-        """Return the name in the data set of the splits `train` and `validation`.
-
-        Without training rows, `train` is the split of the worked examples, or else the evaluated one."""
-        if self.is_local:
-            return {split: split for split in SPLITS}
-        train = self.config.get("training_split") or self.few_shot or self.evaluated
-        return {"train": train, "validation": self.evaluated}
-
-    def for_choices(self, datasets: dict[str, Dataset]) -> str | None:
-        """Return the split of the data sets that is for choices; None if there is none."""
-        split, test_split = self.config.get("validation_split"), self.config.get("test_split")
-        is_free = split in datasets and split not in (test_split, self.origin["train"], self.few_shot)
-        return split if is_free and test_split and not self.is_local else None
-
-    def changes(self, rows_of: Callable[[str], list[dict]]) -> dict:
+    def changes(self) -> dict:
         """Return the keys that make the definition one over the splits `train` and `validation`; None drops a key.
 
-        `rows_of` returns the rows of a split of the data set, for worked examples that are not training rows. Raises
-        InputError if a question would stand with its answer before itself."""
+        Raises InputError if a question would stand with its answer before itself."""
         few_shot, is_evaluated = self.few_shot, self.few_shot == self.evaluated
         # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these
         # keys name.
@@ -158,10 +177,10 @@ class Splits:
                     " before itself",
                     "set fewshot_split to another split",
                 )
-            elif self.is_local or is_evaluated or few_shot == self.origin["train"]:
+            elif self.data.local or is_evaluated or few_shot == self.origin["train"]:
                 split = "train"
             else:
-                samples = rows_of(few_shot)
+                samples = self.rows(few_shot)
         return {
             **dict.fromkeys(_DATA_KEYS),
             # lm-eval compares fewshot_split with test_split, so the key decides whether it leaves out the row again.
@@ -172,19 +191,6 @@ class Splits:
         }
 
 
-def load_datasets(name: str, config: dict, data: TaskData) -> tuple[dict[str, Dataset], dict]:
-    """Return the rows of a task by split, and their source for manifest.json.
-
-    They come from the user's folder, or from the hub. Raises InputError if they cannot be loaded."""
-    if data.local:
-        files = {split: Path(data.local, f"{split}.jsonl") for split in SPLITS}
-        rows = {split: rows_table(name, file) for split, file in files.items()}
-        return rows, {"local": {split: sha256(file) for split, file in files.items()}}
-    place = fixed(data.hub or _place_of(name, config))
-    datasets = hub_dataset(place, f"tasks.{name}.local")
-    return datasets, hub_source(place, datasets)
-
-
 def rows_table(name: str, file: Path) -> Dataset:
     """Return the rows of a file as a table. A missing field is None. Raises InputError if a field has several types."""
     rows = read_rows(file, RowFormat(name=name, fields={}))
@@ -192,36 +198,6 @@ def rows_table(name: str, file: Path) -> Dataset:
     fields = dict.fromkeys(chain(*rows))
     with reported(name, f"the rows of {file}"):
         return Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
-
-
-def _place_of(name: str, config: dict) -> str:
-    """Return the place on the hub that a definition names. Raises InputError if it names none, or needs more than a
-    name."""
-    path = str(config.get("dataset_path") or "")
-    kwargs = config.get("dataset_kwargs") or {}
-    # The newest data sets have no code, so that lm-eval itself drops trust_remote_code.
-    needed = kwargs.keys() - {"trust_remote_code", "revision"}
-    if needed or path.count("/") != 1 or path.startswith((".", "/")):
-        what = f"dataset_kwargs.{min(needed)} is not supported" if needed else f"dataset_path {path!r} is not ORG/NAME"
-        raise InputError(
-            f"tasks.{name}: {what}",
-            f"set tasks.{name}.local to a folder with train.jsonl and validation.jsonl, or tasks.{name}.hub to ORG/NAME",
-        )
-    place = "/".join(filter(None, (path, config.get("dataset_name"))))
-    return f"{place}@{kwargs['revision']}" if kwargs.get("revision") else place
-
-
-def processed_rows(name: str, config: dict, datasets: dict[str, Dataset], split: str | None) -> list[dict]:
-    """Return the rows of a split after the task's process_docs."""
-    if split not in datasets:
-        raise InputError(
-            f"tasks.{name}: the data set has no split {split}, only {', '.join(datasets)}",
-            "correct hub, or test_split in the YAML file",
-        )
-    if not config.get("process_docs"):
-        return list(datasets[split])
-    with reported(name, f"the rows of {split}"):
-        return list(config["process_docs"](datasets[split]))
 
 
 def _check_supported(name: str, config: dict, data: TaskData) -> None:
@@ -252,8 +228,12 @@ def _generation(config: dict) -> dict:
     return normalize_gen_kwargs(config.get("generation_kwargs") or {})
 
 
-def _manifest_definition(name: str, definition: dict, data: TaskData, splits: Splits) -> dict:
-    """Return what manifest.json keeps of a task, from the part that says how lm-eval evaluates it."""
+def _definition(source: Source) -> dict:
+    """Return what manifest.json keeps of a task."""
+    name, changes = source.name, source.changes()
+    # lm-eval's own file is read again for every evaluation. A user's may be gone by then.
+    yaml = changes if source.file else changed(source.config, changes)
+    definition = {"name": source.config.get("task", name), "file": source.file, "yaml": yaml}
     config = config_of(definition)
     output_type = config.get("output_type", GENERATE_UNTIL)
     filters = [entry["name"] for entry in config.get("filter_list") or []] or [NO_FILTER]
@@ -273,10 +253,10 @@ def _manifest_definition(name: str, definition: dict, data: TaskData, splits: Sp
         "kind": "lm_eval",
         "lm_eval": version("lm-eval"),
         "output_type": output_type,
-        "split": splits.origin["validation"],
-        "trainable": splits.is_trainable,
-        "answer": data.answer,
-        "metric": _headline(name, [entry["name"] for entry in metrics], data.metric, has_f1),
+        "split": source.origin["validation"],
+        "trainable": source.is_trainable,
+        "answer": source.data.answer,
+        "metric": _headline(name, [entry["name"] for entry in metrics], source.data.metric, has_f1),
         "metrics": metrics,
         "scored_by": BY_LOG_LIKELIHOODS if is_by_log_likelihoods else BY_LM_EVAL,
         "classes": config["doc_to_choice"] if has_f1 else [],

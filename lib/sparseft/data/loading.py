@@ -21,7 +21,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
 from sparseft.study.sources import HUB, TaskData
 from sparseft.tasks import KINDS
-from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Row, RowFormat, SplitRows, Task
+from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Lengths, Row, RowFormat, SplitRows, Task
 
 COMMIT = r"[0-9a-f]{40}"
 # The endings of the files that can be loaded one by one.
@@ -197,8 +197,8 @@ def rows_of_split(dataset: dict, split: str, place: str, row_format: RowFormat) 
     return rows
 
 
-def measured_lengths(task: Task, rows: SplitRows) -> dict[str, int | list[int]]:
-    """Return the fields of Lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`.
+def measured_lengths(task: Task, rows: SplitRows) -> Lengths:
+    """Return the lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`.
 
     The examples of a text are the sequences into which its documents are cut."""
     every_row = [*rows["train"], *rows["validation"]]
@@ -211,15 +211,8 @@ def measured_lengths(task: Task, rows: SplitRows) -> dict[str, int | list[int]]:
         answers = [len(task.answer(row)) for row in every_row]
         wholes = [len(task.prompt(row)) + length for row, length in zip(every_row, answers, strict=True)]
         mean, long, answer = _tokens(np.mean(wholes)), _tokens(np.quantile(wholes, 0.99)), _tokens(np.mean(answers))
-    return {
-        "rows": numbers,
-        "mean": mean,
-        "long": long,
-        "answer": answer,
-        "choices": max(len(task.choices(row)) for row in every_row) if task.choices else 0,
-        "few_shot": task.few_shot,
-        "max_new_tokens": task.max_new_tokens,
-    }
+    choices = max(len(task.choices(row)) for row in every_row) if task.choices else 0
+    return Lengths(numbers, mean, long, answer, choices, task.few_shot, task.max_new_tokens)
 
 
 def _tokens(characters: float | np.floating) -> int:

@@ -169,9 +169,7 @@ def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str
                 tensor = on_disk[f"{path}.{name}"]
                 mesh = parameter.device_mesh
                 rows = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
-                own = as_weight(checkpoint.read_rows(tensor, rows), checkpoint.tensors[tensor].dtype).to(
-                    parameter.dtype
-                )
+                own = as_weight(checkpoint.read(tensor, rows), checkpoint.tensors[tensor].dtype).to(parameter.dtype)
                 prune(tensor, own, rows)
                 whole = {"shape": parameter.shape, "stride": parameter.stride()}
                 # This moves the rows to the process's device. FSDP2 wants them back if it keeps them in the machine's

@@ -197,7 +197,7 @@ def task_lengths(config: Config, name: str) -> Lengths:
     """Return the lengths of a task of the study."""
     manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
-        return Lengths(**measured | {"rows": tuple(measured["rows"])})
+        return Lengths(**measured)
     data = config.task_data(name)
     if name in BY_NAME:
         task = BY_NAME[name]

@@ -1,7 +1,7 @@
 """Describe what a task is: the fields of its rows, its prompt, answer and metrics, and where its rows come from."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class Lengths:
 
     # The numbers of training and of validation rows. Of a built-in task those on the hub, or 0 if the project generates
     # them.
-    rows: tuple[int, int]
+    rows: Sequence[int]
     # Tokens of prompt and answer together: the mean, and the 99th percentile.
     mean: int
     long: int

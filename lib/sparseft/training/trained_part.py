@@ -132,7 +132,7 @@ class WeightsPart:
         """Copy the tensors of another training, a `TrainedCheckpoint`, each process its own rows."""
         with torch.no_grad():
             for name, own in self.own.items():
-                rows = initial.read_rows(name, self._rows(self.leaves[name]))
+                rows = initial.read(name, self._rows(self.leaves[name]))
                 own.copy_(as_weight(rows, initial.tensors[name].dtype))
 
     def write(self, job: TrainingJob, *, is_main: bool) -> None:
