@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.errors import InputError
 from sparseft.patterns.channels import channels_removed
 from sparseft.planning.sizes import NAMED
@@ -21,10 +22,11 @@ def removed(config: dict, percents: list[int], head_share: float) -> tuple[dict[
     layers = architecture.prunable(name.removesuffix(".weight") for name in shapes)
     prunable = {layer: shapes[f"{layer}.weight"] for layer in layers}
     weights: dict[str, float] = {}
-    for parts in architecture.coupled_parts(config, prunable):
+    model = PrunableModel(architecture, config, prunable, "test")
+    for parts in model.groups:
         for part in parts:
             weights[part.unit] = weights.get(part.unit, 0) + math.prod(prunable[part.layer])
-    return channels_removed(architecture, config, prunable, percents, head_share, "test"), weights
+    return channels_removed(model, percents, head_share), weights
 
 
 def test_channels_alone_reach_a_sparsity_of_smollm2_by_hand():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
@@ -37,6 +38,10 @@ LAYERED = {
     # transformers writes it, and a smaller model must have its own.
     "layer_types": ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention"] * 3,
 }
+
+
+def described(checkpoint: Checkpoint) -> PrunableModel:
+    return PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), "models.m")
 
 
 def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None) -> np.ndarray:
@@ -302,7 +307,7 @@ def check_part(parent: Checkpoint, base: Checkpoint, places: PassFiles, removed:
 def test_a_sparsity_that_no_whole_number_of_units_reaches_is_refused(units, name, percents, line, tiny_models):
     checkpoint = Checkpoint(tiny_models[name])
     with pytest.raises(InputError, match=line):
-        units.removed(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), percents, "models.m")
+        units.removed(described(checkpoint), percents)
 
 
 def test_equal_scores_are_cut_by_number_and_no_sparsity_removes_nothing(tmp_path, places):
@@ -310,4 +315,4 @@ def test_equal_scores_are_cut_by_number_and_no_sparsity_removes_nothing(tmp_path
     # Every token has every expert.
     _, report = pruned("experts_frequency", 43, parent, places)
     assert [row["removed"] for row in report["units"]] == [[0, 1], [0, 1]]
-    assert LAYERS.units.removed(parent.architecture, parent.config, prunable_shapes(parent), [0, 50], "") == {50: 1}
+    assert LAYERS.units.removed(described(parent), [0, 50]) == {50: 1}

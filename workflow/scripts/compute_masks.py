@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from pydantic import Field
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.command import Flags, Threads, run
@@ -117,9 +118,10 @@ def main(
             f"{model_path}: to run the model, it must be a Hugging Face checkpoint",
             f"prepare_model.py --source mdl:{model_path}, then give that folder",
         )
-    passes, shapes = [], prunable_shapes(checkpoint)
+    model = PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), model_path)
+    passes = []
     for value in methods:
-        value.pattern.check_model(checkpoint.architecture, checkpoint.config, shapes, percents, settings, model_path)
+        value.pattern.check_model(model, percents, settings.head_share)
         bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]

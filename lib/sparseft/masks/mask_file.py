@@ -18,7 +18,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -194,8 +194,8 @@ class MaskWriter:
         self._places = dict(zip(shape, pairwise(ends), strict=True))
         self.bits = [_disk_array(path.parent, ends[-1]) for path in paths]
 
-    def write(self, layer: str, offset: int, packed: np.ndarray, levels: range | None = None) -> None:
-        """Write `packed`, uint8 (levels, n), at byte `offset` of a layer's bits in the files of `levels`, None meaning
+    def write(self, layer: str, offset: int, packed: np.ndarray, levels: Sequence[int] = ()) -> None:
+        """Write `packed`, uint8 (levels, n), at byte `offset` of a layer's bits in the files of `levels`, by default of
         all.
 
         Blocks may come in any order. The blocks of one layer must come from one thread."""
@@ -204,14 +204,23 @@ class MaskWriter:
             self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
 
-    def finish(self) -> None:
-        """Write the files. The reached sparsity is counted from the bits that were written, and from the removed
-        weights."""
+    def mask(self, layer: str, level: int) -> np.ndarray:
+        """Return a mask of a layer that was written, bool (rows, cols)."""
+        start, end = self._places[layer]
+        rows, _ = shape = self.shape[layer]
+        return unpack(self.bits[level][start:end].reshape(rows, -1), shape)
+
+    def reached(self, level: int) -> float:
+        """Return the sparsity of the bits that were written, and of the removed weights."""
         weights = sum(rows * cols for rows, cols in self.shape.values())
+        total = weights + self.metas[level].get("removed_weights", 0)
+        return 1 - sum(int(kept[level]) for kept in self.kept.values()) / total
+
+    def finish(self) -> None:
+        """Write the files."""
         for level, path in enumerate(self.paths):
-            total = weights + self.metas[level].get("removed_weights", 0)
-            reached = 1 - sum(int(kept[level]) for kept in self.kept.values()) / total
-            content = {"format_version": FORMAT_VERSION, "meta": self.metas[level] | {"reached": reached}}
+            meta = self.metas[level] | {"reached": self.reached(level)}
+            content = {"format_version": FORMAT_VERSION, "meta": meta}
             write = self._write_safetensors if path.suffix == ".safetensors" else self._write_pt
             write(path, content, self.bits[level])
             # This frees the disk space of the temporary file.

@@ -5,35 +5,27 @@ lose `masks.head_share` times the sparsity, rounded to whole key-value heads, an
 rest, so that the sparsity is reached to within one channel of each decoder layer."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
 
-from sparseft.architectures.architecture import KEY_VALUE_HEADS, Architecture, size_of
+from sparseft.architectures.architecture import KEY_VALUE_HEADS, size_of
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.errors import InputError
 
 
-def channels_removed(
-    architecture: Architecture,
-    config: dict,
-    prunable: Mapping[str, tuple[int, ...]],
-    percents: Iterable[int],
-    head_share: float,
-    place: object,
-) -> dict[str, list[int]]:
+def channels_removed(model: PrunableModel, percents: Iterable[int], head_share: float) -> dict[str, list[int]]:
     """Return how many units each group of coupled layers loses by sparsity: key of the number of units -> number by
     sparsity.
 
-    prunable: the shapes of the prunable layers
     percents: the sparsities in percent
     head_share: the share of the heads that goes, as a multiple of the sparsity
 
-    Raises InputError, naming the model's `place`, if a sparsity would leave no channel, or if the model can lose no
-    heads."""
-    titles = {group.unit: group.title for group in architecture.coupled}
+    Raises InputError if a sparsity would leave no channel, or if the model can lose no heads."""
+    titles = {group.unit: group.title for group in model.architecture.coupled}
     weights = dict.fromkeys(titles, 0)
-    for parts in architecture.coupled_parts(config, prunable):
-        weights[parts[0].unit] += sum(math.prod(prunable[part.layer]) for part in parts)
-    numbers = {unit: size_of(unit, config) for unit in weights}
+    for parts in model.groups:
+        weights[parts[0].unit] += sum(math.prod(model.shapes[part.layer]) for part in parts)
+    numbers = {unit: size_of(unit, model.config) for unit in weights}
     total = sum(weights.values())
     head_part = Fraction(weights[KEY_VALUE_HEADS], total)
     removed: dict[str, list[int]] = {unit: [] for unit in weights}
@@ -47,7 +39,7 @@ def channels_removed(
             count = heads if unit == KEY_VALUE_HEADS else max(0, round(share * number))
             if count >= number:
                 raise InputError(
-                    f"{place}: {percent} % cannot be reached: without any {titles[unit]} and with"
+                    f"{model.place}: {percent} % cannot be reached: without any {titles[unit]} and with"
                     f" masks.head_share {head_share:g} it is {float(100 * (heads_weights / total + 1 - head_part)):.1f} %",
                     "lower the sparsity, or raise masks.head_share",
                 )
@@ -55,10 +47,10 @@ def channels_removed(
         if heads:
             left = {unit: number - removed[unit][-1] for unit, number in numbers.items()}
             try:
-                architecture.smaller_config(config, left)
+                model.architecture.smaller_config(model.config, left)
             except InputError as error:
                 # Heads that share a norm cannot be left out.
-                raise InputError(f"{place}: {error.args[0]}", "set masks.head_share to 0") from None
+                raise InputError(f"{model.place}: {error.args[0]}", "set masks.head_share to 0") from None
     return removed
 
 

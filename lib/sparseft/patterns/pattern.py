@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
-from sparseft.architectures.architecture import Architecture, size_of
+from sparseft.architectures.architecture import size_of
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.errors import InputError
 from sparseft.importances.importance import Importance
 from sparseft.patterns.channels import channels_removed
@@ -43,30 +43,22 @@ class Units:
         assert match, f"{name} belongs to no unit"
         return f"{name[: match.start('unit')]}{number}{name[match.end('unit') :]}"
 
-    def number(self, architecture: Architecture, config: dict) -> int:
+    def number(self, model: PrunableModel) -> int:
         """Return how many units each group of a model has. Raises InputError if it has none."""
-        if self.key not in architecture.sizes:
+        if self.key not in model.architecture.sizes:
             raise InputError(
-                f"{architecture.class_name} has no {self.title}",
+                f"{model.architecture.class_name} has no {self.title}",
                 "leave out the methods that remove them, or use another model",
             )
-        return size_of(self.key, config)
+        return size_of(self.key, model.config)
 
-    def removed(
-        self,
-        architecture: Architecture,
-        config: dict,
-        prunable: Mapping[str, tuple[int, ...]],
-        percents: Iterable[int],
-        place: object,
-    ) -> dict[int, int]:
-        """Return by sparsity, in percent, how many units each group loses. `prunable` are the shapes of the prunable
-        layers.
+    def removed(self, model: PrunableModel, percents: Iterable[int]) -> dict[int, int]:
+        """Return by sparsity, in percent, how many units each group loses.
 
-        Raises InputError, naming the model's `place`, if the nearest number reaches a share of the prunable weights
-        that is not near the sparsity, or if two sparsities lead to the same number."""
-        number = self.number(architecture, config)
-        sizes = {layer: math.prod(shape) for layer, shape in prunable.items()}
+        Raises InputError if the nearest number reaches a share of the prunable weights that is not near the sparsity,
+        or if two sparsities lead to the same number."""
+        number = self.number(model)
+        sizes = {layer: math.prod(shape) for layer, shape in model.shapes.items()}
         unit = Fraction(sum(size for layer, size in sizes.items() if self.place(layer)), number * sum(sizes.values()))
         numbers: dict[int, int] = {}
         for percent in filter(None, percents):
@@ -77,10 +69,10 @@ class Units:
             ]
             advice = f"choose among what it reaches, such as {' and '.join(reached)}" if near else "use another method"
             if not near or abs(near[0] * unit - asked) > TOLERANCE:
-                raise InputError(f"{place}: no whole number of {self.title} reaches {percent} %", advice)
+                raise InputError(f"{model.place}: no whole number of {self.title} reaches {percent} %", advice)
             for other in (known for known, count in numbers.items() if count == near[0]):
                 same = f"{other} % and {percent} % both remove {near[0]} of {number} {self.title}"
-                raise InputError(f"{place}: {same}", "leave one of them out")
+                raise InputError(f"{model.place}: {same}", "leave one of them out")
             numbers[percent] = near[0]
         return numbers
 
@@ -123,21 +115,11 @@ class Pattern:
             return False
         return self.removes in importance.ranks
 
-    def check_model(
-        self,
-        architecture: Architecture,
-        config: dict,
-        prunable: Mapping[str, tuple[int, ...]],
-        percents: Iterable[int],
-        settings: Any,
-        place: object,
-    ) -> None:
-        """Raise InputError, naming the model's `place`, if the pattern cannot remove these sparsities, in percent, from
-        a model.
+    def check_model(self, model: PrunableModel, percents: Iterable[int], head_share: float) -> None:
+        """Raise InputError if the pattern cannot remove these sparsities, in percent, from a model.
 
-        prunable: the shapes of its prunable layers
-        settings: the section `masks:`"""
+        head_share: as in `channels_removed`"""
         if self.units:
-            self.units.removed(architecture, config, prunable, percents, place)
+            self.units.removed(model, percents)
         elif self.removes == "channels":
-            channels_removed(architecture, config, prunable, percents, settings.head_share, place)
+            channels_removed(model, percents, head_share)

@@ -14,11 +14,10 @@ def select(ranking: Ranking) -> None:
     """Rank the channels of each MLP, and the key-value heads of each attention."""
     from sparseft.selection.units import by_unit
 
-    architecture, config, head_share = ranking.architecture, ranking.config, ranking.settings.head_share
-    assert architecture, "only a model has coupled layers"
-    # All decoder layers lose equally many. So the numbers of some of them are those of all.
-    numbers = channels_removed(architecture, config, ranking.shape, ranking.percents, head_share, ranking.place)
-    by_unit(ranking, architecture.coupled_parts(config, ranking.shape), numbers)
+    model = ranking.model
+    assert model, "only a model has coupled layers"
+    groups = [parts for parts in model.groups if parts[0].layer in ranking.shape]
+    by_unit(ranking, groups, channels_removed(model, ranking.percents, ranking.settings.head_share))
 
 
 STRUCTURED = Pattern(

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sparseft.architectures.architecture import attention_heads
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
 from sparseft.data.loading import local_file
@@ -160,9 +161,8 @@ def check_sources(config: Config) -> None:
         config.training_backend.check_architecture(subject.architecture, f"models.{name}")
         for method in map(get_method, config.grid.methods):
             percents, of_method = config.grid.percents(method.name), f"{method.name}, models.{name}"
-            method.pattern.check_model(
-                subject.architecture, subject.config, subject.prunable, percents, config.masks, of_method
-            )
+            model = PrunableModel(subject.architecture, subject.config, subject.prunable, of_method)
+            method.pattern.check_model(model, percents, config.masks.head_share)
         limit = subject.config.get("max_position_embeddings")
         windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
         windows["evaluation.divergence"] = OWN_LENGTH if config.divergence_windows else 0

@@ -96,8 +96,8 @@ def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None
                 check_pattern(bits << 1 != 0, stated, layer, place)
             kept, counts = infer_mask(base.read(f"{layer}.weight") if source else None, bits, stated)
             writer.write(layer, kept, bits)
-            totals.update(counts, kept=int(np.count_nonzero(kept)))
-        reached = 1 - totals.pop("kept") / sum(rows * cols for rows, cols in shapes.values())
+            totals.update(counts)
+        reached = writer.masks.reached(0)
         if abs(reached - percent / 100) > TOLERANCE:
             raise InputError(
                 f"{place}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",

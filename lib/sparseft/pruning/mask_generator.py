@@ -18,10 +18,9 @@ from sparseft.masks.mask_file import MaskWriter
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.pruning.scores import bits_of, magnitude_source, random_source, scored_source, sum_columns
+from sparseft.pruning.scores import magnitude_source, random_source, scored_source
 from sparseft.selection.ranking import Emit, Ranking
 from sparseft.storage.atomic import atomic_files
-from sparseft.storage.bits import row_bytes, unpack
 
 # Layer -> how many of its weights each sparsity prunes, int64 (sparsities,); None without an allocation.
 Allocated = dict[str, np.ndarray] | None
@@ -70,9 +69,7 @@ def ranking_of(masks: MaskPass, *scores: Any) -> Ranking:
         *scores,
         scope=masks.scope,
         sums_columns=masks.method.sums_columns,
-        architecture=masks.checkpoint.architecture,
-        config=masks.checkpoint.config,
-        place=masks.checkpoint.folder,
+        model=masks.model,
         settings=masks.settings,
         threads=masks.threads,
     )
@@ -101,41 +98,27 @@ def select_in_one_pass(masks: MaskPass, allocated: Allocated, writer: MaskWriter
 def select_in_sequence(masks: MaskPass, allocated: Allocated, writer: MaskWriter) -> None:
     """Write the masks of each sparsity in a pass of its own, in which the layers before a layer are already pruned."""
     for level, percent in enumerate(masks.percents):
-        write = partial(writer.write, levels=range(level, level + 1))
         counts = {layer: of_layer[[level]] for layer, of_layer in allocated.items()} if allocated else None
         if percent:
-            _select_level(masks, percent, counts, write)
+            _select_level(masks, level, counts, writer)
         else:
+            write = partial(writer.write, levels=[level])
             ranking_of(masks, None, masks.shapes, {}, [0], write).keep_all()
 
 
-def _select_level(masks: MaskPass, percent: int, counts: Allocated, write: Emit) -> None:
+def _select_level(masks: MaskPass, level: int, counts: Allocated, writer: MaskWriter) -> None:
     """Write the masks of one sparsity, decoder layer by decoder layer, each by the evidence of its inputs."""
     import torch
 
     importance, select = masks.method.importance, masks.method.pattern.select
-    assert masks.calibration and importance and importance.statistic and select, "sequential methods look at examples"
-    score, sums_columns = importance.score, importance.uses_column_sums
-    assert score, "only scores are ranked in sequence"
-
-    def prune_layer(layer: str, weight: torch.Tensor, evidence: np.ndarray) -> None:
-        weights = masks.checkpoint.read_float32(f"{layer}.weight")
-        sums = sum_columns(iter([np.abs(weights)])) if sums_columns else None
-        bits = bits_of(score(weights, evidence, sums))
-        rows, cols = shape = weights.shape
-        packed = np.empty((1, rows * row_bytes(cols)), np.uint8)
-
-        def emit(_: str, offset: int, block: np.ndarray) -> None:
-            packed[:, offset : offset + block.shape[1]] = block
-
-        # The scores of the layer are one block.
-        select(ranking_of(masks, lambda _: iter([bits]), {layer: shape}, {layer: "F32"}, [percent], emit, counts))
-        write(layer, 0, packed)
-        kept = unpack(packed.reshape(rows, -1), shape)
-        weight.masked_fill_(torch.from_numpy(~kept).to(weight.device), 0)
+    assert importance and importance.statistic and select, "sequential methods look at inputs"
+    percents, write = [masks.percents[level]], partial(writer.write, levels=[level])
 
     def prune(weights: dict[str, torch.Tensor], evidence: Callable[[str], torch.Tensor]) -> None:
         for layer, weight in weights.items():
-            prune_layer(layer, weight, evidence(layer).cpu().numpy())
+            source = scored_source(masks.checkpoint, importance, {layer: evidence(layer).cpu().numpy()})
+            shape = {layer: masks.shapes[layer]}
+            select(ranking_of(masks, source, shape, {layer: "F32"}, percents, write, counts))
+            weight.masked_fill_(torch.from_numpy(~writer.mask(layer, level)).to(weight.device), 0)
 
     masks.calibration.prune_in_sequence(masks.checkpoint, importance.statistic, prune)

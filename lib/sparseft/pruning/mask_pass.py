@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
 from sparseft.methods import Method
@@ -32,6 +33,11 @@ class MaskPass:
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Return layer -> (rows, cols)."""
         return prunable_shapes(self.checkpoint)
+
+    @property
+    def model(self) -> PrunableModel:
+        """Return the model that is pruned, without its weights."""
+        return PrunableModel(self.checkpoint.architecture, self.checkpoint.config, self.shapes, self.checkpoint.folder)
 
     @cached_property
     def scope(self) -> str:

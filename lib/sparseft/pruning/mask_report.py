@@ -29,8 +29,7 @@ def write_report(
             | rows.get(layer, {})
             for layer, size in sizes.items()
         ]
-        reached = 1 - sum(counts.values()) / (sum(sizes.values()) + meta.get("removed_weights", 0))
-        sparsities.append({"asked_percent": percent, "reached": reached, "layers": layers})
+        sparsities.append({"asked_percent": percent, "reached": writer.reached(level), "layers": layers})
     report = {"format_version": 1, **meta, "sparsities": sparsities, **entries}
     files = masks.files
     write(folder / files.report.name, MaskReport(**report))

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.layers import coupled_parts, decoder_layer_of
+from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.importances import HESSIAN
 from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
@@ -55,10 +55,7 @@ def prune_units(masks: MaskPass) -> None:
     Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
     checkpoint, settings = masks.checkpoint, masks.settings
     assert masks.calibration, "the update looks at examples"
-    numbers = channels_removed(
-        checkpoint.architecture, checkpoint.config, masks.shapes, masks.percents, settings.head_share, checkpoint.folder
-    )
-    groups = coupled_parts(checkpoint)
+    numbers, groups = channels_removed(masks.model, masks.percents, settings.head_share), masks.model.groups
     choose = by_scores(masks) if masks.method.update else by_rounds(settings)
     changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}
 
@@ -91,7 +88,7 @@ def by_rounds(settings: Masks) -> Choose:
 
 def by_scores(masks: MaskPass) -> Choose:
     """Return the choice of an importance by its scores in the dense model, as its masks without an update have it."""
-    groups = coupled_parts(masks.checkpoint)
+    groups = masks.model.groups
     scores: dict[str, np.ndarray] = {}
     for ranking in rankings(masks, lambda *_: None):
         scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in groups if parts[-1].layer in ranking.shape}

@@ -37,7 +37,7 @@ def remove_units(masks: MaskPass) -> None:
     checkpoint, files, units, shapes = masks.checkpoint, masks.files, masks.method.pattern.units, masks.shapes
     architecture = checkpoint.architecture
     assert units and files.base, f"{masks.method.name} removes no units"
-    numbers = units.removed(architecture, checkpoint.config, shapes, masks.percents, checkpoint.folder)
+    numbers = units.removed(masks.model, masks.percents)
     number = numbers.get(masks.percents[0], 0)
     meta = masks.checked_meta() | masks.origin
     scores = score_units(masks)

@@ -121,7 +121,7 @@ def score_units(masks: MaskPass) -> np.ndarray:
     checkpoint, method = masks.checkpoint, masks.method
     importance, units = method.importance, method.pattern.units
     assert importance and importance.score_units and units, f"{method.name} removes no units"
-    number = units.number(checkpoint.architecture, checkpoint.config)
+    number = units.number(masks.model)
     groups = {place[0] for name in checkpoint.tensors if (place := units.place(name))}
     shape = len(groups), number
     scores = importance.score_units(Observation(masks, shape))

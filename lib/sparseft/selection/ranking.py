@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from sparseft.architectures.architecture import Architecture
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.errors import InputError
 from sparseft.progress import show
 from sparseft.storage.bits import infinity, pack, row_bytes
@@ -32,7 +32,7 @@ class Ranking:
     allocated: layer -> how many of its weights each level prunes, int64 (levels,); None if every scope prunes its share
     scope: what the settings rank together: layer, row, group or global
     sums_columns: whether the score of a unit is the sum over its columns only
-    architecture, config, place: those of the model, its config.json, and its name in errors
+    model: the model that has the layers, and maybe more
     settings: the section `masks:`"""
 
     source: Source
@@ -44,9 +44,7 @@ class Ranking:
     _: KW_ONLY
     scope: str = "layer"
     sums_columns: bool = False
-    architecture: Architecture | None = None
-    config: dict = field(default_factory=dict)
-    place: object = "the model"
+    model: PrunableModel | None = None
     settings: Any = None
     threads: int = 1
 
@@ -95,12 +93,9 @@ class Ranking:
             select(items[0])
             return
         with ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(select, item) for item in items]
-            try:
-                for future in show(futures, "mask", len(futures)):
-                    future.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            # After an error, `map` starts no other call.
+            for _ in show(pool.map(select, items), "mask", len(items)):
+                pass
 
 
 def check_groups(layer: str, cols: int, group: int) -> None:

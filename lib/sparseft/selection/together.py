@@ -24,8 +24,9 @@ def by_model(ranking: Ranking) -> None:
     """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
     dtypes = sorted(set(map(str, ranking.dtypes.values())))
     if len(dtypes) > 1:
+        assert ranking.model, "only a model has layers of several dtypes"
         raise InputError(
-            f"{ranking.place}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
+            f"{ranking.model.place}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
             "set masks.scope to layer or row",
         )
     select_together(ranking, ranking.layers)
