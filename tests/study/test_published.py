@@ -16,8 +16,7 @@ from sparseft.study.targets import runs
 
 FOLDER = ROOT / "studies/published"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-CONTEXTS = {"llama_7b": 2048, "llama2_7b": 4096}
-# config.json of both, but for the context.
+# config.json of LLaMA-7B, and what differs in that of another model.
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -27,7 +26,17 @@ LLAMA = {
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
     "vocab_size": 32000,
+    "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
+}
+GROUPED = {"intermediate_size": 14336, "num_key_value_heads": 8}
+MODELS = {
+    "llama_7b": {},
+    "llama2_7b": {"max_position_embeddings": 4096},
+    "llama31_8b": GROUPED | {"max_position_embeddings": 131072, "vocab_size": 128256},
+    "mistral_7b": GROUPED
+    | {"max_position_embeddings": 32768, "vocab_size": 32768}
+    | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
 }
 
 
@@ -38,24 +47,25 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
     baseline = read_baseline(FOLDER / f"{name}.csv")
     assert set(baseline[KEYS].itertuples(index=False, name=None)) <= cells
     (model,) = config.grid.models
-    # Each number is the perplexity at the model's own context, or the accuracy of a task whose definition is beside the
-    # studies.
+    # Each number is the perplexity in windows that the study measures, or the accuracy of its task or of a probe.
+    content = LLAMA | MODELS[model]
+    accuracies = {"value", "value_before_merge", *(f"probe_{probe}" for probe in config.evaluation.probes)}
+    perplexities = set()
     if config.perplexity:
-        assert set(baseline["metric"]) == {f"wikitext2_ppl_{CONTEXTS[model]}"}
-        assert config.perplexity.context == "model"
-    else:
-        probes = {f"probe_{probe}" for probe in config.evaluation.probes}
-        assert set(baseline["metric"]) == {"value_before_merge", *probes}
-        own = [task for task in config.tasks.values() if task.lm_eval]
-        assert len(own) == 4 and all((ROOT / task.lm_eval).is_file() for task in own)
+        context = config.perplexity.context
+        perplexities = {f"wikitext2_ppl_{content['max_position_embeddings'] if context == 'model' else context}"}
+    assert set(baseline["metric"]) <= accuracies | perplexities
+    assert (baseline["value"] < 1).equals(baseline["metric"].isin(accuracies))
+    own = [task.lm_eval for task in config.tasks.values() if str(task.lm_eval).endswith(".yaml")]
+    assert all((ROOT / path).is_file() for path in own)
     assert baseline["note"].notna().all()
-    # There no adapter is merged. So a number of a pruned and trained model compares with ours before the merge only.
-    merged = baseline[(baseline["mode"] != "no_finetune") & (baseline["sparsity"] > 0)]
-    assert set(merged["metric"]) <= {"value_before_merge"}
+    # A merged model is sparse here. So a number of adapters that are dense there compares with ours before the merge.
+    dense = baseline[(baseline["mode"] == "sparse_to_dense") & (baseline["sparsity"] > 0)]
+    assert set(dense["metric"]) <= {"value_before_merge"}
+    assert "value_before_merge" not in set(baseline[baseline["mode"] == "no_finetune"]["metric"])
     assert not baseline["note"].str.contains("recalled").any()
     # No weights are needed to plan it, only a config.json.
     (tmp_path / f"models/{model}").mkdir(parents=True)
-    content = LLAMA | {"max_position_embeddings": CONTEXTS[model]}
     (tmp_path / f"models/{model}/config.json").write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
     said = succeed("estimate.py", configfile=FOLDER / f"{name}.yaml")
@@ -65,7 +75,7 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
 
 def test_every_study_has_its_numbers():
     assert sorted(path.stem for path in FOLDER.glob("*.csv")) == NAMES
-    assert len(NAMES) == 4
+    assert len(NAMES) == 10
 
 
 # Task -> the answer of a row, and texts that a model generates for it with whether they are right.
