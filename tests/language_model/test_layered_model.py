@@ -4,7 +4,7 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.language_model.layered_model import LayeredModel
+from sparseft.language_model.layered_model import LayeredModel, place_of_states
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
 from tiny_models import MODELS, save_tiny
@@ -41,3 +41,11 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
     buffers = dict(model.named_buffers())
     for path, buffer in layered.model.named_buffers():
         assert torch.equal(buffer, buffers[path]), path
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "place"), [("cuda", 200, "cuda"), ("cuda", 199, "cpu"), ("cpu", 200, "cpu")]
+)
+def test_states_are_on_a_gpu_if_they_take_at_most_half_of_what_is_free(monkeypatch, device, free, place):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1000))
+    assert place_of_states(torch.device(device), 100).type == place

@@ -1,17 +1,21 @@
 """Check that padding, batches and their order change no answer loss. test_logits.py compares the loss with
 transformers'."""
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import (
     EVALUATED_ROWS,
+    TEXT_ROWS,
     AnswerLoss,
     answer_losses,
     evaluation_batches,
+    logits_by_rows,
     mean_answer_loss,
 )
 from sparseft.language_model.weights import Expert, Experts, unfuse_experts
@@ -51,6 +55,36 @@ def test_the_logits_of_an_evaluation_exist_only_some_rows_at_a_time(tiny_llama, 
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
     assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 4, CPU) == pytest.approx(whole, rel=1e-5)
     assert max(shapes) == rows
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 7])
+def test_the_logits_of_a_text_exist_only_some_rows_at_a_time(tiny_llama, monkeypatch, rows):
+    model, ids, shapes = load(tiny_llama), torch.tensor(EXAMPLES[2].ids), []
+    whole = model(ids[None]).logits[0, :-1]
+    monkeypatch.setitem(TEXT_ROWS, "cpu", rows)
+    model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
+    targets, parts = zip(*logits_by_rows(model, ids), strict=True)
+    assert torch.equal(torch.cat(targets), ids[1:])
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+    assert max(shapes) == rows
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_processes_divide_the_batches_of_an_evaluation_and_together_have_the_bits_of_one(tiny_llama, processes):
+    loss, calls, parts = AnswerLoss(load(tiny_llama)), [], []
+    whole, _ = answer_losses(loss, EXAMPLES, 1, CPU)
+    for number in range(processes):
+        process = SimpleNamespace(process_index=number, num_processes=processes, reduce=lambda sums, _: sums)
+        made: list = []
+        parts.append(
+            answer_losses(lambda batch, made=made: made.append(batch) or loss(batch), EXAMPLES, 1, CPU, process)[0]
+        )
+        calls.append(len(made))
+    # Divided weights are gathered from all processes, so each has the same number of batches.
+    assert calls == [math.ceil(len(EXAMPLES) / processes)] * processes
+    assert all(np.count_nonzero(part) <= number for part, number in zip(parts, calls, strict=True))
+    assert (sum(parts) == whole).all()
 
 
 def test_the_batch_with_the_most_tokens_comes_first_and_similar_lengths_are_together():

@@ -13,6 +13,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.weights import own_rows
 from tiny_models import GEMMA, MODELS, change_json, described, save_tiny
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 CPU = torch.device("cpu")
 NORM = "model.norm.weight"
@@ -111,3 +112,24 @@ def test_an_added_architecture_cannot_forget_that_its_attention_is_eager(tmp_pat
         load_model(folder, CPU)
     monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (replace(GEMMA2, attention="eager"),))
     load_model(folder, CPU)
+
+
+@pytest.mark.parametrize(("dtype", "tokens", "grouped"), [
+    (torch.float32, 5, False), (torch.float32, 1, True), (torch.bfloat16, 5, True),
+])  # fmt: skip
+def test_grouped_heads_in_float32_are_repeated_on_a_gpu_where_torch_would_keep_all_scores(
+    monkeypatch, dtype, tokens, grouped
+):
+    calls = []
+
+    def note(query, key, value, *, enable_gqa=False, **_):
+        calls.append((key.shape[1], value.shape[1], enable_gqa))
+        return query
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2
+    )
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(config, dtype=dtype)(torch.zeros(1, tokens, dtype=torch.long))
+    assert calls == [(2, 2, True) if grouped else (4, 4, False)]

@@ -42,7 +42,7 @@ def box(tmp_path_factory) -> Path:
     model = Checkpoint(save_tiny("llama", folder / "model", torch.float32))
     places = PassFiles([folder / "mask.pt"], folder / "report.json")
     compute_masks(MaskPass(model, get_method("unstructured"), [50], places, Masks()))
-    for split, number in (("train", 32), ("validation", 4)):
+    for split, number in (("train", 32), ("validation", 5)):
         write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder
 
@@ -73,9 +73,11 @@ def wait_for(state: Path, is_alive: Callable[[], bool]) -> None:
 
 
 def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
-    one = train(box, tmp_path / "one", steps=4, eval_every=2, save_every=0)
-    half = train(box, tmp_path / "half", 2, steps=4, eval_every=2, save_every=0, shard_model=1)
-    command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "two", steps=4, eval_every=2, save_every=0)]
+    # Three batches of validation rows.
+    settings = {"steps": 4, "eval_every": 2, "save_every": 0, "evaluation_batch_size": 2}
+    one = train(box, tmp_path / "one", **settings)
+    half = train(box, tmp_path / "half", 2, **settings, shard_model=1)
+    command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "two", **settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / "two/train.json").read_text())
@@ -87,6 +89,8 @@ def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_i
     for key, accuracy in (("loss", 1e-5), ("gradient_norm", 1e-3)):
         ours, theirs = ([point[key] for point in record["loss_curve"]] for record in (two, one))
         assert ours == pytest.approx(theirs, rel=accuracy)
+    ours, theirs = ([point["eval_loss"] for point in record["eval_curve"]] for record in (two, one))
+    assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -27,7 +27,7 @@ from sparseft.evaluation import scoring
 from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
-from sparseft.language_model.loss import AnswerLoss, answer_losses
+from sparseft.language_model.loss import AnswerLoss, answer_losses, logits_by_rows
 from sparseft.language_model.placement import placement
 from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
@@ -194,6 +194,9 @@ def token_perplexity(
     used = windows or available
     losses = []
     for window in ids[: used * context].reshape(used, context).to(model.device):
-        logits = model(window[None], use_cache=False).logits[0, :-1]  # (context - 1, V)
-        losses.append(F.cross_entropy(logits.float(), window[1:]).item())
+        parts = [
+            F.cross_entropy(logits.float(), targets).item() * (len(targets) / (context - 1))
+            for targets, logits in logits_by_rows(model, window)
+        ]
+        losses.append(sum(parts))
     return scoring.perplexity_of(sum(losses) / len(losses))

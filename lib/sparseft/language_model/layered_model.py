@@ -1,10 +1,10 @@
 """Run a model decoder layer by decoder layer.
 
 A `LayeredModel` has the weights of one decoder layer in memory at a time. The other decoder layers are on torch's meta
-device, which holds shapes without values. A `Stream` holds what enters a decoder layer, in the machine's memory.
+device, which holds shapes without values. A `Stream` holds what enters a decoder layer.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -112,18 +112,28 @@ def entering(model: nn.Module, number: int, states: Tensor) -> AbstractContextMa
     return computed_by(lambda *_, **__: states, model.model.layers[:number])
 
 
+def place_of_states(device: torch.device, size: int) -> torch.device:
+    """Return where hidden states of `size` bytes are kept: on the device if they take at most half of its free memory,
+    or in the machine's memory."""
+    fits = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 2
+    return device if fits else torch.device("cpu")
+
+
 class Stream:
     """Hold the hidden states of sequences that enter a decoder layer, and compute the layer on some of them.
 
-    The states are in the machine's memory. Only those of a batch are on the device that computes."""
+    The states are on the device that computes if they fit. If not, they are in the machine's memory, and only those of a
+    batch are on the device."""
 
     @torch.no_grad()
-    def __init__(self, layered: LayeredModel, sequences: Iterable[Tensor]) -> None:
-        """The sequences are token ids, int64 (tokens,)."""
+    def __init__(self, layered: LayeredModel, sequences: Sequence[Tensor], copies: int = 1) -> None:
+        """The sequences are token ids, int64 (tokens,). The caller keeps at most so many `copies` of all states."""
         self.model = layered.model
         self.device = layered.device
+        size = layered.model.config.hidden_size * layered.dtype.itemsize * sum(map(len, sequences))
+        self.place = place_of_states(self.device, copies * size)
         # (tokens, H) for each sequence.
-        self.states = [layer_arguments(self.model, ids[None].to(self.device))[0][0].cpu() for ids in sequences]
+        self.states = [layer_arguments(self.model, ids[None].to(self.device))[0][0].to(self.place) for ids in sequences]
         # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
         self._keywords: dict[tuple[int, int], list[dict]] = {}
 
@@ -139,8 +149,8 @@ class Stream:
         return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
 
     def by_sequence(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
-        """Return what `outputs` returned for a batch, divided into its sequences, in the machine's memory."""
-        return list(outputs.cpu().split([len(self.states[sequence]) for sequence in batch]))
+        """Return what `outputs` returned for a batch, divided into its sequences, where the states are."""
+        return list(outputs.to(self.place).split([len(self.states[sequence]) for sequence in batch]))
 
     def advance(self, batch: list[int], outputs: Tensor) -> None:
         """Let what `outputs` returned for a batch enter the next decoder layer."""

@@ -7,10 +7,11 @@ times as long.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -26,6 +27,8 @@ ROWS = {"cpu": 16, "cuda": 512}
 # The number of rows of logits that exist at once in an evaluation. On a CPU all do, because a product rounds by its
 # rows.
 EVALUATED_ROWS = {"cpu": 1 << 62, "cuda": 1 << 13}
+# The same for a text, of whose window every token is predicted. 131,072 tokens of Llama-3.1 have 34 GB of logits.
+TEXT_ROWS = {"cpu": 1 << 13, "cuda": 1 << 12}
 
 
 class CrossEntropyFunction(torch.autograd.Function):
@@ -100,6 +103,15 @@ def logits(model: nn.Module, hidden: Tensor) -> Tensor:
         return model(use_cache=False).logits
 
 
+def logits_by_rows(model: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the tokens (n,) after the first one of a window `ids` (T,), and the logits (n, V) that predict them, some rows
+    at a time."""
+    hidden = model.get_decoder()(input_ids=ids[None], use_cache=False).last_hidden_state
+    rows = TEXT_ROWS[ids.device.type]
+    for targets, states in zip(ids[1:].split(rows), hidden.split(rows, 1), strict=False):
+        yield targets, logits(model, states)[0, : len(targets)]
+
+
 def answer_states(model: nn.Module, batch: Batch) -> Tensor:
     """Return the last hidden states (N, H) of a batch, from which the model predicts the answer tokens."""
     # (B, T, H)
@@ -144,18 +156,29 @@ class AnswerLoss(nn.Module):
 
 @torch.no_grad()
 def answer_losses(
-    loss: Callable[[Batch], Tensor], examples: list[Example], batch_size: int, device: torch.device
+    loss: Callable[[Batch], Tensor],
+    examples: list[Example],
+    batch_size: int,
+    device: torch.device,
+    accelerator: Accelerator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each example's answer, in nats, float64 (N,), and its number of answer tokens, int64 (N,).
 
-    The batch that needs most memory comes first. The order of the results is that of `examples`. Raises InputError if a
-    loss is not finite."""
+    The batch that needs most memory comes first. The processes of an `accelerator` divide the batches, which are those
+    of one process, and all of them return the same losses. The order of the results is that of `examples`. Raises
+    InputError if a loss is not finite."""
     sums = np.zeros(len(examples))
     tokens = np.array([len(example.ids) - example.answer_start for example in examples])
-    for places in evaluation_batches(examples, batch_size):
+    batches = evaluation_batches(examples, batch_size)
+    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    for number in range(process, len(batches) + -len(batches) % processes, processes):
+        # A process without a batch repeats the first one, because divided weights are gathered from all processes.
+        places = batches[number % len(batches)]
         by_token = loss(collate([examples[place] for place in places]).to(device)).cpu().double().numpy()
-        first_tokens = np.cumsum(tokens[places]) - tokens[places]
-        sums[places] = np.add.reduceat(by_token, first_tokens)
+        if number < len(batches):
+            sums[places] = np.add.reduceat(by_token, np.cumsum(tokens[places]) - tokens[places])
+    if accelerator and processes > 1:
+        sums = accelerator.reduce(torch.from_numpy(sums).to(device), "sum").cpu().numpy()
     check_finite_evaluation(sums.sum())
     return sums, tokens
 
@@ -169,10 +192,14 @@ def evaluation_batches(examples: list[Example], batch_size: int) -> list[list[in
 
 
 def mean_answer_loss(
-    loss: Callable[[Batch], Tensor], examples: list[Example], batch_size: int, device: torch.device
+    loss: Callable[[Batch], Tensor],
+    examples: list[Example],
+    batch_size: int,
+    device: torch.device,
+    accelerator: Accelerator | None = None,
 ) -> float:
-    """Return the mean loss over all answer tokens of `examples`, in nats. Raises InputError if it is not finite."""
-    sums, tokens = answer_losses(loss, examples, batch_size, device)
+    """Return the mean loss over all answer tokens of `examples`, in nats, as `answer_losses` computes it."""
+    sums, tokens = answer_losses(loss, examples, batch_size, device, accelerator)
     return float(sums.sum() / tokens.sum())
 
 

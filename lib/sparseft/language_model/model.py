@@ -4,14 +4,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import transformers
 from accelerate import init_empty_weights
 from psutil import virtual_memory
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
+    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,6 +21,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
@@ -32,6 +35,21 @@ from sparseft.storage.reading import read_json
 # Types of rotary embeddings whose angles do not depend on the length of the batch.
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
+
+
+def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *arguments, **options) -> tuple[Tensor, None]:
+    """Compute transformers' attention "sdpa" (B, T, heads, size) of query (B, heads, T, size) and grouped key and value.
+
+    On a GPU, torch has no kernel for grouped heads in float32 that keeps no scores (B, heads, T, T). So the heads are
+    repeated there. transformers repeats them only for other reasons (use_gqa_in_sdpa)."""
+    if key.device.type != "cpu" and key.dtype == torch.float32 and query.shape[2] > 1:
+        key, value = (repeat_kv(heads, query.shape[1] // heads.shape[1]) for heads in (key, value))
+        # Without the number of groups, transformers leaves the heads as they are.
+        module = SimpleNamespace(is_causal=module.is_causal)
+    return sdpa_attention_forward(module, query, key, value, *arguments, **options)
+
+
+AttentionInterface.register("sdpa", attend)
 
 
 def load_model(

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from sparseft.data.texts import write_source_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
-from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation
+from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation, logits_by_rows
 from sparseft.progress import show
 from sparseft.study.sources import TOGETHER, CalibrationText
 
@@ -73,15 +73,15 @@ def score_windows(model: nn.Module, windows: list[Example]) -> dict[str, np.ndar
         log_p  the logarithm of its probability at temperature 1, in nats, float64
         top    the likeliest token in its place, int64
 
-    Each window is a batch of its own. So no setting of the batches changes a bit, and the memory is that of one
-    window's logits. Raises InputError if a probability is not a number."""
+    Each window is a batch of its own. So no setting of the batches changes a bit. Raises InputError if a probability is
+    not a number."""
     log_p, top = [], []
     for window in windows:
-        ids = torch.tensor(window.ids, device=model.device)
-        logits = model(ids[None], use_cache=False).logits[0, :-1]
-        log_p.append(-CrossEntropyFunction.apply(logits, ids[1:]).double())
-        top.append(logits.argmax(1))
-    scores = {name: torch.stack(rows).cpu().numpy() for name, rows in (("log_p", log_p), ("top", top))}
+        for targets, logits in logits_by_rows(model, torch.tensor(window.ids, device=model.device)):
+            log_p.append(-CrossEntropyFunction.apply(logits, targets).double())
+            top.append(logits.argmax(1))
+    parts = {"log_p": log_p, "top": top}
+    scores = {name: torch.cat(rows).view(len(windows), -1).cpu().numpy() for name, rows in parts.items()}
     check_finite_evaluation(-scores["log_p"].sum())
     return scores
 

@@ -166,7 +166,8 @@ def _of_gradients(
     prunable = prunable_layers(checkpoint)
     # The longest example comes first, so that the heap does not grow later.
     batches = [collate([example], MULTIPLE) for example in sorted(examples, key=lambda example: -len(example.ids))]
-    stream = Stream(layered, [batch.ids[0] for batch in batches])
+    # With the gradients of the outputs.
+    stream = Stream(layered, [batch.ids[0] for batch in batches], copies=len(layered) + 1)
     states = sum(of_example.nbytes for of_example in stream.states)
     weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     steps = _steps(len(layered), segment_length(len(layered), states, weights))

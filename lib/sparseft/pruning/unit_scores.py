@@ -101,7 +101,7 @@ class Observation:
         examples = self.examples
         layered = LayeredModel(self.masks.checkpoint, choose_device(), widens_float16=True)
         layered.read_head()
-        stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
+        stream = Stream(layered, [torch.tensor(example.ids) for example in examples], copies=2)
         losses = []
         for left_out in show(range(len(layered)), "decoder layer", len(layered)):
             before = list(stream.states)

@@ -87,7 +87,8 @@ class Loop:
     def eval_loss(self) -> float:
         """Return the evaluation loss of the model as it is, in nats per answer token."""
         self.loss.eval()
-        return mean_answer_loss(self.loss, self.data["validation"], self.evaluation_batch_size, self.accelerator.device)
+        size, accelerator = self.evaluation_batch_size, self.accelerator
+        return mean_answer_loss(self.loss, self.data["validation"], size, accelerator.device, accelerator)
 
     def _peak_memory(self) -> int:
         """Return the largest peak memory of a process, in bytes. All processes must call this together."""

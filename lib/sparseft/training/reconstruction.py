@@ -67,7 +67,7 @@ class LayerReconstruction:
 
         Raises InputError if a loss or its gradient is not finite."""
         saved = self._resume()
-        stream = Stream(self.layered, [torch.tensor(example.ids) for example in self.examples])
+        stream = Stream(self.layered, [torch.tensor(example.ids) for example in self.examples], copies=2)
         done = len(self.errors)
         for number in self.layered.layers(range(len(self.layered))):
             targets = self._targets(stream, number)
