@@ -1,9 +1,13 @@
 """Test what a model card says: of the licence of its base, and of what its files leave out."""
 
+from contextlib import nullcontext
+
 import pytest
 from huggingface_hub import ModelCard
 from records.sound_records import CONTENTS
-from sparseft.export.model_card import model_card, stated_licence
+from sparseft.errors import InputError
+from sparseft.export.licence import Terms, check_derivatives, stated_licence, terms_of
+from sparseft.export.model_card import model_card
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ModelManifest
 from sparseft.records.validation_record import ValidationRecord
@@ -30,10 +34,35 @@ def test_a_card_of_a_model_without_layers_does_not_say_that_nothing_was_left_out
     assert "Nothing" not in text
 
 
-def test_a_licence_that_wants_it_named_is_named():
-    assert "\nBuilt with Llama.\n" in card({"license": "llama3.2"}).text
-    assert "\nBuilt with Meta Llama 3.\n" in card({"license": "other", "license_name": "llama3"}).text
-    assert not any("Built" in card({"license": name}).text for name in ("llama2", "mit"))
+# What the base states, the words of the card, the beginning of the name, and that of the sentence in Notice.
+@pytest.mark.parametrize(("licence", "words", "name", "notice"), [
+    ({"license": "llama3.2"}, "Built with Llama.", "Llama-m-t-", "Llama 3.2 is licensed under the Llama 3.2 Community License, "),
+    ({"license": "other", "license_name": "llama3"}, "Built with Meta Llama 3.", "Llama-3-m-t-",
+     "Meta Llama 3 is licensed under the Meta Llama 3 Community License, "),
+    ({"license": "llama2"}, None, "m-t-", None),
+    ({"license": "mit"}, None, "m-t-", None),
+])  # fmt: skip
+def test_what_a_licence_of_meta_wants_is_in_the_card(licence, words, name, notice):
+    written, terms = card(licence), terms_of(licence)
+    assert written.data.model_name.startswith(name) and f"# {written.data.model_name}\n" in written.text
+    assert (f"\n{words}\n" in written.text) if words else "Built" not in written.text
+    assert (
+        terms.notice == f"{notice}Copyright © Meta Platforms, Inc. All Rights Reserved.\n" if terms else notice is None
+    )
+    assert Terms("Llama 3.2").named("Llama-3.2-1B-t") == "Llama-3.2-1B-t"
+
+
+@pytest.mark.parametrize(("name", "text", "found"), [
+    ("README.md", "---\nlicense: cc-by-nc-nd-4.0\n---\n", "by-nc-nd"),
+    ("README.md", "---\nlicense: other\nlicense_link: https://creativecommons.org/licenses/by-nd/4.0/\n---\n", "by-nd"),
+    ("LICENSE.txt", "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0\n", "Attribution-NonCommercial-NoDerivatives"),
+    ("README.md", "---\nlicense: cc-by-nc-sa-4.0\n---\n", None),
+    ("LICENSE", f"Apache License\n{'-' * 600} Attribution-NoDerivatives", None),
+])  # fmt: skip
+def test_a_licence_that_forbids_a_changed_model_is_refused(tmp_path, name, text, found):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"{name}: .*\({found}\) forbids .*; ") if found else nullcontext():
+        check_derivatives(tmp_path, stated_licence(tmp_path))
 
 
 UNREADABLE = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from box import RUNS, flags
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 from project import call_script, refused, succeed
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ def box(tmp_path_factory, finished_runs) -> Path:
     """Return a folder with two exported runs. Their model comes from the hub, and states a licence."""
     box = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("exported") / "box"))
     source = Path(shutil.copytree(box / "models/tiny", box / "source"))
-    (source / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\n---\n")
+    (source / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n")
     for name in TERMS:
         (source / name).write_text(f"the text of {name}")
     shutil.rmtree(box / "models/prepared")
@@ -91,8 +92,11 @@ def test_the_model_card_has_the_results_the_base_its_licence_and_the_proof(box, 
         ("hellaswag_mini", name): value for name, value in evaluation["metrics"].items() if "_stderr" not in name
     }
     assert found == expected | {("hellaswag_mini", "eval_loss"): evaluation["eval_loss"]}
-    assert (card.data.model_name, card.data.base_model) == (run, "somebody/tiny")
-    assert (card.data.license, card.data.license_name) == ("other", "tiny")
+    assert (card.data.model_name, card.data.base_model) == (f"Llama-{run}", "somebody/tiny")
+    assert (card.data.license, card.data.license_name) == ("other", "llama3.2")
+    # As far as huggingface_hub validates a card without the hub.
+    assert ModelCardData(**card.data.to_dict()).to_dict() == card.data.to_dict()
+    validate_repo_id(f"somebody/{card.data.model_name}")
     assert f"{proof['layers_checked']} of {proof['layers_expected']} layers, 0 violations" in card.text
     assert proof["inputs"]["mask"] in card.text
 
@@ -107,13 +111,33 @@ def test_the_terms_of_the_base_come_along_and_are_recorded(box, run):
     assert json.loads((exported / "manifest.json").read_text())["others"].keys() >= set(TERMS)
 
 
-def test_terms_that_are_not_the_recorded_ones_are_not_exported(box, tmp_path):
+def test_a_merged_model_has_the_terms_of_its_base(box, tmp_path):
+    (box / "models/tiny/LICENSE").write_text("the text of LICENSE")
+    succeed("merge.py", **flags(box, RANDOM, "merge.py", tmp_path))
+    assert (tmp_path / "model_dir/LICENSE").read_text() == "the text of LICENSE"
+    assert Checkpoint(tmp_path / "model_dir").hashes() == Checkpoint(folders(box, RANDOM)[0]).hashes()
+
+
+@pytest.mark.parametrize(("name", "text", "fault"), [
+    ("NOTICE", "another text", "prepared/NOTICE: not the file that manifest.json records"),
+    ("README.md", "---\nlicense: cc-by-nd-4.0\n---\n", "prepared/README.md: the licence of the dense model (by-nd) forbids"),
+])  # fmt: skip
+def test_a_model_whose_terms_changed_or_forbid_it_is_not_exported(box, tmp_path, name, text, fault):
     given = flags(box, RANDOM, "export_run.py", tmp_path)
     changed = given | {"model_path": shutil.copytree(given["model_path"], tmp_path / "prepared")}
-    (tmp_path / "prepared/NOTICE").write_text("another text")
+    (tmp_path / "prepared" / name).write_text(text)
     code, said = call_script("export_run.py", **changed)
-    assert (code, "prepared/NOTICE: not the file that manifest.json records" in said) == (2, True), said
+    assert (code, fault in said) == (2, True), said
     assert not (tmp_path / "export").exists()
+
+
+def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box, tmp_path):
+    given = flags(box, RANDOM, "export_run.py", tmp_path)
+    source = shutil.copytree(box / "source", tmp_path / "source", ignore=shutil.ignore_patterns("NOTICE"))
+    prepare_model(Model(source=f"path:{source}"), tmp_path / "prepared")
+    succeed("export_run.py", **given | {"model_path": tmp_path / "prepared"})
+    assert (tmp_path / "export/Notice").read_text().startswith("Llama 3.2 is licensed under the Llama 3.2 Community ")
+    assert "Notice" in json.loads((tmp_path / "export/manifest.json").read_text())["others"]
 
 
 def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tmp_path):

@@ -41,6 +41,8 @@ INDEX = "model.safetensors.index.json"
 SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
 # The card of a model, which also states its licence. Its owner may edit it.
 README = "README.md"
+# The files that say what somebody may do with a model. They decide nothing that it computes.
+TERMS = ("LICENSE*", "NOTICE*", "Notice*", "USE_POLICY*")
 # This project writes these files beside a model.
 _RECORDS = ("manifest.json", "compact.json", "export.json")
 # Keys of config.json that the digest leaves out. The tensors state their dtype themselves, and the version only says
@@ -169,8 +171,8 @@ class Checkpoint:
         }
 
     def copy_rest(self, folder: Path) -> None:
-        """Copy the files beside the weights to another folder."""
-        for file in small_files(self.folder):
+        """Copy the files beside the weights to another folder, with the licence of the model."""
+        for file in (*small_files(self.folder), *files_like(self.folder, TERMS)):
             shutil.copyfile(file, folder / file.name)
 
     def hashes(self) -> dict[str, str]:
@@ -232,9 +234,14 @@ class Checkpoint:
 
 def small_files(folder: Path) -> list[Path]:
     """Return the files beside the weights that decide what a model computes, sorted by name."""
-    files = {file for pattern in SMALL_FILES for file in folder.glob(pattern) if file.is_file()}
+    files = files_like(folder, SMALL_FILES)
     others = {file for file in files if file.name.startswith(".") or file.suffix == ".safetensors"}
     return sorted(files - others - {folder / name for name in _RECORDS})
+
+
+def files_like(folder: Path, patterns: Iterable[str]) -> set[Path]:
+    """Return the files of a folder whose names fit one of the patterns."""
+    return {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
 
 
 def read_header(file: Path) -> tuple[bytes, list[Tensor]]:

@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, Checkpoint
+from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, TERMS, Checkpoint, files_like
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_layers
 from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
@@ -31,9 +31,7 @@ from sparseft.storage.reading import read_json
 from sparseft.study.grid import MODEL
 from sparseft.study.sources import Model, pruned_base
 
-# The files that say what somebody may do with a model. They decide nothing that it computes.
-TERMS = (README, "LICENSE*", "NOTICE*", "Notice*", "USE_POLICY*")
-WANTED = ("*.safetensors", *SMALL_FILES, *TERMS)
+WANTED = ("*.safetensors", *SMALL_FILES, *TERMS, README)
 
 
 def prepare_model(model: Model, output: Path) -> dict:
@@ -52,8 +50,8 @@ def prepare_model(model: Model, output: Path) -> dict:
             source = open_source(model.source)
             _write_folder(source, model.dtype, folder)
             base = pruned_base(model.source)
-            terms = Path(MODEL.format(model=base.model)) if base else source.folder
-            for file in (file for pattern in TERMS for file in terms.glob(pattern) if file.is_file()):
+            # The README.md states the licence.
+            for file in files_like(Path(MODEL.format(model=base.model)) if base else source.folder, [*TERMS, README]):
                 shutil.copyfile(file, folder / file.name)
             # The hub's client names the folder of a snapshot by its commit.
             revision = source.folder.name if kind == "hub" else None

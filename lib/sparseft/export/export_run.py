@@ -2,7 +2,7 @@
 all files.
 
 model files     the merged model, without the channels and heads that its mask prunes if compact can leave them out
-licences        those of the dense model
+licences        those of the dense model, and the file Notice if its licence wants one
 README.md       the model card
 model.gguf      the same model for llama.cpp, if the configuration asks for it
 manifest.json   what it was made from, and the hash of each file
@@ -17,7 +17,8 @@ from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
 from sparseft.export.engines import GGUF, convert
-from sparseft.export.model_card import model_card, stated_licence
+from sparseft.export.licence import check_derivatives, stated_licence, terms_of
+from sparseft.export.model_card import model_card
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact, plan_cuts
 from sparseft.records.evaluation_record import EvaluationRecord
@@ -39,14 +40,16 @@ Records = tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]
 def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> ExportManifest:
     """Write the folder, and return its manifest. `merged` lies in the run's folder, whose records are read.
 
-    Raises InputError if a record is missing or of another model, or if the proof of the run failed. Then no file is
-    written."""
+    Raises InputError if a record is missing or of another model, if the proof of the run failed, or if the licence of
+    the dense model forbids to share the folder. Then no file is written."""
     mask, hashes, mask_sha256 = read_mask(mask_path), merged.hashes(), sha256(mask_path)
     check_model(merged.folder, hashes)
     records = read_records(merged.folder.parent, run, hashes)
     if records[0].inputs.mask != mask_sha256:
         raise InputError(f"{mask_path}: not the mask of the run's proof", remake_advice(mask_path))
     origin, licence = read_record_file(base / "manifest.json", ModelManifest), stated_licence(base)
+    check_derivatives(base, licence)
+    terms = terms_of(licence)
     # Nobody else needs to know where files lie on this machine.
     origin = origin.model_copy(update={"source": without_folders(origin.source)})
     obstacle = why_not_smaller(merged, mask)
@@ -62,6 +65,8 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
             shutil.copyfile(base / name, folder / name)
             if sha256(folder / name) != entry.sha256:
                 raise InputError(f"{base / name}: not the file that manifest.json records", remake_advice(base))
+        if terms and not any(name.casefold().startswith("notice") for name in origin.others):
+            (folder / "Notice").write_text(terms.notice, encoding="utf-8")
         model_card(run, origin, licence, records, report).save(folder / README)
         if settings.gguf:
             convert(settings, folder, folder / GGUF, run.id)

@@ -3,31 +3,20 @@
 The metadata at its top are those of the Hugging Face hub. Their model-index has the results of evaluation.json.
 """
 
-import sys
 from collections.abc import Iterator
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
-from pydantic import TypeAdapter
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import sparseft
-from sparseft.checkpoints.checkpoint import README
-from sparseft.errors import one_line
+from sparseft.export.licence import terms_of
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ModelManifest
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.study.grid import DENSE, Run
 from sparseft.tasks.metrics import PERPLEXITIES
-
-# The metadata of the base that hold for what is made from it.
-_LICENCE = ("license", "license_name", "license_link")
-# A licence -> what it wants the card of a derived model to say. It also wants a name that begins with Llama. The
-# sentence is 1.b.i in each of them. The licence of Llama 2 has no such sentence.
-_BUILT_WITH = dict.fromkeys(("llama3.1", "llama3.2", "llama3.3"), "Built with Llama")
-_ATTRIBUTIONS = {"llama3": "Built with Meta Llama 3", **_BUILT_WITH}
 
 
 def model_card(
@@ -39,6 +28,8 @@ def model_card(
 ) -> ModelCard:
     """Return the model card of a run. `manifest` is that of its base, and `smaller` is compact.json if there is one."""
     proof, evaluation, training = records
+    terms = terms_of(licence)
+    name = terms.named(run.id) if terms else run.id
     results = list(_results(run, evaluation))
     kind, _, place = manifest.source.partition(":")
     data = ModelCardData(
@@ -46,15 +37,15 @@ def model_card(
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["sparseft", "pruned"] if run.sparsity else ["sparseft"],
-        model_name=run.id,
+        model_name=name,
         eval_results=results,
         **licence,
     )
     template = files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
     text = template.format(
-        run=run.id,
+        name=name,
         what=_what(run, manifest, training),
-        attribution="".join(f"\n{words}.\n" for name, words in _ATTRIBUTIONS.items() if name in licence.values()),
+        attribution=f"\n{terms.words}.\n" if terms else "",
         checked=proof.layers_checked,
         expected=proof.layers_expected,
         violations=proof.violations,
@@ -70,21 +61,6 @@ def model_card(
         version=sparseft.__version__,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
-def stated_licence(base: Path) -> dict[str, str]:
-    """Return what the README.md of a prepared base says of its licence, by key. If it cannot be read, say so on
-    stderr."""
-    card = base / README
-    try:
-        stated = (card.exists() and metadata_load(card)) or {}
-        return TypeAdapter(dict[str, str]).validate_python(
-            {name: stated[name] for name in _LICENCE if stated.get(name)}
-        )
-    # A file of a stranger raises a dozen kinds of errors.
-    except Exception as error:
-        print(f"warning: {card}: its metadata state no licence that can be read ({one_line(error)})", file=sys.stderr)
-        return {}
 
 
 def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
