@@ -41,7 +41,7 @@ def problem(shape: tuple[int, int], r: int, dtype: torch.dtype, share: float, sc
 @pytest.fixture
 def kernels(device) -> ModuleType:
     """Return the module that builds weights on the device."""
-    used = effective_weight._kernels(device)
+    used = effective_weight.kernels(device)
     assert used.__name__.endswith("triton_weights" if device.type == "cuda" else "cpu_weights")
     return used
 

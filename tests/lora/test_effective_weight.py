@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.lora import carried_mask, cpu_weights
+from sparseft.lora import carried_mask, cpu_weights, masked_lora
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 
@@ -44,7 +44,29 @@ def interpreted():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        correct_bf16(patch)
+        yield module
+
+
+def correct_bf16(patch: pytest.MonkeyPatch) -> None:
+    """Let the interpreter compute with bf16 as a GPU does. Triton's truncates to bf16, and multiplies its bits."""
+    from triton import language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+
+    def rounded(self, values, kind):
+        if kind.scalar != tl.bfloat16:
+            return cast(self, values, kind)
+        bits = torch.from_numpy(values.data).bfloat16().view(torch.int16).numpy()
+        return TensorHandle(bits.view(np.uint16), tl.bfloat16)
+
+    def product(self, left, right, *others):
+        return dot(self, cast(self, left, tl.float32), cast(self, right, tl.float32), *others)
+
+    patch.setattr(InterpreterBuilder, "cast_impl", rounded)
+    patch.setattr(InterpreterBuilder, "create_dot", product)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype, factors: torch.dtype = torch.float16) -> tuple:
@@ -134,6 +156,25 @@ def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype):
     assert same_bits(found[0, 4:], values[0, 4:])
 
 
+@pytest.mark.parametrize("dtype", NARROW[:2])
+@pytest.mark.parametrize("r", [1, 16, 40])
+def test_the_gradients_of_a_gpu_are_nearer_to_the_exact_ones_than_those_of_a_cpu(r, dtype, interpreted):
+    for shape in [*SHAPES, (300, 130)]:
+        W, kept, A, B = problem(*shape, r, dtype)
+        G = torch.randn(shape, generator=torch.Generator().manual_seed(r)).to(dtype)
+        exact = (G * kept).double()
+        dA = 1 + B.to(dtype).double().T @ exact
+        dB = exact @ A.to(dtype).double().T
+        # What is pruned may have overflown.
+        G[~kept] = torch.nan
+        found = [(torch.ones_like(A), torch.empty_like(B)) for _ in range(2)]
+        for gradients, add in zip(found, (interpreted.add_gradients, masked_lora._add_gradients), strict=True):
+            add(*gradients, G.clone(), carry_mask_(W.clone(), kept), A, B)
+        for ours, theirs, truth in zip(*found, (dA, dB), strict=True):
+            assert (ours - truth).abs().max() <= 1e-6 * truth.abs().max()
+            assert (ours - truth).norm() <= (theirs - truth).norm() + 1e-6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("dtype", NARROW)
@@ -142,20 +183,43 @@ def test_a_gpu_gets_only_fused_steps_one_addition_and_one_rounding_per_weight(dt
     `.rn`."""
     pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
     codes = compiled_for_a_gpu(dtype, capability, monkeypatch)
-    assert len(codes) == 5
-    is_fp16 = dtype == torch.float16
+    builds = [code for name, code in codes if name == "_build_tile"]
+    assert len(builds) == 5
+    is_half = dtype != torch.float32
+    name = {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype)
     allowed = {"fma.rn.f32", "fma.rn.f32x2", "add.rn.f32", "add.rn.f32x2"}
-    # The conversion to fp32 is exact, also inside the addition. bfloat16 is rounded as an integer, and NaN is looked
-    # for.
-    allowed |= {"cvt.f32.f16", "add.rn.f32.f16", "cvt.rn.f16.f32", "cvt.rn.f16x2.f32"} if is_fp16 else set()
-    allowed |= {"setp.num.f32", "setp.nan.f32"} if dtype == torch.bfloat16 else set()
-    for code in codes:
-        assert ".ftz" not in code
-        names = re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]\w*\.\S*f(?:16|32|64)\S*)\s", code, re.MULTILINE)
+    # fp16 is converted to fp32 exactly, also inside the addition; bf16 by a shift.
+    allowed |= {f"cvt.rn.{name}.f32", f"cvt.rn.{name}x2.f32"} if is_half else set()
+    allowed |= {"cvt.f32.f16", "add.rn.f32.f16"} if dtype == torch.float16 else set()
+    for code in builds:
+        names = float_operations(code)
         assert set(names) <= allowed
         fused, added, rounded = (lanes(names, prefix) for prefix in ("fma.", "add.", "cvt.rn."))
         assert fused == added > 0
-        assert rounded == (added if is_fp16 else 0)
+        assert rounded == (added if is_half else 0)
+    # Of aligned weights, 64 per thread. The loop is over the ranks.
+    ((loop, count),) = loops(builds[-1])
+    assert count <= 102
+    assert "bar.sync" not in loop
+    gradients = [code for name, code in codes if name == "_gradients_part"]
+    assert len(gradients) == (7 if is_half else 0)
+    for code in gradients:
+        # Each program has its own sums, in fp32, of products of 16-bit matrices.
+        assert not re.search(r"\b(atom|red)\.|tf32", code)
+        sums = {name for name in float_operations(code) if name.startswith(("mma", "wgmma"))}
+        assert all(".f32." in name for name in sums) and (sums or "kind::f16" in code)
+
+
+def float_operations(code: str) -> list[str]:
+    """Return the names of PTX's instructions with numbers, in their order. None may flush subnormal numbers."""
+    assert ".ftz" not in code
+    return re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]\w*\.\S*f(?:16|32|64)\S*)\s", code, re.MULTILINE)
+
+
+def loops(code: str) -> list[tuple[str, int]]:
+    """Return the loops of PTX without the ones inside, and how many instructions each has."""
+    found = re.findall(r"(\$L\w+):((?:(?!\$L\w+:)[^$])*)bra(?:\.uni)?\s+\1;", code)
+    return [(body, len(re.findall(r"^\s+(?:@!?%p\d+ )?[a-z]\w*\.\S+\s", body, re.MULTILINE))) for _, body in found]
 
 
 def lanes(names: list[str], prefix: str) -> int:
@@ -163,12 +227,13 @@ def lanes(names: list[str], prefix: str) -> int:
     return sum(1 + ("x2" in name) for name in names if name.startswith(prefix))
 
 
-def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list[str]:
-    """Let `build` compile, and not launch, what a GPU would run, down to the machine code. Return the PTX of each
-    kernel.
+def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list[tuple[str, str]]:
+    """Let both functions compile, and not launch, what a GPU would run, down to the machine code. Return the name and
+    the PTX of each kernel.
 
     Triton compiles a kernel anew if a size or a stride is 1 or a multiple of 16, and if an address is a multiple of 16.
-    So the ranks from 1 to 64 take three."""
+    So the ranks from 1 to 64 take three; for the gradients five, because they are computed 16 or 32 at a
+    time."""
     import triton
     from sparseft.lora import triton_weights
     from triton.backends.compiler import GPUTarget
@@ -179,7 +244,7 @@ def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list
 
     def compile_only(self, *arguments, **settings):
         kernel = launch(self, *arguments, **settings | {"warmup": True})
-        codes[kernel.hash] = kernel.asm["ptx"]
+        codes[kernel.hash] = (self.fn.__name__, kernel.asm["ptx"])
 
     gpu = SimpleNamespace(
         get_current_device=lambda: capability,
@@ -192,7 +257,10 @@ def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list
     for rows, cols, ranks, before in ((1, 1, [1], 0), (3, 65, range(1, 65), 1), (16, 512, [16], 0)):
         W = torch.zeros(before + rows, cols, dtype=dtype)[before:]
         for r in ranks:
-            triton_weights.build(W, W, torch.zeros(r, cols), torch.zeros(rows, r))
+            A, B = torch.zeros(r, cols), torch.zeros(rows, r)
+            triton_weights.build(W, W, A, B)
+            if dtype != torch.float32:
+                triton_weights.add_gradients(A, B, W, W, A, B)
     return list(codes.values())
 
 

@@ -91,12 +91,12 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     if W.dtype == torch.float64:
         # The product and the sum are rounded separately.
         return mask_(out.copy_(W + scale * B @ A), W)
-    _kernels(W.device).build(out, W, A, scale * B)
+    kernels(W.device).build(out, W, A, scale * B)
     return out
 
 
 @cache
-def _kernels(device: torch.device) -> ModuleType:
+def kernels(device: torch.device) -> ModuleType:
     """Return the module that computes with weights on this device. Raises InputError if Triton cannot run on a GPU."""
     if device.type == "cpu":
         return cpu_weights

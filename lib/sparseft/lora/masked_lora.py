@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sparseft.language_model.products import linear, multiply
 from sparseft.lora.carried_mask import carry_mask_, mask_, row_blocks
-from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.effective_weight import Workspace, kernels
 from sparseft.lora.factors import initial_factor
 from sparseft.modes import get_mode
 from sparseft.study.schedule import Training
@@ -73,14 +73,23 @@ def _factor_gradients(
     """Return dA / s (r, in) and dB / s (out, r). G is computed in blocks of rows."""
     dA = torch.zeros_like(A)
     dB = torch.empty_like(B)
-    a = A.to(x.dtype)
-    b = B.to(x.dtype)
     for rows in row_blocks(W):
         G = multiply(dy.T[rows], x, out=workspace.take("G", W[rows].shape, x))
-        mask_(G, W[rows])
-        dB[rows] = G @ a.T
-        dA += b[rows].T @ G
+        _add_gradients(dA, dB[rows], G, W[rows], A, B[rows])
     return dA, dB
+
+
+def _add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
+    """Add B^T (G * M) to dA (r, in), and write (G * M) A^T to dB (rows, r). M is carried by W (rows, in).
+
+    G, W, B and dB are of one block of rows. G may be masked in place."""
+    if G.is_cuda and G.element_size() == 2:
+        # One pass over G and W, where the lines below make seven.
+        kernels(G.device).add_gradients(dA, dB, G, W, A, B)
+        return
+    mask_(G, W)
+    dB.copy_(G @ A.to(G.dtype).T)
+    dA += B.to(G.dtype).T @ G
 
 
 class LoRALinear(nn.Module):

@@ -1,8 +1,7 @@
-"""Build the effective weight on a GPU, in a Triton kernel with one pass over W.
+"""Compute with the weights of a masked layer on a GPU, in Triton kernels: build W', and take the gradients of A and B.
 
-The kernel is elementwise. It uses no tl.dot, which may round to TF32 and sums in an order of its own. Its launch has
-one fixed configuration, because autotuning chooses by time, and two processes could choose differently. The
-multiply-add is explicit, and the compiler may not fuse anything else.
+Each kernel reads a weight once, and is bound by it. A launch has one fixed configuration, because autotuning chooses by
+time, and two processes could choose differently. No sum depends on the order in which programs end.
 """
 
 import torch
@@ -12,11 +11,16 @@ from triton import language as tl
 
 from sparseft.lora.carried_mask import bits_of, minus_zero
 
-# The tile of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its
+# The tile of W' of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its
 # registers, and loads 17 numbers for 64 multiply-adds.
 _ROWS = 16
 _COLS = 512
 _WARPS = 4
+# The part of a gradient that one program reads, in tiles of so many rows, and the most ranks that it computes. Two such
+# programs fit an H100's multiprocessor, which spills no register.
+_PART = (256, 128)
+_PART_ROWS = 64
+_PART_RANKS = 32
 
 
 def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
@@ -37,7 +41,8 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
             weights.stride(0),
             merged.stride(0),
             A.contiguous(),
-            B.contiguous(),
+            # The rows of one rank lie together, as the columns do in A.
+            B.T.contiguous(),
             A.shape[0],
             DTYPE=str(W.dtype),
             SIGN=minus_zero(weights),
@@ -46,6 +51,46 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
             num_warps=_WARPS,
             enable_fp_fusion=False,
         )
+
+
+def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
+    """Add B^T (G * M) to dA (r, cols), and write (G * M) A^T to dB (rows, r).
+
+    G (rows, cols) and W, which carries M, are bf16 or fp16. The others are fp32; A (r, cols) and B (rows, r) are rounded
+    to G's dtype. The products are summed in fp32."""
+    rows, cols = G.shape
+    r = A.shape[0]
+    # tl.dot takes no fewer than 16.
+    ranks = min(_PART_RANKS, max(16, triton.next_power_of_2(r)))
+    parts = (triton.cdiv(rows, _PART[0]), triton.cdiv(cols, _PART[1]))
+    # Each program writes its own sums, and torch adds them in a fixed order.
+    dA_parts = torch.empty(parts[0], r, cols, device=G.device)
+    dB_parts = torch.empty(parts[1], rows, r, device=G.device)
+    weights = bits_of(W)
+    with torch.cuda.device_of(G):
+        _gradients_part[*parts, triton.cdiv(r, ranks)](
+            G,
+            weights,
+            rows,
+            cols,
+            G.stride(0),
+            weights.stride(0),
+            A.contiguous(),
+            B.contiguous(),
+            dA_parts,
+            dB_parts,
+            r,
+            SIGN=minus_zero(weights),
+            ROWS=_PART_ROWS,
+            STEPS=_PART[0] // _PART_ROWS,
+            COLS=_PART[1],
+            RANKS=ranks,
+            num_warps=_WARPS,
+            num_stages=2,
+            enable_fp_fusion=False,
+        )
+    dA += dA_parts.sum(0)
+    torch.sum(dB_parts, 0, out=dB)
 
 
 @triton.jit
@@ -64,24 +109,74 @@ def _build_tile(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Write one tile of (W + B A) * M. W and out are the bits of weights of DTYPE; A (rank, cols), B (rows, rank) are
-    fp32."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    is_row = row < rows
-    is_col = col < cols
-    inside = is_row[:, None] & is_col[None, :]
+    """Write one tile of (W + B A) * M. W and out are the bits of weights of DTYPE; A (rank, cols), B (rank, rows) are
+    fp32.
+
+    The sum is elementwise. tl.dot may round to TF32, and sums in an order of its own. The multiply-add is explicit, and
+    the compiler may not fuse anything else."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    col = tl.program_id(1) * COLS + tl.arange(0, COLS)[None, :]
+    inside = (row < rows) & (col < cols)
     sums = tl.full((ROWS, COLS), 0.0, tl.float32)
     for k in range(rank):
-        b = tl.load(B + row * rank + k, mask=is_row, other=0.0)
-        a = tl.load(A + k * cols + col, mask=is_col, other=0.0)
-        sums = tl.fma(tl.broadcast_to(b[:, None], (ROWS, COLS)), tl.broadcast_to(a[None, :], (ROWS, COLS)), sums)
+        # Loaded as a column and a row of the tile: a vector would be sent around between the threads first.
+        b = tl.load(B + k * rows + row, mask=row < rows, other=0.0)
+        a = tl.load(A + k * cols + col, mask=col < cols, other=0.0)
+        sums = tl.fma(tl.broadcast_to(b, (ROWS, COLS)), tl.broadcast_to(a, (ROWS, COLS)), sums)
     # A weight may have more than 2^31 entries.
-    wide_row = row.to(tl.int64)[:, None]
-    bits = tl.load(W + wide_row * W_stride + col[None, :], mask=inside, other=SIGN)
+    wide_row = row.to(tl.int64)
+    bits = tl.load(W + wide_row * W_stride + col, mask=inside, other=SIGN)
     merged = _round(sums + _widen(bits, DTYPE), DTYPE)
     merged = tl.where(bits == SIGN, 0, merged)
-    tl.store(out + wide_row * out_stride + col[None, :], merged, mask=inside)
+    tl.store(out + wide_row * out_stride + col, merged, mask=inside)
+
+
+@triton.jit
+def _gradients_part(
+    G,
+    W,
+    rows,
+    cols,
+    G_stride,
+    W_stride,
+    A,
+    B,
+    dA,
+    dB,
+    rank,
+    SIGN: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    COLS: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """Write B^T (G * M) and (G * M) A^T of STEPS tiles of G, one below the other, to their places in dA (parts, rank,
+    cols) and dB (parts, rows, rank)."""
+    DTYPE = G.dtype.element_ty
+    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    k = tl.program_id(2) * RANKS + tl.arange(0, RANKS)
+    is_col = col < cols
+    is_rank = k < rank
+    at_A = k[:, None] * cols + col[None, :]
+    in_A = is_rank[:, None] & is_col[None, :]
+    a = tl.load(A + at_A, mask=in_A, other=0.0).to(DTYPE)
+    sums = tl.full((RANKS, COLS), 0.0, tl.float32)
+    for step in range(STEPS):
+        row = (tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)
+        is_row = row < rows
+        inside = is_row[:, None] & is_col[None, :]
+        # A weight may have more than 2^31 entries.
+        wide_row = row.to(tl.int64)[:, None]
+        bits = tl.load(W + wide_row * W_stride + col[None, :], mask=inside, other=SIGN)
+        g = tl.load(G + wide_row * G_stride + col[None, :], mask=inside, other=0.0)
+        g = tl.where(bits == SIGN, 0.0, g)
+        at_B = row[:, None] * rank + k[None, :]
+        in_B = is_row[:, None] & is_rank[None, :]
+        b = tl.load(B + at_B, mask=in_B, other=0.0).to(DTYPE)
+        sums = tl.dot(tl.trans(b), g, sums)
+        row_sums = tl.dot(g, tl.trans(a))
+        tl.store(dB + tl.program_id(1).to(tl.int64) * rows * rank + at_B, row_sums, mask=in_B)
+    tl.store(dA + tl.program_id(0).to(tl.int64) * rank * cols + at_A, sums, mask=in_A)
 
 
 @triton.jit
@@ -99,10 +194,7 @@ def _widen(bits, DTYPE: tl.constexpr):
 def _round(values, DTYPE: tl.constexpr):
     """Return the bits of fp32 values in DTYPE, rounded to nearest even."""
     if DTYPE == "torch.bfloat16":
-        bits = values.to(tl.int32, bitcast=True)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        # The addition would turn a NaN whose bits are all set into -0.0.
-        return tl.where(values == values, rounded, 0x7FC0).to(tl.int16)
+        return values.to(tl.bfloat16).to(tl.int16, bitcast=True)
     elif DTYPE == "torch.float16":
         return values.to(tl.float16).to(tl.int16, bitcast=True)
     else:
