@@ -1,19 +1,21 @@
 """Place a model whose weights are larger than the memory of a device.
 
 The decoder layers fill the devices one after the other. The weights of the others stay in the files of the checkpoint.
-They are read, through the machine's page cache, each time their layer computes. What is outside of the decoder layers
-is on the first device. accelerate moves the weights and the hidden states.
+They are read, through the machine's page cache, each time before their layer computes (prefetch.py). What is outside of
+the decoder layers is on the first device. accelerate moves the hidden states.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from accelerate import dispatch_model
+import torch
+from accelerate.hooks import attach_align_device_hook_on_blocks
 from accelerate.utils import get_max_memory, set_module_tensor_to_device
 from torch import Tensor, cuda, empty, nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.hardware import choose_device
+from sparseft.language_model.prefetch import StoredLayers
 from sparseft.language_model.weights import fused_experts, map_weight, memory_path
 
 # The place of a decoder layer whose weights stay in their files, as accelerate calls it.
@@ -92,18 +94,26 @@ def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, floa
         if device != DISK:
             set_module_tensor_to_device(model, name, device, weights[name])
     model.tie_weights()
-    # An empty index, because `weights` finds everything.
-    found = {"state_dict": weights, "offload_index": {}, "skip_keys": model._skip_keys_device_placement}
-    dispatch_model(model, places, main_device=main, **found)
+    model.hf_device_map = places
+    stored = {layer: model.get_submodule(layer) for layer in layers if places[layer] == DISK}
+    devices = {name: device for name, device in places.items() if device != DISK}
+    skip_keys = model._skip_keys_device_placement
+    if stored or len(set(devices.values())) > 1:
+        is_stored = dict.fromkeys(devices, False)
+        attach_align_device_hook_on_blocks(model, {**devices, "": main}, is_stored, skip_keys=skip_keys)
+    else:
+        model.to(main)
+    if stored:
+        StoredLayers(stored, weights, torch.device(main), skip_keys)
 
 
 def places_of(sizes: list[int], outside: int, rooms: dict[str, float]) -> list[str]:
     """Return the device of each decoder layer, or DISK. Each takes the first device that has room.
 
     `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one
-    keeps room for it."""
+    keeps room for it and for the next one."""
     main = next(iter(rooms))
-    for kept_free in (0, max(sizes)):
+    for kept_free in (0, 2 * max(sizes)):
         left = rooms | {main: rooms[main] - outside - kept_free}
         places = []
         for size in sizes:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture, ExpertBlock
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.language_model.prefetch import DividedLayers
 from sparseft.language_model.products import Linear
 
 # Importing transformers would take longer than a merge of a small model.
@@ -145,6 +146,9 @@ def divide(loss: nn.Module, device: torch.device, processes: int, *, in_fp32: bo
     trained = {parameter for parameter in loss.parameters() if parameter.requires_grad}
     for module in (*loss.model.model.layers, loss):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy, ignored_params=trained)
+    if processes == 1:
+        # FSDP2 copies ahead only among several processes.
+        DividedLayers(loss, list(loss.model.model.layers), device)
 
 
 def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str, Tensor, slice], None]) -> None:
@@ -155,9 +159,6 @@ def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str
     device
 
     Raises InputError if a file is shorter than its header says."""
-    # Not at the top, for the same reason as in `divide`.
-    from torch.distributed.tensor import DTensor
-
     on_disk = {memory_path(checkpoint.architecture, name): name for name in checkpoint.tensors}
     # A tied parameter has two names, and is read once.
     filled: dict[nn.Parameter, nn.Parameter] = {}
@@ -171,11 +172,9 @@ def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str
                 rows = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
                 own = as_weight(checkpoint.read(tensor, rows), checkpoint.tensors[tensor].dtype).to(parameter.dtype)
                 prune(tensor, own, rows)
-                whole = {"shape": parameter.shape, "stride": parameter.stride()}
-                # This moves the rows to the process's device. FSDP2 wants them back if it keeps them in the machine's
-                # memory.
-                divided = DTensor.from_local(own, mesh, parameter.placements, run_check=False, **whole)
-                kept = divided.cpu() if mesh.size() == 1 else divided
+                # FSDP2 keeps the rows of a single process in the machine's memory.
+                kept = torch.empty_like(parameter, device="cpu" if mesh.size() == 1 else mesh.device_type)
+                kept.to_local().copy_(own)
                 filled[parameter] = nn.Parameter(kept, requires_grad=False)
             # load_state_dict with assign=True tells FSDP2 that the parameter was replaced.
             module.load_state_dict({name: filled[parameter]}, strict=False, assign=True)

@@ -1,0 +1,132 @@
+"""Copy the weights of one decoder layer to a GPU while another layer computes.
+
+On a GPU the copies run on a stream of their own. On a CPU the same happens in the same order, without streams. accelerate
+and FSDP2 copy on the stream that computes, so a layer waits for its weights there.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from accelerate.utils import send_to_device, set_module_tensor_to_device
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+
+
+class Copies:
+    """Order copies to a device and what it computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def meet(self) -> None:
+        """Let what is computed from now on wait for the copies until now. Let the copies from now on wait for what was
+        computed, because they may take its memory."""
+        if self.stream is not None:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_stream(self.stream)
+            self.stream.wait_stream(computing)
+
+
+class StoredLayers(ModelHook):
+    """Give decoder layers, which are on "meta", their weights while they compute. accelerate calls the methods."""
+
+    def __init__(
+        self, layers: dict[str, nn.Module], weights: Mapping[str, Tensor], device: torch.device, skip_keys: Any
+    ) -> None:
+        """`layers` are in the order in which they compute. `weights` has their parameters by the names in the model.
+
+        skip_keys: inputs of a layer that are not moved to its device"""
+        self._weights = weights
+        self._skip_keys = skip_keys
+        self._copies = Copies(device)
+        self._paths = {layer: path for path, layer in layers.items()}
+        self._next = dict(pairwise(layers.values()))
+        self._empty = {layer: dict(layer.named_parameters()) for layer in layers.values()}
+        # What is being read, in a thread, because reading a file and copying from its memory block the program.
+        self._thread = ThreadPoolExecutor(1)
+        self._coming: dict[nn.Module, Future[dict[str, Tensor]]] = {}
+        for layer in layers.values():
+            for name, _ in list(layer.named_buffers()):
+                set_module_tensor_to_device(layer, name, device)
+            add_hook_to_module(layer, self)
+
+    def pre_forward(self, module: nn.Module, *args, **kwargs) -> tuple[tuple, dict]:
+        """Put the weights of a layer into it, and begin to read those of the next one."""
+        if module not in self._coming:
+            self._begin(module)
+        module.load_state_dict(self._coming.pop(module).result(), strict=False, assign=True)
+        self._begin(self._next.get(module))
+        device = self._copies.device
+        return send_to_device(args, device), send_to_device(kwargs, device, skip_keys=self._skip_keys)
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        """Take the weights away again."""
+        module.load_state_dict(self._empty[module], strict=False, assign=True)
+        return output
+
+    def _begin(self, layer: nn.Module | None) -> None:
+        """Wait for the copies until now, and begin those of a layer; None only waits."""
+        self._copies.meet()
+        if layer is not None:
+            self._coming[layer] = self._thread.submit(self._read, layer)
+
+    @torch.no_grad()
+    def _read(self, layer: nn.Module) -> dict[str, Tensor]:
+        """Return the weights of a layer on the device by their names in it. The copies may not have ended."""
+        path = self._paths[layer]
+        with torch.cuda.stream(self._copies.stream):
+            return {name: self._to_device(self._weights[f"{path}.{name}"]) for name in self._empty[layer]}
+
+    def _to_device(self, weight: Tensor) -> Tensor:
+        """Return a weight on the device. From pinned memory, which torch keeps for the next ones, it is copied while the
+        thread reads the next weight."""
+        if self._copies.stream is None or weight.device.type != "cpu":
+            return weight.to(self._copies.device)
+        return weight.pin_memory().to(self._copies.device, non_blocking=True)
+
+
+class DividedLayers:
+    """Let FSDP2 copy each decoder layer of a single process from the machine's memory while its neighbour computes."""
+
+    def __init__(self, loss: nn.Module, layers: Sequence["FSDPModule"], device: torch.device) -> None:
+        """`loss` runs the layers, in their order. FSDP2 divides it and them."""
+        self._copies = Copies(device)
+        self._is_forward = True
+        loss.register_forward_pre_hook(self._start)
+        for before, layer, after in zip([None, *layers[:-1]], layers, [*layers[1:], None], strict=True):
+            layer.register_forward_pre_hook(partial(self._forward, after))
+            layer.register_forward_hook(partial(self._await_gradient, before))
+
+    def _start(self, *_: Any) -> None:
+        """Note that a forward begins."""
+        self._is_forward = True
+
+    def _forward(self, after: "FSDPModule | None", *_: Any) -> None:
+        """Begin to copy the next layer. In a backward, gradient checkpointing runs the forward of a layer again."""
+        if self._is_forward:
+            self._copy(after)
+
+    def _await_gradient(self, before: "FSDPModule | None", *forward: Any) -> None:
+        """Let `_backward` run when the gradient of the layer's output is there."""
+        output = forward[-1][0] if isinstance(forward[-1], tuple) else forward[-1]
+        if output.requires_grad:
+            output.register_hook(partial(self._backward, before))
+
+    def _backward(self, before: "FSDPModule | None", _: Tensor) -> None:
+        """Begin to copy the layer whose gradients come next."""
+        self._is_forward = False
+        self._copy(before)
+
+    def _copy(self, layer: "FSDPModule | None") -> None:
+        self._copies.meet()
+        if layer is not None:
+            with torch.cuda.stream(self._copies.stream):
+                layer.unshard()
