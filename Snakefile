@@ -36,46 +36,25 @@ if not IS_MODULE:
     include: "rules/terminal.smk"
 
 
-# The stages by name. A function gives the files of a stage, because the plan of another target needs none of them.
-rule analyze:
-    input:
-        lambda w: targets.final_targets(STUDY),
+# The stages by name, the default one first. A function gives the files of one, because the plan of another target needs
+# none of them.
+STAGES = {
+    "analyze": lambda: targets.final_targets(STUDY),
+    # What needs the network. On a cluster whose nodes have none, the login node makes it first.
+    "prepare": lambda: fetched_files(STUDY),
+    "masks": lambda: targets.mask_targets(STUDY),
+    "train": lambda: targets.run_targets(STUDY, "train.json", trained_only=True),
+    "validate": lambda: targets.run_targets(STUDY, "validation_report.json"),
+    # With the selection, because the merged model is deleted after its last reader.
+    "evaluate": lambda: targets.run_targets(STUDY, "evaluation.json") + targets.selection_targets(STUDY),
+    "throughput": lambda: PATHS.throughput_table,
+    # An untrained run has the shape of the trained ones, and so their speed.
+    "engines": lambda: targets.run_targets(STUDY, "engines.json", trained_only=bool(STUDY.trained_modes)),
+}
+for STAGE, files_of in STAGES.items():
 
-
-# What needs the network. On a cluster whose nodes have none, the login node makes it first.
-rule prepare:
-    input:
-        lambda w: fetched_files(STUDY),
-
-
-rule masks:
-    input:
-        lambda w: targets.mask_targets(STUDY),
-
-
-rule train:
-    input:
-        lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
-
-
-rule validate:
-    input:
-        lambda w: targets.run_targets(STUDY, "validation_report.json"),
-
-
-rule evaluate:
-    input:
-        lambda w: targets.run_targets(STUDY, "evaluation.json"),
-        # In the same stage, because the merged model is deleted after its last reader.
-        lambda w: targets.selection_targets(STUDY),
-
-
-rule throughput:
-    input:
-        PATHS.throughput_table,
-
-
-rule engines:
-    input:
-        # An untrained run has the shape of the trained ones, and so their speed.
-        lambda w: targets.run_targets(STUDY, "engines.json", trained_only=bool(STUDY.trained_modes)),
+    rule:
+        name:
+            STAGE
+        input:
+            lambda w, files_of=files_of: files_of(),

@@ -86,16 +86,9 @@ def cell_of(w):
     return SimpleNamespace(**{"task": folder.removeprefix("/"), **w})
 
 
-def code(*names, probes=False):
-    """Return a function that gives the digests of a job's scripts, whose edits rerun it."""
-    scripts = [ROOT / "workflow/scripts" / name for name in names]
-    lib = ROOT / "lib"
-    return lambda w: "".join(job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes) for path in scripts)
-
-
-def requested(cell=cell_of):
-    """Return the MB, minutes and GPUs that the jobs of a rule request, by the kind in its params. `cell` is that of a job."""
-    job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), cell(w))
+def requested():
+    """Return the MB, minutes and GPUs that the jobs of a rule request, by the kind in its params."""
+    job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), cell_of(w))
     return {
         "mem_mb": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[0],
         "runtime": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[1],
@@ -103,9 +96,13 @@ def requested(cell=cell_of):
     }
 
 
-def running(name, sources=None, kind="", **options):
-    """Return the params of a job of this kind that runs a script and reads the user's own files."""
-    # The content of such a file reruns the job, whatever its date.
+def running(script, *others, sources=None, kind="", probes=False):
+    """Return the params of a job of this kind that runs a script, which starts the others, and reads the user's own files.
+
+    An edit of their code reruns it, and so does the content of such a file, whatever its date."""
+    paths, lib = [ROOT / "workflow/scripts" / name for name in (script, *others)], ROOT / "lib"
+    digest = lambda path, w: job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes)
     content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
-    # A function, because the linter takes a text with which an output begins for its path.
-    return {"script": name, "kind": lambda w: kind, "code": code(name, **options), **content}
+    code = lambda w: "".join(digest(path, w) for path in paths)
+    # The kind is a function, because the linter takes a text with which an output begins for its path.
+    return {"script": script, "kind": lambda w: kind, "code": code, **content}

@@ -7,7 +7,7 @@ use rule run_script as evaluate_run with:
         [grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
         lambda w: [f"{text}.json" for text in held_out(w)],
         divergence=held_out,
-        dense=lambda w: grid.MANIFEST.format(model=STUDY.original(w.model)) if STUDY.divergence_windows else [],
+        dense=lambda w: original_of(w) if STUDY.divergence_windows else [],
         data_dir=rows_of,
         checkpoint=f"{PATHS.run}/model_dir",
         # They are searched for the evaluated examples.

@@ -29,7 +29,7 @@ use rule run_script as check_engines with:
     input:
         data_dir=rows_of,
         # Of a model that is made from a pruned base, the speed is that beside the model that was pruned first.
-        model_path=lambda w: grid.MANIFEST.format(model=STUDY.original(w.model)),
+        model_path=original_of,
         export_dir=f"{PATHS.run}/export/manifest.json",
     output:
         output=f"{PATHS.run}/engines.json",

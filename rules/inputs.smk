@@ -8,6 +8,9 @@ from sparseft.study.sources import DIVERGENCE, pruned_base
 # The manifest of the weights from which a run starts, and its mask.
 base_of = lambda w: grid.base_manifest(w.method)
 mask_of = lambda w: grid.mask_path(w.method)
+# What the training of a run hands on, and what that training continues itself.
+trained_of = lambda w: PATHS.trained(run_of(w))
+continued = lambda w: PATHS.trained(STUDY.start_of(run_of(w)))
 
 
 def run_of(w):
@@ -15,26 +18,16 @@ def run_of(w):
     return grid.Run.parse(grid.RUN_ID.format(**w))
 
 
-def trained_of(w):
-    """Return the folder of what the training of a run hands on; nothing without a training."""
-    return [] if w.mode == grid.NO_FINETUNE else PATHS.trained(run_of(w))
+def training_of(w):
+    """Return the schedule of a run's task in its training."""
+    return STUDY.training_of(w.task, grid.training_name(w.training))
 
 
-def continued(w):
-    """Return the folder of what the training hands on that this one continues; nothing if it continues none."""
-    start = STUDY.start_of(run_of(w))
-    return PATHS.trained(start) if start else []
-
-
-def teacher_of(w):
-    """Return the manifest of the model that a distillation learns from, the one that was pruned first; nothing without one."""
-    is_distilled = STUDY.training_of(w.task, grid.training_name(w.training)).distillation
-    return grid.MANIFEST.format(model=STUDY.original(w.model)) if is_distilled else []
-
-
+# The manifest of the model that was pruned first. It is the teacher of a distillation.
+original_of = lambda w: grid.MANIFEST.format(model=STUDY.original(w.model))
+teacher_of = lambda w: original_of(w) if training_of(w).distillation else []
 # The prepared rows of a run's task, and the file that defines how they are scored.
-ROWS = [f"{grid.DATA}/train.jsonl", f"{grid.DATA}/validation.jsonl"]
-rows_of = lambda w: [*ROWS, *targets.definition_files(STUDY, w.task)]
+rows_of = lambda w: targets.data_files(STUDY, w.task)
 # The windows that the dense model has sampled, on which the divergence of a run from it is measured.
 held_out = lambda w: [targets.text_path(STUDY, DIVERGENCE, w.model, w.task)] if STUDY.divergence_windows else []
 # The texts on which a run's mask was calibrated, or its decoder layers reconstructed.
@@ -61,26 +54,14 @@ def pruned_source(w):
     return f"pruned/{source.partition(':')[2]}/manifest.json" if pruned_base(source) else []
 
 
-def mask_examples(w):
-    """Return the files of the examples that a method looks at: a task's, a text's, or none."""
-    if text := mask_text(w):
-        return [text, f"{text}.json"]
-    return training_rows(cell_of(w).task) if get_method(w.method).uses_task else []
-
-
-def training_rows(task):
-    """Return the training rows of a task, and the file that defines it. No validation row decides either."""
-    return [f"{grid.DATA.format(task=task)}/train.jsonl", *targets.definition_files(STUDY, task)]
-
-
-def trained_rows(w):
-    """Return the rows that a training reads. If it evaluates during the training, the validation rows are among them."""
-    return [*training_rows(w.task), *([f"{grid.DATA}/validation.jsonl"] if evaluates(w) else [])]
-
-
 def evaluates(w):
     """Return whether a run's training computes evaluation losses."""
     return STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
+
+
+def trained_rows(w):
+    """Return the rows that a training reads. No validation row decides it, unless it evaluates during the training."""
+    return targets.data_files(STUDY, w.task, *([] if evaluates(w) else ["train"]))
 
 
 def task_flags(w):
@@ -98,6 +79,13 @@ def mask_text(w):
     """Return the prepared text on which a mask is calibrated; None if its method looks at no text."""
     name = get_method(w.method).calibration
     return targets.text_path(STUDY, name, w.model, cell_of(w).task) if name else None
+
+
+def mask_examples(w):
+    """Return the files of the examples that a method looks at: a task's, a text's, or none."""
+    if text := mask_text(w):
+        return [text, f"{text}.json"]
+    return targets.data_files(STUDY, cell_of(w).task, "train") if get_method(w.method).uses_task else []
 
 
 def mask_flags(w):
@@ -131,16 +119,14 @@ def mixture_flags(w):
     return flags(windows=list(windows.values()), **of_task, **text.model_dump(include={"length", "seed", "choice"}))
 
 
-def place(name, files):
-    """Return what the flag `name` gets for its files. --*_dir gets their folder, and a manifest stands for its own."""
-    first = Path(files if isinstance(files, str) else next(iter(files), ""))
-    is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
-    return first.parent if is_folder else files
-
-
 def places(w, input, output):
-    """Return the flags with the named files of a job."""
-    return flags(**{name: place(name, files) for name, files in (*input.items(), *output.items())})
+    """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
+    named = {}
+    for name, files in (*input.items(), *output.items()):
+        first = Path(files if isinstance(files, str) else next(iter(files), ""))
+        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
+        named[name] = first.parent if is_folder else files
+    return flags(**named)
 
 
 def pass_places(w, input, output, threads):
@@ -154,9 +140,15 @@ def pass_places(w, input, output, threads):
     return f"{places(w, input, output)} {own}"
 
 
-def job_flags(run_id, evaluates=True):
+def training_places(w, input, output):
+    """Return the flags with the files of a training, and those of its schedule that change no bit."""
+    return f"{places(w, input, output)} {schedule_flags(w.mode, w.task, w.training, True)}"
+
+
+def job_flags(w, evaluates):
     """Return the flags that every training has. Another number of threads changes the last bits."""
     batch_size = STUDY.evaluation_batch_size if evaluates else None
+    run_id = grid.RUN_ID.format(**w)
     return flags(run_id=run_id, threads=STUDY.resources.threads, evaluation_batch_size=batch_size)
 
 
@@ -171,12 +163,7 @@ def schedule_flags(mode, task, training, is_saving):
 
 def run_settings(w):
     """Return the flags of a run's training that decide its adapter."""
-    return f"{job_flags(grid.RUN_ID.format(**w), evaluates(w))} {schedule_flags(w.mode, w.task, w.training, False)}"
-
-
-def saving_flags(w):
-    """Return the flags of a run's training that change no bit."""
-    return schedule_flags(w.mode, w.task, w.training, True)
+    return f"{job_flags(w, evaluates(w))} {schedule_flags(w.mode, w.task, w.training, False)}"
 
 
 def scoring_flags(w, **besides):

@@ -15,7 +15,8 @@ rule run_script:
         # Otherwise Slurm may take the GPUs from several machines.
         nodes=1,
     params:
-        launch=[],
+        # What stands between `python` and the script.
+        launch="",
         script="",
         kind=lambda w: "",
         settings="",
@@ -24,5 +25,5 @@ rule run_script:
         otherwise="",
     shell:
         PREPARED
-        + 'on_gpus {resources.gpu} python {params.launch:q} "$SCRIPTS"/{params.script} {params.settings} {params.places}'
+        + 'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script} {params.settings} {params.places}'
         " > {log:q} 2>&1 {params.otherwise}"

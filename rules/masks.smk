@@ -74,7 +74,7 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     params:
-        **running("import_pruned.py", imported_sources, kind="import"),
+        **running("import_pruned.py", sources=imported_sources, kind="import"),
         settings=lambda w: flags(
             source=STUDY.pruned_source(w.model, w.method, int(w.sparsity)),
             pattern=STUDY.masks.imported_pattern.get(get_method(w.method).imported),

@@ -8,7 +8,7 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     params:
-        **running("prepare_model.py", model_sources, kind="prepare"),
+        **running("prepare_model.py", sources=model_sources, kind="prepare"),
         settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
 
 
@@ -23,13 +23,13 @@ use rule run_script as prepare_task with:
     # The first job, because it refuses a task that cannot be trained.
     priority: 1
     params:
-        **running("prepare_task.py", training_sources),
+        **running("prepare_task.py", sources=training_sources),
         settings=task_flags,
         places=split_places("train"),
 
 
 # Apart from the training rows, so that more validation rows train nothing again.
-use rule run_script as prepare_validation with:
+use rule prepare_task as prepare_validation with:
     input:
         validation_sources,
         rules.prepare_task.output,
@@ -37,11 +37,9 @@ use rule run_script as prepare_validation with:
         output_dir=[f"{grid.DATA}/validation.jsonl", f"{grid.DATA}/validation_manifest.json"],
     pathvars:
         job="prepare_validation/{task}",
-    priority: 1
     params:
-        **running("prepare_task.py", validation_sources),
+        **running("prepare_task.py", sources=validation_sources),
         number=lambda w: STUDY.task_data(w.task).validation_examples,
-        settings=task_flags,
         places=split_places("validation"),
 
 
@@ -56,7 +54,7 @@ use rule run_script as prepare_selection with:
     pathvars:
         job="prepare_selection/{task}",
     params:
-        **running("prepare_selection.py", selection_sources),
+        **running("prepare_selection.py", sources=selection_sources),
         settings=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
 
 
@@ -70,7 +68,7 @@ use rule run_script as prepare_wikitext2 with:
     pathvars:
         job="prepare_wikitext2",
     params:
-        **running("prepare_text.py", perplexity_sources),
+        **running("prepare_text.py", sources=perplexity_sources),
         settings=flags(text=STUDY.perplexity.text, split="test") if STUDY.perplexity else "",
 
 
@@ -86,7 +84,7 @@ use rule run_script as prepare_calibration with:
     wildcard_constraints:
         text=named_texts(lambda text: not text.has_own_windows),
     params:
-        **running("prepare_text.py", calibration_sources),
+        **running("prepare_text.py", sources=calibration_sources),
         settings=lambda w: flags(text=STUDY.texts[w.text].text),
 
 
@@ -116,7 +114,7 @@ use rule run_script as mix_texts with:
         lambda w: [f"{text}.json" for text in parts_of(w)],
         model_path=grid.MANIFEST,
         text=lambda w: parts_of(w),
-        data_dir=lambda w: training_rows(cell_of(w).task) if w.task_folder else [],
+        data_dir=lambda w: targets.data_files(STUDY, cell_of(w).task, "train") if w.task_folder else [],
     output:
         f"{grid.MIXED}.json",
         output=grid.MIXED,

@@ -59,7 +59,7 @@ def check_targets():
     try:
         for target in workflow.dag_settings.targets:
             is_made = workflow.is_rule(target) or any(rule.is_producer(target) for rule in workflow.rules)
-            targets.check_target(STUDY, target, is_made)
+            targets.check_target(STUDY, target, is_made, STAGES)
     except InputError as error:
         refuse(error)
 

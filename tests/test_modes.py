@@ -32,4 +32,4 @@ def test_every_trained_mode_is_made_in_one_way_and_compared_with_another_trained
 )
 def test_a_training_continues_that_of_the_same_cell_and_seed(mode, recover_on, start):
     run = grid.start_of(grid.Run("m", "t", "unstructured", 50, mode, 3), recover_on)
-    assert (run and grid.ResultPaths().trained(run)) == (start and f"results/runs/{start}")
+    assert grid.ResultPaths().trained(run) == ([f"results/runs/{start}"] if start else [])

@@ -1,10 +1,11 @@
-# Every job on a Cerebras appliance is this one with its own files, as those of jobs.smk. One job uses the appliance at
-# a time.
+# The training of one run on a Cerebras appliance, which one job uses at a time. The file of the backend says before it
+# includes this one: the PYTHON that trains, the script (TRAINER), and what it reads beside the model (BESIDE).
 from sparseft.study.backends.cerebras import CerebrasJob
 
 # The flags of a job that decide no number. run_on_appliance.py adds the labels.
 OTHER_FLAGS = flags(**STUDY.cerebras.model_dump(include=CerebrasJob.keys_of(Role.PLACE) - {"job_labels"}))
 TURN = flags(
+    log="/dev/stderr",
     stop=PATHS.stop,
     lock=STUDY.cerebras.lock if STUDY.cerebras.on_csx else None,
     job_labels=STUDY.cerebras.job_labels,
@@ -13,32 +14,31 @@ if workflow.is_main_process and not QUEUED and "csx" not in workflow.global_reso
     workflow.register_resource("csx", 1)
 
 
-rule run_on_appliance:
-    log:
-        "<logs>/<job>.log",
-    benchmark:
-        "<benchmarks>/<job>.tsv"
+use rule run_script as train_adapter with:
+    input:
+        **BESIDE,
+        data_dir=trained_rows,
+        model_path=grid.MANIFEST,
+        mask_path=mask_of,
+    output:
+        directory(f"{PATHS.run}/adapter"),
+        output_dir=f"{PATHS.run}/train.json",
     pathvars:
-        job="run_on_appliance",
+        job=f"train_adapter/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.LORA_MODES),
     # First, so that the appliance does not wait.
     priority: 4
     # run_on_appliance.py itself tries again what another attempt can help.
     retries: 0
-    conda:
-        ROOT / "envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        **requested(),
+        **requested() | {"gpu": 0},
         csx=int(STUDY.cerebras.on_csx),
         # Under Slurm the licence also counts the jobs of other users.
         slurm_extra="--licenses=csx:1" if STUDY.cerebras.on_csx else "",
     params:
-        run_id=grid.RUN_ID,
-        script="",
-        kind=lambda w: "training",
+        **TRAINER,
+        launch=lambda w, input: f'"$SCRIPTS"/run_on_appliance.py --name {grid.RUN_ID.format(**w)} {TURN} -- {PYTHON}',
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.cerebras.deciding)}",
-        turn=lambda w, input: TURN,
-        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)} {OTHER_FLAGS}",
-    shell:
-        PREPARED + 'python "$SCRIPTS/run_on_appliance.py" --name {params.run_id:q} --log {log:q} {params.turn}'
-        " -- {params.script} {params.settings} {params.places} 2> {log:q}"
+        places=lambda w, input, output: f"{training_places(w, input, output)} {OTHER_FLAGS}",

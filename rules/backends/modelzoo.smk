@@ -1,25 +1,10 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
+PYTHON = "python"
+TRAINER = running("train_modelzoo.py", "run_modelzoo.py", kind="training")
+BESIDE = {"exported": lambda w: grid.exported(w.method)}
 
 
 include: "appliance.smk"
-
-
-use rule run_on_appliance as train_adapter with:
-    input:
-        data_dir=trained_rows,
-        model_path=grid.MANIFEST,
-        mask_path=mask_of,
-        exported=lambda w: grid.exported(w.method),
-    output:
-        directory(f"{PATHS.run}/adapter"),
-        output_dir=f"{PATHS.run}/train.json",
-    pathvars:
-        job=f"train_adapter/{grid.RUN_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.LORA_MODES),
-    params:
-        code=code("train_modelzoo.py", "run_modelzoo.py"),
-        script='python "$SCRIPTS/train_modelzoo.py"',
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.

@@ -1,10 +1,8 @@
 # Training and measurement with torch, on the CPU or the GPUs of this machine.
 
-# How python starts a training of one or several processes.
+# How python starts a training of several processes.
 PROCESSES = STUDY.resources.processes
-LAUNCH = (
-    [] if PROCESSES == 1 else ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={PROCESSES}"]
-)
+LAUNCH = f"-m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}" if PROCESSES > 1 else ""
 
 
 use rule run_script as train_adapter with:
@@ -25,7 +23,7 @@ use rule run_script as train_adapter with:
     params:
         **running("train.py", kind="training"),
         launch=LAUNCH,
-        places=lambda w, input, output: f"{places(w, input, output)} {saving_flags(w)}",
+        places=training_places,
         settings=run_settings,
 
 
@@ -44,7 +42,7 @@ use rule train_adapter as reconstruct_adapter with:
     threads: STUDY.resources.threads
     params:
         **running("reconstruct.py", kind="reconstruction"),
-        launch=[],
+        launch="",
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
 
 
@@ -53,7 +51,7 @@ use rule run_script as measure_throughput with:
     input:
         model_path=base_of,
         mask_path=mask_of,
-        data_dir=lambda w: training_rows(w.task),
+        data_dir=lambda w: targets.data_files(STUDY, w.task, "train"),
     output:
         output=PATHS.throughput,
     pathvars:
@@ -70,9 +68,7 @@ use rule run_script as measure_throughput with:
         **running("measure_throughput.py", kind="throughput"),
         settings=lambda w: flags(
             cell=grid.CELL_ID.format(**w),
-            **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(
-                exclude=Training.keys_of(Role.MEASUREMENT)
-            ),
+            **training_of(w).model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
             **STUDY.throughput.model_dump(exclude=STUDY.throughput.keys_of(Role.AXIS)),
             threads=STUDY.resources.threads,
         ),

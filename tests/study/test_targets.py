@@ -159,18 +159,14 @@ def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes
         ("evaluate", True, ""),
         ("data/hellaswag_mini/train.jsonl", True, ""),
         ("there", False, ""),
-        (
-            "evalute",
-            False,
-            "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, masks",
-        ),
+        ("evalute", False, "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, x"),
         ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
     ],
 )
 def test_a_target_that_nothing_makes_is_refused(folder, target, is_made, refused):
     (folder / "there").touch()
     with pytest.raises(InputError, match=refused) if refused else nullcontext():
-        targets.check_target(laid_over({}), target, is_made)
+        targets.check_target(laid_over({}), target, is_made, ["prepare", "x"])
 
 
 @pytest.mark.parametrize("keep_merged", [False, True])

@@ -194,9 +194,10 @@ class ResultPaths:
         self.throughput_table = f"{self.analysis}/throughput_vs_batch_size.csv"
         self.throughput_plots = f"{self.analysis}/throughput_plots"
 
-    def trained(self, run: Run) -> str:
-        """Return the folder of what the training of a run hands on."""
-        return f"{fill(self.run, run)}/{modes.get_mode(run.mode).trains}"
+    def trained(self, run: Run | None) -> list[str]:
+        """Return the folder of what the training of a run hands on; nothing without a run or a training."""
+        part = modes.get_mode(run.mode).trains if run else ""
+        return [f"{fill(self.run, run)}/{part}"] if run and part else []
 
 
 def mask_folder(method: str) -> str:

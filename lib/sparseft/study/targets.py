@@ -17,7 +17,6 @@ from sparseft.study.grid import Run, fill
 from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
 
-STAGES = ("prepare", "masks", "train", "validate", "evaluate", "analyze", "throughput", "engines")
 # Expressions for the wildcards of a path that a user may request. They also match unknown names, so that `check_target`
 # can say which one is wrong.
 _NAMES = {axis: f"(?P<{axis}>[^/_-]+)" for axis in ("sparsity", "seed")}
@@ -89,9 +88,12 @@ def selection_targets(config: Config) -> list[str]:
     return [f"{fill(config.paths.run, run)}/selection.json" for run in runs(config) if run.training]
 
 
-def definition_files(config: Config, task: str) -> list[str]:
-    """Return the manifest of a task's data if it defines the task; nothing for a built-in task."""
-    return [f"{grid.DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
+def data_files(config: Config, task: str, *splits: str) -> list[str]:
+    """Return the prepared rows of a task, of these splits or of all, and the file that defines it unless it is
+    built in."""
+    folder = grid.DATA.format(task=task)
+    definition = [f"{folder}/manifest.json"] if config.task_data(task).task_kind else []
+    return [f"{folder}/{split}.jsonl" for split in splits or SPLITS] + definition
 
 
 def probe_places(config: Config, task: str) -> list[str]:
@@ -101,10 +103,7 @@ def probe_places(config: Config, task: str) -> list[str]:
 
 def probe_files(config: Config, task: str) -> list[str]:
     """Return the files of the probes of a merged model of `task`."""
-    files = []
-    for probe in config.evaluated_tasks(task)[1:]:
-        files += [f"{grid.DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
-    return files
+    return [file for probe in config.evaluated_tasks(task)[1:] for file in data_files(config, probe)]
 
 
 def measured_digests(config: Config) -> dict[str, str]:
@@ -179,12 +178,13 @@ def record_targets(config: Config) -> list[str]:
 def final_targets(config: Config) -> list[str]:
     """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
     files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", grid.CONFIGURATION)]
-    trained = [config.paths.trained(run) for run in runs(config) if run.mode != grid.NO_FINETUNE]
+    trained = [folder for run in runs(config) for folder in config.paths.trained(run)]
     return files + trained + record_targets(config)
 
 
-def check_target(config: Config, target: str, is_made: bool = True) -> None:
-    """Raise InputError if a target, a file or a stage, is impossible, or if it does not exist and no rule makes it."""
+def check_target(config: Config, target: str, is_made: bool = True, stages: Iterable[str] = ()) -> None:
+    """Raise InputError if a target, a file or one of the `stages`, is impossible, or if it does not exist and no rule
+    makes it."""
     path = target if os.path.isabs(target) else os.path.relpath(target)
     # Existing files too, because a job deletes its outputs before it reads its input.
     _check_place(config, path)
@@ -192,8 +192,8 @@ def check_target(config: Config, target: str, is_made: bool = True) -> None:
         return
     _check_names(config, path)
     if not is_made:
-        stages = ", ".join(STAGES)
-        raise InputError(f"{target}: no stage and no rule makes it", f"name a file of the study, or a stage: {stages}")
+        advice = f"name a file of the study, or a stage: {', '.join(stages)}"
+        raise InputError(f"{target}: no stage and no rule makes it", advice)
 
 
 def _check_place(config: Config, target: str) -> None:
