@@ -30,7 +30,17 @@ class InputError(ValueError):
         super().__init__(what, advice)
 
     def __str__(self) -> str:
-        return "; ".join(self.args)
+        return "; ".join(filter(None, self.args))
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Let the error of input that cannot be used begin with its place. An empty one changes nothing."""
+    try:
+        yield
+    except InputError as error:
+        what, advice = error.args
+        raise InputError(f"{place}: {what}" if place else what, advice) from None
 
 
 def is_full(error: BaseException) -> bool:

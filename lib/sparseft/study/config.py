@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, located
 from sparseft.methods import DENSE, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.study.backends import BACKENDS, Backend, get_backend
@@ -228,7 +228,7 @@ class Config(Section):
         }
 
     def _check_model(self, name: str) -> None:
-        """Raise ValueError or InputError if the source of a model is a pruned base that this study cannot make."""
+        """Raise InputError if the source of a model is a pruned base that this study cannot make."""
         seen = [name]
         while base := pruned_base(self.models[seen[-1]].source):
             method = get_method(base.method)
@@ -282,7 +282,7 @@ class Config(Section):
                 self.check_trainings(name, self.reconstruction.schedule)
 
     def _check_recovery(self, text: str | None) -> None:
-        """Raise ValueError if no run can be trained first on the task `text`."""
+        """Raise InputError if no run can be trained first on the task `text`."""
         of_task = [name for name in self.grid.methods if get_method(name).uses_task]
         refuse(
             {
@@ -299,13 +299,8 @@ class Config(Section):
 
         If `check` raises InputError, the error gets the name of the training."""
         for training in names or self.training_names:
-            try:
+            with located(f"grid.trainings.{training}, for {task}" if training else ""):
                 check(self.training_of(task, training))
-            except InputError as error:
-                if not training:
-                    raise
-                what, advice = error.args
-                raise InputError(f"grid.trainings.{training}, for {task}: {what}", advice) from None
 
     def original(self, model: str) -> str:
         """Return the model from which a model was pruned, in one step or several. A model of another source is its

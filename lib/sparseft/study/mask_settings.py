@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method
-from sparseft.study.section import Percent, Positive, Section, Seed
+from sparseft.study.section import Percent, Positive, Section, Seed, refuse
 from sparseft.study.sources import CHECKPOINT, DIVERGENCE, CalibrationText, ModelSource
 
 Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
@@ -91,26 +91,37 @@ class Masks(Section):
 
     def scope_of(self, method: Method, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
-        if method.pattern is DENSE and any(percents):
-            raise InputError(f"method {method.name!r} keeps every weight", "set the sparsity to 0")
-        if group := method.pattern.group:
-            self._check_groups(method, group, percents)
-        if method.pattern.scope:
-            return method.pattern.scope
-        if method.importance and method.importance.has_fixed_scope:
-            return method.importance.scope
-        if self.scope == "global" and method.allocation:
-            raise InputError(
-                f"masks.scope global is impossible with {method.name}: {method.allocation.name} decides how many weights each"
-                " layer loses",
-                f"set masks.scope to row or layer, or leave {method.name} out of grid.methods",
-            )
-        if self.scope == "global" and self.is_sequential(method):
-            raise InputError(
-                f"masks.scope global is impossible with masks.sequential: {method.name} prunes one layer after the other",
-                "set masks.scope to row or layer, or set masks.sequential to false",
-            )
-        return self.scope or (method.importance.scope if method.importance else "layer")
+        importance = method.importance
+        fixed = method.pattern.scope or (importance.scope if importance and importance.has_fixed_scope else None)
+        is_global = self.scope == "global" and not fixed
+        advice = "set masks.scope to row or layer, or"
+        faults = {
+            f"method {method.name!r} keeps every weight; set the sparsity to 0": method.pattern is DENSE
+            and any(percents),
+            f"masks.scope global is impossible with {method.name}, whose allocation decides how many weights each layer"
+            f" loses; {advice} leave it out of grid.methods": is_global and method.allocation,
+            f"masks.scope global is impossible with masks.sequential: {method.name} prunes one layer after the other;"
+            f" {advice} set masks.sequential to false": is_global and self.is_sequential(method),
+        }
+        refuse(faults | (self._group_faults(method, method.pattern.group, percents) if method.pattern.group else {}))
+        return fixed or self.scope or (importance.scope if importance else "layer")
+
+    def _group_faults(self, method: Method, group: int, percents: list[int]) -> dict[str, object]:
+        """Return why N:M may be impossible for a sparsity, a block of columns or an allocation, and whether it is."""
+        possible = [percent for percent in range(100) if percent * group % 100 == 0]
+        impossible = [percent for percent in percents if percent not in possible]
+        leave = f"or leave {method.name} out of grid.methods"
+        return {
+            f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {group} in a block; set it to a"
+            f" multiple of {group}": "sparsegpt_block" in method.settings and self.sparsegpt_block % group,
+            f"{method.pattern.name}: {next(iter(impossible), 0)} % is no N:{group}; choose sparsities among"
+            f" {', '.join(map(str, possible))}, {leave}": impossible,
+            # At 2 lambda M = 1 the slots of the layers with the least and with the most outliers have equal keys.
+            f"masks.owl_lambda {self.owl_lambda} is too small for N:{group}: {method.name} would give every layer the same"
+            f" N; set it to {(500 // group + 1) / 1000} or more, {leave}": (
+                method.allocation and 2 * self.owl_lambda * group <= 1
+            ),
+        }
 
     def is_sequential(self, method: Method) -> bool:
         """Return whether a method prunes layer by layer, in one pass per sparsity."""
@@ -164,28 +175,6 @@ class Masks(Section):
         self.text_of(method)
         for percent in filter(None, percents if method.imported else []):
             self.imported_source(method, percent)
-
-    def _check_groups(self, method: Method, group: int, percents: list[int]) -> None:
-        """Raise InputError if N:M is impossible for a sparsity, for a block of columns, or for an allocation."""
-        if "sparsegpt_block" in method.settings and self.sparsegpt_block % group:
-            raise InputError(
-                f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {group} in a block",
-                f"set it to a multiple of {group}",
-            )
-        impossible = [percent for percent in percents if percent * group % 100]
-        if impossible:
-            possible = [str(percent) for percent in range(100) if percent * group % 100 == 0]
-            raise InputError(
-                f"{method.pattern.name}: {impossible[0]} % is no N:{group}",
-                f"choose sparsities among {', '.join(possible)}, or leave {method.name} out of grid.methods",
-            )
-        # At 2 lambda M = 1 the slots of the layer with the least outliers and of that with the most have equal keys.
-        if method.allocation and 2 * self.owl_lambda * group <= 1:
-            raise InputError(
-                f"masks.owl_lambda {self.owl_lambda} is too small for N:{group}: {method.name} would give every layer"
-                " the same N",
-                f"set it to {(500 // group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
-            )
 
 
 def whole_percent(text: str) -> int:

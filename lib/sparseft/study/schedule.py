@@ -8,7 +8,7 @@ from sparseft.errors import InputError
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
-from sparseft.study.section import Count, LearningRate, Length, Positive, Role, Section, Small
+from sparseft.study.section import Count, LearningRate, Length, Positive, Role, Section, Small, refuse
 
 # The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated, ends early or has a
 # teacher, and the loss of a reconstruction is not in nats.
@@ -165,28 +165,21 @@ class Training(Section):
     def check(self, mode: str, projections: set[str]) -> None:
         """Raise InputError if these settings cannot train in `mode`, or cannot train a model with these projections."""
         described = get_mode(mode)
-        if self.recover_on and described.starts_from:
-            raise InputError(
-                f"training.recover_on {self.recover_on}: {mode} starts from {described.starts_from}",
-                "set it to null, or leave the mode out of grid.modes",
-            )
-        if described.is_full:
-            return
-        if self.lora_dropout and described.masks_every_step:
-            raise InputError(
-                f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own",
-                f"set it to 0, or leave {mode} out of grid.modes",
-            )
-        if self.shard_model and described.reconstructs:
-            raise InputError(
-                f"training.shard_model: {mode} needs the whole model in one process",
-                f"set it to false, or leave {mode} out of grid.modes",
-            )
-        if self.lora_targets and not projections & set(self.lora_targets):
-            raise InputError(
-                f"training.lora_targets: the model has none of {', '.join(self.lora_targets)}",
-                f"choose from {', '.join(sorted(projections))}",
-            )
+        leave = f"or leave {mode} out of grid.modes"
+        targets = ", ".join(self.lora_targets)
+        adapter_faults = {
+            f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own; set it to 0, {leave}": (
+                self.lora_dropout and described.masks_every_step
+            ),
+            f"training.shard_model: {mode} needs the whole model in one process; set it to false, {leave}": (
+                self.shard_model and described.reconstructs
+            ),
+            f"training.lora_targets: the model has none of {targets}; choose from {', '.join(sorted(projections))}": (
+                self.lora_targets and not projections & set(self.lora_targets)
+            ),
+        }
+        fault = f"training.recover_on {self.recover_on}: {mode} starts from {described.starts_from}; set it to null, {leave}"
+        refuse({fault: self.recover_on and described.starts_from, **({} if described.is_full else adapter_faults)})
 
     def trains(self, name: str, is_prunable: bool) -> bool:
         """Return whether a full training changes the tensor `name`, which may be that of a prunable layer."""
@@ -200,30 +193,30 @@ class Training(Section):
 
     def check_processes(self, processes: int, mode: str = "") -> None:
         """Raise InputError if `processes` processes cannot share a training."""
-        if processes > 1 and mode and get_mode(mode).is_full and not self.shard_model:
-            raise InputError(
-                f"resources.processes: {processes} processes would each hold all weights that {mode} trains",
-                "set training.shard_model to true, which divides them and AdamW's moments",
-            )
         micro_batches = self.batch_size // self.micro_batch_size
-        if micro_batches % processes:
-            raise InputError(
-                f"resources.processes: {processes} processes cannot share {micro_batches} micro-batches per step",
-                "set training.micro_batch_size to batch_size / (a multiple of the processes)",
-            )
+        is_divided = self.shard_model or processes == 1 or not mode or not get_mode(mode).is_full
+        refuse(
+            {
+                f"resources.processes: {processes} processes would each hold all weights that {mode} trains;"
+                " set training.shard_model to true, which divides them and AdamW's moments": not is_divided,
+                f"resources.processes: {processes} processes cannot share {micro_batches} micro-batches per step;"
+                " set training.micro_batch_size to batch_size / (a multiple of the processes)": micro_batches
+                % processes,
+            }
+        )
 
     def check_measured(self) -> None:
         """Raise InputError if the stage `throughput` cannot measure this training, because it measures one process."""
-        if self.shard_model:
-            raise InputError(
-                "training.shard_model: throughput is measured with the whole model on one device",
-                "set it to false, or leave the stage throughput out",
-            )
-        if self.distillation:
-            raise InputError(
-                "training.distillation: throughput is measured without a teacher",
-                "set it to null, or leave the stage throughput out",
-            )
+        otherwise = "or leave the stage throughput out"
+        refuse(
+            {
+                "training.shard_model: throughput is measured with the whole model on one device; set it to false,"
+                f" {otherwise}": self.shard_model,
+                f"training.distillation: throughput is measured without a teacher; set it to null, {otherwise}": (
+                    self.distillation
+                ),
+            }
+        )
 
 
 def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:

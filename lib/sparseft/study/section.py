@@ -143,9 +143,10 @@ S = TypeVar("S", bound=Section)
 
 
 def refuse(faults: dict[str, object]) -> None:
-    """Raise ValueError with every text whose value is true."""
+    """Raise InputError with every text whose value is true. A text says what is wrong and, after "; ", what to do."""
     if texts := [text for text, is_there in faults.items() if is_there]:
-        raise ValueError("; also: ".join(texts))
+        what, _, advice = "; also: ".join(texts).partition("; ")
+        raise InputError(what, advice)
 
 
 def _broken(value: object) -> list[str]:

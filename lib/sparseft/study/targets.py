@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, located
 from sparseft.methods import TASK, get_method
 from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
@@ -237,7 +237,7 @@ def _check_names(config: Config, target: str) -> None:
         "mode": grid.MODES,
         "training": config.training_names if mode != grid.NO_FINETUNE else [""],
     }
-    try:
+    with located(target):
         # A mask that is there needs no pass.
         mask = Path(grid.mask_path(method).format(**{"task": "", **names})) if "sparsity" in names else None
         is_new = mask and not mask.exists()
@@ -248,9 +248,6 @@ def _check_names(config: Config, target: str) -> None:
                     f"your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
                 )
         config.masks.check(get_method(method), [int(names["sparsity"])] if is_new else [])
-    except InputError as error:
-        what, advice = error.args
-        raise InputError(f"{target}: {what}", advice) from None
     if target.startswith("masks/") and "sparsity" in names:
         place = grid.mask_path(method).format(**{"task": "TASK", **names})
         if place != target:
