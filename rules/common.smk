@@ -50,20 +50,6 @@ pathvars:
     benchmarks=PATHS.benchmarks,
 
 
-# How the command of every job begins. It has no path, because a moved folder would then run everything again. The
-# environment that runs Snakemake also runs the scripts, unless --sdm conda makes one. `on_gpus N COMMAND` runs a
-# command on N GPUs that it locks (language_model/gpus.py). With N = 0 the command sees no GPU.
-os.environ.update(
-    SPARSEFT_ROOT=str(ROOT),
-    SPARSEFT_BIN="" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:",
-)
-PREPARED = (
-    'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
-    ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
-    'else SPARSEFT_GPUS="$1" "${{@:2}}"; fi; }}; '
-)
-
-
 # Whether jobs wait in the queue of a cluster, whose profile sets --jobs. On one machine, they take turns on its GPUs.
 QUEUED = workflow.resource_settings.nodes is not None
 if workflow.is_main_process:

@@ -1,3 +1,10 @@
+# The environment that runs Snakemake also runs the scripts, unless --sdm conda makes one.
+os.environ.update(
+    SPARSEFT_ROOT=str(ROOT),
+    SPARSEFT_BIN="" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:",
+)
+
+
 # Every job that runs a script is this one with its files. A named input or output is the flag of this name; the script
 # finds the unnamed ones beside them. A change of `settings` reruns a job, and one of `places` does not, because
 # Snakemake compares no param that is a function of the files. `job` is the name of the log.
@@ -23,7 +30,11 @@ rule run_script:
         places=places,
         # What follows if the script fails.
         otherwise="",
+    # The command has no path, because a moved folder would then run everything again. `on_gpus N COMMAND` runs a command on
+    # N GPUs that it locks (language_model/gpus.py). With N = 0 the command sees no GPU.
     shell:
-        PREPARED
-        + 'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script} {params.settings} {params.places}'
+        'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
+        ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
+        'else SPARSEFT_GPUS="$1" "${{@:2}}"; fi; }}; '
+        'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script} {params.settings} {params.places}'
         " > {log:q} 2>&1 {params.otherwise}"

@@ -14,12 +14,15 @@ from sparseft.patterns.semistructured import SEMISTRUCTURED
 from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
+from sparseft.study.backends import BACKENDS
 
 
 def test_every_method_is_found_by_its_name():
     assert {method.name: method for method in METHODS.values()} == METHODS
     assert get_method("dense").pattern is DENSE
     assert get_method("structured").importance is DEFAULT
+    # Another importance brings its own text.
+    assert get_method("structured").ranked_by(WANDA).name == "structured_wanda"
 
 
 # What the built-in values give. Values that are added give more.
@@ -40,15 +43,21 @@ def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_
     assert alone == {pattern for pattern in PATTERNS if not pattern.has_importance}
 
 
-def test_no_code_outside_their_folders_asks_for_a_pattern_or_an_importance_by_its_name():
-    names = "|".join(value.name for value in (*PATTERNS, *IMPORTANCES))
+@pytest.mark.parametrize(
+    ("values", "folders"),
+    [((*PATTERNS, *IMPORTANCES), {"patterns", "importances"}), (BACKENDS, {"backends", "trainers"})],
+)
+def test_no_code_outside_their_folders_asks_for_a_pattern_an_importance_or_a_backend_by_its_name(values, folders):
+    names = "|".join(value.name for value in values)
     asks = re.compile(
         rf"[=!]= *[\"'](?:{names})[\"']|[\"'](?:{names})[\"'] *[=!]=|sparseft\.(?:patterns|importances)\.(?:{names})"
     )
-    places = [ROOT / "Snakefile", *ROOT.glob("rules/**/*.smk"), *ROOT.glob("workflow/scripts/*.py")]
-    outside = [path for path in ROOT.glob("lib/**/*.py") if path.parent.name not in ("patterns", "importances")]
+    code = [
+        path for pattern in ("rules/**/*.smk", "workflow/scripts/*.py", "lib/**/*.py") for path in ROOT.glob(pattern)
+    ]
+    outside = [path for path in [ROOT / "Snakefile", *code] if not folders & set(path.parts)]
     assert len(outside) > 100
-    assert [path for path in places + outside if asks.search(path.read_text())] == []
+    assert [path for path in outside if asks.search(path.read_text())] == []
 
 
 def test_a_pattern_allows_only_what_can_rank_it():
@@ -97,11 +106,6 @@ def test_a_method_on_a_text_is_the_method_but_for_its_examples(base):
         get_method(f"{base}_on_{own}")
     # Of such a text the examples of the task are a part.
     assert get_method(f"{base}_on_taskc4").uses_task
-
-
-def test_another_importance_brings_its_own_text():
-    assert get_method("structured").ranked_by(WANDA).name == "structured_wanda"
-    assert get_method("unstructured").ranked_by(WANDA).name == "unstructured_wanda"
 
 
 def test_an_imported_method_updates_weights_and_looks_at_no_examples():

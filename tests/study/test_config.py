@@ -14,7 +14,7 @@ from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
 from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Distillation, Training
+from sparseft.study.schedule import Distillation
 from sparseft.study.section import parse_section
 from sparseft.study.sources import split_mdl
 
@@ -42,16 +42,11 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         # keys and types
         ("grid.sparsitys", [0], "grid.sparsitys: unknown key"),
         ("grid.sparsities", [0.5], "grid.sparsities.0: 0.5 is a fraction; write it in percent: 50;"),
-        ("grid.sparsities", ["0.07"], "grid.sparsities.0: 0.07 is a fraction; write it in percent: 7;"),
         ("grid.seeds", [True], "grid: seeds cannot be .True."),
         ("training.steps", True, "training: steps cannot be True"),
         ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
-        ("tasks.boolq\n", {}, "'boolq.n' ends in a line break"),
-        ("grid.trainings", {"a\n": {}}, "'a.n' ends in a line break"),
         ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
-        ("results", "results/a\n", "'results/a.n' ends in a line break"),
         ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
-        ("masks.imported_pattern", {"a": "2:4\n"}, "'2:4.n' ends in a line break"),
         ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
@@ -69,10 +64,8 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
         ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
         ("results", "/tmp/a", "results: .*pattern"),
-        ("results", "results/", "results: .*pattern"),
         ("results", "results/" + 300 * "a", "results: .*pattern"),
         # sources
-        ("models.smollm2.source", "ftp:x", "models.smollm2.source: write hub:ORG/NAME .*, not 'ftp:x'"),
         ("models.smollm2.source", "org/name", "models.smollm2.source: write hub:ORG/NAME .*, not 'org/name'"),
         ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
         ("models.smollm2.source", "path:x", "models.smollm2: sha256 .*wheel.* path:x"),
@@ -101,17 +94,8 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("grid", OWN, "semistructured: 20 % .*N:4.* 0, 25, 50, 75\\b"),
         # references
         ("grid.models", ["llama"], "grid.models asks for 'llama', which is none of smollm2"),
-        (
-            "analysis.against",
-            "structured_taylor",
-            "analysis.against asks for 'structured_taylor', which is none of unstructured",
-        ),
+        ("analysis.against", "experts", "analysis.against asks for 'experts', which is none of unstructured"),
         ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which is none of self"),
-        (
-            "grid.methods",
-            ["unstructured_wanda_on_task"],
-            "grid.methods.0: .*unstructured_wanda looks at task already; write unstructured_wanda",
-        ),
         (
             "reconstruction",
             {"calibration": "self", "examples": 65},
@@ -121,11 +105,6 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         # schedules
         ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
         ("training.stop_if_loss_above", 8, "training: stop_if_loss_above and stop_if_after_steps need each other"),
-        (
-            "training",
-            {"stop_if_loss_above": 8, "stop_if_after_steps": 60},
-            "training: stop_if_after_steps 60 is not below steps 60",
-        ),
         ("training.distillation", {"weight": 1.5}, "training.distillation.weight: .*less than or equal to 1, not 1.5"),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
         ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
@@ -160,10 +139,7 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
         ({"web": WEB, "mix": MIXED | {"shares": [1]}}, "mix: shares needs a number per"),
         ({"web": WEB, "mix": MIXED | {"shares": [1, 0]}}, "mix.shares.1: .*greater than 0"),
         ({"web": WEB, "mix": MIXED | {"examples": 1}}, "mix: examples 1 are too few"),
-        (
-            {"web": WEB, "mix": MIXED | {"examples": 130}},
-            "mix takes 65 windows of self, which has 64; raise masks.calib",
-        ),
+        ({"web": WEB, "mix": MIXED | {"examples": 130}}, "mix takes 65 windows of self, which has 64; raise masks.cal"),
         ({"web": WEB | {"temperature": 2}}, "web: temperature belongs to text: self"),
         ({"self": {"text": "self", "choice": "get_c4"}}, "self: choice belongs to documents"),
     ],
@@ -295,15 +271,6 @@ def test_a_micro_batch_follows_the_batch_and_is_never_larger_than_it_was(trainin
     assert complete(study, Path.cwd()).training_of(task, "a").micro_batch_size == size
 
 
-def test_the_default_study_s_schedules_are_these():
-    study = laid_over({})
-    assert {task: study.training_of(task) for task in study.tasks} == {
-        "hellaswag_mini": Training(steps=20, learning_rate=0.003, batch_size=4, micro_batch_size=4),
-        "boolq_mini": Training(steps=24, learning_rate=0.001),
-        "gsm8k_mini": Training(steps=40, learning_rate=0.001),
-    }
-
-
 def test_a_reconstruction_has_its_own_steps_and_never_stops_nor_has_a_teacher_nor_does_a_measurement():
     study = laid_over({"grid": {"trainings": {"stopping": STOP | {"lora_r": 4, "distillation": {"weight": 0.25}}}}})
     training = study.schedule_of("sparse_to_dense", "boolq_mini", "stopping")
@@ -379,16 +346,9 @@ def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_
     assert ("divergence" in config.texts_read()) == (windows > 0)
     if windows:
         text = config.texts["divergence"]
-        assert (text.text, text.examples, text.length, text.temperature, text.seed) == (
-            "self",
-            windows,
-            512,
-            1,
-            2**63 - 1,
-        )
-        with pytest.raises(
-            InputError, match="on_divergence calibrates on divergence, which masks.calibration does not"
-        ):
+        own = text.text, text.examples, text.length, text.temperature, text.seed
+        assert own == ("self", windows, 512, 1, 2**63 - 1)
+        with pytest.raises(InputError, match="on_divergence calibrates on divergence, which masks.calib"):
             config.masks.text_of(get_method("unstructured_wanda_on_divergence"))
 
 
@@ -404,20 +364,18 @@ def test_a_key_that_no_run_uses_is_said():
 
 
 @pytest.mark.parametrize(
-    ("changes", "fault"),
+    ("text", "grid", "fault"),
     [
-        ({"recover_on": "boolq_mini"}, "recover_on boolq_mini: name a task of kind text that is in grid.tasks"),
-        ({"recover_on": "pages"}, "recover_on pages: the masks of .'unstructured_wanda'. differ from task to task"),
+        ("boolq_mini", {}, "recover_on boolq_mini: name a task of kind text that is in grid.tasks"),
+        (
+            "mine",
+            {"methods": ["unstructured_wanda"]},
+            "mine: the masks of .'unstructured_wanda'. differ from task to task",
+        ),
+        ("mine", {"modes": ["reconstruct_to_sparse"]}, "reconstruct_to_sparse starts from reconstruct"),
     ],
 )
-def test_a_training_on_a_text_first_needs_that_text_and_masks_that_both_tasks_share(changes, fault):
-    raw = {
-        "tasks": {"pages": {"kind": "text", "local": "pages", "length": 8}},
-        "grid": {"tasks": ["pages", "boolq_mini"], "methods": ["unstructured", "unstructured_wanda"]},
-        "training": changes,
-    }
+def test_a_training_on_a_text_first_needs_that_text_and_masks_that_both_tasks_share(text, grid, fault):
+    grid = {"tasks": ["mine", "boolq_mini"], "methods": ["unstructured"]} | grid
     with pytest.raises(InputError, match=fault):
-        laid_over(raw)
-    with pytest.raises(InputError, match="reconstruct_to_sparse starts from reconstruct"):
-        laid_over({**raw, "grid": raw["grid"] | {"methods": ["unstructured"], "modes": ["reconstruct_to_sparse"]},
-                   "training": {"recover_on": "pages"}})  # fmt: skip
+        laid_over({"tasks": {"mine": TEXT}, "grid": grid, "training": {"recover_on": text}})

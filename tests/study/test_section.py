@@ -3,25 +3,13 @@
 import shlex
 
 import pytest
-from pydantic import Field
 from sparseft.errors import InputError
 from sparseft.study.mask_settings import whole_percent
-from sparseft.study.section import Section, flags
-
-
-class Small(Section):
-    """Stand for a section of the configuration."""
-
-    steps: int = 3
-    names: list[str] = Field([])
+from sparseft.study.section import flags
 
 
 def test_a_flag_without_a_value_is_left_out_and_0_and_false_are_values():
     assert flags(a=None, b=[], c=0, d=False, e=[1, 2]) == "--c 0 --d=False --e 1 2"
-
-
-def test_the_keys_of_a_section_are_flags_below_its_name():
-    assert flags(small=Small(names=["x"])) == "--small.steps 3 --small.names x"
 
 
 def test_a_shell_reads_every_value_as_it_was():

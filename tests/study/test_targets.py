@@ -92,24 +92,11 @@ def test_throughput_is_measured_once_per_trained_cell_or_for_what_you_choose(thr
     assert targets.throughput_targets(study) == sorted(expected)
 
 
-def test_a_study_of_no_finetune_alone_evaluates_the_models_and_trains_none():
-    study = study_of(grid=GRID | {"modes": ["no_finetune"]})
-    assert {run.mode for run in targets.runs(study)} == {"no_finetune"}
-    assert {run.sparsity for run in targets.runs(study)} == set(GRID["sparsities"])
-    assert targets.throughput_targets(study) == []
-
-
 RUN = "results/runs/{model}-{task}-{method}-sparsity{sparsity}-{mode}-seed{seed}/evaluation.json"
 MASK = "masks/{model}/masks_sparsity{sparsity}_{method}.pt"
 CELL = "results/throughput/{model}-{task}-{method}-sparsity{sparsity}-sparse_to_dense.json"
-NAMES = {
-    "model": "smollm2",
-    "task": "boolq_mini",
-    "method": "random",
-    "sparsity": "50",
-    "mode": NO_FINETUNE,
-    "seed": "0",
-}
+NAMES = {"model": "smollm2", "task": "boolq_mini", "method": "random", "sparsity": "50"}
+NAMES |= {"mode": NO_FINETUNE, "seed": "0"}
 TRAININGS = {"short": {}, "long": {}}
 
 
@@ -260,14 +247,11 @@ def test_what_a_model_and_a_method_lack_is_made_alone(folder):
     assert added(10, 20) == []
 
 
-def test_models_and_methods_count_for_themselves(folder):
+def test_models_methods_and_tasks_count_for_themselves_and_updated_weights_for_nothing(folder):
     make(0, 50)
     assert added(0, 50, 80, models=("other",)) == added(0, 50, 80, methods=("structured",)) == []
     make(0, 50, 80, folder="masks/other")
     assert added(0, 50, 80, models=("m", "other")) == [80]
-
-
-def test_the_masks_of_a_task_count_for_its_methods_and_updated_weights_for_nothing(folder):
     make(50, folder="masks/m/boolq_mini", method="unstructured_sparsegpt")
     assert added(50, 70, methods=("unstructured_sparsegpt", "unstructured_taylor")) == []
     make(50, folder="masks/m/boolq_mini", method="unstructured_taylor")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hub_cache import write
 from killed import is_killed_after
-from project import TINY_STUDY, Study, refused, succeed, tiny_grid, tree
+from project import TINY_STUDY, Study, succeed, tiny_grid, tree
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
@@ -168,21 +168,6 @@ def test_an_imported_checkpoint_that_changed_is_imported_again(study):
     assert planned == {"import_pruned": 1, "masks": 1}
 
 
-ON_WEB = mask_of("semistructured_sparsegpt_on_web")
-REFUSED = [
-    ("- 50", "- 25", "masks", "masks.imported.magnitude has no checkpoint at 25 %"),
-    ("keep_merged: true", "keep_merged: true\nbackend: cerebras", "masks", "unstructured_sparsegpt"),
-    ("- 50", "- 50", ON_WEB.replace("llama/", f"llama/{TASK}/"), f"are in another place; write {ON_WEB}"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("old", "new", "target", "fault"), REFUSED)
-def test_what_cannot_be_made_is_refused_in_one_line_before_any_job(study, old, new, target, fault):
-    with study.edited(old, new):
-        said = study.snakemake(target, "-n", expect=2)
-    assert [fault in line for line in said.splitlines() if line.startswith("error: ")] == [True], said
-
-
 def flags_of(study: Study, script: str, out: Path) -> dict:
     """Return the flags with which a script writes a mask and its pruned base."""
     folders = {"model_path": study.folder / "models/llama", "output_dir": out / "masks", "pruned_dir": out / "pruned"}
@@ -208,17 +193,3 @@ def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path, s
         assert tree(out) == tree(tmp_path / "0")
     assert {(False, False), (True, False), (True, True)} == set(states)
     assert tree(out) == tree(tmp_path / "0")
-
-
-@pytest.mark.parametrize("script", ["merge.py", "validate_sparsity.py"])
-def test_another_base_than_the_mask_s_is_refused_in_one_line(study, tmp_path, script):
-    place = study.folder / run("imported_magnitude")
-    base = Path(shutil.copytree(base_of(study, "imported_magnitude").folder, tmp_path / "base"))
-    content = bytearray((base / "model.safetensors").read_bytes())
-    content[len(content) // 2] ^= 4
-    (base / "model.safetensors").write_bytes(content)
-    flags = {
-        "merge.py": {"model_path": study.folder / "models/llama", "output_dir": tmp_path / "m", "report": tmp_path / "m.json"},
-        "validate_sparsity.py": {"checkpoint": place / "model_dir", "base": base, "output": tmp_path / "report.json"},
-    }[script]  # fmt: skip
-    refused(tmp_path, script, run_id=place.name, mask_path=study.folder / mask_of("imported_magnitude"), **flags)

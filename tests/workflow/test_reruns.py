@@ -23,12 +23,6 @@ def test_a_finished_study_has_nothing_to_do(small_study):
     assert small_study.planned() == {}
 
 
-def test_a_deleted_evaluation_is_all_that_is_made_again(own_study):
-    # test_terminal_output.py makes it again.
-    (own_study.folder / RUN / "evaluation.json").unlink()
-    assert own_study.planned() == {"evaluate_run": 1, "analyze_results": 1, "analyze": 1}
-
-
 def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)

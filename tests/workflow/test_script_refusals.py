@@ -108,11 +108,13 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     ("compute_masks.py", {}, weights(lambda tensors: tensors.update({UP.replace("weight", "bias"): torch.zeros(48)})), ["bias"]),
-    ("compute_masks.py", {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"]),
+    *((script, {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"])
+      for script in ("compute_masks.py", "validate_sparsity.py")),
     ("evaluate.py --adapter", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
     ("evaluate.py", {"checkpoint": "@models/tiny"}, config(num_hidden_layers=1), ["fit its config.json"]),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
-    ("train.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
+    *((script, {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"])
+      for script in ("train.py", "merge.py")),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
     ("compute_masks.py", {"method": "wandering"}, None, ["method 'wandering' is unknown", "docs/methods.md"]),
