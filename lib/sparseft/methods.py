@@ -30,7 +30,6 @@ DENSE = Pattern("dense", select=lambda ranking: ranking.keep_all(), has_importan
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.
 IMPORTED = Pattern(
     "imported",
-    select=None,
     words="weights that another tool removed",
     scope="unknown",
     has_importance=False,
@@ -74,12 +73,10 @@ class Update:
     statistic: Statistic
     # The keys of `masks:` that it uses.
     settings: tuple[str, ...]
-    # What the masks' metadata says about what it computes from the examples.
-    accumulated: str
 
 
 # pruning/obs.py has its source and its formula.
-REFIT = Update("refit", HESSIAN, ("damping",), "sum of x x^T over all tokens of all examples")
+REFIT = Update("refit", HESSIAN, ("damping",))
 # Stands between the importance and the name of a text.
 ON = "_on_"
 TEXT_NAME = "[a-z0-9]+"
@@ -196,8 +193,9 @@ class Method:
     @property
     def accumulated(self) -> str:
         """Return what is computed from the examples, in words; empty if the method looks at none."""
-        parts = (self.importance, self.update, self.allocation)
-        return "; ".join(part.accumulated for part in parts if part and part.accumulated)
+        computed = [part.statistic.words for part in (self.importance, self.update) if part and part.statistic]
+        own = [part.accumulated for part in (self.importance, self.allocation) if part]
+        return "; ".join(filter(None, (*own[:1], *computed, *own[1:])))
 
 
 def _methods() -> list[Method]:

@@ -18,5 +18,4 @@ ACTIVATION = Importance(
     statistic=INPUT_NORMS,
     score=score,
     ranks=frozenset({"channels"}),
-    accumulated="norm of the inputs over all tokens of all examples",
 )

@@ -23,5 +23,4 @@ FLAP = Importance(
     statistic=INPUT_DEVIATIONS,
     score=score,
     ranks=frozenset({"channels"}),
-    accumulated="standard deviation of the inputs over all tokens of all examples",
 )

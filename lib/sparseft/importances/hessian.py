@@ -17,4 +17,5 @@ HESSIAN = Statistic(
     shape=lambda rows, cols: (cols, cols),
     add=add,
     finish=lambda total, count: total,
+    words="sum of x x^T over all tokens of all examples",
 )

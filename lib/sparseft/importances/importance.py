@@ -19,6 +19,7 @@ class Statistic:
     finish        finish(total, count) returns the evidence, fp32; `count` is the number of the examples, or of the
                   tokens that reached the layer, and at least 1
     dtype         the dtype of the total
+    words         what it is, for the masks' metadata
 
     Totals and values are torch tensors. A function that needs torch imports it itself, because plans run without
     torch."""
@@ -28,6 +29,7 @@ class Statistic:
     add: Callable[[Any, Any], object]
     finish: Callable[[Any, int], Any]
     dtype: str = "float32"
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Importance:
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.
     scope: str = "layer"
     has_fixed_scope: bool = False
-    # What the masks' metadata says about the evidence.
+    # What the masks' metadata says about the evidence, if the words of the statistic do not say it.
     accumulated: str = ""
     uses_column_sums: bool = False
     # The keys of `masks:` that only this importance uses.

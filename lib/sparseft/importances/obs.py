@@ -13,7 +13,6 @@ OBS = Importance(
     source="Kurtic et al. 2023, ZipLM, arXiv 2302.04089, section 3; Ling et al. 2024, SlimGPT, arXiv 2412.18110",
     statistic=HESSIAN,
     ranks=frozenset({"channels"}),
-    accumulated="sum of x x^T over all tokens of all examples",
     settings=("obs_rounds", "damping"),
     update="obs",
 )

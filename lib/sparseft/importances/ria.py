@@ -30,6 +30,5 @@ RIA = Importance(
     statistic=INPUT_NORMS,
     score=score,
     ranks=frozenset({"weights"}),
-    accumulated="norm of the inputs over all tokens of all examples",
     uses_column_sums=True,
 )

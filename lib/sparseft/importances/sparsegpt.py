@@ -15,7 +15,6 @@ SPARSEGPT = Importance(
     ranks=frozenset({"weights"}),
     scope="block",
     has_fixed_scope=True,
-    accumulated="sum of x x^T over all tokens of all examples",
     settings=("sparsegpt_block", "damping"),
     update="sparsegpt",
 )

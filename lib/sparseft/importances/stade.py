@@ -32,7 +32,12 @@ def score(weights: np.ndarray, deviations: np.ndarray, column_sums: None) -> np.
 # The standard deviation of each input column over all tokens of the examples, (cols,). Two sums whose difference is the
 # variance are in fp64, because the mean may be much larger than the deviation.
 INPUT_DEVIATIONS = Statistic(
-    of_gradients=False, shape=lambda rows, cols: (2, cols), add=add, finish=finish, dtype="float64"
+    of_gradients=False,
+    shape=lambda rows, cols: (2, cols),
+    add=add,
+    finish=finish,
+    dtype="float64",
+    words="standard deviation of the inputs over all tokens of all examples",
 )
 STADE = Importance(
     name="stade",
@@ -43,5 +48,4 @@ STADE = Importance(
     # It compares the weights of one row, as wanda does.
     ranks=frozenset({"weights"}),
     scope="row",
-    accumulated="standard deviation of the inputs over all tokens of all examples",
 )

@@ -29,6 +29,7 @@ INPUT_NORMS = Statistic(
     add=add,
     finish=lambda squares, count: squares.sqrt().float(),
     dtype="float64",
+    words="norm of the inputs over all tokens of all examples",
 )
 WANDA = Importance(
     name="wanda",
@@ -39,5 +40,4 @@ WANDA = Importance(
     # It compares the weights of one row. The sum over a column ranks channels, as Wanda-sp does (CASIA-IVA-Lab/FLAP,
     # lib/prune.py).
     scope="row",
-    accumulated="norm of the inputs over all tokens of all examples",
 )

@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.weights import memory_path, unfuse_experts
-from sparseft.lora.adapter import Adapter, check_origin, read_adapter
+from sparseft.lora.adapter import Adapter, read_trained
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, MaskOf, attach, kind_of
@@ -41,14 +41,11 @@ def trained_model(
     than `run`, or if it does not fit the model."""
     rooms = rooms or {str(device): math.inf}
     model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
-    if holds_weights(folder):
-        whole = TrainedCheckpoint(checkpoint.folder, folder)
-        check_origin(folder, whole.origin, mask_sha256, run)
-        place(model, StoredWeights(whole, model), rooms)
-        return model.eval(), tokenizer, whole.digest
-    adapter = read_adapter(folder)
-    config = adapter.config
-    check_origin(folder, config, mask_sha256, run)
+    trained = read_trained(folder, checkpoint, {"mask_sha256": mask_sha256}, run)
+    if isinstance(trained, TrainedCheckpoint):
+        place(model, StoredWeights(trained, model), rooms)
+        return model.eval(), tokenizer, trained.digest
+    config = trained.config
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
 
     def kind(mode: str, kept: Tensor) -> Callable[..., nn.Module]:
@@ -57,11 +54,11 @@ def trained_model(
 
     unfuse_experts(model)
     masks = masks_on(mask, device)
-    layers = adapt(model, checkpoint, masks, config["sparseft"]["mode"], settings, kind)
-    check_layers(layers, adapter.pairs, folder)
+    layers = adapt(model, checkpoint, masks, trained.origin["mode"], settings, kind)
+    check_layers(layers, trained.pairs, folder)
     masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
-    place(model, TrainedWeights(checkpoint, model, masks, adapter, masked), rooms)
-    return model.eval(), tokenizer, adapter.digest
+    place(model, TrainedWeights(checkpoint, model, masks, trained, masked), rooms)
+    return model.eval(), tokenizer, trained.digest
 
 
 class TrainedWeights(StoredWeights):

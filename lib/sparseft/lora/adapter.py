@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
 from sparseft.errors import InputError
 from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder, write_json
@@ -96,6 +98,11 @@ class Adapter(NamedTuple):
     # The digest of the bytes that all this was read from.
     digest: str
 
+    @property
+    def origin(self) -> dict:
+        """Return where the adapter comes from; empty for an adapter of stock PEFT."""
+        return self.config.get(ORIGIN, {})
+
 
 def read_adapter(folder: Path) -> Adapter:
     """Return an adapter. Each of its files is read once.
@@ -137,15 +144,22 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(pairs, config["lora_alpha"] / rank, config, digest)
 
 
-def check_origin(folder: Path, config: dict, mask_sha256: str, run: Run | None, **settings: object) -> None:
-    """Raise InputError if an adapter's configuration has another mask, run, mode or setting than the arguments."""
-    expected = {"mask_sha256": mask_sha256, **({"run_id": run.id, "mode": run.mode} if run else {}), **settings}
-    recorded = config | config.get("sparseft", {})
+def read_trained(
+    folder: Path, model: Checkpoint, origin: dict[str, object], run: Run | None, *, allows_stock: bool = False
+) -> Adapter | TrainedCheckpoint:
+    """Return what a training of a model has left in a folder: an adapter, or trained weights.
+
+    Raises InputError as `read_adapter` does, and if the folder records another run than `run`, or something else than
+    `origin`, such as another mask. With `allows_stock`, an adapter of stock PEFT passes, which records no origin."""
+    trained = TrainedCheckpoint(model.folder, folder) if holds_weights(folder) else read_adapter(folder)
+    expected = origin | ({"run_id": run.id, "mode": run.mode} if run else {})
+    recorded = trained.origin if isinstance(trained, TrainedCheckpoint) else trained.config | trained.origin
     for name, value in expected.items():
-        if recorded.get(name) != value:
+        if recorded.get(name) != value and (trained.origin or not allows_stock):
             raise InputError(
                 f"{folder}: its {name} is {recorded.get(name)}, not {value}", "give the adapter and the mask of one run"
             )
+    return trained
 
 
 def _is_plain(config: dict) -> bool:

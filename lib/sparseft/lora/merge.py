@@ -16,10 +16,10 @@ import torch
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
 from sparseft.checkpoints.layers import is_finite
 from sparseft.checkpoints.rewriting import rewritten
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
 from sparseft.language_model.weights import as_weight, fused_experts
-from sparseft.lora.adapter import Adapter, check_origin, read_adapter
+from sparseft.lora.adapter import Adapter, read_trained
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
@@ -27,7 +27,6 @@ from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import unpack
-from sparseft.storage.record import ORIGIN
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
@@ -49,15 +48,13 @@ def merge(
     adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
     other layers than its target_modules name."""
     source, factors, origin, digest, changed = base, _NO_ADAPTER, {}, None, set()
-    if trained and holds_weights(trained):
-        source = weights = TrainedCheckpoint(base.folder, trained)
-        origin, digest, changed = weights.origin, weights.digest, set(weights.trained)
-        check_origin(trained, origin, mask_sha256, run)
-    elif trained:
-        factors = read_adapter(trained)
-        origin, digest = factors.config.get(ORIGIN, {}), factors.digest
-        if origin:
-            check_origin(trained, origin, mask_sha256, run)
+    if trained:
+        result = read_trained(trained, base, {"mask_sha256": mask_sha256}, run, allows_stock=True)
+        origin, digest = result.origin, result.digest
+        if isinstance(result, TrainedCheckpoint):
+            source, changed = result, set(result.trained)
+        else:
+            factors = result
     for layer, (A, B) in factors.pairs.items():
         if B.shape[:1] + A.shape[1:] != tuple(mask.shape.get(layer, ())):
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"

@@ -7,7 +7,6 @@ from sparseft.patterns.pattern import Pattern, Units
 
 EXPERTS = Pattern(
     "experts",
-    select=None,
     words="whole experts",
     scope="decoder layer",
     removes="experts",

@@ -4,7 +4,6 @@ from sparseft.patterns.pattern import Pattern, Units
 
 LAYERS = Pattern(
     "layers",
-    select=None,
     words="whole decoder layers",
     scope="global",
     removes="layers",

@@ -84,7 +84,7 @@ class Pattern:
     name: str
     # Writes the masks of all layers, by one of the ways in selection/. It
     # imports the way itself, because a plan needs none. None if the masks are another tool's, or keep all that is left.
-    select: Callable[[Ranking], None] | None
+    select: Callable[[Ranking], None] | None = None
     # What is removed, in words for the results page.
     words: str = ""
     # What is ranked together; None if `masks.scope` and the importance decide it.

@@ -30,7 +30,6 @@ rounds the formula to whole weights, and misses the count.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
@@ -49,7 +48,7 @@ def allocate_by_outliers(masks: MaskPass) -> tuple[list[float], dict[str, np.nda
     """Return the results of `outlier_shares` and of `allocate` for a method with an allocation."""
     method, settings = masks.method, masks.settings
     statistic = method.allocation and method.allocation.importance.statistic
-    assert statistic and masks.calibration, f"{method.name} has no allocation, or no examples"
+    assert statistic, f"{method.name} has no allocation"
     norms = masks.calibration.evidence(masks.checkpoint, statistic)
     shares = outlier_shares(masks.checkpoint, norms, settings.owl_m)
     return shares, allocate(shares, masks.shapes, masks.percents, settings.owl_lambda, method.pattern.group)
@@ -128,13 +127,11 @@ def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) 
 def _largest_key(parts: list[tuple[int, int]], count: int, scale: int) -> int:
     """Return the smallest key up to which there are at least `count` slots. `parts` and `scale` are those of
     _slots_up_to."""
-    # Most parts are equal to others: the layers of one size in a decoder layer.
-    multiplicities = Counter(parts)
     low = 0
     high = scale + max(shift for _, shift in parts)
     while low < high:
         middle = (low + high) // 2
-        if sum(number * _slots_up_to(middle, part, scale) for part, number in multiplicities.items()) >= count:
+        if sum(_slots_up_to(middle, part, scale) for part in parts) >= count:
             high = middle
         else:
             low = middle + 1

@@ -56,6 +56,7 @@ class MaskPass:
         Raises InputError if the settings do not allow the method, if the architecture is unknown, if tensors do not fit
         config.json, or if a weight is not finite. Scores are checked when they are ranked."""
         method, checkpoint = self.method, self.checkpoint
+        assert self.scope and (self.calibration or not method.uses_examples), f"{method.name} looks at examples"
         check_tensors(checkpoint, checkpoint.folder)
         if (method.has_pruned_base or not method.importance) and not checkpoint.prepared:
             check_finite_weights(checkpoint, checkpoint.folder)

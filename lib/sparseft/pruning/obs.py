@@ -54,7 +54,6 @@ def prune_units(masks: MaskPass) -> None:
 
     Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
     checkpoint, settings = masks.checkpoint, masks.settings
-    assert masks.calibration, "the update looks at examples"
     numbers, groups = channels_removed(masks.model, masks.percents, settings.head_share), masks.model.groups
     choose = by_scores(masks) if masks.method.update else by_rounds(settings)
     changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}

@@ -47,8 +47,7 @@ def prune_weights(masks: MaskPass) -> None:
     """Prune and update a model's weights for a sparsity, and write mask, report and pruned base.
 
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
-    settings, calibration, meta = masks.settings, masks.calibration, {}
-    assert calibration, "the update looks at examples"
+    settings, meta = masks.settings, {}
     if group := masks.method.pattern.group:
         for layer, (_, cols) in masks.shapes.items():
             check_groups(layer, cols, group)
@@ -66,7 +65,7 @@ def prune_weights(masks: MaskPass) -> None:
             write_new_weights(writer, layer, weight, new, hessian)
 
     with pruned_writer(masks, meta) as writer:
-        calibration.prune_in_sequence(masks.checkpoint, HESSIAN, prune)
+        masks.calibration.prune_in_sequence(masks.checkpoint, HESSIAN, prune)
 
 
 def prune_layer(

@@ -47,7 +47,6 @@ class Observation:
     @property
     def examples(self) -> list[Example]:
         """Return the examples."""
-        assert self.masks.calibration, "the importance looks at examples"
         return self.masks.calibration.examples_of(self.masks.checkpoint)
 
     def sum_by_expert(self, values: Callable[[Routed], Sequence[Tensor]]) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import TORCH_DTYPES
-from sparseft.lora.adapter import Adapter, check_origin, read_adapter, write_adapter
+from sparseft.lora.adapter import Adapter, read_trained, write_adapter
 from sparseft.masks.mask_file import Mask, count_kept, read_checked_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
@@ -218,14 +218,10 @@ def _initial(
         raise InputError(f"{run.id} starts from {start.id}", "give its folder with --initial_adapter")
     if not path or not start:
         return None
-    mask, base = provenance["mask_sha256"], provenance["base"]
-    if get_mode(run.mode).is_full:
-        weights = TrainedCheckpoint(checkpoint.folder, path)
-        check_origin(path, weights.origin, mask, start, base=base)
-        return weights
-    adapter = read_adapter(path)
-    check_origin(path, adapter.config, mask, start, base=base, r=settings.lora_r, lora_alpha=settings.lora_alpha)
-    return adapter
+    origin = {key: provenance[key] for key in ("mask_sha256", "base")}
+    if not get_mode(run.mode).is_full:
+        origin |= {"r": settings.lora_r, "lora_alpha": settings.lora_alpha}
+    return read_trained(path, checkpoint, origin, start)
 
 
 def _teacher(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
