@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from sparseft.errors import InputError
-from sparseft.language_model.gpus import visible_gpus
+from sparseft.language_model.gpus import smallest_gpu, visible_gpus
 from sparseft.planning.inputs import KnownHashes, check_inputs
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests
@@ -59,7 +59,7 @@ if workflow.is_main_process:
         workflow.register_resource("_cores", None)
     elif "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
-REQUESTS = Requests(STUDY)
+REQUESTS = Requests(STUDY, smallest_gpu() if workflow.is_main_process and STUDY.resources.gpus and not QUEUED else None)
 
 
 wildcard_constraints:

@@ -27,6 +27,17 @@ TASK = BY_NAME["boolq_mini"]
 FIELDS = ("divergence", "divergence_standard_error", "same_top_tokens", "divergences")
 
 
+class Table(nn.Module):
+    """A decoder whose hidden states are the rows of a table."""
+
+    def __init__(self, table: list[list[float]]) -> None:
+        super().__init__()
+        self.table = torch.tensor(table).log()
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.table[input_ids])
+
+
 class Chain(nn.Module):
     """A language model of three tokens, whose next token depends on the last one only."""
 
@@ -34,10 +45,13 @@ class Chain(nn.Module):
 
     def __init__(self, table: list[list[float]]) -> None:
         super().__init__()
-        self.table = torch.tensor(table).log()
+        self.decoder = Table(table)
 
-    def forward(self, ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.table[ids] + 7)
+    def get_decoder(self) -> nn.Module:
+        return self.decoder
+
+    def forward(self, **inputs: object) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.decoder(**inputs).last_hidden_state + 7)
 
 
 def rows_of(model: nn.Module, windows: list[Example]) -> list[dict]:

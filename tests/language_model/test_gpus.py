@@ -12,7 +12,7 @@ import pytest
 from project import ROOT
 from sparseft.errors import InputError
 from sparseft.language_model import gpus
-from sparseft.language_model.gpus import take, visible_gpus
+from sparseft.language_model.gpus import smallest_gpu, take, visible_gpus
 
 TWO = "GPU 0: H100 (UUID: GPU-aa)\nGPU 1: H100 (UUID: GPU-bb)\n"
 DIVIDED = (
@@ -27,8 +27,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
-    def lists(text: str) -> None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\n")
+    def lists(text: str, sizes: str = "") -> None:
+        answers = "".join(f"{case}) cat <<'END'\n{said}END\n;;\n" for case, said in (("-L", text), ("*", sizes)))
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncase $1 in\n{answers}esac\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
 
     return lists
@@ -51,6 +52,22 @@ def test_what_a_process_may_use_is_what_the_driver_and_the_environment_say(machi
     if asked is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
     assert visible_gpus() == found
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("listed", "asked", "size"), [
+    (TWO, None, 24564 << 20),
+    (TWO, "0", 81559 << 20),
+    (DIVIDED, None, 5 * 10**9),
+    (DIVIDED, "2", 24564 << 20),
+    (TWO, "-1", None),
+    ("", None, None),
+])  # fmt: skip
+def test_the_memory_of_a_gpu_is_that_of_the_smallest_visible_one(machine, monkeypatch, listed, asked, size):
+    machine(listed, "GPU-aa, 81559\nGPU-bb, 24564\n")
+    if asked is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
+    assert smallest_gpu() == size
 
 
 def started(number: int, locks: Path, seconds: float) -> subprocess.Popen:

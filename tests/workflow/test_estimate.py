@@ -80,6 +80,33 @@ def test_a_job_that_needs_more_memory_than_there_is_is_said(monkeypatch, resourc
     assert all(re.match(f"m: {line}", text) for line, text in zip(lines, said, strict=True)), said
 
 
+DISTILLED = {"distillation": {"weight": 0.5}}
+
+
+@pytest.mark.parametrize(("card", "task", "training", "advice"), [
+    (24, "gsm8k", {}, {"evaluation": "evaluation_batch_size to 8"}),
+    (None, "gsm8k", {}, {}),
+    # An evaluation of choices has logits only of the answers, and fits.
+    (24, "boolq", {}, {"training": "training.gradient_checkpointing to true"}),
+    (16, "boolq", {"micro_batch_size": 16},
+     {"evaluation": "evaluation_batch_size to 16", "training": "training.gradient_checkpointing to true and training.micro_batch_size to 4"}),
+    # A teacher is as large as the model.
+    (24, "boolq", DISTILLED, {"training": "training.shard_model to true"}),
+])  # fmt: skip
+def test_the_advice_is_the_largest_batch_that_fits_and_no_change_that_does_not_help(card, task, training, advice):
+    config = laid_over({
+        "models": {"m": {"source": "hub:huggyllama/llama-7b"}},
+        "tasks": {task: {}},
+        "grid": {"models": ["m"], "tasks": [task], "methods": ["unstructured"], "modes": ["sparse_to_sparse"]},
+        "training": {"batch_size": 16, "micro_batch_size": 4, **training},
+        "evaluation": {"divergence": 0},
+        "resources": {"gpus": 1, "memory_mb": 10**6},
+    })  # fmt: skip
+    said = needs(Requests(config, card and card * 10**9), study_jobs(config)).splitlines()[1:]
+    found = [re.fullmatch(rf"m: (\w+) on {task} needs .* than {card} GB on a GPU; set (.*)", line) for line in said]
+    assert {match[1]: match[2] for match in found} == advice
+
+
 BFLOAT16 = {"models": {"smollm2": {**DEFAULT["models"]["smollm2"], "dtype": "bfloat16"}}}
 
 

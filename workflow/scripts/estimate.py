@@ -9,6 +9,7 @@ on the disk.
 from pathlib import Path
 
 from sparseft.command import run
+from sparseft.language_model.gpus import smallest_gpu
 from sparseft.planning.estimate import report
 from sparseft.study.configfiles import read_configuration
 
@@ -20,7 +21,7 @@ def main(*, configfile: tuple[Path, ...] = (), config: tuple[str, ...] = ()) -> 
         configfile: configuration files, laid over config/config.yaml in this order
         config: KEY=VALUE, laid over the files, with the value in YAML
     """
-    print(report(read_configuration(configfile, config)))
+    print(report(read_configuration(configfile, config), smallest_gpu()))
 
 
 if __name__ == "__main__":

@@ -24,11 +24,8 @@ def visible_gpus() -> list[str]:
     """Return the UUIDs of the NVIDIA GPUs that this process may use, in nvidia-smi's order.
 
     A divided GPU (MIG) is replaced by its parts. CUDA_VISIBLE_DEVICES has numbers or whole UUIDs."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     uuids: list[str] = []
-    for indent, uuid in UUID.findall(listed.stdout):
+    for indent, uuid in UUID.findall(_nvidia_smi("-L")):
         if indent and uuids and uuids[-1].startswith("GPU-"):
             uuids.pop()
         uuids.append(uuid)
@@ -38,6 +35,24 @@ def visible_gpus() -> list[str]:
     names = {str(number): uuid for number, uuid in enumerate(uuids)} | {uuid: uuid for uuid in uuids}
     # As CUDA does, stop at the first device that is unknown.
     return [names[word] for word in takewhile(names.__contains__, map(str.strip, visible.split(",")))]
+
+
+def smallest_gpu() -> int | None:
+    """Return the memory of the smallest GPU that this process may use, in bytes; None if it is not known.
+
+    A part of a divided GPU (MIG) has the GB in its name, rounded up."""
+    listed = _nvidia_smi("--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
+    sizes = {uuid: int(mebibytes) << 20 for uuid, mebibytes in re.findall(r"(GPU-\S+), (\d+)", listed)}
+    parts = re.findall(r"\.(\d+)gb.* \(UUID: (MIG-[^)]+)\)", _nvidia_smi("-L"))
+    sizes |= {uuid: int(gigabytes) * 10**9 for gigabytes, uuid in parts}
+    return min((sizes[uuid] for uuid in visible_gpus() if uuid in sizes), default=None)
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    """Return what nvidia-smi prints; nothing if there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 def take_requested() -> None:

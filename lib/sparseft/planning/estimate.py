@@ -21,7 +21,7 @@ from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.hours import START, Speeds, job_seconds
-from sparseft.planning.job_kind import EVALUATIONS, JobKind
+from sparseft.planning.job_kind import JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import ADAM, Requests
@@ -41,21 +41,24 @@ ESTIMATED = "estimated"
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
-# The keys that lower the memory, and their values. The first ones cost least time.
-LIGHTER = {
-    "training.cache_weights": False,
-    "training.gradient_checkpointing": True,
-    "training.micro_batch_size": 1,
-    "training.shard_model": True,
-    "evaluation_batch_size": 1,
-}
+# Changes that lower the memory. Those of the first keys cost least time.
+SIZES = [64, 32, 16, 8, 4, 2, 1]
+MICRO_BATCH = "training.micro_batch_size"
+LIGHTER: list[tuple[str, int]] = [
+    ("training.cache_weights", False),
+    ("training.gradient_checkpointing", True),
+    *((MICRO_BATCH, size) for size in SIZES),
+    ("training.shard_model", True),
+    *(("evaluation_batch_size", size) for size in SIZES),
+]
 # The folders that studies share. The results have their own.
 SHARED = ("models", "masks", "pruned")
 
 
-def report(config: Config) -> str:
-    """Return the estimate as text. Raises InputError for a model whose sizes are not known yet."""
-    requests, jobs = Requests(config), list(study_jobs(config))
+def report(config: Config, card: int | None) -> str:
+    """Return the estimate as text, for GPUs of `card` bytes as in `Requests`. Raises InputError for a model whose sizes
+    are not known yet."""
+    requests, jobs = Requests(config, card), list(study_jobs(config))
     trained = targets.run_targets(config, "train.json", trained_only=True)
     # A model of unknown size is an error here, and only a note in a plan.
     disk(requests, jobs)
@@ -95,16 +98,6 @@ def examples(config: Config) -> list[str]:
         for task, own in lengths.items()
         if own.choices or own.max_new_tokens
     ]
-
-
-def largest_jobs(requests: Requests, jobs: Iterable[Job]) -> Iterable[JobKind]:
-    """Return the job that needs most memory of each model and kind."""
-    largest: dict[tuple[str, str], JobKind] = {}
-    for job in dict.fromkeys(map(job_kind, jobs)):
-        if job.model:
-            other = largest.get((job.model, job.kind), job)
-            largest[job.model, job.kind] = max(other, job, key=lambda each: sum(requests.bytes_of(each)))
-    return largest.values()
 
 
 def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> str:
@@ -178,40 +171,54 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
 
 
 def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
-    """Return a line for each model and kind of job that needs more memory than there is, with changes that help.
+    """Return a line for each model and kind of job whose largest job needs more memory than there is, with changes that
+    help.
 
-    With `has_all`, there is a line for each. Without resources.gpu_memory_mb, a GPU has CARD. Without
-    resources.memory_mb, a job may use the memory of this machine."""
-    resources, lines = requests.config.resources, []
+    With `has_all`, there is a line for each. A GPU of unknown size has CARD. Without resources.memory_mb, a job may use
+    the memory of this machine."""
+    kinds, lines = defaultdict(list), []
+    for job in filter(lambda job: job.model, dict.fromkeys(map(job_kind, jobs))):
+        kinds[job.model, job.kind].append(job)
     limits = {
-        "on a GPU": 1e6 * (resources.gpu_memory_mb or 0) or CARD,
-        "in the machine": 1e6 * (resources.memory_mb or 0) or virtual_memory().total,
+        "on a GPU": requests.card or CARD,
+        "in the machine": 1e6 * (requests.config.resources.memory_mb or 0) or virtual_memory().total,
     }
-    for job in largest_jobs(requests, jobs):
+    for of_kind in kinds.values():
+        job = max(of_kind, key=lambda job: sum(requests.bytes_of(job)))
         sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
         missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
+        advice = f", more than {' and '.join(missing)}; {_advice(requests, job, limits)}" if missing else ""
         if missing or has_all:
             parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
-            what = " on ".join(filter(None, (job.kind, job.task)))
-            fault = f", more than {' and '.join(missing)}; {_advice(requests.config, job, limits)}" if missing else ""
-            lines.append(f"{job.model}: {what} needs {parts}{fault}")
+            lines.append(f"{job.model}: {' on '.join(filter(None, (job.kind, job.task)))} needs {parts}{advice}")
     return lines
 
 
-def _advice(config: Config, job: JobKind, limits: Mapping[str, float]) -> str:
-    """Return in words the first changes of LIGHTER with which a job fits into the limits."""
-    words = []
-    for key, value in LIGHTER.items():
-        section, _, name = key.rpartition(".")
-        holder = config.training_of(job.task, job.training) if section else config
-        if job.kind not in (["training"] if section else [*EVALUATIONS, "training"]) or getattr(holder, name) == value:
+def _advice(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> str:
+    """Return in words the first changes of LIGHTER with which a job fits into the limits, without those that do not
+    help."""
+
+    def fits(changes: Mapping[str, object]) -> bool:
+        inside = {key.partition(".")[2]: value for key, value in changes.items() if "." in key}
+        outside = {key: value for key, value in changes.items() if "." not in key}
+        training = requests.config.training.model_copy(update=inside)
+        config = requests.config.model_copy(update={"training": training, **outside})
+        sizes = zip(Requests(config, requests.card).bytes_of(job), limits.values(), strict=True)
+        return all(size <= limit for size, limit in sizes)
+
+    if not job.task:
+        return "use a larger one"
+    batch = requests.config.training_of(job.task, job.training).batch_size
+    shares, changes = batch // requests.config.resources.processes, {}
+    for key, value in LIGHTER:
+        if key == MICRO_BATCH and shares % value:
             continue
-        words.append(f"{key} to {json.dumps(value)}")
-        change = {section: config.training.model_copy(update={name: value})} if section else {name: value}
-        config = config.model_copy(update=change)
-        sizes = zip(Requests(config).bytes_of(job), limits.values(), strict=True)
-        if all(size <= limit for size, limit in sizes):
-            return f"set {' and '.join(words)}"
+        changes[key] = value
+        if fits(changes):
+            for needless in reversed([*changes]):
+                others = {key: value for key, value in changes.items() if key != needless}
+                changes = others if fits(others) else changes
+            return "set " + " and ".join(f"{key} to {json.dumps(value)}" for key, value in changes.items())
     return "use a larger one"
 
 

@@ -58,10 +58,8 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             passes = own(subject.layers) if own else 1 + sequential
             # A backward by segments computes every decoder layer two or three times.
             share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
-            tokens = share * lengths.mean * lengths.rows[0] * passes
-            # The Hessians take at most as long as the pass, and the updates as three tokens per input of the widest
-            # layer.
-            return 2 * tokens + 9 * subject.widest if method.algorithm else tokens
+            # The Hessians and the updates take about as long as the pass.
+            return (2 if method.algorithm else 1) * share * lengths.mean * lengths.rows[0] * passes
         case "sampling":
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * reading)

@@ -16,7 +16,7 @@ from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
 from sparseft.study.config import Config
-from sparseft.study.sources import TOGETHER
+from sparseft.study.sources import OWN_CONTEXT, TOGETHER
 from sparseft.tasks.task import Lengths
 
 # Bytes of python, torch and its libraries on a CPU; measured.
@@ -41,6 +41,8 @@ LOADED = 4
 # Rows of logits that an evaluation has at once on a GPU, and bytes per word of the rows that are in fp32
 # (language_model/loss.py).
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
+# Rows of logits of a text that exist at once (the same file).
+TEXT_ROWS = 1 << 13
 # How many times the logits a distillation has at most; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
 # Shares of a GPU that the weights of an evaluation take, if they fit whole and if not (language_model/placement.py).
@@ -56,8 +58,10 @@ UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetch
 class Requests:
     """Compute the requests of the jobs of one study. Equal jobs are computed once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, card: float | None = None) -> None:
+        """`card` is the memory of a GPU in bytes, if it is known. resources.gpu_memory_mb comes before it."""
         self.config = config
+        self.card = 1e6 * (config.resources.gpu_memory_mb or 0) or card
         # What raises InputError, because a model is not known yet, is computed again the next time.
         self.subject = cache(lambda model: described(model, config.models[model], config.models))
         self.bytes_of = cache(self._bytes_of)
@@ -89,7 +93,7 @@ class Requests:
     def _bytes_of(self, job: JobKind) -> tuple[int, int]:
         """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a
         margin."""
-        device, machine = process_memory(self.config, job, self._largest(job))
+        device, machine = process_memory(self.config, job, self._largest(job), self.card)
         resources = self.config.resources
         processes = resources.processes if job.kind == "training" else 1
         return (device, processes * machine) if resources.gpus else (0, processes * (device + machine))
@@ -102,15 +106,17 @@ class Requests:
         if job.kind == "training":
             return gpus
         needed = int(job.kind in RUN_THE_MODEL or job.kind == "merge")
-        if job.kind in PLACED:
+        if job.kind in PLACED and self.config.resources.gpu_memory_mb:
             with suppress(InputError):
                 whole = self.subject(job.model).bytes
-                needed = max(1, math.ceil(whole / _room(self.config, whole)))
+                needed = max(1, math.ceil(whole / _room(self.card, whole)))
         return min(gpus, needed)
 
 
-def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
-    """Return the bytes of a process of a job on the device that computes, and those that are always in the machine."""
+def process_memory(config: Config, job: JobKind, subject: Subject, card: float | None = None) -> tuple[int, int]:
+    """Return the bytes of a process of a job on the device that computes, and those that are always in the machine.
+
+    `card` as in `Requests`."""
     host = config.training_backend.host_memory
     if host and job.kind in ("training", "throughput"):
         return 0, sum(host(subject.weights).values())
@@ -118,18 +124,20 @@ def process_memory(config: Config, job: JobKind, subject: Subject) -> tuple[int,
         # The whole model is in float32 while it is dequantised.
         is_dequantised = job.kind == "prepare" and config.models[job.model].source.startswith("pypi:")
         return 0, PROGRAM + (4 * subject.weights if is_dequantised else MATRIX * subject.largest_prunable)
-    parts = _of_masks if job.kind == "mask" else _of_a_model if job.kind in (*EVALUATIONS, *PLACED) else _of_a_training
-    device, machine = parts(config, job, subject)
+    if job.kind in (*EVALUATIONS, *PLACED):
+        device, machine = _of_a_model(config, job, subject, card)
+    else:
+        device, machine = (_of_masks if job.kind == "mask" else _of_a_training)(config, job, subject)
     if config.resources.gpus:
         device += CUDA
         # With tensors on their way to the GPU.
-        machine += CUDA_LIBRARIES + LOADED * subject.width * subject.largest
+        machine += CUDA_LIBRARIES + LOADED * subject.width * max(map(math.prod, subject.shapes.values()))
     return device, PROGRAM + machine
 
 
-def _room(config: Config, whole: int) -> float:
-    """Return the bytes of a GPU that the weights of an evaluation take at most; infinity without a limit."""
-    limit = 1e6 * (config.resources.gpu_memory_mb or math.inf)
+def _room(card: float | None, whole: int) -> float:
+    """Return the bytes of a GPU that the weights of an evaluation take at most; infinity if its size is not known."""
+    limit = card or math.inf
     return (WHOLE if whole <= WHOLE * limit else DIVIDED) * limit
 
 
@@ -150,7 +158,7 @@ def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]
         return device, states + kept_bytes(subject.layers, states, subject.bytes) + scores
     if method.algorithm:
         squares = sum(cols**2 for _, cols in subject.prunable.values()) // subject.layers
-        device += HESSIAN * squares + FACTORS * subject.widest**2
+        device += HESSIAN * squares + FACTORS * max(cols**2 for _, cols in subject.prunable.values())
     # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its scores.
     return device, 2 * states + 3 * 4 * subject.largest_prunable
 
@@ -166,11 +174,11 @@ def kept_bytes(layers: int, states: int, weights: int) -> int:
     return min(layers * states, max(weights, KEPT, fewest * states))
 
 
-def _of_a_model(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
+def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | None) -> tuple[int, int]:
     """Return the bytes of a job that runs a whole model forward: it samples a text, or evaluates."""
     weights, in_files = subject.bytes, 0
     if config.resources.gpus and job.kind in PLACED:
-        weights = int(min(weights, _room(config, weights)))
+        weights = int(min(weights, _room(card, weights)))
         # They would be read from the disk for every batch if the machine could not keep them.
         in_files = max(0, subject.bytes - config.resources.gpus * weights)
     heads = attention_heads(subject.config)
@@ -180,13 +188,22 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject) -> tuple[int, in
         return weights + TOGETHER * (config.texts[job.text].length * cached + scored), in_files
 
     def of_task(lengths: Lengths) -> int:
-        """Return the bytes of a batch: cached keys and values, or logits."""
+        """Return the bytes of a batch: cached keys and values, or a decoder layer's activations and logits."""
         if not (lengths.choices or lengths.max_new_tokens):
             return _loss_bytes(config, subject, lengths)
         tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
-        return config.evaluation_batch_size * tokens * (cached if lengths.max_new_tokens else scored)
+        if lengths.max_new_tokens:
+            return config.evaluation_batch_size * tokens * cached
+        # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py).
+        rows = lengths.answer if config.resources.gpus else lengths.long
+        return config.evaluation_batch_size * (tokens * subject.activation_bytes + rows * scored)
 
-    batch = max(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
+    text = config.perplexity.context if config.perplexity and job.kind == "evaluation" else 0
+    text = subject.config.get("max_position_embeddings", 0) if text == OWN_CONTEXT else text
+    batch = max(
+        text * subject.activation_bytes + min(text, TEXT_ROWS) * scored,
+        *(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task)),
+    )
     # Before the merge, W' takes the place of W.
     return weights + 4 * subject.trained_numbers(config, job.task, job.training) + batch, in_files
 

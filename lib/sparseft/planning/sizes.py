@@ -25,14 +25,7 @@ from sparseft.study.sources import Model, TaskData, local_source, pruned_base
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
 
-_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-)
+_SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
 
 
 def _named(architecture: str, *sizes: int, **others: object) -> dict:
@@ -93,11 +86,6 @@ class Subject:
         """Return the bytes of the weights."""
         return self.width * self.weights
 
-    @cached_property
-    def largest(self) -> int:
-        """Return the number of weights of the largest tensor."""
-        return max(map(math.prod, self.shapes.values()))
-
     @property
     def layers(self) -> int:
         """Return the number of decoder layers."""
@@ -118,11 +106,6 @@ class Subject:
     def largest_prunable(self) -> int:
         """Return the number of weights of the largest prunable layer."""
         return max(map(math.prod, self.prunable.values()))
-
-    @cached_property
-    def widest(self) -> int:
-        """Return the largest number of inputs of a prunable layer."""
-        return max(cols for _, cols in self.prunable.values())
 
     @cached_property
     def layer_and_outside(self) -> int:
