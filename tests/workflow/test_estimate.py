@@ -80,6 +80,7 @@ def test_a_job_that_needs_more_memory_than_there_is_is_said(monkeypatch, resourc
     assert all(re.match(f"m: {line}", text) for line, text in zip(lines, said, strict=True)), said
 
 
+CHECKPOINTING = "training.gradient_checkpointing to true"
 DISTILLED = {"distillation": {"weight": 0.5}}
 
 
@@ -87,9 +88,9 @@ DISTILLED = {"distillation": {"weight": 0.5}}
     (24, "gsm8k", {}, {"evaluation": "evaluation_batch_size to 8"}),
     (None, "gsm8k", {}, {}),
     # An evaluation of choices has logits only of the answers, and fits.
-    (24, "boolq", {}, {"training": "training.gradient_checkpointing to true"}),
+    (24, "boolq", {}, {"training": CHECKPOINTING}),
     (16, "boolq", {"micro_batch_size": 16},
-     {"evaluation": "evaluation_batch_size to 16", "training": "training.gradient_checkpointing to true and training.micro_batch_size to 4"}),
+     {"evaluation": "evaluation_batch_size to 16", "training": f"{CHECKPOINTING} and training.micro_batch_size to 4"}),
     # A teacher is as large as the model.
     (24, "boolq", DISTILLED, {"training": "training.shard_model to true"}),
 ])  # fmt: skip
