@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 from sparseft.errors import InputError
 from sparseft.language_model.gpus import smallest_gpu, visible_gpus
-from sparseft.planning.inputs import KnownHashes, check_inputs
+from sparseft.planning.inputs import check_inputs
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests
 from sparseft.storage import revisions
+from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places

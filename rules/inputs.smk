@@ -1,6 +1,7 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
 from sparseft.methods import SELF, TASK, get_method
-from sparseft.planning.inputs import fetched_files, model_files, selection_files, source_manifests, task_files
+from sparseft.data.task_files import selection_files, task_files
+from sparseft.planning.inputs import fetched_files, model_files, source_manifests
 from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 from sparseft.study.sources import DIVERGENCE, pruned_base

@@ -21,6 +21,8 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
 from sparseft.language_model.model import computed_by
 
+# A batch -> -log p of its answer tokens, fp32 (N,).
+Loss = Callable[[Batch], Tensor]
 # The number of rows of logits that are in fp32 at once, by device. A GPU needs many to fill it. On a CPU they stay in
 # its cache.
 ROWS = {"cpu": 16, "cuda": 512}
@@ -156,11 +158,7 @@ class AnswerLoss(nn.Module):
 
 @torch.no_grad()
 def answer_losses(
-    loss: Callable[[Batch], Tensor],
-    examples: list[Example],
-    batch_size: int,
-    device: torch.device,
-    accelerator: Accelerator | None = None,
+    loss: Loss, examples: list[Example], batch_size: int, device: torch.device, accelerator: Accelerator | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each example's answer, in nats, float64 (N,), and its number of answer tokens, int64 (N,).
 
@@ -192,11 +190,7 @@ def evaluation_batches(examples: list[Example], batch_size: int) -> list[list[in
 
 
 def mean_answer_loss(
-    loss: Callable[[Batch], Tensor],
-    examples: list[Example],
-    batch_size: int,
-    device: torch.device,
-    accelerator: Accelerator | None = None,
+    loss: Loss, examples: list[Example], batch_size: int, device: torch.device, accelerator: Accelerator | None = None
 ) -> float:
     """Return the mean loss over all answer tokens of `examples`, in nats, as `answer_losses` computes it."""
     sums, tokens = answer_losses(loss, examples, batch_size, device, accelerator)

@@ -20,7 +20,7 @@ from psutil import virtual_memory
 from sparseft.errors import InputError
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
-from sparseft.planning.hours import START, Speeds, job_seconds
+from sparseft.planning.hours import START, job_seconds
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
@@ -141,13 +141,12 @@ def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
             number = 1 if "sparsity" in wildcards or method == DENSE else len(config.grid.percents(method))
             kept["masks"] += number * (model.prunable_weights // 8)
             kept["pruned"] += get_method(method).has_pruned_base * model.bytes
-        else:
-            of_run = model.name, wildcards["task"], training_name(wildcards["training"])
-            is_full = get_mode(wildcards["mode"]).is_full
-            kept["trained weights"] += is_full * model.bytes
-            kept["adapters"] += (not is_full) * 4 * numbers(*of_run)
+        elif get_mode(wildcards["mode"]).is_full:
+            kept["trained weights"] += model.bytes
             # The state from which a killed training continues.
-            running = max(running, is_full * ADAM * model.weights)
+            running = max(running, ADAM * model.weights)
+        else:
+            kept["adapters"] += 4 * numbers(model.name, wildcards["task"], training_name(wildcards["training"]))
     return +kept, running
 
 
@@ -228,15 +227,19 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
     measurement, its time is the estimate for this machine, and is right within UNCERTAIN."""
     speeds, rests = this_machine()
+    # The speed of an appliance or an engine is not known.
+    on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
     taken: defaultdict[str, float] = defaultdict(float)
     sources: Counter[str] = Counter()
     for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
-        seconds = _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []
-        source = "measured here before"
-        if not seconds:
-            seconds = _estimated(requests, job, speeds)
-            source = ESTIMATED if seconds else "of unknown time"
-        taken[source] += number * mean(seconds or [0]) / 3600
+        source, seconds = "of unknown time", 0.0
+        if measured := _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []:
+            source, seconds = "measured here before", mean(measured)
+        elif job.kind not in ("engines", *on_appliance):
+            with suppress(InputError):
+                seconds = job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START
+                source = ESTIMATED
+        taken[source] += number * seconds / 3600
         sources[source] += number
     total, doubt = sum(taken.values()), taken[ESTIMATED]
     bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
@@ -263,12 +266,3 @@ def _measured(benchmarks: Iterable[Path]) -> list[float]:
         with suppress(ValueError, IndexError):
             seconds.append(float(file.read_text().splitlines()[-1].split()[0]))
     return seconds
-
-
-def _estimated(requests: Requests, job: JobKind, speeds: Speeds) -> list[float]:
-    """Return the seconds of a job; none if its model or the speed of the appliance or engine is not known."""
-    on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
-    if job.kind not in ("engines", *on_appliance):
-        with suppress(InputError):
-            return [job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START]
-    return []

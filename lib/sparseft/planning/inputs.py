@@ -1,76 +1,36 @@
-"""List and hash the files that a study is made from, and refuse a study before anything runs if one of them does not
+"""List the files that a study is made from, and refuse a study before anything runs if one of them does not
 fit."""
 
-import os
-from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sparseft.architectures.architecture import attention_heads
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
-from sparseft.data.loading import local_file
-from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION
+from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE
+from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.patterns.channels import heads_removed
 from sparseft.planning.sizes import known_rows, known_subject
-from sparseft.storage.atomic import write_json
-from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.known_hashes import KnownHashes
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, TaskData, local_source, pruned_base
+from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, local_source, pruned_base
 from sparseft.study.targets import runs, window_files
-from sparseft.tasks.task import MANIFESTS, SPLITS
-
-
-class _Loader(yaml.SafeLoader):
-    """Read a YAML file as data. A tag such as !function gives None."""
-
-
-_Loader.add_constructor(None, lambda loader, node: None)
+from sparseft.tasks.task import MANIFESTS
 
 # Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
 # behind it.
 LONGEST_NAME = 200
 # A share of the heads is far from the requested one if it differs by more percentage points.
 FAR = 2
-
-
-class KnownHashes:
-    """Keep the sha256 of files in `record`, a JSON file, so that only a file that may have changed is hashed again.
-
-    A file may have changed if its size, its inode or one of its two dates is another one, older or newer. A program can
-    set the date of the content (mtime) back, but not that of the last change (ctime)."""
-
-    def __init__(self, record: Path) -> None:
-        self._record = record
-        self._known = read_json(record, f"delete {record}") if record.exists() else {}
-
-    def of(self, files: Iterable[Path | str]) -> dict[str, str]:
-        """Return path -> sha256 of those `files` that are regular files. The job that reads another one reports it."""
-        states = {}
-        for file in filter(os.path.isfile, map(str, files)):
-            status = os.stat(file)
-            states[file] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        changed = {file: state for file, state in states.items() if self._known.get(file, [None])[:-1] != state}
-        if changed:
-            self._known |= {file: [*state, sha256(file)] for file, state in changed.items()}
-            write_json(self._record, self._known)
-        return {file: self._known[file][-1] for file in states}
-
-    def joint(self, files: Iterable[Path | str]) -> str:
-        """Return one digest of the names and contents of the files that exist. Their folders do not count."""
-        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in self.of(files).items())
-        return sha256_of_text("".join(lines))
 
 
 def check_inputs(config: Config, hashes: KnownHashes) -> None:
@@ -119,17 +79,17 @@ def fetched_files(config: Config) -> list[Path]:
     files += [Path(DATA.format(task=task), MANIFESTS["validation"]) for task in _prepared_tasks(config)]
     if any(config.training_names):
         files += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
-    for model, method, percent in _imported(config):
-        if (config.pruned_source(model, method, percent) or "").startswith(HUB):
-            files.append(Path(base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")))
-    return files
+    return files + [base for _, base, source in _imported(config) if source.startswith(HUB)]
 
 
-def _imported(config: Config) -> Iterator[tuple[str, str, int]]:
-    """Yield the model, the method and the sparsity of each checkpoint of another tool."""
-    methods = [method for method in config.grid.methods if get_method(method).imported]
-    for model, method in product(config.grid.models, methods):
-        yield from ((model, method, percent) for percent in filter(None, config.grid.percents(method)))
+def _imported(config: Config) -> Iterator[tuple[str, Path, str]]:
+    """Yield the key of each checkpoint of another tool, the manifest of the pruned base that is made from it, and its
+    source; "" if the model was pruned itself."""
+    for model, method in product(config.grid.models, config.grid.methods):
+        tool = get_method(method).imported
+        for percent in filter(None, config.grid.percents(method)) if tool else ():
+            base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
+            yield f"masks.imported.{tool}.{percent}", Path(base), config.pruned_source(model, method, percent) or ""
 
 
 def check_sources(config: Config) -> None:
@@ -182,13 +142,8 @@ def _sources(config: Config) -> dict[str, list[str]]:
         for name in config.grid.models
         if not Path(MANIFEST.format(model=name)).exists()
     }
-    for model, method, percent in _imported(config):
-        base = base_manifest(method).format(model=model, method=method, sparsity=f"{percent:02d}")
-        if not Path(base).exists():
-            place = f"masks.imported.{get_method(method).imported}.{percent}"
-            places[place] = model_files(config.pruned_source(model, method, percent) or "")
-    for name in _prepared_tasks(config):
-        places[f"tasks.{name}"] = task_files(config.task_data(name))
+    places |= {key: model_files(source) for key, base, source in _imported(config) if not base.exists()}
+    places |= {f"tasks.{name}": task_files(config.task_data(name)) for name in _prepared_tasks(config)}
     texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
     return places | {place: [text.local] for place, text in texts.items() if text.local}
@@ -237,49 +192,6 @@ def model_files(source: str) -> list[str]:
     weights = folder.glob("*.safetensors") if checkpoint == folder else [checkpoint]
     # config.json is listed even if it is missing, so that it is reported.
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
-
-
-def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
-    """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
-
-    A YAML file comes with all files outside lm-eval's package that it includes."""
-    files = []
-    if data.lm_eval_file:
-        included: list[Path] = []
-        _add_included(Path(data.lm_eval_file).resolve(), included)
-        # The first file has the name that it has in the configuration. The others are relative to the study's folder,
-        # so that a moved study has the same inputs.
-        files = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
-    # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
-    for split in splits if data.local else ():
-        text = f"{data.local}/{split}.txt"
-        files.append(text if data.kind == "text" and Path(text).exists() else f"{data.local}/{split}.jsonl")
-    return files
-
-
-def _add_included(path: Path, files: list[Path]) -> None:
-    """Add a YAML file and the files that it includes to `files`, each one once.
-
-    A file that cannot be read includes nothing here. The preparation of the task reports it."""
-    spec: Any = find_spec("lm_eval")
-    package = Path(spec.origin).resolve().parent
-    if path in files or path.is_relative_to(package):
-        return
-    try:
-        content = yaml.load(path.read_bytes(), _Loader)
-    except (yaml.YAMLError, OSError):
-        content = None
-    files.append(path)
-    names = content.get("include", []) if isinstance(content, dict) else []
-    names = [names] if isinstance(names, str) else names
-    for name in names:
-        _add_included((path.parent / name).resolve(), files)
-
-
-def selection_files(data: TaskData) -> list[str]:
-    """Return the file of the split selection in a local task's folder; nothing if there is none."""
-    file = local_file(Path(data.local), SELECTION, is_text=data.kind == "text") if data.local else None
-    return [str(file)] if file else []
 
 
 def _recorded(manifest: Path) -> dict[Path, str]:
