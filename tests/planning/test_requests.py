@@ -118,6 +118,16 @@ def test_an_evaluation_takes_the_gpus_that_its_weights_need():
     assert Requests(study(resources={"memory_mb": 20_000})).gpus(job) == 0
 
 
+def test_a_perplexity_of_long_windows_has_the_logits_of_some_rows_only():
+    job = JobKind("evaluation", "llama", "boolq")
+    sizes = [
+        Requests(study(perplexity={"context": context}, resources={"gpus": 1})).bytes_of(job)[0]
+        for context in (2048, 131_072)
+    ]
+    activations = 131_072 * described("llama", study().models["llama"]).activation_bytes
+    assert activations < sizes[1] - sizes[0] + 8e9 < activations + 131_072 * 32_000 * 4
+
+
 @pytest.mark.parametrize("kind", ["merge", "proof", "weights", "mask", "training", *EVALUATIONS])
 def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(kind):
     job = JobKind(kind, "llama", "boolq", "unstructured_wanda")

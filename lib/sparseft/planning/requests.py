@@ -194,8 +194,9 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | No
         tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
         if lengths.max_new_tokens:
             return config.evaluation_batch_size * tokens * cached
-        # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py).
-        rows = lengths.answer if config.resources.gpus else lengths.long
+        # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those of
+        # the longest answer.
+        rows = min(2 * lengths.answer if config.resources.gpus else tokens, tokens)
         return config.evaluation_batch_size * (tokens * subject.activation_bytes + rows * scored)
 
     text = config.perplexity.context if config.perplexity and job.kind == "evaluation" else 0
@@ -223,15 +224,15 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     weights = subject.bytes
     if settings.shard_model:
         # What is gathered is there twice: as it was received, and as tensors.
-        weights = subject.bytes // resources.processes + 2 * subject.layer_and_outside
+        weights = 2 * subject.layer_and_outside
         if job.is_full:
             # The weights that are not trained are in fp32 too.
             device = (FULL * numbers + 4 * (subject.weights - numbers)) // resources.processes
-            weights = 2 * subject.layer_and_outside
             if resources.gpus == 1:
                 device, machine = 0, device
-        elif resources.gpus == 1:
-            weights = 2 * subject.layer_and_outside
+        elif resources.gpus != 1:
+            weights += subject.bytes // resources.processes
+        else:
             # torch rounds each tensor of pinned memory up to a power of two (CachingHostAllocator.h).
             sizes = (subject.width * math.prod(shape) for shape in subject.shapes.values())
             machine = sum(1 << (size - 1).bit_length() for size in sizes)
