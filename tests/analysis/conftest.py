@@ -143,13 +143,6 @@ def training(run: Run, loss: float, inputs: dict, data: dict, changes: dict) -> 
     }  # fmt: skip
 
 
-def end_early(files: dict[str, dict]) -> None:
-    """Change the records of a run into those of a training that ended after 40 of its 60 steps."""
-    early = {"step": 40, "loss": 9.0, "loss_above": 5.0}
-    files["train"]["loss_curve"] = files["train"]["loss_curve"][:40]
-    files["train"].update(ended_early=early, updates=39, samples_per_second_overall=40 * 8 / 120.0)
-
-
 def check_engines(files: dict[str, dict]) -> None:
     """Add the check of vLLM to the records of a run: its two repeats are 1.5 and 2.5 times as fast as the dense
     model."""

@@ -113,7 +113,7 @@ def read_run(folder):
     run |= {"parameters": proof["parameters"], "model_bytes": proof["bytes"]}
     channels = sum(row["pruned"] for row in proof["layers"]) if proof["mask"]["method"].startswith("structured") else 0
     run["parameters_left"] = proof["parameters"] - channels
-    is_sound = proof["passed"] and not train.get("ended_early") and not proof["not_checked"]
+    is_sound = proof["passed"] and not proof["not_checked"]
     if train:
         losses = [step["loss"] for step in train["loss_curve"]][-max(1, len(train["loss_curve"]) // 10) :]
         run |= {name: train[name] for name in OF_TRAINING} | {"training_tokens": train["tokens"]}

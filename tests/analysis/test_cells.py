@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import end_early
 from scipy import stats
 from sparseft.analysis.cells import pool
 from sparseft.analysis.study import read_study
@@ -68,7 +67,6 @@ def test_the_selection_rows_choose_a_training_and_not_the_validation_rows(
 
 OBSTACLES = {
     "fault": lambda files: files["validation_report"].update(passed=False),
-    "ended early": end_early,
     "seed 1 has no run of the study": None,
     "a run has no result on the selection rows": lambda files: files.pop("selection"),
 }

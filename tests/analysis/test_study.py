@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import check_engines, digest, end_early
+from conftest import check_engines, digest
 from sparseft.analysis.study import read_study
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -136,8 +136,3 @@ def test_a_run_starts_from_the_adapter_of_its_reconstruction(runs_dir, write_run
     assert read_study(runs_dir).runs.set_index("run_id").at[run, "training_tokens"] == 96_000
     write_run(run, start=OTHER)
     assert any("adapter of " + start in text for _, text in faults(runs_dir)[run])
-
-
-def test_a_training_that_ended_early_has_a_status_of_its_own(study, write_run):
-    write_run(RUN, change=end_early)
-    assert read_study(study).runs.set_index("run_id").at[RUN, "status"] == "ended early"

@@ -104,7 +104,6 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
         ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which is none of 0, 50"),
         # schedules
         ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
-        ("training.stop_if_loss_above", 8, "training: stop_if_loss_above and stop_if_after_steps need each other"),
         ("training.distillation", {"weight": 1.5}, "training.distillation.weight: .*less than or equal to 1, not 1.5"),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
         ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
@@ -150,7 +149,6 @@ def test_a_faulty_text_is_named(texts, line):
 
 
 BACKENDS = ("cerebras", "modelzoo")
-STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
 
 
 @pytest.mark.parametrize(
@@ -214,9 +212,7 @@ def test_sections_that_do_not_fit_each_other_are_refused(sections, line):
         ({"lora_dropout": 0.1}, {}, "training.lora_dropout 0.1: in reconstruct"),
         ({"micro_batch_size": 4}, {"resources": {"processes": 2}, "training": {"batch_size": 4, "micro_batch_size": 2}},
          "resources.processes: 2 processes cannot share 1 micro-batches"),
-        (STOP | {"steps": 5}, {}, "stop_if_after_steps 5 is not below steps 5"),
         *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights True: Cerebras") for name in BACKENDS),
-        *((STOP, {"backend": name}, r"training\.stop_if_loss_above 8\.0: Cerebras") for name in BACKENDS),
         *(({"distillation": {"weight": 0}}, {"backend": name}, r"training\.distillation weight=0\.0 .*: Cerebras")
           for name in BACKENDS),
     ],
@@ -271,13 +267,12 @@ def test_a_micro_batch_follows_the_batch_and_is_never_larger_than_it_was(trainin
     assert complete(study, Path.cwd()).training_of(task, "a").micro_batch_size == size
 
 
-def test_a_reconstruction_has_its_own_steps_and_never_stops_nor_has_a_teacher_nor_does_a_measurement():
-    study = laid_over({"grid": {"trainings": {"stopping": STOP | {"lora_r": 4, "distillation": {"weight": 0.25}}}}})
-    training = study.schedule_of("sparse_to_dense", "boolq_mini", "stopping")
-    layer = study.schedule_of("reconstruct", "boolq_mini", "stopping")
+def test_a_reconstruction_has_its_own_steps_and_no_teacher_as_a_measurement_has_none():
+    study = laid_over({"grid": {"trainings": {"taught": {"lora_r": 4, "distillation": {"weight": 0.25}}}}})
+    training = study.schedule_of("sparse_to_dense", "boolq_mini", "taught")
+    layer = study.schedule_of("reconstruct", "boolq_mini", "taught")
     measured = study.throughput.schedule(training, 4)
     assert (layer.steps, layer.lora_r) == (study.reconstruction.steps, 4)
-    assert [schedule.stop_if_loss_above for schedule in (training, layer, measured)] == [8.0, None, None]
     taught = Distillation(weight=0.25, temperature=2.0)
     assert [schedule.distillation for schedule in (training, layer, measured)] == [taught, None, None]
 

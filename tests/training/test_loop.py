@@ -14,7 +14,7 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora import effective_weight
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.study.schedule import STOP_WINDOW, Distillation, Training
+from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Progress, Steps
@@ -236,49 +236,6 @@ def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():
         steps.update()
         assert not unused.grad.any()
     assert (unused < 1).all()
-
-
-STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-6, "stop_if_after_steps": 3}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("distillation", [None, TAUGHT])
-def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path, distillation):
-    free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=2, distillation=distillation)
-    stopped = free.model_copy(update={"stop_if_loss_above": 0.1})
-    whole, _, _ = run(tiny_llama, "sparse_to_sparse", free)
-    assert (whole["ended_early"], len(whole["loss_curve"])) == (None, 8)
-    record, part, _ = run(tiny_llama, "sparse_to_sparse", stopped)
-    assert record["loss_curve"] == whole["loss_curve"][:3]
-    mean = sum(point["loss"] for point in record["loss_curve"]) / 3
-    assert record["ended_early"] == {"step": 3, "loss": pytest.approx(mean), "loss_above": 0.1}
-    # The state of a training that was killed after its last step, or before it, leads to the same end.
-    for _ in range(2):
-        again = prepare(tiny_llama, "sparse_to_sparse", stopped, tmp_path / "state.pt")
-        resumed = again.fit()
-        assert (resumed["loss_curve"], resumed["ended_early"]) == (record["loss_curve"], record["ended_early"])
-        for name, layer in part.layers.items():
-            assert torch.equal(layer.lora_B, again.part.layers[name].lora_B)
-    assert resumed["resumed_after_steps"][-1] == 2
-
-
-@pytest.mark.parametrize(
-    ("losses", "end"),
-    [
-        ([9.0] * 4, None),  # not yet looked at
-        ([9.0] * 5, 9.0),
-        ([9.0] * 4 + [1.0], 7.4),  # the mean, and not the last one
-        ([1.0] * 20 + [9.0] * STOP_WINDOW, 9.0),  # the last steps, and not all
-        ([1.0] * 5, None),
-        ([9.0] * 60, None),  # all steps are done
-    ],
-)
-def test_the_mean_of_the_last_steps_ends_a_training(losses, end):
-    settings = Training(steps=60, stop_if_loss_above=7.0, stop_if_after_steps=5)
-    progress = Progress(curve=[{"loss": loss} for loss in losses])
-    found = progress.early_end(settings)
-    assert found == (end and {"step": len(losses), "loss": pytest.approx(end), "loss_above": 7.0})
-    assert progress.early_end(Training(steps=60)) is None
 
 
 def parts_of(loop: Loop, stock: torch.nn.Module, batch: list) -> list[torch.Tensor]:

@@ -120,7 +120,6 @@ OTHER = {"initial_adapter": f"{RUN.format(NEW)}/adapter"}
         ("reconstruct.py", FIRST, {"dense_path": "mistral"}, "not the model that was pruned"),
         ("train.py", NEW, {"dense_path": "retokenised", "distillation.weight": 1}, "a teacher with another tokenizer"),
         ("reconstruct.py", FIRST, FEW, "tokens are fewer than"),
-        ("reconstruct.py", FIRST, {"stop_if_loss_above": 9, "stop_if_after_steps": 2}, "never ends early"),
     ],
 )
 def test_a_script_refuses_what_does_not_fit_its_mode(

@@ -18,7 +18,6 @@ from cyclopts.types import NonNegativeInt, PositiveInt
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.data.texts import given_text
-from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import start
 from sparseft.pruning.calibration_examples import calibration_examples, read_text
@@ -59,11 +58,6 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     # Each decoder layer has a schedule of its own, which train.json records.
     own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
     job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
-    if flags.training.stop_if_loss_above is not None:
-        raise InputError(
-            "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
-            "leave it and --stop_if_after_steps out",
-        )
     state = flags.output_dir / "state.pt"
     hold(job.output)
     dense = dense_model(target.dense_path, job.checkpoint, job.mask)

@@ -6,8 +6,8 @@ once.
 A study can train each cell with several trainings (`grid.trainings`). Tables and pages report one of them: the one with
 the best mean on the selection rows. Equal means are decided by the mean loss there, then by the order of the
 configuration. The reported validation rows took no part in the choice, so a test on them needs no correction for the
-number of trainings. A training cannot be chosen if a run of it is missing, has a fault, ended early, or has no result
-on the selection rows."""
+number of trainings. A training cannot be chosen if a run of it is missing, has a fault, or has no result on the
+selection rows."""
 
 from collections import defaultdict
 from collections.abc import Mapping

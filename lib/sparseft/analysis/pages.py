@@ -264,7 +264,7 @@ def _judged(measure: str, verdict: str) -> Callable[[Any], str]:
     A cell that must not be judged has its status there."""
 
     def text(row: Any) -> str:
-        is_unsound = measure == VALUE and row.status in ("fault", "ended early")
+        is_unsound = measure == VALUE and row.status == "fault"
         word = row.status if is_unsound else getattr(row, verdict, None)
         return with_interval(row, measure) + ("" if row.method == DENSE or pd.isna(word) else f"\n{word}")
 

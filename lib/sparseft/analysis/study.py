@@ -6,7 +6,6 @@ row of `faults` with the reason:
     missing      the run is in no table
     incomplete   the run is in the tables, with blanks
     fault        no value of the run is compared, judged or concluded from
-    ended early  the same, because training.stop_if_loss_above ended its training
     unchecked    a check could not be made
 """
 
@@ -34,7 +33,7 @@ from sparseft.study.targets import runs as configured_runs
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
-STATUSES = {"fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}
+STATUSES = {"fault": "fault", "unchecked": "not fully checked"}
 # Only runs of these statuses support a mean that is compared, a choice or a sentence.
 SOUND = ("sound", "not fully checked")
 
@@ -145,11 +144,6 @@ def _faults(
         known = {*files.evaluation.probes, run.task}
         if lacking := [name for name in probes if name not in known]:
             reasons["incomplete"] = [f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"]
-        if end := files.train and files.train.ended_early:
-            reasons["ended early"] = [
-                f"ended at step {end.step} of {files.train.steps}, because the mean loss of the last steps was"
-                f" {end.loss:.3g}, above training.stop_if_loss_above {end.loss_above:g}"
-            ]
         yield from ((run.id, kind, text) for kind, texts in reasons.items() for text in texts)
 
 

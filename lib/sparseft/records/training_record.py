@@ -79,15 +79,6 @@ class ReconstructionPart(RecordPart):
     layers: list[LayerErrors] = measurement("The result of each decoder layer.", min_length=1)
 
 
-class EarlyEnd(RecordPart):
-    """Hold why a training ended before its last step."""
-
-    step: PositiveCount = measurement("The last step.")
-    loss: Positive = measurement("The mean loss of the last steps.", "nats per token")
-    loss_above: Positive = measurement("The bound that the loss is above.", "nats per token")
-
-
-# A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
 _KEYS = section_fields(Training, Training.model_fields, Role.WITHOUT_EFFECT)
 Scheduled = create_model("Scheduled", __base__=RunRecord, **_KEYS)
 
@@ -114,7 +105,6 @@ class TrainingRecord(Scheduled):
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
     trainable_parameters: PositiveCount = measurement("The number of trained parameters.")
     updates: Count = measurement("The steps with a learning rate above 0. The others change nothing.")
-    ended_early: EarlyEnd | None = measurement("Why it ended early. Null if it took all steps.", default=None)
     loss_curve: list[Step] = measurement("The loss of each step.")
     eval_curve: list[Evaluated] = measurement("The evaluations during the training.")
     final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per token")

@@ -10,15 +10,12 @@ from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
 from sparseft.study.section import Count, LearningRate, Length, Positive, Role, Section, Small, refuse
 
-# The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated, ends early or has a
-# teacher, and the loss of a reconstruction is not in nats.
+# The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated or has a teacher.
 DECIDED = Role.MEASUREMENT | Role.LAYERS
 # The projections of the attention.
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 # The most examples of a forward pass, unless the user sets another number.
 MICRO_BATCH = 8
-# The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
-STOP_WINDOW = 10
 
 
 class Distillation(Section):
@@ -113,22 +110,10 @@ class Training(Section):
     """Steps between two evaluation losses, with the backend torch. If it is 0, only the end is evaluated."""
     save_every: Annotated[Count, Role.SAVING | Role.MEASUREMENT] = 50
     """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
-    stop_if_loss_above: Annotated[Annotated[float, Field(gt=0)] | None, Role.WATCHING | Role.TORCH | DECIDED] = None
-    """End a training early if its loss is above this, in nats per answer token: the mean of the last 10 steps. Null
-    means that every training takes all of its steps. Needs `stop_if_after_steps`, and the backend torch. A
-    reconstruction never ends early. With `distillation`, the loss is the weighted sum."""
-    stop_if_after_steps: Annotated[Positive | None, Role.WATCHING | DECIDED] = None
-    """The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the schedule, and whether it is."""
         return {
-            "stop_if_loss_above and stop_if_after_steps need each other: set both, or leave both out": (
-                (self.stop_if_loss_above is None) != (self.stop_if_after_steps is None)
-            ),
-            f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}": (
-                (self.stop_if_after_steps or 0) >= self.steps
-            ),
             f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: leave it out": (
                 self.batch_size % self.micro_batch_size
             ),

@@ -47,17 +47,13 @@ class Loop:
     teacher: nn.Module | None = None
 
     def fit(self) -> dict:
-        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if
-        it did."""
+        """Train, and return the losses, the number of updates and the measured speed."""
         progress = self.run()
-        record = progress.record(self.settings.batch_size, self._peak_memory())
-        return record | {"updates": progress.updates, "ended_early": progress.early_end(self.settings)}
+        return progress.record(self.settings.batch_size, self._peak_memory()) | {"updates": progress.updates}
 
     def run(self) -> Progress:
         """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is
         one.
-
-        The training ends before its next step if settings.stop_if_loss_above says so.
 
         Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
@@ -67,9 +63,6 @@ class Loop:
         batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)
         bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=None)
         for step, batch in enumerate(bar, start=done + 1):
-            # Before the step, because a resumed training may have nothing left to do.
-            if progress.early_end(settings):
-                break
             self.loss.train()
             loss = steps.take(step, partial(self.backward, step, batch), batch, progress)
             if self.accelerator.is_main_process:

@@ -30,7 +30,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.records.training_record import final_loss
 from sparseft.storage.atomic import atomic_file
-from sparseft.study.schedule import STOP_WINDOW, Training
+from sparseft.study.schedule import Training
 
 # The scale at which the training of a float16 model starts, torch.amp.GradScaler's.
 FLOAT16_SCALE = 2.0**16
@@ -72,18 +72,6 @@ class Progress:
         self.curve.append({"step": step, **losses, "gradient_norm": norm, "learning_rate": rate})
         self.seconds.append(time.perf_counter() - start)
         self.tokens.append(tokens)
-
-    def early_end(self, settings: Training) -> dict | None:
-        """Return how the training ends after the steps that are done, before its last one; None if it goes on.
-
-        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training
-        ends where the killed one would have ended, and all processes of a training end together."""
-        done = len(self.curve)
-        bound, first = settings.stop_if_loss_above, settings.stop_if_after_steps
-        if bound is None or first is None or not first <= done < settings.steps:
-            return None
-        loss = statistics.fmean(point["loss"] for point in self.curve[-STOP_WINDOW:])
-        return {"step": done, "loss": loss, "loss_above": bound} if loss > bound else None
 
     def record(self, batch_size: int, peak_memory: int) -> dict:
         """Return the measured part of train.json. The speed is the median over the steady steps, and also over all
