@@ -16,6 +16,7 @@ from pathlib import Path
 from sparseft.errors import InputError
 
 LOCKS = Path("/tmp")  # Other jobs would not see locks in a job's own TMPDIR.
+FULL = 0.95  # of a GPU's memory; the driver and pieces between tensors take the rest, not measured
 WAIT = 1  # seconds between two attempts while all devices are taken
 UUID = re.compile(r"^(\s*)\S.*\(UUID: ((?:GPU|MIG)-[^)]+)\)", re.MULTILINE)
 
@@ -38,14 +39,14 @@ def visible_gpus() -> list[str]:
 
 
 def smallest_gpu() -> int | None:
-    """Return the memory of the smallest GPU that this process may use, in bytes; None if it is not known.
+    """Return the bytes that a job can use of the smallest GPU that this process may use; None if they are not known.
 
     A part of a divided GPU (MIG) has the GB in its name, rounded up."""
     listed = _nvidia_smi("--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
     sizes = {uuid: int(mebibytes) << 20 for uuid, mebibytes in re.findall(r"(GPU-\S+), (\d+)", listed)}
     parts = re.findall(r"\.(\d+)gb.* \(UUID: (MIG-[^)]+)\)", _nvidia_smi("-L"))
     sizes |= {uuid: int(gigabytes) * 10**9 for gigabytes, uuid in parts}
-    return min((sizes[uuid] for uuid in visible_gpus() if uuid in sizes), default=None)
+    return min((int(FULL * sizes[uuid]) for uuid in visible_gpus() if uuid in sizes), default=None)
 
 
 def _nvidia_smi(*arguments: str) -> str:
