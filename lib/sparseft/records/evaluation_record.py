@@ -66,7 +66,7 @@ class ScoredRecord(AnswersPart, RunRecord):
         "How many decoder layers were on each device; disk: read from the files for every batch.", default=None
     )
     dtype: str = setting("The number format of the weights.")
-    seconds: NonNegative = measurement("The time of the evaluation.", "s")
+    seconds: NonNegative = measurement("The time of the evaluation, without loading the model.", "s")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")
 
 
