@@ -1,12 +1,15 @@
 """Masks for tests: computed as the script computes them, and mask files made by hand."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
+from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
@@ -20,11 +23,24 @@ def compute_masks(
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{percent}.pt" for percent in percents]
         settings = Masks(**settings)
-        places = PassFiles(paths, Path(folder) / "report.json")
-        mask_generator.compute_masks(
-            MaskPass(checkpoint, get_method(method), percents, places, settings, calibration, threads)
+        masks = pass_of(
+            checkpoint, method, percents, PassFiles(paths, Path(folder) / "report.json"), settings, calibration
         )
+        mask_generator.compute_masks(replace(masks, threads=threads))
         return {percent: read_mask(path) for percent, path in zip(percents, paths, strict=True)}
+
+
+def pass_of(
+    checkpoint: Checkpoint, method: str, percents: list[int], places: PassFiles, settings: Masks | None = None,
+    calibration: object | None = None,
+) -> MaskPass:  # fmt: skip
+    """Return the pass of a method by its name."""
+    return MaskPass(checkpoint, get_method(method), percents, places, settings or Masks(), calibration)
+
+
+def looking_at(examples: list[Example]) -> ExampleCalibration:
+    """Return a calibration on these examples."""
+    return ExampleCalibration(lambda checkpoint: examples, {"task": "boolq"})
 
 
 def write_mask(path: Path, mask: Mask) -> None:

@@ -2,10 +2,14 @@
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from sparseft.language_model.weights import unfuse_experts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SIZES = {
@@ -103,6 +107,21 @@ def _attention_vectors(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Return the biases and norms of the attention. transformers makes them 0 and 1, which would hide that one is
     lost."""
     return [parameter for name, parameter in model.named_parameters() if ".self_attn." in name and parameter.ndim == 1]
+
+
+@contextmanager
+def edited(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the tensors of a checkpoint of one file, and write them again after the block."""
+    tensors = load_file(folder / "model.safetensors")
+    yield tensors
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def stock(folder: Path) -> torch.nn.Module:
+    """Return stock transformers' model of a folder, in which every expert is a module."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    unfuse_experts(model)
+    return model
 
 
 def append_token(folder: Path, token: str = "</s>") -> Path:

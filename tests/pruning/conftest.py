@@ -1,10 +1,50 @@
-"""Provide the places of the files that a method that updates weights writes."""
+"""Provide masks from a task's examples, and the places of the files that a method that updates weights writes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.masks.mask_file import Mask
+from sparseft.methods import get_method
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.calibration_examples import calibrate
 from sparseft.study.grid import PassFiles
+from sparseft.study.mask_settings import Masks
+from task_rows import NUMBER, ROWS, TASK
+
+from masks import compute_masks
 
 
 @pytest.fixture
 def places(tmp_path) -> PassFiles:
     """Return the places of one sparsity, which do not exist yet."""
     return PassFiles([tmp_path / "masks/m.pt"], tmp_path / "masks/r.json", base=tmp_path / "pruned/base")
+
+
+@pytest.fixture
+def train(tmp_path) -> Path:
+    """Return a file with the rows of a task."""
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def calibration_of(train) -> Callable[..., ExampleCalibration]:
+    """Return a function that gives the calibration of a method on NUMBER of the rows."""
+    return lambda method, **settings: calibrate(
+        get_method(method), TASK.name, train, Masks(**{"calibration_examples": NUMBER, **settings})
+    )
+
+
+@pytest.fixture
+def computed(calibration_of) -> Callable[..., dict[int, Mask]]:
+    """Return a function that computes the masks of a method on NUMBER of the rows."""
+
+    def compute(checkpoint: Checkpoint, method: str, percents: list[int], **settings: object) -> dict[int, Mask]:
+        settings = {"calibration_examples": NUMBER, **settings}
+        return compute_masks(checkpoint, method, percents, calibration_of(method, **settings), **settings)
+
+    return compute

@@ -1,47 +1,32 @@
 """OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable
 sort."""
 
-import json
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
-from sparseft.pruning.calibration_examples import calibrate, calibration_examples
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.study.mask_settings import Masks
-from sparseft.tasks import BY_NAME
-from tiny_models import TYPICAL, save_tiny
-from transformers import AutoModelForCausalLM
+from task_rows import NUMBER, ROWS, TASK
+from tiny_models import TYPICAL, edited, save_tiny, stock
 
-from masks import compute_masks
+from masks import compute_masks, pass_of
 
-TASK = BY_NAME["boolq_mini"]
-ROWS = TASK.generate("train", 8, 0)
-NUMBER = 3
 TEN = list(range(0, 100, 10))
 # The weights of a tiny model are normal, so few scores are far above their mean.
-SETTINGS = {"calibration_examples": NUMBER, "owl_m": 2.0, "owl_lambda": 0.15}
-
-
-@pytest.fixture
-def train(tmp_path) -> Path:
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
+SETTINGS = {"owl_m": 2.0, "owl_lambda": 0.15}
 
 
 @pytest.fixture
@@ -49,21 +34,18 @@ def uneven(tmp_path) -> Checkpoint:
     """A tiny model of 5 decoder layers, each with another share of outliers. Its rows divide into groups of 8."""
     sizes = {"hidden_size": 40, "intermediate_size": 64, "head_dim": 10, "num_hidden_layers": 5}
     folder = save_tiny("llama", tmp_path / "uneven", torch.float32, sizes)
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    for name, weight in weights.items():
-        if ".layers." in name and weight.ndim == 2:
-            number = decoder_layer_of(name)
-            # A power of the normal weights, so that the distributions have different tails.
-            weights[name] = weight.sign() * weight.abs() ** (1 + number / 4)
-    save_file(weights, file, metadata={"format": "pt"})
+    with edited(folder) as weights:
+        for name, weight in weights.items():
+            if ".layers." in name and weight.ndim == 2:
+                # A power of the normal weights, so that the distributions have different tails.
+                weights[name] = weight.sign() * weight.abs() ** (1 + decoder_layer_of(name) / 4)
     return Checkpoint(folder)
 
 
-def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[int], **changes) -> dict[int, Mask]:
-    options = SETTINGS | changes
-    calibration = calibrate(get_method(method), TASK.name, train, Masks(**options))
-    return compute_masks(checkpoint, method, percents, calibration, **options)
+@pytest.fixture
+def allocated(computed) -> Callable[..., dict[int, Mask]]:
+    """Return `computed` with SETTINGS."""
+    return lambda *arguments, **changes: computed(*arguments, **SETTINGS | changes)
 
 
 def pruned_counts(mask: Mask) -> dict[str, int]:
@@ -81,8 +63,7 @@ def published_keeps(shares: list[float], percent: int, spread: float) -> np.ndar
 def published_shares(checkpoint: Checkpoint, multiple: float) -> list[float]:
     """The outliers in percent by decoder layer, with hooks on stock transformers, as WrappedGPT and
     check_outlier_mean."""
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
-    unfuse_experts(model)
+    model = stock(checkpoint.folder)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     scaler_rows = {layer: torch.zeros(model.get_submodule(path).in_features) for layer, path in paths.items()}
     for layer, path in paths.items():
@@ -122,11 +103,19 @@ def test_slots_are_those_with_the_smallest_keys(data):
         assert counts.tolist() == [chosen.count(part) for part in range(len(sizes))]
 
 
-def test_layers_take_over_what_others_cannot_prune():
+@pytest.mark.parametrize(
+    ("percents", "spread", "group", "expected"),
+    [
+        # d is 0, 0.5 and 1: at 10 % only the first layer is pruned, and the last one keeps every weight at 40 % too.
+        ([10, 40], 0.5, None, [[300, 850], [0, 350], [0, 0]]),
+        # The keys of a decoder layer are 1/16, 3/16 ... plus 0, 1/4 and 1/2. Half of 24 are below 3/4.
+        ([50], 0.25, 8, [[6 * 125], [4 * 125], [2 * 125]]),
+    ],
+)
+def test_layers_take_over_what_others_cannot_prune(percents, spread, group, expected):
     shape = {f"model.layers.{block}.q_proj": (10, 100) for block in range(3)}
-    counts = allocate([0.0, 0.1, 0.2], shape, [10, 40], 0.5)
-    # d is 0, 0.5 and 1: at 10 % only the first layer is pruned, and the last one keeps every weight at 40 % too.
-    assert [count.tolist() for count in counts.values()] == [[300, 850], [0, 350], [0, 0]]
+    counts = allocate([0.0, 0.1, 0.2], shape, percents, spread, group)
+    assert [count.tolist() for count in counts.values()] == expected
 
 
 @pytest.mark.parametrize(
@@ -141,17 +130,10 @@ def test_a_layer_that_would_lose_every_weight_is_refused(percent, spread, group)
         allocate([0.2, 0.0, 0.1], shape, [0, percent], spread, group)
 
 
-def test_every_decoder_layer_has_an_n_of_its_own_in_groups():
-    shape = {f"model.layers.{block}.{name}": (4, 40) for block in range(3) for name in ("a", "b")}
-    counts = allocate([0.0, 0.1, 0.2], shape, [50], 0.25, group=8)
-    # The keys of a decoder layer are 1/16, 3/16 ... plus 0, 1/4 and 1/2. Half of 24 are below 3/4.
-    assert [int(count[0]) // 20 for count in counts.values()] == [6, 6, 4, 4, 2, 2]
-
-
 @pytest.mark.parametrize("name", TYPICAL)
-def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transformers(tmp_path, train, name):
+def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transformers(tmp_path, allocated, name):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
-    masks = computed(checkpoint, "unstructured_owl", train, [50, 70])
+    masks = allocated(checkpoint, "unstructured_owl", [50, 70])
     shares = published_shares(checkpoint, SETTINGS["owl_m"])
     assert len(set(shares)) > 1
     assert [100 * share for share in masks[50].meta["outliers"]] == pytest.approx(shares, abs=1e-9)
@@ -177,8 +159,8 @@ def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transforme
         ("semistructured8_wanda_owl", [0, 25, 50], {"sequential": False}),
     ],
 )
-def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, train, method, percents, changes):
-    masks = computed(uneven, method, train, percents, **changes)
+def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, allocated, method, percents, changes):
+    masks = allocated(uneven, method, percents, **changes)
     total = sum(rows * cols for rows, cols in masks[0].shape.values())
     for percent, mask in masks.items():
         assert sum(pruned_counts(mask).values()) == round(Fraction(percent * total, 100))
@@ -191,10 +173,8 @@ def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, trai
     assert 0.15 < few - many < 0.4  # 2 lambda is 0.3
 
 
-def test_a_layer_loses_its_lowest_scores_and_its_first_rows_one_more_each(uneven, train):
-    by_row, by_layer = (
-        computed(uneven, "unstructured_owl", train, [30, 70], scope=scope) for scope in ("row", "layer")
-    )
+def test_a_layer_loses_its_lowest_scores_and_its_first_rows_one_more_each(uneven, allocated):
+    by_row, by_layer = (allocated(uneven, "unstructured_owl", [30, 70], scope=scope) for scope in ("row", "layer"))
     for percent, mask in by_row.items():
         counts = pruned_counts(mask)
         assert counts == pruned_counts(by_layer[percent])
@@ -217,8 +197,8 @@ def kept_by_sort(scores: np.ndarray, count: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("method", "percents"), [("unstructured_wanda_owl", [0, 50, 75]), ("semistructured8_wanda_owl", [0, 25, 50])]
 )
-def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train, method, percents):
-    masks, dense = (computed(uneven, method, train, percents, sequential=flag) for flag in (True, False))
+def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, allocated, method, percents):
+    masks, dense = (allocated(uneven, method, percents, sequential=flag) for flag in (True, False))
     assert masks[50].meta["outliers"] == dense[50].meta["outliers"]
     for percent in percents:
         assert pruned_counts(masks[percent]) == pruned_counts(dense[percent])
@@ -226,19 +206,17 @@ def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train
 
 
 @pytest.mark.parametrize("multiple", [1e-30, 100.0])
-def test_equal_shares_give_a_uniform_allocation(uneven, train, multiple):
-    mask = computed(uneven, "unstructured_owl", train, [50], owl_m=multiple)[50]
+def test_equal_shares_give_a_uniform_allocation(uneven, allocated, multiple):
+    mask = allocated(uneven, "unstructured_owl", [50], owl_m=multiple)[50]
     assert pruned_counts(mask) == pruned_counts(compute_masks(uneven, "unstructured", [50])[50])
 
 
 @pytest.mark.parametrize("method", ["unstructured_sparsegpt_owl", "semistructured8_sparsegpt_owl"])
-def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, method):
+def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, allocated, calibration_of, places, method):
     options = Masks(**SETTINGS, sparsegpt_block=24)
-    calibration = calibrate(get_method(method), TASK.name, train, options)
-    prune_weights(MaskPass(uneven, get_method(method), [50], places, options, calibration))
+    prune_weights(pass_of(uneven, method, [50], places, options, calibration_of(method, **SETTINGS)))
     mask = read_mask(places.masks[0])
-    magnitude = method.replace("_sparsegpt", "")
-    expected = computed(uneven, magnitude, train, [50])[50]
+    expected = allocated(uneven, method.replace("_sparsegpt", ""), [50])[50]
     assert mask.meta["outliers"] == expected.meta["outliers"]
     assert (mask.meta["owl_lambda"], mask.meta["reached"]) == (0.15, 0.5)
     assert pruned_counts(mask) == pruned_counts(expected)

@@ -1,15 +1,13 @@
 """Masks against the definition: the first round(s n) weights of a stable ascending sort by |w|."""
 
-import json
 import math
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts
@@ -18,11 +16,10 @@ from sparseft.importances.ria import RIA
 from sparseft.methods import get_method
 from sparseft.pruning import scores as importance
 from sparseft.pruning.calibration import compute_statistic
-from sparseft.pruning.calibration_examples import calibrate, calibration_examples
+from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.scores import random_source
-from sparseft.study.mask_settings import Masks
-from sparseft.tasks import BY_NAME
-from tiny_models import PRUNABLE_LAYERS, SIZES, save_tiny
+from task_rows import NUMBER, ROWS, TASK
+from tiny_models import PRUNABLE_LAYERS, SIZES, edited, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -30,9 +27,7 @@ from masks import compute_masks
 
 SPARSITIES = [0, 10, 30, 50, 70, 90]
 METHODS = ["unstructured", "structured", "random"]
-TASK = BY_NAME["boolq_mini"]
-ROWS = TASK.generate("train", 8, 0)
-NUMBER, PERCENTS = 3, [0, 30, 50]
+PERCENTS = [0, 30, 50]
 
 
 def reference(scopes: Tensor | np.ndarray, percent: int) -> np.ndarray:
@@ -86,14 +81,9 @@ def test_masks_of_a_model_are_nested_and_reach_what_they_say(tiny, method):
         assert abs(pruned / total - percent / 100) <= error / total
 
 
-def test_random_masks_depend_on_the_seed_alone(tiny_llama):
-    first, again = (compute_masks(tiny_llama, "random", [50], seed=3)[50] for _ in range(2))
-    other = compute_masks(tiny_llama, "random", [50], seed=4)[50]
-    assert all((first.bits[layer] == again.bits[layer]).all() for layer in first.bits)
+def test_random_masks_depend_on_the_seed_alone_and_are_the_same_on_every_machine(tiny_llama):
+    first, other = (compute_masks(tiny_llama, "random", [50], seed=seed)[50] for seed in (3, 4))
     assert all((first.bits[layer] != other.bits[layer]).any() for layer in first.bits)
-
-
-def test_random_masks_are_the_same_on_every_machine(tiny_llama):
     # made by random_source itself on x86-64: numpy fixes Philox's raw bits for all machines and versions
     block = next(random_source(tiny_llama, 0)("model.layers.0.mlp.up_proj"))
     assert block[:4].tolist() == [1986921081, 3479913712, 1880959405, 1762501512]
@@ -147,10 +137,8 @@ def test_rows_that_groups_do_not_divide_are_refused(odd):
 
 
 def test_layers_of_two_dtypes_are_not_ranked_together(tmp_path):
-    file = save_tiny("llama", tmp_path / "m") / "model.safetensors"
-    weights = load_file(file)
-    weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].float()
-    save_file(weights, file, metadata={"format": "pt"})
+    with edited(save_tiny("llama", tmp_path / "m")) as weights:
+        weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].float()
     with pytest.raises(InputError, match="BF16 and F32.*scope"):
         compute_masks(Checkpoint(tmp_path / "m"), "unstructured", [50], scope="global")
 
@@ -174,25 +162,10 @@ def test_structured_masks_remove_the_coupled_channels_with_the_smallest_sums(tin
     ("value", "method"), [(float("nan"), "unstructured"), (float("-inf"), "structured"), (float("inf"), "random")]
 )
 def test_a_weight_that_is_not_finite_is_named(tmp_path, value, method):
-    file = save_tiny("llama", tmp_path / "m") / "model.safetensors"
-    weights = load_file(file)
-    weights["model.layers.1.self_attn.v_proj.weight"][3, 3] = value
-    save_file(weights, file, metadata={"format": "pt"})
+    with edited(save_tiny("llama", tmp_path / "m")) as weights:
+        weights["model.layers.1.self_attn.v_proj.weight"][3, 3] = value
     with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj\.weight .*NaN or infinity"):
         compute_masks(Checkpoint(tmp_path / "m"), method, [50], seed=0)
-
-
-@pytest.fixture
-def train(tmp_path) -> Path:
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
-
-
-def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[int] = PERCENTS, **settings) -> dict:
-    settings = {"calibration_examples": NUMBER, **settings}
-    calibration = calibrate(get_method(method), TASK.name, train, Masks(**settings))
-    return compute_masks(checkpoint, method, percents, calibration, **settings)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +179,11 @@ def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[in
         ("stade", "row", lambda weights, evidence, sums: np.abs(weights) * evidence),
     ],
 )
-def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, train, importance, scope, score):
+def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, computed, importance, scope, score):
     method = get_method(f"unstructured_{importance}")
     examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
     evidence = compute_statistic(tiny, examples, method.importance.statistic)
-    for percent, mask in computed(tiny, method.name, train, sequential=False).items():
+    for percent, mask in computed(tiny, method.name, PERCENTS, sequential=False).items():
         for layer in mask.shape:
             weights = tiny.read_float32(f"{layer}.weight")
             sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
@@ -229,9 +202,9 @@ def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, train, im
         ("flap", lambda weights, inputs: np.square(weights).sum(axis=0) * inputs.var(axis=0)),
     ],
 )
-def test_an_importance_of_inputs_scores_what_a_channel_computes(tmp_path, train, importance, score):
+def test_an_importance_of_inputs_scores_what_a_channel_computes(tmp_path, computed, importance, score):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "m", torch.float32))
-    masks = computed(checkpoint, f"structured_{importance}_on_task", train, [20, 50])
+    masks = computed(checkpoint, f"structured_{importance}_on_task", [20, 50])
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     examples = calibration_examples(checkpoint, TASK, ROWS, NUMBER, 0)
     for number, decoder_layer in enumerate(model.model.layers):
@@ -250,9 +223,8 @@ def test_an_importance_of_inputs_scores_what_a_channel_computes(tmp_path, train,
 
 
 @pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda", "unstructured_stade"])
-def test_a_sequential_importance_prunes_as_it_goes(tiny, train, method):
-    percents = [0, 50]
-    going, dense = (computed(tiny, method, train, percents, sequential=flag) for flag in (True, False))
+def test_a_sequential_importance_prunes_as_it_goes(tiny, computed, method):
+    going, dense = (computed(tiny, method, [0, 50], sequential=flag) for flag in (True, False))
     assert all(going[0].kept(layer).all() for layer in going[0].shape)
     assert (going[50].meta["sequential"], dense[50].meta["sequential"]) == (True, False)
     differing = {layer for layer in going[50].shape if (going[50].kept(layer) != dense[50].kept(layer)).any()}
@@ -264,8 +236,8 @@ def test_a_sequential_importance_prunes_as_it_goes(tiny, train, method):
         assert (groups.sum(axis=2) == groups.shape[2] // 2).all()
 
 
-def test_meta_says_what_was_looked_at(tiny_llama, train):
-    meta = computed(tiny_llama, "structured_taylor_on_task", train)[50].meta
+def test_meta_says_what_was_looked_at(tiny_llama, computed):
+    meta = computed(tiny_llama, "structured_taylor_on_task", [50])[50].meta
     assert (meta["task"], meta["calibration_examples"], meta["calibration_seed"]) == (TASK.name, NUMBER, 0)
     assert meta["accumulated"] == "mean over examples of |w dL/dw|, L the mean answer loss of one example"
     assert len(meta["train_sha256"]) == 64
