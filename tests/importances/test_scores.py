@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.importances.fisher import FISHER
 from sparseft.importances.ria import RIA
 from sparseft.importances.stade import STADE
 from torch import Tensor
@@ -79,11 +78,3 @@ def test_stade_is_the_magnitude_times_the_standard_deviation_over_all_tokens():
     np.testing.assert_allclose(found, deviations, rtol=1e-6)
     assert (found[3], found.shape) == (0, (32,))
     np.testing.assert_allclose(STADE.score(WEIGHTS, found, None), np.abs(WEIGHTS) * deviations, rtol=1e-6)
-
-
-def test_fisher_is_the_squared_weight_times_the_sum_of_the_squared_gradients():
-    gradients = [torch.randn(WEIGHTS.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    squares = sum(gradient.square() for gradient in gradients).numpy()
-    found = evidence(FISHER, gradients)
-    np.testing.assert_allclose(found, squares, rtol=1e-6)
-    np.testing.assert_allclose(FISHER.score(WEIGHTS, found, None), WEIGHTS**2 * squares, rtol=1e-6)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from project import call_script, succeed
-from safetensors.torch import load_file, save_file
 from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
@@ -24,22 +23,21 @@ from sparseft.importances.stade import STADE
 from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import check_run, read_mask
-from sparseft.methods import get_method
 from sparseft.planning.requests import kept_bytes
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import Change, ExampleCalibration, compute_statistic
-from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, choose_windows, text_examples
+from sparseft.pruning.calibration import Change, compute_statistic
+from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
-from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
+from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, edited, save_tiny, stock
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from masks import compute_masks
+from masks import looking_at
 
 EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows of 64
     Example([5, 6, 7, 8, 9, 10], 4),
@@ -49,13 +47,12 @@ EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows
     Example([number * 11 % 250 for number in range(70)], 40),
 ]
 TASK = BY_NAME["hellaswag_mini"]
-BY_WANDA = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
-BY_TAYLOR = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
+BY_WANDA, BY_TAYLOR = looking_at(EXAMPLES), looking_at(EXAMPLES)
 
 
 def sums(checkpoint: Checkpoint, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The sum over the examples of a function of whole gradients of transformers' own loss, one example at a time."""
-    model = load(checkpoint).requires_grad_(True)
+    model = stock(checkpoint.folder).requires_grad_(True)
     layers = prunable_layers(checkpoint)
     weights = [model.get_submodule(memory_path(checkpoint.architecture, layer)).weight for layer in layers]
     total = dict.fromkeys(layers, 0)
@@ -100,7 +97,7 @@ def test_the_bits_are_those_of_a_backward_through_the_whole_model(tmp_path, monk
     layers = prunable_layers(checkpoint)
     by_decoder_layer = [[layer for layer in layers if decoder_layer_of(layer) == number] for number in (3, 2, 1, 0)]
     assert [list(part) for part in parts] == by_decoder_layer
-    model = load(checkpoint).requires_grad_(False)
+    model = stock(checkpoint.folder).requires_grad_(False)
     weights = {layer: model.get_submodule(memory_path(checkpoint.architecture, layer)).weight for layer in layers}
     totals = {layer: torch.zeros(weight.shape) for layer, weight in weights.items()}
     for example in sorted(EXAMPLES, key=lambda example: -len(example.ids)):
@@ -147,12 +144,6 @@ def test_a_segment_is_one_decoder_layer_if_all_inputs_fit(layers, states, weight
     assert kept * states <= kept_bytes(layers, states, weights)
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
-    unfuse_experts(model)
-    return model
-
-
 @torch.no_grad()
 def captured(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, Tensor]:
     """Everything that whole forward passes send through `layers`, float64 (tokens, cols)."""
@@ -178,7 +169,7 @@ def captured(model: nn.Module, layers: list[str], examples: list[Example]) -> di
 )
 def test_a_statistic_of_inputs_is_that_of_the_captured_inputs(tiny, statistic, of):
     evidence = compute_statistic(tiny, EXAMPLES, statistic)
-    inputs = captured(load(tiny), prunable_layers(tiny), EXAMPLES)
+    inputs = captured(stock(tiny.folder), prunable_layers(tiny), EXAMPLES)
     assert list(evidence) == prunable_layers(tiny)
     for layer, found in evidence.items():
         assert found.dtype == np.float32
@@ -200,7 +191,7 @@ def wanda(seen: dict[str, Tensor]) -> Change:
 def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny):
     norms, expected = {}, {}
     BY_WANDA.prune_in_sequence(tiny, INPUT_NORMS, wanda(norms))
-    model, prune = load(tiny), wanda(expected)
+    model, prune = stock(tiny.folder), wanda(expected)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
         for layer, x in captured(model, own, EXAMPLES).items():
@@ -251,10 +242,8 @@ def test_examples_are_drawn_by_the_seed(tiny_llama, task, rows, words):
 
 
 def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
-    file = save_tiny("llama", tmp_path / "m") / "model.safetensors"
-    tensors = load_file(file)
-    tensors["model.layers.1.input_layernorm.weight"][:] = float("nan")
-    save_file(tensors, file, {"format": "pt"})
+    with edited(save_tiny("llama", tmp_path / "m")) as tensors:
+        tensors["model.layers.1.input_layernorm.weight"][:] = float("nan")
     checkpoint = Checkpoint(tmp_path / "m")
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*gradient .*finite"):
         compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
@@ -350,17 +339,6 @@ def web(tmp_path) -> Path:
     documents = [f"Document {number} is about the number {number * number}. " * 3 for number in range(30)]
     path.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     return path
-
-
-@pytest.mark.parametrize("base", ["unstructured_gradient", "semistructured_ria"])
-def test_masks_are_those_of_the_windows_as_examples(tiny_llama, web, base):
-    method = get_method(f"{base}_on_c4")
-    calibration = calibrate_on_text(method, web, settings())
-    masks = compute_masks(tiny_llama, method.name, [50], calibration, calibration={"c4": settings()})
-    examples = text_examples(tiny_llama, [json.loads(line)["text"] for line in web.open()], settings(), web)
-    given = ExampleCalibration(lambda checkpoint: examples, {})
-    expected = compute_masks(tiny_llama, base, [50], given)[50]
-    assert all((masks[50].bits[layer] == expected.bits[layer]).all() for layer in expected.shape)
 
 
 def test_the_mask_says_which_text_it_looked_at_and_belongs_to_every_task(tmp_path, tiny_models, web):

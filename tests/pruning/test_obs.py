@@ -8,27 +8,19 @@ from safetensors.torch import load_file
 from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
-from sparseft.methods import get_method
-from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.compact import compact
 from sparseft.pruning.hessian import output_error
-from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.obs import choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
 from test_weight_updates import EXAMPLES, hessians
-from tiny_models import TYPICAL, save_tiny
-from transformers import AutoModelForCausalLM
+from tiny_models import TYPICAL, save_tiny, stock
 
-from masks import compute_masks
+from masks import compute_masks, looking_at, pass_of
 
 ROWS, COLS, TOKENS = 8, 24, 60
-CALIBRATION = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-METHOD = "structured_obs"
+CALIBRATION = looking_at(EXAMPLES)
 
 
 @pytest.fixture
@@ -87,13 +79,12 @@ def test_any_number_of_rounds_removes_the_count_and_ties_go_to_the_lowest_unit(r
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, head_share, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
-    prune_units(MaskPass(checkpoint, get_method(METHOD), [50], places, Masks(head_share=head_share), CALIBRATION))
+    prune_units(pass_of(checkpoint, "structured_obs", [50], places, Masks(head_share=head_share), CALIBRATION))
     base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert validate(base, mask, base=base)["passed"]
     rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
     errors = {row["layer"]: row.get("output_error") for row in rows}
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
-    unfuse_experts(model)
+    model = stock(checkpoint.folder)
     groups = coupled_parts(checkpoint)
     for number in range(2):
         own = [parts for parts in groups if parts[0].layer.startswith(f"model.layers.{number}.")]
@@ -119,37 +110,15 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             assert errors[last] == pytest.approx(output_error(before, after, hessian), rel=1e-2), last
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_smaller_model_has_the_logits_of_the_pruned_base(dtype, tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("qwen3", tmp_path / "model", dtype, changes={"intermediate_size": 128}))
-    prune_units(MaskPass(checkpoint, get_method(METHOD), [30], places, Masks(), CALIBRATION))
-    compact(Checkpoint(places.base), places.masks[0], tmp_path / "small")
-    ids = torch.tensor([EXAMPLES[0].ids])
-    whole, small = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        for folder in (places.base, tmp_path / "small")
-    )
-    assert small.config.intermediate_size < whole.config.intermediate_size
-    torch.testing.assert_close(small(ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("importance", ["", "_wanda", "_random"])
 def test_a_refit_has_the_mask_of_its_importance_and_the_same_rows(importance, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
-    method = get_method(f"structured{importance}")
-    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    mask = compute_masks(checkpoint, method.name, [50], calibration if method.uses_examples else None)[50]
-    prune_units(MaskPass(checkpoint, get_method(f"structured{importance}_refit"), [50], places, Masks(), calibration))
+    mask = compute_masks(checkpoint, f"structured{importance}", [50], CALIBRATION if importance == "_wanda" else None)[
+        50
+    ]
+    prune_units(pass_of(checkpoint, f"structured{importance}_refit", [50], places, calibration=CALIBRATION))
     refitted = read_mask(places.masks[0])
     assert all((mask.bits[layer] == refitted.bits[layer]).all() for layer in mask.shape)
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint.folder, places.base))
     changed = {name for name, weight in after.items() if not torch.equal(weight, before[name] * (weight != 0))}
     assert changed == {f"model.layers.{number}.mlp.down_proj.weight" for number in range(2)}
-
-
-def test_an_expert_that_no_token_reaches_is_refused_before_a_file_appears(tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("mixtral", tmp_path / "model"))
-    calibration = ExampleCalibration(lambda checkpoint: [Example([5, 6], 1)], {"task": "boolq"})
-    with pytest.raises(InputError, match=r"w2: its inputs are zero .* or no token reaches it"):
-        prune_units(MaskPass(checkpoint, get_method(METHOD), [50], places, Masks(), calibration))
-    assert not places.base.exists() and not places.masks[0].exists()

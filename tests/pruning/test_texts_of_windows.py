@@ -12,14 +12,13 @@ from sparseft.data.texts import read_documents
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
 from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME
 
-from masks import compute_masks
+from masks import compute_masks, looking_at
 
 TASK = BY_NAME["hellaswag_mini"]
 
@@ -87,16 +86,16 @@ def test_the_windows_of_the_parts_are_all_windows(shares, windows):
     assert sum(windows) == text.examples == 64
 
 
-@pytest.mark.parametrize("name", ["self", "mix"])
+@pytest.mark.parametrize("name", ["texts/self", "texts/mix", "web"])
 @pytest.mark.parametrize("base", ["unstructured_taylor", "semistructured_ria"])
 def test_masks_are_those_of_the_very_windows(box, tiny_llama, base, name):
-    method = get_method(f"{base}_on_{name}")
-    text = CalibrationText(text="self", examples=5)
-    calibration = calibrate_on_text(method, box / f"texts/{name}.jsonl", text)
-    masks = compute_masks(tiny_llama, method.name, [50], calibration, calibration={name: text})
-    first = windows_in(box / f"texts/{name}.jsonl")[:5]
-    given = ExampleCalibration(lambda checkpoint: first, {})
-    expected = compute_masks(tiny_llama, base, [50], given)[50]
+    file, key = box / f"{name}.jsonl", name.removeprefix("texts/")
+    method = get_method(f"{base}_on_{key}")
+    text = CalibrationText(text="self", examples=5, length=20)
+    masks = compute_masks(tiny_llama, method.name, [50], calibrate_on_text(method, file, text), calibration={key: text})
+    is_web = name == "web"
+    first = text_examples(tiny_llama, read_documents(file)[0], text, file) if is_web else windows_in(file)[:5]
+    expected = compute_masks(tiny_llama, base, [50], looking_at(first))[50]
     assert all((masks[50].bits[layer] == expected.bits[layer]).all() for layer in expected.shape)
 
 

@@ -17,11 +17,8 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.masks.validation import validate
-from sparseft.methods import get_method
 from sparseft.patterns.experts import EXPERTS
 from sparseft.patterns.layers import LAYERS
-from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.unit_scores import score_units
 from sparseft.study.grid import PassFiles
@@ -29,6 +26,8 @@ from sparseft.study.mask_settings import Masks
 from tiny_models import change_json, save_tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+
+from masks import looking_at, pass_of
 
 # Of different lengths, so that a batch would have padding. Two of them are longer than a window.
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(20 + 17 * j)], 5 + j) for j in range(5)]
@@ -45,15 +44,12 @@ def described(checkpoint: Checkpoint) -> PrunableModel:
 
 
 def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None) -> np.ndarray:
-    found = get_method(method)
-    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    return score_units(MaskPass(checkpoint, found, [50], PassFiles([], Path()), settings or Masks(), calibration))
+    return score_units(pass_of(checkpoint, method, [50], PassFiles([], Path()), settings, looking_at(EXAMPLES)))
 
 
 def pruned(method: str, percent: int, checkpoint: Checkpoint, places) -> tuple[Checkpoint, dict]:
     """Return the pruned base and the report."""
-    calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
-    remove_units(MaskPass(checkpoint, get_method(method), [percent], places, Masks(), calibration))
+    remove_units(pass_of(checkpoint, method, [percent], places, calibration=looking_at(EXAMPLES)))
     return Checkpoint(places.base), json.loads(places.report.read_text())
 
 
@@ -279,13 +275,13 @@ def check_part(parent: Checkpoint, base: Checkpoint, places: PassFiles, removed:
     assert (manifest["removed"], manifest["original_weights"]) == (removed, total)
     proof = validate(base, mask, base=base)
     assert proof["passed"]
-    for reached in (
+    found = [
         mask.meta["reached"],
         report["sparsities"][0]["reached"],
         proof["expected_sparsity"],
         proof["actual_sparsity"],
-    ):
-        assert reached == pytest.approx(gone / total)
+    ]
+    assert found == pytest.approx([gone / total] * 4)
 
 
 @pytest.mark.parametrize(

@@ -14,25 +14,24 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import check_mask, read_mask
 from sparseft.masks.validation import validate
-from sparseft.methods import get_method
 from sparseft.pruning import sparsegpt
-from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.hessian import output_error
-from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from tiny_models import TYPICAL, save_tiny
+from tiny_models import TYPICAL, save_tiny, stock
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from masks import looking_at, pass_of
+
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40 + 8 * j)], 1) for j in range(6)]
-CALIBRATION = ExampleCalibration(lambda checkpoint: EXAMPLES, {"task": "boolq"})
+CALIBRATION = looking_at(EXAMPLES)
 SETTINGS = Masks(sparsegpt_block=16)
 METHOD = "unstructured_sparsegpt"
 
@@ -58,14 +57,13 @@ def hessians(model: nn.Module, layers: list[str], checkpoint: Checkpoint) -> dic
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
-    prune_weights(MaskPass(checkpoint, get_method(METHOD), [50], places, SETTINGS, CALIBRATION))
+    prune_weights(pass_of(checkpoint, METHOD, [50], places, SETTINGS, CALIBRATION))
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
     rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
     errors = {row["layer"]: row["output_error"] for row in rows}
     # Stock transformers, in which the blocks are replaced one after the other.
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
-    unfuse_experts(model)
+    model = stock(checkpoint.folder)
     for number in range(2):
         layers = [layer for layer in mask.shape if layer.startswith(f"model.layers.{number}.")]
         sums = hessians(model, layers, checkpoint)
@@ -88,7 +86,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
 @pytest.mark.parametrize("percent", [1, 50, 70, 99])
 def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", dtype))
-    prune_weights(MaskPass(checkpoint, get_method(METHOD), [percent], places, SETTINGS, CALIBRATION))
+    prune_weights(pass_of(checkpoint, METHOD, [percent], places, SETTINGS, CALIBRATION))
     base = Checkpoint(places.base)
     mask = read_mask(places.masks[0])
     for layer, (rows, cols) in mask.shape.items():
@@ -108,9 +106,7 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
 def test_rows_that_groups_do_not_divide_are_refused(tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", changes={"intermediate_size": 44}))
     with pytest.raises(InputError, match="down_proj: its 44 columns cannot be divided into groups of 8"):
-        prune_weights(
-            MaskPass(checkpoint, get_method("semistructured8_sparsegpt"), [50], places, SETTINGS, CALIBRATION)
-        )
+        prune_weights(pass_of(checkpoint, "semistructured8_sparsegpt", [50], places, SETTINGS, CALIBRATION))
 
 
 def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys):
@@ -118,7 +114,7 @@ def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys
     factor = sparsegpt._factor
     fails = iter([False, True, True] + [False] * 20)
     monkeypatch.setattr(sparsegpt, "_factor", lambda *arguments: None if next(fails) else factor(*arguments))
-    prune_weights(MaskPass(checkpoint, get_method(METHOD), [50], places, SETTINGS, CALIBRATION))
+    prune_weights(pass_of(checkpoint, METHOD, [50], places, SETTINGS, CALIBRATION))
     second = list(prunable_shapes(checkpoint))[1]
     report = json.loads(places.report.read_text())
     assert read_mask(places.masks[0]).meta["more_damping"] == {second: 1.0} == report["more_damping"]
@@ -138,8 +134,7 @@ def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray,
 
 
 def prune(checkpoint: Checkpoint, places: PassFiles, changed: dict) -> None:
-    masks = MaskPass(checkpoint, get_method("unstructured"), [50], places, Masks())
-    with pruned_writer(masks, {"task": "boolq"}) as writer:
+    with pruned_writer(pass_of(checkpoint, "unstructured", [50], places), {"task": "boolq"}) as writer:
         for layer, (kept, bits) in reversed(changed.items()):
             writer.write(layer, kept, bits, damping=float(len(layer)))
         writer.meta["natural_zeros"] = 7
