@@ -34,18 +34,8 @@ def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) 
     rows = {split: read_rows(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
     given = {"steps": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.02, "warmup_fraction": 0.0}
     settings = Training(**given | schedule)
-    job = TrainingJob(
-        Checkpoint(inputs.folder / model),
-        read_mask(path),
-        mode,
-        0,
-        settings,
-        task,
-        rows,
-        8,
-        inputs.folder / "adapter",
-        {},
-    )
+    checkpoint, mask = Checkpoint(inputs.folder / model), read_mask(path)
+    job = TrainingJob(checkpoint, mask, mode, 0, settings, task, rows, 8, inputs.folder / "adapter", {})
     return Trainer(job, Cerebras(target="CPU", sequence_length=160), backend, folder)
 
 

@@ -14,9 +14,7 @@ from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
-from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import PassFiles
@@ -24,6 +22,8 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.sources import Model
 from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
 from tiny_models import change_json, save_tiny
+
+from masks import pass_of
 
 pytestmark = pytest.mark.process
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/modelzoo"
@@ -48,7 +48,7 @@ def exported(tmp_path, tiny_llama) -> Path:
 def mask_files(checkpoint: Checkpoint, method: str, folder: Path, percents: tuple = (30, 50), **settings) -> list[Path]:
     paths = [folder / f"{percent}.pt" for percent in percents]
     files = PassFiles(paths, folder / f"report_{method}.json")
-    compute_masks(MaskPass(checkpoint, get_method(method), list(percents), files, Masks(**settings)))
+    compute_masks(pass_of(checkpoint, method, list(percents), files, Masks(**settings)))
     return paths
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from project import refused, succeed
-from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning.imported import infer_mask
-from tiny_models import TYPICAL, change_json, save_tiny
+from tiny_models import TYPICAL, change_json, edited, save_tiny
 from transformers import AutoModelForCausalLM
 
 # The share of each layer's weights that are zero in the base already.
@@ -26,20 +25,13 @@ UP = "model.layers.1.mlp.up_proj"
 NORM = "model.norm.weight"
 
 
-def save(weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Write the weights of a checkpoint folder again."""
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
 def base_with_zeros(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
     """Write a tiny model whose prunable layers have zeros of their own, one in two of them negative."""
-    save_tiny(name, folder, dtype)
-    weights = load_file(folder / "model.safetensors")
-    for layer in prunable_shapes(Checkpoint(folder)):
-        weight = weights[f"{layer}.weight"].view(-1)
-        weight[:: round(1 / NATURAL)] = 0
-        weight[:: round(2 / NATURAL)] *= -1
-    save(weights, folder)
+    with edited(save_tiny(name, folder, dtype)) as weights:
+        for layer in prunable_shapes(Checkpoint(folder)):
+            weight = weights[f"{layer}.weight"].view(-1)
+            weight[:: round(1 / NATURAL)] = 0
+            weight[:: round(2 / NATURAL)] *= -1
     return Checkpoint(folder)
 
 
@@ -178,9 +170,8 @@ def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_br
         np.testing.assert_array_equal(
             mask.kept(layer), kept & (Checkpoint(tmp_path / "pruned").read_float32(f"{layer}.weight") != 0)
         )
-    weights = load_file(tmp_path / "pruned/model.safetensors")
-    weights[f"{UP}.weight"][5, 8:12] = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    save(weights, tmp_path / "pruned")
+    with edited(tmp_path / "pruned") as weights:
+        weights[f"{UP}.weight"][5, 8:12] = torch.tensor([1.0, 0.0, 1.0, 1.0])
     line = refused(tmp_path, "import_pruned.py", **pair | {"output_dir": tmp_path / "m", "pruned_dir": tmp_path / "b"})
     what = f"{UP}, row 5, columns 8 to 11: 3 weights are not zero, and 2:4 allows 2; correct the pattern"
     assert f"{tmp_path}/pruned: {what}" in line
@@ -203,18 +194,16 @@ def pair(tmp_path, halved) -> dict:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_wider_dtype_passes_if_no_value_changes(tmp_path, pair, dtype):
-    weights = load_file(tmp_path / "pruned/model.safetensors")
-    # Every power of two in this range is a value of all three dtypes.
-    for name, weight in weights.items():
-        if ".layers." in name and weight.ndim == 2:
-            weights[name] = torch.exp2(weight.float().abs().log2().round().clamp(-14, 14)) * weight.sign()
-    save({name: weight.to(dtype) for name, weight in weights.items()}, tmp_path / "pruned")
+    with edited(tmp_path / "pruned") as weights:
+        for name, weight in weights.items():
+            # Every power of two in this range is a value of all three dtypes.
+            rounded = torch.exp2(weight.float().abs().log2().round().clamp(-14, 14)) * weight.sign()
+            weights[name] = (rounded if ".layers." in name and weight.ndim == 2 else weight).to(dtype)
     succeed("import_pruned.py", **pair)
-    assert read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt").meta["reached"] == pytest.approx(
-        0.5, abs=0.01
-    )
-    weights[f"{UP}.weight"][0, 1] = 1 + 2**-10
-    save({name: weight.to(dtype) for name, weight in weights.items()}, tmp_path / "pruned")
+    meta = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt").meta
+    assert meta["reached"] == pytest.approx(0.5, abs=0.01)
+    with edited(tmp_path / "pruned") as weights:
+        weights[f"{UP}.weight"][0, 1] = 1 + 2**-10
     line = refused(tmp_path, "import_pruned.py", **pair | {"output_dir": tmp_path / "m", "pruned_dir": tmp_path / "b"})
     assert re.search(
         rf"path:{tmp_path}/pruned: {UP}.weight is in F\d+ and .* BF16.*; give the model that the tool pruned, in the same dtype",
@@ -231,9 +220,8 @@ def weight(name: str, value: float) -> Callable[[Path], None]:
     """Return a change of one weight of a checkpoint."""
 
     def change(folder: Path) -> None:
-        weights = load_file(folder / "model.safetensors")
-        weights[name].view(-1)[3] = value
-        save(weights, folder)
+        with edited(folder) as weights:
+            weights[name].view(-1)[3] = value
 
     return change
 

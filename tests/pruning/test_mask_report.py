@@ -4,18 +4,18 @@ import json
 
 import pytest
 from sparseft.masks.mask_file import read_mask
-from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
+
+from masks import pass_of
 
 
 @pytest.mark.long
 def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny_llama):
     paths = [tmp_path / "40.pt", tmp_path / "70.pt"]
     files = PassFiles(paths, tmp_path / "report.json", tmp_path / "plots/plot.png")
-    report = compute_masks(MaskPass(tiny_llama, get_method("structured"), [40, 70], files, Masks(head_share=1)))
+    report = compute_masks(pass_of(tiny_llama, "structured", [40, 70], files, Masks(head_share=1)))
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     assert files.plot.read_bytes().startswith(b"\x89PNG")
     for path, part in zip(paths, report["sparsities"], strict=True):

@@ -101,16 +101,19 @@ def test_a_lost_connection_is_tried_again_with_the_same_flags_and_a_new_label(be
     assert first != second
 
 
-def test_the_third_lost_connection_is_the_last(bench):
-    assert bench.run("echo Socket closed; exit 1") == 2
-    assert len(bench.starts.read_text().splitlines()) == 3
-    assert bench.log().splitlines()[-1].startswith("error: run ended with code 1 in 3 attempts; ")
-
-
-def test_what_cannot_succeed_is_not_tried_again(bench):
-    assert bench.run("echo 'error: the mask is of another model; give its own' >&2; exit 2") == 2
-    assert bench.log() == "error: the mask is of another model; give its own\n"
-    assert len(bench.starts.read_text().splitlines()) == 1
+@pytest.mark.parametrize(
+    ("body", "starts", "line"),
+    [
+        ("echo Socket closed; exit 1", 3, "error: run ended with code 1 in 3 attempts; .*"),
+        ("echo 'error: the mask is of another model; give its own' >&2; exit 2", 1, "error: the mask .*; give its own"),
+        ("kill -9 $$", 1, "error: run .*signal 9.*"),
+    ],
+)
+def test_a_lost_connection_is_tried_three_times_and_what_cannot_succeed_once(bench, body, starts, line):
+    assert bench.run(body) == 2
+    assert len(bench.starts.read_text().splitlines()) == starts
+    assert re.fullmatch(line, bench.log().splitlines()[-1])
+    assert bench.log().count("error: ") == 1
 
 
 def test_a_full_quota_stops_every_later_job(bench):
@@ -123,9 +126,8 @@ def test_a_full_quota_stops_every_later_job(bench):
     assert len(bench.starts.read_text().splitlines()) == 1
 
 
-def test_a_killed_trainer_and_a_missing_one_are_told_in_a_line(bench):
-    assert bench.run("kill -9 $$") == 2
-    assert re.fullmatch("error: run .*signal 9.*\n", bench.log())
+def test_a_missing_trainer_is_told_in_a_line(bench):
+    (bench.folder / "run.log").touch()
     done = run_script("run_on_appliance.py", "--name", "run", "--log", bench.folder / "run.log", "--", "/no/python")
     assert done.returncode == 2
     assert done.stderr.startswith("error: /no/python: no such program")

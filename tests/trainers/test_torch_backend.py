@@ -24,7 +24,7 @@ from sparseft.trainers import torch as torch_backend
 from sparseft.trainers.torch import train
 from sparseft.training import job as job_module
 from sparseft.training.job import TrainingJob
-from tiny_models import PRUNABLE_LAYERS
+from tiny_models import PRUNABLE_LAYERS, change_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from masks import compute_masks
@@ -34,13 +34,16 @@ TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
 
 
-def run(
-    checkpoint: Checkpoint, adapter: Path, *, mode="sparse_to_sparse", seed=0, settings=SETTINGS, rows=ROWS
-) -> dict:
+def job_of(
+    checkpoint: Checkpoint, adapter: Path, mode="sparse_to_sparse", method="unstructured", seed=0, settings=SETTINGS, rows=ROWS
+) -> TrainingJob:  # fmt: skip
+    mask, origin = compute_masks(checkpoint, method, [50], seed=0)[50], {"mask_sha256": "m", "mode": mode}
+    return TrainingJob(checkpoint, mask, mode, seed, settings, TASK, rows, 8, adapter, origin)
+
+
+def run(checkpoint: Checkpoint, adapter: Path, **changes: object) -> dict:
     limit_threads(1)
-    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    job = TrainingJob(checkpoint, mask, mode, seed, settings, TASK, rows, 8, adapter, {"mode": mode})
-    return train(job, adapter.parent / "state.pt", Accelerator(cpu=True))
+    return train(job_of(checkpoint, adapter, **changes), adapter.parent / "state.pt", Accelerator(cpu=True))
 
 
 def digest(adapter: Path) -> str:
@@ -97,7 +100,11 @@ def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
     # B of an expert that no token was sent to stays 0.
     assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)
     config = read_adapter(tmp_path / "adapter").config
-    assert (config["r"], config["lora_alpha"], config["sparseft"]) == (4, 8.0, {"mode": "sparse_to_sparse"})
+    assert (config["r"], config["lora_alpha"], config["sparseft"]) == (
+        4,
+        8.0,
+        {"mask_sha256": "m", "mode": "sparse_to_sparse"},
+    )
     assert record["peak_memory_bytes"] > 10**6
     assert record["versions"]["torch"] == torch.__version__
     json.dumps(record, allow_nan=False)
@@ -112,14 +119,10 @@ def test_examples_longer_than_the_context_are_refused_before_the_training(tmp_pa
 
 
 def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp_path, monkeypatch):
-    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
-    job = TrainingJob(
-        tiny_llama, mask, "sparse_to_sparse", 0, SETTINGS, TASK, ROWS, 8, tmp_path / "adapter", {"mask_sha256": "m"}
-    )
+    job = job_of(tiny_llama, tmp_path / "adapter")
     data, code = {"train": [Example([1, 2, 3], 2)]}, Path(torch_backend.__file__)
     other = Checkpoint(shutil.copytree(tiny_llama.folder, tmp_path / "other"))
-    config = json.loads((other.folder / "config.json").read_text())
-    (other.folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    change_json(other.folder / "config.json", rms_norm_eps=0.1)
     found = [
         job.identity(data, code, [1]),
         job.identity(data, code, [2]),
@@ -143,20 +146,15 @@ def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp
     [("unstructured", "sparse_to_dense"), ("unstructured", "sparse_to_sparse"), ("structured", "sparse_to_sparse")],
 )
 def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, method, mode):
-    mask = compute_masks(tiny, method, [50], seed=0)[50]
     settings = SETTINGS.model_copy(update={"eval_every": SETTINGS.steps})
-    job = TrainingJob(
-        tiny, mask, mode, 0, settings, TASK, ROWS, 8, tmp_path / "adapter", {"mask_sha256": "m", "mode": mode}
-    )
-    record = train(job, tmp_path / "state.pt", Accelerator(cpu=True))
+    record = run(tiny, tmp_path / "adapter", mode=mode, method=method, settings=settings)
+    mask = compute_masks(tiny, method, [50], seed=0)[50]
     # With all of its weights in memory, and with those of the decoder layers in their files.
     for rooms, layers in ((None, {"cpu": 2}), ({"cpu": 0}, {DISK: 2})):
         model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"), rooms=rooms)
         assert placement(model) == layers
         examples = encode(ROWS["validation"], TASK, tokenizer, 512)
-        assert (
-            mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))
-            == record["eval_curve"][0]["eval_loss"]
-        )
+        loss = mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))
+        assert loss == record["eval_curve"][0]["eval_loss"]
     with pytest.raises(InputError, match="its mask_sha256 is m, not another"):
         trained_model(tiny, mask, "another", tmp_path / "adapter", torch.device("cpu"))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.language_model.model import load_model
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import memory_path
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
@@ -21,7 +21,7 @@ from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import reconstruct
 from sparseft.training.job import TrainingJob
 from sparseft.training.reconstruction import LayerReconstruction
-from tiny_models import save_tiny
+from tiny_models import edited, save_tiny, stock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,9 +88,7 @@ def outputs_of(model: nn.Module, number: int) -> Tensor:
 def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(tiny, tmp_path):
     """The two models differ in one decoder layer, so they give it the same inputs."""
     measured = run(tiny, tmp_path)["reconstruction"]["layers"]
-    ours, dense = (load_model(tiny.folder, CPU)[0] for _ in range(2))
-    for model in (ours, dense):
-        unfuse_experts(model)
+    ours, dense = stock(tiny.folder), stock(tiny.folder)
     for number, layer in enumerate(measured):
         ours.model.layers[number].load_state_dict(merged_weights(tiny, tmp_path, number), strict=False)
         error = F.mse_loss(outputs_of(ours, number), outputs_of(dense, number)).item()
@@ -101,8 +99,7 @@ def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(t
 @pytest.mark.long
 def test_the_first_error_is_that_of_the_pruned_layer_and_the_steps_lower_it(tiny, tmp_path):
     record = run(tiny, tmp_path)
-    pruned = load_model(tiny.folder, CPU)[0]
-    unfuse_experts(pruned)
+    pruned = stock(tiny.folder)
     dense = outputs_of(pruned, 0)
     kept = job_of(tiny).mask.kept
     for layer in job_of(tiny).mask.shape:
@@ -161,12 +158,10 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     keeps."""
     dense = Checkpoint(tiny_llama.folder)
     job = job_of(dense, folder=tmp_path)
-    folder = shutil.copytree(dense.folder, tmp_path / "base")
-    tensors = load_file(folder / "model.safetensors")
-    for layer in job.mask.shape:
-        tensors[f"{layer}.weight"] *= 1.2 * torch.from_numpy(job.mask.kept(layer))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    base = Checkpoint(folder)
+    base = Checkpoint(shutil.copytree(dense.folder, tmp_path / "base"))
+    with edited(base.folder) as tensors:
+        for layer in job.mask.shape:
+            tensors[f"{layer}.weight"] *= 1.2 * torch.from_numpy(job.mask.kept(layer))
     record = reconstruct(replace(job, checkpoint=base), dense, EXAMPLES, tmp_path / "state.pt")
     models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
     first, second = record["reconstruction"]["layers"]
