@@ -15,7 +15,7 @@ from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.grid import Cell, Run
 from sparseft.study.sources import Model
-from sparseft.training.steps import read_state
+from sparseft.training.steps import SavedState
 from tiny_models import change_json, save_tiny
 
 
@@ -48,7 +48,7 @@ def test_a_pickle_in_a_mask_is_refused(tmp_path, evil, zipped):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_in_a_saved_state_is_left_aside(tmp_path, evil, capsys, zipped):
     torch.save({"identity": "mine", "progress": evil}, tmp_path / "state.pt", _use_new_zipfile_serialization=zipped)
-    assert read_state(tmp_path / "state.pt", "mine") is None
+    assert SavedState(tmp_path / "state.pt", "mine").read() is None
     assert "state.pt is damaged" in capsys.readouterr().err
 
 

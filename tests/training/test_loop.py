@@ -17,7 +17,7 @@ from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
-from sparseft.training.steps import Progress, Steps
+from sparseft.training.steps import Progress, SavedState, Steps
 from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
 from torch.nn import functional as F
@@ -38,7 +38,7 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
     data = {split: encode(task.generate(split, n, 0), task, tokenizer, 512)
             for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
     teacher = load_model(checkpoint.folder, CPU)[0] if settings.distillation else None
-    return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4, state, teacher=teacher)
+    return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4, SavedState(state), teacher)
 
 
 def mean_loss(model, batch):

@@ -30,13 +30,13 @@ SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.0
                     weight_decay=0.1, max_grad_norm=0.5)  # fmt: skip
 
 
-def looped(checkpoint, mode, settings=SETTINGS, state=None):
+def looped(checkpoint, mode, settings=SETTINGS):
     """Return a loop that trains the weights of a model at 50 % sparsity, and its mask."""
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
     loss, tokenizer, part = model_to_train(checkpoint, mask, mode, settings, CPU)
     task = BY_NAME["boolq_mini"]
     data = {"train": encode(task.generate("train", 32, 0), task, tokenizer, 512)}
-    return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4, state), mask
+    return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4), mask
 
 
 def hand_on(loop, base, mask, mode, folder):

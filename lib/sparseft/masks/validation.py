@@ -55,24 +55,17 @@ def validate(
     removed = mask.meta.get("removed_weights", 0)
     weights = total["weights"] + removed
     share = lambda count: (count + removed) / weights if rows else None  # noqa: E731
-    not_checked = []
-    if base is None:
-        not_checked.append("The tensors outside the mask were compared with nothing, because no base was given.")
-        not_checked.append("The mask may belong to another base, because no base was given.")
-    if lifts_mask:
-        not_checked.append("The model is dense: its mode lifts the mask, so no weight need be zero.")
-    if trained_outside:
-        not_checked.append(
-            f"{len(set(trained_outside))} tensors outside the mask were trained, and may have any values."
-        )
-    if total["within_tolerance"]:
-        not_checked.append(
-            f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {total['within_tolerance']} are not exactly"
-            " zero."
-        )
+    within = total["within_tolerance"]
+    open_points: dict[str, object] = {
+        "The tensors outside the mask were compared with nothing, because no base was given.": base is None,
+        "The mask may belong to another base, because no base was given.": base is None,
+        "The model is dense: its mode lifts the mask, so no weight need be zero.": lifts_mask,
+        f"{len(set(trained_outside))} tensors outside the mask were trained, and may have any values.": trained_outside,
+        f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {within} are not exactly zero.": within,
+    }
     return {
         "passed": is_complete and mask_of_base is not False and not total["violations"] and not changed,
-        "not_checked": not_checked,
+        "not_checked": [sentence for sentence, holds in open_points.items() if holds],
         "layers_checked": len(checked),
         "layers_expected": len(shapes),
         "layers_not_checked": unmatched,
@@ -86,7 +79,7 @@ def validate(
         "removed_weights": removed,
         "expected_sparsity": share(total["pruned"]),
         "actual_sparsity": share(total["zeros"]),
-        "sparsity_within_tolerance": share(total["zeros"] + total["within_tolerance"]),
+        "sparsity_within_tolerance": share(total["zeros"] + within),
         "tensors_outside_checked": len(outside),
         "tensors_outside_changed": changed,
         "layers": rows,

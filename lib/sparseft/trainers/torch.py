@@ -25,6 +25,7 @@ from sparseft.study.backends import TORCH
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from sparseft.training.reconstruction import LayerReconstruction
+from sparseft.training.steps import SavedState
 from sparseft.training.trained_part import model_to_train
 
 
@@ -51,7 +52,10 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
     rooms = {place_name: 0.0} if settings.shard_model else None
     teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
     batch_size = job.evaluation_batch_size
-    loop = Loop(loss, part, data, settings, job.seed, accelerator, batch_size, state, identity, teacher)
+    # state.pt, and state.pt.1 of the second process
+    number = accelerator.process_index
+    saved = SavedState(state.with_name(f"{state.name}.{number}") if number else state, identity)
+    loop = Loop(loss, part, data, settings, job.seed, accelerator, batch_size, saved, teacher)
     record = loop.fit()
     part.write(job, is_main=accelerator.is_main_process)
     return record | _conditions(loss.model, device, accelerator.num_processes)
@@ -85,7 +89,7 @@ def reconstruct(job: TrainingJob, dense: Checkpoint, examples: list[Example], st
         return attach(model, masks_on(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
     identity = job.identity({"reconstruction": examples}, Path(__file__), _machine(device, 1))
-    reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, state, identity)
+    reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, SavedState(state, identity))
     reconstruction.run()
     job.write_adapter(reconstruction.factors)
     return reconstruction.record() | _conditions(model, device, 1)

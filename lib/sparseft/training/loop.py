@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,7 @@ from sparseft.language_model.batches import Batch, Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
 from sparseft.study.schedule import Training
-from sparseft.training.steps import Progress, Steps, read_state, say_step, step_seed, write_state
+from sparseft.training.steps import NOT_SAVED, Progress, SavedState, Steps, say_step, step_seed
 from sparseft.training.trained_part import TrainedPart
 
 
@@ -39,10 +38,8 @@ class Loop:
     seed: int
     accelerator: Accelerator
     evaluation_batch_size: int
-    # The file from which a killed training continues, or None to save nothing.
-    state: Path | None = None
-    # The digest of `TrainingJob.identity`. A saved state with another one is not used.
-    identity: str = ""
+    # That of this process, if each process has rows of its own.
+    state: SavedState = NOT_SAVED
     # The dense model of a distillation. It is no part of `loss`, so that it is neither trained nor divided.
     teacher: nn.Module | None = None
 
@@ -69,8 +66,8 @@ class Loop:
                 say_step(step, settings.steps, loss)
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
-            if self._own_state and settings.save_every and step % settings.save_every == 0:
-                self._save(self._own_state, steps, progress)
+            if self.state.path and settings.save_every and step % settings.save_every == 0:
+                self._save(steps, progress)
         return progress
 
     def _total_norm(self, own: Tensor) -> Tensor:
@@ -127,7 +124,7 @@ class Loop:
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
         reads = self.accelerator.is_main_process or self.part.is_divided
-        state = read_state(self._own_state, self.identity) if self._own_state and reads else None
+        state = self.state.read() if reads else None
         if self.part.is_divided:
             # A killed training may have left the rows of its processes after different steps.
             done = gather_object([len(state["progress"]["curve"]) if state else 0])
@@ -146,7 +143,7 @@ class Loop:
         progress.resumed_after.append(len(progress.curve))
         return progress
 
-    def _save(self, state: Path, steps: Steps, progress: Progress) -> None:
+    def _save(self, steps: Steps, progress: Progress) -> None:
         """Save the state of the training after the last step. Only the main process writes a file, unless each has rows
         of its own."""
         progress.peak_memory = max(progress.peak_memory, self._peak_memory())
@@ -158,11 +155,4 @@ class Loop:
             "schedule": steps.schedule.state_dict(),
             "progress": vars(progress),
         }
-        write_state(state, self.identity, content)
-
-    @property
-    def _own_state(self) -> Path | None:
-        """Return the file with the state of this process, state.pt, or state.pt.1 of the second one; None to save
-        nothing."""
-        number = self.accelerator.process_index
-        return self.state.with_name(f"{self.state.name}.{number}") if self.state and number else self.state
+        self.state.write(content)

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.schedule import Training
-from sparseft.training.steps import Progress, Steps, read_state, write_state
+from sparseft.training.steps import NOT_SAVED, Progress, SavedState, Steps
 
 
 @dataclass
@@ -48,10 +47,7 @@ class LayerReconstruction:
     # The schedule of each decoder layer.
     settings: Training
     seed: int
-    # The file from which a killed reconstruction continues, or None to save nothing.
-    state: Path | None = None
-    # The digest of `TrainingJob.identity`. A saved state with another one is not used.
-    identity: str = ""
+    state: SavedState = NOT_SAVED
     # The results: A and B by layer, and for each decoder layer the errors over all examples before and after, and the
     # losses and the speed of its steps.
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -178,7 +174,7 @@ class LayerReconstruction:
 
     def _resume(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Load the measurements of the saved state, and return its A and B by layer; empty if there is no state."""
-        state = read_state(self.state, self.identity) if self.state else None
+        state = self.state.read()
         if state is None:
             return {}
         self.errors = state["errors"]
@@ -189,8 +185,6 @@ class LayerReconstruction:
 
     def _save(self) -> None:
         """Save what is reconstructed so far."""
-        if not self.state:
-            return
         content = {
             "factors": self.factors,
             "errors": self.errors,
@@ -198,4 +192,4 @@ class LayerReconstruction:
             "peak_memory": max(self.peak_memory, peak_memory(self.layered.device)),
             "resumed_after": self.resumed_after,
         }
-        write_state(self.state, self.identity, content)
+        self.state.write(content)

@@ -197,31 +197,45 @@ def check_finite(step: int, loss: float, norm: float, key: str = "training.learn
         raise InputError(f"the loss is {loss} and its gradient's norm {norm} at step {step}", f"lower {key}")
 
 
-def write_state(path: Path, identity: str, content: dict) -> None:
-    """Replace the saved state. `content` holds only tensors, numbers and text, so that `weights_only` reads it."""
-    buffer = io.BytesIO()
-    # torch would not report a full disk if it wrote the file itself.
-    torch.save({"identity": identity, **content}, buffer)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+@dataclass(frozen=True)
+class SavedState:
+    """Hold the file from which a killed training continues, or None to save nothing.
 
+    `identity` is the digest of `TrainingJob.identity`. A saved state with another one is not used."""
 
-def read_state(path: Path, identity: str) -> dict | None:
-    """Return the saved state, on the CPU. Return None if there is none that this training can continue.
+    path: Path | None = None
+    identity: str = ""
 
-    A state that is damaged or of another training is reported on stderr. Raises OSError if the file cannot be read."""
-    if not path.exists():
+    def write(self, content: dict) -> None:
+        """Replace the saved state. `content` holds only tensors, numbers and text, so that `weights_only` reads it."""
+        if not self.path:
+            return
+        buffer = io.BytesIO()
+        # torch would not report a full disk if it wrote the file itself.
+        torch.save({"identity": self.identity, **content}, buffer)
+        with atomic_file(self.path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    def read(self) -> dict | None:
+        """Return the saved state, on the CPU. Return None if there is none that this training can continue.
+
+        A state that is damaged or of another training is reported on stderr. Raises OSError if the file cannot be
+        read."""
+        if not self.path or not self.path.exists():
+            return None
+        file = io.BytesIO(self.path.read_bytes())
+        reason = "damaged"
+        # A parser may raise anything for bytes that are no state.
+        with suppress(Exception):
+            # torch checks no checksums, and would take a flipped bit for a weight.
+            if zipfile.ZipFile(file).testzip() is None:
+                file.seek(0)
+                state = torch.load(file, weights_only=True, map_location="cpu")
+                if state["identity"] == self.identity:
+                    return state
+                reason = "of other code, inputs or settings"
+        print(f"{self.path} is {reason}: the training starts from its beginning", file=sys.stderr)
         return None
-    file = io.BytesIO(path.read_bytes())
-    reason = "damaged"
-    # A parser may raise anything for bytes that are no state.
-    with suppress(Exception):
-        # torch checks no checksums, and would take a flipped bit for a weight.
-        if zipfile.ZipFile(file).testzip() is None:
-            file.seek(0)
-            state = torch.load(file, weights_only=True, map_location="cpu")
-            if state["identity"] == identity:
-                return state
-            reason = "of other code, inputs or settings"
-    print(f"{path} is {reason}: the training starts from its beginning", file=sys.stderr)
-    return None
+
+
+NOT_SAVED = SavedState()
