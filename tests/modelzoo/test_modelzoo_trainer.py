@@ -128,12 +128,8 @@ def test_the_configuration_lowers_with_every_layer_declared_sparse(inputs, tmp_p
     run.write(tmp_path / "trainer.yaml")
     home = os.environ["MODELZOO_HOME"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), f"{home}/src"])}
-    command = [
-        os.environ["MODELZOO_PYTHON"],
-        ROOT / "workflow/scripts/run_modelzoo.py",
-        tmp_path / "trainer.yaml",
-        "--validate_only",
-    ]
+    script = ROOT / "workflow/scripts/run_modelzoo.py"
+    command = [os.environ["MODELZOO_PYTHON"], script, tmp_path / "trainer.yaml", "--validate_only"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Compile validated locally" in done.stdout + done.stderr

@@ -21,16 +21,10 @@ PLACES = {
     "model.layers.1.mlp.up_proj": Place(f"{LAYER}ffn.ffn.0.linear_layer.weight"),
     "model.layers.1.mlp.down_proj": Place(f"{LAYER}ffn.ffn.1.linear_layer.weight"),
     "model.layers.1.block_sparse_moe.gate": Place(f"{LAYER}ffn.gate.weight"),
-    "model.layers.1.block_sparse_moe.experts.3.w1": Place(
-        f"{LAYER}ffn.experts.fused_ffns.0.linear_layer_for_glu.expert_weights", expert=3
-    ),
-    "model.layers.1.block_sparse_moe.experts.3.w3": Place(
-        f"{LAYER}ffn.experts.fused_ffns.0.linear_layer.expert_weights", expert=3
-    ),
-    "model.layers.1.block_sparse_moe.experts.3.w2": Place(
-        f"{LAYER}ffn.experts.fused_ffns.1.linear_layer.expert_weights", expert=3
-    ),
 }
+for name, module in (("w1", "0.linear_layer_for_glu"), ("w3", "0.linear_layer"), ("w2", "1.linear_layer")):
+    place = Place(f"{LAYER}ffn.experts.fused_ffns.{module}.expert_weights", expert=3)
+    PLACES[f"model.layers.1.block_sparse_moe.experts.3.{name}"] = place
 
 
 def test_every_kind_of_tensor_has_the_place_that_modelzoo_gives_it():

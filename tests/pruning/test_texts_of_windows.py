@@ -68,10 +68,8 @@ def test_a_mixture_has_the_shares_of_its_parts(box, tiny_llama):
     expected += calibration_examples(tiny_llama, TASK, rows, 2, 7)
     assert found == expected
     source = json.loads((box / "texts/mix.jsonl.json").read_text())["source"]
-    assert [part["text_sha256"] for part in source["parts"]] == [
-        sha256(box / f) for f in ("texts/self.jsonl", "web.jsonl")
-    ]
-    assert [part["windows"] for part in source["parts"]] == [4, 3]
+    parts = [(sha256(box / "texts/self.jsonl"), 4), (sha256(box / "web.jsonl"), 3)]
+    assert [(part["text_sha256"], part["windows"]) for part in source["parts"]] == parts
     assert (source["model"], source["task"], source["task_windows"]) == (tiny_llama.digest, TASK.name, 2)
     assert source["train_sha256"] == sha256(box / "data/train.jsonl")
 
@@ -101,20 +99,13 @@ def test_masks_are_those_of_the_very_windows(box, tiny_llama, base, name):
 
 def test_the_mask_says_whose_text_it_looked_at_and_whose_task(box, tmp_path, tiny_models):
     flags = {"model_path": tiny_models["llama"], "output_dir": tmp_path, "sparsity": 0.5}
-    for name, number, method in (
-        ("self", 6, "unstructured_wanda_on_self"),
-        ("mix", 9, "unstructured_wanda_on_taskmix"),
-    ):
+    for name, number, key in (("self", 6, "self"), ("mix", 9, "taskmix")):
+        method = f"unstructured_wanda_on_{key}"
         text = box / f"texts/{name}.jsonl"
         succeed("compute_masks.py", **flags, method=method, text=text, calibration_examples=number)
         mask = read_mask(tmp_path / f"masks_sparsity50_{method}.pt")
         source = json.loads(Path(f"{text}.json").read_text())["source"]
-        meta = {
-            "text_sha256": sha256(text),
-            "text_source": source,
-            "calibration_examples": number,
-            "calibration": method[22:],
-        }
+        meta = {"text_sha256": sha256(text), "text_source": source, "calibration_examples": number, "calibration": key}
         assert mask.meta | meta == mask.meta
         assert not {"calibration_length", "calibration_seed"} & mask.meta.keys()
         assert mask.meta.get("task") == (TASK.name if name == "mix" else None)
@@ -131,21 +122,15 @@ def test_the_mask_says_whose_text_it_looked_at_and_whose_task(box, tmp_path, tin
         ({"calibration_examples": 6, "calibration_seed": 1}, "self.jsonl: its windows are fixed, .*leave"),
         (
             {"calibration_examples": 6, "model_path": "other"},
-            "self.jsonl: its windows are token ids of another tokenizer than",
+            "self.jsonl: its windows are .* of another tokenizer than",
         ),
     ],
 )
 def test_windows_that_do_not_fit_are_refused_in_one_line(box, tmp_path, tiny_models, other, flags, fault):
     flags = {"model_path": tiny_models["llama"]} | flags | ({"model_path": other} if "model_path" in flags else {})
     flags |= {"text": box / "texts/self.jsonl"}
-    said = refused(
-        tmp_path,
-        "compute_masks.py",
-        **flags,
-        output_dir=tmp_path / "out",
-        sparsity=0.5,
-        method="unstructured_wanda_on_self",
-    )
+    flags |= {"output_dir": tmp_path / "out", "sparsity": 0.5, "method": "unstructured_wanda_on_self"}
+    said = refused(tmp_path, "compute_masks.py", **flags)
     assert re.search(fault, said), said
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.masks.mask_file import count_kept, zero_pruned
 from sparseft.selection.groups import by_group
 from sparseft.selection.ranking import Ranking
 from sparseft.selection.rows import by_row
@@ -119,14 +118,3 @@ def test_any_bits_are_counted_exactly_and_nested(values, levels, distinct):
     masks = check(by_layer, bits, bits, sorted(levels))
     for less, more in pairwise(masks):
         assert not (more & ~less).any()
-
-
-@pytest.mark.parametrize("word", [np.uint16, np.uint32])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_zero_pruned_and_count_kept_agree_with_numpy(shape, word):
-    bits = weights_of("zeros", shape, word)
-    kept = np.random.default_rng(1).random(shape) < 0.5
-    masked = bits.copy()
-    zero_pruned(masked, pack(kept))
-    np.testing.assert_array_equal(masked, np.where(kept, bits, 0))
-    assert count_kept(pack(kept)) == kept.sum()

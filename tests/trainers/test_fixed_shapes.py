@@ -79,10 +79,3 @@ def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, dtype, to
     ]
     for plain, other in zip(*pairs, strict=True):
         torch.testing.assert_close(plain, other, rtol=tolerance, atol=10 * tolerance)
-
-
-def test_the_effective_weight_is_exactly_zero_where_the_mask_is(mask=MASKS["unstructured"]):
-    settings = Training(lora_r=3)
-    layer = plain_kind_of("sparse_to_sparse", mask)(torch.nn.Linear(8, 6, bias=False), mask, settings, Workspace())
-    layer.lora_B.data.normal_()
-    assert torch.equal((layer(torch.eye(8)).T != 0), mask)

@@ -12,7 +12,6 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
-from sparseft.lora import effective_weight
 from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
@@ -162,19 +161,6 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
     assert all(
         torch.equal(parameter.grad, 4 * ours) for parameter, ours in zip(loop.part.parameters, gradients, strict=True)
     )
-
-
-def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
-    built, build = [], effective_weight.build
-    monkeypatch.setattr(effective_weight, "build", lambda *arguments: built.append(1) or build(*arguments))
-    # Layers x micro-batches x both directions. The first q, k and v need only the forward, because embeddings need no
-    # gradient.
-    for cached, expected in ((False, 14 * 2 * 2 - 3 * 2), (True, 14)):
-        built.clear()
-        settings = Training(batch_size=4, micro_batch_size=2, cache_weights=cached)
-        loop = prepare(tiny_llama, "sparse_to_sparse", settings)
-        loop.backward(1, loop.data["train"][:4], 1.0)
-        assert len(built) == expected
 
 
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
