@@ -38,7 +38,7 @@ TINY = {
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
     "lora": {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1},
     "lora_gpu": {},
-    "lora_model_gpu": {"CASES": lambda module: (module.PEFT, module.PEFT_BF16, module.SPARSE)},
+    "lora_model_gpu": {},
     "lora_model": {
         "REPEATS": 1,
         "DTYPES": lambda module: {"bf16": module.torch.bfloat16},

@@ -18,15 +18,16 @@ from sparseft.records.throughput_record import MEASURED
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
 
-IMPORTANCES = ["gradient", "taylor", "wanda", "ria"]
-METHODS = ["unstructured", "structured", *(f"unstructured_{name}" for name in IMPORTANCES)]
+FROM_EXAMPLES = [f"unstructured_{name}" for name in ("gradient", "taylor", "wanda", "ria", "sparsegpt")]
+FROM_EXAMPLES.append("structured_obs_on_task")
+METHODS = ["unstructured", "structured", *FROM_EXAMPLES]
 CPU = torch.device("cpu")
 
 
 def compute_masks(inputs: Path, output: Path, environment: dict[str, str]) -> Path:
     """Run compute_masks.py for METHODS at 50 %, and return its folder."""
     values = {"model_path": inputs / "model", "output_dir": output, "sparsity": "0.5", "task": "boolq_mini"}
-    values |= {"data_dir": inputs, "calibration_examples": 8, "threads": 1}
+    values |= {"data_dir": inputs, "calibration_examples": 8, "threads": 1, "pruned_dir": output / "pruned"}
     words = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
     script = ROOT / "workflow/scripts/compute_masks.py"
     command = [sys.executable, str(script), "--method", *METHODS, *words]
@@ -57,33 +58,29 @@ def test_a_mask_of_magnitudes_is_that_of_the_cpu(masks, method):
     assert equal_share(masks, method) == 1
 
 
-@pytest.mark.parametrize("importance", IMPORTANCES)
-def test_few_weights_are_ranked_otherwise_than_on_the_cpu(masks, note, importance):
-    share = equal_share(masks, f"unstructured_{importance}")
-    note(f"mask by {importance}: {1 - share:.1e} of the weights differ from the CPU's mask")
-    assert share > 0.999
+@pytest.mark.parametrize("method", FROM_EXAMPLES)
+def test_few_weights_are_ranked_otherwise_than_on_the_cpu(masks, note, method):
+    share = equal_share(masks, method)
+    note(f"{method}: {1 - share:.1e} of the weights differ from the CPU's mask")
+    # An update carries what differs on to the next columns or channels.
+    assert share > (0.98 if method.endswith(("sparsegpt", "obs_on_task")) else 0.999)
 
 
-@pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini"])
-def test_log_likelihoods_are_those_of_the_cpu_but_for_rounding(inputs, device, note, name):
+@pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini", "gsm8k_mini"])
+def test_answers_are_those_of_the_cpu_but_for_rounding(inputs, device, note, name):
     task = BY_NAME[name]
     rows = {split: task.generate(split, 24, 0) for split in ("train", "validation")}
     ours, theirs = (evaluate(*load_model(inputs / "model", place), task, rows, 5) for place in (device, CPU))
+    if "generations" in ours:
+        equal = np.mean([one == other for one, other in zip(ours["generations"], theirs["generations"], strict=True)])
+        note(f"{name}, fp32: {equal:.2f} of the generated texts are the CPU's")
+        assert equal >= 0.9
+        return
     logs = [np.array([value for row in record["log_likelihoods"] for value in row]) for record in (ours, theirs)]
     gap = np.abs(logs[0] - logs[1]).max()
     note(f"{name}, fp32: log-likelihoods of up to {np.abs(logs[1]).max():.0f} nats differ from the CPU's by {gap:.1e}")
     assert gap < 1e-3
     assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
-
-
-def test_generated_answers_are_those_of_the_cpu(inputs, device, note):
-    task = BY_NAME["gsm8k_mini"]
-    rows = {split: task.generate(split, 12, 0) for split in ("train", "validation")}
-    ours, theirs = (evaluate(*load_model(inputs / "model", place), task, rows, 5) for place in (device, CPU))
-    pairs = list(zip(ours["generations"], theirs["generations"], strict=True))
-    equal = sum(one == other for one, other in pairs)
-    note(f"gsm8k_mini, fp32: {equal} of {len(pairs)} generated texts are the CPU's")
-    assert equal >= 0.9 * len(pairs)
 
 
 def test_throughput_is_measured_on_the_device(inputs, masks, device, note):
