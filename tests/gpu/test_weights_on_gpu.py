@@ -10,7 +10,7 @@ import pytest
 import torch
 from sparseft.language_model.products import multiply
 from sparseft.lora import cpu_weights, effective_weight, masked_lora
-from sparseft.lora.carried_mask import bits_of, carried_mask, carry_mask_, mask_
+from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from torch import Tensor
 
@@ -62,21 +62,6 @@ def test_the_effective_weight_has_the_bits_of_the_cpu(kernels, device, r, dtype)
         W, A, B = problem(shape, r, dtype, share, scale)
         ours = built(kernels, device, W, A, B)
         assert torch.equal(ours, built(cpu_weights, CPU, W, A, B)), (shape, share, scale)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_of_a_wider_matrix_are_read_and_masked_in_their_places(kernels, device, dtype):
-    """A block of a gradient lies in a buffer, and a block of W in the weight."""
-    W, A, B = problem((64, 200), 8, dtype, 0.5, 0.2)
-    wide = torch.zeros(64, 256, dtype=dtype)
-    wide[:, :200] = W
-    on_device = wide.to(device)[:, :200]
-    out = torch.zeros(64, 300, dtype=dtype, device=device)
-    kernels.build(out[10:30, :200], on_device[10:30], A.to(device), B[10:30].to(device))
-    assert torch.equal(bits_of(out[10:30, :200]).cpu(), built(cpu_weights, CPU, W, A, B)[10:30])
-    assert not out[:, 200:].any()
-    mask_(out[40:60, :200].fill_(1.0), on_device[40:60])
-    assert torch.equal(out[40:60, :200].bool().cpu(), carried_mask(W)[40:60])
 
 
 def test_a_weight_of_more_than_2_to_the_31_numbers_has_the_bits_of_the_cpu(kernels, device):

@@ -71,15 +71,14 @@ def test_the_weights_of_a_layer_are_read_while_the_one_before_computes(log, monk
     layers = {f"layers.{number}": Layer(number, []).to("meta") for number in range(3)}
     begun = [Event() for _ in layers]
 
-    class Weights(dict):
-        def __getitem__(self, name):
-            number = int(name.split(".")[1])
-            begun[number].set()
-            log.append(f"read {number}")
-            return torch.full((3, 3), float(number))
+    def weight_of(name):
+        number = int(name.split(".")[1])
+        begun[number].set()
+        log.append(f"read {number}")
+        return torch.full((3, 3), float(number))
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda weight: weight)
-    StoredLayers(layers, Weights(), torch.device("cpu"), None)
+    StoredLayers(layers, weight_of, torch.device("cpu"), None)
     # accelerate's own hook copies each weight by this function, and gives the GPU's free memory back after each.
     for module in (hooks, prefetch):
         monkeypatch.setattr(module, "set_module_tensor_to_device", pytest.fail)

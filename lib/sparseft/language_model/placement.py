@@ -6,7 +6,6 @@ the decoder layers is on the first device. accelerate moves the hidden states.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
 
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
@@ -22,8 +21,8 @@ from sparseft.language_model.weights import fused_experts, map_weight, memory_pa
 DISK = "disk"
 
 
-class StoredWeights(Mapping[str, Tensor]):
-    """Map the name of a parameter of `model` to its weight, which is mapped from the checkpoint's files.
+class StoredWeights:
+    """Give the weight of a parameter of `model` by its name. It is mapped from the checkpoint's files.
 
     Experts are copied. If the model fuses them, their matrices are joined, because the files hold them one by one."""
 
@@ -32,18 +31,6 @@ class StoredWeights(Mapping[str, Tensor]):
         self._on_disk = {memory_path(checkpoint.architecture, name): name for name in checkpoint.tensors}
         self._experts = fused_experts(checkpoint.architecture)
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        """Return the number of parameters."""
-        return len(self._shapes)
-
-    def __contains__(self, name: object) -> bool:
-        """Return whether the model has this parameter. Nothing is read."""
-        return name in self._shapes
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the weight on the CPU. Nothing that is written to it reaches the file."""
@@ -77,7 +64,7 @@ def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
     return rooms
 
 
-def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, float]) -> None:
+def place(model: nn.Module, weights: StoredWeights, rooms: dict[str, float]) -> None:
     """Give a model on "meta" its weights.
 
     rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in
@@ -104,7 +91,7 @@ def place(model: nn.Module, weights: Mapping[str, Tensor], rooms: dict[str, floa
     else:
         model.to(main)
     if stored:
-        StoredLayers(stored, weights, torch.device(main), skip_keys)
+        StoredLayers(stored, weights.__getitem__, torch.device(main), skip_keys)
 
 
 def places_of(sizes: list[int], outside: int, rooms: dict[str, float]) -> list[str]:

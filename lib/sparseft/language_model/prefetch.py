@@ -4,7 +4,7 @@ On a GPU the copies run on a stream of their own. On a CPU the same happens in t
 and FSDP2 copy on the stream that computes, so a layer waits for its weights there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -39,12 +39,12 @@ class StoredLayers(ModelHook):
     """Give decoder layers, which are on "meta", their weights while they compute. accelerate calls the methods."""
 
     def __init__(
-        self, layers: dict[str, nn.Module], weights: Mapping[str, Tensor], device: torch.device, skip_keys: Any
+        self, layers: dict[str, nn.Module], weight_of: Callable[[str], Tensor], device: torch.device, skip_keys: Any
     ) -> None:
-        """`layers` are in the order in which they compute. `weights` has their parameters by the names in the model.
+        """`layers` are in the order in which they compute. `weight_of` gives a parameter by its name in the model.
 
         skip_keys: inputs of a layer that are not moved to its device"""
-        self._weights = weights
+        self._weight_of = weight_of
         self._skip_keys = skip_keys
         self._copies = Copies(device)
         self._paths = {layer: path for path, layer in layers.items()}
@@ -81,16 +81,15 @@ class StoredLayers(ModelHook):
     @torch.no_grad()
     def _read(self, layer: nn.Module) -> dict[str, Tensor]:
         """Return the weights of a layer on the device by their names in it. The copies may not have ended."""
-        path = self._paths[layer]
+        found = {}
         with torch.cuda.stream(self._copies.stream):
-            return {name: self._to_device(self._weights[f"{path}.{name}"]) for name in self._empty[layer]}
-
-    def _to_device(self, weight: Tensor) -> Tensor:
-        """Return a weight on the device. From pinned memory, which torch keeps for the next ones, it is copied while the
-        thread reads the next weight."""
-        if self._copies.stream is None or weight.device.type != "cpu":
-            return weight.to(self._copies.device)
-        return weight.pin_memory().to(self._copies.device, non_blocking=True)
+            for name in self._empty[layer]:
+                weight = self._weight_of(f"{self._paths[layer]}.{name}")
+                if self._copies.stream is not None and weight.device.type == "cpu":
+                    # From pinned memory, which torch keeps for the next ones, it is copied while the next one is read.
+                    weight = weight.pin_memory()
+                found[name] = weight.to(self._copies.device, non_blocking=True)
+        return found
 
 
 class DividedLayers:

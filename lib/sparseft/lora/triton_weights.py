@@ -13,14 +13,12 @@ from sparseft.lora.carried_mask import bits_of, minus_zero
 
 # The tile of W' of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its
 # registers, and loads 17 numbers for 64 multiply-adds.
-_ROWS = 16
-_COLS = 512
-_WARPS = 4
+_ROWS, _COLS = tl.constexpr(16), tl.constexpr(512)
+_LAUNCH = {"num_warps": 4, "enable_fp_fusion": False}
 # The part of a gradient that one program reads, in tiles of so many rows, and the most ranks that it computes. Two such
 # programs fit an H100's multiprocessor, which spills no register.
-_PART = (256, 128)
-_PART_ROWS = 64
-_PART_RANKS = 32
+_TILES, _TILE_ROWS, _TILE_COLS = tl.constexpr(4), tl.constexpr(64), tl.constexpr(128)
+_TILE_RANKS = 32
 
 
 def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
@@ -28,29 +26,14 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
 
     W and out (rows, cols) are bf16, fp16 or fp32. A (r, cols) and B (rows, r), which holds s B, are fp32."""
     rows, cols = W.shape
-    tiles = (triton.cdiv(rows, _ROWS), triton.cdiv(cols, _COLS))
-    weights = bits_of(W)
-    merged = bits_of(out)
+    tiles = (triton.cdiv(rows, _ROWS.value), triton.cdiv(cols, _COLS.value))
+    weights, merged = bits_of(W), bits_of(out)
+    # The rows of one rank lie together in B, as the columns do in A.
+    factors = (A.contiguous(), B.T.contiguous(), A.shape[0])
     # Triton uses the current GPU, which need not be W's.
     with torch.cuda.device_of(W):
-        _build_tile[tiles](
-            weights,
-            merged,
-            rows,
-            cols,
-            weights.stride(0),
-            merged.stride(0),
-            A.contiguous(),
-            # The rows of one rank lie together, as the columns do in A.
-            B.T.contiguous(),
-            A.shape[0],
-            DTYPE=str(W.dtype),
-            SIGN=minus_zero(weights),
-            ROWS=_ROWS,
-            COLS=_COLS,
-            num_warps=_WARPS,
-            enable_fp_fusion=False,
-        )
+        matrices = (weights, merged, rows, cols, weights.stride(0), merged.stride(0))
+        _build_tile[tiles](*matrices, *factors, str(W.dtype), minus_zero(weights), **_LAUNCH)
 
 
 def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
@@ -61,68 +44,37 @@ def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Te
     rows, cols = G.shape
     r = A.shape[0]
     # tl.dot takes no fewer than 16.
-    ranks = min(_PART_RANKS, max(16, triton.next_power_of_2(r)))
-    parts = (triton.cdiv(rows, _PART[0]), triton.cdiv(cols, _PART[1]))
+    ranks = min(_TILE_RANKS, max(16, triton.next_power_of_2(r)))
+    parts = (triton.cdiv(rows, _TILES.value * _TILE_ROWS.value), triton.cdiv(cols, _TILE_COLS.value))
     # Each program writes its own sums, and torch adds them in a fixed order.
     dA_parts = torch.empty(parts[0], r, cols, device=G.device)
     dB_parts = torch.empty(parts[1], rows, r, device=G.device)
     weights = bits_of(W)
     with torch.cuda.device_of(G):
-        _gradients_part[*parts, triton.cdiv(r, ranks)](
-            G,
-            weights,
-            rows,
-            cols,
-            G.stride(0),
-            weights.stride(0),
-            A.contiguous(),
-            B.contiguous(),
-            dA_parts,
-            dB_parts,
-            r,
-            SIGN=minus_zero(weights),
-            ROWS=_PART_ROWS,
-            STEPS=_PART[0] // _PART_ROWS,
-            COLS=_PART[1],
-            RANKS=ranks,
-            num_warps=_WARPS,
-            num_stages=2,
-            enable_fp_fusion=False,
-        )
+        matrices = (G, weights, rows, cols, G.stride(0), weights.stride(0))
+        factors = (A.contiguous(), B.contiguous(), dA_parts, dB_parts, r)
+        programs = (*parts, triton.cdiv(r, ranks))
+        _gradients_part[programs](*matrices, *factors, minus_zero(weights), ranks, num_stages=2, **_LAUNCH)
     dA += dA_parts.sum(0)
     torch.sum(dB_parts, 0, out=dB)
 
 
 @triton.jit
-def _build_tile(
-    W,
-    out,
-    rows,
-    cols,
-    W_stride,
-    out_stride,
-    A,
-    B,
-    rank,
-    DTYPE: tl.constexpr,
-    SIGN: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+def _build_tile(W, out, rows, cols, W_stride, out_stride, A, B, rank, DTYPE: tl.constexpr, SIGN: tl.constexpr):
     """Write one tile of (W + B A) * M. W and out are the bits of weights of DTYPE; A (rank, cols), B (rank, rows) are
     fp32.
 
     The sum is elementwise. tl.dot may round to TF32, and sums in an order of its own. The multiply-add is explicit, and
     the compiler may not fuse anything else."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    col = tl.program_id(1) * COLS + tl.arange(0, COLS)[None, :]
+    row = tl.program_id(0) * _ROWS + tl.arange(0, _ROWS)[:, None]
+    col = tl.program_id(1) * _COLS + tl.arange(0, _COLS)[None, :]
     inside = (row < rows) & (col < cols)
-    sums = tl.full((ROWS, COLS), 0.0, tl.float32)
+    sums = tl.full((_ROWS, _COLS), 0.0, tl.float32)
     for k in range(rank):
         # Loaded as a column and a row of the tile: a vector would be sent around between the threads first.
         b = tl.load(B + k * rows + row, mask=row < rows, other=0.0)
         a = tl.load(A + k * cols + col, mask=col < cols, other=0.0)
-        sums = tl.fma(tl.broadcast_to(b, (ROWS, COLS)), tl.broadcast_to(a, (ROWS, COLS)), sums)
+        sums = tl.fma(tl.broadcast_to(b, (_ROWS, _COLS)), tl.broadcast_to(a, (_ROWS, _COLS)), sums)
     # A weight may have more than 2^31 entries.
     wide_row = row.to(tl.int64)
     bits = tl.load(W + wide_row * W_stride + col, mask=inside, other=SIGN)
@@ -132,37 +84,20 @@ def _build_tile(
 
 
 @triton.jit
-def _gradients_part(
-    G,
-    W,
-    rows,
-    cols,
-    G_stride,
-    W_stride,
-    A,
-    B,
-    dA,
-    dB,
-    rank,
-    SIGN: tl.constexpr,
-    ROWS: tl.constexpr,
-    STEPS: tl.constexpr,
-    COLS: tl.constexpr,
-    RANKS: tl.constexpr,
-):
-    """Write B^T (G * M) and (G * M) A^T of STEPS tiles of G, one below the other, to their places in dA (parts, rank,
+def _gradients_part(G, W, rows, cols, G_stride, W_stride, A, B, dA, dB, rank, SIGN: tl.constexpr, RANKS: tl.constexpr):
+    """Write B^T (G * M) and (G * M) A^T of _TILES tiles of G, one below the other, to their places in dA (parts, rank,
     cols) and dB (parts, rows, rank)."""
     DTYPE = G.dtype.element_ty
-    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    col = tl.program_id(1) * _TILE_COLS + tl.arange(0, _TILE_COLS)
     k = tl.program_id(2) * RANKS + tl.arange(0, RANKS)
     is_col = col < cols
     is_rank = k < rank
     at_A = k[:, None] * cols + col[None, :]
     in_A = is_rank[:, None] & is_col[None, :]
     a = tl.load(A + at_A, mask=in_A, other=0.0).to(DTYPE)
-    sums = tl.full((RANKS, COLS), 0.0, tl.float32)
-    for step in range(STEPS):
-        row = (tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)
+    sums = tl.full((RANKS, _TILE_COLS), 0.0, tl.float32)
+    for step in range(_TILES):
+        row = (tl.program_id(0) * _TILES + step) * _TILE_ROWS + tl.arange(0, _TILE_ROWS)
         is_row = row < rows
         inside = is_row[:, None] & is_col[None, :]
         # A weight may have more than 2^31 entries.
