@@ -48,6 +48,8 @@ def test_a_mask_reads_back_as_it_was_written(tmp_path, mask, suffix):
     assert (back.meta, back.shape) == (mask.meta | {"reached": 1 - (kept_of(mask)) / 52}, mask.shape)
     assert back.bits.keys() == mask.bits.keys()
     assert all((back.bits[layer] == mask.bits[layer]).all() for layer in mask.bits)
+    # A process of a divided training takes its own rows.
+    assert all((back.kept(layer, slice(1, 3)) == mask.kept(layer)[1:3]).all() for layer in mask.bits)
 
 
 def test_torch_reads_the_file_and_finds_the_same(tmp_path, tiny):
