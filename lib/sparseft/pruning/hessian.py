@@ -32,13 +32,14 @@ def solve_damped(
     diagonal: Tensor,
     scale: Tensor,
     damping: float,
-    solve: Callable[[Tensor], Tensor | None],
+    solve: Callable[[Tensor, Tensor], Tensor | None],
 ) -> tuple[Tensor, float]:
-    """Return solve(H + damping * scale * I) of a layer, and the damping. H gets the `diagonal`, (cols,), before.
+    """Return solve(L, L L^T) of a layer with L L^T = H + damping * scale * I, and the damping. H gets the `diagonal`,
+    (cols,), before.
 
-    `scale` is the mean of the diagonal of all columns. solve(damped) may overwrite its matrix (cols, cols). It returns
-    None if it fails, which stderr says. Then there is more damping. Raises InputError after ATTEMPTS, or if the scale
-    is 0, because no token reaches the layer or all its inputs are zero."""
+    `scale` is the mean of the diagonal of all columns. `solve` may overwrite its matrices, (cols, cols), and returns
+    None if it fails. If L does not exist, or `solve` fails, stderr says so, and there is more damping. Raises
+    InputError after ATTEMPTS, or if the scale is 0, because no token reaches the layer or all its inputs are zero."""
     if not scale:
         raise InputError(
             f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",
@@ -48,7 +49,8 @@ def solve_damped(
         # In columns, as LAPACK has them. It would copy rows.
         damped = hessian.mT.contiguous().mT
         damped.diagonal().copy_(diagonal + damping * scale)
-        solution = solve(damped)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        solution = None if failed else solve(factor, damped)
         # Both are NaN if a value is NaN.
         if solution is not None and all(map(math.isfinite, solution.mT.aminmax())):
             return solution, damping
@@ -59,12 +61,9 @@ def solve_damped(
     raise InputError(fault, "raise masks.damping or the number of calibration examples")
 
 
-def inverse(damped: Tensor) -> Tensor | None:
-    """Return the inverse of a positive definite matrix, in its place; None if it is not positive definite.
-
-    Only one more matrix of this size exists meanwhile."""
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    return None if failed else torch.cholesky_inverse(factor, out=damped)
+def inverse(factor: Tensor, damped: Tensor) -> Tensor:
+    """Return the inverse of a positive definite matrix, in its place. `factor` is its lower triangle."""
+    return torch.cholesky_inverse(factor, out=damped)
 
 
 def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:

@@ -143,12 +143,8 @@ def refit(layer: str, weights: Tensor, hessian: Tensor, kept: Tensor, damping: f
 
     Raises InputError as `solve_damped` does."""
     right = (weights[:, ~kept] @ hessian[~kept][:, kept]).T  # (kept, rows)
-
-    def solve(damped: Tensor) -> Tensor | None:
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        return None if failed else torch.cholesky_solve(right, factor)
-
     diagonal, part = hessian.diagonal(), hessian[kept][:, kept]
+    solve = lambda factor, _: torch.cholesky_solve(right, factor)  # noqa: E731
     change, damping = solve_damped(layer, part, diagonal[kept], diagonal.mean(), damping, solve)
     new = torch.zeros_like(weights)
     new[:, kept] = weights[:, kept] + change.T

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from sparseft.importances import HESSIAN
 from sparseft.pruning.allocation import allocate_by_outliers
-from sparseft.pruning.hessian import NewWeights, solve_damped, write_new_weights
+from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.selection.ranking import check_groups
@@ -119,15 +119,13 @@ def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor,
     return solve_damped(layer, hessian, diagonal, diagonal.mean(), damping, _factor)
 
 
-def _factor(damped: Tensor) -> Tensor | None:
-    """Return the upper triangle U with U^T U = damped^-1; None if a factorisation fails.
+def _factor(factor: Tensor, damped: Tensor) -> Tensor | None:
+    """Return the upper triangle U with U^T U = damped^-1, in the place of the lower triangle of `damped`. None if the
+    factorisation fails.
 
     Only two matrices of this size exist in addition to the Hessian."""
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if failed:
-        return None
-    inverse = torch.cholesky_inverse(factor, out=damped)
-    torch.linalg.cholesky_ex(inverse, upper=True, out=(factor, failed))
+    failed = torch.empty((), dtype=torch.int32, device=factor.device)
+    torch.linalg.cholesky_ex(inverse(factor, damped), upper=True, out=(factor, failed))
     return None if failed else factor
 
 
