@@ -53,17 +53,29 @@ class Answers(LM):
 
 # Rows that the project generates in the original fields, and rows of the data sets in the developers' folder.
 SOURCES = {"generated": 24, "real": 200}
+# Blanks, marks, templates and labels in all their forms.
+ROWS = {
+    "boolq": [{"passage": "Ice is cold.\n{{x}}", "question": "is ice cold", "answer": True}],
+    "hellaswag": [
+        {"activity_label": "Tea", "ctx_a": "A  man [step] boils   water.", "ctx_b": "he THEN", "label": "1",
+         "endings": [" drinks [title] it.", "a  b   c", "leaves", "[x]ends"]},
+        {"activity_label": "Tea", "ctx_a": "No second part.", "ctx_b": "", "label": 0, "endings": ["a", "b", "c", "d"]},
+    ],
+    "gsm8k": [{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}],
+}  # fmt: skip
 
 
 def rows_of(name: str, source: str, number: int | None = None) -> dict[str, list[dict]]:
-    if source == "generated":
+    if source != "real":
         make = BY_NAME[f"{name}_mini"].generate
         rows = {split: make(split, 24, 0) for split in SPLITS}
+        if source == "awkward":
+            rows["validation"] = ROWS[name]
     elif (DATA / name).exists():
         rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in SPLITS}
     else:
         pytest.skip("needs the developers' folder ../shared")
-    return {**rows, "validation": rows["validation"][: number or SOURCES[source]]}
+    return {**rows, "validation": rows["validation"][: number or SOURCES.get(source)]}
 
 
 def stock_definition(name: str, rows: dict[str, list[dict]]) -> dict:
@@ -100,13 +112,13 @@ def model32(tmp_path_factory):
     return load_model(folder, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [*SOURCES, "awkward"])
 @pytest.mark.parametrize("name", YAMLS)
 def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name, source):
     rows = rows_of(name, source)
     ours, theirs = (samples(DummyLM(), definition) for definition in
                     (task_definition(BY_NAME[name], rows), stock_definition(name, rows)))  # fmt: skip
-    assert len(ours) == len(theirs) == SOURCES[source] * (2 if name == "gsm8k" else 1)
+    assert len(ours) == len(theirs) == SOURCES.get(source, len(ROWS[name])) * (2 if name == "gsm8k" else 1)
     for mine, stock in zip(ours, theirs, strict=True):
         assert str(mine["target"]) == str(stock["target"])
         asked, stock_asked = mine["arguments"], stock["arguments"]  # (prompt, choice or settings) each

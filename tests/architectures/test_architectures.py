@@ -118,14 +118,11 @@ GEMMA_AFTER = ("layer_types", "rope_parameters", "tie_word_embeddings", "_slidin
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("name", "made_with", "before", "after"),
-    [
-        ("gemma3", {"num_hidden_layers": 4, "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"]},
-         GEMMA_BEFORE, GEMMA_AFTER),
-        ("qwen3_moe", {}, {"num_experts": 4}, ("num_local_experts",)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "made_with", "before", "after"), [
+    ("gemma3", {"num_hidden_layers": 4, "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"]},
+     GEMMA_BEFORE, GEMMA_AFTER),
+    ("qwen3_moe", {}, {"num_experts": 4}, ("num_local_experts",)),
+])  # fmt: skip
 def test_a_file_of_transformers_4_describes_the_same_model(tmp_path, name, made_with, before, after):
     folder = save_tiny(name, tmp_path, torch.float32, made_with)
     ids = torch.arange(3, 123)[None]

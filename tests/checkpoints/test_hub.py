@@ -141,18 +141,15 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
         assert (tmp_path / "models/m" / file.name).read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("source", "environment", "line"),
-    [
-        ("gated/mistral", {}, "gated.*{hub}/gated/mistral.*hf auth login.*HF_TOKEN"),
-        ("nobody/knows", {}, "no such repository.*hf auth login.*HF_TOKEN"),
-        ("somebody/llama@v9", {}, "no revision v9\\b"),
-        ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
-        ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
-        ("somebody/pickled", {}, r"\*\.safetensors.*pickles \(\*\.bin\).*save_pretrained.*path:DIR"),
-        ("somebody/a_text", {}, "it has no config.json; "),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("source", "environment", "line"), [
+    ("gated/mistral", {}, "gated.*{hub}/gated/mistral.*hf auth login.*HF_TOKEN"),
+    ("nobody/knows", {}, "no such repository.*hf auth login.*HF_TOKEN"),
+    ("somebody/llama@v9", {}, "no revision v9\\b"),
+    ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
+    ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
+    ("somebody/pickled", {}, r"\*\.safetensors.*pickles \(\*\.bin\).*save_pretrained.*path:DIR"),
+    ("somebody/a_text", {}, "it has no config.json; "),
+])  # fmt: skip
 def test_a_model_that_cannot_be_fetched_is_one_line_that_says_how_to_get_it(tmp_path, hub, source, environment, line):
     done = prepare(tmp_path, hub, f"hub:{source}", **environment)
     assert done.returncode == 2, done.stderr

@@ -306,6 +306,25 @@ def test_a_task_without_training_rows_is_only_a_probe(hub):
         task.check_trainable()
 
 
+def test_without_a_name_worked_examples_come_from_the_first_split_that_lm_eval_finds(model32, hub):
+    definition = {key: value for key, value in CHOICE.items() if key not in ("fewshot_split", "training_split")}
+    definition |= {"test_split": "test", "dataset_path": "org/colours"}
+    splits = {"validation": rows_of("colours")["train"], "test": rows_of("colours")["validation"]}
+    publish(hub, "org/colours", splits)
+    Path("own.yaml").write_text(yaml.safe_dump(definition))
+    examples = load_lm_eval_examples("mine", TaskData(lm_eval="own.yaml"))
+    lm = HFLM(pretrained=model32[0], tokenizer=model32[1], batch_size=3)
+    _, theirs = stock(lm, stock_file(hub, definition, splits))
+    _, ours = run_harness(lm, examples.task, examples.rows)
+    assert [sample["arguments"] for sample in ours] == [sample["arguments"] for sample in theirs]
+    # With one split alone, a question could stand before itself.
+    Path("own.yaml").write_text(
+        yaml.safe_dump({key: value for key, value in definition.items() if key != "validation_split"})
+    )
+    with pytest.raises(InputError, match="worked examples come from the evaluated split test"):
+        load_lm_eval_examples("mine", TaskData(lm_eval="own.yaml"))
+
+
 def test_a_changed_rendering_is_refused(model32, tmp_path):
     examples = prepared(tmp_path, CHOICE, rows_of("colours"))
     changed = {**examples.task.definition, "yaml": {**examples.task.definition["yaml"], "doc_to_text": "{{thing}}"}}

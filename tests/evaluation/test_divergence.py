@@ -180,27 +180,21 @@ def test_without_a_text_none_is_measured(box, tmp_path):
     assert record["inputs"]["divergence"] is None
 
 
-@pytest.mark.parametrize(
-    ("flags", "fault"),
-    [
-        ({"dense": "pruned"}, "own.jsonl: it was not sampled by .*pruned, but by another model; sample one"),
-        ({"divergence": "texts/cold.jsonl"}, "cold.jsonl: it was not sampled at temperature 1; sample one"),
-        (
-            {"divergence": "texts/single.jsonl"},
-            "single.jsonl: it has 1 window, which has no standard error; sample one",
-        ),
-        ({"divergence": "texts/mix.jsonl"}, "mix.jsonl, line 1: field 'log_p' is missing"),
-        ({"divergence": "data/train.jsonl"}, "train.jsonl, line 1: field 'text' is missing"),
-        ({"divergence": "texts/none.jsonl"}, "none.jsonl: no such file"),
-        ({"calibration": "texts/own.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
-        (
-            {"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
-            r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); ",
-        ),
-        ({"dense": None}, "--divergence and --dense belong together; give both, or none"),
-        ({"divergence": None}, "--divergence and --dense belong together; give both, or none"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "fault"), [
+    ({"dense": "pruned"}, "own.jsonl: it was not sampled by .*pruned, but by another model; sample one"),
+    ({"divergence": "texts/cold.jsonl"}, "cold.jsonl: it was not sampled at temperature 1; sample one"),
+    ({"divergence": "texts/single.jsonl"}, "single.jsonl: it has 1 window, which has no standard error; sample one"),
+    ({"divergence": "texts/mix.jsonl"}, "mix.jsonl, line 1: field 'log_p' is missing"),
+    ({"divergence": "data/train.jsonl"}, "train.jsonl, line 1: field 'text' is missing"),
+    ({"divergence": "texts/none.jsonl"}, "none.jsonl: no such file"),
+    ({"calibration": "texts/own.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
+    (
+        {"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
+        r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); ",
+    ),
+    ({"dense": None}, "--divergence and --dense belong together; give both, or none"),
+    ({"divergence": None}, "--divergence and --dense belong together; give both, or none"),
+])  # fmt: skip
 def test_windows_that_give_no_divergence_are_refused_in_one_line(box, flags, fault):
     flags = {"divergence": "texts/own.jsonl", "dense": "dense"} | flags
     places = {name: box / place for name, place in flags.items() if place}

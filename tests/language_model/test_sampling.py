@@ -79,16 +79,13 @@ def test_the_file_has_the_very_tokens_and_says_where_they_come_from(written, tin
     assert tree(again.parent) == tree(written.parent)
 
 
-@pytest.mark.parametrize(
-    ("flags", "fault"),
-    [
-        ({"length": 513}, "llama: windows of 513 tokens, but the model takes 512; "),
-        ({"length": 1}, "length: Input should be greater than or equal to 2"),
-        ({"temperature": 0}, "temperature: Input should be greater than 0"),
-        ({"output": "text.txt"}, "--output text.txt: not a .jsonl file"),
-        ({"model_path": "nowhere"}, "nowhere"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "fault"), [
+    ({"length": 513}, "llama: windows of 513 tokens, but the model takes 512; "),
+    ({"length": 1}, "length: Input should be greater than or equal to 2"),
+    ({"temperature": 0}, "temperature: Input should be greater than 0"),
+    ({"output": "text.txt"}, "--output text.txt: not a .jsonl file"),
+    ({"model_path": "nowhere"}, "nowhere"),
+])  # fmt: skip
 def test_what_cannot_be_sampled_is_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
     monkeypatch.chdir(tmp_path)
     asked_for = {"model_path": tiny_models["llama"], "output": "text.jsonl"} | flags

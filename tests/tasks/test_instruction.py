@@ -26,6 +26,7 @@ def test_the_rows_stay_as_they_are_written_and_the_first_decides_the_format(rows
     examples = load_examples(own_task("mine", data), data)
     assert examples.rows == {"train": rows, "validation": rows}
     assert examples.task.definition == {"kind": "instruction", "format": name}
-    again = task_of("mine", examples.task.definition)
+    # In another order of its keys.
+    again = task_of("mine", dict(reversed(examples.task.definition.items())))
     assert again.definition_sha256 == examples.task.definition_sha256
     assert [again.answer(row) for row in rows] == [examples.task.answer(row) for row in rows]

@@ -1,5 +1,6 @@
-"""The mini tasks are balanced, disjoint between the splits, and reproducible. What ignores the context is right by
-chance."""
+"""Every task is complete. The mini tasks are balanced, disjoint between the splits, and reproducible.
+
+What ignores the context is right by chance."""
 
 import hashlib
 import json
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.tasks import BY_NAME
+from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.words import NAMES, QUALITIES, THINGS
 
 MINIS = ("boolq_mini", "hellaswag_mini", "gsm8k_mini")
@@ -121,3 +122,13 @@ def test_questions_without_their_passage_and_lengths_are_no_better_than_chance(s
     assert within_chance([(bag(row["question"]) > 0) == row["answer"] for row in examples], 0.5)
     for threshold in {len(prompt(row)) for row in examples}:
         assert within_chance([(len(prompt(row)) >= threshold) == row["answer"] for row in examples], 0.5)
+
+
+def test_every_task_is_complete():
+    assert list(BY_NAME) == [task.name for task in TASKS]
+    for task in TASKS:
+        assert task.headline in task.metrics and task.headline.standard_error
+        assert (task.hub is None) == (task.generate is not None) == (task.lengths.rows == (0, 0))
+        assert (
+            (task.choices is None) == (task.label is None) == (task.max_new_tokens > 0) == (task.lengths.choices == 0)
+        )

@@ -24,14 +24,7 @@ from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from sparseft.tasks.lm_eval import (
-    BY_LM_EVAL,
-    BY_LOG_LIKELIHOODS,
-    GENERATE_UNTIL,
-    MULTIPLE_CHOICE,
-    NO_FILTER,
-    task_of,
-)
+from sparseft.tasks.lm_eval import BY_LM_EVAL, BY_LOG_LIKELIHOODS, GENERATE_UNTIL, MULTIPLE_CHOICE, NO_FILTER, task_of
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task
 
@@ -88,7 +81,9 @@ class Source:
 
     file          that of the definition in lm-eval's folder; None for a user's
     is_trainable  whether there are training rows
-    few_shot      the split that the definition names for worked examples
+    few_shot      the split of the worked examples: the one that the definition names, or else, without training rows, the
+                  first that lm-eval finds; None if it takes the training rows
+    leaves_out    whether lm-eval draws one more worked example, and leaves out the row itself
     evaluated     the split that lm-eval evaluates: test_split, or else validation_split
     origin        the splits `train` and `validation` by their names in the data set. Without training rows, `train` is
                   the split of the worked examples, or else the evaluated one. A folder of the user's has a file for
@@ -103,7 +98,11 @@ class Source:
         self.config, self.file = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
         train, test, validation = (self.config.get(f"{kind}_split") for kind in ("training", "test", "validation"))
         self.is_trainable = bool(data.local or train)
-        self.few_shot = (self.config.get("fewshot_config") or {}).get("split", self.config.get("fewshot_split"))
+        few_shot = self.config.get("fewshot_config") or {}
+        named = few_shot.get("split", self.config.get("fewshot_split"))
+        takes_first = self.config.get("num_fewshot") and not few_shot.get("samples") and not self.is_trainable
+        self.few_shot = named or (takes_first and (validation or test)) or None
+        self.leaves_out = named == test
         self.evaluated = test or validation
         train = train or self.few_shot or self.evaluated
         names = SPLITS if data.local else (train, self.evaluated)
@@ -164,12 +163,9 @@ class Source:
 
         Raises InputError if a question would stand with its answer before itself."""
         few_shot, is_evaluated = self.few_shot, self.few_shot == self.evaluated
-        # lm-eval draws one more worked example, and leaves out the row itself, if both come from the split that these
-        # keys name.
-        leaves_out = few_shot == self.config.get("test_split")
         split = samples = None
         if self.config.get("num_fewshot") and few_shot is not None:
-            if is_evaluated and leaves_out:
+            if is_evaluated and self.leaves_out:
                 split = "validation"
             elif is_evaluated and not self.is_trainable:
                 raise InputError(
@@ -184,7 +180,7 @@ class Source:
         return {
             **dict.fromkeys(_DATA_KEYS),
             # lm-eval compares fewshot_split with test_split, so the key decides whether it leaves out the row again.
-            "validation_split" if leaves_out == (split is None) else "test_split": "validation",
+            "validation_split" if self.leaves_out == (split is None) else "test_split": "validation",
             "training_split": "train" if self.is_trainable else None,
             "fewshot_split": split,
             "fewshot_config": {"split": None} | ({} if samples is None else {"samples": samples}),
