@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from project import ROOT, made_once
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.language_model.model import load_model
 from sparseft.study.sources import Model
-from tiny_models import MODELS, TYPICAL, save_tiny
+from tiny_models import MODELS, TYPICAL, change_json, save_tiny
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,14 @@ def tiny(request, tiny_models) -> Checkpoint:
 def tiny_llama(tiny_models) -> Checkpoint:
     """Return the tiny LLaMA."""
     return Checkpoint(tiny_models["llama"])
+
+
+@pytest.fixture(scope="session")
+def model32(tmp_path_factory) -> tuple:
+    """Return the tiny LLaMA in fp32, with a context for five worked examples in bytes, and its tokenizer."""
+    folder = save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32)
+    change_json(folder / "config.json", max_position_embeddings=8192)
+    return load_model(folder, torch.device("cpu"))
 
 
 @pytest.fixture

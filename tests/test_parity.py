@@ -5,7 +5,6 @@ from pathlib import Path
 import lm_eval
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
@@ -16,10 +15,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from sparseft.data.rows import read_rows as read_examples
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import task_definition
-from sparseft.language_model.model import load_model
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import SPLITS
-from tiny_models import change_json, save_tiny
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -102,14 +99,6 @@ def samples(lm: LM, definition: dict) -> list[dict]:
     tasks = TaskManager(include_defaults=False)
     found = simple_evaluate(lm, tasks=[definition], task_manager=tasks, log_samples=True, bootstrap_iters=0)
     return sorted(found["samples"][definition["task"]], key=lambda sample: (sample["doc_id"], sample["filter"]))
-
-
-@pytest.fixture(scope="module")
-def model32(tmp_path_factory):
-    """The tiny LLaMA in fp32, with a context for five worked examples in bytes."""
-    folder = save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32)
-    change_json(folder / "config.json", max_position_embeddings=8192)
-    return load_model(folder, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("source", [*SOURCES, "awkward"])

@@ -20,7 +20,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import MARKER
 from sparseft.study.sources import Model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 IDS = torch.arange(3, 51).reshape(2, 24)
 Q4_1 = gguf.GGMLQuantizationType.Q4_1
@@ -44,17 +44,11 @@ def test_a_folder_of_the_configured_dtype_is_copied_bit_for_bit_with_a_manifest(
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", ["float16"])
-def test_a_folder_of_another_dtype_is_converted_value_by_value(tmp_path, tiny_models, name, dtype):
-    prepare_model(Model(source=f"path:{tiny_models[name]}", dtype=dtype), tmp_path / "out")
+def test_a_folder_of_another_dtype_is_converted_value_by_value(tmp_path, tiny_models, name):
+    prepare_model(Model(source=f"path:{tiny_models[name]}", dtype="float16"), tmp_path / "out")
     before, after = tensors(tiny_models[name]), tensors(tmp_path / "out")
     assert before.keys() == after.keys()
-    assert all(torch.equal(after[key], tensor.to(getattr(torch, dtype))) for key, tensor in before.items())
-    peer = AutoModelForCausalLM.from_pretrained(tiny_models[name], dtype=getattr(torch, dtype))
-    with torch.no_grad():
-        assert torch.equal(
-            AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")(IDS).logits, peer(IDS).logits
-        )
+    assert all(torch.equal(after[key], tensor.half()) for key, tensor in before.items())
     assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("ab c") == [64, 65, 220, 66]
 
 

@@ -28,7 +28,7 @@ from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from tiny_models import change_json, save_tiny
+from tiny_models import save_tiny
 
 # lm-eval starts git and tools that describe the machine.
 pytestmark = pytest.mark.process
@@ -104,14 +104,6 @@ FEW_SHOT = {
         },
     },
 }
-
-
-@pytest.fixture(scope="module")
-def model32(tmp_path_factory):
-    """The tiny LLaMA in fp32, with a context for five worked examples in bytes."""
-    folder = save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32)
-    change_json(folder / "config.json", max_position_embeddings=8192)
-    return load_model(folder, torch.device("cpu"))
 
 
 def rows_of(name: str) -> dict[str, list[dict]]:

@@ -52,14 +52,15 @@ def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
     assert examples.source == {"hub": "org/texts", "revision": COMMIT}
 
 
-def test_the_text_of_wikitext2_is_its_test_split(hub):
+def test_a_text_is_one_split_of_a_data_set_or_a_file(hub):
     publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
     rows = write(Path("rows.jsonl"), [{"text": "one"}, {"text": "two"}])
-    for text, content, source in (
-        ("hub:org/wiki", " = test = \n\n\n", {"hub": "org/wiki", "revision": COMMIT}),
-        (rows, "one\n\ntwo", {"local": sha256(rows)}),
+    for text, flags, content, source in (
+        ("hub:org/wiki", {"split": "test"}, " = test = \n\n\n", {"hub": "org/wiki", "revision": COMMIT}),
+        (f"hub:org/wiki@{COMMIT}", {}, " = train = \n\n\n", {"hub": "org/wiki", "revision": COMMIT}),
+        (rows, {"split": "test"}, "one\n\ntwo", {"local": sha256(rows)}),
     ):
-        succeed("prepare_text.py", text=text, split="test", output="w.txt")
+        succeed("prepare_text.py", text=text, **flags, output="w.txt")
         assert Path("w.txt").read_text() == content
         assert read_json("w.txt.json") == {"source": source, "sha256": sha256("w.txt")}
 

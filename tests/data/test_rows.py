@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_cache import COMMIT, publish
 from project import succeed
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import read_rows, write_rows
@@ -73,12 +72,3 @@ def test_a_prepared_text_is_read_back_with_its_source(tmp_path, rows):
     prepared.write_text('{"text": "another"}\n')
     with pytest.raises(InputError, match=r"calibration_c4.jsonl: not the text that .*json describes; prepare it again"):
         recorded_source(prepared, read_documents(prepared)[1])
-
-
-def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
-    publish(hub, "org/pile", {split: [{"text": f"{split} text"}] for split in ("train", "test")})
-    succeed("prepare_text.py", text=f"hub:org/pile@{COMMIT}", output=hub / "data/calibration_pile.jsonl")
-    documents, digest = read_documents(hub / "data/calibration_pile.jsonl")
-    assert documents == ["train text"]
-    source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
-    assert source == {"hub": "org/pile", "revision": COMMIT}

@@ -91,6 +91,8 @@ def test_a_file_selection_of_the_folder_is_taken():
 @pytest.mark.parametrize(("changes", "split"), [
     ({"test_split": "test"}, "validation"),
     ({}, "train"),
+    # lm-eval then draws one more worked example than it shows.
+    ({"fewshot_split": None}, "train"),
     # A question could stand before itself.
     ({"test_split": "test", "fewshot_split": "validation"}, "train"),
     ({"test_split": "test", "fewshot_split": None, "fewshot_config": {"split": "validation"}}, "train"),

@@ -109,6 +109,8 @@ def test_the_terms_of_the_base_come_along_and_are_recorded(box, run):
         assert {name: (folder / name).read_text() for name in TERMS} == {name: f"the text of {name}" for name in TERMS}
     assert json.loads((prepared / "manifest.json").read_text())["others"].keys() == set(TERMS)
     assert json.loads((exported / "manifest.json").read_text())["others"].keys() >= set(TERMS)
+    # The base has the file that the licence wants, under this name.
+    assert [file.name for file in exported.iterdir() if file.name.casefold() == "notice"] == ["NOTICE"]
 
 
 def test_a_merged_model_has_the_terms_of_its_base(box, tmp_path):

@@ -9,6 +9,7 @@ could then stand before itself.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import chain, product
@@ -63,14 +64,14 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> 
     docs = list(enumerate(source.rows(split or source.origin["train"]), start=1))
     if split is None:
         docs = unused_rows(docs, task.name, data.numbers["train"], data.seed)
-    first_rows = prepared["train"][: max(1, task.few_shot)]
-    worked_examples = [(number, row["doc"]) for number, row in enumerate(first_rows, start=1)]
+    # Rows are rendered without worked examples, and lm-eval needs a row to know the fields.
+    alone, first_row = replace(task, few_shot=0), [(1, prepared["train"][0]["doc"])]
 
     def rendered(docs: list[tuple[int, dict]]) -> Iterator[Row]:
         for start in range(0, len(docs), _AT_ONCE):
             # They stand in the place of the validation rows.
-            chosen = {"train": worked_examples, "validation": docs[start : start + _AT_ONCE]}
-            yield from rendered_rows(task, chosen)["validation"]
+            chosen = {"train": first_row, "validation": docs[start : start + _AT_ONCE]}
+            yield from rendered_rows(alone, chosen)["validation"]
 
     described = {"local": sha256(own_file)} if own_file else source.described
     return Candidates(rendered(shuffled(docs, task.name, data.seed)), described, split or "train")
