@@ -11,10 +11,14 @@ from sparseft.checkpoints.layers import coupled_parts, prunable_layers
 from sparseft.errors import InputError
 
 
-def test_a_checkpoint_without_prunable_layers_is_refused(tmp_path):
-    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+@pytest.mark.parametrize(("names", "fault"), [
+    (["model.norm.weight"], "no prunable layer .*1 weights"),
+    (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.bias"], "up_proj.bias is a bias, which LlamaForCausalLM"),
+])  # fmt: skip
+def test_a_checkpoint_without_prunable_layers_or_with_another_bias_is_refused(tmp_path, names, fault):
+    save_file({name: torch.ones(2) for name in names}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(InputError, match="no prunable layer .*1 weights"):
+    with pytest.raises(InputError, match=fault):
         prunable_layers(Checkpoint(tmp_path))
 
 
