@@ -91,7 +91,9 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     if W.dtype == torch.float64:
         # The product and the sum are rounded separately.
         return mask_(out.copy_(W + scale * B @ A), W)
-    kernels(W.device).build(out, W, A, scale * B)
+    # The numbers of a rank lie together in s B, because the kernels of a GPU load them so.
+    scaled = torch.mul(B.detach().T, scale, out=B.new_empty(B.shape[::-1])).T
+    kernels(W.device).build(out, W, A, scaled)
     return out
 
 

@@ -28,7 +28,7 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     rows, cols = W.shape
     tiles = (triton.cdiv(rows, _ROWS.value), triton.cdiv(cols, _COLS.value))
     weights, merged = bits_of(W), bits_of(out)
-    # The rows of one rank lie together in B, as the columns do in A.
+    # The rows of one rank lie together in B, as the columns do in A. A caller's B may be so already.
     factors = (A.contiguous(), B.T.contiguous(), A.shape[0])
     # Triton uses the current GPU, which need not be W's.
     with torch.cuda.device_of(W):
