@@ -22,21 +22,14 @@ DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
 }
 # what is damaged -> the scripts that read it; all of them must refuse it
 READERS = {
-    "mask": (
-        "train.py",
-        "reconstruct.py",
-        "merge.py",
-        "evaluate.py --adapter",
-        "validate_sparsity.py",
-        "export_run.py",
-        "export_modelzoo.py",
-    ),
+    "mask": ("train.py", "reconstruct.py", "merge.py", "evaluate.py --adapter", "validate_sparsity.py", "export_run.py",
+             "export_modelzoo.py"),
     "adapter": ("merge.py", "evaluate.py --adapter"),
     "merged model": ("validate_sparsity.py", "evaluate.py", "evaluate.py --split selection", "export_run.py"),
     "selection rows": ("evaluate.py --split selection",),
     "training state": ("train.py",),
     "reconstruction state": ("reconstruct.py",),
-}
+}  # fmt: skip
 STATES = ("training state", "reconstruction state")
 
 

@@ -1,6 +1,5 @@
 """The commands that the pages print, typed as they stand, give the study again."""
 
-import csv
 import json
 import os
 import re
@@ -50,10 +49,9 @@ def type_in(study: Study, command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def summary(folder: Path) -> list[dict]:
+def summary(study: Study) -> list[dict]:
     """Return the rows of a study's summary without its times."""
-    with open(folder / "results/analysis/summary.csv") as file:
-        return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in study.table()]
 
 
 def test_the_printed_command_plans_nothing_in_the_same_folder(study):
@@ -65,7 +63,7 @@ def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(study, tmp
     shutil.copy(study.folder / CONFIGURATION, tmp_path)
     snakefile = shlex.quote(str(ROOT / "Snakefile"))
     type_in(study, f"snakemake --snakefile {snakefile} --configfile {Path(CONFIGURATION).name}", tmp_path)
-    assert summary(tmp_path) == summary(study.folder)
+    assert summary(Study(tmp_path)) == summary(study)
     assert (tmp_path / CONFIGURATION).read_bytes() == (study.folder / CONFIGURATION).read_bytes()
 
 

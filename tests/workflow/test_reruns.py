@@ -46,11 +46,7 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
     ("stage", "later", "jobs"),
     [
         ("masks", "train_adapter", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
-        (
-            "train",
-            "merge_adapter",
-            {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1},
-        ),
+        ("train", "merge_adapter", {"prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1}),
         ("validate", "evaluate_run", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
         ("evaluate", "analyze_results", {"evaluate_run": 20, "validate_sparsity": 20}),
         ("analyze", "measure_throughput", {"analyze_results": 1, "evaluate_run": 20}),
@@ -127,16 +123,15 @@ def sources(tmp_path_factory, tiny_models) -> Study:
         "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: right\n"
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
+    study.sources = [path for path in folder.rglob("*") if path.is_file()]
+    quiz = {"lm_eval": "quiz.yaml", "local": "quiz", "train_examples": 1}
+    grid = {**tiny_grid("llama", "own", ["unstructured_wanda_on_c"]), "tasks": ["own", "quiz"], "trainings": {"a": {}}}
     study.configure(
         {"llama": Path("m")},
-        tasks={
-            "own": {"kind": "instruction", "local": "rows"},
-            "quiz": {"lm_eval": "quiz.yaml", "local": "quiz", "train_examples": 1},
-        },
+        tasks={"own": {"kind": "instruction", "local": "rows"}, "quiz": quiz},
         masks={"calibration": {"c": {"text": "text.jsonl", "length": 16, "examples": 1}}},
         perplexity={"local": "other_text.jsonl", "context": 16},
-        grid=tiny_grid("llama", "own", ["unstructured_wanda_on_c"])
-        | {"tasks": ["own", "quiz"], "trainings": {"a": {}}},
+        grid=grid,
     )
     study.snakemake(*PREPARED)
     return study
@@ -152,20 +147,6 @@ PREPARED = {
     "data/calibration_c.jsonl": "prepare_calibration",
     "data/wikitext2.txt": "prepare_wikitext2",
 }
-
-
-SOURCES = [
-    "m/model.safetensors",
-    "m/config.json",
-    "m/tokenizer.json",
-    "rows/train.jsonl",
-    "rows/validation.jsonl",
-    "rows/selection.jsonl",
-    "quiz.yaml",
-    "included.yaml",
-    "text.jsonl",
-    "other_text.jsonl",
-]
 
 
 @contextmanager
@@ -185,8 +166,8 @@ def replaced(file: Path, date: int, *, content: bytes = b"") -> Iterator[None]:
 def test_a_source_is_prepared_again_if_its_content_changed_whatever_its_date_is(sources, date):
     for content, jobs in ((b"", {}), (b" ", Counter(PREPARED.values()))):
         with ExitStack() as stack:
-            for source in SOURCES:
-                stack.enter_context(replaced(sources.folder / source, date, content=content))
+            for source in sources.sources:
+                stack.enter_context(replaced(source, date, content=content))
             assert sources.planned(*PREPARED) == jobs
     assert sources.planned(*PREPARED) == {}
 
@@ -235,6 +216,7 @@ KEPT = "keep_merged: true"
 # A word of docs/reference/configuration.md -> a rule that then runs.
 FIRST = {"trainings": "train_adapter", "evaluations": "evaluate_run", "the rows": "prepare_validation"}
 EVALUATED = {"evaluate_run": 5, "evaluate_adapter": 3}
+MORE_ROWS = {"prepare_validation": 1} | EVALUATED
 
 
 @pytest.mark.parametrize(
@@ -245,26 +227,17 @@ EVALUATED = {"evaluate_run": 5, "evaluate_adapter": 3}
         ("grid seeds", "seeds:\n  - 0", "seeds:\n  - 0\n  - 1", of_runs(3, 3)),
         ("masks scope", KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
         # More validation rows evaluate again, and train nothing. No mask and no merged model is made again.
-        (
-            "tasks.NAME validation_examples",
-            "validation_examples: 12",
-            "validation_examples: 24",
-            {"prepare_validation": 1} | EVALUATED,
-        ),
+        ("tasks.NAME validation_examples", "validation_examples: 12", "validation_examples: 24", MORE_ROWS),
         ("evaluation lm_eval_files", KEPT, f"{KEPT}\nevaluation: {{lm_eval_files: true}}", {"evaluate_run": 5}),
         (" evaluation_batch_size", KEPT, f"{KEPT}\nevaluation_batch_size: 16", EVALUATED),
-        (
-            "tasks.NAME train_examples",
-            "train_examples: 24",
-            "train_examples: 20",
-            {"prepare_task": 1, "prepare_validation": 1} | of_runs(3, 3) | EVALUATED,
-        ),
+        ("tasks.NAME train_examples", "train_examples: 24", "train_examples: 20",
+         {"prepare_task": 1} | of_runs(3, 3) | MORE_ROWS),
         # What changes no bit of an adapter.
         ("training save_every", "lora_r: 4", "lora_r: 4\n  save_every: 1\n  gradient_checkpointing: true", {}),
         # What only the tables judge by.
         ("analysis tolerance", KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
     ],
-)
+)  # fmt: skip
 def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(copied_study, key, old, new, jobs):
     assert edited(copied_study, old, new) == RECONFIGURED | jobs
     said = runpy.run_path(str(ROOT / "docs/generate.py"))["reruns"](*key.split(" "))
