@@ -1,5 +1,4 @@
-"""Every kind of mask through the workflow: its place, its proof, what makes it again, and what is refused before any
-job."""
+"""Every kind of mask through the workflow: its place, its proof, and what makes it again."""
 
 import shutil
 from pathlib import Path
@@ -7,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_cache import write
-from killed import is_killed_after
-from project import TINY_STUDY, Study, succeed, tiny_grid, tree
+from project import TINY_STUDY, Study, succeed, tiny_grid
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
@@ -166,30 +164,3 @@ def test_an_imported_checkpoint_that_changed_is_imported_again(study):
     planned = study.planned("masks")
     weights.write_bytes(before)
     assert planned == {"import_pruned": 1, "masks": 1}
-
-
-def flags_of(study: Study, script: str, out: Path) -> dict:
-    """Return the flags with which a script writes a mask and its pruned base."""
-    folders = {"model_path": study.folder / "models/llama", "output_dir": out / "masks", "pruned_dir": out / "pruned"}
-    if script == "import_pruned.py":
-        return folders | {"source": f"path:{study.folder / 'sparse'}", "name": "magnitude", "sparsity": 0.5}
-    return folders | {"sparsity": 0.5, "method": "unstructured_sparsegpt", "task": TASK, "threads": 1,
-                      "data_dir": study.folder / f"data/{TASK}", "calibration_examples": 4, "sparsegpt_block": 16}  # fmt: skip
-
-
-@pytest.mark.parametrize("script", ["compute_masks.py", "import_pruned.py"])
-def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path, script):
-    states = []
-    for renames in range(20):
-        out = tmp_path / f"{renames}"
-        is_killed = is_killed_after(renames, script, flags_of(study, script, out))
-        masks, bases = list(out.glob("masks/*.pt")), list(out.glob("pruned/sparsity*"))
-        states.append((bool(bases), bool(masks)))
-        if masks:
-            assert read_mask(masks[0]).meta["base"] == Checkpoint(bases[0]).digest
-        if not is_killed:
-            break
-        succeed(script, **flags_of(study, script, out))
-        assert tree(out) == tree(tmp_path / "0")
-    assert {(False, False), (True, False), (True, True)} == set(states)
-    assert tree(out) == tree(tmp_path / "0")

@@ -1,15 +1,12 @@
 """Reconstruct the tiny LLaMA through the workflow, and train from its adapter."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from hub_cache import write
-from killed import is_killed_after
-from project import TINY_STUDY, Study, call_script, tiny_grid, tree
+from project import TINY_STUDY, Study, call_script, tiny_grid
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import trained_digest
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"
@@ -71,33 +68,6 @@ def base_flags(study: Study, mode: str) -> dict:
     mask = study.folder / "masks/llama/masks_sparsity50_unstructured.pt"
     return {"run_id": Path(RUN.format(mode)).name, "model_path": study.folder / "models/llama", "mask_path": mask,
             "data_dir": study.folder / "data/hellaswag_mini"}  # fmt: skip
-
-
-def reconstruct_flags(study: Study, out: Path) -> dict:
-    schedule = {"steps": 3, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4, "calibration_examples": 4}
-    text = {"text": study.folder / "web.jsonl", "calibration_length": 24}
-    return {**base_flags(study, FIRST), **schedule, **text, "output_dir": out}
-
-
-def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
-    """The adapter and its state are left whole or absent. The reconstruction continues after the last layer of the
-    state."""
-    resumed, states = [], []
-    for renames in range(20):
-        out = tmp_path / str(renames)
-        is_killed = is_killed_after(renames, "reconstruct.py", reconstruct_flags(study, out))
-        states.append(tuple((out / name).exists() for name in ("state.pt", "adapter", "train.json")))
-        if not is_killed:
-            break
-        code, said = call_script("reconstruct.py", **reconstruct_flags(study, out))
-        assert code == 0, said
-        resumed.append(json.loads((out / "train.json").read_text())["reconstruction"]["resumed_after_layers"])
-        files = {name: digest for name, digest in tree(out).items() if name != "train.json"}
-        assert files == {name: digest for name, digest in tree(tmp_path / "0").items() if name != "train.json"}
-    # The state is renamed after each of two layers. The adapter is renamed with all its files, and train.json after it.
-    assert states == [(False,) * 3, *[(True, False, False)] * 3, (True, True, False), (False, True, True)]
-    assert resumed == [[], [1], [2], [2], [2]]
-    assert trained_digest(out / "adapter") == trained_digest(tmp_path / "0/adapter")
 
 
 FEW = {"text": "web.jsonl", "calibration_examples": 1000, "calibration_length": 24}
