@@ -99,11 +99,9 @@ class Evaluation(Section):
     """Set what every merged model is evaluated on, beside its task."""
 
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
-    """Tasks on which no model is trained and every merged model is evaluated: names under `tasks:` or of lm-eval's
-    tasks."""
+    """Tasks on which every merged model is evaluated and none is trained: names under `tasks:` or of lm-eval's."""
     lm_eval_files: bool = False
-    """Keep lm-eval's own files of every merged model, results_DATE.json and samples_TASK_DATE.jsonl, in `lm_eval/` of
-    its run."""
+    """Keep lm-eval's own files of every merged model, results_*.json and samples_*.jsonl, in `lm_eval/` of its run."""
     divergence: Count | None = Field(None, examples=[64])
     """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
     model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
@@ -126,8 +124,7 @@ class Analysis(Section):
     sparsity and mode, each pair of modes. An empty list means all of them, but methods only if the study has at most
     six pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
-    """The method that the others are compared with. Null: `random`, if it is in the grid and not every pair is
-    compared."""
+    """Method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
     wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
     """The speed that you want, as a multiple of the dense model's. One more sentence per engine of engines.json then
     says which pruned model is the fastest within the tolerance, and which is the best at this speed or faster. Null
@@ -142,8 +139,7 @@ class Config(Section):
     tasks: dict[TaskName, TaskData] = Field(
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}]
     )
-    """Tasks by name. One that is not built in has a name of your own (small letters, digits, `_`), and `lm_eval` or
-    `kind`."""
+    """Tasks by name. One that is not built in has a name of small letters, digits and `_`, and `lm_eval` or `kind`."""
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()

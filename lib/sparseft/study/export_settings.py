@@ -21,8 +21,7 @@ class Export(Section):
     gguf: Literal["f32", "f16", "bf16", "q8_0"] | None = None
     """Number format of a GGUF file beside the exported model. Null means that there is none."""
     converter: str | None = Field(None, examples=["/opt/llama.cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"])
-    """The command of llama.cpp's converter: a Python that has what the converter needs, and the path of
-    convert_hf_to_gguf.py."""
+    """Command of llama.cpp's converter: a Python that has what it needs, and the path of convert_hf_to_gguf.py."""
     engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
     """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp.
     transformers is the reference, and is always measured, also if the list is empty. Unless you name its Python, it is

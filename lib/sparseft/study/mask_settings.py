@@ -20,8 +20,7 @@ class Masks(Section):
     seed: Seed = 0
     """Seed of the method random."""
     scope: Literal["layer", "row", "global"] | None = None
-    """Which weights are ranked together by unstructured and random. Null means the choice of the importance
-    (docs/methods.md)."""
+    """Which weights unstructured and random rank together. Null: the choice of the importance (docs/methods.md)."""
     calibration_examples: Positive = 128
     """Training examples that the methods use which look at examples, and those that end in `_owl`."""
     calibration_seed: Seed = 0
@@ -46,8 +45,7 @@ class Masks(Section):
     owl_lambda: float = Field(0.08, gt=0, le=1)
     """Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda."""
     owl_m: float = Field(5.0, gt=0, le=100)
-    """M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder
-    layer."""
+    """M of the methods that end in `_owl`: the score of an outlier is above M times the mean of its decoder layer."""
     sparsegpt_block: Positive = 128
     """Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of M."""
     obs_rounds: Positive = 16

@@ -61,11 +61,9 @@ class Training(Section):
     learning_rate: Annotated[LearningRate, Role.LAYERS] = 1e-3
     """Peak learning rate of AdamW. Each mini task suggests its own."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps until the learning rate is at its peak, rounded to whole steps. With 0, training starts at the
-    peak."""
+    """Share of the steps, rounded to whole ones, until the learning rate is at its peak. 0 starts at the peak."""
     lr_scheduler_type: Literal["cosine", "linear"] = "cosine"
-    """How the learning rate falls from its peak to 0 at the last step. The name and the values are those of
-    transformers."""
+    """How the learning rate falls from its peak to 0 at the last step. Name and values are those of transformers."""
     weight_decay: float = Field(0.0, ge=0, le=10)
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -264,8 +262,7 @@ class Throughput(Section):
     repeats: Positive = 3
     """Measurements per batch size, each in a new process. The confidence interval is over them."""
     memory_mb: Positive = 2500
-    """Private memory that a measurement on a CPU may use, in MB. A batch that needs more is recorded as out of
-    memory."""
+    """Private memory of a measurement on a CPU, in MB. A batch that needs more is recorded as out of memory."""
 
     def schedule(self, training: Training, batch_size: int) -> Training:
         """Return the schedule of a measurement of `batch_size`, without saved states."""
@@ -278,8 +275,7 @@ class Resources(Section):
     """Set what one job needs: threads, processes, GPUs, memory and time."""
 
     threads: Positive = 1
-    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the
-    results."""
+    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits."""
     processes: Positive = 1
     """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits."""
     memory_mb: Positive | None = None

@@ -147,8 +147,7 @@ class TaskData(Section):
     metric: str | None = Field(None, examples=["acc_norm"])
     """Headline metric of an lm-eval task. Null means the first one that it lists."""
     answer: str | None = Field(None, examples=["{{solution}}"])
-    """What training learns in an lm-eval task: a field or a Jinja template. Null means the right choice or the
-    target."""
+    """What training learns in an lm-eval task: a field or a Jinja template. Null: the right choice or the target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
     local: Place | None = Field(None, examples=["/data/boolq"])
@@ -214,8 +213,7 @@ class Perplexity(Section):
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is
     set, Salesforce's WikiText-2 at a fixed revision."""
     context: Length | Literal["model"] = 2048
-    """Tokens per window. Windows do not overlap. `model` means the model's own context, max_position_embeddings, as in
-    wanda's code."""
+    """Tokens per window, without overlap. `model`: the model's own context, max_position_embeddings, as in wanda."""
 
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the source, and whether it is."""
