@@ -36,19 +36,6 @@ def test_the_links_of_a_page_outside_the_site_lead_somewhere(name):
             assert not anchor or anchor in anchors(target.read_text()), link
 
 
-def test_every_page_is_in_the_navigation():
-    def pages(entry: object) -> list[str]:
-        if isinstance(entry, str):
-            return [entry]
-        return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
-
-    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    folder = ROOT / "docs"
-    assert sorted(pages(navigation)) == sorted(
-        page.relative_to(folder).as_posix() for page in PAGES if page.is_relative_to(folder)
-    )
-
-
 def test_every_file_that_the_page_on_the_architecture_names_is_there():
     assert len(set(NAMES)) > 30
     assert [name for name in NAMES if not any((ROOT / folder / name).exists() for folder in FOLDERS)] == []
