@@ -9,7 +9,7 @@ import sparseft
 import yaml
 from analysis.frames import default_study
 from cffconvert import Citation
-from pages import FENCE, PAGES, ROOT, blocks
+from pages import FENCE, ROOT, blocks
 from sparseft.analysis.tables import write_tables
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
