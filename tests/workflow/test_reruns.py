@@ -279,3 +279,24 @@ def test_two_versions_in_one_workflow_are_refused(copied_study):
     said = Study(copied_study.folder, copied_study.folder).snakemake("--dry-run", expect=2)
     places = f"{ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'}"
     assert f"error: the plan would use {places}; import one version of SparseFT only" in said
+
+
+def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_masks_that_are_there(own_study):
+    adapter = f"{RUN.removeprefix('results/')}/adapter"
+    file = own_study.folder / "study.yaml"
+    text = file.read_text()
+    file.write_text(f"{text}results: results/other\n")
+    # Of three runs that are trained, and two that are not.
+    jobs = {"train_adapter": 3, "merge_adapter": 5, "validate_sparsity": 5, "evaluate_run": 5, "evaluate": 1}
+    made = [f"results/other/{name}" for name in ("analysis/configuration.yaml", f"{adapter}")]
+    assert own_study.planned(made[0], "evaluate") == jobs | {"write_configuration": 1}
+    own_study.snakemake(*made)
+    names = {path.name for path in (own_study.folder / "results/other").iterdir()}
+    assert names == {"runs", "logs", "benchmarks", "analysis"}
+    # Both folders have nothing more to do for these.
+    assert own_study.planned(*made) == {}
+    file.write_text(text)
+    assert own_study.planned() == {}
+    name = f"{adapter}/adapter_model.safetensors"
+    results = own_study.folder / "results"
+    assert (results / name).read_bytes() == (results / "other" / name).read_bytes()
