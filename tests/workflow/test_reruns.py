@@ -288,7 +288,7 @@ def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_mask
     file.write_text(f"{text}results: results/other\n")
     # Of three runs that are trained, and two that are not.
     jobs = {"train_adapter": 3, "merge_adapter": 5, "validate_sparsity": 5, "evaluate_run": 5, "evaluate": 1}
-    made = [f"results/other/{name}" for name in ("analysis/configuration.yaml", f"{adapter}")]
+    made = [f"results/other/{name}" for name in ("analysis/configuration.yaml", adapter)]
     assert own_study.planned(made[0], "evaluate") == jobs | {"write_configuration": 1}
     own_study.snakemake(*made)
     names = {path.name for path in (own_study.folder / "results/other").iterdir()}
