@@ -16,7 +16,8 @@ continued = lambda w: PATHS.trained(STUDY.start_of(run_of(w)))
 
 def run_of(w):
     """Return the run of a job."""
-    return grid.Run.parse(grid.RUN_ID.format(**w))
+    training = grid.training_name(w.training)
+    return grid.Run(w.model, w.task, w.method, int(w.sparsity), w.mode, int(w.seed), training=training)
 
 
 def training_of(w):

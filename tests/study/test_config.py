@@ -13,7 +13,7 @@ from sparseft.methods import get_method
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete, read_sections
-from sparseft.study.mask_settings import Masks
+from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.schedule import Distillation
 from sparseft.study.section import parse_section
 from sparseft.study.sources import split_mdl
@@ -374,3 +374,14 @@ def test_a_training_on_a_text_first_needs_that_text_and_masks_that_both_tasks_sh
     grid = {"tasks": ["mine", "boolq_mini"], "methods": ["unstructured"]} | grid
     with pytest.raises(InputError, match=fault):
         laid_over({"tasks": {"mine": TEXT}, "grid": grid, "training": {"recover_on": text}})
+
+
+@pytest.mark.parametrize(
+    ("text", "percent"), [("0.29", 29), ("0", 0), ("1/2", 50), ("1", None), ("0.005", None), ("x", None)]
+)
+def test_a_sparsity_is_a_whole_percent_exactly(text, percent):
+    if percent is None:
+        with pytest.raises(InputError, match=f"--sparsity {text}"):
+            whole_percent(text)
+    else:
+        assert whole_percent(text) == percent

@@ -1,8 +1,10 @@
 """The whole workflow. That each method masks and merges each architecture rightly is tested in tests/pruning and
 tests/lora."""
 
-from project import Study
+import pytest
+from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.records import throughput_record
 from sparseft.study import grid
 from sparseft.study.grid import Run
 from tiny_models import PRUNABLE_LAYERS
@@ -55,3 +57,27 @@ def test_snakemake_s_report_has_the_page_the_figures_and_the_tables(own_study):
     assert figures
     for name in (grid.REPORT, *grid.PAGES, *grid.TABLES, *figures):
         assert f"{name}" in report.replace("\\/", "/"), name
+
+
+@pytest.mark.slow
+def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tmp_path, tiny_models):
+    study = Study(tmp_path / "a folder with spaces")
+    asked = {"batch_sizes": [2], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "sequence_length": 64,
+             "warmup_steps": 1, "steps": 1, "repeats": 2, "memory_mb": 2000}  # fmt: skip
+    cells = tiny_grid("llama", "boolq_mini", ["unstructured"])
+    study.configure({"llama": tiny_models["llama"]}, grid=cells, throughput=asked, **TINY_STUDY)
+    study.snakemake("throughput")
+    rows = study.table(PATHS.throughput_table)
+    assert [(row["method"], row["batch_size"], row["status"], row["repeats"]) for row in rows] == [
+        (method, "2", throughput_record.MEASURED, "2") for method in ("dense", "unstructured")
+    ]
+    for row in rows:
+        assert row["device"].startswith("CPU: ")
+        assert row["memory_limit_bytes"] == "2000000000"
+        low, mean, high = (float(row[f"samples_per_second{end}"]) for end in ("_low", "", "_high"))
+        assert low < mean < high
+        assert row["tokens_per_sample"] == row["tokens_per_sample_padded"] == "64"
+        assert float(row["tokens_per_second"]) == pytest.approx(64 * mean)
+    plots = {path.name for path in (study.folder / PATHS.throughput_plots).iterdir()}
+    assert plots >= {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
+    assert study.planned("throughput") == {}
