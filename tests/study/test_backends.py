@@ -1,20 +1,9 @@
-"""The table of training backends: everything that depends on a backend hangs on its value."""
+"""A study is refused whose model its training backend does not train."""
 
 import pytest
-from project import ROOT, laid_over
+from project import laid_over
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
-from sparseft.study.backends import BACKENDS
-
-
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
-def test_each_backend_is_a_choice_with_a_rules_file_and_code_of_its_own(backend):
-    study = laid_over({"backend": backend.name})
-    assert study.training_backend is backend
-    assert (ROOT / backend.rules).is_file()
-    code = ROOT / "lib/sparseft/trainers" / backend.name
-    script = ROOT / f"workflow/scripts/train_{backend.name}.py"
-    assert code.is_dir() or code.with_suffix(".py").exists() or script.exists()
 
 
 @pytest.mark.parametrize(
