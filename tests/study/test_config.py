@@ -169,6 +169,8 @@ BACKENDS = ("cerebras", "modelzoo")
         ({"tasks": {"mine": TEXT}, "evaluation": {"probes": ["mine"]}}, "evaluation.probes: .*mine.* no metric"),
         ({"backend": "cerebras", "resources": {"processes": 2}, "training": {"batch_size": 8, "micro_batch_size": 4}},
          r"resources\.processes 2: .*Cerebras"),
+        ({"grid": {"modes": ["full_sparse_to_sparse"]}, "resources": {"processes": 2},
+          "training": {"batch_size": 4, "micro_batch_size": 2}}, r"resources\.processes: 2 processes would each hold all"),
         ({"grid": {"modes": ["reconstruct"]}, "resources": {"processes": 2},
           "training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}},
          r"training\.shard_model: reconstruct needs the whole model"),

@@ -188,20 +188,19 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
 
 
 @pytest.mark.parametrize(
-    ("target", "line"),
+    ("target", "sections", "line"),
     [
-        ("throughput", "the backend modelzoo does not measure it"),
-        (CELL.format(**NAMES), "the backend modelzoo does not measure it"),
-        ("results/analysis/throughput_vs_batch_size.csv", "the backend modelzoo does not measure it"),
-        ("results/analysis/summary.csv", None),
+        ("throughput", {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
+        (CELL.format(**NAMES), {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
+        ("results/analysis/throughput_vs_batch_size.csv", {"backend": "modelzoo"}, "the backend modelzoo does not"),
+        ("throughput", {"training": {"shard_model": True}}, "training.shard_model: throughput .*; set it to false, or"),
+        ("throughput", {"training": {"distillation": {}}}, "training.distillation: throughput .*; set it to null, or"),
+        ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
     ],
 )
-def test_a_measurement_that_is_impossible_is_refused(target, line):
-    study = laid_over({"backend": "modelzoo"})
-    if line is None:
-        return targets.check_target(study, target)
-    with pytest.raises(InputError, match=line):
-        targets.check_target(study, target)
+def test_a_measurement_that_is_impossible_is_refused(target, sections, line):
+    with pytest.raises(InputError, match=line) if line else nullcontext():
+        targets.check_target(laid_over(sections), target)
 
 
 @pytest.mark.parametrize(("mode", "method", "names"), [
