@@ -46,19 +46,26 @@ class Code(NamedTuple):
     """Hold a source without the words that only a reader sees, and the package's names that it imports."""
 
     text: bytes
-    imports: frozenset[str]
+    names: frozenset[str]
+
+
+class Module(NamedTuple):
+    """Hold the code of a file, and the package's files that run when it is imported."""
+
+    text: bytes
+    imports: frozenset[Path]
 
 
 def code_digest(script: Path, lib: Path, values: frozenset[str] | None = None) -> str:
     """Return the sha256 of `script` and of the modules under `lib`/sparseft that it imports, directly or not.
 
     values: the values of the axes that the job uses, from `used_values`; None means all"""
-    digest = hashlib.sha256(read_code(script.read_bytes()).text)
+    digest = hashlib.sha256(_module(script, lib).text)
     tables = _tables(lib)
     for module in imported_modules(script, lib, values):
         if values is None or module not in tables:
             name = module.relative_to(lib).as_posix()
-            digest.update(f"\n{name}\n".encode() + read_code(module.read_bytes()).text)
+            digest.update(f"\n{name}\n".encode() + _module(module, lib).text)
     return digest.hexdigest()
 
 
@@ -101,7 +108,7 @@ def imported_modules(script: Path, lib: Path, values: frozenset[str] | None = No
     queue = [script]
     while queue:
         file = queue.pop()
-        new = {module for name in read_code(file.read_bytes()).imports for module in _files(name, lib)} - modules
+        new = _module(file, lib).imports - modules
         if values is not None and file in tables:
             new -= {file.with_name(f"{name}.py") for name in tables[file] - values}
         modules |= new
@@ -114,8 +121,19 @@ def _tables(lib: Path) -> dict[Path, frozenset[str]]:
     return {lib / PACKAGE / folder / "__init__.py": names for folder, names in AXES.items()}
 
 
+def _module(file: Path, lib: Path) -> Module:
+    """Return what a file of the package or a script holds, as it is now."""
+    return _read_module(file, lib, file.stat().st_mtime_ns)
+
+
 # Most scripts import the same modules, and parsing takes half of the time of a plan.
 @cache
+def _read_module(file: Path, lib: Path, changed: int) -> Module:
+    """Return what a file holds that was last changed at `changed`."""
+    code = read_code(file.read_bytes())
+    return Module(code.text, frozenset(module for name in code.names for module in _files(name, lib)))
+
+
 def read_code(source: bytes) -> Code:
     """Return the code of a source. `text` is the same for all sources that differ only in layout and in what a reader
     sees."""
