@@ -111,21 +111,15 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
     rows = runs[[*KEYS, "run_id"]].merge(cells, on=KEYS)[["study", "run_id", "cell"]]
     scores = {}
     examples = examples.merge(rows, on=["study", "run_id"]).sort_values("cell", kind="stable")
-    for (cell, metric), part in examples.groupby(["cell", "metric"], sort=False):
-        shape = (table.at[cell, "seeds"], -1)
+    for (cell, column), part in examples.groupby(["cell", "column"], sort=False):
+        row, (metric, data) = table.loc[cell], part[["metric", "data"]].iloc[0]
         # Runs of a cell that saw other examples have a fault.
-        if part["run_id"].value_counts().tolist() != [len(part) // shape[0]] * shape[0]:
+        if part["run_id"].value_counts().tolist() != [len(part) // row["seeds"]] * row["seeds"]:
             continue
-        seeds = () if table.at[cell, "mode"] == NO_FINETUNE else table.at[cell, "own_seeds"]
-        right, losses, tokens = (part[name].to_numpy(float).reshape(shape) for name in ("right", "loss", "tokens"))
-        seen = (metric, part["data"].iloc[0], tokens[0].tobytes())
-        loss = None if np.isnan(losses).any() else Scores(losses, seeds, tokens[0], seen)
-        value = loss if np.isnan(right).any() else Scores(right, seeds, seen=seen)
-        name = metric if metric == DIVERGENCE or metric.startswith("probe_") else "value"
-        if value:
-            scores[cell, name] = value
-        if loss and name == "value":
-            scores[cell, "eval_loss"] = loss
+        values, tokens = (part[name].to_numpy(float).reshape(row["seeds"], -1) for name in ("score", "tokens"))
+        seeds = () if row["mode"] == NO_FINETUNE else row["own_seeds"]
+        is_loss = metric in (LOSS.name, DIVERGENCE)
+        scores[cell, column] = Scores(values, seeds, tokens[0] if is_loss else None, (metric, data, tokens[0].tobytes()))
     return scores
 
 

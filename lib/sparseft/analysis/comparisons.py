@@ -32,6 +32,7 @@ import pandas as pd
 from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain
 from sparseft.analysis.settings import compatible
 from sparseft.analysis.statistics import compare, holm
+from sparseft.analysis.study import EVAL_LOSS, MEASURES, VALUE
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.planning.power import SIGNIFICANT, rows_needed
@@ -58,9 +59,6 @@ QUESTIONS = {
 }
 LOWER, HIGHER, WITHIN, NOT_TOLD_APART = "lower", "higher", "within", "not told apart"
 EQUAL, GUESS = "equal here", "dense guesses"
-VALUE, EVAL_LOSS = "value", "eval_loss"
-# What two cells are compared by, in the order in which a sentence uses them.
-MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
 # More methods than these would need more comparisons than a study can afford.
 MANY_METHODS = 6
 FAMILY = ["study", "question", "model", "task", "metric"]

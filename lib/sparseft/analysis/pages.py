@@ -21,7 +21,7 @@ from markupsafe import Markup
 from sparseft import __version__
 from sparseft.analysis.cells import CELL
 from sparseft.analysis.chain import broken_links
-from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, sections
+from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
     counted,
@@ -177,7 +177,7 @@ def verdict_rows(results: Results) -> pd.DataFrame:
 
 def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
-    pairs = results.comparisons
+    pairs = decided(results.comparisons)
     figure_of = {(figure.setting, figure.task, figure.metric): figure for figure in reversed(figures)}
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place

@@ -3,13 +3,15 @@
 There are at most four sentences per model and task. Each names the measure that decided: the first one with a verdict
 (comparisons.decided). The last says what intervals and verdicts are about."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from sparseft.analysis.cells import is_fraction
-from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, VALUE, WITHIN, decided
+from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
+from sparseft.analysis.study import VALUE
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.tasks import get_metric
@@ -68,30 +70,28 @@ def measure_name(row: Any) -> str:
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
-    """Return what one model and task show. `rows` is the verdict table, and `pairs` has all comparisons, by all
-    measures."""
+    """Return what one model and task show. `rows` is the verdict table, and `pairs` has what decided about each two cells
+    (comparisons.decided)."""
     pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
     dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
     won_back = counted(untuned, "Fine-tuned against not fine-tuned: ")
     found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back, _seeds(rows)]
-    return [sentence for sentence in found if sentence]
+    return list(filter(None, found))
 
 
 def _seeds(rows: pd.DataFrame) -> str:
     """Say what intervals and verdicts are about."""
     if (rows["mode"] == NO_FINETUNE).all():
         return "Nothing was trained: intervals and verdicts cover other examples."
-    if (rows["seeds"] == 1).all():
+    if (seeds := rows["seeds"].max()) == 1:
         return "One seed: intervals and verdicts are about these trained models; another seed may give others."
-    seeds = rows["seeds"].max()
     return f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks."
 
 
 def counted(pairs: pd.DataFrame, start: str) -> str:
     """Count the pairs of cells by what decided about them; empty without a pair."""
-    words = [_decision(row) for row in decided(pairs).itertuples()]
-    counts = pd.Series(words, dtype=object).value_counts().sort_index()
-    return f"{start}{listed(f'{count} {word}' for word, count in counts.items())}." if words else ""
+    counts = sorted(Counter(map(_decision, pairs.itertuples())).items())
+    return f"{start}{listed(f'{count} {word}' for word, count in counts)}." if counts else ""
 
 
 def _decision(row: Any) -> str:
@@ -104,11 +104,10 @@ def _decision(row: Any) -> str:
 
 def _guessing(rows: pd.DataFrame) -> str:
     """Say which dense models only guess, so that no value is judged by them; empty if none does."""
-    unjudged = rows[rows["verdict"] == GUESS]
-    guessing = rows[(rows["method"] == DENSE) & rows["mode"].isin(unjudged["dense_mode"])]
+    unjudged = rows["dense_mode"][rows["verdict"] == GUESS]
     words = [
         f"{name_of(row)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}"
-        for row in guessing.itertuples()
+        for row in rows[(rows["method"] == DENSE) & rows["mode"].isin(unjudged)].itertuples()
     ]
     return f"No better than a guess: {listed(words)}. " if words else ""
 
@@ -120,12 +119,12 @@ def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     is_share, guess = rows["metric"].map(is_fraction).any(), _guessing(rows)
     if is_share and len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
-        or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
+        or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
         methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
         return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
     none_near = "" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense. "
     counts = counted(pairs, f"{none_near}Against dense, by the first measure that decides: ")
-    return guess + counts + _needed(decided(pairs), tolerance)
+    return guess + counts + _needed(pairs, tolerance)
 
 
 def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
@@ -135,23 +134,24 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         return ""
     if pairs.empty:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
-    pairs = decided(pairs)
-    best: dict[str, dict[str, list[str]]] = {}
-    ties: dict[str, dict[str, list[str]]] = {}
-    open_pairs, won_pairs = [pairs[:0]], [pairs[:0]]
+    outcomes, parts = [], []
     for (mode, sparsity), compared in pairs.groupby(["mode", "sparsity"], sort=False):
         methods = pruned[(pruned["mode"] == mode) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)
-        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(mode, []).append(str(sparsity))
-        if len(leaders) == 1:
-            won_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).any(axis=1)])
-        open_pairs.append(compared[compared[["method", "against_method"]].isin(leaders).all(axis=1)])
-    parts = [f"{words} {_places(places)}" for words, places in ties.items()]
+        outcomes.append((len(leaders) == 1, words, mode, str(sparsity)))
+        leading = compared[["method", "against_method"]].isin(leaders)
+        is_won = leading.any(axis=1) & (len(leaders) == 1)
+        parts.append(compared.assign(is_won=is_won, is_open=leading.all(axis=1)))
+    pairs, table = pd.concat(parts), pd.DataFrame(outcomes, columns=["is_best", "words", "mode", "sparsity"])
+    winners, ties = (
+        [f"{words} {_places(own)}" for words, own in table[table["is_best"] == is_best].groupby("words", sort=False)]
+        for is_best in (True, False)
+    )
     if len(ties) > 2:
-        parts = ["elsewhere no method is better than every other" if best else "No method is better than every other"]
-    winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
-    parts = ([f"Best of {count} methods: {winners}{_closest(pd.concat(won_pairs))}"] if best else []) + parts
-    return "; ".join(parts) + _unequal(pruned) + "." + _needed(pd.concat(open_pairs), tolerance)
+        ties = ["elsewhere no method is better than every other" if winners else "No method is better than every other"]
+    if winners:
+        ties.insert(0, f"Best of {count} methods: {'; '.join(winners)}{_closest(pairs[pairs['is_won']])}")
+    return "; ".join(ties) + _unequal(pruned) + "." + _needed(pairs[pairs["is_open"]], tolerance)
 
 
 def _closest(pairs: pd.DataFrame) -> str:
@@ -178,39 +178,34 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
 
     A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
     each two."""
-    told_apart = pairs[pairs["better"].notna()]
     beaten = {
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
-        for pair in told_apart.itertuples()
+        for pair in pairs.dropna(subset="better").itertuples()
     }
     compared = [method for method in methods if method in {*pairs["method"], *pairs["against_method"]}]
-    rivals = {method: [m for m in compared if m != method and (method, m) not in beaten] for method in compared}
     unbeaten = [m for m in compared if not any((other, m) in beaten for other in compared)]
     if not unbeaten:
         return "each method is worse than another one by some measure", compared
-    first = unbeaten[0]
-    leaders = unbeaten if len(unbeaten) > 1 else [first, *rivals[first]]
-    between = pairs[pairs[["method", "against_method"]].isin(leaders).all(axis=1)]
-    words = "equal here" if len(between) and between["verdict"].eq(EQUAL).all() else "not told apart"
-    if len(unbeaten) > 1:
-        return f"{listed(unbeaten)} are {words}", leaders
-    if rivals[first]:
-        return f"{first} is not told apart from {listed(rivals[first])}", leaders
+    first, *others = unbeaten
+    if others:
+        verdicts = pairs["verdict"][pairs[["method", "against_method"]].isin(unbeaten).all(axis=1)]
+        return f"{listed(unbeaten)} are {EQUAL if set(verdicts) == {EQUAL} else NOT_TOLD_APART}", unbeaten
+    rivals = [m for m in compared if m != first and (first, m) not in beaten]
+    if rivals:
+        return f"{first} is not told apart from {listed(rivals)}", [first, *rivals]
     measures = dict.fromkeys(beaten[first, other] for other in compared if other != first)
-    return f"{first}, by {listed(measures)},", leaders
+    return f"{first}, by {listed(measures)},", unbeaten
 
 
-def _places(places: dict[str, list[str]]) -> str:
+def _places(outcomes: pd.DataFrame) -> str:
     """Return sparsities by mode in words. Modes of the same sparsities stand together."""
-    modes: dict[str, list[str]] = {}
-    for mode, sparsities in places.items():
-        modes.setdefault(listed(sparsities), []).append(mode)
-    return "at " + listed(f"{sparsities} % ({', '.join(names)})" for sparsities, names in modes.items())
+    sparsities = outcomes.groupby("mode", sort=False)["sparsity"].agg(listed)
+    return "at " + listed(f"{text} % ({', '.join(own.index)})" for text, own in sparsities.groupby(sparsities, sort=False))
 
 
 def _unequal(pruned: pd.DataFrame) -> str:
     """Say which sparsities were not reached, because methods are compared at the requested one."""
-    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]]
-    names = [f"{row.method} {percent(row)} %" for row in missed.drop_duplicates(["method", "sparsity"]).itertuples()]
+    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]].drop_duplicates(["method", "sparsity"])
+    names = [f"{row.method} {percent(row)} %" for row in missed.itertuples()]
     shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
     return f"; reached sparsities differ: {listed(shown)}" if names else ""

@@ -29,7 +29,11 @@ from sparseft.study.config import Config
 from sparseft.study.grid import MODES, Run
 from sparseft.study.sources import DIVERGENCE
 from sparseft.study.targets import runs as configured_runs
+from sparseft.tasks.metrics import LOSS
 
+# What two cells are compared by, in the order in which a sentence uses them. Each is a column of the runs.
+VALUE, EVAL_LOSS = "value", "eval_loss"
+MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
@@ -208,19 +212,21 @@ def _measured(files: RunFiles) -> dict[str, Any]:
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:
-    """Return the examples of a run's task and of each of its probes, and the windows of its divergence.
+    """Return what a run scored on each example, by the column of the tables: the value, the loss and each probe, and the
+    divergence of each window.
 
-    `data` names the rows that they are."""
+    `data` names the rows that the examples are, and `metric` says what a score is: a loss has `tokens` to divide by."""
     evaluation = files.evaluation
-    own = pd.DataFrame({"right": evaluation.outcomes, "loss": evaluation.losses, "tokens": evaluation.answer_tokens})
-    parts = [own.assign(metric=evaluation.metric, data=evaluation.inputs.data)]
-    if evaluation.divergences:
-        windows = pd.DataFrame({"loss": evaluation.divergences, "tokens": 1})
-        parts.append(windows.assign(metric=DIVERGENCE, data=evaluation.inputs.divergence))
-    for name, probe in evaluation.probes.items():
-        rows = pd.DataFrame({"right": probe.outcomes})
-        parts.append(rows.assign(metric=f"probe_{name}", data=probe.data_sha256))
-    return [part.rename_axis("example").reset_index().assign(run_id=files.run.id) for part in parts]
+    scores, tokens, data = evaluation.outcomes or evaluation.losses, evaluation.answer_tokens, evaluation.inputs.data
+    columns: list[tuple] = [
+        (VALUE, evaluation.metric, data, scores, tokens),
+        (EVAL_LOSS, LOSS.name, data, evaluation.losses, tokens),
+        (DIVERGENCE, DIVERGENCE, evaluation.inputs.divergence, evaluation.divergences, 1),
+    ]
+    probes = {f"probe_{name}": probe for name, probe in evaluation.probes.items()}
+    columns += [(name, name, probe.data_sha256, probe.outcomes, 1) for name, probe in probes.items()]
+    names = ("column", "metric", "data", "score", "tokens")
+    return [pd.DataFrame(dict(zip(names, part, strict=True))).assign(run_id=files.run.id) for part in columns if part[3]]
 
 
 def side_by_side(studies: list[Frames]) -> Frames:
