@@ -105,7 +105,7 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
     )
     comparisons = compare_all(cells)
     content = {
-        "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons,
+        "runs": runs.assign(links=0, broken=0), "cells": cells, "comparisons": comparisons,
         "curves": curve_points(cells, comparisons),
         "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003,
         "sha256.base": "a" * 64}),

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from analysis.frames import CELLS, default_study, large_study, make_cells, make_study
 from markdown_it import MarkdownIt
+from sparseft.analysis.comparisons import decided
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, commands
 from sparseft.analysis.sentences import sentences
@@ -53,7 +54,7 @@ class Text(HTMLParser):
 
 def said(study: Results) -> list[str]:
     """Return the sentences about a study of one model and task."""
-    return sentences(verdict_rows(study), study.comparisons, study.options.tolerance)
+    return sentences(verdict_rows(study), decided(study.comparisons), study.options.tolerance)
 
 
 def judged(study: Results, verdicts: dict[str, str], question: str = "dense") -> Results:
@@ -281,10 +282,10 @@ def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_
 
 def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):
     study = default_study()
-    links = [{"base": {"train.json": "a", "merge.json": "b"}}, *[{}] * 7]
-    memo = written(tmp_path, replace(study, runs=study.runs.assign(links=links)))["correctness_memo.md"]
+    runs = study.runs.assign(links=3, broken=[2, *[0] * 7])
+    memo = written(tmp_path, replace(study, runs=runs))["correctness_memo.md"]
     assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8
-    assert memo.count("|0 of 1|") == 1
+    assert memo.count("|1 of 3|") == 1
     assert "The chain of hashes holds in 7 of 8 runs" in memo
 
 

@@ -39,25 +39,33 @@ Links = dict[str, dict[str, str | None]]
 
 
 def links_of(files) -> Links:
-    """Return by link the digest that each file of a run names."""
-    links: Links = {name: {} for name in NAMED_BY}
-    for file, digests in _named_digests(files):
-        for name, digest in digests.items():
-            links[name][file] = digest
-    if not any(links["definition"].values()):
-        # A built-in task has no definition.
-        del links["definition"]
-    if files.start is None:
-        del links["start"]
-    return links
+    """Return by link the digest that each file of a run names. The order of the files is that of the sentences about
+    them."""
+    named: dict[str, Mapping[str, str | None]] = {
+        record.file_name: record.digests for record in (files.train, files.merge) if record
+    }
+    for name, digest in files.on_disk.items():
+        named["the manifest of the task" if name == "definition" else f"the {name}'s file"] = {name: digest}
+    if files.run.mode == NO_FINETUNE:
+        named[f"mode {NO_FINETUNE}"] = {"adapter": None}
+    # A validation without a base names none.
+    named[files.validation.file_name] = {link: own for link, own in files.validation.digests.items() if own}
+    if calibration := files.validation.mask.train_sha256:
+        named["the mask's calibration"] = {"train": calibration}
+    named[files.evaluation.file_name] = files.evaluation.digests
+    links = {link: {file: own[link] for file, own in named.items() if link in own} for link in NAMED_BY}
+    # A built-in task has no definition.
+    is_absent = {"definition": not any(links["definition"].values()), "start": files.start is None}
+    return {link: digests for link, digests in links.items() if not is_absent.get(link)}
 
 
 def broken_links(links: Links, run: Run) -> list[str]:
     """Return a sentence for each link whose files disagree, or that a file which is not there should name."""
     sentences = []
     for name, digests in links.items():
-        expected = [file for file in NAMED_BY[name] if run.mode != NO_FINETUNE or file != "train.json"]
-        unread = [file for file in expected if file not in digests]
+        unread = [file for file in NAMED_BY[name] if file not in digests]
+        if run.mode == NO_FINETUNE and "train.json" in unread:
+            unread.remove("train.json")
         if len(set(digests.values())) > 1:
             named = ", ".join(f"{file} names {short(digest)}" for file, digest in digests.items())
             sentences.append(f"broken chain, {name}: {named}")
@@ -74,12 +82,12 @@ def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dic
     table["runs"] = table.groupby(groups)["run"].transform("size")
     table["same"] = table.groupby([*groups, "digest"])["run"].transform("size")
     sentences = defaultdict(list)
-    for row in table[(table["same"] < table["runs"]) & (2 * table["same"] <= table["runs"])].itertuples():
+    for row in table[2 * table["same"] <= table["runs"]].itertuples():
         text = f"{row.what} of {row.place}: {short(row.digest)} in {row.same} of {row.runs} runs"
         sentences[row.run].append(f"conflicts with other runs, {text}")
     own = table[(table["what"] == "adapter") & (table["place"] == table["run"].map(lambda run: run.id))]
-    for _, copies in own.groupby("digest")["run"]:
-        for run in copies if len(copies) > 1 else ():
+    for _, copies in own[own.duplicated("digest", keep=False)].groupby("digest")["run"]:
+        for run in copies:
             others = ", ".join(other.id for other in copies if other != run)
             sentences[run].append(f"conflicts with other runs, adapter: also that of {others}")
     return sentences
@@ -88,22 +96,6 @@ def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dic
 def short(digest: str | None) -> str:
     """Return enough of a digest to tell two apart by eye. settings.csv has the whole digest."""
     return digest[:12] if digest else "none"
-
-
-def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
-    """Yield each file that names digests, with the digests by link. The order is that of the sentences about them."""
-    for record in (files.train, files.merge):
-        if record:
-            yield record.file_name, record.digests
-    for name, digest in files.on_disk.items():
-        yield "the manifest of the task" if name == "definition" else f"the {name}'s file", {name: digest}
-    if files.run.mode == NO_FINETUNE:
-        yield f"mode {NO_FINETUNE}", {"adapter": None}
-    # A validation without a base names none.
-    yield files.validation.file_name, {link: digest for link, digest in files.validation.digests.items() if digest}
-    if calibration := files.validation.mask.train_sha256:
-        yield "the mask's calibration", {"train": calibration}
-    yield files.evaluation.file_name, files.evaluation.digests
 
 
 def first_digests(links: Links) -> dict[str, str | None]:

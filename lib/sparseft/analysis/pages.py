@@ -20,7 +20,6 @@ from markupsafe import Markup
 
 from sparseft import __version__
 from sparseft.analysis.cells import CELL
-from sparseft.analysis.chain import broken_links
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
@@ -39,7 +38,7 @@ from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
+from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT
 from sparseft.tasks import BY_NAME, get_metric
 from sparseft.tasks.metrics import LOSS
 
@@ -151,7 +150,7 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
         "settings": _settings(results.settings),
         "faults": _table("Gaps and faults", results.faults, {name: name for name in ("run_id", "kind", "text")}),
         "checks": results.checks,
-        "chains": sum(not _broken(row) for row in results.runs.itertuples()),
+        "chains": (results.runs["broken"] == 0).sum(),
         "figures": figures,
         "more_figures": [figure for figure in figures if figure not in [answer["figure"] for answer in answers]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
@@ -253,11 +252,6 @@ def _mode(row: Any) -> str:
     return ", ".join(filter(None, ("baseline" if row.method == DENSE else row.mode, row.training)))
 
 
-def _broken(row: Any) -> list[str]:
-    """Return the broken links of the chain of hashes of a run."""
-    return broken_links(row.links, Run.parse(row.run_id))
-
-
 def _judged(measure: str, verdict: str) -> Callable[[Any], str]:
     """Return the function that writes a measure of a row with its interval, and below it the verdict against dense.
 
@@ -317,7 +311,7 @@ MEMO_COLUMNS: dict[str, Column] = {
     "weights": "weights:,.0f",
     "violations": "violations",
     "sparsity, %": "reached_sparsity:.4f",
-    "chain": lambda row: f"{len(row.links) - len(_broken(row))} of {len(row.links)}",
+    "chain": lambda row: f"{row.links - row.broken} of {row.links}",
 }
 
 

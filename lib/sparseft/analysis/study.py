@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.chain import Links, broken_links, conflicts, links_of
+from sparseft.analysis.chain import Links, broken_links, conflicts, first_digests, links_of
 from sparseft.analysis.engines import engine_columns
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
@@ -46,7 +46,7 @@ SOUND = ("sound", "not fully checked")
 class Frames:
     """Hold a study.
 
-    The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes. `measured` names
+    The columns `settings` and `digests` of the runs hold what decides a result, and the chain of hashes. `measured` names
     the columns that depend on the study: metrics, probes, engines."""
 
     runs: pd.DataFrame
@@ -175,7 +175,9 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         **vars(run),
         "date": files.date,
         "settings": settings_of(files, start),
-        "links": links,
+        "digests": first_digests(links),
+        "links": len(links),
+        "broken": len(broken_links(links, run)),
         **evaluation.columns,
         **(train.columns if train else {}),
         **files.validation.columns,

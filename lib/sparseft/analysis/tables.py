@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.cells import KEYS, pool
-from sparseft.analysis.chain import first_digests
 from sparseft.analysis.comparisons import COMPARISONS, MEASURES, compare_cells, curves
 from sparseft.analysis.study import Frames, in_order
 from sparseft.errors import InputError
@@ -155,7 +154,7 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
             ".".join(filter(None, key)): ", ".join(value) if isinstance(value, tuple) else value
             for key, value in run.settings.items()
         }
-        row |= {f"sha256.{name}": digest for name, digest in first_digests(run.links).items()}
+        row |= {f"sha256.{name}": digest for name, digest in run.digests.items()}
         rows.append(row | {f"version.{name}": version for name, version in run.versions.items()})
     # As objects, because an integer beside a blank would become a float.
     table = pd.DataFrame(rows, index=runs.index, dtype=object)
