@@ -35,7 +35,8 @@ def make_cells(cells=CELLS, **place) -> pd.DataFrame:
          "divergence": sparsity / 100, "divergence_low": sparsity / 125, "divergence_high": sparsity / 80,
          "passed": True,
          "training_tokens": 1348, "selection_value": None, "selection_loss": None, "trainings_tried": 1, "chosen": True,
-         "decided_by": None, "status": "sound", "settings": {}}
+         "decided_by": None, "status": "sound", "settings": {},
+         "dense_mode": "sparse_to_dense" if mode.startswith("sparse") else mode}
         for method, sparsity, mode, value, low, high, reached, speed in cells
     ]  # fmt: skip
     return pd.DataFrame(rows)

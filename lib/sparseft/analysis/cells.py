@@ -20,7 +20,8 @@ import pandas as pd
 from sparseft.analysis import engines
 from sparseft.analysis.statistics import Scores, Spread, interval, pooled_spread
 from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order
-from sparseft.study.grid import NO_FINETUNE
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
@@ -71,6 +72,9 @@ def pool(frames: Frames) -> Cells:
     table = table.join(models[numbers].mean().where(is_known)).join(first).assign(**engines.speedup_intervals(models))
     table = table.assign(seeds=models.size(), own_seeds=models["seed"].agg(tuple))
     table = in_order(table.reset_index())
+    # A model that did not learn the task is compared with the original one.
+    dense_modes = table["mode"].map(lambda mode: get_mode(mode).dense_mode)
+    table["dense_mode"] = table["mode"].where(table["method"] == DENSE, dense_modes)
     table["place"] = list(table[PLACE].itertuples(index=False, name=None))
     table["trainings_tried"] = table.groupby(CELL, dropna=False)["training"].transform("nunique")
     table = _choose(table)

@@ -24,7 +24,6 @@ Cells of other settings, of other examples, with a fault, or with repeated examp
 """
 
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -140,12 +139,11 @@ def sections(curves: pd.DataFrame) -> pd.DataFrame:
 
 def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
     """Yield every two cells that can be compared, of one original model, task and metric at a time."""
-    columns = [*KEYS, "original", "reached_sparsity", "seeds", "settings", "value_low", "chance", "majority_floor"]
+    columns = [*KEYS, "dense_mode", "original", "reached_sparsity", "seeds", "settings"]
+    columns += ["value_low", "chance", "majority_floor"]
     side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
     side["method_rank"] = side["method"].map(sort_key)
-    modes = side["mode"].map(get_mode)
-    for name in ("dense_mode", "compared_with"):
-        side[name] = modes.map(attrgetter(name))
+    side["compared_with"] = side["mode"].map(lambda mode: get_mode(mode).compared_with)
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].astype(float).max(axis=1)
     for _, place in side.groupby(["original", "task", "metric"], sort=False):

@@ -30,10 +30,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import LogFormatter
 
+from sparseft.analysis.cells import PLACE
 from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
-from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
@@ -79,24 +79,18 @@ LOSS_LABEL = "loss (nats per answer token)"
 
 @dataclass(frozen=True)
 class Figure:
-    """Describe a figure that was written: the name of its files without the ending, where it belongs, and its words."""
+    """Describe a figure: the name of its files without the ending, where it belongs, the column that it shows against the
+    sparsity with its label, and its words."""
 
     name: str
     task: str
     metric: str
     setting: str
-    alt: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Describe what a figure shows against the sparsity: a column, and its words."""
-
-    kind: str
     y: str
     label: str
-    words: str
+    title: str
+    alt: str
+    caption: str
 
 
 def write_figures(folder: Path, results: Results) -> list[Figure]:
@@ -137,44 +131,41 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
-        for chart in _charts(part, metric):
-            known = part[part[chart.y].notna()]
-            if known[known["method"] != DENSE].empty:
+        for kind, y, label, words in _charts(part, metric):
+            known = part.dropna(subset=y)
+            if known.empty:
                 continue
-            title = f"{task}: {chart.words}" + (f", {setting}" if setting else "")
-            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind}_vs_sparsity")
+            title = f"{task}: {words}" + (f", {setting}" if setting else "")
+            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{kind}_vs_sparsity")
             methods = ", ".join(known["method"].unique())
             alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
-            caption = chart.words[:1].upper() + chart.words[1:] + "."
-            caption += " Bars are 95 % intervals." if chart.y in BARS else ""
-            caption += " Dashed: dense; dotted: guessing." if chart.y == "value" else ""
-            figure = Figure(name, task, metric, setting, alt, caption)
-            yield figure, partial(drawing, known, chart, title, looks)
+            caption = words[:1].upper() + words[1:] + "."
+            caption += " Bars are 95 % intervals." if y in BARS else ""
+            caption += " Dashed: dense; dotted: guessing." if y == "value" else ""
+            figure = Figure(name, task, metric, setting, y, label, title, alt, caption)
+            yield figure, partial(drawing, known, figure, looks)
 
 
-def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
-    """Yield what the figures of one task show."""
+def _charts(points: pd.DataFrame, metric: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield what the figures of one task show: the kind of each, its column, the label of the axis, and its words."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
-    yield Chart(metric, "value", label, label)
+    yield metric, "value", label, label
     if metric != LOSS.name:
-        yield Chart("loss", "eval_loss", LOSS_LABEL, "loss")
-    for name in [name for name in points if "_ppl_" in name]:
-        yield Chart(name, name, PERPLEXITY, f"perplexity ({name})")
+        yield "loss", "eval_loss", LOSS_LABEL, "loss"
+    yield from ((name, name, PERPLEXITY, f"perplexity ({name})") for name in points if "_ppl_" in name)
 
 
 def lines_of(results: Results) -> pd.DataFrame:
     """Return the points of all lines: the chosen cells, with the dense cell of its mode before each line."""
-    place = ["study", "model", "task", "metric", "setting"]
     points = sections(results.curves[results.curves["status"].isin(SOUND)])
-    pruned = points[points["method"] != DENSE]
-    dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
-    lines = pruned[[*place, "method", "mode"]].drop_duplicates()
-    lines = lines.assign(dense_mode=lines["mode"].map(lambda mode: get_mode(mode).dense_mode).astype(str))
-    return pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
+    is_dense, place = points["method"] == DENSE, [*PLACE, "setting", "dense_mode"]
+    lines = points[~is_dense][[*place, "method", "mode"]].drop_duplicates()
+    dense = points[is_dense].drop(columns=["method", "mode"])
+    return pd.concat([lines.merge(dense, on=place), points[~is_dense]], ignore_index=True)
 
 
-def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:
-    """Return the figure of a chart, with a row of panels per model, and a column per mode."""
+def drawing(points: pd.DataFrame, chart: Figure, looks: Mapping[str, dict]) -> Drawing:
+    """Return a figure as it is drawn, with a row of panels per model, and a column per mode."""
     rows, modes = points["model"].unique(), sorted(points["mode"].unique(), key=MODES.index)
     figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
@@ -188,7 +179,7 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
         axes.set_xlabel("sparsity reached (%)", fontsize="small")
-    heading = fill(title if len(rows) > 1 else f"{title} ({rows[0]})", int(TITLE * figure.get_figwidth() / WIDTH))
+    heading = fill(chart.title + (f" ({rows[0]})" if len(rows) == 1 else ""), int(TITLE * figure.get_figwidth() / WIDTH))
     figure.suptitle(heading, fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
     # One legend for all panels.
@@ -199,7 +190,7 @@ def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, 
     return figure
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[str, dict]) -> None:
+def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Figure, looks: Mapping[str, dict]) -> None:
     """Draw a line per method, and the levels of the dense model and of guessing."""
     lines = points.groupby("method", sort=False)
     step = SHIFT * points[X].max()

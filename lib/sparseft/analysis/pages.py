@@ -162,16 +162,11 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
 
 def verdict_rows(results: Results) -> pd.DataFrame:
     """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and
-    method.
-
-    `dense_mode` is that of the dense model of the comparison."""
+    method."""
     rows = sections(results.curves)
-    is_dense = rows["method"] == DENSE
-    rows["dense_mode"] = rows["mode"].where(is_dense, rows["mode"].map(lambda mode: get_mode(mode).dense_mode))
-    order = rows.assign(
-        is_pruned=~is_dense, place=rows["mode"].map(MODES.index), group=rows["dense_mode"].map(MODES.index)
-    )
-    return rows.loc[order.sort_values([*RESULT, "group", "is_pruned", "place", "sparsity"], kind="stable").index]
+    places = rows[["dense_mode", "mode"]].map(MODES.index)
+    order = rows.assign(is_pruned=rows["method"] != DENSE, **places)
+    return rows.loc[order.sort_values([*RESULT, "dense_mode", "is_pruned", "mode", "sparsity"], kind="stable").index]
 
 
 def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 There are at most four sentences per model and task. Each names the measure that decided: the first one with a verdict
 (comparisons.decided). The last says what intervals and verdicts are about."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -26,9 +27,8 @@ def number(value: float | None, form: str) -> str:
     """Return a number in the format `form`; "-" if it is missing."""
     if pd.isna(value):
         return NONE
-    text = format(value, form)
-    # Rounding may leave a minus before a zero.
-    return text.replace("-", "+" if form.startswith("+") else "", 1) if set(text) <= set("-0.") else text
+    # With z, rounding leaves no minus before a zero.
+    return format(value, re.sub(r"^(\+?)", r"\1z", form))
 
 
 def with_interval(row: Any, column: str, form: str = ".3f") -> str:
