@@ -9,9 +9,9 @@ from analysis.frames import make_cells, make_study
 from conftest import check_engines, digest
 from project import laid_over
 from sparseft.analysis.pages import verdict_rows, write_pages
+from sparseft.analysis.sentences import speed_sentences
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
-from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import InputError
 from sparseft.study.config import Analysis
 from sparseft.study.grid import FINDINGS, Run

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sparseft.analysis import engines
-from sparseft.analysis.statistics import Scores, Spread, interval, pooled_spread
+from sparseft.analysis.statistics import Scores, Spread, interval, mean_interval, pooled_spread
 from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order
 from sparseft.modes import get_mode
+from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks import get_metric
@@ -69,8 +68,13 @@ def pool(frames: Frames) -> Cells:
     # A mean over some of the seeds would look like one over all.
     is_known = models[numbers].count().eq(models.size(), axis=0)
     first = models[[name for name in _FIRST if name in runs]].first()
-    table = table.join(models[numbers].mean().where(is_known)).join(first).assign(**engines.speedup_intervals(models))
+    table = table.join(models[numbers].mean().where(is_known)).join(first)
     table = table.assign(seeds=models.size(), own_seeds=models["seed"].agg(tuple))
+    # The models of a cell have one shape, so each measures the same speed.
+    for name in table.columns.intersection([f"{engine}_speedup" for engine in ENGINES]):
+        over_models = models[name].apply(mean_interval)
+        for place, column in enumerate((f"{name}_low", f"{name}_high")):
+            table[column] = table[column].where(table["seeds"] == 1, over_models.str[place])
     table = in_order(table.reset_index())
     # A model that did not learn the task is compared with the original one.
     dense_modes = table["mode"].map(lambda mode: get_mode(mode).dense_mode)
@@ -123,7 +127,9 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
         values, tokens = (part[name].to_numpy(float).reshape(row["seeds"], -1) for name in ("score", "tokens"))
         seeds = () if row["mode"] == NO_FINETUNE else row["own_seeds"]
         is_loss = metric in (LOSS.name, DIVERGENCE)
-        scores[cell, column] = Scores(values, seeds, tokens[0] if is_loss else None, (metric, data, tokens[0].tobytes()))
+        scores[cell, column] = Scores(
+            values, seeds, tokens[0] if is_loss else None, (metric, data, tokens[0].tobytes())
+        )
     return scores
 
 

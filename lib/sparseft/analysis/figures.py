@@ -179,7 +179,9 @@ def drawing(points: pd.DataFrame, chart: Figure, looks: Mapping[str, dict]) -> D
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
         axes.set_xlabel("sparsity reached (%)", fontsize="small")
-    heading = fill(chart.title + (f" ({rows[0]})" if len(rows) == 1 else ""), int(TITLE * figure.get_figwidth() / WIDTH))
+    heading = fill(
+        chart.title + (f" ({rows[0]})" if len(rows) == 1 else ""), int(TITLE * figure.get_figwidth() / WIDTH)
+    )
     figure.suptitle(heading, fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
     # One legend for all panels.

@@ -31,10 +31,10 @@ from sparseft.analysis.sentences import (
     number,
     percent,
     sentences,
+    speed_sentences,
     with_interval,
 )
 from sparseft.analysis.tables import RUN, Results
-from sparseft.analysis.wished_speed import speed_sentences
 from sparseft.errors import one_line
 from sparseft.methods import get_method
 from sparseft.modes import get_mode

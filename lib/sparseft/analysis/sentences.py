@@ -1,26 +1,36 @@
 """Answer what survives, which method is the best, and what fine-tuning wins back, from the frames of the tables only.
 
 There are at most four sentences per model and task. Each names the measure that decided: the first one with a verdict
-(comparisons.decided). The last says what intervals and verdicts are about."""
+(comparisons.decided). The last says what intervals and verdicts are about.
+
+If a speed is wished for, one more sentence per engine says which pruned model is the fastest within the tolerance of
+dense, and which is the best at this speed."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import is_fraction
+from sparseft.analysis.cells import KEYS, comparable, gain, is_fraction
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
 from sparseft.modes import get_mode
+from sparseft.study.config import Analysis
+from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.tasks import get_metric
+from sparseft.tasks.metrics import PERPLEXITIES
 
 # The text of a missing value.
 NONE = "-"
 # A sentence names at most this many single cases.
 NAMED = 3
+# What a verdict is about, whatever its metric.
+JUDGED = ["question", *(name for name in KEYS if name != "metric")]
 
 
 def number(value: float | None, form: str) -> str:
@@ -200,7 +210,9 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
 def _places(outcomes: pd.DataFrame) -> str:
     """Return sparsities by mode in words. Modes of the same sparsities stand together."""
     sparsities = outcomes.groupby("mode", sort=False)["sparsity"].agg(listed)
-    return "at " + listed(f"{text} % ({', '.join(own.index)})" for text, own in sparsities.groupby(sparsities, sort=False))
+    return "at " + listed(
+        f"{text} % ({', '.join(own.index)})" for text, own in sparsities.groupby(sparsities, sort=False)
+    )
 
 
 def _unequal(pruned: pd.DataFrame) -> str:
@@ -209,3 +221,71 @@ def _unequal(pruned: pd.DataFrame) -> str:
     names = [f"{row.method} {percent(row)} %" for row in missed.itertuples()]
     shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
     return f"; reached sparsities differ: {listed(shown)}" if names else ""
+
+
+def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: Analysis) -> list[str]:
+    """Return a sentence per engine that measured a pruned model.
+
+    `family` has the verdict rows of a model on a task, and of the models that were made from it by pruning."""
+    is_original, is_dense = family["model"] == family["original"], family["method"] == DENSE
+    originals = family[is_original & is_dense]
+    pruned = family.assign(question=np.where(is_original, "dense", "original"))[comparable(family) & ~is_dense]
+    if pruned.empty or originals.empty:
+        return []
+    pruned = pruned.join(_nearness(comparisons, originals["metric"].iloc[0]), on=JUDGED)
+    dense = {row.mode: row for row in originals.itertuples()}
+    engines = [engine for engine in ENGINES if pruned.get(f"{engine}_speedup", pd.Series()).notna().any()]
+    return [_speed(pruned, dense, engine, options) for engine in engines]
+
+
+def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
+    """Return by cell 1 if it is within the tolerance of dense or higher, 0 if it is not shown to be.
+
+    The headline metric decides. If it is a loss, which has no tolerance, every probe must be within."""
+    comparisons = comparisons[comparisons["measure"] == VALUE]
+    is_fit = comparisons["metric"] == metric if is_fraction(metric) else comparisons["metric"].str.startswith("probe_")
+    near = comparisons["verdict"].isin([WITHIN, HIGHER]).astype(float)
+    return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()
+
+
+def _speed(pruned: pd.DataFrame, dense: Mapping[str, Any], engine: str, options: Analysis) -> str:
+    """Return the sentence about the models whose speed an engine measured."""
+    pruned = pruned.rename(columns=lambda name: name.removeprefix(f"{engine}_"))
+    speedup = pruned["speedup"]
+    # A single measurement has no interval.
+    is_faster = pruned.get("speedup_low", speedup).fillna(speedup) > 1
+    rows: list[Any] = [*pruned.assign(is_faster=is_faster).dropna(subset="speedup").sort_values("speedup").itertuples()]
+    wish = options.wished_speedup or 1
+    goal = f"x {wish:g} or faster"
+    missing = f" ({len(pruned) - len(rows)} more are not measured)" if len(rows) < len(pruned) else ""
+    models, near = f"of {len(rows)} pruned models{missing}", f"within {options.tolerance:g} of dense"
+    within = [f"the fastest {models} {near} is {_named(row)}" for row in rows if row.is_faster and row.near == 1]
+    first = f"In {engine}, {[f'none {models} is shown to be faster and {near}', *within][-1]}"
+    if not (reached := [row for row in rows if row.speedup >= wish]):
+        return f"{first}; none has {goal}, and the fastest is {_named(rows[-1])}."
+    best, quality = _best_quality(reached, dense)
+    return f"{first}; the best with {goal} is {_named(best)}, {quality}."
+
+
+def _named(row: Any) -> str:
+    """Return a model in words, with its speed."""
+    made = "" if row.model == row.original else f"{row.model}, "
+    return f"{made}{name_of(row)} {percent(row)} % ({row.mode}), x {with_interval(row, 'speedup', '.2f')}"
+
+
+def _best_quality(rows: list[Any], dense: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the best of some models, and in words by what.
+
+    The headline decides if the interval of the best lies apart from the others, else a perplexity, else the loss."""
+    metric, sign = rows[0].metric, gain(rows[0].metric)
+    near, far = ("value_low", "value_high")[::sign]
+    *others, best = sorted(rows, key=lambda row: sign * row.value)
+    is_apart = all(sign * (getattr(best, near) - getattr(row, far)) > 0 for row in others)
+    names = [*(name for name in best._fields if name.startswith(PERPLEXITIES)), "eval_loss"]
+    known = [name for name in names if not any(pd.isna(getattr(row, name)) for row in rows)]
+    column, label, reason = "value", metric, ""
+    if known and not is_apart:
+        column = label = known[0]
+        best, reason = min(rows, key=attrgetter(column)), f"; the intervals of {metric} overlap"
+    of_dense = number(getattr(dense.get(best.dense_mode), column, None), ".3f")
+    return best, f"{label} {with_interval(best, column)} (dense {of_dense}{reason})"

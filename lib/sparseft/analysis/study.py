@@ -20,11 +20,12 @@ from typing import Any
 import pandas as pd
 
 from sparseft.analysis.chain import Links, broken_links, conflicts, first_digests, links_of
-from sparseft.analysis.engines import engine_columns
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
+from sparseft.analysis.statistics import mean_columns
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.study.config import Config
 from sparseft.study.grid import MODES, Run
 from sparseft.study.sources import DIVERGENCE
@@ -210,7 +211,25 @@ def _measured(files: RunFiles) -> dict[str, Any]:
         # No layer has an error if the mask prunes nothing.
         shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]
         row["reconstruction_error"] = fmean(shares) if shares else nan
-    return row | (engine_columns(files.engines) if files.engines else {})
+    return row | (_engine_columns(files.engines) if files.engines else {})
+
+
+def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
+    """Return what each engine that agrees measured of the run, and how much faster than dense it is."""
+    columns: dict[str, Any] = {}
+    for engine in {one.engine: None for one in record.results}:
+        dense, run = (
+            [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
+        )
+        if all(one.agrees for one in run):
+            pairs = zip(run, dense, strict=True)
+            ratios = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
+            columns |= mean_columns(f"{engine}_speedup", ratios) | {
+                f"{engine}_tokens_per_second": fmean(one.tokens_per_second for one in run),
+                f"{engine}_first_token_seconds": fmean(one.first_token_seconds for one in run),
+                f"{engine}_memory_bytes": max(one.peak_memory_bytes for one in run),
+            }
+    return columns
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:
@@ -228,7 +247,9 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
     probes = {f"probe_{name}": probe for name, probe in evaluation.probes.items()}
     columns += [(name, name, probe.data_sha256, probe.outcomes, 1) for name, probe in probes.items()]
     names = ("column", "metric", "data", "score", "tokens")
-    return [pd.DataFrame(dict(zip(names, part, strict=True))).assign(run_id=files.run.id) for part in columns if part[3]]
+    return [
+        pd.DataFrame(dict(zip(names, part, strict=True))).assign(run_id=files.run.id) for part in columns if part[3]
+    ]
 
 
 def side_by_side(studies: list[Frames]) -> Frames:
