@@ -95,18 +95,14 @@ def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
     # A run without training has none.
     trained = folder / (get_mode(run.mode).trains or ADAPTER)
     missing = [name for name in FILES_OF[trained.name] if not (trained / name).is_file()]
-    if trained.is_dir():
-        reasons += [f"{trained.name}: no {name}" for name in missing]
+    reasons += [f"{trained.name}: no {name}" for name in missing if trained.is_dir()]
     mismatches = list(_mismatches(run, records))
     evaluation = records["evaluation"]
     if mismatches or not evaluation or not records["validation"]:
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
     reasons += _leave_out_outdated(records, folder)
-    digests = {
-        "mask": shared.mask(run),
-        "adapter": None if missing else trained_digest(trained),
-        "definition": shared.definition(run.task),
-    }
+    adapter = None if missing else trained_digest(trained)
+    digests = {"mask": shared.mask(run), "adapter": adapter, "definition": shared.definition(run.task)}
     on_disk = {name: digest for name, digest in digests.items() if digest}
     evaluated = datetime.fromtimestamp((folder / evaluation.file_name).stat().st_mtime, UTC)
     return RunFiles(run, **records, on_disk=on_disk, reasons=reasons, date=evaluated.date().isoformat())
@@ -121,8 +117,7 @@ def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
         if name in ("train", "before") and run.mode == NO_FINETUNE:
             continue
         # Only the trainings with a name are compared on the selection rows. No study needs the check of the engines.
-        is_needless = name == "engines" or (name == "selection" and not run.training)
-        if is_needless and not path.exists():
+        if (name == "engines" or (name == "selection" and not run.training)) and not path.exists():
             continue
         try:
             record = read_record_file(path, schema)
@@ -147,11 +142,11 @@ def _mismatches(run: Run, records: dict) -> Iterator[str]:
 def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
     """Replace the optional records that name other files than the merge and the evaluation by None. Yield a reason for
     each."""
-    now = {**(records["merge"].digests if records["merge"] else {}), **records["evaluation"].digests}
+    now = getattr(records["merge"], "digests", {}) | records["evaluation"].digests
     for name in OPTIONAL:
         record = records[name]
-        others = [link for link, digest in record.digests.items() if now.get(link, digest) != digest] if record else []
-        if others:
+        digests = getattr(record, "digests", {}).items()
+        if others := [link for link, digest in digests if now.get(link, digest) != digest]:
             records[name] = None
             what = f"of an earlier model or of other rows (by the hash: {', '.join(others)}), so it is left out"
             yield f"{record.file_name}: {what}; to make it again: snakemake {folder / record.file_name}"

@@ -27,36 +27,35 @@ RECONSTRUCTION = "reconstruction."
 # NAME).
 Key = tuple[str, ...]
 Settings = dict[Key, object]
+Values = Mapping[str, object]
 
 
 def settings_of(files, start=None) -> Settings:
     """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is
     one."""
-    run = files.run
-    settings = _keyed(("evaluation",), files.evaluation.settings)
-    if run.method != DENSE:
-        settings |= _keyed(("masks", run.method), files.validation.mask.settings)
-    if files.train:
-        settings |= _of_training(run, files.train.settings)
-    if start and start.train:
-        # Only those of a reconstruction also hold for a run that starts from it.
-        started = _of_training(start.run, start.train.settings)
-        settings |= {key: value for key, value in started.items() if key[0] == "reconstruction"}
-    return settings
+    own, of_start = (getattr(part and part.train, "settings", {}) for part in (files, start))
+    settings = _by_key(files.run, files.evaluation.settings, files.validation.mask.settings, own)
+    # Only those of a reconstruction also hold for a run that starts from it.
+    started = _by_key(start.run, {}, {}, of_start) if start else {}
+    return settings | {key: value for key, value in started.items() if key[0] == "reconstruction"}
 
 
 def other_settings(own: Settings, config: Config, run: Run) -> list[str]:
     """Return how the settings of a run differ from those that a configuration requests, as far as it names them."""
-    asked = _keyed(("evaluation",), {"dtype": config.models[run.model].dtype})
+    masks, training = {}, {}
     if run.method != DENSE:
         method = get_method(run.method)
-        scope = config.masks.scope_of(method, [run.sparsity])
-        asked |= _keyed(("masks", run.method), config.masks.used_by(method) | {"scope": scope})
+        masks = config.masks.used_by(method) | {"scope": config.masks.scope_of(method, [run.sparsity])}
     if run.mode != NO_FINETUNE:
-        asked |= _configured_training(config, run)
+        training = dict(config.schedule_of(run.mode, run.task, run.training)) | {"backend": config.backend}
+        # A backend may choose the size of the micro-batches, which decides only last bits.
+        for name in Training.keys_of(Role.WITHOUT_EFFECT) | {"micro_batch_size"}:
+            training.pop(name, None)
+        chosen = config.reconstruction_examples() if get_mode(run.mode).reconstructs else {}
+        training |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
     return [
         f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
-        for key, value in asked.items()
+        for key, value in _by_key(run, {"dtype": config.models[run.model].dtype}, masks, training).items()
         if key in own and own[key] != value
     ]
 
@@ -82,38 +81,21 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
     return words.groupby(level=0).agg(lambda own: ", ".join(sorted(own))).reindex(runs.index, fill_value="")
 
 
-def _configured_training(config: Config, run: Run) -> Settings:
-    """Return the settings that a configuration requests of the training of a run."""
-    # A backend may choose the size of the micro-batches, which decides only last bits.
-    ignored = Training.keys_of(Role.WITHOUT_EFFECT) | {"micro_batch_size"}
-    schedule: dict[str, object] = {
-        name: value for name, value in config.schedule_of(run.mode, run.task, run.training) if name not in ignored
-    }
-    schedule |= {"backend": config.backend}
-    if get_mode(run.mode).reconstructs:
-        chosen = config.reconstruction_examples()
-        schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
-    return _of_training(run, schedule)
-
-
-def _of_training(run: Run, values: dict[str, object]) -> Settings:
-    """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a
-    task."""
-    values = {name: value for name, value in values.items() if name not in Training.unused_in(run.mode)}
-    own = set()
-    if get_mode(run.mode).reconstructs:
-        own = {name for name in values if name in Training.keys_of(Role.LAYERS) or name.startswith(RECONSTRUCTION)}
-    settings = _keyed(("reconstruction",), {name.removeprefix(RECONSTRUCTION): values[name] for name in own})
-    for name in values.keys() - own:
-        # What grid.trainings can change belongs to the name of the training.
-        training = run.training if name in Training.model_fields else ""
-        settings |= _keyed(("training", training), {name: values[name]})
-    return settings
-
-
-def _keyed(owner: Key, values: Mapping[str, object]) -> Settings:
-    """Return settings by their keys, lists as tuples."""
-    return {(*owner, name): tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+def _by_key(run: Run, evaluation: Values, masks: Values, training: Values) -> Settings:
+    """Return the settings of a run by their keys, lists as tuples. A reconstruction shares only some of its own with
+    trainings on a task."""
+    mode, of_layers = get_mode(run.mode), Training.keys_of(Role.LAYERS)
+    settings: Settings = {("evaluation", name): value for name, value in evaluation.items()}
+    if run.method != DENSE:
+        settings |= {("masks", run.method, name): value for name, value in masks.items()}
+    for name in [name for name in training if name not in Training.unused_in(run.mode)]:
+        if mode.reconstructs and (name in of_layers or name.startswith(RECONSTRUCTION)):
+            key: Key = ("reconstruction", name.removeprefix(RECONSTRUCTION))
+        else:
+            # What grid.trainings can change belongs to the name of the training.
+            key = ("training", run.training if name in Training.model_fields else "", name)
+        settings[key] = training[name]
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 def _words(key: Key, value: object) -> str:

@@ -121,13 +121,12 @@ def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Ru
     for folder in folders:
         try:
             files = read_run(folder, shared)
+            files_of[files.run] = files
+            if files.reasons:
+                faults.append((files.run.id, "incomplete", " | ".join(files.reasons)))
         except Exception as error:
             reason = error.args[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             faults.append((_in_one_line(folder.name), "missing", _in_one_line(str(reason))))
-            continue
-        files_of[files.run] = files
-        if files.reasons:
-            faults.append((files.run.id, "incomplete", " | ".join(files.reasons)))
     return files_of, faults
 
 
