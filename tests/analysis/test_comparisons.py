@@ -1,10 +1,12 @@
 """Any two cells are compared over the same examples; a question's comparisons are corrected together and get one
 word."""
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pytest
+from records.sound_records import diverge
 from scipy import stats
 from sparseft.analysis.statistics import Scores, Spread, compare, holm
 from sparseft.analysis.study import read_study
@@ -73,12 +75,6 @@ def test_a_study_asks_its_questions(grid, options, questions):
         assert set(family["measure"]) == {"value", "eval_loss"}
 
 
-def test_seven_methods_are_not_compared_in_pairs_unless_you_ask(grid, write_run):
-    for method in ("unstructured_wanda", "unstructured_ria", "unstructured_stade", "unstructured_fisher"):
-        write_run(run_id(method))
-    assert set(results(grid).comparisons["question"]) == {"dense", "untuned", "modes", "against"}
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -91,6 +87,12 @@ def test_cells_with_a_fault_or_repeated_examples_are_not_compared(write_run, run
     write_run(run_id("dense", "00", "no_finetune"))
     write_run(run_id(mode="no_finetune"), change=change)
     assert results(runs_dir).comparisons.empty
+
+
+def test_seven_methods_are_not_compared_in_pairs_unless_you_ask(grid, write_run):
+    for name in ("wanda", "ria", "stade", "fisher"):
+        write_run(run_id(f"unstructured_{name}"))
+    assert set(results(grid).comparisons["question"]) == {"dense", "untuned", "modes", "against"}
 
 
 VERDICTS = [
@@ -118,25 +120,9 @@ def test_a_verdict_is_one_word_that_the_interval_supports(write_run, runs_dir, d
         assert row["difference_low"] > -tolerance
 
 
-def with_divergence(number: int, windows: list[float]):
-    """Return the change that gives a record these divergences of the windows of a text."""
-
-    def change(files: dict) -> None:
-        error = float(np.std(windows, ddof=1) / len(windows) ** 0.5)
-        files["evaluation"] |= {
-            "divergences": windows,
-            "divergence": float(np.mean(windows)),
-            "divergence_standard_error": error,
-            "same_top_tokens": 0.5,
-        }
-        files["evaluation"]["inputs"]["divergence"] = f"{number:064}"
-
-    return change
-
-
 def test_no_divergence_is_called_lower_than_that_of_the_original_model(write_run, runs_dir):
-    write_run(run_id("dense", "00", "no_finetune"), change=with_divergence(1, [0.0] * 12))
-    write_run(run_id(mode="no_finetune"), change=with_divergence(1, [-0.1, *[-0.2] * 11]))
+    write_run(run_id("dense", "00", "no_finetune"), change=partial(diverge, text="1", windows=[0.0] * 12))
+    write_run(run_id(mode="no_finetune"), change=partial(diverge, text="1", windows=[-0.1, *[-0.2] * 11]))
     row = results(runs_dir).comparisons.query("measure == 'divergence'").iloc[0]
     assert (row["verdict"], row["p_holm"] < 0.05) == ("not told apart", True)
 
@@ -171,12 +157,12 @@ def test_divergences_are_paired_by_window_and_compared_only_where_nothing_learnt
     shared = random.gamma(4, 0.1, 12)
     for mode in ("no_finetune", "sparse_to_dense"):
         dense = [0.0] * 12 if mode == "no_finetune" else [0.2, *[0.3] * 11]
-        write_run(run_id("dense", "00", mode), change=with_divergence(1, dense))
+        write_run(run_id("dense", "00", mode), change=partial(diverge, text="1", windows=dense))
     ours, theirs = (factor * shared + 0.01 * random.random(12) for factor in (1.0, 1.1))
     for mode in MODES:
-        write_run(run_id("unstructured", mode=mode), change=with_divergence(1, ours.tolist()))
-        write_run(run_id("random", mode=mode), change=with_divergence(1, theirs.tolist()))
-    write_run(run_id("structured", mode="no_finetune"), change=with_divergence(2, theirs.tolist()))
+        write_run(run_id("unstructured", mode=mode), change=partial(diverge, text="1", windows=ours.tolist()))
+        write_run(run_id("random", mode=mode), change=partial(diverge, text="1", windows=theirs.tolist()))
+    write_run(run_id("structured", mode="no_finetune"), change=partial(diverge, text="2", windows=theirs.tolist()))
     table = results(runs_dir).comparisons.query("measure == 'divergence'").set_index(["question", "method"])
     assert set(table["mode"]) == {"no_finetune"}
     # Another text has other windows.

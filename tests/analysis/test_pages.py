@@ -73,6 +73,7 @@ def judged(study: Results, verdicts: dict[str, str], question: str = "dense") ->
 
 def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame(tmp_path):
     study = default_study()
+    study = replace(study, curves=study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None))
     pages = written(tmp_path, study)
     lines = [re.split(r"\s{2,}", line.strip()) for line in pages[FINDINGS].splitlines()]
     for row in study.curves.itertuples():
@@ -88,10 +89,13 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
         ]
         place = lines.index([name, sparsity, *values])
         if row.sparsity:
-            assert lines[place + 1] == [row.verdict]
+            assert lines[place + 1] == [row.verdict, "higher"]
             values[0] += f"; {row.verdict}"
+            values[1] += "; higher"
         mode = row.mode if row.sparsity else "baseline"
         assert f"|{'|'.join([name, sparsity, mode, *values])}|" in pages["EXPERIMENTS.md"].splitlines()
+    page = written(tmp_path, replace(study, curves=study.curves.assign(divergence=None)))["EXPERIMENTS.md"]
+    assert "|method|sparsity, %|mode|value|loss|\n" in page
 
 
 def by_measures(study: Results, verdicts: dict[str, list[str]], question: str) -> Results:
@@ -266,18 +270,6 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     updated = replace(RUN, method="unstructured_sparsegpt")
     (validation,) = commands(Path("my study/results/runs"), updated, None)["check"]
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in validation
-
-
-def test_each_measure_stands_beside_its_verdict_and_one_without_a_number_has_no_column(tmp_path):
-    study = default_study()
-    curves = study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None)
-    page = written(tmp_path, replace(study, curves=curves))["EXPERIMENTS.md"]
-    assert (
-        "|random|10|no_finetune|0.250 [0.160, 0.368]; lower|1.750 [1.650, 1.850]; higher|0.100 [0.080, 0.125]|" in page
-    )
-    assert "|original model|0|baseline|0.969 [0.893, 0.991]|1.031 [0.931, 1.131]|0.000 [0.000, 0.000]|" in page
-    page = written(tmp_path, replace(study, curves=curves.assign(divergence=None)))["EXPERIMENTS.md"]
-    assert "|method|sparsity, %|mode|value|loss|\n" in page
 
 
 def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import digest, random_of
 from project import TINY_STUDY, Study
 from recompute import differences
+from records.sound_records import diverge, random_of
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute, write_tables
 from sparseft.study.config import Analysis
@@ -56,17 +56,9 @@ def with_error(files: dict) -> None:
     _, _, method, _, mode, *_ = evaluation["run_id"].split("-")
     is_dense = (method, mode) == ("dense", "no_finetune")
     windows = 0 * random_of("windows").random(12) if is_dense else 0.3 + random_of(evaluation["run_id"]).random(12)
-    evaluation |= {
-        "divergences": windows.tolist(),
-        "divergence": windows.mean(),
-        "same_top_tokens": 1 - windows.mean() / 2,
-    }
-    evaluation["divergence_standard_error"] = float(np.std(windows, ddof=1) / 12**0.5)
-    evaluation["inputs"]["divergence"] = digest("windows")
-    if "outcomes" in evaluation:
-        evaluation["standard_error"] = float(
-            np.std(evaluation["outcomes"], ddof=1) / len(evaluation["outcomes"]) ** 0.5
-        )
+    diverge(files, windows)
+    if right := evaluation.get("outcomes"):
+        evaluation["standard_error"] = float(np.std(right, ddof=1) / len(right) ** 0.5)
 
 
 def test_every_number_of_the_tables_is_what_the_records_give(written):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import check_engines, digest
+from records.sound_records import check_engines, digest
 from sparseft.analysis.study import read_study
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -23,10 +23,6 @@ def faults(folder) -> dict[str, list[tuple[str, str]]]:
     table = read_study(folder).faults
     rows = table[~table["text"].str.contains("is not there|files are not there")]
     return {run_id: list(zip(own["kind"], own["text"], strict=True)) for run_id, own in rows.groupby("run_id")}
-
-
-def test_a_sound_study_has_no_fault(study):
-    assert faults(study) == {}
 
 
 @pytest.mark.parametrize("name", ["evaluation", "validation_report"])

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from conftest import check_engines
+from records.sound_records import check_engines
 from scipy import stats
 from sparseft.analysis import tables
 from sparseft.analysis.study import read_study
@@ -69,11 +69,6 @@ def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):
     write_run(RUNS[-1], change=lambda files: files["validation_report"]["mask"].update(seed=seed))
     table = compute(read_study(runs_dir), Analysis()).settings
     assert table["masks.random.seed"].dropna().tolist() == [seed]
-
-
-def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path):
-    tables.write_csv(pd.DataFrame({"a": ["=1+1", "-x", "fine", None], "b": [-1.0, 2, 3, 4]}), tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text() == "a,b\n'=1+1,-1\n'-x,2\nfine,3\n,4\n"
 
 
 def test_an_engine_that_computes_something_else_has_no_columns(write_run, runs_dir):

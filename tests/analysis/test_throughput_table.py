@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CPU, digest
 from project import call_script
+from records.sound_records import CPU, measured
 from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord, read_measurements
 from sparseft.storage.ownership import MARKER
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense"
 SPARSE = "m-t-unstructured-sparsity50-sparse_to_sparse"
@@ -20,32 +18,9 @@ SPARSE = "m-t-unstructured-sparsity50-sparse_to_sparse"
 T_OF_TWO = 4.30265273
 
 
-def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) -> Path:
-    """Write a measurement of batch sizes 4 and 8, and return its path. 16 does not fit, and 32 was not tried.
-
-    Repeat r has a speed of (r + 1) * size samples per second."""
-    batches = []
-    for size in (4, 8):
-        measured = [
-            {"seconds": 2 / (repeat + 1), "samples": 2 * size, "tokens": 20 * size, "padded_tokens": 30 * size}
-            | {"peak_memory_bytes": 10**9 + repeat * 10**8, "cpu_share": 1 - repeat / 4, "dtype": "bfloat16"}
-            for repeat in range(repeats)
-        ]
-        batches.append({"batch_size": size, "status": MEASURED, "reason": None, "repeats": measured})
-    batches += [{"batch_size": size, "status": status, "reason": reason, "repeats": []}
-                for size, status, reason in ((16, OUT_OF_MEMORY, "killed"), (32, SKIPPED, None))]  # fmt: skip
-    model, task, method, sparsity = name.split("-")[:4]
-    mask = digest(model, method, int(sparsity.removeprefix("sparsity")))
-    content = {
-        **Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
-        **{"cell": name, "backend": "torch", "device": CPU, "threads": 1, "processes": 1, "versions": {}},
-        **{"sequence_length": None, "warmup_steps": 1, "steps": 2, "repeats": repeats},
-        **{"memory_limit_bytes": 2 * 10**9, "memory_limit_kind": "private", "peak_memory_kind": "resident"},
-        **{"batch_sizes": [16, 4, 8, 32], "batches": batches},
-        "inputs": {"model": digest(model), "mask": mask, "train": digest(task, "train")},
-        **changes,
-    }
-    write(folder / f"{name}.json", ThroughputRecord.model_validate(content))
+def write_cell(folder: Path, name: str, repeats: int = 3) -> Path:
+    """Write a measurement, and return its path."""
+    write(folder / f"{name}.json", ThroughputRecord.model_validate(measured(name, repeats)))
     return folder / f"{name}.json"
 
 
@@ -68,12 +43,7 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
     rows = table(*(write_cell(tmp_path, name) for name in (SPARSE, DENSE)))
     assert list(rows) == COLUMNS
     assert list(rows["batch_size"]) == 2 * [4, 8, 16, 32]
-    assert list(rows["status"]) == 2 * [
-        MEASURED,
-        MEASURED,
-        OUT_OF_MEMORY,
-        SKIPPED,
-    ]
+    assert list(rows["status"]) == 2 * [MEASURED, MEASURED, OUT_OF_MEMORY, SKIPPED]
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert rows.loc[rows["batch_size"] == 16, "reason"].tolist() == ["killed", "killed"]
 
@@ -81,7 +51,7 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
 @pytest.mark.process
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_the_script_writes_the_table_and_a_figure_a_model_and_task_twice_the_same(tmp_path, repeats):
-    paths = [write_cell(tmp_path, name, repeats=repeats) for name in (DENSE, SPARSE, SPARSE.replace("m-", "n-"))]
+    paths = [write_cell(tmp_path, name, repeats) for name in (DENSE, SPARSE, SPARSE.replace("m-", "n-"))]
     contents = []
     for _ in range(2):
         code, said = call_script(

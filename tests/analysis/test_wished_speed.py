@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import pytest
 from analysis.frames import make_cells, make_study
-from conftest import check_engines, digest
 from project import laid_over
+from records.sound_records import check_engines, digest
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.sentences import speed_sentences
 from sparseft.analysis.study import read_study

@@ -69,18 +69,15 @@ COMPARISONS += "difference difference_low difference_high p_value p_holm compari
 _PAIR = ["question", *KEYS, *(f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training"))]
 
 
-def default_questions(cells: pd.DataFrame) -> tuple[str, ...]:
-    """Return the questions of a study that names none: every method with every other one if they are few."""
-    methods = set(cells["method"]) - {DENSE}
-    return ("dense", "untuned", "modes", *(["methods"] if len(methods) <= MANY_METHODS else []))
-
-
 def compare_cells(
     cells: Cells, tolerance: float, questions: Sequence[str] = (), against: str | None = None
 ) -> pd.DataFrame:
     """Return a row per comparison, with Holm's correction and the verdict. `against` names a method."""
-    asked = [*(questions or default_questions(cells.frame)), "original", "studies"]
-    if against is None and "methods" not in asked and "random" in set(cells.frame["method"]):
+    methods = set(cells.frame["method"])
+    # A study that names none compares every method with every other one if they are few.
+    usual = ["dense", "untuned", "modes"] + (["methods"] if len(methods - {DENSE}) <= MANY_METHODS else [])
+    asked = [*(questions or usual), "original", "studies"]
+    if against is None and "methods" not in asked and "random" in methods:
         against = "random"
     asked += ["against"] if against else []
     first = cells.frame["study"].iloc[0]

@@ -139,18 +139,19 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
     rows = verdict_rows(results)
     answers = list(_answers(results, rows, figures))
     methods = [get_method(name) for name in rows["method"].unique()]
+    runs = results.runs.assign(peak_memory_gb=results.runs["peak_memory_bytes"] / GB)
     return {
         "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
         "asked": _asked(results, rows),
         "warnings": list(_warnings(results)),
         "results": answers,
         "tables": list(_tables(results, rows)),
-        "runs": _table("Every run", results.runs, RUN_COLUMNS),
-        "memo": _table("Every run", results.runs, MEMO_COLUMNS),
+        "runs": runs.assign(chain=[f"{row.links - row.broken} of {row.links}" for row in runs.itertuples()]),
+        "table_of": _table,
         "settings": _settings(results.settings),
         "faults": _table("Gaps and faults", results.faults, {name: name for name in ("run_id", "kind", "text")}),
-        "checks": results.checks,
-        "chains": (results.runs["broken"] == 0).sum(),
+        "checks": {"runs": len(runs), **runs[["passed", "weights", "violations"]].sum().astype(int)},
+        "chains": (runs["broken"] == 0).sum(),
         "figures": figures,
         "more_figures": [figure for figure in figures if figure not in [answer["figure"] for answer in answers]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
@@ -237,11 +238,6 @@ def _text(row: Any, column: Column) -> str:
     return number(value, form) if form else NONE if pd.isna(value) else str(value)
 
 
-def _interval(name: str, form: str = ".3f") -> Callable[[Any], str]:
-    """Return the function that writes a column of a row with its interval."""
-    return lambda row: with_interval(row, name, form)
-
-
 def _mode(row: Any) -> str:
     """Return the mode of a row with its training. A dense model is a baseline, and its name says the mode."""
     return ", ".join(filter(None, ("baseline" if row.method == DENSE else row.mode, row.training)))
@@ -279,7 +275,7 @@ COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
     "compared with": partial(_cell, prefix="against_"),
     "by": measure_name,
-    "difference": _interval("difference", "+.3f"),
+    "difference": partial(with_interval, column="difference", form="+.3f"),
     "p (Holm)": "p_holm:.2g",
     "verdict": "verdict",
 }
@@ -289,24 +285,6 @@ TRAINING_COLUMNS: dict[str, Column] = {
     "tokens": "training_tokens:,.0f",
     "chosen": "chosen",
     "decided by": "decided_by",
-}
-RUN_COLUMNS: dict[str, Column] = {
-    "run": "run_id",
-    "value": "value:.3f",
-    "loss": "eval_loss:.3f",
-    "divergence": "divergence:.3f",
-    "samples/s": "samples_per_second:.3g",
-    "peak memory, GB": lambda row: number(row.peak_memory_bytes / GB, ".2f"),
-    "status": "status",
-}
-MEMO_COLUMNS: dict[str, Column] = {
-    "run": "run_id",
-    "status": "status",
-    "layers": "layers_checked",
-    "weights": "weights:,.0f",
-    "violations": "violations",
-    "sparsity, %": "reached_sparsity:.4f",
-    "chain": lambda row: f"{row.links - row.broken} of {row.links}",
 }
 
 
@@ -319,7 +297,7 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
             yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", pairs, COMPARISON_COLUMNS)
     probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
     if probes:
-        columns = {name.removeprefix("probe_"): _interval(name) for name in probes}
+        columns = {name.removeprefix("probe_"): partial(with_interval, column=name) for name in probes}
         yield _table("Other tasks (probes)", rows, {"cell": _cell, **columns})
     tried = results.cells[results.cells["trainings_tried"] > 1]
     if len(tried):
@@ -335,9 +313,8 @@ def _settings(settings: pd.DataFrame) -> Table:
 
 def _asked(results: Results, rows: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return what was asked: each a name, and lines of text."""
-    sources = (
-        {name: model.source for name, model in results.configuration.models.items()} if results.configuration else {}
-    )
+    configured = results.configuration.models if results.configuration else {}
+    sources = {name: model.source for name, model in configured.items()}
     pruned = rows[rows["method"] != DENSE]
     machines = "; ".join(results.runs["device"].dropna().unique()) or "nothing trained"
     return [
@@ -346,7 +323,7 @@ def _asked(results: Results, rows: pd.DataFrame) -> list[tuple[str, list[str]]]:
         ("Modes", [f"{name}: {get_mode(name).words}" for name in pruned["mode"].unique()]),
         ("Tasks", [_task(row) for row in rows.drop_duplicates(["task", "metric"]).itertuples()]),
         ("Seeds", [", ".join(map(str, sorted(results.runs["seed"].unique())))]),
-        ("Made", [f"{results.checks['date']}, {machines}, SparseFT {__version__}"]),
+        ("Made", [f"{results.runs['date'].max()}, {machines}, SparseFT {__version__}"]),
     ]
 
 

@@ -60,22 +60,23 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
-class Results:
-    """Hold the tables of a study. `faults` has every fault of a run, and `checks` what was checked in numbers.
+class Results(Frames):
+    """Hold a study with its tables. `options` say what the tables and pages judge by."""
 
-    `options` say what the tables and pages judge by."""
-
-    runs: pd.DataFrame
     cells: pd.DataFrame
     comparisons: pd.DataFrame
     curves: pd.DataFrame
     settings: pd.DataFrame
-    missing: pd.DataFrame
-    faults: pd.DataFrame
-    measured: list[str]
     configuration: Config | None
     options: Analysis
-    checks: dict[str, object]
+
+    @property
+    def missing(self) -> pd.DataFrame:
+        """Return a row per run that lacks something, or that cannot be read."""
+        rows = self.faults[self.faults["kind"].isin(["missing", "incomplete"])]
+        groups = rows.groupby(["study", "run_id"], sort=False)
+        table = groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
+        return table.reset_index().reindex(columns=MISSING)
 
 
 def compute(frames: Frames, options: Analysis, configuration: Config | None = None) -> Results:
@@ -96,23 +97,15 @@ def compute(frames: Frames, options: Analysis, configuration: Config | None = No
         what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
         raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
-    chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
+    runs = in_order(runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS))
     return Results(
-        runs=complete(in_order(runs.assign(chosen=chosen)), RUNS),
+        **vars(frames) | {"runs": complete(runs, RUNS)},
         cells=complete(cells.frame, CELLS),
         comparisons=comparisons,
         curves=complete(curves(cells, comparisons), CURVES),
-        settings=settings_table(in_order(runs)),
-        missing=missing_table(frames.faults),
-        faults=frames.faults,
-        measured=frames.measured,
+        settings=settings_table(runs),
         configuration=configuration,
         options=options,
-        checks={
-            "date": runs["date"].max(),
-            "runs": len(runs),
-            **runs[["passed", "weights", "violations"]].sum().astype(int),
-        },
     )
 
 
@@ -159,14 +152,6 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
     # As objects, because an integer beside a blank would become a float.
     table = pd.DataFrame(rows, index=runs.index, dtype=object)
     return runs[RUN].join(table[sorted(table)].dropna(axis=1, how="all"))
-
-
-def missing_table(faults: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run that lacks something, or that cannot be read."""
-    rows = faults[faults["kind"].isin(["missing", "incomplete"])]
-    groups = rows.groupby(["study", "run_id"], sort=False)
-    table = groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
-    return table.reset_index().reindex(columns=MISSING)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
