@@ -46,14 +46,6 @@ def test_the_bars_are_the_intervals_of_the_frame_and_every_line_begins_in_its_de
     assert starts == [[[0, 0.969]] * 3, [[0, 1.0]] * 3]
 
 
-def test_cells_with_a_fault_are_not_drawn():
-    study = default_study()
-    status = study.curves["method"].map(lambda method: "fault" if method == "random" else "sound")
-    figures = drawn(replace(study, curves=study.curves.assign(status=status)))
-    for figure in figures.values():
-        assert all(bars.get_label() != "random" for axes in figure.axes for bars in axes.containers)
-
-
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
     cells = pd.concat([make_cells(setting="steps=1"), make_cells(setting="steps=2")], ignore_index=True)
     names = list(drawn(make_study(cells)))

@@ -5,7 +5,6 @@ import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +56,6 @@ def said(study: Results) -> list[str]:
     return sentences(verdict_rows(study), decided(study.comparisons), study.options.tolerance)
 
 
-def judged(study: Results, verdicts: dict[str, str], question: str = "dense") -> Results:
-    """Return a study with other verdicts of its methods, by method, or by the two methods of a pair."""
-    table = study.comparisons.copy()
-    for name, verdict in verdicts.items():
-        ours, _, theirs = name.partition("/")
-        is_meant = (table["question"] == question) & (table["method"] == ours)
-        table.loc[is_meant & ((table["against_method"] == theirs) | (theirs == "")), "verdict"] = verdict
-    curves = study.curves.copy()
-    if question == "dense":
-        for name, verdict in verdicts.items():
-            curves.loc[curves["method"] == name, "verdict"] = verdict
-    return replace(study, comparisons=table, curves=curves)
-
-
 def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame(tmp_path):
     study = default_study()
     study = replace(study, curves=study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None))
@@ -114,16 +99,14 @@ def three_methods() -> Results:
 
 @pytest.mark.parametrize("number", range(12))
 def test_a_method_is_called_best_only_if_it_beats_every_other(number):
-    study = three_methods()
-    draw = np.random.default_rng(number)
+    verdicts = np.random.default_rng(number).choice(["lower", "higher", "not told apart"], 3)
+    study = by_measures(three_methods(), {"value": verdicts}, "methods")
     methods = [method for method, _ in PAIR]
-    verdicts = {f"{a}/{b}": draw.choice(["lower", "higher", "not told apart"]) for a, b in permutations(methods, 2)}
-    table = judged(study, verdicts, "methods").comparisons
-    pairs = table[table["question"] == "methods"]
+    pairs = study.comparisons.query("question == 'methods'")
     beats = {(row.method, row.against_method) for row in pairs.itertuples() if row.verdict == "higher"}
     beats |= {(row.against_method, row.method) for row in pairs.itertuples() if row.verdict == "lower"}
     best = [method for method in methods if all((method, other) in beats for other in methods if other != method)]
-    sentence = said(replace(study, comparisons=table))[1]
+    sentence = said(study)[1]
     pattern = r"^Best of 3 methods: (\w+), by length-normalised accuracy, at 50 % \(sparse_to_sparse\)"
     assert re.findall(pattern, sentence) == best
     assert bool(re.search("told apart|worse than another", sentence)) == (not best)

@@ -52,12 +52,6 @@ def test_runs_of_two_settings_are_two_cells(write_run, runs_dir, change, setting
     assert setting in set(cells["setting"])
 
 
-def test_what_changes_no_bit_is_no_setting(write_run, runs_dir):
-    write_run(SPARSE.format(seed=0))
-    write_run(SPARSE.format(seed=1), change=trained_with(eval_every=7, save_every=9, gradient_checkpointing=True))
-    assert compute(read_study(runs_dir), Analysis()).cells[["seeds", "setting"]].values.tolist() == [[2, ""]]
-
-
 def test_cells_are_compared_if_they_agree_in_what_both_have(write_run, runs_dir):
     """The dense run has the learning rate of one of the two trainings. The untrained model agrees with both."""
     write_run(ORIGINAL)
