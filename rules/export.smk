@@ -21,7 +21,7 @@ use rule run_script as export_run with:
     params:
         **running("export_run.py", kind="export"),
         places=limited,
-        settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter),
+        settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter, engines=EXPORT.quantizer),
 
 
 # Compare and measure the engines on the exported run and on its dense model. A difference (exit code 1) is a result.

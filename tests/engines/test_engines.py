@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.errors import InputError
 from sparseft.export.engines import find_engines, measure
+from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
 from sparseft.study.export_settings import Export
 from sparseft.study.sources import Model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
@@ -52,10 +54,66 @@ def test_an_engine_computes_what_transformers_does(models, engine):
         engines=[f"{engine}:{os.environ[f'{engine.upper()}_PYTHON']}"],
         gguf="f32",
         converter=os.environ["CONVERTER"],
+        prompt_tokens=16,
         new_tokens=8,
+        load=[3],
+        repeats=1,
     )
     results = list(measure(find_engines(settings), models, PROMPTS, settings, threads=1))
     assert [one.model for one in results if one.engine == engine] == list(MODELS)
     for one in results:
         assert one.difference < 1e-4, one
         assert one.agrees, one
+        assert [load.at_once for load in one.loads] == [1, 3]
+
+
+@pytest.fixture(scope="module")
+def zeros(models, tmp_path_factory) -> Path:
+    """Return the folder of a model with rows of 256 and of 96 weights, of which every second one is zero."""
+    folder, tokenizer = tmp_path_factory.mktemp("zeros"), AutoTokenizer.from_pretrained(models["llama"])
+    made = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES | {"hidden_size": 256}))
+    for layer in made.model.layers:
+        for weight in (layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight, layer.self_attn.k_proj.weight):
+            weight.data[:, ::2] = 0
+    made.save_pretrained(folder / "source")
+    tokenizer.save_pretrained(folder / "source")
+    prepare_model(Model(source=f"path:{folder}/source", dtype="float32"), folder / "model")
+    return folder / "model"
+
+
+def settings_of(kind: str) -> Export:
+    """Return the settings of a GGUF file in a number format."""
+    return Export(engines=[f"llama_cpp:{os.environ['LLAMA_CPP_PYTHON']}"], gguf=kind, converter=os.environ["CONVERTER"])
+
+
+# The number formats of each file's blocks, and the one in which a zero is not a zero.
+FORMATS = {
+    "f16": ({"f16"}, None), "bf16": ({"bf16"}, None), "q8_0": ({"q8_0"}, None), "q4_0": ({"q4_0", "q6_k"}, None),
+    "q6_k": ({"q6_k", "q8_0"}, None), "q5_k_m": ({"q5_k", "q6_k", "q5_1", "q8_0"}, "q5_k"),
+    "q4_k_m": ({"q4_k", "q6_k", "q5_0", "q8_0"}, "q4_k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_zero_is_a_zero_in_each_format_that_has_one(zeros, tmp_path, kind):
+    formats, without_zero = FORMATS[kind]
+    exact, file = tmp_path / "exact.gguf", tmp_path / "model.gguf"
+    write_gguf(settings_of("f32"), zeros, exact, "exact")
+    write_gguf(settings_of(kind), zeros, file, "model")
+    assert format_shares(file).keys() == formats
+    assert (kept_zeros(exact, file) == 1) == (without_zero is None)
+
+
+def test_an_engine_that_is_older_than_the_file_is_one_line(models, tmp_path):
+    file = tmp_path / "model.gguf"
+    write_gguf(settings_of("f32"), models["llama"], file, "model")
+    # The version of the format.
+    file.write_bytes(b"GGUF" + (99).to_bytes(4, "little") + file.read_bytes()[8:])
+    (tmp_path / "config.json").write_text((models["llama"] / "config.json").read_text())
+    settings = settings_of("f32")
+    with pytest.raises(InputError, match=r"cannot load the file \(.*version 99.*\): is it older\?; "):
+        list(
+            measure(
+                {"llama_cpp": (os.environ["LLAMA_CPP_PYTHON"], "1")}, {"run": tmp_path}, PROMPTS, settings, threads=1
+            )
+        )

@@ -1,6 +1,7 @@
 """Test the check of engines: what the reference computes, and when an engine agrees with it."""
 
 import json
+import math
 import re
 import resource
 import shutil
@@ -22,8 +23,9 @@ from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
 # What an engine measured of two prompts.
-ANSWER = {"first_seconds": [0.5, 1.5], "seconds": [1.0, 2.0], "clock": "CPU", "cpu_share": 0.9, "peak_memory_bytes": 10,
-          "peak_memory_kind": "resident"}  # fmt: skip
+ANSWER = {"tokens_per_second": 2.0, "first_token_seconds": 0.5, "clock": "CPU", "cpu_share": 0.9, "peak_memory_bytes": 10,
+          "peak_memory_kind": "resident",
+          "loads": [{"at_once": 1, "prompt_tokens_per_second": 3.0, "decode_tokens_per_second": None}]}  # fmt: skip
 PROMPTS = [list(range(3, 15)), list(range(20, 32))]
 
 
@@ -51,25 +53,44 @@ def greedy_tokens(model, prompt: list[int], number: int) -> list[int]:
 def test_the_reference_gives_stock_transformers_greedy_tokens_and_their_log_likelihoods(model):
     folder, stock = model
     engine = engine_process.transformers({"model": str(folder), "threads": 1})
-    answer = engine_process.measure(engine, PROMPTS, 5, threads=1)
-    assert answer["tokens"] == [greedy_tokens(stock, prompt, 5) for prompt in PROMPTS]
-    assert all(first > 0 for first in answer["first_seconds"] + answer["seconds"])
+    answer = engine_process.measure(engine, PROMPTS, 5, threads=1, load=[1, 2, 3])
+    expected = [greedy_tokens(stock, prompt, 5) for prompt in PROMPTS]
+    assert answer["tokens"] == engine.generate(PROMPTS, 5) == expected
+    assert [load["at_once"] for load in answer["loads"]] == [1, 2, 3]
+    ids = [*PROMPTS[1], 7, 8, 9]
     with torch.no_grad():
-        logits = stock(torch.tensor([PROMPTS[1] + [7, 8, 9]])).logits[0].log_softmax(-1)
-    expected = [float(logits[11 + place, token]) for place, token in enumerate([7, 8, 9])]
-    assert engine.score(PROMPTS[1], [7, 8, 9]) == pytest.approx(expected, abs=1e-6)
+        logits = stock(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = [float(logits[place, token]) for place, token in enumerate(ids[1:])]
+    assert engine.score(ids) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("is_on_cpu", "clock", "counts"), [(True, "CPU", False), (False, "wall", True)])
 def test_the_time_in_which_an_engine_waits_counts_on_a_gpu_only(is_on_cpu, clock, counts):
-    def generate(prompt: list[int], number: int) -> list[int]:
+    def generate(prompts: list[list[int]], number: int) -> list[list[int]]:
         time.sleep(0.2)
-        return [0] * number
+        return [[0] * number for _ in prompts]
 
-    engine = engine_process.Engine(generate, lambda prompt, continuation: [], is_on_cpu)
-    answer = engine_process.measure(engine, PROMPTS, 2, threads=1)
+    engine = engine_process.Engine(generate, lambda tokens: [], is_on_cpu)
+    answer = engine_process.measure(engine, PROMPTS, 2, threads=1, load=[1])
     assert answer["clock"] == clock
-    assert all((seconds > 0.1) == counts for seconds in answer["first_seconds"] + answer["seconds"])
+    assert (answer["first_token_seconds"] > 0.1) == (answer["tokens_per_second"] < 20) == counts
+
+
+def test_the_speeds_are_those_of_so_many_prompts_at_once_with_prompt_and_decoding_apart(monkeypatch):
+    """A prompt's token takes 1 second alone, and a quarter of it in a batch of 4. So does a generated one, in half."""
+    now = [0.0]
+
+    def generate(prompts: list[list[int]], number: int) -> list[list[int]]:
+        now[0] += sum(map(len, prompts)) / len(prompts) ** 2 + (number - 1) * 2 / len(prompts)
+        return [[0] * number for _ in prompts]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    engine = engine_process.Engine(generate, lambda tokens: [], is_on_cpu=False)
+    answer = engine_process.measure(engine, [[7] * 12] * 3, 5, threads=1, load=[1, 4])
+    # 12 + 4 x 2 seconds for 5 tokens.
+    assert (answer["tokens_per_second"], answer["first_token_seconds"]) == (5 / 20, 12)
+    # Three prompts, one of them twice: 48 tokens in 3 seconds, then 16 in 2.
+    assert [tuple(load.values()) for load in answer["loads"]] == [(1, 1.0, 0.5), (4, 16.0, 8.0)]
 
 
 DISKS = ("ext2/ext3", "xfs", "btrfs", "overlayfs")
@@ -90,20 +111,23 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
         before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
         (place / "model.safetensors" if place.is_dir() else place).read_bytes()
         blocks.append(resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)
-        return Answer(tokens=[[1]], log_likelihoods=[[-1.0]], **ANSWER)
+        return Answer(tokens=[[1, 2]], log_likelihoods=[[-1.0] * 3], **ANSWER)
 
-    monkeypatch.setattr(engines, "run_engine", answer)
-    settings = Export(repeats=2, gguf="f32", converter="python convert.py")
+    monkeypatch.setattr(engines, "call_engine", answer)
+    settings = Export(repeats=2, new_tokens=2, gguf="f32", converter="python convert.py")
     results = list(engines.measure({engine: ("python", "1.0")}, {"dense": folder}, PROMPTS[:1], settings, threads=1))
     assert len(results) == len(blocks) == 2
     assert min(blocks) > 0
 
 
 def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:
-    """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1."""
-    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-1.0] * 3] * 2, **ANSWER)
-    answer = Answer(tokens=tokens, log_likelihoods=log_likelihoods, **ANSWER)
-    return _result("vllm", "1.0", "run", answer, reference, bound)
+    """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1. The second and the
+    third token of the prompts have -0.25 and -0.75, those of the reference -9."""
+    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-9.0] * 2 + [-1.0] * 3] * 2, **ANSWER)
+    rows = [[-0.25, -0.75, *row] for row in log_likelihoods]
+    answer = Answer(tokens=tokens, log_likelihoods=rows, **ANSWER)
+    labels = {"engine": "vllm", "version": "1.0", "model": "run", "weight_bytes": 100, "bound": bound}
+    return _result(answer, reference, 3, **labels)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +142,7 @@ def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: f
 def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(tokens, scores, same, difference, agrees):
     found = result(tokens, scores)
     assert (found.same_tokens, found.difference, found.agrees) == (same, difference, agrees)
-    assert (found.tokens_per_second, found.first_token_seconds) == (6 / 3.0, 1.0)
+    assert found.perplexity == pytest.approx(math.exp(0.5))
 
 
 def program(path: Path, text: str) -> str:
@@ -145,16 +169,16 @@ def test_an_engine_that_ends_well_without_an_answer_does_not_get_that_of_another
 
 
 # What an engine answers to the request, as Python, and what the error says.
-SOUND = {**ANSWER, "tokens": [[1, 2], [3, 4]], "log_likelihoods": [[-1.0, -1.0]] * 2}
+SOUND = {**ANSWER, "tokens": [[1, 2], [3, 4]], "log_likelihoods": [[-1.0] * 13] * 2}
 RUBBISH = {
     "no answer": ("None", "answer.json: no such file"),
     "no JSON": ("b'tokens'", "answer.json: Invalid JSON"),
     "no UTF-8": (f"{json.dumps(SOUND)!r}.replace('resident', 'r\xe9').encode('latin-1')", "answer.json: Invalid JSON"),
     "an empty object": ("{}", "answer.json: .*required"),
     "another length": ({**SOUND, "tokens": [[1], [3]]}, "answer.json: not 2 tokens for each of 2 prompts"),
-    "another prompt": ({**SOUND, "seconds": [1.0]}, "answer.json: not 2 tokens for each of 2 prompts"),
+    "another load": ({**SOUND, "loads": []}, "answer.json: not 2 tokens for each of 2 prompts"),
     "NaN": (f"{json.dumps(SOUND)!r}.replace('-1.0', 'NaN').encode()", "answer.json: log_likelihoods.0.0: .*finite"),
-    "no time": ({**SOUND, "seconds": [0.0, 1.0]}, "answer.json: seconds.0: .*greater than 0"),
+    "no time": ({**SOUND, "tokens_per_second": 0.0}, "answer.json: tokens_per_second: .*greater than 0"),
     "a failure": ("sys.exit(3)", "exit code 3"),
 }
 

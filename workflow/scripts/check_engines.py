@@ -71,7 +71,7 @@ def main(
         print(
             f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time),"
             f" {result.peak_memory_bytes / 1e6:.0f} MB; log-likelihoods {result.difference:.1e} apart:"
-            f" {'agrees' if result.agrees else 'DIFFERS'}",
+            f" {'agrees' if result.agrees else 'DIFFERS'}; perplexity {result.perplexity:.2f}",
             file=sys.stderr,
         )
     record = EnginesRecord(

@@ -3,27 +3,33 @@
     PYTHON -I engine_process.py ENGINE REQUEST.json ANSWER.json
 
 PYTHON is that of the engine's environment, which need not have this project. So this file imports nothing of it, and at
-its top only the standard library. export/engines.py writes the request and reads the answer. The answer to an empty
-request is the version.
+its top only the standard library. export/engines.py writes the request and reads the answer.
 
-    request   model (a folder, or a GGUF file), threads, prompts (lists of token ids), new_tokens, and the continuation
-              of each prompt that is scored; null means the tokens that the engine itself generates
-    answer    tokens, log_likelihoods, first_seconds and seconds per prompt, clock, cpu_share, peak_memory_bytes,
-              peak_memory_kind
+    request   model (a folder, or a GGUF file), threads, prompts (lists of token ids of one length), new_tokens, load
+              (the numbers of prompts at once), and the continuation of each prompt that is scored; null means the
+              tokens that the engine itself generates
+    answer    tokens and log_likelihoods per prompt (those of its tokens after the first, and of the continuation), and
+              the fields of EngineUse in records/engine_record.py
+
+Two other requests: an empty one is answered by the version. One with `quantized` (the path of a GGUF file that is
+written from `model`) and `format` asks llama.cpp's own quantiser; its answer is the version too.
 
 On a CPU, seconds are CPU time of this process, in which every engine computes, divided by its threads. So a busy
-machine adds nothing for the time in which the engine waits for the CPU. On a GPU, they are elapsed time. Prompts run
-one after the other. A generation does not end at the end-of-sequence token, so that all engines do the same work."""
+machine adds nothing for the time in which the engine waits for the CPU. On a GPU, they are elapsed time. A generation
+does not end at the end-of-sequence token, so that all engines do the same work."""
 
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 Tokens = list[int]
@@ -32,11 +38,11 @@ Tokens = list[int]
 class Engine(NamedTuple):
     """Hold what a loaded model does, and whether it does so on the CPU.
 
-    generate: (prompt, number) -> the greedy tokens. score: (prompt, continuation) -> the log-likelihood of each token
-    of it"""
+    generate: (prompts, number) -> the greedy tokens of each prompt, all prompts at once. score: tokens -> the
+    log-likelihood of each one after the first"""
 
-    generate: Callable[[Tokens, int], Tokens]
-    score: Callable[[Tokens, Tokens], list[float]]
+    generate: Callable[[list[Tokens], int], list[Tokens]]
+    score: Callable[[Tokens], list[float]]
     is_on_cpu: bool
 
 
@@ -51,17 +57,17 @@ def transformers(request: dict[str, Any]) -> Engine:
     # The model's own settings may sample, punish repetitions or end early.
     model.generation_config = GenerationConfig(pad_token_id=0)
 
-    def generate(prompt: Tokens, number: int) -> Tokens:
-        ids = torch.tensor([prompt], device=device)
+    def generate(prompts: list[Tokens], number: int) -> list[Tokens]:
+        ids = torch.tensor(prompts, device=device)
         mask = torch.ones_like(ids)
         made = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=number)
-        return made[0, len(prompt) :].tolist()
+        return made[:, ids.shape[1] :].tolist()
 
     @torch.no_grad()
-    def score(prompt: Tokens, continuation: Tokens) -> list[float]:
-        ids = torch.tensor([prompt + continuation], device=device)
-        logits = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)  # (tokens, V)
-        return logits.gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
+    def score(tokens: Tokens) -> list[float]:
+        ids = torch.tensor([tokens], device=device)
+        logits = model(ids).logits[0, :-1].float().log_softmax(-1)  # (tokens, V)
+        return logits.gather(1, ids[0, 1:, None])[:, 0].tolist()
 
     return Engine(generate, score, device == "cpu")
 
@@ -81,64 +87,117 @@ def vllm(request: dict[str, Any]) -> Engine:
         # By itself vLLM would round a model in float32.
         dtype=json.loads(Path(request["model"], "config.json").read_text())["dtype"],
         max_model_len=max(map(len, request["prompts"])) + request["new_tokens"] + 1,
-        max_num_seqs=1,
+        max_num_seqs=max(request["load"]),
         # The same prompt is computed twice.
         enable_prefix_caching=False,
         # On a CPU, the compilation takes longer than it saves here.
         enforce_eager=current_platform.is_cpu(),
     )
 
-    def run(ids: Tokens, **options: Any) -> Any:
+    def run(prompts: list[Tokens], **options: Any) -> list[Any]:
         parameters = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, **options)
-        return model.generate({"prompt_token_ids": ids}, parameters, use_tqdm=False)[0]
+        return model.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
 
-    def generate(prompt: Tokens, number: int) -> Tokens:
-        return list(run(prompt, max_tokens=number).outputs[0].token_ids)
+    def generate(prompts: list[Tokens], number: int) -> list[Tokens]:
+        return [list(one.outputs[0].token_ids) for one in run(prompts, max_tokens=number)]
 
-    def score(prompt: Tokens, continuation: Tokens) -> list[float]:
-        rows = run(prompt + continuation, max_tokens=1, prompt_logprobs=0).prompt_logprobs[len(prompt) :]
-        return [row[token].logprob for row, token in zip(rows, continuation, strict=True)]
+    def score(tokens: Tokens) -> list[float]:
+        rows = run([tokens], max_tokens=1, prompt_logprobs=0)[0].prompt_logprobs[1:]
+        return [row[token].logprob for row, token in zip(rows, tokens[1:], strict=True)]
 
     return Engine(generate, score, current_platform.is_cpu())
 
 
-def llama_cpp(request: dict[str, Any]) -> Engine:
-    """Load a GGUF file in llama.cpp, on the GPU if it was built for one."""
-    import numpy as np
-    from llama_cpp import GGML_TYPE_F32, Llama, llama_supports_gpu_offload
+def errors_of(library: Any) -> list[str]:
+    """Let llama.cpp print nothing, and return the list that gets its errors."""
+    errors: list[str] = []
 
-    threads = {"n_threads": request["threads"], "n_threads_batch": request["threads"]}
+    def log(level: int, text: bytes, _: Any) -> None:
+        # GGML_LOG_LEVEL_ERROR, which llama-cpp-python gives a wrong number.
+        if level == 4:
+            errors.append(text.decode(errors="replace").strip())
+
+    # The library must keep the function that it calls.
+    library.own_log = library.llama_log_callback(log)
+    library.llama_log_set(library.own_log, None)
+    return errors
+
+
+def llama_cpp(request: dict[str, Any]) -> Engine:
+    """Load a GGUF file in llama.cpp, on the GPU if it was built for one. End the program if it cannot be loaded."""
+    import llama_cpp as library
+    import numpy as np
+
+    errors = errors_of(library)
+    library.llama_backend_init()
+    whole = library.llama_model_default_params()
+    whole.n_gpu_layers = 2**31 - 1
+    model = library.llama_model_load_from_file(request["model"].encode(), whole)
+    if not model:
+        sys.exit(f"llama-cpp-python {installed_version('llama_cpp')} cannot load the file ({errors[0]}): is it older?")
+    vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
     length = max(map(len, request["prompts"])) + request["new_tokens"]
 
-    def load(**cache: int) -> Llama:
-        return Llama(request["model"], n_ctx=length, n_gpu_layers=-1, verbose=False, **threads, **cache)
+    @cache
+    def context(sequences: int, cache_type: int | None = None) -> Any:
+        """Return the caches of so many sequences, of which each has its own, beside the one model in memory."""
+        options = library.llama_context_default_params()
+        options.n_ctx, options.n_seq_max, options.n_batch = length * sequences, sequences, max(length, sequences)
+        options.n_threads = options.n_threads_batch = request["threads"]
+        options.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if cache_type is not None:
+            options.type_k = options.type_v = cache_type
+        return library.llama_init_from_model(model, options)
 
-    model = load()
+    def decode(place: Any, rows: list[tuple[int, int, int]], outputs: int) -> Iterator[np.ndarray]:
+        """Compute a batch of (token, position, sequence), and yield the logits of the last `outputs` tokens of it."""
+        batch = library.llama_batch_init(len(rows), 0, 1)
+        batch.n_tokens = len(rows)
+        for index, (token, position, sequence) in enumerate(rows):
+            batch.token[index], batch.pos[index] = token, position
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+            batch.logits[index] = index >= len(rows) - outputs
+        if library.llama_decode(place, batch):
+            sys.exit("llama.cpp cannot compute a batch")
+        library.llama_batch_free(batch)
+        for index in range(len(rows) - outputs, len(rows)):
+            logits = library.llama_get_logits_ith(place, index)
+            yield np.ctypeslib.as_array(logits, (vocabulary,)).astype(np.float64)
 
-    def logits(model: Llama) -> np.ndarray:
-        # llama-cpp-python itself keeps logits only if it computes those of every token of the prompt.
-        return np.ctypeslib.as_array(model._ctx.get_logits_ith(-1), (model.n_vocab(),)).astype(np.float64)
-
-    def generate(prompt: Tokens, number: int) -> Tokens:
-        model.reset()
-        made: Tokens = []
-        while len(made) < number:
-            model.eval(made[-1:] or prompt)
-            made.append(int(logits(model).argmax()))
+    def generate(prompts: list[Tokens], number: int) -> list[Tokens]:
+        place = context(len(prompts))
+        library.llama_memory_clear(library.llama_get_memory(place), True)
+        made: list[Tokens] = []
+        for sequence, prompt in enumerate(prompts):
+            (logits,) = decode(place, [(token, index, sequence) for index, token in enumerate(prompt)], 1)
+            made.append([int(logits.argmax())])
+        for index in range(len(prompts[0]), len(prompts[0]) + number - 1):
+            rows = [(tokens[-1], index, sequence) for sequence, tokens in enumerate(made)]
+            for tokens, logits in zip(made, list(decode(place, rows, len(rows))), strict=True):
+                tokens.append(int(logits.argmax()))
         return made
 
-    def score(prompt: Tokens, continuation: Tokens) -> list[float]:
+    def score(tokens: Tokens) -> list[float]:
         # llama.cpp keeps keys and values in 16 bits. That rounds more than weights in 32 bits, and here the weights are
         # checked.
-        exact = load(type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
-        scores = []
-        for ids, token in zip([prompt, *([one] for one in continuation)], continuation, strict=False):
-            exact.eval(ids)
-            row = logits(exact)
-            scores.append(float(row[token] - np.logaddexp.reduce(row)))
-        return scores
+        exact = context(1, library.GGML_TYPE_F32)
+        library.llama_memory_clear(library.llama_get_memory(exact), True)
+        rows = decode(exact, [(token, index, 0) for index, token in enumerate(tokens)], len(tokens))
+        return [float(row[token] - np.logaddexp.reduce(row)) for row, token in zip(rows, tokens[1:], strict=False)]
 
-    return Engine(generate, score, not llama_supports_gpu_offload())
+    return Engine(generate, score, not library.llama_supports_gpu_offload())
+
+
+def quantize(request: dict[str, Any]) -> None:
+    """Write a GGUF file in another format with llama.cpp's own quantiser. End the program if it cannot."""
+    import llama_cpp as library
+
+    errors = errors_of(library)
+    options = library.llama_model_quantize_default_params()
+    options.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{request['format'].upper()}")
+    options.nthread = request["threads"]
+    if library.llama_model_quantize(request["model"].encode(), request["quantized"].encode(), options):
+        sys.exit(f"the quantiser cannot write {request['format']} ({errors[0]}): is it older than the converter?")
 
 
 # The distributions that may hold an engine, and the function that loads a model in it.
@@ -157,26 +216,41 @@ def installed_version(engine: str) -> str:
     sys.exit(f"no package {' or '.join(ENGINES[engine][0])}")
 
 
-def measure(engine: Engine, prompts: list[Tokens], number: int, threads: int) -> dict[str, Any]:
-    """Return the greedy tokens of each prompt, and the seconds of the first one and of all `number` of them."""
+def measure(engine: Engine, prompts: list[Tokens], number: int, threads: int, load: list[int]) -> dict[str, Any]:
+    """Return the greedy tokens of each prompt, and the speeds and the memory. `load`: see request, with 1 first."""
 
     def clock() -> float:
         return time.process_time() / threads if engine.is_on_cpu else time.perf_counter()
 
-    # The first call is the warm-up.
-    engine.generate(prompts[0], number)
-    tokens, first, whole = [], [], []
+    answer: dict[str, Any] = {"loads": [], "clock": "CPU" if engine.is_on_cpu else "wall"}
     begin, cpu = time.perf_counter(), time.process_time()
-    for prompt in prompts:
-        start = clock()
-        engine.generate(prompt, 1)
-        middle = clock()
-        tokens.append(engine.generate(prompt, number))
-        first.append(middle - start)
-        whole.append(clock() - middle)
+    for at_once in load:
+        made, first, whole = [], [], []
+        # As often as needed, so that no group is smaller.
+        repeated = list(islice(cycle(prompts), -(-len(prompts) // at_once) * at_once))
+        groups = [repeated[place : place + at_once] for place in range(0, len(repeated), at_once)]
+        # The first call is the warm-up.
+        engine.generate(groups[0], number)
+        for group in groups:
+            start = clock()
+            engine.generate(group, 1)
+            middle = clock()
+            made += engine.generate(group, number)
+            first.append(middle - start)
+            whole.append(clock() - middle)
+        # A very short generation can take less than the measurements of its first token differ.
+        later = sum(whole) - sum(first)
+        speeds = {
+            "at_once": at_once,
+            "prompt_tokens_per_second": sum(map(len, repeated)) / sum(first),
+            "decode_tokens_per_second": len(repeated) * (number - 1) / later if later > 0 else None,
+        }
+        answer["loads"].append(speeds)
+        if at_once == 1:
+            answer |= {"tokens": made, "tokens_per_second": len(repeated) * number / sum(whole)}
+            answer |= {"first_token_seconds": median(first)} | peak_memory()
     share = (time.process_time() - cpu) / (time.perf_counter() - begin) / threads
-    kind = "CPU" if engine.is_on_cpu else "wall"
-    return {"tokens": tokens, "first_seconds": first, "seconds": whole, "clock": kind, "cpu_share": share}
+    return answer | {"cpu_share": share}
 
 
 def peak_memory() -> dict[str, Any]:
@@ -197,16 +271,22 @@ def answer_to(request: dict[str, Any], engine: str) -> dict[str, Any]:
     """Return what an engine computes, how fast, and in how much memory."""
     loaded = ENGINES[engine][1](request)
     prompts = request["prompts"]
-    answer = measure(loaded, prompts, request["new_tokens"], request["threads"]) | peak_memory()
+    answer = measure(loaded, prompts, request["new_tokens"], request["threads"], request["load"])
     continuations = request["continuations"] or answer["tokens"]
-    answer["log_likelihoods"] = [loaded.score(*pair) for pair in zip(prompts, continuations, strict=True)]
+    pairs = zip(prompts, continuations, strict=True)
+    answer["log_likelihoods"] = [loaded.score(prompt + continuation) for prompt, continuation in pairs]
     return answer
 
 
 def main(engine: str, request_file: str, answer_file: str) -> None:
-    """Read the request, and write the answer. That to an empty request is the engine's version."""
+    """Read the request, and write the answer."""
     request = json.loads(Path(request_file).read_text())
-    answer = answer_to(request, engine) if request else {"version": installed_version(engine)}
+    if "prompts" in request:
+        answer = answer_to(request, engine)
+    else:
+        answer = {"version": installed_version(engine)}
+        if request:
+            quantize(request)
     Path(answer_file).write_text(json.dumps(answer))
 
 

@@ -5,67 +5,47 @@ agrees if the log-likelihoods of the tokens of transformers differ by at most a 
 nothing. Engines round in other places, so two nearly equal logits can exchange their order, and all tokens after that
 differ."""
 
-import json
+import math
 import operator
 import os
-import shlex
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.export import engine_process
-from sparseft.records import Positive
+from sparseft.export.engine_call import Version, call_engine
+from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.records.engine_record import EngineResult, EngineUse
-from sparseft.records.record_file import RecordPart, read_record_file
-from sparseft.study.export_settings import ADVICE, ENGINES, Export
+from sparseft.records.record_file import read_record_file
+from sparseft.study.export_settings import ADVICE, ENGINES, LLAMA_CPP, Export
 
-A = TypeVar("A")
-PROCESS = Path(engine_process.__file__)
-REFERENCE, _, LLAMA_CPP = ENGINES
+REFERENCE = ENGINES[0]
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.
-BOUNDS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "f32": 1e-3, "f16": 2e-2, "bf16": 5e-2, "q8_0": 1e-1}
-# The name of the GGUF file in an exported folder.
-GGUF = "model.gguf"
-
-
-class Version(RecordPart):
-    """Check the answer of an engine that has no request."""
-
-    version: str
+BOUNDS = {
+    "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "f32": 1e-3, "f16": 2e-2, "bf16": 5e-2, "q8_0": 1e-1,
+    "q6_k": 1e-1, "q5_k_m": 5e-1, "q4_k_m": 5e-1, "q4_0": 5e-1,
+}  # fmt: skip
 
 
 class Answer(EngineUse):
-    """Check the answer of an engine: a value per prompt, or a list with a value per token."""
+    """Check the answer of an engine: a list per prompt, with a value per token."""
 
     tokens: list[list[int]]
     log_likelihoods: list[list[float]]
-    first_seconds: list[Positive]
-    seconds: list[Positive]
 
 
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
     read = partial(read_record_file, schema=Version)
-    return {name: (python, run_engine(name, python, {}, settings, read).version) for name, python in pythons.items()}
-
-
-def convert(settings: Export, folder: Path, output: Path, name: str) -> None:
-    """Write the GGUF file of a checkpoint folder with llama.cpp's own converter."""
-    command = [*shlex.split(settings.converter or ""), str(folder), "--model-name", name]
-    command += ["--outfile", str(output), "--outtype", str(settings.gguf)]
-    advice = "name a Python and a converter that can read this model"
-    _run(command, output.stat, f"export.converter: {settings.converter}", advice, settings)
+    return {name: (python, call_engine(name, python, {}, settings, read).version) for name, python in pythons.items()}
 
 
 def measure(
@@ -84,20 +64,30 @@ def measure(
         files = {name: folder / GGUF for name, folder in models.items()} if LLAMA_CPP in engines else {}
         for name in [name for name, file in files.items() if not file.exists()]:
             files[name] = Path(scratch, f"{name}.gguf")
-            convert(settings, models[name], files[name], name)
+            write_gguf(settings, models[name], files[name], name)
         for _ in range(settings.repeats):
             for (engine, (python, version)), (name, folder) in product(engines.items(), models.items()):
-                place = files[name] if engine == LLAMA_CPP else folder
-                tokens = references[name].tokens if name in references else None
-                request = {"model": str(place), "threads": threads, "prompts": prompts, "continuations": tokens}
+                place, weights = folder, Checkpoint(folder).files
+                if engine == LLAMA_CPP:
+                    place, weights = files[name], [files[name]]
+                request = {"model": str(place), "threads": threads, "prompts": prompts, "load": settings.loads}
+                request["continuations"] = references[name].tokens if name in references else None
                 request["new_tokens"] = settings.new_tokens
-                _forget(place)
-                answer = run_engine(engine, python, request, settings, partial(_read_answer, request=request))
-                reference = references.setdefault(name, answer)
-                yield _result(engine, version, name, answer, reference, _bound(folder, engine, settings))
+                _forget(weights)
+                answer = call_engine(engine, python, request, settings, partial(_read_answer, request=request))
+                yield _result(
+                    answer,
+                    references.setdefault(name, answer),
+                    settings.new_tokens,
+                    engine=engine,
+                    version=version,
+                    model=name,
+                    bound=_bound(folder, engine, settings),
+                    weight_bytes=sum(file.stat().st_size for file in weights),
+                )
 
 
-def _forget(place: Path) -> None:
+def _forget(weights: Sequence[Path]) -> None:
     """Let the system forget what it keeps in memory of a model's files. On a disk, the engine then reads them anew.
 
     llama.cpp and safetensors compute on the pages of the file where they lie. The speed depends on how these pages came
@@ -105,7 +95,7 @@ def _forget(place: Path) -> None:
     file itself. After `_forget`, both were equally fast."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for file in place.iterdir() if place.is_dir() else [place]:
+    for file in weights:
         # A file system that is read-only has nothing to write.
         with suppress(OSError), file.open("rb") as opened:
             # Only what is on the disk can be forgotten.
@@ -113,35 +103,17 @@ def _forget(place: Path) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run_engine(engine: str, python: str, request: dict[str, Any], settings: Export, read: Callable[[Path], A]) -> A:
-    """Return what `read` makes of the answer of an engine to a request, as engine_process.py describes both.
-
-    The answer is in a new folder, so it is that of this process, or absent."""
-    with tempfile.TemporaryDirectory() as scratch:
-        question, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
-        question.write_text(json.dumps(request))
-        command = [python, "-I", str(PROCESS), engine, str(question), str(answer)]
-        threads = {"OMP_NUM_THREADS": str(request.get("threads", 1))}
-        return _run(command, partial(read, answer), f"export.engines: {engine}:{python}", ADVICE, settings, **threads)
-
-
-def _result(engine: str, version: str, model: str, answer: Answer, reference: Answer, bound: float) -> EngineResult:
-    """Return the result of an engine with a model, from its answer and that of the reference."""
+def _result(answer: Answer, reference: Answer, new_tokens: int, **labels: Any) -> EngineResult:
+    """Return the result of an engine with a model from its answer and that of the reference. `labels`: the other fields."""
     tokens = list(zip(answer.tokens, reference.tokens, strict=True))
     # Of each prompt, the tokens before the first that differs.
     same = [sum(1 for _ in takewhile(bool, map(operator.eq, *pair))) for pair in tokens]
-    made = sum(len(ours) for ours, _ in tokens)
-    rows = zip(answer.log_likelihoods, reference.log_likelihoods, strict=True)
-    distances = [abs(ours - theirs) for row in rows for ours, theirs in zip(*row, strict=True)]
+    new, theirs = ([value for row in one.log_likelihoods for value in row[-new_tokens:]] for one in (answer, reference))
     return EngineResult(
-        engine=engine,
-        version=version,
-        model=model,
-        tokens_per_second=made / sum(answer.seconds),
-        first_token_seconds=statistics.median(answer.first_seconds),
-        same_tokens=sum(same) / made,
-        difference=statistics.fmean(distances),
-        bound=bound,
+        same_tokens=sum(same) / len(new),
+        difference=statistics.fmean(map(abs, map(operator.sub, new, theirs))),
+        perplexity=math.exp(-statistics.fmean(value for row in answer.log_likelihoods for value in row[:-new_tokens])),
+        **labels,
         **answer.model_dump(include=set(EngineUse.model_fields)),
     )
 
@@ -155,41 +127,9 @@ def _bound(folder: Path, engine: str, settings: Export) -> float:
 def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
     """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not
     sound."""
-    answer = read_record_file(path, Answer)
-    asked = [request["new_tokens"]] * len(request["prompts"])
+    answer, prompts, new = read_record_file(path, Answer), request["prompts"], request["new_tokens"]
     made = [[len(row) for row in rows] for rows in (answer.tokens, answer.log_likelihoods)]
-    if made != [asked, asked] or not len(asked) == len(answer.seconds) == len(answer.first_seconds):
-        raise InputError(f"{path.name}: not {request['new_tokens']} tokens for each of {len(asked)} prompts", ADVICE)
+    asked = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
+    if made != asked or [one.at_once for one in answer.loads] != request["load"]:
+        raise InputError(f"{path.name}: not {new} tokens for each of {len(prompts)} prompts", ADVICE)
     return answer
-
-
-def _run(command: list[str], read: Callable[[], A], what: str, advice: str, settings: Export, **variables: str) -> A:
-    """Run a program of another environment, and return what `read` reads of what it wrote.
-
-    Raises InputError, with the last line that it printed, if it fails, takes too long, or wrote something else."""
-    # A program of another environment must not import this project's modules.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
-        except OSError as error:
-            raise InputError(f"{what}: {error.strerror}", advice) from None
-        try:
-            if (code := process.wait(settings.limit_seconds)) == 0:
-                return read()
-            fault = f"exit code {code}"
-        except subprocess.TimeoutExpired:
-            fault = f"not done after {settings.limit_seconds} seconds (export.limit_seconds)"
-        except FileNotFoundError as error:
-            fault = f"it wrote no {Path(error.filename).name}"
-        except InputError as error:
-            fault = error.args[0]
-        finally:
-            # It may have started others, which are in its group.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        output.seek(0)
-        *others, last = output.read().decode(errors="replace").strip().splitlines() or ["nothing"]
-    sys.stderr.writelines(f"{line}\n" for line in others)
-    raise InputError(f"{what}: {fault}; it printed last: {last[:300]}", advice)

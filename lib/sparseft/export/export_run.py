@@ -16,7 +16,7 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import README, Checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.errors import InputError
-from sparseft.export.engines import GGUF, convert
+from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.export.licence import check_derivatives, stated_licence, terms_of
 from sparseft.export.model_card import model_card
 from sparseft.masks.mask_file import Mask, read_mask
@@ -69,7 +69,7 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
             (folder / "Notice").write_text(terms.notice, encoding="utf-8")
         model_card(run, origin, licence, records, report).save(folder / README)
         if settings.gguf:
-            convert(settings, folder, folder / GGUF, run.id)
+            write_gguf(settings, folder, folder / GGUF, run.id)
         written = write_manifest(
             folder,
             ExportManifest,

@@ -1,7 +1,7 @@
 """Define engines.json: what each engine computed with an exported run and with its dense model, how fast, and in how
 much memory.
 
-A prompt runs alone, so speeds are those of one request at a time.
+A prompt runs alone, so speeds are those of one request at a time, but those in `loads`.
 """
 
 from typing import ClassVar, Literal
@@ -10,8 +10,22 @@ from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, mea
 from sparseft.records.record_file import RecordPart, RunRecord, kind
 
 
+class LoadSpeed(RecordPart):
+    """Hold how fast an engine is with some requests at once."""
+
+    at_once: PositiveCount = setting("The number of requests at once.")
+    prompt_tokens_per_second: Positive = measurement("Tokens of prompts that are read per second.", "tokens/s")
+    decode_tokens_per_second: Positive | None = measurement(
+        "Tokens after the first that are generated per second. Null if they took too short a time.", "tokens/s"
+    )
+
+
 class EngineUse(RecordPart):
-    """Hold what an engine's process used, and how its time was measured."""
+    """Hold what an engine's process took, and how its time was measured."""
+
+    tokens_per_second: Positive = measurement("Generated tokens per second, with the time of the prompt.", "tokens/s")
+    first_token_seconds: Positive = measurement("Time from a prompt to its first token. Median of the prompts.", "s")
+    loads: list[LoadSpeed] = measurement("The speeds with 1 request and with more at once.", default=[])
 
     clock: Literal["CPU", "wall"] = provenance(
         "CPU: times are CPU time per thread, so that waiting for a busy CPU does not count. wall: elapsed time, on a GPU."
@@ -27,11 +41,11 @@ class EngineResult(EngineUse):
     engine: str = setting("The name of the engine.")
     version: str = provenance("Its version.")
     model: str = provenance("dense: the dense model. run: the exported one.")
-    tokens_per_second: Positive = measurement("Generated tokens per second, with the time of the prompt.", "tokens/s")
-    first_token_seconds: Positive = measurement("Time from a prompt to its first token. Median of the prompts.", "s")
+    weight_bytes: PositiveCount | None = measurement("The size of the files with the weights.", "bytes", default=None)
     same_tokens: Fraction = measurement("The share of the greedy tokens before the first that differs.", "fraction")
     difference: NonNegative = measurement("Mean difference of a token's log-likelihood from the reference.", "nats")
     bound: Positive = provenance("The largest such difference that agrees.", "nats")
+    perplexity: Positive | None = measurement("The perplexity of the prompts' tokens after the first.", default=None)
 
     @property
     def agrees(self) -> bool:

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.study.section import Length, Positive, Section
+from sparseft.study.section import Length, Positive, Section, Small
 
 # The engines that export/engine_process.py runs. transformers is the reference.
-ENGINES = ("transformers", "vllm", "llama_cpp")
+ENGINES = ("transformers", "vllm", LLAMA_CPP := "llama_cpp")
+# The formats that llama.cpp's quantiser writes -> the weights of a row that share a scale.
+QUANTIZED = {"q6_k": 256, "q5_k_m": 256, "q4_k_m": 256, "q4_0": 32}
 ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
 EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
@@ -18,8 +20,9 @@ class Export(Section):
     """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them. Ask
     for them by their names, or for all of them with the stage `engines`."""
 
-    gguf: Literal["f32", "f16", "bf16", "q8_0"] | None = None
-    """Number format of a GGUF file beside the exported model. Null means that there is none."""
+    gguf: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"] | None = None
+    """Number format of a GGUF file beside the exported model. Null means that there is none. Those of fewer bits than
+    q8_0 are written by the quantiser of the engine `llama_cpp`."""
     converter: str | None = Field(None, examples=["/opt/llama.cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"])
     """Command of llama.cpp's converter: a Python that has what it needs, and the path of convert_hf_to_gguf.py."""
     engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
@@ -27,11 +30,14 @@ class Export(Section):
     transformers is the reference, and is always measured, also if the list is empty. Unless you name its Python, it is
     the one that runs the study."""
     prompts: Positive = 8
-    """Number of prompts, which are parts of the task's validation rows. They run one after the other."""
+    """Number of prompts, which are parts of the task's validation rows."""
     prompt_tokens: Length = 128
     """Tokens of each prompt."""
     new_tokens: Length = 32
     """Tokens that are generated after each prompt."""
+    load: list[Small] = Field([1], examples=[[1, 8, 32]])
+    """Numbers of requests at once whose speeds are measured. 1 is always measured. With fewer prompts, they are
+    repeated."""
     repeats: Positive = 3
     """How often each engine runs the dense model and the run, one after the other, each time in a new process. Several
     repeats give an interval of the speedup."""
@@ -43,7 +49,10 @@ class Export(Section):
         names = list(self.pythons)
         return {
             "gguf and converter need each other: set both, or leave both out": bool(self.gguf) != bool(self.converter),
-            "llama_cpp reads a GGUF file: set gguf and converter": "llama_cpp" in names and not self.gguf,
+            "llama_cpp reads a GGUF file: set gguf and converter": LLAMA_CPP in names and not self.gguf,
+            f"gguf: {self.gguf} is written by llama.cpp's quantiser: name llama_cpp and its Python in engines": (
+                self.gguf in QUANTIZED and LLAMA_CPP not in names
+            ),
             f"engines names one twice: {', '.join(self.engines)}": len(names) < len(self.engines),
         }
 
@@ -51,6 +60,16 @@ class Export(Section):
     def pythons(self) -> dict[str, str]:
         """Return the Python of each engine by its name."""
         return dict(place.partition(":")[::2] for place in self.engines)
+
+    @property
+    def quantizer(self) -> list[str]:
+        """Return the engine that writes the format of the GGUF file, as in `engines`; nothing if none is needed."""
+        return [place for place in self.engines if place.startswith(LLAMA_CPP)] if self.gguf in QUANTIZED else []
+
+    @property
+    def loads(self) -> list[int]:
+        """Return the numbers of requests at once, 1 first."""
+        return sorted({1, *self.load})
 
     def check(self, target: str) -> None:
         """Raise InputError if the Python of an engine, which `target` needs, is not there."""
