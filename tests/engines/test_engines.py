@@ -5,6 +5,7 @@ whose tokenizer llama.cpp knows.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,15 +106,13 @@ def test_a_zero_is_a_zero_in_each_format_that_has_one(zeros, tmp_path, kind):
 
 
 def test_an_engine_that_is_older_than_the_file_is_one_line(models, tmp_path):
-    file = tmp_path / "model.gguf"
-    write_gguf(settings_of("f32"), models["llama"], file, "model")
+    folder = shutil.copytree(models["llama"], tmp_path / "model")
+    file = folder / "model.gguf"
+    write_gguf(settings_of("f32"), folder, file, "model")
     # The version of the format.
     file.write_bytes(b"GGUF" + (99).to_bytes(4, "little") + file.read_bytes()[8:])
-    (tmp_path / "config.json").write_text((models["llama"] / "config.json").read_text())
     settings = settings_of("f32")
     with pytest.raises(InputError, match=r"cannot load the file \(.*version 99.*\): is it older\?; "):
         list(
-            measure(
-                {"llama_cpp": (os.environ["LLAMA_CPP_PYTHON"], "1")}, {"run": tmp_path}, PROMPTS, settings, threads=1
-            )
+            measure({"llama_cpp": (os.environ["LLAMA_CPP_PYTHON"], "1")}, {"run": folder}, PROMPTS, settings, threads=1)
         )

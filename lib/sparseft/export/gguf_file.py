@@ -40,12 +40,14 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
         return
     checkpoint = Checkpoint(folder)
     check_rows(checkpoint, settings.gguf)
-    python = settings.pythons[LLAMA_CPP]
+    python, read = settings.pythons[LLAMA_CPP], partial(read_record_file, schema=Version)
+    # Whether it is there is known before the conversion, which takes longer.
+    call_engine(LLAMA_CPP, python, {}, settings, read)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".gguf") as scratch:
         exact = Path(scratch, GGUF)
         _convert(settings, folder, exact, name, _SAME[str(checkpoint.config["dtype"])])
         request = {"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1}
-        call_engine(LLAMA_CPP, python, request, settings, partial(read_record_file, schema=Version))
+        call_engine(LLAMA_CPP, python, request, settings, read)
         kept = kept_zeros(exact, output)
     formats = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
