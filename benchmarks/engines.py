@@ -4,8 +4,9 @@
         --gguf f32 --converter "/envs/llama_cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"
 
 An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the
-tokenizer of the model. Each engine runs in a process of its own. The table is printed and written to
-benchmarks/results/engines.md.
+tokenizer of the model. `--others` measures folders of yours in place of these models, and `--load 1 8 32` so many
+requests at once. Each engine runs in a process of its own. The tables are printed and written to
+benchmarks/results/engines.md and engines_load.md.
 """
 
 import subprocess
@@ -102,26 +103,42 @@ def random_mixtral(model: Path, work: Path) -> Path:
     return work / "mixtral"
 
 
-def rows_of(
-    results: list[EngineResult], base: dict[str, str], sizes: dict[str, tuple[float, float]]
-) -> list[list[str]]:
-    """Return a row per engine and model: means over the repeats, and the ratios to the dense model in the same
-    engine."""
-    by_key: dict[tuple[str, str], list[EngineResult]] = {}
-    for result in results:
-        by_key.setdefault((result.engine, result.model), []).append(result)
-    rows = []
-    for (engine, name), repeats in by_key.items():
-        row = [engine, name, *(f"{size:.1f}" for size in sizes[name])]
-        dense = by_key[engine, base[name]]
+Results = dict[tuple[str, str], list[EngineResult]]
+
+
+def rows_of(results: Results, base: dict[str, str], parameters: dict[str, float]) -> Iterator[list[str]]:
+    """Yield a row per engine and model: means over the repeats, and the ratios to the dense model in the same engine."""
+    for (engine, name), repeats in results.items():
+        dense = results[engine, base[name]]
+        row = [engine, name, f"{parameters[name]:.1f}", f"{(repeats[0].weight_bytes or 0) / 1e6:.1f}"]
         for value, scale, form in (("tokens_per_second", 1, ".1f"), ("first_token_seconds", 1000, ".0f")):
-            ours, theirs = (np.array([getattr(one, value) for one in some]) for some in (repeats, dense))
-            row += [f"{scale * ours.mean():{form}}", "1" if name == base[name] else with_interval(ours / theirs)]
+            ours, theirs = ([scale * getattr(one, value) for one in some] for some in (repeats, dense))
+            row += beside(ours, theirs, form)
         ours, theirs = (max(one.peak_memory_bytes for one in some) for some in (repeats, dense))
-        row += [f"{ours / 1e6:.0f}", f"{ours / theirs:.2f}"]
-        row += [f"{max(one.difference for one in repeats):.0e}", "yes" if all(one.agrees for one in repeats) else "no"]
-        rows.append(row)
-    return rows
+        row += [f"{ours / 1e6:.0f}", f"{ours / theirs:.2f}", f"{repeats[0].perplexity:.2f}"]
+        yield [
+            *row,
+            f"{max(one.difference for one in repeats):.0e}",
+            "yes" if all(one.agrees for one in repeats) else "no",
+        ]
+
+
+def load_rows(results: Results, base: dict[str, str]) -> Iterator[list[str]]:
+    """Yield a row per engine, model and number of requests at once, with prompt and decoding apart."""
+    for (engine, name), repeats in results.items():
+        dense = results[engine, base[name]]
+        for place, load in enumerate(repeats[0].loads):
+            row = [engine, name, str(load.at_once)]
+            for value in ("prompt_tokens_per_second", "decode_tokens_per_second"):
+                speeds = ([getattr(one.loads[place], value) for one in some] for some in (repeats, dense))
+                row += beside(*speeds, ".0f")
+            yield row
+
+
+def beside(ours: list[float], theirs: list[float], form: str) -> tuple[str, str]:
+    """Return the mean over the repeats, and that of the ratios to the dense model's."""
+    values, dense = np.array(ours, float), np.array(theirs, float)
+    return f"{values.mean():{form}}", "1" if ours == theirs else with_interval(values / dense)
 
 
 def with_interval(ratios: np.ndarray) -> str:
@@ -130,54 +147,50 @@ def with_interval(ratios: np.ndarray) -> str:
     return f"{ratios.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
-def main(model_path: Path, *, settings: Flags[Export] = Export(prompts=2, repeats=4)) -> None:
+def main(
+    model_path: Path,
+    *,
+    others: tuple[Path, ...] = (),
+    text: Path = TEXT,
+    settings: Flags[Export] = Export(prompts=2, repeats=4),
+) -> None:
     """Measure every model in every engine, and report.
 
     Args:
         model_path: a prepared model folder
+        others: folders that are measured beside it
+        text: the text of the prompts, whose perplexity is reported
     """
     torch.set_num_threads(1)
     engines = find_engines(settings)
-    ids = AutoTokenizer.from_pretrained(model_path)(TEXT.read_text()).input_ids
+    ids = AutoTokenizer.from_pretrained(model_path)(text.read_text()).input_ids
     length = settings.prompt_tokens
     prompts = [ids[place * length : (place + 1) * length] for place in range(settings.prompts)]
     with tempfile.TemporaryDirectory() as work:
-        made = list(subjects(model_path, Path(work)))
+        given = [(DENSE, DENSE, model_path), *((DENSE, folder.name, folder) for folder in others)]
+        made = given if others else list(subjects(model_path, Path(work)))
         folders = {name: folder for _, name, folder in made}
-        sizes = {name: size_of(folder) for name, folder in folders.items()}
-        results = list(measure(engines, folders, prompts, settings, threads=1))
+        parameters = {name: Checkpoint(folder).totals()["parameters"] / 1e6 for name, folder in folders.items()}
+        results: Results = {}
+        for result in measure(engines, folders, prompts, settings, threads=1):
+            results.setdefault((result.engine, result.model), []).append(result)
     conditions = [
         f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights,"
         f" {MIXTRAL['num_local_experts']} experts",
         ", ".join(f"{name} {version}" for name, (_, version) in engines.items()),
-        f"{settings.prompts} prompts of {length} tokens, one after the other, {settings.new_tokens} greedy tokens after each;"
-        f" one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the largest memory;"
-        f" GGUF in {settings.gguf}",
+        f"{settings.prompts} prompts of {length} tokens of {text.name}, one after the other, {settings.new_tokens} greedy"
+        f" tokens after each; one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the"
+        f" largest memory; GGUF in {settings.gguf}",
         "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts"
         " little",
         "nats: the mean difference of a token's log-likelihood from transformers. agrees: they are within the bound",
     ]
-    header = [
-        "engine",
-        "model",
-        "M parameters",
-        "MB",
-        "tokens/s",
-        "x dense",
-        "first token ms",
-        "x dense",
-        "peak MB",
-        "x dense",
-    ]
-    rows = rows_of(results, {name: base for base, name, _ in made}, sizes)
-    report("engines", "Smaller models in three engines", conditions, [*header, "nats", "agrees"], rows)
-
-
-def size_of(folder: Path) -> tuple[float, float]:
-    """Return the millions of parameters of a model, and the megabytes of its weights."""
-    tensors = Checkpoint(folder).tensors.values()
-    parameters = sum(torch.Size(tensor.shape).numel() for tensor in tensors)
-    return parameters / 1e6, sum(tensor.nbytes for tensor in tensors) / 1e6
+    base = {name: base for base, name, _ in made}
+    header = ["engine", "model", "M parameters", "MB", "tokens/s", "x dense", "first token ms", "x dense", "peak MB"]
+    header += ["x dense", "perplexity", "nats", "agrees"]
+    report("engines", "Smaller models in three engines", conditions, header, list(rows_of(results, base, parameters)))
+    header = ["engine", "model", "requests at once", "prompt tokens/s", "x dense", "decoded tokens/s", "x dense"]
+    report("engines_load", "Several requests at once", conditions, header, list(load_rows(results, base)))
 
 
 if __name__ == "__main__":

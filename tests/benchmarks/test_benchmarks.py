@@ -69,7 +69,7 @@ TINY = {
 # Their arguments. `{0}` is a folder with a model and with rows of HellaSwag.
 ARGUMENTS = {
     "compact": ["{0}/model"],
-    "engines": ["{0}/model", "--repeats", "1", "--prompts", "2", "--prompt_tokens", "8", "--new_tokens", "4"],
+    "engines": "{0}/model --repeats 1 --prompts 2 --prompt_tokens 8 --new_tokens 4 --load 2".split(),
     "distillation": ["{0}/model", "--hellaswag", "{0}", "--work", "{0}_work", "--seeds", "1"],
     "intervals": ["--repeats", "20"],
     "importance": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}"],
