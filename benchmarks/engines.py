@@ -6,7 +6,7 @@
 An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the
 tokenizer of the model. `--others` measures folders of yours in place of these models, and `--load 1 8 32` so many
 requests at once. Each engine runs in a process of its own. The tables are printed and written to
-benchmarks/results/engines.md and engines_load.md.
+benchmarks/results/engines.md and engines_load.md, or to others.md and others_load.md.
 """
 
 import subprocess
@@ -185,12 +185,12 @@ def main(
         " little",
         "nats: the mean difference of a token's log-likelihood from transformers. agrees: they are within the bound",
     ]
-    base = {name: base for base, name, _ in made}
+    base, page = {name: base for base, name, _ in made}, "others" if others else "engines"
     header = ["engine", "model", "M parameters", "MB", "tokens/s", "x dense", "first token ms", "x dense", "peak MB"]
     header += ["x dense", "perplexity", "nats", "agrees"]
-    report("engines", "Smaller models in three engines", conditions, header, list(rows_of(results, base, parameters)))
+    report(page, "Smaller models in three engines", conditions, header, list(rows_of(results, base, parameters)))
     header = ["engine", "model", "requests at once", "prompt tokens/s", "x dense", "decoded tokens/s", "x dense"]
-    report("engines_load", "Several requests at once", conditions, header, list(load_rows(results, base)))
+    report(f"{page}_load", "Several requests at once", conditions, header, list(load_rows(results, base)))
 
 
 if __name__ == "__main__":

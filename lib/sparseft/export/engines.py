@@ -70,9 +70,9 @@ def measure(
                 place, weights = folder, Checkpoint(folder).files
                 if engine == LLAMA_CPP:
                     place, weights = files[name], [files[name]]
-                request = {"model": str(place), "threads": threads, "prompts": prompts, "load": settings.loads}
+                request = {"model": str(place), "threads": threads, "prompts": prompts}
                 request["continuations"] = references[name].tokens if name in references else None
-                request["new_tokens"] = settings.new_tokens
+                request |= {"new_tokens": settings.new_tokens, "load": sorted({1, *settings.load})}
                 _forget(weights)
                 answer = call_engine(engine, python, request, settings, partial(_read_answer, request=request))
                 yield _result(

@@ -66,11 +66,6 @@ class Export(Section):
         """Return the engine that writes the format of the GGUF file, as in `engines`; nothing if none is needed."""
         return [place for place in self.engines if place.startswith(LLAMA_CPP)] if self.gguf in QUANTIZED else []
 
-    @property
-    def loads(self) -> list[int]:
-        """Return the numbers of requests at once, 1 first."""
-        return sorted({1, *self.load})
-
     def check(self, target: str) -> None:
         """Raise InputError if the Python of an engine, which `target` needs, is not there."""
         for name, python in self.pythons.items():
