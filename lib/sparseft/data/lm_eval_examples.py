@@ -102,7 +102,7 @@ class Source:
         few_shot = self.config.get("fewshot_config") or {}
         named = few_shot.get("split", self.config.get("fewshot_split"))
         takes_first = self.config.get("num_fewshot") and not few_shot.get("samples") and not self.is_trainable
-        self.few_shot = named or (takes_first and (validation or test)) or None
+        self.few_shot = named or (test and takes_first and (validation or test)) or None
         self.leaves_out = named == test
         self.evaluated = test or validation
         train = train or self.few_shot or self.evaluated
