@@ -118,7 +118,7 @@ def rows_of(results: Results, base: dict[str, str], parameters: dict[str, float]
         row += [f"{ours / 1e6:.0f}", f"{ours / theirs:.2f}", f"{repeats[0].perplexity:.2f}"]
         yield [
             *row,
-            f"{max(one.difference for one in repeats):.0e}",
+            f"{max(one.difference for one in repeats):.2g}",
             "yes" if all(one.agrees for one in repeats) else "no",
         ]
 
