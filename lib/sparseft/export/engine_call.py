@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sparseft.errors import InputError
 from sparseft.export import engine_process
-from sparseft.records.record_file import RecordPart
+from sparseft.records.record_file import RecordPart, read_record_file
 from sparseft.study.export_settings import ADVICE, Export
 
 A = TypeVar("A")
@@ -39,6 +39,11 @@ def call_engine(engine: str, python: str, request: dict[str, Any], settings: Exp
         return run_program(
             command, partial(read, answer), f"export.engines: {engine}:{python}", ADVICE, settings, **threads
         )
+
+
+def engine_version(engine: str, python: str, request: dict[str, Any], settings: Export) -> str:
+    """Return the version of an engine, after what the request asks of its quantiser. Raises InputError if it fails."""
+    return call_engine(engine, python, request, settings, partial(read_record_file, schema=Version)).version
 
 
 def run_program(

@@ -20,7 +20,7 @@ from typing import Any
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.export.engine_call import Version, call_engine
+from sparseft.export.engine_call import call_engine, engine_version
 from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.records.engine_record import EngineResult, EngineUse
 from sparseft.records.record_file import read_record_file
@@ -44,8 +44,7 @@ class Answer(EngineUse):
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
-    read = partial(read_record_file, schema=Version)
-    return {name: (python, call_engine(name, python, {}, settings, read).version) for name, python in pythons.items()}
+    return {name: (python, engine_version(name, python, {}, settings)) for name, python in pythons.items()}
 
 
 def measure(

@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ from gguf.quants import dequantize
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.export.engine_call import Version, call_engine, run_program
-from sparseft.records.record_file import read_record_file
+from sparseft.export.engine_call import engine_version, run_program
 from sparseft.study.export_settings import LLAMA_CPP, QUANTIZED, Export
 
 # The name of the GGUF file in an exported folder.
@@ -31,8 +29,8 @@ _SLAB = 4096
 
 
 def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
-    """Write the GGUF file of a checkpoint folder, and say on stderr which formats its blocks have if these are not all
-    of the one that was asked for.
+    """Write the GGUF file of a checkpoint folder. If it is quantised, say on stderr which formats its blocks have, and how
+    many zeros are still zeros.
 
     Raises InputError if the converter or the quantiser fails, or if the matrices have rows without whole blocks."""
     if settings.gguf not in QUANTIZED:
@@ -40,14 +38,13 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
         return
     checkpoint = Checkpoint(folder)
     check_rows(checkpoint, settings.gguf)
-    python, read = settings.pythons[LLAMA_CPP], partial(read_record_file, schema=Version)
-    # Whether it is there is known before the conversion, which takes longer.
-    call_engine(LLAMA_CPP, python, {}, settings, read)
+    # Whether the quantiser is there is known before the conversion, which takes longer.
+    engine_version(LLAMA_CPP, settings.pythons[LLAMA_CPP], {}, settings)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".gguf") as scratch:
         exact = Path(scratch, GGUF)
         _convert(settings, folder, exact, name, _SAME[str(checkpoint.config["dtype"])])
         request = {"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1}
-        call_engine(LLAMA_CPP, python, request, settings, read)
+        engine_version(LLAMA_CPP, settings.pythons[LLAMA_CPP], request, settings)
         kept = kept_zeros(exact, output)
     formats = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
