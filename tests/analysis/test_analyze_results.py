@@ -1,10 +1,8 @@
-"""The scripts: what they write, twice the same, with and without flags, without torch; compare.py lays studies side by
-side."""
+"""The scripts: what they write, twice the same, with and without flags, without torch."""
 
 import csv
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,48 +120,9 @@ assert "torch" not in sys.modules and "seaborn" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
 
 
-@pytest.mark.process
-def test_studies_stand_side_by_side(study, write_run, tmp_path):
-    other = tmp_path / "results/longer/runs"
-    other.parent.mkdir()
-    second = RUN.format("unstructured").replace("seed0", "seed1")
-    for run_id in (RUN.format("unstructured"), second):
-        write_run(run_id, 0.3, change=lambda files: files["train"].update(learning_rate=0.5))
-    shutil.copytree(study, other)
-    for run_id in (RUN.format("unstructured"), second):
-        write_run(run_id, 0.8)
-    code, said = call_script(
-        "compare.py", tmp_path / "results", other.parent, output_dir=tmp_path / "out", compare=["dense"]
-    )
-    assert code == 0, said
-    tables = {name: pd.read_csv(tmp_path / "out" / name) for name in TABLES}
-    assert tables["summary.csv"].groupby("study").size().to_dict() == {"longer": 5, "results": 5}
-    pairs = tables["comparisons.csv"].query("question == 'studies'")
-    assert set(pairs["study"]) == {"longer"}
-    assert set(pairs["against_study"]) == {"results"}
-    row = pairs.query("method == 'unstructured'").iloc[0]
-    assert (row["difference"], row["verdict"]) == (pytest.approx(-0.5), "lower")
-    assert len(said.splitlines()) == 1 + len(pairs)
-
-
-@pytest.mark.process
-def test_studies_without_a_cell_in_common_are_refused_and_named(study, write_run, tmp_path):
-    other = tmp_path / "results/longer/runs"
-    other.mkdir(parents=True)
-    for run_id in (ORIGINAL, DENSE, RUN.format("random")):
-        folder = write_run(run_id.replace("m-", "another-", 1), 0.9)
-        folder.rename(other / folder.name)
-    folders = (tmp_path / "results", other.parent)
-    code, said = call_script("compare.py", *folders, output_dir=tmp_path / "out")
-    assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("error: longer: no sound cell of it can be compared with one of results")
-    assert not (tmp_path / "out/summary.csv").exists()
-
-
 REFUSED = {
     "no such folder": lambda folder, output: analyze(folder / "runs", output),
     "none complete": analyze,
-    "not two or more studies": lambda folder, output: call_script("compare.py", folder, folder, output_dir=output),
 }
 
 

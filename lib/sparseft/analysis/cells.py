@@ -116,9 +116,9 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
     """Return what is behind the value, the loss, the divergence and the probes of each cell. `runs` has a run per
     model."""
     cells = table[KEYS].assign(cell=table.index)
-    rows = runs[[*KEYS, "run_id"]].merge(cells, on=KEYS)[["study", "run_id", "cell"]]
+    rows = runs[[*KEYS, "run_id"]].merge(cells, on=KEYS)[["run_id", "cell"]]
     scores = {}
-    examples = examples.merge(rows, on=["study", "run_id"]).sort_values("cell", kind="stable")
+    examples = examples.merge(rows, on="run_id").sort_values("cell", kind="stable")
     for (cell, column), part in examples.groupby(["cell", "column"], sort=False):
         row, (metric, data) = table.loc[cell], part[["metric", "data"]].iloc[0]
         # Runs of a cell that saw other examples have a fault.

@@ -6,7 +6,6 @@
     methods  each two methods at one sparsity and mode
     against  each method with one of them, such as random pruning
     modes    a mode with the one that it is compared with (modes/), such as sparse_to_sparse with sparse_to_dense
-    studies  a cell with the same cell of the first study (compare.py)
 
 The paired test is about the models that were trained. With several seeds it is about other seeds too
 (docs/statistics.md).
@@ -41,32 +40,30 @@ from sparseft.tasks.metrics import LOSS
 
 # Which pairs of cells a question compares. The columns of the second cell begin with `against_`.
 _ONE_MASK = "model == against_model and method == against_method and sparsity == against_sparsity"
-_DENSE = "study == against_study and method != 'dense' and against_method == 'dense' and against_mode == dense_mode"
+_DENSE = "method != 'dense' and against_method == 'dense' and against_mode == dense_mode"
 _TWO_METHODS = (
-    "model == against_model and study == against_study and method != 'dense' and against_method != 'dense'"
+    "model == against_model and method != 'dense' and against_method != 'dense'"
     " and method != against_method and sparsity == against_sparsity and mode == against_mode"
 )
 QUESTIONS = {
     "dense": f"model == against_model and {_DENSE}",
     "original": f"model != against_model and original == against_model and {_DENSE}",
-    "untuned": f"study == against_study and {_ONE_MASK} and mode != 'no_finetune' and against_mode == 'no_finetune'",
+    "untuned": f"{_ONE_MASK} and mode != 'no_finetune' and against_mode == 'no_finetune'",
     "methods": f"{_TWO_METHODS} and method_rank < against_method_rank",
     "against": f"{_TWO_METHODS} and against_method == @against",
-    "modes": f"study == against_study and {_ONE_MASK} and against_mode == compared_with",
-    "studies": f"study != against_study and against_study == @first and {_ONE_MASK} and mode == against_mode"
-    " and training == against_training",
+    "modes": f"{_ONE_MASK} and against_mode == compared_with",
 }
 LOWER, HIGHER, WITHIN, NOT_TOLD_APART = "lower", "higher", "within", "not told apart"
 EQUAL, GUESS = "equal here", "dense guesses"
 # More methods than these would need more comparisons than a study can afford.
 MANY_METHODS = 6
-FAMILY = ["study", "question", "model", "task", "metric"]
+FAMILY = ["question", "model", "task", "metric"]
 COMPARISONS = "study question model task metric measure method sparsity mode training setting".split()
-COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
+COMPARISONS += [f"against_{name}" for name in ("method", "sparsity", "mode", "training")]
 COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
 COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict rows_needed".split()
 # The columns of a pair of cells.
-_PAIR = ["question", *KEYS, *(f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training"))]
+_PAIR = ["question", *KEYS, *(f"against_{name}" for name in ("method", "sparsity", "mode", "training"))]
 
 
 def compare_cells(
@@ -76,15 +73,14 @@ def compare_cells(
     methods = set(cells.frame["method"])
     # A study that names none compares every method with every other one if they are few.
     usual = ["dense", "untuned", "modes"] + (["methods"] if len(methods - {DENSE}) <= MANY_METHODS else [])
-    asked = [*(questions or usual), "original", "studies"]
+    asked = [*(questions or usual), "original"]
     if against is None and "methods" not in asked and "random" in methods:
         against = "random"
     asked += ["against"] if against else []
-    first = cells.frame["study"].iloc[0]
     rows: list[dict[str, object]] = []
     for pairs in _pairs(cells):
         for question in asked:
-            for pair in _of_question(pairs, question, against, first).to_dict("records"):
+            for pair in _of_question(pairs, question, against).to_dict("records"):
                 rows += _compare(cells, question, pair)
     table = pd.DataFrame(rows, columns=[*COMPARISONS, "deviation", "is_equal", "against_guesses"])
     table = table.astype({"is_equal": bool, "against_guesses": bool, "p_value": float, "deviation": float})
@@ -147,11 +143,11 @@ def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
         yield place.merge(place.add_prefix("against_"), how="cross")
 
 
-def _of_question(pairs: pd.DataFrame, question: str, against: str | None, first: str) -> pd.DataFrame:
-    """Return the pairs that a question compares. Cells of one study must agree in the settings that both have."""
-    own = pairs.query(QUESTIONS[question], local_dict={"against": against, "first": first}, engine="python")
+def _of_question(pairs: pd.DataFrame, question: str, against: str | None) -> pd.DataFrame:
+    """Return the pairs that a question compares. Their cells agree in the settings that both have."""
+    own = pairs.query(QUESTIONS[question], local_dict={"against": against}, engine="python")
     settings = zip(own["settings"], own["against_settings"], strict=True)
-    return own.loc[[question == "studies" or compatible(ours, theirs) for ours, theirs in settings]]
+    return own.loc[[compatible(ours, theirs) for ours, theirs in settings]]
 
 
 def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:

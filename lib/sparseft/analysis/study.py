@@ -251,17 +251,10 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
     ]
 
 
-def side_by_side(studies: list[Frames]) -> Frames:
-    """Return the frames of all studies as one."""
-    names = ("runs", "examples", "faults")
-    parts = {name: pd.concat([getattr(study, name) for study in studies], ignore_index=True) for name in names}
-    return Frames(**parts, measured=list(dict.fromkeys(name for study in studies for name in study.measured)))
-
-
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of runs or cells in the order of the study: dense first, then methods, sparsities and modes."""
-    names = ["study", "model", "task", "method", "sparsity", "mode", "training", "setting", "seed"]
-    ranks = {"study": list(table["study"].unique()).index, "method": sort_key, "mode": MODES.index}
+    names = ["model", "task", "method", "sparsity", "mode", "training", "setting", "seed"]
+    ranks = {"method": sort_key, "mode": MODES.index}
     return table.sort_values(
         [name for name in names if name in table],
         key=lambda column: column.map(ranks[column.name]) if column.name in ranks else column,

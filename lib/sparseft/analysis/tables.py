@@ -74,7 +74,7 @@ class Results(Frames):
     def missing(self) -> pd.DataFrame:
         """Return a row per run that lacks something, or that cannot be read."""
         rows = self.faults[self.faults["kind"].isin(["missing", "incomplete"])]
-        groups = rows.groupby(["study", "run_id"], sort=False)
+        groups = rows.groupby("run_id", sort=False)
         table = groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
         return table.reset_index().reindex(columns=MISSING)
 
