@@ -5,7 +5,9 @@ tests/trainers/test_divided_training.py compare the bits of real models on a CPU
 
 from contextlib import contextmanager
 from threading import Event
+from weakref import finalize
 
+import numpy as np
 import pytest
 import torch
 from accelerate import hooks
@@ -75,20 +77,24 @@ def test_the_weights_of_a_layer_are_read_while_the_one_before_computes(log, monk
         number = int(name.split(".")[1])
         begun[number].set()
         log.append(f"read {number}")
-        return torch.full((3, 3), float(number))
+        values = np.full((3, 3), number, np.float32)
+        finalize(values, log.append, f"free {number}")
+        return torch.from_numpy(values)
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda weight: weight)
     StoredLayers(layers, weight_of, torch.device("cpu"), None)
     # accelerate's own hook copies each weight by this function, and gives the GPU's free memory back after each.
     for module in (hooks, prefetch):
         monkeypatch.setattr(module, "set_module_tensor_to_device", pytest.fail)
-    for _ in range(2):
+    for last in ([], ["free 2"]):
         for number, layer in enumerate(layers.values()):
             assert torch.equal(layer(torch.ones(1, 3)), torch.full((1, 3), 3.0 * number))
             # Nothing has asked for the next layer yet.
             assert number == 2 or begun[number + 1].wait(60)
             assert layer.weight.is_meta
-        assert log == [*MEET, "read 0", *MEET, "read 1", *MEET, "read 2", *MEET]
+        # No copy may take the memory of a layer before it has waited for what the layer computes.
+        reads = [*MEET, "read 0", *MEET, "read 1", "free 0", *MEET, "read 2", "free 1", *MEET]
+        assert log == [*last, *reads]
         log.clear()
 
 

@@ -53,6 +53,8 @@ class StoredLayers(ModelHook):
         # What is being read, in a thread, because reading a file and copying from its memory block the program.
         self._thread = ThreadPoolExecutor(1)
         self._coming: dict[nn.Module, Future[dict[str, Tensor]]] = {}
+        # What the last layer computes with. The thread would reuse its memory for a copy before it is done.
+        self._used: dict[str, nn.Parameter] = {}
         for layer in layers.values():
             for name, _ in list(layer.named_buffers()):
                 set_module_tensor_to_device(layer, name, device)
@@ -60,6 +62,7 @@ class StoredLayers(ModelHook):
 
     def pre_forward(self, module: nn.Module, *args, **kwargs) -> tuple[tuple, dict]:
         """Put the weights of a layer into it, and begin to read those of the next one."""
+        self._used = {}
         if module not in self._coming:
             self._begin(module)
         module.load_state_dict(self._coming.pop(module).result(), strict=False, assign=True)
@@ -68,7 +71,8 @@ class StoredLayers(ModelHook):
         return send_to_device(args, device), send_to_device(kwargs, device, skip_keys=self._skip_keys)
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        """Take the weights away again."""
+        """Take the weights away again. Their memory is given back when the next copies wait for this layer."""
+        self._used = dict(module.named_parameters())
         module.load_state_dict(self._empty[module], strict=False, assign=True)
         return output
 
