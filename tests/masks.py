@@ -4,15 +4,29 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.mask_pass import MaskPass
+from sparseft.storage.bits import to_float32
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
+
+
+def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
+    """Return the groups of layers whose channels are removed together."""
+    return checkpoint.architecture.coupled_parts(checkpoint.config, prunable_layers(checkpoint))
+
+
+def read_float32(checkpoint: Checkpoint, name: str) -> np.ndarray:
+    """Return a tensor's values in fp32."""
+    return to_float32(checkpoint.read(name), checkpoint.tensors[name].dtype)
 
 
 def compute_masks(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 
 # Seconds of the CPU that the templates of a row may need.
 SECONDS = 10
@@ -19,9 +19,10 @@ _BYTES = 1 << 30
 
 
 @contextmanager
-def limited(what: str) -> Iterator[None]:
+def limited(what: str, refusal: str, advice: str) -> Iterator[None]:
     """Raise InputError if a `with` block computes for more than SECONDS, or needs more than 1 GB of further memory.
 
+    Raise any other error of the block, of whatever kind it is, as an InputError of one line: `refusal`, and `advice`.
     The seconds are those of the CPU, so that a busy machine refuses nothing. Python's regular expressions are
     interrupted too. Only Linux limits the memory."""
 
@@ -42,6 +43,11 @@ def limited(what: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise InputError(f"{what} needs more than 1 GB of memory", "write one that makes shorter texts") from None
+    except InputError:
+        raise
+    # Templates and functions of other authors may raise anything.
+    except Exception as error:
+        raise InputError(f"{refusal} ({type(error).__name__}: {one_line(error)[:200]})", advice) from None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
         signal.signal(signal.SIGVTALRM, handler)

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import save_file
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts, prunable_layers
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
+
+from masks import coupled_parts
 
 
 @pytest.mark.parametrize(("names", "fault"), [

@@ -130,7 +130,7 @@ PLAIN = "not a plain LoRA adapter"
 @pytest.mark.parametrize(
     ("changes", "origin", "line"),
     [
-        ({"sparseft": OWN}, OWN, "has the key sparseft of an earlier version; train the run again"),
+        ({"sparseft": OWN}, OWN, PLAIN),
         ({"r": 6}, OWN, "do not have the rank r 6"),
         ({"target_modules": ["q_proj", "k_proj"]}, OWN, r"target_modules do not name .*\(first: .*down_proj\)"),
         ({"use_rslora": True}, OWN, PLAIN),

@@ -14,7 +14,7 @@ from sparseft.selection.ranking import Ranking
 from sparseft.selection.units import by_unit
 from sparseft.storage.bits import pack, to_float32
 
-from masks import compute_masks
+from masks import compute_masks, read_float32
 
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40)], 1) for j in range(6)]
 
@@ -40,7 +40,7 @@ def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added
     calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
     mask = compute_masks(tiny_llama, method, [50], calibration, sequential=False)[50]
     for layer, norms in calibration.evidence(tiny_llama, WANDA.statistic).items():
-        sums = WANDA.score(tiny_llama.read_float32(f"{layer}.weight"), norms, None).sum(1 - axis, dtype=np.float64)
+        sums = WANDA.score(read_float32(tiny_llama, f"{layer}.weight"), norms, None).sum(1 - axis, dtype=np.float64)
         expected = np.ones(len(sums), bool)
         expected[np.argsort(sums, kind="stable")[: len(sums) // 2]] = False
         assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()
@@ -70,5 +70,5 @@ def test_a_pattern_may_have_a_way_of_selection_of_its_own(added, tiny_llama):
         of_tiles = mask.kept(layer).reshape(rows // 4, 4, cols // 4, 4).sum(axis=(1, 3))
         assert set(np.unique(of_tiles)) == {0, 16}
         assert (of_tiles == 0).sum() == round(of_tiles.size / 2)
-        sums = np.abs(tiny_llama.read_float32(f"{layer}.weight")).reshape(rows // 4, 4, cols // 4, 4).sum((1, 3))
+        sums = np.abs(read_float32(tiny_llama, f"{layer}.weight")).reshape(rows // 4, 4, cols // 4, 4).sum((1, 3))
         assert sums[of_tiles == 0].max() <= sums[of_tiles == 16].min() * (1 + 1e-6)

@@ -22,7 +22,7 @@ from sparseft.study.mask_settings import Masks
 from task_rows import NUMBER, ROWS, TASK
 from tiny_models import TYPICAL, edited, save_tiny, stock
 
-from masks import compute_masks, pass_of
+from masks import compute_masks, pass_of, read_float32
 
 TEN = list(range(0, 100, 10))
 # The weights of a tiny model are normal, so few scores are far above their mean.
@@ -180,7 +180,7 @@ def test_a_layer_loses_its_lowest_scores_and_its_first_rows_one_more_each(uneven
         assert counts == pruned_counts(by_layer[percent])
         assert any(count % mask.shape[layer][0] for layer, count in counts.items())
         for layer, count in counts.items():
-            scores = np.abs(uneven.read_float32(f"{layer}.weight"))
+            scores = np.abs(read_float32(uneven, f"{layer}.weight"))
             numbers = [count // len(scores) + (row < count % len(scores)) for row in range(len(scores))]
             expected = np.stack([kept_by_sort(row, number) for row, number in zip(scores, numbers, strict=True)])
             np.testing.assert_array_equal(mask.kept(layer), expected)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask
@@ -19,7 +19,7 @@ from sparseft.storage.ownership import MARKER
 from tiny_models import SIZES, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from masks import write_mask
+from masks import coupled_parts, write_mask
 
 IDS = torch.arange(3, 51).reshape(2, 24)
 # The difference that another order of sums may make, relative to the largest logit. Seen: 1.1e-6 in fp32, 0 in bf16.

@@ -19,6 +19,8 @@ from sparseft.pruning.imported import infer_mask
 from tiny_models import TYPICAL, change_json, edited, save_tiny
 from transformers import AutoModelForCausalLM
 
+from masks import read_float32
+
 # The share of each layer's weights that are zero in the base already.
 NATURAL = 0.005
 UP = "model.layers.1.mlp.up_proj"
@@ -110,10 +112,10 @@ def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_p
     written = Checkpoint(tmp_path / "bases/sparsity50_imported_tool")
     counts = {"natural_zeros": 0, "changed_weights": 0}
     for layer in mask.shape:
-        before, after = (checkpoint.read_float32(f"{layer}.weight") for checkpoint in (base, saved))
+        before, after = (read_float32(checkpoint, f"{layer}.weight") for checkpoint in (base, saved))
         natural = (before == 0) & (after == 0)
         np.testing.assert_array_equal(mask.kept(layer), kept_by_tool[layer] | natural)
-        np.testing.assert_array_equal(written.read_float32(f"{layer}.weight"), after)
+        np.testing.assert_array_equal(read_float32(written, f"{layer}.weight"), after)
         counts["natural_zeros"] += int(natural.sum())
         counts["changed_weights"] += int(((before != after) & (after != 0)).sum())
     assert counts["natural_zeros"] and bool(counts["changed_weights"]) == changes_weights
@@ -146,7 +148,7 @@ def test_without_a_parent_every_zero_is_pruned(tmp_path, sparsity, kept, group):
     report = json.loads(next((tmp_path / "masks").glob("report_*.json")).read_text())
     rows = report["sparsities"][0]["layers"]
     for row in rows:
-        filled = saved.read_float32(f"{row['layer']}.weight") != 0
+        filled = read_float32(saved, f"{row['layer']}.weight") != 0
         np.testing.assert_array_equal(mask.kept(row["layer"]), filled)
         assert row["kept"] == filled.sum()
     # Nothing tells them from pruned weights.
@@ -168,7 +170,7 @@ def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_br
     assert mask.meta["stated_pattern"] == "2:4"
     for layer, kept in kept_by_tool.items():
         np.testing.assert_array_equal(
-            mask.kept(layer), kept & (Checkpoint(tmp_path / "pruned").read_float32(f"{layer}.weight") != 0)
+            mask.kept(layer), kept & (read_float32(Checkpoint(tmp_path / "pruned"), f"{layer}.weight") != 0)
         )
     with edited(tmp_path / "pruned") as weights:
         weights[f"{UP}.weight"][5, 8:12] = torch.tensor([1.0, 0.0, 1.0, 1.0])

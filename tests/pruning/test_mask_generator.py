@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts
 from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
 from sparseft.methods import get_method
@@ -23,7 +22,7 @@ from tiny_models import PRUNABLE_LAYERS, SIZES, edited, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from masks import compute_masks
+from masks import compute_masks, coupled_parts, read_float32
 
 SPARSITIES = [0, 10, 30, 50, 70, 90]
 METHODS = ["unstructured", "structured", "random"]
@@ -148,7 +147,7 @@ def test_structured_masks_remove_the_coupled_channels_with_the_smallest_sums(tin
     for parts in coupled_parts(tiny):
         scores = 0
         for part in parts:
-            sizes = np.abs(tiny.read_float32(f"{part.layer}.weight")).sum(axis=1 - part.axis, dtype=np.float64)
+            sizes = np.abs(read_float32(tiny, f"{part.layer}.weight")).sum(axis=1 - part.axis, dtype=np.float64)
             scores = scores + sizes.reshape(-1, part.width).sum(axis=1)
         kept = np.ones(len(scores), bool)
         kept[np.argsort(scores, kind="stable")[: len(scores) // 2]] = False
@@ -185,7 +184,7 @@ def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, computed,
     evidence = compute_statistic(tiny, examples, method.importance.statistic)
     for percent, mask in computed(tiny, method.name, PERCENTS, sequential=False).items():
         for layer in mask.shape:
-            weights = tiny.read_float32(f"{layer}.weight")
+            weights = read_float32(tiny, f"{layer}.weight")
             sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
             scores = score(weights, evidence[layer], sums)
             scopes = scores if scope == "row" else scores.reshape(1, -1)

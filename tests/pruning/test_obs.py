@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts
 from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
@@ -17,7 +16,7 @@ from sparseft.study.mask_settings import Masks
 from test_weight_updates import EXAMPLES, hessians
 from tiny_models import TYPICAL, save_tiny, stock
 
-from masks import compute_masks, looking_at, pass_of
+from masks import compute_masks, coupled_parts, looking_at, pass_of, read_float32
 
 ROWS, COLS, TOKENS = 8, 24, 60
 CALIBRATION = looking_at(EXAMPLES)
@@ -94,7 +93,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             modules = [model.get_submodule(memory_path(checkpoint.architecture, part.layer)) for part in parts]
             before = modules[-1].weight.detach().double().clone()
             for part, module in zip(parts, modules, strict=True):
-                written = torch.from_numpy(base.read_float32(f"{part.layer}.weight"))
+                written = torch.from_numpy(read_float32(base, f"{part.layer}.weight"))
                 if part.axis == 0:
                     kept = torch.from_numpy(mask.kept(part.layer))
                     assert torch.equal(written, module.weight.detach() * kept), part.layer

@@ -28,7 +28,7 @@ from tiny_models import TYPICAL, save_tiny, stock
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from masks import looking_at, pass_of
+from masks import looking_at, pass_of, read_float32
 
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40 + 8 * j)], 1) for j in range(6)]
 CALIBRATION = looking_at(EXAMPLES)
@@ -71,7 +71,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
             count = weight.numel() // 2
             expected = prune_layer(layer, weight.double(), sums[layer], count, block=16, damping=0.01)
-            written = torch.from_numpy(base.read_float32(f"{layer}.weight"))
+            written = torch.from_numpy(read_float32(base, f"{layer}.weight"))
             differing = torch.from_numpy(mask.kept(layer)) != expected.kept
             assert differing.float().mean() < 0.005, layer  # near-ties fall otherwise in fp32
             if not differing.any():

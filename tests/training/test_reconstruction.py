@@ -25,7 +25,7 @@ from tiny_models import edited, save_tiny, stock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masks import compute_masks
+from masks import compute_masks, read_float32
 
 CPU = torch.device("cpu")
 TASK = BY_NAME["boolq_mini"]
@@ -66,7 +66,7 @@ def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[st
         prefix = f"model.layers.{number}."
         if layer.startswith(prefix):
             A, B = (factors[f"base_model.model.{layer}.lora_{name}.weight"] for name in "AB")
-            W = torch.from_numpy(checkpoint.read_float32(f"{layer}.weight"))
+            W = torch.from_numpy(read_float32(checkpoint, f"{layer}.weight"))
             name = memory_path(checkpoint.architecture, layer).removeprefix(prefix)
             weights[f"{name}.weight"] = (W + SETTINGS.lora_scale * B @ A) * torch.from_numpy(job.mask.kept(layer))
     return weights

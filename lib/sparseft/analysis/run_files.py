@@ -63,7 +63,7 @@ class RunFiles:
     @property
     def start(self) -> Run | None:
         """Return the run whose training that of this run continues; None if it starts from the pruned model."""
-        return start_of(self.run, self.train.recover_on if self.train else None)
+        return start_of(self.run, self.train.settings["recover_on"] if self.train else None)
 
 
 class SharedFiles:

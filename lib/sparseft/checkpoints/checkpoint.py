@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
-from sparseft.storage.bits import BITS, to_float32
+from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import ADAPTER_CONFIG
@@ -145,10 +145,6 @@ class Checkpoint:
         """Return the bytes of a tensor of any dtype, mapped from its file."""
         tensor = self.tensors[name]
         return np.memmap(tensor.file, np.uint8, "r", tensor.start, (tensor.nbytes,)).data
-
-    def read_float32(self, name: str) -> np.ndarray:
-        """Return a tensor's values in fp32."""
-        return to_float32(self.read(name), self.tensors[name].dtype)
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
         """Yield a tensor's bits as `read` gives them, flat, in blocks of whole rows of about `block` weights.

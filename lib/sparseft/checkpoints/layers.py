@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sparseft.architectures import tensor_shapes
-from sparseft.architectures.architecture import Part, Shapes
+from sparseft.architectures.architecture import Shapes
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.errors import InputError
 from sparseft.storage.bits import infinity
@@ -50,11 +50,6 @@ def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
 def decoder_layer_of(layer: str) -> int:
     """Return the number of the decoder layer that a layer is in."""
     return int(layer.split(".")[2])
-
-
-def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
-    """Return the groups of layers whose channels are removed together. Each prunable layer is in one group."""
-    return checkpoint.architecture.coupled_parts(checkpoint.config, prunable_layers(checkpoint))
 
 
 def check_tensors(checkpoint: Checkpoint, place: Path | str) -> None:

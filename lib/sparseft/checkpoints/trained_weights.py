@@ -61,11 +61,6 @@ class TrainedCheckpoint(Checkpoint):
         return digest
 
 
-def holds_weights(folder: Path) -> bool:
-    """Return whether a training has left tensors in this folder, and not an adapter."""
-    return (folder / TRAINED_TENSORS).is_file()
-
-
 def write_weights(folder: Path, tensors: Sequence[Tensor], values: Iterable[np.ndarray], origin: dict) -> None:
     """Write the folder. `values` are the bits of the tensors in their order. `origin`: where they come from.
 

@@ -4,7 +4,7 @@ functions."""
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import cache
 from importlib.metadata import version
 
@@ -51,21 +51,11 @@ def _refuse_none(value: object) -> object:
     return value
 
 
-@contextmanager
-def reported(name: str, what: str) -> Iterator[None]:
+def reported(name: str, what: str) -> AbstractContextManager[None]:
     """Raise any error of lm-eval within a `with` block as an InputError of one line. The block has limits of time and
     memory."""
-    try:
-        with limited(f"tasks.{name}: {what}"):
-            yield
-    except InputError:
-        raise
-    # The templates and functions of a task may raise anything.
-    except Exception as error:
-        raise InputError(
-            f"{name}: lm-eval cannot render {what} ({type(error).__name__}: {one_line(error)[:200]})",
-            "give rows in the original fields of the data set, or correct the YAML file",
-        ) from None
+    advice = "give rows in the original fields of the data set, or correct the YAML file"
+    return limited(f"tasks.{name}: {what}", f"{name}: lm-eval cannot render {what}", advice)
 
 
 def harness_definition(task: Task, rows: SplitRows) -> dict:

@@ -14,7 +14,6 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,18 +32,9 @@ from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
 from sparseft.tasks.task import SplitRows, Task
 
-if TYPE_CHECKING:
-    # At run time, this import would come before harness.py sets the environment variables of transformers.
-    from transformers import PreTrainedTokenizerBase
-
 
 def evaluate(
-    model: nn.Module,
-    tokenizer: "PreTrainedTokenizerBase",
-    task: Task,
-    rows: SplitRows,
-    batch_size: int,
-    files: Path | None = None,
+    model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int, files: Path | None = None
 ) -> dict:
     """Score a model on rows["validation"], and return the content of evaluation.json.
 
@@ -100,12 +90,7 @@ def evaluate(
 
 
 def evaluate_probe(
-    model: nn.Module,
-    tokenizer: "PreTrainedTokenizerBase",
-    task: Task,
-    rows: SplitRows,
-    batch_size: int,
-    files: Path | None = None,
+    model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int, files: Path | None = None
 ) -> dict:
     """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in
     evaluation.json.
@@ -171,9 +156,7 @@ def _described(task: Task, rows: SplitRows, metrics: dict[str, float | None]) ->
 
 
 @torch.no_grad()
-def token_perplexity(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", text: str, context: int, windows: int | None = None
-) -> float:
+def token_perplexity(model: nn.Module, tokenizer, text: str, context: int, windows: int | None = None) -> float:
     """Return the token perplexity of a text, over its first `windows` windows, or over all.
 
     The text is tokenised once and cut into windows of `context` tokens that do not overlap. The tokens after the last

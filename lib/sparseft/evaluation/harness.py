@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
 from copy import deepcopy
-from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
 
@@ -43,8 +42,8 @@ from sparseft.tasks.task import SplitRows, Task
 # lm-eval would start `pip list` and other programs to describe the machine. This takes a second, and no record has it.
 evaluator.add_env_info = lambda results: None
 
-# How lm-eval aggregates the metrics of a task with choices. It knows no recall and no majority_floor.
-_AGGREGATIONS = {ACC: "mean", ACC_NORM: "mean", F1: "f1"}
+# lm-eval's metrics of a task with choices. It knows no recall and no majority_floor.
+_OF_CHOICES = (ACC, ACC_NORM, F1)
 # The devices on which the logits of all rows of a batch have the same positions, because a product rounds by its rows.
 ALIGNED = {"cpu"}
 # The filter that the headline metric of a generated answer takes.
@@ -150,7 +149,9 @@ def run_harness(
             check_rendering(lm_task, task, rows["validation"])
         with redirect_stdout(sys.stderr):
             # The bootstrap prints that it runs.
-            result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=_manager(), bootstrap_iters=BOOTSTRAP)
+            # Without lm-eval's own 14,000 task files, which take 8 s to read.
+            manager = TaskManager(include_defaults=False)
+            result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
     if files:
         write_files(result, files)
     entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
@@ -171,12 +172,6 @@ def run_harness(
     return metrics, samples
 
 
-@cache
-def _manager() -> TaskManager:
-    """Return lm-eval's manager of tasks. Reading lm-eval's own 14,000 task files would take 8 s."""
-    return TaskManager(include_defaults=False)
-
-
 def load_task(task: Task, rows: SplitRows) -> ConfigurableTask:
     """Return lm-eval's task over `rows`."""
     definition = task_definition(task, rows)
@@ -184,7 +179,7 @@ def load_task(task: Task, rows: SplitRows) -> ConfigurableTask:
     if task.classes and task.label and not any(map(task.label, rows["validation"])):
         definition["metric_list"] = [entry for entry in definition["metric_list"] if entry["metric"] != F1.name]
     with redirect_stdout(sys.stderr), sandboxed(task.name):
-        return _manager().load(definition)["tasks"][task.name]
+        return ConfigurableTask(config=definition)
 
 
 def write_files(result: dict, folder: Path) -> None:
@@ -237,11 +232,7 @@ def task_definition(task: Task, rows: SplitRows) -> dict:
             "output_type": "multiple_choice",
             "doc_to_choice": task.choices,
             "doc_to_target": task.label,
-            "metric_list": [
-                {"metric": metric.name, "aggregation": aggregation, "higher_is_better": True}
-                for metric, aggregation in _AGGREGATIONS.items()
-                if metric in task.metrics
-            ],
+            "metric_list": [{"metric": metric.name} for metric in _OF_CHOICES if metric in task.metrics],
         }
     # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (scoring.py).
     stock = own_config("gsm8k/gsm8k.yaml")

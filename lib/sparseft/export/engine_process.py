@@ -267,22 +267,14 @@ def peak_memory() -> dict[str, Any]:
     return {"peak_memory_bytes": resident, "peak_memory_kind": "resident"}
 
 
-def answer_to(request: dict[str, Any], engine: str) -> dict[str, Any]:
-    """Return what an engine computes, how fast, and in how much memory."""
-    loaded = ENGINES[engine][1](request)
-    prompts = request["prompts"]
-    answer = measure(loaded, prompts, request["new_tokens"], request["threads"], request["load"])
-    continuations = request["continuations"] or answer["tokens"]
-    pairs = zip(prompts, continuations, strict=True)
-    answer["log_likelihoods"] = [loaded.score(prompt + continuation) for prompt, continuation in pairs]
-    return answer
-
-
 def main(engine: str, request_file: str, answer_file: str) -> None:
     """Read the request, and write the answer."""
     request = json.loads(Path(request_file).read_text())
-    if "prompts" in request:
-        answer = answer_to(request, engine)
+    if prompts := request.get("prompts"):
+        loaded = ENGINES[engine][1](request)
+        answer = measure(loaded, prompts, request["new_tokens"], request["threads"], request["load"])
+        pairs = zip(prompts, request["continuations"] or answer["tokens"], strict=True)
+        answer["log_likelihoods"] = [loaded.score(prompt + continuation) for prompt, continuation in pairs]
     else:
         answer = {"version": installed_version(engine)}
         if request:

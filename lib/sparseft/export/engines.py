@@ -29,9 +29,12 @@ from sparseft.study.export_settings import ADVICE, ENGINES, LLAMA_CPP, Export
 REFERENCE = ENGINES[0]
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.
 BOUNDS = {
-    "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "f32": 1e-3, "f16": 2e-2, "bf16": 5e-2, "q8_0": 1e-1,
-    "q6_k": 1e-1, "q5_k_m": 5e-1, "q4_k_m": 5e-1, "q4_0": 5e-1,
-}  # fmt: skip
+    ("float32", "f32"): 1e-3,
+    ("float16", "f16"): 2e-2,
+    ("bfloat16", "bf16"): 5e-2,
+    ("q8_0", "q6_k"): 1e-1,
+    ("q5_k_m", "q4_k_m", "q4_0"): 5e-1,
+}
 
 
 class Answer(EngineUse):
@@ -92,11 +95,9 @@ def _forget(weights: Sequence[Path]) -> None:
     llama.cpp and safetensors compute on the pages of the file where they lie. The speed depends on how these pages came
     into memory: on the same bytes in bfloat16, llama.cpp was 1.1 to 1.3 times as fast in a new copy of a file as in the
     file itself. After `_forget`, both were equally fast."""
-    if not hasattr(os, "posix_fadvise"):
-        return
     for file in weights:
-        # A file system that is read-only has nothing to write.
-        with suppress(OSError), file.open("rb") as opened:
+        # A file system that is read-only has nothing to write, and macOS does not have these functions.
+        with suppress(OSError, AttributeError), file.open("rb") as opened:
             # Only what is on the disk can be forgotten.
             os.fdatasync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -119,8 +120,8 @@ def _result(answer: Answer, reference: Answer, new_tokens: int, **labels: Any) -
 
 def _bound(folder: Path, engine: str, settings: Export) -> float:
     """Return how far the log-likelihoods of an engine may be from those of transformers."""
-    dtype = str(Checkpoint(folder).config.get("dtype"))
-    return max(BOUNDS[dtype], BOUNDS[str(settings.gguf)] if engine == LLAMA_CPP else 0)
+    formats = {Checkpoint(folder).config.get("dtype"), settings.gguf if engine == LLAMA_CPP else None}
+    return max(bound for alike, bound in BOUNDS.items() if not formats.isdisjoint(alike))
 
 
 def _read_answer(path: Path, request: dict[str, Any]) -> Answer:

@@ -88,7 +88,7 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
         if keys["recover_on"] not in (None, run.task):
             how += f", after a training on `{keys['recover_on']}`"
         sentences.append(
-            f"It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {training.steps} steps of"
+            f"It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {keys['steps']} steps of"
             f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}."
         )
     else:

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparseft.errors import InputError, one_line
+from sparseft.errors import InputError
 from sparseft.limits import limited
 from sparseft.study.schedule import Training
 from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
@@ -123,21 +123,13 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
     if "strftime_now" in template:
         template = FIXED_DATE + template
     write = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False)
+    advice = "change the messages, for example leave the system message out, or change the template"
     texts = []
     for number, messages in enumerate(conversations, start=1):
         row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
-        try:
-            with limited(row):
-                prompt = write(messages[:-1], add_generation_prompt=True)
-                whole = write(messages)
-        except InputError:
-            raise
-        # The template is a program of the model's author, and may raise anything.
-        except Exception as error:
-            raise InputError(
-                f"{row} refuses the messages ({one_line(error)[:200]})",
-                "change the messages, for example leave the system message out, or change the template",
-            ) from None
+        with limited(row, f"{row} refuses the messages", advice):
+            prompt = write(messages[:-1], add_generation_prompt=True)
+            whole = write(messages)
         if not whole.startswith(prompt) or not _has_every_message(messages, prompt, whole[len(prompt) :]):
             raise InputError(
                 f"{row} leaves a message out, changes its text, or writes it otherwise before a response",

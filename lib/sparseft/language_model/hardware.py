@@ -129,12 +129,9 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes: allocated on all GPUs by this process, or its largest resident set."""
     if device.type == "cuda":
         return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
-    peak = status_bytes("VmHWM")
-    if peak is not None:
-        return peak
-    # Not on Linux, where it would include what the parent held when it started this process.
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # Linux's own number, because there ru_maxrss would include what the parent held when it started this process.
+    return status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def instructions() -> list[str]:

@@ -9,7 +9,6 @@ another model q (evaluation/divergence.py). Importances calibrate on such window
 A text of a model was first used for calibration by Williams et al., arXiv 2410.17170.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from sparseft.data.rows import as_lines
 from sparseft.data.texts import write_source_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
@@ -97,4 +97,4 @@ def write_windows(
         | {name: of_windows[number].tolist() for name, of_windows in scores.items()}
         for number, window in enumerate(windows)
     )
-    write_source_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), source)
+    write_source_text(path, as_lines(rows), source)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture, ExpertBlock
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.language_model.prefetch import DividedLayers
 from sparseft.language_model.products import Linear
 
@@ -115,6 +116,11 @@ def memory_path(architecture: Architecture, layer: str) -> str:
     if experts is None:
         return layer
     return layer.replace(f".{experts.on_disk}.", f".{experts.in_memory}.")
+
+
+def layer_paths(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the modules of the prunable layers, by their names on disk, in a model whose experts are unfused."""
+    return {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
 
 
 def divide(loss: nn.Module, device: torch.device, processes: int, *, in_fp32: bool = False) -> None:

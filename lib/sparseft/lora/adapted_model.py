@@ -3,18 +3,18 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import layer_paths, unfuse_experts
 from sparseft.lora.adapter import Adapter, read_trained
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
@@ -48,13 +48,13 @@ def trained_model(
     config = trained.config
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
 
-    def kind(mode: str, kept: Tensor) -> Callable[..., nn.Module]:
+    def kind(mode: str, kept: Tensor) -> Callable[..., Any]:
         layer = kind_of(mode, kept)
         return (lambda linear, *_: linear) if layer is MaskedLoRALinear else layer
 
     unfuse_experts(model)
     masks = masks_on(mask, device)
-    layers = adapt(model, checkpoint, masks, trained.origin["mode"], settings, kind)
+    layers = attach(model, masks, layer_paths(checkpoint), trained.origin["mode"], settings, kind)
     check_layers(layers, trained.pairs, folder)
     masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
     place(model, TrainedWeights(checkpoint, model, masks, trained, masked), rooms)
@@ -72,7 +72,7 @@ class TrainedWeights(StoredWeights):
     ) -> None:
         """`masked` are the layers whose weight is W'."""
         super().__init__(checkpoint, model)
-        self._prunable = {memory_path(checkpoint.architecture, layer): layer for layer in prunable_layers(checkpoint)}
+        self._prunable = {path: layer for layer, path in layer_paths(checkpoint).items()}
         self._masks = masks
         self._adapter = adapter
         self._masked = masked
@@ -91,14 +91,6 @@ class TrainedWeights(StoredWeights):
             A, B = (matrix.to(kept.device) for matrix in self._adapter.pairs[layer])
             build(weight, weight, A, B, self._adapter.scale)
         return weight
-
-
-def adapt(
-    model: nn.Module, checkpoint: Checkpoint, masks: MaskOf, mode: str, settings: Training, kind: Callable = kind_of
-) -> dict[str, LoRALinear]:
-    """Prune a model with unfused experts, and return its new LoRA layers by name. `masks` and `kind` as in `attach`."""
-    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    return attach(model, masks, paths, mode, settings, kind)
 
 
 def masks_on(mask: Mask, device: torch.device) -> MaskOf:

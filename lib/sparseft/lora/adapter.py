@@ -25,13 +25,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint, holds_weights
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
 from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
-from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, WEIGHTS, joint_digest
+from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, TRAINED_TENSORS, WEIGHTS, joint_digest
 from sparseft.study.grid import PROJECTIONS, Run
 from sparseft.study.schedule import Training
 
@@ -93,15 +93,12 @@ class Adapter(NamedTuple):
     pairs: dict[str, tuple[Tensor, Tensor]]
     # s = alpha / r.
     scale: float
-    # The content of adapter_config.json, and under "sparseft" the origin, which an adapter of stock PEFT lacks.
+    # The content of adapter_config.json.
     config: dict
+    # Where the adapter comes from; empty for an adapter of stock PEFT.
+    origin: dict
     # The digest of the bytes that all this was read from.
     digest: str
-
-    @property
-    def origin(self) -> dict:
-        """Return where the adapter comes from; empty for an adapter of stock PEFT."""
-        return self.config.get(ORIGIN, {})
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -114,8 +111,6 @@ def read_adapter(folder: Path) -> Adapter:
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
     check_trained(folder, digest)
     config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
-    if ORIGIN in config:
-        raise InputError(f"{folder / ADAPTER_CONFIG}: has the key {ORIGIN} of an earlier version", _ADVICE)
     if not _is_plain(config):
         raise InputError(
             f"{folder}: not a plain LoRA adapter",
@@ -127,8 +122,7 @@ def read_adapter(folder: Path) -> Adapter:
     except SafetensorError as error:
         raise InputError(f"{path}: {error}", _ADVICE) from None
     metadata = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")]).get("__metadata__", {})
-    if ORIGIN in metadata:
-        config[ORIGIN] = parse_json(metadata[ORIGIN], path, _ADVICE)
+    origin = parse_json(metadata.get(ORIGIN, "{}"), path, _ADVICE)
     names = {
         layer: factor_names(layer)
         for layer in sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
@@ -141,7 +135,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise InputError(f"{path}: its matrices do not have the rank r {rank} of {ADAPTER_CONFIG}", _ADVICE)
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
-    return Adapter(pairs, config["lora_alpha"] / rank, config, digest)
+    return Adapter(pairs, config["lora_alpha"] / rank, config, origin, digest)
 
 
 def read_trained(
@@ -151,7 +145,8 @@ def read_trained(
 
     Raises InputError as `read_adapter` does, and if the folder records another run than `run`, or something else than
     `origin`, such as another mask. With `allows_stock`, an adapter of stock PEFT passes, which records no origin."""
-    trained = TrainedCheckpoint(model.folder, folder) if holds_weights(folder) else read_adapter(folder)
+    has_weights = (folder / TRAINED_TENSORS).is_file()
+    trained = TrainedCheckpoint(model.folder, folder) if has_weights else read_adapter(folder)
     expected = origin | ({"run_id": run.id, "mode": run.mode} if run else {})
     recorded = trained.origin if isinstance(trained, TrainedCheckpoint) else trained.config | trained.origin
     for name, value in expected.items():

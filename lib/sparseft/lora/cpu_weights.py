@@ -29,6 +29,8 @@ TILE = 2048
 # The bits of bf16 are the upper half of those of fp32.
 _UPPER = np.uint32(16)
 _NAN = np.uint32(0x7FC0)
+# A pool of so many threads, which is started once per process.
+_pool = cache(ThreadPoolExecutor)
 
 
 def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
@@ -58,12 +60,6 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     # The loop reads the results, because an error in a thread would be lost otherwise.
     for _ in each(merge, range(0, len(weights), step)):
         pass
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool of threads. It is started once per process."""
-    return ThreadPoolExecutor(threads)
 
 
 def _words(weight: Tensor) -> np.ndarray:

@@ -166,7 +166,7 @@ def attach(
     layers: dict[str, str],
     mode: str,
     settings: Training,
-    kind: Callable[[str, Tensor], type[LoRALinear]] = kind_of,
+    kind: Callable[[str, Tensor], Callable[..., LoRALinear]] = kind_of,
     workspace: Workspace | None = None,
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, replace its targeted linears by LoRA layers, and return these by layer name.
@@ -175,7 +175,7 @@ def attach(
 
     masks: layer -> its mask, bool (out, in), on the device of the weights
     layers: name on disk -> module path in memory; a layer outside settings.lora_targets is only pruned
-    kind: (mode, mask) -> the class of the LoRA layer
+    kind: (mode, mask) -> what makes the LoRA layer, such as its class
     workspace: what the layers share with those of another call; a new one if it is None
 
     Raises InputError if `mode` does not allow the settings, or if no layer is a target."""

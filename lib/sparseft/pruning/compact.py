@@ -15,7 +15,7 @@ import numpy as np
 
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, read_mask
@@ -49,7 +49,7 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
     cuts: dict[str, Cut] = {}
     # Unit -> number of kept units -> the first layer that keeps so many.
     sizes: dict[str, dict[int, str]] = {unit: {} for unit in groups}
-    for parts in coupled_parts(checkpoint):
+    for parts in checkpoint.architecture.coupled_parts(checkpoint.config, prunable_layers(checkpoint)):
         first = parts[0]
         units = _kept_units(mask, parts)
         # The first pruned units are kept too, so that their number is a multiple.

@@ -7,7 +7,7 @@ limit: a batch size that does not fit there is not compiled, and no file is writ
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import create_model
 
@@ -64,10 +64,6 @@ Measured = create_model("Measured", __base__=RecordFile, **_KEYS)
 
 class ConditionsRecord(Measured):
     """Record under which conditions a cell was measured."""
-
-    if TYPE_CHECKING:
-        # One of _KEYS.
-        sequence_length: int | None
 
     cell: str = provenance("The name of the runs without their seed.")
     backend: str = setting("The backend that trained.")

@@ -7,7 +7,7 @@ layer, and the losses of the steps are shares of the error before it.
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import create_model
 
@@ -85,11 +85,6 @@ Scheduled = create_model("Scheduled", __base__=RunRecord, **_KEYS)
 
 class TrainingRecord(Scheduled):
     """Record one training: the keys of `training:`, and what was measured."""
-
-    if TYPE_CHECKING:
-        # Two of _KEYS.
-        steps: int
-        recover_on: str | None
 
     file_name: ClassVar[str] = "train.json"
     record: Literal["training"] = kind("training")

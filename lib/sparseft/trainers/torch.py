@@ -11,12 +11,12 @@ from accelerate.utils import check_cuda_p2p_ib_support
 from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
+from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.language_model.batches import Example, encode_splits
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
 from sparseft.language_model.layered_model import LayeredModel, decoder_layer_tensors, read_tensors
 from sparseft.language_model.model import empty_model, load_model
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.language_model.weights import layer_paths, unfuse_experts
 from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach
@@ -71,7 +71,7 @@ def reconstruct(job: TrainingJob, dense: Checkpoint, examples: list[Example], st
     torch.manual_seed(job.seed)
     layered = LayeredModel(dense, device)
     model = layered.model
-    paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
+    paths = layer_paths(job.checkpoint)
     workspace = Workspace()
     base = None if dense.digest == job.checkpoint.digest else empty_model(job.checkpoint)
     if base:

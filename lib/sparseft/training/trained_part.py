@@ -16,14 +16,15 @@ from sparseft.language_model.model import empty_model, load_model, load_tokenize
 from sparseft.language_model.weights import (
     as_weight,
     divide,
+    layer_paths,
     memory_path,
     own_rows,
     read_own_rows,
     unfuse_experts,
 )
-from sparseft.lora.adapted_model import adapt, check_layers, masks_on
+from sparseft.lora.adapted_model import check_layers, masks_on
 from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.masked_lora import LoRALinear, load_factors
+from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.modes import get_mode
 from sparseft.study.schedule import Training
@@ -199,7 +200,9 @@ def model_to_train(
         # The method has another name since transformers 5.24, where the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    layers = None if described.is_full else adapt(model, checkpoint, masks_on(mask, device), mode, settings)
+    layers = (
+        None if described.is_full else attach(model, masks_on(mask, device), layer_paths(checkpoint), mode, settings)
+    )
     loss = AnswerLoss(model)
     if settings.shard_model:
         divide(loss, device, processes, in_fp32=described.is_full)

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from sparseft.checkpoints.layers import prunable_layers
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
-from sparseft.language_model.weights import memory_path
+from sparseft.language_model.weights import layer_paths, memory_path
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.modes import get_mode
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
@@ -72,9 +71,7 @@ class Trainer:
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         mode = get_mode(job.mode)
         model, self.dtype = as_computed(model, backend, in_fp32=mode.is_full)
-        self.paths = {
-            layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)
-        }
+        self.paths = layer_paths(job.checkpoint)
         self.layers: dict[str, LoRALinear] = {}
         if mode.is_full:
             self._prune_and_train(model)
