@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from project import DEFAULT, ROOT
-from sparseft.planning.job_kind import EVALUATIONS, RUN_THE_MODEL, JobKind
+from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.requests import MARGIN, UNKNOWN, Requests
 from sparseft.planning.sizes import described
 from sparseft.study.config import Config
@@ -128,7 +128,9 @@ def test_a_perplexity_of_long_windows_has_the_logits_of_some_rows_only():
     assert activations < sizes[1] - sizes[0] + 8e9 < activations + 131_072 * 32_000 * 4
 
 
-@pytest.mark.parametrize("kind", ["merge", "proof", "weights", "mask", "training", *EVALUATIONS])
+@pytest.mark.parametrize(
+    "kind", ["merge", "proof", "weights", "mask", "training", "evaluation", "selection", "engines"]
+)
 def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(kind):
     job = JobKind(kind, "llama", "boolq", "unstructured_wanda")
     assert Requests(study(resources={"gpus": 1})).gpus(job) == (kind not in ("proof", "weights"))

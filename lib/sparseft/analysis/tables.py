@@ -8,7 +8,7 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,9 @@ MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
 # The fields of the records that are columns of summary.csv, by the name of the column.
 FIELDS: dict[str, Any] = {
-    field.json_schema_extra["column"]: field
+    column: record.model_fields[name]
     for record in (EvaluationRecord, ValidationRecord, TrainingRecord)
-    for field in cast(dict[str, Any], record.model_fields).values()
-    if field.json_schema_extra["column"]
+    for name, column in record.column_names().items()
 }
 RUNS = [*RUN, "setting", *FIELDS, MEASURED, *"value_before_merge train_merge_gap reached_sparsity".split()]
 RUNS += "parameters_left train_loss selection_value chosen status".split()

@@ -19,13 +19,13 @@ class AnswersPart(RecordPart):
 
     A generated answer has no choices. A task whose metric is the loss has neither outcomes nor answers."""
 
-    metric: str = setting("The name of the headline metric.", column="metric")
+    metric: str = setting("The name of the headline metric.", column=True)
     definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
-    value: NonNegative = measurement("The headline metric.", column="value")
-    standard_error: NonNegative = measurement("Its standard error over the examples.", column="standard_error")
-    examples: PositiveCount = measurement("The number of examples.", column="examples")
+    value: NonNegative = measurement("The headline metric.", column=True)
+    standard_error: NonNegative = measurement("Its standard error over the examples.", column=True)
+    examples: PositiveCount = measurement("The number of examples.", column=True)
     chance: Fraction | None = measurement(
-        "The value of guessing. Null if the metric is the loss.", "fraction", column="chance"
+        "The value of guessing. Null if the metric is the loss.", "fraction", column=True
     )
     few_shot: Count = setting("The worked examples before each question.")
     metrics: dict[str, float | None] = measurement("Every metric of the task, by name.")
@@ -55,9 +55,7 @@ class ScoredRecord(AnswersPart, RunRecord):
 
     task: str = provenance("The task.")
     distinct_prompts: PositiveCount = measurement("The number of different prompts.")
-    eval_loss: Loss = measurement(
-        "The sum of the losses divided by the answer tokens.", "nats per token", column="eval_loss"
-    )
+    eval_loss: Loss = measurement("The sum of the losses divided by the answer tokens.", "nats per token", column=True)
     loss_few_shot: Count = setting("The worked examples before an answer whose loss is taken.")
     losses: list[Loss] = measurement("The loss of each right answer, over all its tokens.", "nats")
     answer_tokens: list[PositiveCount] = measurement("The tokens of each right answer.", "tokens")
@@ -104,19 +102,16 @@ class EvaluationRecord(MergedModelRecord):
     record: Literal["evaluation"] = kind("evaluation")
     perplexity_source: JsonValue = provenance("Where the perplexity's text comes from. Null if unknown.", default=None)
     perplexity_overlap: Fraction | None = measurement(
-        "The seen share of that text.", "fraction", column="perplexity_overlap", default=None
+        "The seen share of that text.", "fraction", column=True, default=None
     )
     divergence: float | None = measurement(
-        "KL(dense, this model) on windows that the dense model samples.",
-        "nats per token",
-        column="divergence",
-        default=None,
+        "KL(dense, this model) on windows that the dense model samples.", "nats per token", column=True, default=None
     )
     divergence_standard_error: NonNegative | None = measurement(
-        "Its standard error over the windows.", "nats per token", column="divergence_standard_error", default=None
+        "Its standard error over the windows.", "nats per token", column=True, default=None
     )
     same_top_tokens: Fraction | None = measurement(
-        "The share of their places with the same likeliest token.", "fraction", column="same_top_tokens", default=None
+        "The share of their places with the same likeliest token.", "fraction", column=True, default=None
     )
     divergences: list[float] | None = measurement("The estimate of each window.", "nats per token", default=None)
     probes: dict[str, ProbePart] = measurement("The result on each probe, by its name.", default={})

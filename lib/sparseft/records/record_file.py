@@ -59,10 +59,17 @@ class RecordPart(BaseModel):
                 found[link] = files_digest(value) if isinstance(value, dict) else value
         return found
 
+    @classmethod
+    def column_names(cls) -> dict[str, str]:
+        """Return the names of the columns of summary.csv by the names of the fields that are in it."""
+        fields: dict[str, Any] = cls.model_fields
+        columns = {name: field.json_schema_extra["column"] for name, field in fields.items()}
+        return {name: name if column is True else column for name, column in columns.items() if column}
+
     @property
     def columns(self) -> dict[str, Any]:
         """Return the fields that are columns of summary.csv, by the name of the column."""
-        return {said["column"]: value for _, value, said in self._fields() if said["column"]}
+        return {column: getattr(self, name) for name, column in self.column_names().items()}
 
 
 class Inputs(RecordPart):

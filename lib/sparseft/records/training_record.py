@@ -93,7 +93,7 @@ class TrainingRecord(Scheduled):
     validation_examples: PositiveCount | None = measurement("The number of evaluated examples, if any.", default=None)
     definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
     backend: str = setting("The backend that trained.")
-    device: str = provenance("The device that trained.", column="device")
+    device: str = provenance("The device that trained.", column=True)
     processes: PositiveCount = provenance("The processes that shared every step.")
     dtype: str = setting("The number format of the weights.")
     cerebras: Keys | None = setting("The keys of `cerebras:`. Null on other backends.", default=None)
@@ -104,19 +104,13 @@ class TrainingRecord(Scheduled):
     eval_curve: list[Evaluated] = measurement("The evaluations during the training.")
     final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per token")
     eval_loss: Loss | None = measurement("The loss that the CS-3 evaluates, if so.", "nats per token", default=None)
-    samples_per_second: Positive = measurement(
-        "The median speed after the first steps.", "samples/s", column="samples_per_second"
-    )
+    samples_per_second: Positive = measurement("The median speed after the first steps.", "samples/s", column=True)
     samples_per_second_overall: Positive = measurement("The speed of all steps.", "samples/s")
     tokens: PositiveCount = measurement("The tokens of all steps.", "tokens", column="training_tokens")
-    tokens_per_second: Positive = measurement(
-        "The median speed after the first steps.", "tokens/s", column="tokens_per_second"
-    )
+    tokens_per_second: Positive = measurement("The median speed after the first steps.", "tokens/s", column=True)
     tokens_per_second_overall: Positive = measurement("The speed of all steps.", "tokens/s")
-    train_seconds: Positive = measurement("The time of all steps.", "s", column="train_seconds")
-    peak_memory_bytes: PositiveCount = measurement(
-        "The largest memory of a process.", "bytes", column="peak_memory_bytes"
-    )
+    train_seconds: Positive = measurement("The time of all steps.", "s", column=True)
+    peak_memory_bytes: PositiveCount = measurement("The largest memory of a process.", "bytes", column=True)
     resumed_after_steps: list[Count] = measurement("The steps after which a killed training was resumed.")
     reconstruction: ReconstructionPart | None = measurement("Null for a training on the task.", default=None)
     versions: dict[str, str] = provenance("The version of each package.")

@@ -51,9 +51,7 @@ class ValidationRecord(RunRecord):
     max_abs_violation: float = measurement("The largest magnitude of a violation, or 0.")
     max_abs_pruned: NonNegative = measurement("The largest magnitude of a pruned weight, or 0.")
     tolerance: float = provenance("The largest magnitude that passes as zero.")
-    parameters: PositiveCount | None = measurement(
-        "The parameters of the merged model.", column="parameters", default=None
-    )
+    parameters: PositiveCount | None = measurement("The parameters of the merged model.", column=True, default=None)
     bytes: PositiveCount | None = measurement("The size of their files.", "bytes", column="model_bytes", default=None)
     removed_weights: Count = measurement("The prunable weights that a pruned base lacks.", default=0)
     expected_sparsity: Fraction | None = measurement("The share that the mask prunes, or that was removed.", "fraction")
