@@ -199,21 +199,18 @@ def rows_table(name: str, file: Path) -> Dataset:
 
 def _check_supported(name: str, config: dict, data: TaskData) -> None:
     """Raise InputError if a task needs more than a prompt and choices, or a prompt and one generated answer."""
-    output_type = config.get("output_type", GENERATE_UNTIL)
-    has_choices = output_type == MULTIPLE_CHOICE
-    faults = {
-        (f": output_type {output_type} is not supported", f"name a task of {MULTIPLE_CHOICE} or {GENERATE_UNTIL}"): (
-            output_type not in (MULTIPLE_CHOICE, GENERATE_UNTIL)
-        ),
-        (f": repeats {config.get('repeats')} is not supported", "set it to 1"): config.get("repeats", 1) != 1,
-        (": choices have no filters", "leave out filter_list"): has_choices and config.get("filter_list"),
-        (".answer: training learns the right choice", "leave answer out"): has_choices and data.answer,
-        (": the answers are drawn at random", "set generation_kwargs.do_sample to false"): (
-            not has_choices and _generation(config)["do_sample"]
-        ),
-    }
-    for (what, remedy), is_true in faults.items():
-        if is_true:
+    output_type, repeats = config.get("output_type", GENERATE_UNTIL), config.get("repeats", 1)
+    has_choices, is_generated = output_type == MULTIPLE_CHOICE, output_type == GENERATE_UNTIL
+    is_drawn = is_generated and _generation(config)["do_sample"]
+    types = f"{MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
+    for is_fault, what, remedy in (
+        (not (has_choices or is_generated), f": output_type {output_type} is not supported", f"name a task of {types}"),
+        (repeats != 1, f": repeats {repeats} is not supported", "set it to 1"),
+        (has_choices and config.get("filter_list"), ": choices have no filters", "leave out filter_list"),
+        (has_choices and data.answer, ".answer: training learns the right choice", "leave answer out"),
+        (is_drawn, ": the answers are drawn at random", "set generation_kwargs.do_sample to false"),
+    ):
+        if is_fault:
             raise InputError(f"tasks.{name}{what}", remedy)
 
 

@@ -13,13 +13,6 @@ from sparseft.study.sources import TaskData
 from sparseft.tasks.task import SPLITS
 
 
-class _Loader(yaml.SafeLoader):
-    """Read a YAML file as data. A tag such as !function gives None."""
-
-
-_Loader.add_constructor(None, lambda loader, node: None)
-
-
 def task_files(data: TaskData) -> list[str]:
     """Return the user's own files that a task is prepared from: those of the splits in its folder, and its YAML file.
 
@@ -47,7 +40,8 @@ def _add_included(path: Path, files: list[Path]) -> None:
     if path in files or path.is_relative_to(package):
         return
     try:
-        content = yaml.load(path.read_bytes(), _Loader)
+        # This loader reads data only, also behind a tag such as !function.
+        content = yaml.load(path.read_bytes(), yaml.BaseLoader)
     except (yaml.YAMLError, OSError):
         content = None
     files.append(path)

@@ -178,8 +178,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     begin = time.perf_counter()
     cpu_begin = time.process_time()
     progress = loop.run()
-    cpu_seconds = time.process_time() - cpu_begin
-    cpu_share = cpu_seconds / (time.perf_counter() - begin) / torch.get_num_threads()
+    cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
     timed_batches = islice(shuffled(examples, settings, seed), throughput.warmup_steps, settings.steps)
     return {
         "seconds": sum(progress.seconds[throughput.warmup_steps :]),

@@ -54,13 +54,11 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     origin = origin.model_copy(update={"source": without_folders(origin.source)})
     obstacle = why_not_smaller(merged, mask)
     with atomic_folder(output, "export") as folder:
-        report = None
+        report = None if obstacle else compact(merged, mask_path, folder)
         if obstacle:
             merged.copy_rest(folder)
             for file in merged.files:
                 shutil.copyfile(file, folder / file.name)
-        else:
-            report = compact(merged, mask_path, folder)
         for name, entry in origin.others.items():
             shutil.copyfile(base / name, folder / name)
             if sha256(folder / name) != entry.sha256:

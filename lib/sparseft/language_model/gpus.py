@@ -101,13 +101,11 @@ def _locked(path: Path) -> int | None:
     """Return the descriptor of a file that is now locked, or None if another process holds the lock.
 
     Read access is enough, because the file may belong to another user."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    if not path.exists():
         path.touch()
         # Other users must be able to open the file, whatever the umask of this one is.
         path.chmod(0o644)
-        descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -68,9 +68,8 @@ class CrossEntropyFunction(torch.autograd.Function):
         logits, targets, log_sums, of_teacher = ctx.kept
         # The context must not keep the logits alive.
         ctx.kept = None
-        by_token = (
-            (logits, targets, log_sums, grad) if of_teacher is None else (logits, targets, log_sums, *grad, of_teacher)
-        )
+        taught = (grad,) if of_teacher is None else (*grad, of_teacher)
+        by_token = (logits, targets, log_sums, *taught)
         for rows, *others in zip(*(tensor.split(ROWS[logits.device.type]) for tensor in by_token), strict=True):
             rows.copy_(_gradient(ctx.temperature, rows, *others))
         return logits, None, None, None

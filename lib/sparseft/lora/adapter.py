@@ -38,13 +38,11 @@ from sparseft.study.schedule import Training
 _ADVICE = "train the run again"
 _PREFIX = "base_model.model."
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
-_HARMLESS = frozenset(
-    (
-        "auto_mapping base_model_name_or_path bias eva_config inference_mode init_lora_weights loftq_config lora_alpha"
-        " lora_dropout lora_ga_config megatron_core peft_type peft_version qalora_group_size r revision"
-        " target_modules task_type"
-    ).split()
-)
+_HARMLESS = (
+    "auto_mapping base_model_name_or_path bias eva_config inference_mode init_lora_weights loftq_config lora_alpha"
+    " lora_dropout lora_ga_config megatron_core peft_type peft_version qalora_group_size r revision target_modules"
+    " task_type"
+).split()
 
 
 def factor_names(layer: str) -> tuple[str, str]:

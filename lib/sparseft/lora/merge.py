@@ -26,7 +26,6 @@ from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_folder
-from sparseft.storage.bits import unpack
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
@@ -84,7 +83,7 @@ def merge(
             if layer in factors.pairs:
                 A, B = factors.pairs[layer]
                 weight = as_weight(bits, tensor.dtype)
-                carry_mask_(weight, torch.from_numpy(unpack(mask.bits[layer][rows], bits.shape)))
+                carry_mask_(weight, torch.from_numpy(mask.kept(layer, rows)))
                 build(weight, weight, A, B[rows], factors.scale)
                 if not is_finite(bits, tensor.dtype):
                     raise InputError(
@@ -122,8 +121,7 @@ def _is_as_trained(base: Checkpoint, mode: str | None, factors: Adapter, mask: M
 
     def is_masked(layer: str) -> bool:
         # If a few rows show a pruned weight and no structure, the whole mask has both properties.
-        parts = mask.bits[layer][:_ROWS], mask.bits[layer]
-        kept = (torch.from_numpy(unpack(bits, (len(bits), mask.shape[layer][1]))) for bits in parts)
+        kept = (torch.from_numpy(mask.kept(layer, slice(rows))) for rows in (_ROWS, None))
         return any(kind_of(mode, part) is MaskedLoRALinear for part in kept)
 
     return all(map(is_masked, factors.pairs))

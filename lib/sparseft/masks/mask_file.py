@@ -79,8 +79,6 @@ def read_mask(path: Path | str) -> Mask:
         shape = {layer: (int(rows), int(cols)) for layer, (rows, cols) in content["shape"].items()}
         mask = Mask(dict(content["meta"]), dict(content["bits"]), shape)
         is_sound = content["format_version"] == FORMAT_VERSION and _is_consistent(mask)
-    except InputError:
-        raise
     # A file may hold anything, and its readers raise many kinds of errors.
     except Exception as error:
         if "Cannot allocate memory" in str(error):

@@ -21,7 +21,7 @@ from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask
-from sparseft.storage.bits import BITS, infinity, to_float32, unpack
+from sparseft.storage.bits import BITS, infinity, to_float32
 
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 
@@ -96,7 +96,7 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
     counts = dict.fromkeys(("pruned", "zeros", "kept_zeros", "violations"), 0)
     for bits in checkpoint.read_blocks(tensor.name, BLOCK):
         sizes = (bits & (np.iinfo(bits.dtype).max >> 1)).reshape(-1, cols)
-        kept = unpack(mask.bits[layer][row : row + len(sizes)], sizes.shape)
+        kept = mask.kept(layer, slice(row, row + len(sizes)))
         row += len(sizes)
         pruned_sizes = sizes * ~kept
         largest = max(largest, int(pruned_sizes.max()))

@@ -102,18 +102,21 @@ def check_sources(config: Config) -> None:
     if len(longest) > LONGEST_NAME:
         what = f"{longest}: the name of a run has {len(longest)} characters, and {LONGEST_NAME} are possible"
         raise InputError(what, "shorten the name of the model, the task, the training or the text")
+    unprepared = {
+        f"models.{name}": config.models[name].source
+        for name in config.grid.models
+        if not Path(MANIFEST.format(model=name)).exists()
+    }
     missing = [
         f"{place}: {file}: no such file"
-        for place, files in _sources(config).items()
+        for place, files in _sources(config, unprepared).items()
         for file in files
         if not Path(file).exists()
     ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there (docs/tasks.md)")
     _check_rows(config)
-    fetched_models = [name for name in config.grid.models if not Path(MANIFEST.format(model=name)).exists()]
-    sources = {f"models.{name}": config.models[name].source for name in fetched_models}
-    check_access({place: source.removeprefix(HUB) for place, source in sources.items() if source.startswith(HUB)})
+    check_access({key: source.removeprefix(HUB) for key, source in unprepared.items() if source.startswith(HUB)})
     for name in config.grid.models:
         subject = known_subject(name, config.models[name], config.models)
         if subject is None:
@@ -133,15 +136,12 @@ def check_sources(config: Config) -> None:
                 raise InputError(what, "lower it, or measure none")
 
 
-def _sources(config: Config) -> dict[str, list[str]]:
+def _sources(config: Config, unprepared: dict[str, str]) -> dict[str, list[str]]:
     """Return the user's own files that the study still needs, by their place in the configuration.
 
-    A model that is prepared or imported needs its source no more."""
-    places = {
-        f"models.{name}": model_files(config.models[name].source)
-        for name in config.grid.models
-        if not Path(MANIFEST.format(model=name)).exists()
-    }
+    `unprepared` has the sources of the models that are not prepared. What is prepared or imported needs its source no
+    more."""
+    places = {key: model_files(source) for key, source in unprepared.items()}
     places |= {key: model_files(source) for key, base, source in _imported(config) if not base.exists()}
     places |= {f"tasks.{name}": task_files(config.task_data(name)) for name in _prepared_tasks(config)}
     texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
