@@ -1,6 +1,7 @@
 """List the user's own files that a task is prepared from."""
 
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from sparseft.study.sources import TaskData
 from sparseft.tasks.task import SPLITS
 
 
-def task_files(data: TaskData) -> list[str]:
-    """Return the user's own files that a task is prepared from: those of the splits in its folder, and its YAML file.
+def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
+    """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
     A YAML file comes with all files outside lm-eval's package that it includes."""
     files = []
@@ -25,7 +26,7 @@ def task_files(data: TaskData) -> list[str]:
         # so that a moved study has the same inputs.
         files = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
     # Text may also be in .txt files. The last place is listed even if it is missing, so that it is reported.
-    for split in SPLITS if data.local else ():
+    for split in splits if data.local else ():
         text = f"{data.local}/{split}.txt"
         files.append(text if data.kind == "text" and Path(text).exists() else f"{data.local}/{split}.jsonl")
     return files
