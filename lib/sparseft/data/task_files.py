@@ -14,6 +14,13 @@ from sparseft.study.sources import TaskData
 from sparseft.tasks.task import SPLITS
 
 
+class _Loader(yaml.SafeLoader):
+    """Read a YAML file as data. A tag such as !function gives None."""
+
+
+_Loader.add_constructor(None, lambda loader, node: None)
+
+
 def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
     """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
@@ -41,8 +48,7 @@ def _add_included(path: Path, files: list[Path]) -> None:
     if path in files or path.is_relative_to(package):
         return
     try:
-        # This loader reads data only, also behind a tag such as !function.
-        content = yaml.load(path.read_bytes(), yaml.BaseLoader)
+        content = yaml.load(path.read_bytes(), _Loader)
     except (yaml.YAMLError, OSError):
         content = None
     files.append(path)
