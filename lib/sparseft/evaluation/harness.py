@@ -143,15 +143,18 @@ def run_harness(
     Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the
     rows. lm-eval also writes its own files into the folder `files`. Raises InputError if lm-eval renders other texts
     than training read."""
-    lm_task = load_task(task, rows)
-    with sandboxed(task.name):
+    definition = task_definition(task, rows)
+    # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
+    if task.classes and task.label and not any(map(task.label, rows["validation"])):
+        definition["metric_list"] = [entry for entry in definition["metric_list"] if entry["metric"] != F1.name]
+    # lm-eval prints, for example that the bootstrap runs.
+    with sandboxed(task.name), redirect_stdout(sys.stderr):
+        lm_task = ConfigurableTask(config=definition)
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
-        with redirect_stdout(sys.stderr):
-            # The bootstrap prints that it runs.
-            # Without lm-eval's own 14,000 task files, which take 8 s to read.
-            manager = TaskManager(include_defaults=False)
-            result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
+        # Without lm-eval's own 14,000 task files, which take 8 s to read.
+        manager = TaskManager(include_defaults=False)
+        result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
     if files:
         write_files(result, files)
     entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
@@ -170,16 +173,6 @@ def run_harness(
         if isinstance(value, int | float) and name in reported:
             metrics[name] = float(value)
     return metrics, samples
-
-
-def load_task(task: Task, rows: SplitRows) -> ConfigurableTask:
-    """Return lm-eval's task over `rows`."""
-    definition = task_definition(task, rows)
-    # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
-    if task.classes and task.label and not any(map(task.label, rows["validation"])):
-        definition["metric_list"] = [entry for entry in definition["metric_list"] if entry["metric"] != F1.name]
-    with redirect_stdout(sys.stderr), sandboxed(task.name):
-        return ConfigurableTask(config=definition)
 
 
 def write_files(result: dict, folder: Path) -> None:
