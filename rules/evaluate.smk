@@ -4,7 +4,7 @@ use rule run_script as evaluate_run with:
     input:
         f"{PATHS.run}/validation_report.json",
         lambda w: targets.probe_files(STUDY, w.task),
-        [grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
+        [grid.WIKITEXT2, f"{grid.WIKITEXT2}.json"] if STUDY.perplexity else [],
         lambda w: [f"{text}.json" for text in held_out(w)],
         divergence=held_out,
         dense=lambda w: original_of(w) if STUDY.divergence_windows else [],

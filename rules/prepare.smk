@@ -63,7 +63,7 @@ use rule run_script as prepare_wikitext2 with:
     input:
         perplexity_sources,
     output:
-        grid.WIKITEXT2_SOURCE,
+        f"{grid.WIKITEXT2}.json",
         output=grid.WIKITEXT2,
     pathvars:
         job="prepare_wikitext2",
@@ -77,7 +77,7 @@ use rule run_script as prepare_calibration with:
     input:
         calibration_sources,
     output:
-        grid.CALIBRATION_SOURCE,
+        f"{grid.CALIBRATION}.json",
         output=grid.CALIBRATION,
     pathvars:
         job="prepare_calibration/{text}",

@@ -2,6 +2,7 @@
 memory."""
 
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -147,7 +148,7 @@ def test_the_factor_of_a_hessian_needs_two_matrices_of_the_three_that_are_planne
 def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share):
     weights, inputs = torch.randn(8, 256), torch.randn(300, 256)
     hessian = inputs.T @ inputs
-    choose = by_rounds(Masks())
+    choose = partial(by_rounds, Masks())
     with Peak() as peak:
         kept = choose(Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
         refit("layer", weights, hessian, kept, 0.01)

@@ -142,7 +142,7 @@ def test_a_new_value_changes_the_digest_of_no_job(project, folder, monkeypatch):
 
 
 def text_of(source: str) -> bytes:
-    return read_code(source.encode()).text
+    return read_code(source.encode())[0]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda path: path.stem)

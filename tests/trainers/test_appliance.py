@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from project import ROOT, run_script
-from sparseft.trainers.appliance import says_broken, says_full
+from sparseft.trainers.appliance import BROKEN, FULL, cause
 
 SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 
@@ -37,7 +37,7 @@ SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 )  # fmt: skip
 def test_a_failure_is_told_by_what_the_trainer_printed(printed, is_broken, is_full):
     said = f"| Train Device=CSX, Step=50\n{printed}\n"
-    assert (says_broken(said), says_full(said)) == (is_broken, is_full)
+    assert cause(said) is (FULL if is_full else BROKEN if is_broken else None)
 
 
 class Bench:

@@ -51,7 +51,9 @@ def prepare_model(model: Model, output: Path) -> dict:
             _write_folder(source, model.dtype, folder)
             base = pruned_base(model.source)
             # The README.md states the licence.
-            for file in files_like(Path(MODEL.format(model=base.model)) if base else source.folder, [*TERMS, README]):
+            for file in files_like(
+                Path(MODEL.format(model=base["model"])) if base else source.folder, [*TERMS, README]
+            ):
                 shutil.copyfile(file, folder / file.name)
             # The hub's client names the folder of a snapshot by its commit.
             revision = source.folder.name if kind == "hub" else None

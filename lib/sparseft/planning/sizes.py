@@ -154,7 +154,7 @@ def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subje
     if files:
         config = read_json(files[0], "give a Hugging Face checkpoint folder")
     elif base:
-        original = known_subject(base.model, models[base.model], models)
+        original = known_subject(base["model"], models[base["model"]], models)
         config = original.config if original else None
     else:
         config = NAMED.get(unpinned) or (known_config(place) if kind == "hub" else None)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from sparseft.checkpoints.checkpoint import BLOCK
 from sparseft.masks.mask_file import MaskWriter
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.pruning.scores import magnitude_source, random_source, scored_source
+from sparseft.pruning.scores import random_source, scored_source
 from sparseft.selection.ranking import Emit, Ranking
 from sparseft.storage.atomic import atomic_files
 
@@ -39,7 +40,6 @@ def compute_masks(masks: MaskPass) -> dict:
         paths = [folder / path.name for path in masks.files.masks]
         writer = MaskWriter(paths, metas, masks.shapes)
         select(masks, allocated, writer)
-        writer.finish()
         return write_report(folder, masks, meta, writer)
 
 
@@ -52,7 +52,9 @@ def rankings(masks: MaskPass, emit: Emit, allocated: Allocated = None) -> Iterat
         yield ranking_of(masks, source, shapes, dict.fromkeys(shapes), percents, emit, allocated)
     elif not importance.score:
         dtypes = {layer: masks.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shapes}
-        yield ranking_of(masks, magnitude_source(masks.checkpoint), shapes, dtypes, percents, emit, allocated)
+        # The weights' own bits are the scores.
+        source = lambda layer: masks.checkpoint.read_blocks(f"{layer}.weight", BLOCK)  # noqa: E731
+        yield ranking_of(masks, source, shapes, dtypes, percents, emit, allocated)
     else:
         for evidence in _evidence(masks):
             # In the model's order.

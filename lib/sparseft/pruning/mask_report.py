@@ -19,7 +19,8 @@ def write_report(
     """Write the report and the plot of a pass to `folder`, and return the report: the metadata, and a row per layer and
     sparsity.
 
-    `writer` has written the masks. `rows` are added to the rows of the layers, and `entries` to the report."""
+    `writer` has all masks, and writes them. `rows` are added to the rows of the layers, and `entries` to the report."""
+    writer.finish()
     sizes = {layer: rows * cols for layer, (rows, cols) in writer.shape.items()}
     sparsities = []
     for level, percent in enumerate(masks.percents):

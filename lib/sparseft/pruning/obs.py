@@ -28,6 +28,7 @@ its groups of coupled layers that lose units, and three more matrices of this si
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def prune_units(masks: MaskPass) -> None:
     Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
     checkpoint, settings = masks.checkpoint, masks.settings
     numbers, groups = channels_removed(masks.model, masks.percents, settings.head_share), masks.model.groups
-    choose = by_scores(masks) if masks.method.update else by_rounds(settings)
+    choose: Choose = by_scores(masks) if masks.method.update else partial(by_rounds, settings)
     changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}
 
     def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
@@ -74,15 +75,11 @@ def prune_units(masks: MaskPass) -> None:
         masks.calibration.prune_in_sequence(checkpoint, HESSIAN, prune, changed)
 
 
-def by_rounds(settings: Masks) -> Choose:
+def by_rounds(settings: Masks, part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
     """Return the choice of `obs`."""
-
-    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
-        diagonal = hessian.diagonal()
-        inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
-        return choose_units(weights, inverted, part.width, number, settings.obs_rounds)
-
-    return choose
+    diagonal = hessian.diagonal()
+    inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
+    return choose_units(weights, inverted, part.width, number, settings.obs_rounds)
 
 
 def by_scores(masks: MaskPass) -> Choose:

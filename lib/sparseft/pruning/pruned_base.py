@@ -76,7 +76,6 @@ def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedW
         with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
             writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
             yield writer
-        # The writer of the mask reads it at the end.
+        # The writer of the mask reads it when it writes the mask.
         all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
-        writer_of_mask.finish()
         write_report(folder, masks, all_meta, writer_of_mask, writer.rows)

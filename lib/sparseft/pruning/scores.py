@@ -18,11 +18,6 @@ from sparseft.selection.ranking import Source
 from sparseft.storage.bits import to_float32
 
 
-def magnitude_source(checkpoint: Checkpoint) -> Source:
-    """Return the weights' own bits as scores. Each reader has one buffer."""
-    return lambda layer: checkpoint.read_blocks(f"{layer}.weight", BLOCK)
-
-
 def random_source(checkpoint: Checkpoint, seed: int) -> Source:
     """Return 31 random bits per weight, which depend only on the seed, the layer's name and the place.
 

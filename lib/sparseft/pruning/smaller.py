@@ -59,7 +59,6 @@ def remove_units(masks: MaskPass) -> None:
         writer = MaskWriter([folder / files.masks[0].name], [meta], left)
         for layer, (length, cols) in left.items():
             writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
-        writer.finish()
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
         write_report(folder, masks, meta, writer, units=rows)
 

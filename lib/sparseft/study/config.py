@@ -227,24 +227,24 @@ class Config(Section):
         """Raise InputError if the source of a model is a pruned base that this study cannot make."""
         seen = [name]
         while base := pruned_base(self.models[seen[-1]].source):
-            method = get_method(base.method)
-            place = base_folder(base.method).format(**base._asdict()).partition("/")[2]
+            parent, task, method = base["model"], base["task"], get_method(base["method"])
+            place = base_folder(method.name).format(**base.groupdict()).partition("/")[2]
             is_made = method.has_pruned_base and self.models[seen[-1]].source == f"pruned:{place}"
             refuse(
                 {
-                    f"models.{name}: {base.model} is not a model of this study; describe it under models": (
-                        base.model not in self.models
+                    f"models.{name}: {parent} is not a model of this study; describe it under models": (
+                        parent not in self.models
                     ),
-                    f"models.{name}: {base.method} has no pruned base at this place; write pruned:MODEL/sparsityXX_METHOD, or"
+                    f"models.{name}: {method.name} has no pruned base at this place; write pruned:MODEL/sparsityXX_METHOD, or"
                     " pruned:MODEL/TASK/sparsityXX_METHOD if the method looks at a task's examples": not is_made,
-                    f"models.{name}: {base.task} is not a task of this study; describe it under tasks": (
-                        base.task and base.task not in self.tasks
+                    f"models.{name}: {task} is not a task of this study; describe it under tasks": (
+                        task and task not in self.tasks
                     ),
-                    f"models.{name} is made from itself; name another model": base.model in seen,
+                    f"models.{name} is made from itself; name another model": parent in seen,
                 }
             )
-            self.masks.check(method, [int(base.sparsity)])
-            seen.append(base.model)
+            self.masks.check(method, [int(base["sparsity"])])
+            seen.append(parent)
         is_apart = name in self.grid.models and seen[-1] not in self.grid.models
         fault = (
             f"analysis.wished_speedup compares {name} with {seen[-1]}, from which it is made: list it in grid.models"
@@ -302,7 +302,7 @@ class Config(Section):
         """Return the model from which a model was pruned, in one step or several. A model of another source is its
         own."""
         base = pruned_base(self.models[model].source) if model in self.models else None
-        return self.original(base.model) if base else model
+        return self.original(base["model"]) if base else model
 
     @property
     def paths(self) -> ResultPaths:

@@ -42,13 +42,6 @@ WORDS = {"Field": {"description", "title", "examples"}, "Parameter": {"help"}}
 FIELDS = {"setting", "measurement", "provenance"}
 
 
-class Code(NamedTuple):
-    """Hold a source without the words that only a reader sees, and the package's names that it imports."""
-
-    text: bytes
-    names: frozenset[str]
-
-
 class Module(NamedTuple):
     """Hold the code of a file, and the package's files that run when it is imported."""
 
@@ -130,13 +123,13 @@ def _module(file: Path, lib: Path) -> Module:
 @cache
 def _read_module(file: Path, lib: Path, changed: int) -> Module:
     """Return what a file holds that was last changed at `changed`."""
-    code = read_code(file.read_bytes())
-    return Module(code.text, frozenset(module for name in code.names for module in _files(name, lib)))
+    text, names = read_code(file.read_bytes())
+    return Module(text, frozenset(module for name in names for module in _files(name, lib)))
 
 
-def read_code(source: bytes) -> Code:
-    """Return the code of a source. `text` is the same for all sources that differ only in layout and in what a reader
-    sees."""
+def read_code(source: bytes) -> tuple[bytes, frozenset[str]]:
+    """Return the code of a source, and the package's names that it imports. The code is the same for all sources that
+    differ only in layout and in what a reader sees."""
     tree = ast.parse(source)
     imports: set[str] = set()
     for node in ast.walk(tree):
@@ -157,7 +150,7 @@ def read_code(source: bytes) -> Code:
                 if not (isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str))
             ]
     names = frozenset(name for name in imports if name.partition(".")[0] == PACKAGE)
-    return Code(ast.unparse(tree).encode(), names)
+    return ast.unparse(tree).encode(), names
 
 
 # Most modules import the same names.

@@ -39,8 +39,6 @@ def _expression(has_pruned_base: bool) -> str:
 TEXT_METHOD = on_text(EXAMPLE_METHODS)
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
-MASK_PLOT = "plots/sparsity_{name}.png"
-MASK_REPORT = "report_{name}.json"
 PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name
@@ -153,11 +151,8 @@ MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
 WIKITEXT2 = "data/wikitext2.txt"
-# The sha256 of the text, and its source.
-WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"
-CALIBRATION_SOURCE = f"{CALIBRATION}.json"
 # The windows of a text that a model samples, and those of a mixture, as token ids of the model. The task's examples may
 # be a part.
 SAMPLED = "data/calibration_{text}-{model}.jsonl"
@@ -250,8 +245,8 @@ def pass_files(
     name = f"{method}_sparsity{sparsities[0]}" if pruned or is_added else method
     return PassFiles(
         masks=[Path(folder, f"{MASK_NAME.format(**parts)}.{ending}") for parts in names],
-        report=Path(folder, MASK_REPORT.format(name=name)),
-        plot=Path(folder, MASK_PLOT.format(name=name)) if has_plot else None,
+        report=Path(folder, f"report_{name}.json"),
+        plot=Path(folder, f"plots/sparsity_{name}.png") if has_plot else None,
         base=Path(pruned, PRUNED_NAME.format(**names[0])) if pruned else None,
     )
 

@@ -126,6 +126,12 @@ class Training(Section):
         return round(self.warmup_fraction * self.steps)
 
     @property
+    def updates(self) -> int:
+        """Return how many steps have a learning rate above 0: all but the first of a warm-up. A step at 0 changes no
+        parameter."""
+        return self.steps - min(1, self.steps_to_peak)
+
+    @property
     def lora_scale(self) -> float:
         """Return s = alpha / r."""
         return self.lora_alpha / self.lora_r

@@ -3,7 +3,7 @@
 import re
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, SerializationInfo
 
@@ -92,19 +92,12 @@ class Model(Section):
         }
 
 
-class PrunedBase(NamedTuple):
-    """Name a pruned base of the study. The sparsity is two digits, in percent."""
+def pruned_base(source: str) -> re.Match | None:
+    """Return model, task, sparsity and method of the pruned base that the source of a model names; None for another
+    source.
 
-    model: str
-    task: str | None
-    sparsity: str
-    method: str
-
-
-def pruned_base(source: str) -> PrunedBase | None:
-    """Return the pruned base that the source of a model names; None for another source."""
-    match = re.fullmatch(PRUNED, source)
-    return PrunedBase(**match.groupdict()) if match else None
+    The sparsity is two digits, in percent. The task may be None."""
+    return re.fullmatch(PRUNED, source)
 
 
 def split_mdl(place: str) -> tuple[Path, Path] | None:

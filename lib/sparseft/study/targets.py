@@ -19,9 +19,9 @@ from sparseft.tasks.task import SPLITS
 
 # Expressions for the wildcards of a path that a user may request. They also match unknown names, so that `check_target`
 # can say which one is wrong.
-_NAMES = {axis: f"(?P<{axis}>[^/_-]+)" for axis in ("sparsity", "seed")}
-_NAMES |= {axis: f"(?P<{axis}>[^/-]+)" for axis in ("model", "task", "method")}
-_NAMES |= {
+_NAMES = {axis: f"(?P<{axis}>[^/-]+)" for axis in ("model", "task", "method")} | {
+    "sparsity": "(?P<sparsity>[^/_-]+)",
+    "seed": "(?P<seed>[^/_-]+)",
     "mode": "(?P<mode>[^/.-]+)",
     "training": "(?:-(?P<training>[^/-]+))?",
     "task_folder": "(?:/(?P<task>[^/]+))?",

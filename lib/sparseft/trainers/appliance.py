@@ -38,20 +38,13 @@ FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(12
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)
 
 
-def says_full(text: str) -> bool:
-    """Return whether a trainer that printed `text` ended because the disk or its quota is full."""
-    return bool(FULL.search(_without_tracebacks(text)))
-
-
-def says_broken(text: str) -> bool:
-    """Return whether a trainer that printed `text` ended because it lost the appliance."""
-    text = _without_tracebacks(text)
-    return bool(BROKEN.search(text)) and not WRONG.search(text) and not says_full(text)
-
-
-def _without_tracebacks(text: str) -> str:
-    # They quote source lines and errors that were handled, which say nothing of the failure.
-    return re.sub(f"^{re.escape(TRACEBACK_PREFIX)}.*", "", text, flags=re.MULTILINE)
+def cause(text: str) -> re.Pattern | None:
+    """Return why a trainer that printed `text` ended: FULL, BROKEN, or None if another attempt would fail again."""
+    # Tracebacks quote source lines and errors that were handled, which say nothing of the failure.
+    text = re.sub(f"^{re.escape(TRACEBACK_PREFIX)}.*", "", text, flags=re.MULTILINE)
+    if FULL.search(text):
+        return FULL
+    return BROKEN if BROKEN.search(text) and not WRONG.search(text) else None
 
 
 def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | None) -> int:
@@ -72,15 +65,15 @@ def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | No
             if code == 0:
                 return 0
             printed = log.read_bytes()[begin:].decode(errors="replace")
-            if not says_broken(printed):
+            if cause(printed) is not BROKEN:
                 break
             print(f"{name}: attempt {attempt} lost the appliance or the connection to it", file=sys.stderr)
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
-    if says_broken(printed):
+    if cause(printed) is BROKEN:
         raise InputError(
             f"{ended} in {ATTEMPTS} attempts", "start snakemake again: it continues from the last checkpoint"
         )
-    if says_full(printed):
+    if cause(printed) is FULL:
         line = InputError(f"the disk or its quota is full ({stop}, of {name})", "free space and start snakemake again")
         stop.write_text(str(line))
         raise line

@@ -279,6 +279,7 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
         **job.settings.model_dump(),
         **dict.fromkeys(Training.unused_in(job.mode) - {"learning_rate"}),
         **{f"{split}_examples": len(rows) for split, rows in job.rows.items()},
+        "updates": job.settings.updates,
         "definition_sha256": job.task.definition_sha256,
         "trainable_parameters": _trained_numbers(job),
         **measured,

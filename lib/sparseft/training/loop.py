@@ -44,9 +44,8 @@ class Loop:
     teacher: nn.Module | None = None
 
     def fit(self) -> dict:
-        """Train, and return the losses, the number of updates and the measured speed."""
-        progress = self.run()
-        return progress.record(self.settings.batch_size, self._peak_memory()) | {"updates": progress.updates}
+        """Train, and return the losses and the measured speed."""
+        return self.run().record(self.settings.batch_size, self._peak_memory())
 
     def run(self) -> Progress:
         """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is

@@ -94,7 +94,6 @@ class LayerReconstruction:
             progress.curve.append({**points[0], "loss": loss, "gradient_norm": norm})
         peak = max(self.peak_memory, peak_memory(self.layered.device))
         return progress.record(self.settings.batch_size, peak) | {
-            "updates": progress.updates,
             "reconstruction": {
                 "tokens": sum(len(example.ids) for example in self.examples),
                 "resumed_after_layers": self.resumed_after,

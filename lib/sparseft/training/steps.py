@@ -62,11 +62,6 @@ class Progress:
         """Return an empty progress of a model of this dtype. In float16, small gradients would be 0 without a scale."""
         return cls(loss_scale=FLOAT16_SCALE if dtype == torch.float16 else 1.0)
 
-    @property
-    def updates(self) -> int:
-        """Return how many steps had a learning rate above 0. A step at 0 changes no parameter."""
-        return sum(point["learning_rate"] > 0 for point in self.curve)
-
     def add(self, step: int, losses: dict[str, float], norm: float, rate: float, tokens: int, start: float) -> None:
         """Add the measurements of a step that began at `start`, a time of time.perf_counter."""
         self.curve.append({"step": step, **losses, "gradient_norm": norm, "learning_rate": rate})

@@ -23,7 +23,6 @@ from torch.utils._pytree import tree_map_only
 
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
-from sparseft.language_model.hardware import versions
 from sparseft.language_model.weights import as_weight
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256_of_text
@@ -67,11 +66,6 @@ def open_backend(cerebras: CerebrasJob, folder: Path, **how: bool) -> cstorch.ba
         cluster_config=cstorch.distributed.ClusterConfig(**cerebras.cluster),
         **how,
     )
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions that a record of this backend names, by package."""
-    return versions() | {"cerebras-pytorch": RELEASE}
 
 
 def program_digest(program: Path) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import open_backend, package_versions, program_digest
+from sparseft.trainers.cerebras.package import RELEASE, open_backend, program_digest
 from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob
 
@@ -22,10 +22,8 @@ def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
     trainer.run(job.settings.steps)
     eval_loss = trainer.eval_loss()
-    progress = trainer.progress
     trainer.write()
-    return progress.record(job.settings.batch_size, peak_memory(torch.device("cpu"))) | {
-        "updates": progress.updates,
+    return trainer.progress.record(job.settings.batch_size, peak_memory(torch.device("cpu"))) | {
         "eval_loss": eval_loss,
         **device_record(trainer),
         "dtype": trainer.dtype,
@@ -75,5 +73,5 @@ def device_record(trainer: Trainer) -> dict:
         "backend": CEREBRAS.name,
         **trainer.cerebras.device_record(trainer.settings.batch_size),
         "compile_hash": program_digest(trainer.graph) if trainer.cerebras.on_csx and trainer.graph else None,
-        "versions": package_versions(),
+        "versions": versions() | {"cerebras-pytorch": RELEASE},
     }

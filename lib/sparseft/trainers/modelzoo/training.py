@@ -147,9 +147,8 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     write_json(path, {"identity": identity})
 
 
-@dataclass(frozen=True)
-class TrainerLog:
-    """Hold the log of one start of the Trainer: losses by step.
+def read_logs(model_dir: Path) -> list[tuple[dict[int, float], float]]:
+    """Return the losses by step, and the overall rate, of every start of the Trainer that made a step, oldest first.
 
     The lines are those of release 2.10.0 and earlier (src/cerebras/modelzoo/trainer/loggers/progress.py):
 
@@ -157,21 +156,14 @@ class TrainerLog:
 
     A loss has five decimals, and a rate has three digits or two decimals.
 
-    `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its
+    The overall rate is in samples per second over all steps except the first, because the Trainer's clock starts at its
     end. It is 0 for a single step."""
-
-    losses: dict[int, float]
-    overall_rate: float
-
-
-def read_logs(model_dir: Path) -> list[TrainerLog]:
-    """Return the log of every start that made a step, oldest first."""
     logs = []
     for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log")):
         if steps := _TRAIN.findall(path.read_text(errors="replace")):
             # The Trainer divides all samples by the time of all steps except the first.
             rate = float(steps[-1][2]) * (len(steps) - 1) / len(steps)
-            logs.append(TrainerLog({int(step): float(loss) for step, loss, _ in steps}, rate))
+            logs.append(({int(step): float(loss) for step, loss, _ in steps}, rate))
     return logs
 
 
@@ -180,26 +172,23 @@ def measured(run: TrainerRun) -> dict:
     settings = run.job.settings
     logs = read_logs(run.model_dir)
     # Of a step that was made twice, the last log counts.
-    log_of_step = {step: log for log in logs for step in log.losses}
-    rates = [log.overall_rate for log in log_of_step.values() if log.overall_rate]
+    of_step = {step: (loss, rate) for losses, rate in logs for step, loss in losses.items()}
+    rates = [rate for _, rate in of_step.values() if rate]
     if not rates:
         what = f"{run.model_dir}: no start of the Trainer made two steps, which a rate needs"
         raise InputError(what, "train more steps at once")
     progress = Progress()
     for step, examples in enumerate(run.batches(), start=1):
-        log = log_of_step[step]
-        check_finite(step, log.losses[step], 0.0)
-        progress.curve.append({"step": step, "loss": log.losses[step]})
+        loss, rate = of_step[step]
+        check_finite(step, loss, 0.0)
+        progress.curve.append({"step": step, "loss": loss})
         # The log has no times of steps. A start of one step has no rate.
-        progress.seconds.append(settings.batch_size / (log.overall_rate or statistics.harmonic_mean(rates)))
+        progress.seconds.append(settings.batch_size / (rate or statistics.harmonic_mean(rates)))
         progress.tokens.append(sum(len(example.ids) for example in examples))
-    progress.resumed_after = [min(log.losses) - 1 for log in logs if min(log.losses) > 1]
+    progress.resumed_after = [min(losses) - 1 for losses, _ in logs if min(losses) > 1]
     # ru_maxrss is in KiB.
     peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return progress.record(settings.batch_size, peak_bytes) | {
-        # The logs have no learning rates, so the schedule tells: the first step of a warm-up has rate 0.
-        "updates": settings.steps - min(1, settings.steps_to_peak),
-    }
+    return progress.record(settings.batch_size, peak_bytes)
 
 
 def _write(run: TrainerRun, last: MdlFile) -> None:
