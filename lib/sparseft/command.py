@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from pydantic import ValidationError
 
-from sparseft.errors import InputError, message, one_line, print_traceback
+from sparseft.errors import InputError, end, one_line
 from sparseft.study.section import first_fault
 
 T = TypeVar("T")
@@ -34,24 +34,9 @@ Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
 _FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
 
 
-def run(main: Callable[..., int | None]) -> None:
-    """Call `main` with the arguments of the command line, and exit with the code that it returns (None is 0).
-
-    A wrong command line, and any exception, prints one line and exits with 2. Ctrl-C exits with 130."""
-    try:
-        code = parse(main, sys.argv[1:])()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        # As a shell reports a program that SIGINT ended.
-        code = 130
-    except Exception as error:
-        print_traceback(error)
-        # One write, so that the lines of processes that share a log do not mix.
-        sys.stderr.write(f"error: {one_line(message(error))}\n")
-        code = 2
-    # Outside of the handlers, so that the frames of the exception are gone. torch has aborted where they held tensors
-    # when Python ended.
-    sys.exit(code or 0)
+def run(main: Callable[..., int | None]) -> NoReturn:
+    """Call `main` with the arguments of the command line, and end the program. A wrong command line is an error too."""
+    end(lambda: parse(main, sys.argv[1:])())
 
 
 def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int | None]:

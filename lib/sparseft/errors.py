@@ -5,9 +5,10 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 # Every line of a printed traceback begins with it, so that a log's reader can tell tracebacks from messages.
 TRACEBACK_PREFIX = "traceback | "
@@ -94,6 +95,26 @@ def one_line(value: object) -> str:
 
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
+
+
+def end(program: Callable[[], int | None]) -> NoReturn:
+    """Run a program, and exit with the code that it returns (None is 0).
+
+    Any exception prints one line and exits with 2. Ctrl-C exits with 130."""
+    try:
+        code = program()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        # As a shell reports a program that SIGINT ended.
+        code = 130
+    except Exception as error:
+        print_traceback(error)
+        # One write, so that the lines of processes that share a log do not mix.
+        sys.stderr.write(f"error: {one_line(message(error))}\n")
+        code = 2
+    # Outside of the handlers, so that the frames of the exception are gone. torch has aborted where they held tensors
+    # when Python ended.
+    sys.exit(code or 0)
 
 
 def message(error: Exception) -> str:

@@ -20,14 +20,12 @@ a checkpoint of its own:
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import Field
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.command import Flags, Threads, run
 from sparseft.data.texts import given_text, has_windows
@@ -41,9 +39,6 @@ from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.sources import Choice
-
-if TYPE_CHECKING:
-    from sparseft.pruning.calibration import ExampleCalibration
 
 
 class MaskFlags(Masks):
@@ -118,25 +113,23 @@ def main(
             f"{model_path}: to run the model, it must be a Hugging Face checkpoint",
             f"prepare_model.py --source mdl:{model_path}, then give that folder",
         )
-    model = PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), model_path)
     passes = []
     for value in methods:
-        value.pattern.check_model(model, percents, settings.head_share)
         bases = pruned_dir if value.has_pruned_base else None
         for group in [[percent] for percent in percents] if bases or is_added else [percents]:
             names = [f"{percent:02d}" for percent in group]
             files = pass_files(output_dir, value.name, names, bases, ending=format, has_plot=plot, is_added=is_added)
-            passes.append((value, group, files))
+            passes.append(MaskPass(checkpoint, value, group, files, settings, threads=threads))
+        value.pattern.check_model(passes[-1].model, percents, settings.head_share)
     folders = [output_dir, *([pruned_dir] if pruned_dir else [])]
     check_apart(folders, [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text])
-    check_ours(output_dir, "masks", *(file for *_, files in passes for file in (*files.masks, files.report)))
-    for value, group, files in passes:
-        hold(files.report)
-        if files.base:
-            hold(files.base)
-        prune = pruning_of(value)
-        calibration = calibration_of(value, settings, examples, threads)
-        prune(MaskPass(checkpoint, value, group, files, settings, calibration, threads))
+    check_ours(output_dir, "masks", *(file for one in passes for file in (*one.files.masks, one.files.report)))
+    for one in passes:
+        hold(one.files.report)
+        if one.files.base:
+            hold(one.files.base)
+        prune = pruning_of(one.method)
+        prune(replace(one, calibration=calibration_of(one.method, settings, examples, threads)))
 
 
 def pruning_of(method: Method) -> Callable[[MaskPass], object]:
@@ -197,8 +190,8 @@ def check_method(method: Method, settings: Masks, percents: list[int], examples:
         raise InputError(f"{method.name} looks at a task's examples", advice)
 
 
-def calibration_of(method: Method, settings: Masks, examples: Examples, threads: int) -> "ExampleCalibration | None":
-    """Return the calibration of a method; None if it looks at no examples."""
+def calibration_of(method: Method, settings: Masks, examples: Examples, threads: int) -> Any:
+    """Return the ExampleCalibration of a method; None if it looks at no examples."""
     if not method.uses_examples:
         return None
     # Only a calibration needs transformers.

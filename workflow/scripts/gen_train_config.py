@@ -72,7 +72,7 @@ def main(
         command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    job = job_of(flags, grid.LORA_MODES + grid.FULL_MODES)
+    job = job_of(flags)
     trainer = trainer_run(job, cerebras, exported, flags.output_dir)
     trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))

@@ -17,7 +17,7 @@ from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MeasurementRecord
 from sparseft.storage.record import claim_record
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.grid import FULL_MODES, LORA_MODES, Cell
+from sparseft.study.grid import Cell
 from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Role
 from sparseft.training.job import JobFlags, job_of
@@ -39,7 +39,7 @@ def main(
     start(flags.threads)
     output = flags.output_dir / "measurement.json"
     claim_record(output, output.stem, [])
-    job = job_of(flags, LORA_MODES + FULL_MODES)
+    job = job_of(flags)
     steps = job.settings.steps - warmup_steps
     if steps < 1:
         raise InputError(

@@ -56,8 +56,9 @@ def main(
     claim_text(output, [model_path, data_dir, *text])
     checkpoint = Checkpoint(model_path)
     examples, parts, of_task = [], [], {}
+    chosen = {"length": length, "seed": seed, "choice": choice}
     for path, number in zip(text, windows, strict=True):
-        keys = {"text": str(path), "examples": number, "length": length, "seed": seed, "choice": choice}
+        keys = {"text": str(path), "examples": number, **chosen}
         examples_of, source = read_text(path, parse_section(CalibrationText, keys, "mix_texts.py"))
         examples += examples_of(checkpoint)
         parts.append(source | {"windows": number})
@@ -66,10 +67,8 @@ def main(
         rows, digest = read_prepared(data_dir / "train.jsonl", value)
         examples += calibration_examples(checkpoint, value, rows, task_windows, seed, "examples of the mixture")
         of_task = {"task": task, "train_sha256": digest, "task_windows": task_windows}
-    chosen = {"length": length, "seed": seed, "choice": choice}
-    write_windows(
-        output, examples, load_tokenizer(model_path), {MODEL: checkpoint.digest, "parts": parts, **of_task, **chosen}
-    )
+    source = {MODEL: checkpoint.digest, "parts": parts, **of_task, **chosen}
+    write_windows(output, examples, load_tokenizer(model_path), source)
 
 
 if __name__ == "__main__":

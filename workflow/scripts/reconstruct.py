@@ -25,7 +25,7 @@ from sparseft.storage.locks import hold
 from sparseft.study.grid import RECONSTRUCTING_MODES
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
-from sparseft.study.sources import SHUFFLED, Choice
+from sparseft.study.sources import Choice
 from sparseft.trainers.torch import reconstruct
 from sparseft.training.job import JobFlags, TrainingJob, dense_model, job_of, write_train_record
 
@@ -79,8 +79,7 @@ def examples_of(flags: TargetFlags, job: TrainingJob, dense: Checkpoint) -> tupl
         return examples, chosen
     given = {**chosen, "length": flags.calibration_length, "choice": flags.calibration_choice}
     text = given_text(flags.text, "reconstruction", **given)
-    chosen |= {} if text.has_own_windows else {"length": text.length}
-    chosen |= {"choice": text.choice} if text.choice != SHUFFLED else {}
+    chosen |= {name.removeprefix("calibration_"): value for name, value in text.chosen.items()}
     examples_of, source = read_text(flags.text, text)
     return examples_of(dense), {**chosen, "text_sha256": source["text_sha256"]}
 

@@ -17,7 +17,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from sparseft.errors import InputError, message, one_line, print_traceback
+from sparseft.errors import InputError, end
 
 PACKAGES = ("torch", "transformers", "cerebras-pytorch")
 # The release of cerebras-pytorch and of ModelZoo that the callbacks and the reader of its log fit.
@@ -64,12 +64,7 @@ def main() -> None:
     parser.add_argument("configuration", type=Path, help="what gen_train_config.py writes")
     parser.add_argument("--validate_only", action="store_true", help="lower the program without an appliance")
     args = parser.parse_args()
-    try:
-        train(args.configuration, validate_only=args.validate_only)
-    except Exception as error:
-        print_traceback(error)
-        print(f"error: {one_line(message(error))}", file=sys.stderr)
-        sys.exit(2)
+    end(lambda: train(args.configuration, validate_only=args.validate_only))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from sparseft.command import Flags, run
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.grid import FULL_MODES, LORA_MODES
 from sparseft.training.job import JobFlags, job_of, write_train_record
 
 
@@ -32,7 +31,7 @@ def main(
         validate_only: lower the program without an appliance; train nothing
     """
     start(flags.threads)
-    job = job_of(flags, LORA_MODES + FULL_MODES, evaluates=True)
+    job = job_of(flags, evaluates=True)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.trainers.cerebras.package import saved_mdl
     from sparseft.trainers.cerebras.training import lower, train

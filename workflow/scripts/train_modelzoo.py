@@ -15,7 +15,6 @@ from sparseft.command import Flags, run
 from sparseft.language_model.hardware import start
 from sparseft.storage.locks import hold
 from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.grid import FULL_MODES, LORA_MODES
 from sparseft.trainers.modelzoo.trainer_files import trainer_run
 from sparseft.trainers.modelzoo.training import remove_states, train
 from sparseft.training.job import JobFlags, job_of, write_train_record
@@ -28,7 +27,7 @@ def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob]
         exported: the masked checkpoint, as export_modelzoo.py writes it
     """
     start(flags.threads)
-    job = job_of(flags, LORA_MODES + FULL_MODES, inputs=[exported])
+    job = job_of(flags, inputs=[exported])
     cerebras.check(job.settings)
     hold(job.output)
     record = train(trainer_run(job, cerebras, exported, flags.output_dir))

@@ -34,7 +34,7 @@ from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, trained_digest, write_record_of
 from sparseft.study.digests import code_digest
-from sparseft.study.grid import LORA_MODES, Run, start_of
+from sparseft.study.grid import FULL_MODES, LORA_MODES, Run, start_of
 from sparseft.study.schedule import Training
 from sparseft.tasks.task import SPLITS, SplitRows, Task
 
@@ -142,20 +142,21 @@ def trained_names(checkpoint: Checkpoint, mask: Mask, settings: Training) -> lis
 
 def job_of(
     flags: JobFlags,
-    modes: tuple[str, ...] = LORA_MODES,
+    modes: tuple[str, ...] = LORA_MODES + FULL_MODES,
     initial_adapter: Path | None = None,
     dense_path: Path | None = None,
     *,
     evaluates: bool = False,
     inputs: Iterable[Path | None] = (),
 ) -> TrainingJob:
-    """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
+    """Read and check all inputs, and return the job. Raises InputError if one of them does not fit, or if
+    the settings cannot train in the mode.
 
     Also raises it if the training would replace an input, or files that this program did not write.
 
     The validation rows are read only if the caller `evaluates`, or if training.eval_every says so.
 
-    modes: those that the caller trains
+    modes: those that the caller trains; by default all that learn the task from the pruned model
     initial_adapter: what an earlier training has handed on, if this one starts from it
     dense_path: the model that a distillation learns from, if it is not the base
     inputs: what else the caller reads"""
@@ -182,6 +183,7 @@ def job_of(
         "stock_peft": mode.stock_peft,
     }
     settings = flags.training.in_mode(run.mode)
+    settings.check(run.mode, {layer.rpartition(".")[2] for layer in mask.shape})
     initial = _initial(initial_adapter, run, settings, provenance, checkpoint)
     if initial:
         provenance["initial_adapter"] = initial.digest

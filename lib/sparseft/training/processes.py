@@ -11,33 +11,28 @@ import sys
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, end
 from sparseft.language_model.gpus import take_requested
 
 
 def start() -> int:
-    """Run the processes, and return 2 if one fails. A process that ends in another way than by an error gets a line."""
+    """Run the processes, and return 2 if one fails with an error, which it has printed. Raises InputError if one ends in
+    another way."""
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    # The processes share the GPUs of this one.
+    take_requested()
     try:
-        # The processes share the GPUs of this one.
-        take_requested()
         main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode != 2:
-            print(
-                f"error: process {rank} of the training: {failure.message}; read the lines above, and check that memory was"
-                " enough",
-                file=sys.stderr,
-            )
+            what = f"process {rank} of the training: {failure.message}"
+            raise InputError(what, "read the lines above, and check that memory was enough") from None
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(start())
+    end(start)

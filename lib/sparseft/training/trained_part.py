@@ -188,7 +188,6 @@ def model_to_train(
 
     New adapters are drawn from torch's generator, so the caller sets its seed."""
     described = get_mode(mode)
-    settings.check(mode, {layer.rpartition(".")[2] for layer in mask.shape})
     if settings.shard_model:
         # Its weights come when it is divided.
         model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, hdf5_file
 from sparseft.checkpoints.modelzoo_checkpoint import places
 from sparseft.errors import InputError
@@ -88,10 +87,9 @@ class TrainerRun:
 def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder: Path) -> TrainerRun:
     """Return the run of a job that starts from `exported`, a folder that export_modelzoo.py wrote.
 
-    Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; if the mode
-    does not allow the settings; or if ModelZoo does not train the architecture."""
+    Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; or if
+    ModelZoo does not train the architecture."""
     MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
-    job.settings.check(job.mode, {layer.rpartition(".")[2] for layer in prunable_layers(job.checkpoint)})
     report = read_json(exported / "export.json", "write it with export_modelzoo.py --mask_path")
     if report.get("inputs") != {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}:
         raise InputError(f"{exported}: of another model or mask", "write it again with export_modelzoo.py")
