@@ -23,7 +23,7 @@ include: "rules/inputs.smk"
 include: "rules/jobs.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
-include: STUDY.training_backend.rules
+include: f"rules/backends/{STUDY.backend}.smk"
 include: "rules/weights.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"

@@ -36,7 +36,7 @@ _FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
 
 def run(main: Callable[..., int | None]) -> NoReturn:
     """Call `main` with the arguments of the command line, and end the program. A wrong command line is an error too."""
-    end(lambda: parse(main, sys.argv[1:])())
+    end(lambda: parse(main, sys.argv[1:]))
 
 
 def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int | None]:

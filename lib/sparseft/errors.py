@@ -97,12 +97,12 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-def end(program: Callable[[], int | None]) -> NoReturn:
-    """Run a program, and exit with the code that it returns (None is 0).
+def end(read: Callable[[], Callable[[], int | None]]) -> NoReturn:
+    """Run the program that `read` makes of the command line, and exit with the code that it returns (None is 0).
 
     Any exception prints one line and exits with 2. Ctrl-C exits with 130."""
     try:
-        code = program()
+        code = read()()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         # As a shell reports a program that SIGINT ended.

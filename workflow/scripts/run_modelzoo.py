@@ -14,6 +14,8 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,15 +59,15 @@ def train(configuration: Path, *, validate_only: bool) -> None:
     trainer.run_trainer("train", params)
 
 
-def main() -> None:
-    """Read the command line, and run the Trainer."""
+def main() -> Callable[[], None]:
+    """Read the command line, and return the run of the Trainer."""
     # This script has a parser of its own, because ModelZoo's environment does not have cyclopts.
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configuration", type=Path, help="what gen_train_config.py writes")
     parser.add_argument("--validate_only", action="store_true", help="lower the program without an appliance")
     args = parser.parse_args()
-    end(lambda: train(args.configuration, validate_only=args.validate_only))
+    return partial(train, args.configuration, validate_only=args.validate_only)
 
 
 if __name__ == "__main__":
-    main()
+    end(main)

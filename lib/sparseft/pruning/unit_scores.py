@@ -124,7 +124,6 @@ def score_units(masks: MaskPass) -> np.ndarray:
     groups = {place[0] for name in checkpoint.tensors if (place := units.place(name))}
     shape = len(groups), number
     scores = importance.score_units(Observation(masks, shape))
-    assert scores.shape == shape, f"{importance.name} returned {scores.shape}"
     if not np.isfinite(scores).all():
         raise InputError(
             f"{checkpoint.folder}: a score of {method.name} is not finite",

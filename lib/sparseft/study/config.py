@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from sparseft.errors import InputError, located
 from sparseft.methods import DENSE, get_method
 from sparseft.modes import get_mode, with_starts
-from sparseft.study.backends import BACKENDS, Backend, get_backend
+from sparseft.study.backends import BACKENDS
+from sparseft.study.backends.backend import Backend
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import (
@@ -322,7 +323,7 @@ class Config(Section):
     @property
     def training_backend(self) -> Backend:
         """Return the description of the backend that trains."""
-        return get_backend(self.backend)
+        return next(backend for backend in BACKENDS if backend.name == self.backend)
 
     def task_data(self, name: str) -> TaskData:
         """Return the data of a task. A probe that `tasks` does not describe is lm-eval's task of this name, or a

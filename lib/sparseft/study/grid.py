@@ -25,18 +25,16 @@ DENSE = methods.DENSE.name
 IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
 
 
-def on_text(names: tuple[str, ...]) -> str:
-    """Return an expression for the variants on texts of some methods. There is one for every name of a text."""
-    return rf"(?:{'|'.join(names)}){methods.ON}{methods.TEXT_NAME}"
-
-
 def _expression(has_pruned_base: bool) -> str:
-    """Return an expression for the methods of this project that have a pruned base, or for those that have none."""
+    """Return an expression for the methods of this project that have a pruned base, or for those that have none.
+
+    It also matches a text behind a method that looks at none, which `get_method` refuses."""
     names = [name for name, method in methods.METHODS.items() if method.has_pruned_base == has_pruned_base]
-    return "|".join([*names, on_text(tuple(name for name in names if name in EXAMPLE_METHODS))])
+    return rf"(?:{'|'.join(names)})(?:{methods.ON}{methods.TEXT_NAME})?"
 
 
-TEXT_METHOD = on_text(EXAMPLE_METHODS)
+# The variants of methods on texts. There is one for every name of a text.
+TEXT_METHOD = rf"(?:{'|'.join(EXAMPLE_METHODS)}){methods.ON}{methods.TEXT_NAME}"
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
 PROJECTIONS = architectures.PROJECTIONS

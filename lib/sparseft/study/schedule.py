@@ -12,8 +12,6 @@ from sparseft.study.section import Count, LearningRate, Length, Positive, Role, 
 
 # The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated or has a teacher.
 DECIDED = Role.MEASUREMENT | Role.LAYERS
-# The projections of the attention.
-ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 # The most examples of a forward pass, unless the user sets another number.
 MICRO_BATCH = 8
 

@@ -35,4 +35,4 @@ def start() -> int:
 
 
 if __name__ == "__main__":
-    end(start)
+    end(lambda: start)

@@ -61,8 +61,3 @@ class Backend:
                     f"mode {mode.name}: the backend {self.name} {fault}",
                     f"set backend: torch, or leave out {mode.name} and what starts from it",
                 )
-
-    @property
-    def rules(self) -> str:
-        """Return the path of the backend's rules, from the folder of the Snakefile."""
-        return f"rules/backends/{self.name}.smk"
