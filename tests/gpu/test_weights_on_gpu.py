@@ -9,9 +9,10 @@ from types import ModuleType
 import pytest
 import torch
 from sparseft.language_model.products import multiply
-from sparseft.lora import cpu_weights, effective_weight, masked_lora
+from sparseft.lora import cpu_weights, effective_weight
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.masked_lora import MaskedLoRAFunction
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -82,7 +83,11 @@ def test_gradients_are_near_to_the_exact_ones_and_the_same_twice(device, note, d
     A, B = torch.randn(16, cols, device=device), torch.randn(rows, 16, device=device)
     kept = torch.rand(rows, cols, device=device) < 0.5
     carry_mask_(W, kept)
-    first, second = (masked_lora._factor_gradients(x, dy, W, A, B, Workspace()) for _ in range(2))
+    first, second = [], []
+    for gradients in (first, second):
+        factors = [matrix.clone().requires_grad_() for matrix in (A, B)]
+        MaskedLoRAFunction.apply(x, W, None, *factors, 1.0, Workspace()).backward(dy)
+        gradients += [factor.grad for factor in factors]
     G = multiply(dy.T, x).double() * kept
     exact = (B.to(dtype).double().T @ G, G @ A.to(dtype).double().T)
     errors = [((ours - truth).norm() / truth.norm()).item() for ours, truth in zip(first, exact, strict=True)]

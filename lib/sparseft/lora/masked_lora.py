@@ -63,20 +63,12 @@ class MaskedLoRAFunction(torch.autograd.Function):
         dX = None
         if ctx.needs_input_grad[0]:
             dX = multiply(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
-        dA, dB = _factor_gradients(x, dy, W, A, B, ctx.workspace)
+        # dA / s (r, in) and dB / s (out, r). G (rows, in) is computed in blocks of rows.
+        dA, dB = torch.zeros_like(A), torch.empty_like(B)
+        for rows in row_blocks(W):
+            G = multiply(dy.T[rows], x, out=ctx.workspace.take("G", W[rows].shape, x))
+            _add_gradients(dA, dB[rows], G, W[rows], A, B[rows])
         return dX, None, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None
-
-
-def _factor_gradients(
-    x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace
-) -> tuple[Tensor, Tensor]:
-    """Return dA / s (r, in) and dB / s (out, r). G is computed in blocks of rows."""
-    dA = torch.zeros_like(A)
-    dB = torch.empty_like(B)
-    for rows in row_blocks(W):
-        G = multiply(dy.T[rows], x, out=workspace.take("G", W[rows].shape, x))
-        _add_gradients(dA, dB[rows], G, W[rows], A, B[rows])
-    return dA, dB
 
 
 def _add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
