@@ -26,7 +26,6 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.records.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
 from sparseft.storage.atomic import write_json
-from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 
@@ -55,15 +54,6 @@ def converted(bits: np.ndarray, dtype: str, target: str) -> np.ndarray:
 
     kinds = {code: getattr(torch, name) for name, code in DTYPES.items()}
     return torch.from_numpy(bits).view(kinds[dtype]).to(kinds[target]).view(torch.uint8).numpy()
-
-
-def read_exactly(checkpoint: Checkpoint, name: str, dtype: str) -> np.ndarray | None:
-    """Return a tensor's bits in `dtype` and its shape; None if a value is not the same in `dtype`."""
-    tensor = checkpoint.tensors[name]
-    bits = checkpoint.read(name)
-    words = converted(bits.reshape(-1), tensor.dtype, dtype).view(BITS[dtype])
-    is_exact = np.array_equal(converted(words, dtype, tensor.dtype), bits.reshape(-1).view(np.uint8))
-    return words.reshape(tensor.shape) if is_exact else None
 
 
 @contextmanager

@@ -24,12 +24,13 @@ from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import open_source
-from sparseft.checkpoints.rewriting import read_exactly
+from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
 from sparseft.progress import show
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
+from sparseft.storage.bits import BITS
 
 # How far the share of pruned weights may be from the configured sparsity. Tools round per row or block.
 TOLERANCE = 0.01
@@ -138,10 +139,9 @@ def _described(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _read_in_dtype(pruned: Checkpoint, source: str, base: Checkpoint, name: str) -> np.ndarray:
     """Return the bits of a tensor of a checkpoint in the base's dtype. Raises InputError if this changes a value."""
-    dtype = base.tensors[name].dtype
-    bits = read_exactly(pruned, name, dtype)
-    if bits is None:
-        stored = pruned.tensors[name].dtype
+    bits, stored, dtype = pruned.read(name), pruned.tensors[name].dtype, base.tensors[name].dtype
+    words = converted(bits.reshape(-1), stored, dtype).view(BITS[dtype])
+    if not np.array_equal(converted(words, dtype, stored), bits.reshape(-1).view(np.uint8)):
         what = f"{source}: {name} is in {stored} and has values that {dtype}, the dtype of {base.folder}, lacks"
         raise InputError(what, _GIVE_BASE)
-    return bits
+    return words.reshape(bits.shape)
