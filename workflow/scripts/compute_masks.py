@@ -121,8 +121,8 @@ def main(
             files = pass_files(output_dir, value.name, names, bases, ending=format, has_plot=plot, is_added=is_added)
             passes.append(MaskPass(checkpoint, value, group, files, settings, threads=threads))
         value.pattern.check_model(passes[-1].model, percents, settings.head_share)
-    folders = [output_dir, *([pruned_dir] if pruned_dir else [])]
-    check_apart(folders, [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text])
+    inputs = [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text]
+    check_apart(filter(None, [output_dir, pruned_dir]), inputs)
     check_ours(output_dir, "masks", *(file for one in passes for file in (*one.files.masks, one.files.report)))
     for one in passes:
         hold(one.files.report)

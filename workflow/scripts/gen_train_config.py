@@ -67,8 +67,7 @@ def main(
     exported = Path(fill(grid.exported(method), named))
     rows = flags.data_dir / "train.jsonl"
     inputs = [flags.model_path / "manifest.json", rows, flags.mask_path, exported]
-    missing = [path for path in inputs if not path.exists()]
-    if missing:
+    if missing := [path for path in inputs if not path.exists()]:
         command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
         command += ["--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")

@@ -18,7 +18,7 @@ from sparseft.methods import IMPORTED, get_method
 from sparseft.pruning.imported import import_pruned
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours, claim_folder
+from sparseft.storage.ownership import check_ours, claim_folder
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
@@ -53,9 +53,8 @@ def main(
     kind, _, place = (source or "").partition(":")
     inputs = [model_path, Path(place) if kind == "path" else None]
     check_ours(output_dir, "masks", *files.masks, files.report, inputs=inputs)
-    check_apart([pruned_dir], inputs)
     hold(files.report)
-    claim_folder(files.base, "pruned model")
+    claim_folder(files.base, "pruned model", inputs)
     stated = settings.imported_pattern.get(name)
     masks = MaskPass(Checkpoint(model_path), method, [percent], files, Masks())
     counts = import_pruned(masks, source, stated)

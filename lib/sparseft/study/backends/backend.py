@@ -13,10 +13,6 @@ from sparseft.modes import get_mode, with_starts
 StudyConfig = Any
 
 
-def _accept(config: StudyConfig, task: str = "") -> None:
-    """Accept every configuration."""
-
-
 @dataclass(frozen=True)
 class Backend:
     """Describe a training backend. Its code is in backends/NAME, and its rules are in rules/backends/NAME.smk.
@@ -25,8 +21,8 @@ class Backend:
     the stage `throughput` cannot measure the trainings of a task."""
 
     name: str
-    check: Callable[[StudyConfig], None] = _accept
-    check_measured: Callable[[StudyConfig, str], None] = _accept
+    check_measured: Callable[[StudyConfig, str], None]
+    check: Callable[[StudyConfig], None] = lambda config: None
     # The architectures that it trains. None if it trains all.
     architectures: tuple[Architecture, ...] | None = None
     # Whether the GPUs and the CPU of this machine train.
