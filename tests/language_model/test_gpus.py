@@ -40,6 +40,7 @@ def machine(tmp_path, monkeypatch):
     (TWO, None, ["GPU-aa", "GPU-bb"]),
     (TWO, "1", ["GPU-bb"]),
     (TWO, "1,0", ["GPU-bb", "GPU-aa"]),
+    (TWO, "0,0,GPU-aa", ["GPU-aa"]),
     (TWO, "GPU-bb", ["GPU-bb"]),
     (TWO, "", []),
     (TWO, "-1", []),

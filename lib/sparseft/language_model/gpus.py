@@ -35,7 +35,8 @@ def visible_gpus() -> list[str]:
         return uuids
     names = {str(number): uuid for number, uuid in enumerate(uuids)} | {uuid: uuid for uuid in uuids}
     # As CUDA does, stop at the first device that is unknown.
-    return [names[word] for word in takewhile(names.__contains__, map(str.strip, visible.split(",")))]
+    words = takewhile(names.__contains__, map(str.strip, visible.split(",")))
+    return list(dict.fromkeys(names[word] for word in words))
 
 
 def smallest_gpu() -> int | None:

@@ -113,9 +113,9 @@ def entering(model: nn.Module, number: int, states: Tensor) -> AbstractContextMa
 
 
 def place_of_states(device: torch.device, size: int) -> torch.device:
-    """Return where hidden states of `size` bytes are kept: on the device if they take at most half of its free memory,
-    or in the machine's memory."""
-    fits = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 2
+    """Return where hidden states of `size` bytes are kept: on the device if they take at most an eighth of its free
+    memory, so that the layers, their gradients and statistics have the rest; or in the machine's memory."""
+    fits = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 8
     return device if fits else torch.device("cpu")
 
 

@@ -62,11 +62,13 @@ class StoredLayers(ModelHook):
 
     def pre_forward(self, module: nn.Module, *args, **kwargs) -> tuple[tuple, dict]:
         """Put the weights of a layer into it, and begin to read those of the next one."""
-        self._used = {}
         if module not in self._coming:
             self._begin(module)
-        module.load_state_dict(self._coming.pop(module).result(), strict=False, assign=True)
+        weights = self._coming.pop(module).result()
+        # Only now does the thread read nothing, and the next copies wait for what was computed.
+        self._used = {}
         self._begin(self._next.get(module))
+        module.load_state_dict(weights, strict=False, assign=True)
         device = self._copies.device
         return send_to_device(args, device), send_to_device(kwargs, device, skip_keys=self._skip_keys)
 
