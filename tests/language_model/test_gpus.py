@@ -124,7 +124,7 @@ def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
 def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(devices, tmp_path):
     whole = sum(device.startswith("GPU") for device in devices)
     with pytest.raises(
-        InputError, match=rf"needs 2 GPUs, and this machine has {whole} for it .*, besides 2 parts .*at most 1$"
+        InputError, match=rf"needs 2 GPUs, and this machine has {whole} for it .*, and 2 parts .*at most 1$"
     ):
         take(2, devices, tmp_path)
     assert take(1, devices, tmp_path) == ["MIG-1"]

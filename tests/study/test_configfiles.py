@@ -170,5 +170,5 @@ def test_mistakes_between_sections_are_told_together(write):
     with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
         read_configuration([write(text)])
     text = "grid: {methods: [semistructured], sparsities: [20], modes: [reconstruct]}\nbackend: cerebras"
-    with pytest.raises(InputError, match=r"semistructured: 20 % is no N:4.*; also: mode reconstruct"):
+    with pytest.raises(InputError, match=r"semistructured: 20 % of a group of 4 .*; also: mode reconstruct"):
         read_configuration([write(text)])

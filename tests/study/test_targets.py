@@ -127,7 +127,7 @@ def check(target: str, trainings: dict) -> None:
         (RUN, {"method": "best"}, {}, "method 'best' is unknown"),
         (RUN, {"method": "unstructured_wanda_on_c4"}, {}, "masks.calibration does not describe"),
         (RUN, {"method": "imported_a"}, {}, "masks.imported.a has no checkpoint at 50 %"),
-        (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % is no N:4"),
+        (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % of a group of 4"),
         (RUN, {"mode": "no_finetune-long"}, TRAININGS, "no training long; choose among none"),
         (RUN, {"mode": "sparse_to_dense-long"}, {}, "no training long; choose among none"),
         (RUN, {"mode": "sparse_to_dense-best"}, TRAININGS, "no training best; choose among short, long"),

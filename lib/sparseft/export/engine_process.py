@@ -140,7 +140,7 @@ def llama_cpp(request: dict[str, Any]) -> Engine:
 
     @cache
     def context(sequences: int, cache_type: int | None = None) -> Any:
-        """Return the caches of so many sequences, of which each has its own, beside the one model in memory."""
+        """Return a context with a key-value cache for each of several sequences. All contexts share the model."""
         options = library.llama_context_default_params()
         options.n_ctx, options.n_seq_max, options.n_batch = length * sequences, sequences, max(length, sequences)
         options.n_threads = options.n_threads_batch = request["threads"]

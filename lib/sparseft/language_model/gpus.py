@@ -74,7 +74,7 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
     devices."""
     whole = [device for device in devices if number == 1 or not device.startswith("MIG-")]
     if number > len(whole):
-        parts = f", besides {len(devices) - len(whole)} parts of divided GPUs (MIG), of which a job can use one"
+        parts = f", and {len(devices) - len(whole)} parts of divided GPUs (MIG), but a job can use only one part"
         raise InputError(
             f"the job needs {number} GPUs, and this machine has {len(whole)} for it (nvidia-smi -L, CUDA_VISIBLE_DEVICES)"
             + parts * (len(devices) > len(whole)),

@@ -220,7 +220,7 @@ class SavedState:
             return None
         file = io.BytesIO(self.path.read_bytes())
         reason = "damaged"
-        # A parser may raise anything for bytes that are no state.
+        # A parser may raise anything for bytes that are not a saved state.
         with suppress(Exception):
             # torch checks no checksums, and would take a flipped bit for a weight.
             if zipfile.ZipFile(file).testzip() is None:
