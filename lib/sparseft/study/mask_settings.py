@@ -112,8 +112,8 @@ class Masks(Section):
         return {
             f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {group} in a block; set it to a"
             f" multiple of {group}": "sparsegpt_block" in method.settings and self.sparsegpt_block % group,
-            f"{method.pattern.name}: {next(iter(impossible), 0)} % of a group of {group} (N:{group}) is not a whole number; choose"
-            f" among {', '.join(map(str, possible))}, {leave}": impossible,
+            f"{method.pattern.name}: {next(iter(impossible), 0)} % of a group of {group} (N:{group}) is not a whole number;"
+            f" choose among {', '.join(map(str, possible))}, {leave}": impossible,
             # At 2 lambda M = 1 the slots of the layers with the least and with the most outliers have equal keys.
             f"masks.owl_lambda {self.owl_lambda} is too small for N:{group}: {method.name} would give every layer the same"
             f" N; set it to {(500 // group + 1) / 1000} or more, {leave}": (
