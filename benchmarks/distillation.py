@@ -151,7 +151,7 @@ def step_times(cell: Cell) -> dict[str, float]:
         teacher, _ = load_model(cell.model, CPU)
         rows, _ = read_splits(cell.work / "data", TASK)
         examples = encode(rows["train"], TASK, tokenizer, loss.model.config.max_position_embeddings)
-        batch = collate(next(shuffled(examples, SETTINGS, 0)))
+        batch = collate(next(shuffled(examples, SETTINGS.batch_size, SETTINGS.length_buckets, 0)))
         steps = {name: partial(gradients, loss, own, batch)
                  for name, own in ((PLAIN, None), (EQUAL_STEPS, teacher))}  # fmt: skip
         write_json(path, interleaved(steps, REPEATS))

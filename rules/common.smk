@@ -10,12 +10,13 @@ from sparseft.language_model.gpus import smallest_gpu, visible_gpus
 from sparseft.planning.inputs import check_inputs
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests
+from sparseft.planning.sizes import architectures
 from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
-from sparseft.study.digests import job_digest
+from sparseft.study.digests import Code
 from sparseft.study.section import flags, parse_section
 
 # Whether another workflow imports this one.
@@ -30,6 +31,7 @@ GIVEN = workflow.overwrite_configfiles
 FILES = [Path(os.path.relpath(file)) for file in (*(workflow.configfiles[len(GIVEN) :] if IS_MODULE else []), *GIVEN)]
 # Beside Snakemake's own records, so that a copied study takes it along.
 HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
+CODE = Code(ROOT / "lib", Path(".snakemake/known_code.json"))
 
 try:
     if workflow.is_main_process:
@@ -83,13 +85,22 @@ def requested():
     }
 
 
+architectures_of = cache(lambda model: architectures(STUDY, model))
+
+
+def values_of(w, probes):
+    """Return the values of the axes that a job uses. One without wildcards uses those of the whole study."""
+    models = STUDY.grid.models if not w else [w.model] if w.get("model") else []
+    names = [name for model in models for name in architectures_of(model)]
+    return targets.used_values(STUDY, vars(cell_of(w)) if w else {}, probes, names)
+
+
 def running(script, *others, sources=None, kind="", probes=False):
     """Return the params of a job of this kind that runs a script, which starts the others, and reads the user's own files.
 
     An edit of their code reruns it, and so does the content of such a file, whatever its date."""
-    paths, lib = [ROOT / "workflow/scripts" / name for name in (script, *others)], ROOT / "lib"
-    digest = lambda path, w: job_digest(path, lib, STUDY, vars(cell_of(w)) if w else {}, probes)
+    paths = [ROOT / "workflow/scripts" / name for name in (script, *others)]
     content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
-    code = lambda w: "".join(digest(path, w) for path in paths)
+    code = lambda w: "".join(CODE.of_job(path, values_of(w, probes)) for path in paths)
     # The kind is a function, because the linter takes a text with which an output begins for its path.
     return {"script": script, "kind": lambda w: kind, "code": code, **content}

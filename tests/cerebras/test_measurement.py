@@ -7,7 +7,6 @@ from runs import CPU, Inputs, written
 from sparseft.data.rows import read_rows
 from sparseft.language_model.batches import encode, shuffled
 from sparseft.language_model.model import load_model
-from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 
 RUN = "llama-unstructured-50-sparse_to_sparse"
@@ -36,7 +35,7 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up_and_nothing_is
     task = BY_NAME["boolq_mini"]
     _, tokenizer = load_model(inputs.folder / "llama", torch.device("cpu"))
     examples = encode(read_rows(inputs.folder / "data/train.jsonl", task), task, tokenizer, 512)
-    batches = list(islice(shuffled(examples, Training(batch_size=6, micro_batch_size=6), 0), 2, 6))
+    batches = list(islice(shuffled(examples, 6, 8, 0), 2, 6))
     repeat = record["repeat"]
     assert repeat["samples"] == 24
     assert repeat["tokens"] == sum(len(example.ids) for batch in batches for example in batch)

@@ -54,7 +54,7 @@ def test_every_batch_size_is_measured_after_the_warm_up_or_recorded_as_out_of_me
     for row in rows[:2]:
         size = row["batch_size"]
         for seed, repeat in enumerate(row["repeats"]):
-            batches = list(islice(shuffled(examples, Training(batch_size=size, micro_batch_size=size), seed), 1, 3))
+            batches = list(islice(shuffled(examples, size, 8, seed), 1, 3))
             assert repeat["samples"] == 2 * size
             assert repeat["tokens"] == sum(len(example.ids) for batch in batches for example in batch)
             assert repeat["padded_tokens"] == sum(collate(batch).ids.numel() for batch in batches)

@@ -8,7 +8,6 @@ import torch
 from lm_eval.api.model import TemplateLM
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, encode, shuffled
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME, TASKS, instruction, text
 from sparseft.tasks.task import Task
 from tiny_models import append_token, save_tiny
@@ -134,8 +133,7 @@ def test_a_batch_by_hand():
 
 
 def batches(examples: list[Example], size: int, steps: int, *, seed: int = 0, buckets: int = 1) -> list[list[Example]]:
-    settings = Training(batch_size=size, micro_batch_size=size, length_buckets=buckets)
-    return list(islice(shuffled(examples, settings, seed), steps))
+    return list(islice(shuffled(examples, size, buckets, seed), steps))
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 8])

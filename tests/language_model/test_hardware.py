@@ -12,7 +12,7 @@ import torch
 from project import ROOT
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device, peak_memory
-from sparseft.study.digests import imported_modules
+from sparseft.study.digests import Code
 
 BLOCK = 300_000_000
 MEASURE = f"""
@@ -101,7 +101,8 @@ def test_a_script_imports_sparseft_before_torch_and_what_loads_torch(script):
 def test_a_script_that_multiplies_sets_the_precision():
     lib = ROOT / "lib"
     multipliers = {lib / "sparseft" / name for name in MULTIPLIERS}
-    multiplying = [script for script in SCRIPTS if multipliers.intersection(imported_modules(script, lib))]
+    code = Code(lib)
+    multiplying = [script for script in SCRIPTS if multipliers.intersection(code.imported_modules(script))]
     assert {"train.py", "evaluate.py", "merge.py", "compute_masks.py"} <= {script.name for script in multiplying}
     assert [
         script.name

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import forks
 import pytest
+from project import DEFAULT
 from reword import reword_all, text_nodes
-from sparseft.study.digests import AXES, code_digest, imported_modules, read_code, used_values
+from sparseft.study import digests as digests_module
+from sparseft.study.config import Config
+from sparseft.study.digests import AXES, Code, read_code
+from sparseft.study.targets import used_values
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("lib/sparseft/**/*.py"), *ROOT.glob("workflow/scripts/*.py")])
@@ -33,7 +37,7 @@ def digests(project: Path) -> dict[str, str]:
     lib = project / "lib"
     files = {name: project / "workflow/scripts" / name for name in SCRIPTS}
     files |= {name: lib / f"sparseft/trainers/{name}.py" for name in TRAINERS}
-    return {name: code_digest(file, lib) for name, file in files.items()}
+    return {name: Code(lib).digest(file) for name, file in files.items()}
 
 
 def changed_by(project: Path, file: str) -> set[str]:
@@ -48,7 +52,7 @@ def test_every_module_that_python_loads_for_a_script_is_found(name):
     script = ROOT / "workflow/scripts" / name
     code, said = forks.call(list_modules, script)
     assert code == 0, said
-    assert {Path(line) for line in said.splitlines() if line} <= set(imported_modules(script, ROOT / "lib"))
+    assert {Path(line) for line in said.splitlines() if line} <= set(Code(ROOT / "lib").imported_modules(script))
 
 
 def list_modules(script: Path) -> None:
@@ -90,21 +94,30 @@ def test_an_edit_concerns_only_what_imports_the_file(project, file, concerned, u
     assert not changed & untouched
 
 
+STUDY = Config(**DEFAULT)
+
+
+def job(architecture: str = "llama", **wildcards: str) -> frozenset[str]:
+    return used_values(STUDY, wildcards, architectures=[architecture])
+
+
 JOBS = {
-    "nothing": used_values(),
-    "boolq": used_values("boolq"),
-    "boolq_mini wanda": used_values("boolq_mini", methods=["unstructured_wanda"]),
-    "gsm8k taylor": used_values("gsm8k", methods=["structured_taylor"]),
-    "owl": used_values(methods=["unstructured_owl_on_c4"]),
-    "4:8": used_values(methods=["semistructured8"]),
-    "reconstruct": used_values("reconstruct"),
+    "seed": job(seed="0"),
+    "boolq": job(task="boolq"),
+    "boolq_mini wanda": job(task="boolq_mini", method="unstructured_wanda"),
+    "gsm8k taylor": job(task="gsm8k", method="structured_taylor"),
+    "owl": job(method="unstructured_owl_on_c4"),
+    "4:8": job(method="semistructured8"),
+    "reconstruct": job(mode="reconstruct"),
+    "granite": job("granite", seed="0"),
 }
 
 
 def job_digests(project: Path) -> dict[str, str]:
     """Return the digest of a script for jobs with different tasks and methods."""
     path = project / "workflow/scripts/compute_masks.py"
-    return {name: code_digest(path, project / "lib", values) for name, values in JOBS.items()}
+    code = Code(project / "lib")
+    return {name: code.of_job(path, values) for name, values in JOBS.items()}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +130,7 @@ def job_digests(project: Path) -> dict[str, str]:
         ("patterns/semistructured.py", {"4:8"}),  # One function makes both patterns of N:M.
         ("tasks/boolq.py", {"boolq", "boolq_mini wanda"}),  # The mini task has the prompt of the real one.
         ("modes/sparse_to_sparse.py", {"reconstruct"}),  # It has the layers of sparse_to_sparse.
+        ("architectures/granite.py", {"granite"}),
         ("importances/importance.py", set(JOBS)),
     ],
 )
@@ -139,6 +153,19 @@ def test_a_new_value_changes_the_digest_of_no_job(project, folder, monkeypatch):
     # The digests know the names of the values that are in this project's tables.
     monkeypatch.setitem(AXES, folder, AXES[folder] | {"new_value"})
     assert job_digests(project) == before
+
+
+def test_a_kept_record_gives_the_digests_of_the_files_as_they_are_now(project, monkeypatch):
+    script, record = project / "workflow/scripts/train.py", project / "known.json"
+    made = [Code(project / "lib", record).digest(script), Code(project / "lib", record).digest(script)]
+    assert made == [Code(project / "lib").digest(script)] * 2
+    with open(project / "lib/sparseft/errors.py", "a") as source:
+        source.write("ADDED = 1\n")
+    parsed = []
+    monkeypatch.setattr(digests_module, "read_code", lambda source: parsed.append(source) or read_code(source))
+    assert Code(project / "lib", record).digest(script) == Code(project / "lib").digest(script) != made[0]
+    assert sum(b"ADDED = 1" in source for source in parsed) == 2
+    assert parsed[0].endswith(b"ADDED = 1\n")
 
 
 def text_of(source: str) -> bytes:

@@ -59,7 +59,9 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
     loop = prepare(tiny_llama, "sparse_to_sparse", settings)
     parameters = loop.part.parameters
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-    for t, batch in enumerate(islice(shuffled(loop.data["train"], settings, 0), 3), start=1):
+    for t, batch in enumerate(
+        islice(shuffled(loop.data["train"], settings.batch_size, settings.length_buckets, 0), 3), start=1
+    ):
         gradients = torch.autograd.grad(mean_loss(loop.loss.model, batch), parameters)
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
         assert norm > 0.5  # or nothing would be clipped

@@ -133,6 +133,11 @@ class Architecture:
     modelzoo_names: dict[str, str] | None = None
 
     @property
+    def name(self) -> str:
+        """Return the name of its file, such as llama or qwen3_moe."""
+        return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", self.class_name.removesuffix("ForCausalLM")).lower()
+
+    @property
     def sizes(self) -> tuple[str, ...]:
         """Return the keys of config.json that must be positive integers: those that the shapes need, and some more."""
         words = {word for shape in (self.outer_tensors | self.layer_tensors).values() for word in shape}

@@ -170,7 +170,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     if length and length > limit:
         raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
     task = find_task(training.data, training.task)
-    examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings)["train"]
+    examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings.train_on_inputs)["train"]
     if length:
         examples = [of_length(example, length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")
@@ -179,7 +179,8 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     cpu_begin = time.process_time()
     progress = loop.run()
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
-    timed_batches = islice(shuffled(examples, settings, seed), throughput.warmup_steps, settings.steps)
+    batches = shuffled(examples, settings.batch_size, settings.length_buckets, seed)
+    timed_batches = islice(batches, throughput.warmup_steps, settings.steps)
     return {
         "seconds": sum(progress.seconds[throughput.warmup_steps :]),
         "samples": batch_size * throughput.steps,

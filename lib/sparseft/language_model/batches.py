@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sparseft.errors import InputError
 from sparseft.limits import limited
-from sparseft.study.schedule import Training
 from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
 
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints
@@ -80,13 +79,13 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
 
 
 def encode_splits(
-    rows: SplitRows, task: Task, tokenizer, max_length: int, settings: Training
+    rows: SplitRows, task: Task, tokenizer, max_length: int, train_on_inputs: bool
 ) -> dict[str, list[Example]]:
     """Return the examples of a training by split. Raises InputError as `encode` does.
 
     With `train_on_inputs`, every token of a training example but the first counts as its answer."""
     data = {split: encode(of_split, task, tokenizer, max_length) for split, of_split in rows.items()}
-    if settings.train_on_inputs:
+    if train_on_inputs:
         data["train"] = [replace(example, answer_start=1) for example in data["train"]]
     return data
 
@@ -243,15 +242,14 @@ def collate(examples: list[Example], multiple: int = 1) -> Batch:
     return Batch(ids, torch.tensor(positions), torch.tensor(targets))
 
 
-def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator[list[Example]]:
-    """Yield batches without end. Every epoch is a new permutation of the examples.
+def shuffled(examples: list[Example], size: int, buckets: int, seed: int) -> Iterator[list[Example]]:
+    """Yield batches of `size` examples without end. Every epoch is a new permutation of the examples.
 
     Examples that fill no batch go into the first batch of the next epoch. The others are sorted by length within
-    windows of settings.length_buckets batches, and the batches of a window come in random order. Batches depend on the
+    windows of `buckets` batches, and the batches of a window come in random order. Batches depend on the
     seed and not on the mode, so that a comparison of modes compares only modes."""
     generator = random.Random(seed)
-    size = settings.batch_size
-    window = size * settings.length_buckets
+    window = size * buckets
     left_over: list[Example] = []
     while True:
         epoch = generator.sample(examples, len(examples))

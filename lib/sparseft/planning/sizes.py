@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.architectures import ARCHITECTURES, find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
@@ -45,6 +45,11 @@ NAMED = {
         "Mixtral", 4096, 14336, 32, 32, 8, 32000, num_local_experts=8, num_experts_per_tok=2
     ),
 }
+
+
+def _unpinned(source: str) -> str:
+    """Return a source without its revision or version."""
+    return source.partition("@")[0].partition("==")[0]
 
 
 # Tokens of WikiText-2's test split, about.
@@ -149,7 +154,6 @@ def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subje
     if not manifest.exists() or read_json(manifest).get("source") == model.source:
         folders.append(prepared)
     files = [folder / "config.json" for folder in folders if (folder / "config.json").exists()]
-    unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
     config: dict | None
     if files:
         config = read_json(files[0], "give a Hugging Face checkpoint folder")
@@ -157,10 +161,21 @@ def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subje
         original = known_subject(base["model"], models[base["model"]], models)
         config = original.config if original else None
     else:
-        config = NAMED.get(unpinned) or (known_config(place) if kind == "hub" else None)
+        config = NAMED.get(_unpinned(model.source)) or (known_config(place) if kind == "hub" else None)
     if config is None:
         return None
     return Subject(name, config, tensor_shapes(config, f"models.{name}"), 4 if model.dtype == "float32" else 2)
+
+
+def architectures(config: Config, model: str) -> list[str]:
+    """Return the name of a model's architecture; the names of all if a plan need not know it.
+
+    It is known of a model whose files are here, and of one of NAMED. What the hub says would be unknown to a plan
+    without a network, and known to the next one, which would then make every file again."""
+    source = config.models[config.original(model)].source
+    if local_source(source) or _unpinned(source) in NAMED:
+        return [described(model, config.models[model], config.models).architecture.name]
+    return [architecture.name for architecture in ARCHITECTURES]
 
 
 def count(shapes: Shapes) -> int:

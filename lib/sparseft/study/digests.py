@@ -8,29 +8,30 @@ The words that only a reader sees are not code: comments, docstrings, and the de
 the records' fields. Every other string is, error messages too, because run_on_appliance.py decides by what a trainer
 printed.
 
-Every importance, every pattern, every mode, every built-in task and every kind of task has a file of its own. A job's
+Every architecture, importance, pattern, mode, built-in task and kind of task has a file of its own. A job's
 digest covers only the files of the values that the job uses, and not the table that lists all values. So a new or an
 edited value reruns only its own jobs.
 """
 
 import ast
 import hashlib
-from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from sparseft.architectures import ARCHITECTURES
 from sparseft.importances import IMPORTANCES
-from sparseft.methods import get_method
-from sparseft.modes import MODES, with_starts
+from sparseft.modes import MODES
 from sparseft.patterns import PATTERNS
-from sparseft.study.config import Config
+from sparseft.storage.atomic import write_json
+from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.reading import read_json
 from sparseft.tasks import BY_NAME, KINDS
 
 PACKAGE = "sparseft"
-# Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every
-# job.
+# Folder -> the names of the values in it. Of the backends, every file counts for every job.
 AXES = {
+    "architectures": frozenset(architecture.name for architecture in ARCHITECTURES),
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "patterns": frozenset(pattern.name for pattern in PATTERNS),
     "modes": frozenset(mode.name for mode in MODES),
@@ -43,88 +44,86 @@ FIELDS = {"setting", "measurement", "provenance"}
 
 
 class Module(NamedTuple):
-    """Hold the code of a file, and the package's files that run when it is imported."""
+    """Hold the sha256 of the code of a file, and the package's files that run when it is imported."""
 
-    text: bytes
+    code: str
     imports: frozenset[Path]
 
 
-def code_digest(script: Path, lib: Path, values: frozenset[str] | None = None) -> str:
-    """Return the sha256 of `script` and of the modules under `lib`/sparseft that it imports, directly or not.
+class Code:
+    """Know the code of the library in the folder `lib`, as it is when it is first asked for.
 
-    values: the values of the axes that the job uses, from `used_values`; None means all"""
-    digest = hashlib.sha256(_module(script, lib).text)
-    tables = _tables(lib)
-    for module in imported_modules(script, lib, values):
-        if values is None or module not in tables:
-            name = module.relative_to(lib).as_posix()
-            digest.update(f"\n{name}\n".encode() + _module(module, lib).text)
-    return digest.hexdigest()
+    record: a JSON file that keeps what was read of the library and its scripts, so that the next plan parses only what
+        was edited since; None keeps nothing"""
 
+    def __init__(self, lib: Path, record: Path | None = None) -> None:
+        self._lib = lib
+        # The file of each axis' table -> the names of its values. The file of a value has the value's name.
+        self._tables = {lib / PACKAGE / folder / "__init__.py": names for folder, names in AXES.items()}
+        self._module, self._files = cache(self._read_module), cache(self._files_of)
+        # One digest per value, because many jobs share a value.
+        self._of_value = cache(self.digest)
+        # What is kept depends on this file too.
+        self._key = sha256(Path(__file__))
+        self._read = read_json(record, f"delete {record}") if record and record.exists() else {}
+        if record:
+            files = [*lib.rglob("*.py"), *lib.parent.glob("workflow/scripts/*.py")]
+            now = dict(map(self._read_file, files))
+            if now != self._read:
+                write_json(record, now)
+            self._read = now
 
-def job_digest(script: Path, lib: Path, config: Config, wildcards: Mapping[str, str], probes: bool = False) -> str:
-    """Return the digest of the code of a job. Its wildcards name its task, its method and its mode.
+    def digest(self, script: Path, values: frozenset[str] | None = None) -> str:
+        """Return the sha256 of `script` and of the modules of the library that it imports, directly or not.
 
-    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task,
-    method and mode of the grid."""
-    task, method = wildcards.get("task"), wildcards.get("method")
-    tasks = config.evaluated_tasks(task) if task and probes else [task] if task else []
-    methods = [method] if method else []
-    modes = [wildcards["mode"]] if "mode" in wildcards else []
-    if not wildcards:
-        tasks, methods, modes = config.grid.tasks, config.grid.methods, with_starts(config.grid.modes)
-    # A task that is not built in has the file of its kind.
-    files = [config.task_data(name).task_kind or name for name in tasks]
-    values = used_values(*files, *modes, methods=methods)
-    # One digest per value, because many jobs share a value.
-    parts = [_value_digest(script, lib, frozenset([value])) for value in sorted(values)]
-    return hashlib.sha256("".join(parts or [_value_digest(script, lib, frozenset())]).encode()).hexdigest()
+        values: the values of the axes that the job uses, from `targets.used_values`; None means all"""
+        digest = hashlib.sha256(self._module(script).code.encode())
+        for module in self.imported_modules(script, values):
+            if values is None or module not in self._tables:
+                name = module.relative_to(self._lib).as_posix()
+                digest.update(f"\n{name}\n{self._module(module).code}".encode())
+        return digest.hexdigest()
 
+    def of_job(self, script: Path, values: frozenset[str]) -> str:
+        """Return the digest of a script for a job that uses these values."""
+        parts = [self._of_value(script, frozenset([value])) for value in sorted(values)]
+        return sha256_of_text("".join(parts or [self._of_value(script, values)]))
 
-_value_digest = cache(code_digest)
+    def imported_modules(self, script: Path, values: frozenset[str] | None = None) -> list[Path]:
+        """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among
+        them.
 
+        The table of an axis imports every value. With `values`, only the files of these are followed from a table."""
+        modules: set[Path] = set()
+        queue = [script]
+        while queue:
+            file = queue.pop()
+            new = self._module(file).imports - modules
+            if values is not None and file in self._tables:
+                new -= {file.with_name(f"{name}.py") for name in self._tables[file] - values}
+            modules |= new
+            queue += new
+        return sorted(modules)
 
-def used_values(*names_of_files: str, methods: Sequence[str] = ()) -> frozenset[str]:
-    """Return the names of the values that a job uses. A task and a mode are named by the files that describe them."""
-    names = list(names_of_files)
-    for method in map(get_method, methods):
-        names += [method.pattern.name, *(importance.name for importance in method.importances)]
-    return frozenset(names)
+    def _read_module(self, file: Path) -> Module:
+        """Return what a file of the package or a script holds."""
+        _, (code, names) = self._read_file(file)
+        return Module(code, frozenset(module for name in names for module in self._files(name)))
 
+    def _read_file(self, file: Path) -> tuple[str, list]:
+        """Return a digest of a file, with the sha256 of its code and the package's names that it imports."""
+        source = file.read_bytes()
+        key = hashlib.sha256(self._key.encode() + source).hexdigest()
+        if key in self._read:
+            return key, self._read[key]
+        code, names = read_code(source)
+        return key, [hashlib.sha256(code).hexdigest(), sorted(names)]
 
-def imported_modules(script: Path, lib: Path, values: frozenset[str] | None = None) -> list[Path]:
-    """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among them.
-
-    The table of an axis imports every value. With `values`, only the files of these are followed from a table."""
-    tables = _tables(lib)
-    modules: set[Path] = set()
-    queue = [script]
-    while queue:
-        file = queue.pop()
-        new = _module(file, lib).imports - modules
-        if values is not None and file in tables:
-            new -= {file.with_name(f"{name}.py") for name in tables[file] - values}
-        modules |= new
-        queue += new
-    return sorted(modules)
-
-
-def _tables(lib: Path) -> dict[Path, frozenset[str]]:
-    """Return the file of each axis' table -> the names of its values. The file of a value has the value's name."""
-    return {lib / PACKAGE / folder / "__init__.py": names for folder, names in AXES.items()}
-
-
-def _module(file: Path, lib: Path) -> Module:
-    """Return what a file of the package or a script holds, as it is now."""
-    return _read_module(file, lib, file.stat().st_mtime_ns)
-
-
-# Most scripts import the same modules, and parsing takes half of the time of a plan.
-@cache
-def _read_module(file: Path, lib: Path, changed: int) -> Module:
-    """Return what a file holds that was last changed at `changed`."""
-    text, names = read_code(file.read_bytes())
-    return Module(text, frozenset(module for name in names for module in _files(name, lib)))
+    def _files_of(self, name: str) -> list[Path]:
+        """Return the files that run when a dotted name is imported: each package's __init__, and the module."""
+        parts = name.split(".")
+        paths = [self._lib.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+        return [path for path in (*paths, self._lib.joinpath(*parts).with_suffix(".py")) if path.is_file()]
 
 
 def read_code(source: bytes) -> tuple[bytes, frozenset[str]]:
@@ -151,12 +150,3 @@ def read_code(source: bytes) -> tuple[bytes, frozenset[str]]:
             ]
     names = frozenset(name for name in imports if name.partition(".")[0] == PACKAGE)
     return ast.unparse(tree).encode(), names
-
-
-# Most modules import the same names.
-@cache
-def _files(name: str, lib: Path) -> list[Path]:
-    """Return the files that run when a dotted name is imported: each package's __init__, and the module."""
-    parts = name.split(".")
-    paths = [lib.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
-    return [path for path in (*paths, lib.joinpath(*parts).with_suffix(".py")) if path.is_file()]

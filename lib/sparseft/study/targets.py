@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from sparseft.errors import InputError, located
 from sparseft.methods import TASK, get_method
-from sparseft.modes import get_mode
+from sparseft.modes import get_mode, with_starts
 from sparseft.storage.hashes import sha256
 from sparseft.study import grid
 from sparseft.study.config import Config
@@ -180,6 +180,26 @@ def final_targets(config: Config) -> list[str]:
     files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", grid.CONFIGURATION)]
     trained = [folder for run in runs(config) for folder in config.paths.trained(run)]
     return files + trained + record_targets(config)
+
+
+def used_values(
+    config: Config, wildcards: Mapping[str, str], probes: bool = False, architectures: Iterable[str] = ()
+) -> frozenset[str]:
+    """Return the names of the values that a job uses. Its wildcards name its task, its method and its mode.
+
+    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task,
+    method and mode of the grid."""
+    task, method = wildcards.get("task"), wildcards.get("method")
+    tasks = config.evaluated_tasks(task) if task and probes else [task] if task else []
+    methods = [method] if method else []
+    modes = [wildcards["mode"]] if "mode" in wildcards else []
+    if not wildcards:
+        tasks, methods, modes = config.grid.tasks, config.grid.methods, with_starts(config.grid.modes)
+    # A task that is not built in has the file of its kind.
+    names = [*architectures, *modes, *(config.task_data(name).task_kind or name for name in tasks)]
+    for described in map(get_method, methods):
+        names += [described.pattern.name, *(importance.name for importance in described.importances)]
+    return frozenset(names)
 
 
 def check_target(config: Config, target: str, is_made: bool = True, stages: Iterable[str] = ()) -> None:

@@ -91,7 +91,7 @@ def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool = False
     """Return the examples by split, as tokens. With `fill`, cut or repeat each to `length` tokens.
 
     Raises InputError if an example has more than `length` tokens."""
-    data = encode_splits(job.rows, job.task, tokenizer, sys.maxsize, job.settings)
+    data = encode_splits(job.rows, job.task, tokenizer, sys.maxsize, job.settings.train_on_inputs)
     if fill:
         return {split: [of_length(example, length) for example in examples] for split, examples in data.items()}
     refuse_longer(

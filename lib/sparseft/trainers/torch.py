@@ -44,7 +44,7 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
     if job.initial:
         part.start_from(job.initial)
     context = loss.model.config.max_position_embeddings
-    data = encode_splits(job.rows, job.task, tokenizer, context, settings)
+    data = encode_splits(job.rows, job.task, tokenizer, context, settings.train_on_inputs)
     identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
     # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
     place_name = "cpu" if device.type == "cpu" else str(device)

@@ -33,7 +33,7 @@ from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, trained_digest, write_record_of
-from sparseft.study.digests import code_digest
+from sparseft.study.digests import Code
 from sparseft.study.grid import FULL_MODES, LORA_MODES, Run, start_of
 from sparseft.study.schedule import Training
 from sparseft.tasks.task import SPLITS, SplitRows, Task
@@ -103,7 +103,8 @@ class TrainingJob:
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
         # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of
         # tasks and importances need not count.
-        code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
+        values = frozenset([self.checkpoint.architecture.name, self.mode])
+        code = Code(Path(__file__).parents[2]).digest(backend, values)
         parts = [code, machine, settings, self.provenance, self.checkpoint.config, tokens]
         return sha256_of_text(json.dumps(parts, sort_keys=True))
 

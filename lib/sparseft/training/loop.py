@@ -56,8 +56,10 @@ class Loop:
         steps = Steps(self.part.parameters, settings, self.part.rate, self._total_norm)
         progress = self._resume(steps)
         done = len(progress.curve)
-        batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)
-        bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=None)
+        batches = shuffled(self.data["train"], settings.batch_size, settings.length_buckets, self.seed)
+        bar = tqdm(
+            islice(batches, done, settings.steps), initial=done, total=settings.steps, desc="train", disable=None
+        )
         for step, batch in enumerate(bar, start=done + 1):
             self.loss.train()
             loss = steps.take(step, partial(self.backward, step, batch), batch, progress)

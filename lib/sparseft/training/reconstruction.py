@@ -135,8 +135,8 @@ class LayerReconstruction:
             return {"loss": loss.item()}
 
         # The batches are the same for every decoder layer.
-        batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
-        for step, examples in enumerate(batches, start=1):
+        batches = shuffled(self.examples, self.settings.batch_size, self.settings.length_buckets, self.seed)
+        for step, examples in enumerate(islice(batches, self.settings.steps), start=1):
             steps.take(step, partial(backward, [numbers[id(example)] for example in examples]), examples, progress)
         return progress
 

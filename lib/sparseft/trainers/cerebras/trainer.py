@@ -177,10 +177,10 @@ class Trainer:
         save_every = (self.settings.save_every or stop - done) if saves else None
         executor = cstorch.utils.data.DataExecutor(loader, self._executed(stop - done), checkpoint_steps=save_every)
         self._start_clock()
-        batches = islice(shuffled(train, self.settings, self.job.seed), done, stop)
+        batches = shuffled(train, self.settings.batch_size, self.settings.length_buckets, self.job.seed)
         bar = tqdm(range(done + 1, stop + 1), initial=done, total=self.settings.steps, desc="train", disable=None)
         # The executor comes first, because it ends a step when the loop requests the next batch.
-        for batch, step, examples in zip(executor, bar, batches, strict=False):
+        for batch, step, examples in zip(executor, bar, islice(batches, done, stop), strict=False):
             # On a CS-3, the compiled program has its own random numbers.
             if not self.backend.backend_type.is_csx:
                 torch.manual_seed(step_seed(self.job.seed, step))
@@ -272,7 +272,7 @@ class _OwnRows(IterableDataset):
 
 def training_batches(examples: list[Example], settings: Training, seed: int, length: int, done: int) -> DataLoader:
     """Return the batches of the backend torch after the first `done`, without end; on a worker, its rows of each."""
-    batches = lambda: islice(shuffled(examples, settings, seed), done, None)  # noqa: E731
+    batches = lambda: islice(shuffled(examples, settings.batch_size, settings.length_buckets, seed), done, None)  # noqa: E731
     return DataLoader(_OwnRows(batches, settings.batch_size, length), batch_size=None)
 
 

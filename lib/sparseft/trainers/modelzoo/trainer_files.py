@@ -57,7 +57,8 @@ class TrainerRun:
     def batches(self) -> list[list[Example]]:
         """Return the batches in the order in which the Trainer reads them."""
         settings = self.job.settings
-        return list(islice(shuffled(self.examples, settings, self.job.seed), settings.steps))
+        batches = shuffled(self.examples, settings.batch_size, settings.length_buckets, self.job.seed)
+        return list(islice(batches, settings.steps))
 
     def write_batches(self) -> None:
         """Write the batches."""
