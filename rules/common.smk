@@ -58,10 +58,12 @@ QUEUED = workflow.resource_settings.nodes is not None
 if workflow.is_main_process:
     GPUS = 0 if QUEUED else len(visible_gpus())
     if QUEUED:
+        if STUDY.resources.jobs_per_gpu > 1:
+            refuse("resources.jobs_per_gpu: the cluster gives each job GPUs of its own; set it to 1")
         # Without this, Snakemake would cut every job's threads to the cores of the login node.
         workflow.register_resource("_cores", None)
     elif "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
+        workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus) * STUDY.resources.jobs_per_gpu)
 REQUESTS = Requests(STUDY, smallest_gpu() if workflow.is_main_process and STUDY.resources.gpus and not QUEUED else None)
 
 

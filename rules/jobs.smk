@@ -1,6 +1,7 @@
 # The environment that runs Snakemake also runs the scripts, unless --sdm conda makes one.
 os.environ.update(
     SPARSEFT_ROOT=str(ROOT),
+    SPARSEFT_JOBS_PER_GPU=str(STUDY.resources.jobs_per_gpu),
     SPARSEFT_BIN="" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:",
 )
 

@@ -71,13 +71,13 @@ def test_the_memory_of_a_gpu_is_that_of_the_smallest_visible_one(machine, monkey
     assert smallest_gpu() == (size and int(FULL * size))
 
 
-def started(number: int, locks: Path, seconds: float) -> subprocess.Popen:
-    """A job on `number` of two devices that prints when it begins and ends, and on what."""
+def started(number: int, places: list[list[int]], locks: Path, seconds: float) -> subprocess.Popen:
+    """A job on places of `number` of two devices that prints when it begins and ends, and on what."""
     code = f"""
 import os, subprocess, time
 from pathlib import Path
 from sparseft.language_model.gpus import take
-held = take({number}, ["GPU-aa", "GPU-bb"], Path({str(locks)!r}))
+held = take({number}, ["GPU-aa", "GPU-bb"], {places}, Path({str(locks)!r}))
 begin = time.monotonic()
 os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /proc/uptime) {{' '.join(held)}}"])
 """
@@ -88,7 +88,7 @@ os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /
 @pytest.mark.process
 @pytest.mark.long
 def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_path):
-    jobs = [started(number, tmp_path, 0.7) for number in (1, 1, 2, 1)]
+    jobs = [started(number, [[0]], tmp_path, 0.7) for number in (1, 1, 2, 1)]
     spans = [line.split() for line in (job.communicate(timeout=60)[0] for job in jobs)]
     assert sorted(len(held) for _, _, *held in spans) == [1, 1, 1, 2]
     uses = [(device, float(begin), float(end)) for begin, end, *held in spans for device in held]
@@ -98,25 +98,55 @@ def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_pat
         assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(mine))
 
 
+@pytest.mark.process
+@pytest.mark.long
+def test_jobs_that_share_a_device_run_at_once_and_one_that_needs_it_whole_waits(tmp_path):
+    shares = [[0], [1]]
+    jobs = [started(1, shares, tmp_path, 1.5) for _ in range(4)]
+    begins, ends, devices = zip(*(job.communicate(timeout=60)[0].split() for job in jobs), strict=True)
+    assert max(map(float, begins)) < min(map(float, ends))
+    assert sorted(devices) == ["GPU-aa", "GPU-aa", "GPU-bb", "GPU-bb"]
+    assert [take(1, ["GPU-aa"], shares, tmp_path), take(1, ["GPU-bb"], [[0, 1]], tmp_path)] == [["GPU-aa"], ["GPU-bb"]]
+    waiting = started(1, [[0, 1]], tmp_path, 0)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.communicate(timeout=3)
+    waiting.kill()
+
+
+@pytest.mark.parametrize(
+    ("requested", "jobs", "number", "places", "left"),
+    [("2", "1", 2, [[0]], "1"), ("1", "3", 1, [[0], [1], [2]], "3"), ("3", "3", 1, [[0, 1, 2]], "1")],
+)
+def test_a_job_with_all_places_of_a_gpu_shares_it_with_no_other(monkeypatch, requested, jobs, number, places, left):
+    monkeypatch.setenv("SPARSEFT_GPUS", requested)
+    monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", jobs)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(gpus, "take", lambda *asked: taken.append(asked) or ["GPU-aa"])
+    taken = []
+    gpus.take_requested()
+    assert taken == [(number, [], places)]
+    assert gpus.sharing_jobs() == int(left)
+
+
 def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_path):
     umask = os.umask(0o077)
     try:
-        take(1, ["GPU-aa"], tmp_path)
+        take(1, ["GPU-aa"], locks=tmp_path)
         assert os.umask(0o077) == 0o077
     finally:
         os.umask(umask)
-    assert (tmp_path / "sparseft-GPU-aa.lock").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "sparseft-GPU-aa.0.lock").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.process
 @pytest.mark.long
 def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
     holder = "from sparseft.language_model.gpus import take; from pathlib import Path; import os, subprocess; "
-    holder += f"take(1, ['GPU-aa'], Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
+    holder += f"take(1, ['GPU-aa'], locks=Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
     subprocess.run([sys.executable, "-c", holder], check=True, env=environment)
     begin = time.monotonic()
-    take(1, ["GPU-aa"], tmp_path)
+    take(1, ["GPU-aa"], locks=tmp_path)
     assert time.monotonic() - begin > 0.9
 
 
@@ -126,8 +156,8 @@ def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(devices, tmp_path)
     with pytest.raises(
         InputError, match=rf"needs 2 GPUs, and this machine has {whole} for it .*, and 2 parts .*at most 1$"
     ):
-        take(2, devices, tmp_path)
-    assert take(1, devices, tmp_path) == ["MIG-1"]
+        take(2, devices, locks=tmp_path)
+    assert take(1, devices, locks=tmp_path) == ["MIG-1"]
 
 
 USER = """
@@ -151,7 +181,7 @@ def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
     monkeypatch.setenv("SPARSEFT_GPUS", "1")
-    lock = gpus.LOCKS / "sparseft-GPU-bb.lock"
+    lock = gpus.LOCKS / "sparseft-GPU-bb.0.lock"
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         job = subprocess.Popen([sys.executable, "-c", USER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

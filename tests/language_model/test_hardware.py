@@ -11,7 +11,7 @@ import pytest
 import torch
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.language_model.hardware import choose_device, peak_memory
+from sparseft.language_model.hardware import choose_device, device_name, peak_memory
 from sparseft.study.digests import Code
 
 BLOCK = 300_000_000
@@ -143,7 +143,13 @@ def test_a_gpu_for_which_torch_has_no_kernels_is_refused(monkeypatch, capability
     for name, value in (stubs | {"get_device_capability": capability}).items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     if runs:
+        limits = []
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
         assert choose_device() == torch.device("cuda")
+        monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", "4")
+        assert choose_device() == torch.device("cuda")
+        assert limits == [0.25]
+        assert device_name(choose_device()) == "GPU: a card, shared by 4 jobs"
     else:
         with pytest.raises(
             InputError, match=f"a card: .* compute capability {capability[0]}.{capability[1]}, only {built[0]}"

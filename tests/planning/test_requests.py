@@ -134,4 +134,7 @@ def test_a_perplexity_of_long_windows_has_the_logits_of_some_rows_only():
 def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(kind):
     job = JobKind(kind, "llama", "boolq", "unstructured_wanda")
     assert Requests(study(resources={"gpus": 1})).gpus(job) == (kind not in ("proof", "weights"))
-    assert Requests(study(resources={"gpus": 0})).gpus(job) == 0
+    shared = Requests(study(resources={"gpus": 1, "jobs_per_gpu": 3}), 24e9)
+    assert shared.gpus(job) == (kind not in ("proof", "weights")) * (3 if kind == "engines" else 1)
+    assert shared.card == 8e9
+    assert Requests(study(resources={"gpus": 0, "jobs_per_gpu": 3})).gpus(job) == 0

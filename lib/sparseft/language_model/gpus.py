@@ -1,6 +1,7 @@
-"""Assign the GPUs of this machine to jobs: a lock file per device, held by the processes that use it.
+"""Assign the GPUs of this machine to jobs: a lock file per place on a device, held by the processes that use it.
 
-Snakemake counts GPUs and assigns none. Slurm and PBS show a job only its own GPUs, and these are free.
+A device has as many places as jobs may share it (resources.jobs_per_gpu). Snakemake counts places and assigns none.
+Slurm and PBS show a job only its own GPUs, and these are free.
 """
 
 import fcntl
@@ -10,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import time
-from itertools import takewhile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product, takewhile
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -57,17 +60,30 @@ def _nvidia_smi(*arguments: str) -> str:
     return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False).stdout
 
 
+def sharing_jobs() -> int:
+    """Return how many jobs may share the GPU of this process."""
+    return int(os.environ.get("SPARSEFT_JOBS_PER_GPU", "1"))
+
+
 def take_requested() -> None:
-    """Lock as many GPUs as SPARSEFT_GPUS says, and let this process and those that it starts see only them.
+    """Lock as many places as SPARSEFT_GPUS says, and let this process and those that it starts see only their GPUs.
 
-    It does so once, and before CUDA is used, which reads CUDA_VISIBLE_DEVICES when it starts."""
+    A job that requests all places of a device shares it with no other. It does so once, and before CUDA is used, which
+    reads CUDA_VISIBLE_DEVICES when it starts."""
     if requested := os.environ.pop("SPARSEFT_GPUS", ""):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(int(requested), visible_gpus()))
+        number, jobs = int(requested), sharing_jobs()
+        places = [[place] for place in range(jobs)]
+        if number >= jobs:
+            number, places = number // jobs, [list(range(jobs))]
+            os.environ["SPARSEFT_JOBS_PER_GPU"] = "1"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(number, visible_gpus(), places))
 
 
-def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
+def take(number: int, devices: list[str], places: Sequence[Sequence[int]] = ((0,),), locks: Path = LOCKS) -> list[str]:
     """Wait until `number` of `devices` are free, lock them, and return them. The locks last until this process and its
     children have ended.
+
+    places: the places of a device that are locked together, by preference
 
     The lock belongs to an open file, which stays open through exec. A job of several GPUs takes no part of a divided one
     (MIG), because CUDA shows a process one part, and NCCL connects none. Raises InputError if there are fewer
@@ -82,34 +98,38 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
         )
     is_first = True
     while True:
-        held: dict[str, int] = {}
-        for device in whole:
-            if len(held) < number and (descriptor := _locked(locks / f"sparseft-{device}.lock")) is not None:
-                held[device] = descriptor
-        if len(held) == number:
-            for descriptor in held.values():
-                os.set_inheritable(descriptor, True)
-            return list(held)
-        for descriptor in held.values():
-            os.close(descriptor)
+        with ExitStack() as locked:
+            held: list[str] = []
+            for together, device in product(places, whole):
+                if len(held) < number and device not in held:
+                    files = [locks / f"sparseft-{device}.{place}.lock" for place in together]
+                    held += [device] * _lock(files, locked)
+            if len(held) == number:
+                # The descriptors stay open.
+                locked.pop_all()
+                return held
         if is_first:
             print(f"waits for a GPU: {locks}/sparseft-GPU-*.lock are held", file=sys.stderr, flush=True)
         is_first = False
         time.sleep(WAIT)
 
 
-def _locked(path: Path) -> int | None:
-    """Return the descriptor of a file that is now locked, or None if another process holds the lock.
+def _lock(files: list[Path], locked: ExitStack) -> bool:
+    """Lock all of some files until `locked` is closed, or none of them. Return whether no other process holds one.
 
     Read access is enough, because the file may belong to another user."""
-    if not path.exists():
-        path.touch()
-        # Other users must be able to open the file, whatever the umask of this one is.
-        path.chmod(0o644)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    with ExitStack() as mine:
+        for file in files:
+            if not file.exists():
+                file.touch()
+                # Other users must be able to open the file, whatever the umask of this one is.
+                file.chmod(0o644)
+            descriptor = os.open(file, os.O_RDONLY)
+            mine.callback(os.close, descriptor)
+            os.set_inheritable(descriptor, True)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        locked.push(mine.pop_all())
+    return True

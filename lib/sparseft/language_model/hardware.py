@@ -14,7 +14,7 @@ import torch
 
 import sparseft
 from sparseft.errors import InputError
-from sparseft.language_model.gpus import take_requested
+from sparseft.language_model.gpus import sharing_jobs, take_requested
 from sparseft.limits import status_bytes
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -42,6 +42,9 @@ def choose_device() -> torch.device:
     if torch.cuda.is_available():
         for gpu in range(torch.cuda.device_count()):
             _check_kernels(gpu)
+        if sharing_jobs() > 1:
+            # A job that needs more fails, and not the one beside it.
+            torch.cuda.set_per_process_memory_fraction(1 / sharing_jobs())
         return torch.device("cuda")
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     # CUDA takes any other word, such as -1 or Slurm's NoDevFiles, as no GPU.
@@ -118,7 +121,8 @@ def keep_freed_memory(below: int = 1 << 30) -> None:
 def device_name(device: torch.device) -> str:
     """Return a name for tables of measurements, such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"."""
     if device.type == "cuda":
-        return f"GPU: {torch.cuda.get_device_name(device)}"
+        shared = f", shared by {sharing_jobs()} jobs" if sharing_jobs() > 1 else ""
+        return f"GPU: {torch.cuda.get_device_name(device)}{shared}"
     threads = torch.get_num_threads()
     model_name = re.search(r"^model name\s*: (.*)", CPUINFO.read_text(), re.MULTILINE) if CPUINFO.exists() else None
     processor = model_name[1] if model_name else platform.processor() or platform.machine()

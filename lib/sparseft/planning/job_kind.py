@@ -12,6 +12,8 @@ PLACED = ("evaluation", "selection", "sampling")
 # All that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge` and `proof`,
 # which read a model some rows at a time; `import` and `export`, which do it matrix by matrix.
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", "engines", *PLACED)
+# Those that measure a speed.
+MEASURED = ("throughput", "engines")
 # The wildcards that decide, beside the model, if they are not the task and the training.
 DECIDING = {"mask": ("task", "method"), "sampling": ("text",)}
 

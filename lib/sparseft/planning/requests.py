@@ -13,7 +13,7 @@ from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
-from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
+from sparseft.planning.job_kind import MEASURED, PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_CONTEXT, TOGETHER
@@ -61,7 +61,8 @@ class Requests:
     def __init__(self, config: Config, card: float | None = None) -> None:
         """`card` is the memory of a GPU in bytes, if it is known. resources.gpu_memory_mb comes before it."""
         self.config = config
-        self.card = 1e6 * (config.resources.gpu_memory_mb or 0) or card
+        whole = 1e6 * (config.resources.gpu_memory_mb or 0) or card
+        self.card = whole and whole / config.resources.jobs_per_gpu
         # What raises InputError, because a model is not known yet, is computed again the next time.
         self.subject = cache(lambda model: described(model, config.models[model], config.models))
         self.bytes_of = cache(self._bytes_of)
@@ -99,12 +100,15 @@ class Requests:
         return (device, processes * machine) if resources.gpus else (0, processes * (device + machine))
 
     def gpus(self, job: JobKind) -> int:
-        """Return the GPUs of a job. An evaluation takes one, or as many as its weights need.
+        """Return the places on GPUs that a job takes: one, or all of a GPU. An evaluation takes as many as its weights
+        need.
 
         A merge uses none, but takes one, so that no merge runs ahead of the evaluations and fills the disk."""
         gpus = self.config.resources.gpus
         if job.kind == "training":
             return gpus
+        if job.kind in MEASURED:
+            return min(gpus, 1) * self.config.resources.jobs_per_gpu
         needed = int(job.kind in RUN_THE_MODEL or job.kind == "merge")
         if job.kind in PLACED and self.config.resources.gpu_memory_mb:
             with suppress(InputError):

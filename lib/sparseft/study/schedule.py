@@ -293,7 +293,14 @@ class Resources(Section):
     """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers
     that fit on none from their files, for every batch. Null means one GPU, and what is free on it."""
 
+    jobs_per_gpu: Positive = 1
+    """Jobs that share a GPU of this machine, for small models. Each has an equal share of its memory. What measures a
+    speed, `throughput` and `engines`, has a whole GPU."""
+
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the GPUs, and whether it is."""
         fault = f"gpus {self.gpus}, processes {self.processes}: each process uses one GPU; set gpus to {self.processes} or 0"
-        return {fault: self.gpus not in (0, self.processes)}
+        shared = (
+            f"jobs_per_gpu {self.jobs_per_gpu}: a training on several GPUs shares none; set jobs_per_gpu or gpus to 1"
+        )
+        return {fault: self.gpus not in (0, self.processes), shared: self.jobs_per_gpu > 1 and self.gpus > 1}
