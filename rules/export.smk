@@ -2,6 +2,7 @@
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/export/manifest.json
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/engines.json
 EXPORT = STUDY.export
+limit = lambda w, input: flags(limit_seconds=EXPORT.limit_seconds)
 
 
 # Write a run as a folder that can be given away: smaller if its mask allows it, with a model card.
@@ -20,7 +21,7 @@ use rule run_script as export_run with:
         job=f"export_run/{grid.RUN_ID}",
     params:
         **running("export_run.py", kind="export"),
-        places=limited,
+        others=limit,
         settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter, engines=EXPORT.quantizer),
 
 
@@ -38,7 +39,7 @@ use rule run_script as check_engines with:
     threads: STUDY.resources.threads
     params:
         **running("check_engines.py", kind="engines"),
-        places=limited,
+        others=limit,
         settings=flags(
             run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump(exclude={"limit_seconds"})
         ),

@@ -71,10 +71,9 @@ def task_flags(w):
     return flags(task=w.task, only_probe=w.task not in STUDY.grid.tasks, **STUDY.task_data(w.task).of_training)
 
 
-def split_places(split):
+def of_split(split):
     """Return a function that gives the flags of a preparation of one split, which decide no training row."""
-    number = lambda w: STUDY.task_data(w.task).validation_examples
-    return lambda w, input, output: f"{places(w, input, output)} {flags(splits=split, validation_examples=number(w))}"
+    return lambda w, input: flags(splits=split, validation_examples=STUDY.task_data(w.task).validation_examples)
 
 
 def mask_text(w):
@@ -131,20 +130,19 @@ def places(w, input, output):
     return flags(**named)
 
 
-def pass_places(w, input, output, threads):
+def of_pass(w, input, threads):
     """Return the flags of a pass that decide no bit of a mask, which is the same in any pass and for any number of threads."""
-    own = flags(
+    return flags(
         sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
         plot=True,
         is_added=bool(w.get("sparsity")),
         threads=None if get_method(w.method).uses_examples else threads,
     )
-    return f"{places(w, input, output)} {own}"
 
 
-def training_places(w, input, output):
-    """Return the flags with the files of a training, and those of its schedule that change no bit."""
-    return f"{places(w, input, output)} {schedule_flags(w.mode, w.task, w.training, True)}"
+def saving(w, input):
+    """Return the flags of a training's schedule that change no bit."""
+    return schedule_flags(w.mode, w.task, w.training, True)
 
 
 def job_flags(w, evaluates):
@@ -180,8 +178,3 @@ def scored_besides(w):
     # They are not declared as an output, because Snakemake ignores the params of a finished job that gets a new one.
     files = f"{PATHS.run}/lm_eval".format(**w) if STUDY.evaluation.lm_eval_files else None
     return scoring_flags(w, probes=targets.probe_places(STUDY, w.task), lm_eval_files=files, **text)
-
-
-def limited(w, input, output):
-    """Return the flags with the files of an export, and with the time limit, whose change makes nothing again."""
-    return f"{places(w, input, output)} {flags(limit_seconds=STUDY.export.limit_seconds)}"

@@ -35,7 +35,7 @@ use rule run_script as compute_masks with:
     params:
         **running("compute_masks.py", kind="mask"),
         settings=mask_flags,
-        places=pass_places,
+        others=of_pass,
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.

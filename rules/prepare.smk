@@ -25,7 +25,7 @@ use rule run_script as prepare_task with:
     params:
         **running("prepare_task.py", sources=training_sources),
         settings=task_flags,
-        places=split_places("train"),
+        others=of_split("train"),
 
 
 # Apart from the training rows, so that more validation rows train nothing again.
@@ -40,7 +40,7 @@ use rule prepare_task as prepare_validation with:
     params:
         **running("prepare_task.py", sources=validation_sources),
         number=lambda w: STUDY.task_data(w.task).validation_examples,
-        places=split_places("validation"),
+        others=of_split("validation"),
 
 
 # The rows on which the trainings of a study are compared.

@@ -41,4 +41,4 @@ use rule run_script as train_adapter with:
         **TRAINER,
         launch=lambda w, input: f'"$SCRIPTS"/run_on_appliance.py --name {grid.RUN_ID.format(**w)} {TURN} -- {PYTHON}',
         settings=lambda w: f"{run_settings(w)} {flags(**STUDY.cerebras.deciding)}",
-        places=lambda w, input, output: f"{training_places(w, input, output)} {OTHER_FLAGS}",
+        others=lambda w, input: f"{saving(w, input)} {OTHER_FLAGS}",

@@ -31,7 +31,7 @@ use rule train_adapter as measure_batch with:
     params:
         **running("measure_cerebras.py", kind="throughput"),
         settings=measured_settings,
-        places=lambda w, input, output: f"{places(w, input, output)} {OTHER_FLAGS}",
+        others=lambda w, input: OTHER_FLAGS,
 
 
 # Join the repeats of a cell into the file that the analysis reads.

@@ -23,7 +23,7 @@ use rule run_script as train_adapter with:
     params:
         **running("train.py", kind="training"),
         launch=LAUNCH,
-        places=training_places,
+        others=saving,
         settings=run_settings,
 
 
