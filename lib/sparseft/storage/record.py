@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sparseft.storage.atomic import atomic_file
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_file
 
@@ -87,4 +87,4 @@ def trained_digest(folder: Path) -> str:
 def joint_digest(weights: str, configuration: str) -> str:
     """Return the digest of an adapter from the sha256 of its two files. Both count, because the configuration holds r
     and alpha."""
-    return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()
+    return sha256_of_text(f"{weights}\n{configuration}")

@@ -207,9 +207,8 @@ class Config(Section):
             faults |= {f"{key} asks for {name!r}, which is none of {choices}": name not in known for name in names}
         imported = [name for name in self.grid.methods if get_method(name).imported]
         several = imported and len(self.grid.models) > 1
-        reconstructs = any(get_mode(mode).reconstructs for mode in self.trained_modes)
         unchanged = [
-            name for name in self.grid.methods if reconstructs and not get_method(name).pattern.is_reconstructed
+            name for name in self.grid.methods if self.reconstructs and not get_method(name).pattern.is_reconstructed
         ]
         own = self.masks.texts.get(text or "")
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
@@ -275,8 +274,6 @@ class Config(Section):
         for mode in self.trained_modes:
             self.check_trainings(name, partial(Training.check_processes, processes=self.resources.processes, mode=mode))
             self.check_trainings(name, partial(Training.check, mode=mode, projections=set(PROJECTIONS)))
-            if get_mode(mode).reconstructs:
-                self.check_trainings(name, self.reconstruction.schedule)
 
     def _check_recovery(self, text: str | None) -> None:
         """Raise InputError if no run can be trained first on the task `text`."""
@@ -321,6 +318,11 @@ class Config(Section):
         return [mode for mode in with_starts(self.grid.modes) if get_mode(mode).is_trained]
 
     @property
+    def reconstructs(self) -> bool:
+        """Return whether decoder layers are reconstructed."""
+        return any(get_mode(mode).reconstructs for mode in self.trained_modes)
+
+    @property
     def training_backend(self) -> Backend:
         """Return the description of the backend that trains."""
         return next(backend for backend in BACKENDS if backend.name == self.backend)
@@ -358,8 +360,7 @@ class Config(Section):
 
     def start_of(self, run: Run) -> Run | None:
         """Return the run whose training that of a run continues; None if it starts from the pruned model."""
-        is_trained = get_mode(run.mode).is_trained
-        return start_of(run, self.training_of(run.task, run.training).recover_on) if is_trained else None
+        return start_of(run, self.training_of(run.task, run.training).recover_on)
 
     def schedule_of(self, mode: str, task: str, training: str = "") -> Training:
         """Return the schedule of a mode on a task in a training, without the keys that the mode does not have.
@@ -375,7 +376,8 @@ class Config(Section):
         """Return the number of windows on which the divergence is measured; 0 if it is not."""
         if self.evaluation.divergence is not None:
             return self.evaluation.divergence
-        for name, data in ((name, self.tasks[name]) for name in self.grid.tasks):
+        for name in self.grid.tasks:
+            data = self.tasks[name]
             takes_whole_data_set = name in BY_NAME and not (data.validation_examples or data.local or data.hub)
             if not takes_whole_data_set and (data.validation_examples or 0) < MANY_EXAMPLES:
                 return 0
@@ -392,7 +394,7 @@ class Config(Section):
 
         They are those of its methods, that of a reconstruction, and that of the divergence."""
         names = {*held_out(self.divergence_windows), *(get_method(name).calibration for name in self.grid.methods)}
-        if any(get_mode(mode).reconstructs for mode in self.trained_modes):
+        if self.reconstructs:
             names.add(self.reconstruction.calibration)
         texts = self.texts
         read = set(filter(None, names))

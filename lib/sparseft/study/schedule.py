@@ -140,6 +140,11 @@ class Training(Section):
         is_full = get_mode(mode).is_full
         return {"learning_rate", *cls.keys_of(Role.ADAPTER)} if is_full else cls.keys_of(Role.FULL)
 
+    def decided(self, role: Role, **values: Any) -> Self:
+        """Return the schedule with other values. A key with this role that is not among them has its default."""
+        defaults = {name: type(self).model_fields[name].default for name in self.keys_of(role)}
+        return self.model_copy(update=defaults | values)
+
     def in_mode(self, mode: str) -> Self:
         """Return the schedule of a training in a mode: one of the weights has its own learning rate.
 
@@ -178,10 +183,10 @@ class Training(Section):
         }
         return is_prunable or any(kinds[kind] for kind in self.train)
 
-    def check_processes(self, processes: int, mode: str = "") -> None:
+    def check_processes(self, processes: int, mode: str) -> None:
         """Raise InputError if `processes` processes cannot share a training."""
         micro_batches = self.batch_size // self.micro_batch_size
-        is_divided = self.shard_model or processes == 1 or not mode or not get_mode(mode).is_full
+        is_divided = self.shard_model or processes == 1 or not get_mode(mode).is_full
         refuse(
             {
                 f"resources.processes: {processes} processes would each hold all weights that {mode} trains;"
@@ -240,8 +245,8 @@ class Reconstruction(Section):
 
     def schedule(self, training: Training) -> Training:
         """Return the schedule of each decoder layer."""
-        own = self.model_dump(include=Training.keys_of(Role.LAYERS)) | {"micro_batch_size": self.batch_size}
-        return training.model_copy(update=Training.defaults_of(Role.LAYERS) | own)
+        own = self.model_dump(include=Training.keys_of(Role.LAYERS))
+        return training.decided(Role.LAYERS, **own, micro_batch_size=self.batch_size)
 
 
 class Throughput(Section):
@@ -271,8 +276,7 @@ class Throughput(Section):
     def schedule(self, training: Training, batch_size: int) -> Training:
         """Return the schedule of a measurement of `batch_size`, without saved states."""
         sizes = {"batch_size": batch_size, "micro_batch_size": batch_size}
-        own = {"steps": self.warmup_steps + self.steps, "save_every": 0, **sizes}
-        return training.model_copy(update=Training.defaults_of(Role.MEASUREMENT) | own)
+        return training.decided(Role.MEASUREMENT, steps=self.warmup_steps + self.steps, save_every=0, **sizes)
 
 
 class Resources(Section):

@@ -109,11 +109,6 @@ class Section(BaseModel):
             if any(isinstance(part, Role) and part & roles for part in field.metadata)
         }
 
-    @classmethod
-    def defaults_of(cls, role: Role) -> dict[str, Any]:
-        """Return the default of each key with this role."""
-        return {name: cls.model_fields[name].default for name in cls.keys_of(role)}
-
     def contradictions(self) -> dict[str, object]:
         """Return what may be wrong with the keys taken together, and whether it is."""
         return {}

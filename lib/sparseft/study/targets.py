@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,7 @@ def runs(config: Config) -> list[Run]:
     ]
     dense = [(grid.DENSE, 0)] if 0 in config.grid.sparsities else []
     for model, task, (method, sparsity) in product(config.grid.models, config.grid.tasks, dense + pruned):
-        trained = config.trained_modes
-        modes = trained if sparsity else {get_mode(mode).dense_training for mode in trained}
+        modes = [mode if sparsity else get_mode(mode).dense_training for mode in config.trained_modes]
         for mode, training, seed in product(modes, config.training_names, config.grid.seeds):
             grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
         # A seed only changes the training, so one run without training is enough.
@@ -66,12 +66,9 @@ def added_sparsities(config: Config) -> list[int]:
         if not get_method(method).has_pruned_base and method not in config.grid.sparsities_of
     ]
     for model, method, task in product(config.grid.models, in_passes, config.grid.tasks):
-        paths = {
-            percent: grid.mask_path(method).format(model=model, method=method, task=task, sparsity=f"{percent:02d}")
-            for percent in config.grid.sparsities
-        }
-        missing = {percent for percent, path in paths.items() if not Path(path).exists()}
-        if len(missing) < len(paths):
+        path = partial(grid.mask_path(method).format, model=model, method=method, task=task)
+        missing = {percent for percent in config.grid.sparsities if not Path(path(sparsity=f"{percent:02d}")).exists()}
+        if len(missing) < len(config.grid.sparsities):
             added |= missing
     return sorted(added)
 

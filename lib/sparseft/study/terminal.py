@@ -16,8 +16,7 @@ MEMORY = "error: the job was killed, as Linux does if memory runs out; request m
 def failure(rule: str, logs: Sequence[str]) -> str:
     """Return a failed job, what is wrong and its logs on one line. The first log is its own, and the others are the
     queue's."""
-    log = Path(logs[0])
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    lines = _lines(Path(logs[0]))
     # command.py prints both.
     errors = [line for line in lines if line.startswith("error: ") or line == "interrupted"]
     errors = errors or [MEMORY for line in lines if KILLED.search(line)] or ["error: it failed"]
@@ -28,8 +27,11 @@ def failure(rule: str, logs: Sequence[str]) -> str:
 
 def progress(log: Path) -> str:
     """Return the last line of a job's log that says how far it is; empty if there is none."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    return next((line for line in reversed(lines) if PROGRESS.match(line)), "")
+    return next((line for line in reversed(_lines(log)) if PROGRESS.match(line)), "")
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
 
 
 def findings(folder: Path) -> str:
