@@ -15,9 +15,10 @@ from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
-from sparseft.study.configfiles import check_command, read_sections, with_normal_places
+from sparseft.study.configfiles import with_normal_places
 from sparseft.study.digests import Code
 from sparseft.study.section import flags, parse_section
+from sparseft.study.yaml_file import check_command, read_sections
 
 # Whether another workflow imports this one.
 IS_MODULE = not workflow.modifier.is_main_snakefile()

@@ -12,11 +12,12 @@ from sparseft.errors import InputError, one_line
 from sparseft.methods import get_method
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
-from sparseft.study.configfiles import complete, read_sections
+from sparseft.study.configfiles import complete
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.schedule import Distillation
 from sparseft.study.section import parse_section
 from sparseft.study.sources import split_mdl
+from sparseft.study.yaml_file import read_sections
 
 FILES = sorted((ROOT / "config").glob("*.yaml"))
 TEXT = {"kind": "text", "local": "x"}

@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.study.configfiles import (
-    check_command,
-    complete,
-    complete_text,
-    read_configuration,
-    read_sections,
-    with_normal_places,
-)
+from sparseft.study.configfiles import complete, complete_text, read_configuration, with_normal_places
+from sparseft.study.yaml_file import check_command, read_sections
 
 STUDIES = {
     "set schedule": "training: {steps: 3, lora_targets: [q_proj, v_proj]}\ntasks: {boolq_mini: {training: {steps: 5}}}",

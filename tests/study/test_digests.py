@@ -37,7 +37,7 @@ def digests(project: Path) -> dict[str, str]:
     lib = project / "lib"
     files = {name: project / "workflow/scripts" / name for name in SCRIPTS}
     files |= {name: lib / f"sparseft/trainers/{name}.py" for name in TRAINERS}
-    return {name: Code(lib).digest(file) for name, file in files.items()}
+    return {name: Code(lib).digest(file, has_values=True) for name, file in files.items()}
 
 
 def changed_by(project: Path, file: str) -> set[str]:
@@ -52,7 +52,9 @@ def test_every_module_that_python_loads_for_a_script_is_found(name):
     script = ROOT / "workflow/scripts" / name
     code, said = forks.call(list_modules, script)
     assert code == 0, said
-    assert {Path(line) for line in said.splitlines() if line} <= set(Code(ROOT / "lib").imported_modules(script))
+    assert {Path(line) for line in said.splitlines() if line} <= set(
+        Code(ROOT / "lib").imported_modules(script, has_values=True)
+    )
 
 
 def list_modules(script: Path) -> None:
@@ -97,7 +99,7 @@ def test_an_edit_concerns_only_what_imports_the_file(project, file, concerned, u
 STUDY = Config(**DEFAULT)
 
 
-def job(architecture: str = "llama", **wildcards: str) -> frozenset[str]:
+def job(architecture: str = "llama", **wildcards: str) -> list[str]:
     return used_values(STUDY, wildcards, architectures=[architecture])
 
 

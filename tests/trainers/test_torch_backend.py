@@ -131,7 +131,7 @@ def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp
         job.identity({"train": [Example([1, 2, 3], 1)]}, code, [1]),
         job.identity({"train": [Example([1, 2, 4], 2)]}, code, [1]),
     ]
-    monkeypatch.setattr(job_module.Code, "digest", lambda *_: "edited")
+    monkeypatch.setattr(job_module.Code, "of_job", lambda *_: "edited")
     assert len({*found, job.identity(data, code, [1])}) == 10
     monkeypatch.undo()
     assert job.identity(data, code, [1]) == found[0]

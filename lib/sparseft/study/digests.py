@@ -15,6 +15,7 @@ edited value reruns only its own jobs.
 
 import ast
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -58,49 +59,55 @@ class Code:
 
     def __init__(self, lib: Path, record: Path | None = None) -> None:
         self._lib = lib
-        # The file of each axis' table -> the names of its values. The file of a value has the value's name.
-        self._tables = {lib / PACKAGE / folder / "__init__.py": names for folder, names in AXES.items()}
-        self._module, self._files = cache(self._read_module), cache(self._files_of)
-        # One digest per value, because many jobs share a value.
-        self._of_value = cache(self.digest)
+        # Dotted name -> its file, in which a package is `.__init__`.
+        self._files = {".".join(file.relative_to(lib).with_suffix("").parts): file for file in lib.rglob("*.py")}
+        # The file of each axis' table -> the files of its values.
+        self._tables = {
+            self._files[f"{PACKAGE}.{folder}.__init__"]: {
+                name: self._files[f"{PACKAGE}.{folder}.{name}"] for name in names
+            }
+            for folder, names in AXES.items()
+        }
+        self._module, self._imported = cache(self._read_module), cache(self.imported_modules)
+        self._digest = cache(self.digest)
         # What is kept depends on this file too.
         self._key = sha256(Path(__file__))
         self._read = read_json(record, f"delete {record}") if record and record.exists() else {}
         if record:
-            files = [*lib.rglob("*.py"), *lib.parent.glob("workflow/scripts/*.py")]
-            now = dict(map(self._read_file, files))
+            now = dict(map(self._read_file, [*self._files.values(), *lib.parent.glob("workflow/scripts/*.py")]))
             if now != self._read:
                 write_json(record, now)
             self._read = now
 
-    def digest(self, script: Path, values: frozenset[str] | None = None) -> str:
-        """Return the sha256 of `script` and of the modules of the library that it imports, directly or not.
+    def of_job(self, script: Path, values: Iterable[str]) -> str:
+        """Return the digest of a script for a job that uses these values of the axes, from `targets.used_values`."""
+        tables = [table for table in self._imported(script) if table in self._tables]
+        files = [self._tables[table][name] for table in tables for name in sorted(self._tables[table].keys() & values)]
+        return sha256_of_text("".join(map(self._digest, (script, *files))))
 
-        values: the values of the axes that the job uses, from `targets.used_values`; None means all"""
-        digest = hashlib.sha256(self._module(script).code.encode())
-        for module in self.imported_modules(script, values):
-            if values is None or module not in self._tables:
+    def digest(self, file: Path, has_values: bool = False) -> str:
+        """Return the sha256 of the code of a file and of the modules of the library that it imports, directly or not.
+
+        The table of an axis imports every value. Both count only if the digest `has_values`."""
+        digest = hashlib.sha256(self._module(file).code.encode())
+        for module in self._imported(file, has_values):
+            if has_values or module not in self._tables:
                 name = module.relative_to(self._lib).as_posix()
                 digest.update(f"\n{name}\n{self._module(module).code}".encode())
         return digest.hexdigest()
 
-    def of_job(self, script: Path, values: frozenset[str]) -> str:
-        """Return the digest of a script for a job that uses these values."""
-        parts = [self._of_value(script, frozenset([value])) for value in sorted(values)]
-        return sha256_of_text("".join(parts or [self._of_value(script, values)]))
-
-    def imported_modules(self, script: Path, values: frozenset[str] | None = None) -> list[Path]:
-        """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among
+    def imported_modules(self, file: Path, has_values: bool = False) -> list[Path]:
+        """Return the package's files that a file imports, directly or not, sorted. Each package's __init__ is among
         them.
 
-        The table of an axis imports every value. With `values`, only the files of these are followed from a table."""
+        The values that a table imports are among them only if the list `has_values`."""
         modules: set[Path] = set()
-        queue = [script]
+        queue = [file]
         while queue:
-            file = queue.pop()
-            new = self._module(file).imports - modules
-            if values is not None and file in self._tables:
-                new -= {file.with_name(f"{name}.py") for name in self._tables[file] - values}
+            importing = queue.pop()
+            new = self._module(importing).imports - modules
+            if not has_values:
+                new -= set(self._tables.get(importing, {}).values())
             modules |= new
             queue += new
         return sorted(modules)
@@ -108,7 +115,10 @@ class Code:
     def _read_module(self, file: Path) -> Module:
         """Return what a file of the package or a script holds."""
         _, (code, names) = self._read_file(file)
-        return Module(code, frozenset(module for name in names for module in self._files(name)))
+        # Importing a module runs each of its packages, and `from a import b` may name a module a.b.
+        parents = {name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)}
+        found = (self._files.get(end) for name in parents for end in (name, f"{name}.__init__"))
+        return Module(code, frozenset(filter(None, found)))
 
     def _read_file(self, file: Path) -> tuple[str, list]:
         """Return a digest of a file, with the sha256 of its code and the package's names that it imports."""
@@ -118,12 +128,6 @@ class Code:
             return key, self._read[key]
         code, names = read_code(source)
         return key, [hashlib.sha256(code).hexdigest(), sorted(names)]
-
-    def _files_of(self, name: str) -> list[Path]:
-        """Return the files that run when a dotted name is imported: each package's __init__, and the module."""
-        parts = name.split(".")
-        paths = [self._lib.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
-        return [path for path in (*paths, self._lib.joinpath(*parts).with_suffix(".py")) if path.is_file()]
 
 
 def read_code(source: bytes) -> tuple[bytes, frozenset[str]]:

@@ -181,8 +181,8 @@ def final_targets(config: Config) -> list[str]:
 
 def used_values(
     config: Config, wildcards: Mapping[str, str], probes: bool = False, architectures: Iterable[str] = ()
-) -> frozenset[str]:
-    """Return the names of the values that a job uses. Its wildcards name its task, its method and its mode.
+) -> list[str]:
+    """Return the names of the values of the axes that a job uses. Its wildcards name its task, its method and its mode.
 
     With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task,
     method and mode of the grid."""
@@ -196,7 +196,7 @@ def used_values(
     names = [*architectures, *modes, *(config.task_data(name).task_kind or name for name in tasks)]
     for described in map(get_method, methods):
         names += [described.pattern.name, *(importance.name for importance in described.importances)]
-    return frozenset(names)
+    return names
 
 
 def check_target(config: Config, target: str, is_made: bool = True, stages: Iterable[str] = ()) -> None:

@@ -103,8 +103,8 @@ class TrainingJob:
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
         # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of
         # tasks and importances need not count.
-        values = frozenset([self.checkpoint.architecture.name, self.mode])
-        code = Code(Path(__file__).parents[2]).digest(backend, values)
+        values = [self.checkpoint.architecture.name, self.mode]
+        code = Code(Path(__file__).parents[2]).of_job(backend, values)
         parts = [code, machine, settings, self.provenance, self.checkpoint.config, tokens]
         return sha256_of_text(json.dumps(parts, sort_keys=True))
 

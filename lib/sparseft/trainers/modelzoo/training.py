@@ -135,7 +135,7 @@ def remove_states(folder: Path) -> None:
 def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
-    code = Code(PROJECT / "lib").digest(DRIVER)
+    code = Code(PROJECT / "lib").digest(DRIVER, has_values=True)
     machine = [run.cerebras.deciding, code, modelzoo.commit, str(modelzoo.python), torch.get_num_threads()]
     # Of everything that decides the adapter's bits.
     identity = run.job.identity({"train": run.examples}, Path(__file__), machine)

@@ -1,0 +1,103 @@
+"""Read configuration files as Snakemake reads them, and refuse what it or YAML would take otherwise than it is meant.
+
+A plan starts with this file, before it imports pydantic and the sections of the configuration.
+"""
+
+from argparse import ArgumentParser
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparseft.errors import InputError, one_line
+from sparseft.storage.reading import read_text
+
+# A file has fewer values, with a copy of what an alias names.
+MOST = 100_000
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads
+    as 8.
+
+    It also refuses what has no end, because an alias stands inside of what it names, or hardly one, because aliases of
+    aliases do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[yaml.Node, int] = {}
+        self._size = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """Return a node, and count the values in it. What an alias names must have ended, or it has no size yet."""
+        before, is_alias = self._size, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self._size += self._sizes.get(node, MOST) if is_alias else 1
+        self._sizes[node] = self._size - before
+        if self._size >= MOST:
+            what = f"an alias stands in what it names, or makes {MOST:,} values of them"
+            raise yaml.composer.ComposerError(None, None, what, node.start_mark)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Return a mapping, whose keys must differ."""
+        names = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in names[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        """Return an integer, which must be the one that its digits say."""
+        number = self.construct_yaml_int(node)
+        digits = node.value.replace("_", "").lstrip("+-")
+        if ":" in digits or (digits.isdigit() and int(digits) != abs(number)):
+            what = f"YAML reads {node.value} as {number}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+
+
+def read_sections(file: Path) -> dict:
+    """Return the sections of one configuration file. Raises InputError if it is not YAML, or if YAML reads it
+    otherwise."""
+    sections = parsed(read_text(file, "correct the path, or save the file as UTF-8"), str(file))
+    if not isinstance(sections, dict):
+        raise InputError(f"{file}: holds no sections", "write a study like config/config.yaml")
+    if "__use_yte__" in sections:
+        raise InputError(f"{file}: __use_yte__ makes Snakemake run expressions of the file", "leave it out")
+    return sections
+
+
+def parsed(text: str, place: str) -> Any:
+    """Return what a YAML text says. Raises InputError with its `place` and line, if YAML cannot, or reads something
+    else."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # A date may have a thirteenth month, which is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{place}{line}: {one_line(getattr(error, 'problem', None) or error)}", "correct it") from None
+
+
+def check_command(arguments: list[str]) -> None:
+    """Raise InputError if a part of the configuration is given twice, because Snakemake takes only the last one.
+
+    Raise it too if a configuration file cannot be read. Snakemake would print a traceback, or no line."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for spellings in (("--configfile", "--configfiles"), ("--config", "-C")):
+        parser.add_argument(*spellings, nargs="*", action="append", default=[])
+    given = vars(parser.parse_known_args(arguments)[0])
+    for name, words in given.items():
+        if len(words) > 1:
+            what = f"--{name} is given {len(words)} times, and Snakemake takes the last one only"
+            raise InputError(what, f"write all after one --{name}")
+    for file in map(Path, chain(*given["configfile"])):
+        if not file.exists():
+            what = f"--configfile {file}: no such file; it takes every word up to the next option"
+            raise InputError(what, "correct the path, and write targets in front of it")
+        read_sections(file)
