@@ -56,9 +56,9 @@ def pruned_source(w):
     return f"pruned/{source.partition(':')[2]}/manifest.json" if pruned_base(source) else []
 
 
-def evaluates(w):
-    """Return whether a run's training computes evaluation losses."""
-    return STUDY.evaluates(w.mode, w.task, grid.training_name(w.training))
+# Whether the training of a mode, a task and a schedule computes evaluation losses. Many runs ask for the same.
+evaluating = cache(STUDY.evaluates)
+evaluates = lambda w: evaluating(w.mode, w.task, grid.training_name(w.training))
 
 
 def trained_rows(w):
