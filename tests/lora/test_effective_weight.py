@@ -188,9 +188,9 @@ def test_a_gpu_gets_only_fused_steps_one_addition_and_one_rounding_per_weight(dt
     is_half = dtype != torch.float32
     name = {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype)
     allowed = {"fma.rn.f32", "fma.rn.f32x2", "add.rn.f32", "add.rn.f32x2"}
-    # fp16 is converted to fp32 exactly, also inside the addition; bf16 by a shift.
-    allowed |= {f"cvt.rn.{name}.f32", f"cvt.rn.{name}x2.f32"} if is_half else set()
-    allowed |= {"cvt.f32.f16", "add.rn.f32.f16"} if dtype == torch.float16 else set()
+    # 16 bits are converted to fp32 exactly, also inside the addition.
+    exact = {f"cvt.f32.{name}", f"add.rn.f32.{name}"}
+    allowed |= {f"cvt.rn.{name}.f32", f"cvt.rn.{name}x2.f32", *exact} if is_half else set()
     for code in builds:
         names = float_operations(code)
         assert set(names) <= allowed

@@ -27,13 +27,13 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     W and out (rows, cols) are bf16, fp16 or fp32. A (r, cols) and B (rows, r), which holds s B, are fp32."""
     rows, cols = W.shape
     tiles = (triton.cdiv(rows, _ROWS.value), triton.cdiv(cols, _COLS.value))
-    weights, merged = bits_of(W), bits_of(out)
+    bits = tl.int32 if W.dtype == torch.float32 else tl.int16
     # The rows of one rank lie together in B, as the columns do in A. A caller's B may be so already.
     factors = (A.contiguous(), B.T.contiguous(), A.shape[0])
     # Triton uses the current GPU, which need not be W's.
     with torch.cuda.device_of(W):
-        matrices = (weights, merged, rows, cols, weights.stride(0), merged.stride(0))
-        _build_tile[tiles](*matrices, *factors, str(W.dtype), minus_zero(weights), **_LAUNCH)
+        matrices = (W, out, rows, cols, W.stride(0), out.stride(0))
+        _build_tile[tiles](*matrices, *factors, bits, minus_zero(bits_of(W)), **_LAUNCH)
 
 
 def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
@@ -60,9 +60,9 @@ def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Te
 
 
 @triton.jit
-def _build_tile(W, out, rows, cols, W_stride, out_stride, A, B, rank, DTYPE: tl.constexpr, SIGN: tl.constexpr):
-    """Write one tile of (W + B A) * M. W and out are the bits of weights of DTYPE; A (rank, cols), B (rank, rows) are
-    fp32.
+def _build_tile(W, out, rows, cols, W_stride, out_stride, A, B, rank, BITS: tl.constexpr, SIGN: tl.constexpr):
+    """Write one tile of (W + B A) * M. BITS is an integer as wide as a weight of W and out; A (rank, cols), B (rank,
+    rows) are fp32.
 
     The sum is elementwise. tl.dot may round to TF32, and sums in an order of its own. The multiply-add is explicit, and
     the compiler may not fuse anything else."""
@@ -77,10 +77,10 @@ def _build_tile(W, out, rows, cols, W_stride, out_stride, A, B, rank, DTYPE: tl.
         sums = tl.fma(tl.broadcast_to(b, (_ROWS, _COLS)), tl.broadcast_to(a, (_ROWS, _COLS)), sums)
     # A weight may have more than 2^31 entries.
     wide_row = row.to(tl.int64)
-    bits = tl.load(W + wide_row * W_stride + col, mask=inside, other=SIGN)
-    merged = _round(sums + _widen(bits, DTYPE), DTYPE)
-    merged = tl.where(bits == SIGN, 0, merged)
-    tl.store(out + wide_row * out_stride + col, merged, mask=inside)
+    weights = tl.load(W + wide_row * W_stride + col, mask=inside, other=0.0)
+    merged = tl.where(weights.to(BITS, bitcast=True) == SIGN, 0.0, sums + weights.to(tl.float32))
+    # Rounded to nearest even.
+    tl.store(out + wide_row * out_stride + col, merged.to(W.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -112,25 +112,3 @@ def _gradients_part(G, W, rows, cols, G_stride, W_stride, A, B, dA, dB, rank, SI
         row_sums = tl.dot(g, tl.trans(a))
         tl.store(dB + tl.program_id(1).to(tl.int64) * rows * rank + at_B, row_sums, mask=in_B)
     tl.store(dA + tl.program_id(0).to(tl.int64) * rank * cols + at_A, sums, mask=in_A)
-
-
-@triton.jit
-def _widen(bits, DTYPE: tl.constexpr):
-    """Return the fp32 values of the bits of DTYPE."""
-    if DTYPE == "torch.bfloat16":
-        return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    elif DTYPE == "torch.float16":
-        return bits.to(tl.float16, bitcast=True).to(tl.float32)
-    else:
-        return bits.to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _round(values, DTYPE: tl.constexpr):
-    """Return the bits of fp32 values in DTYPE, rounded to nearest even."""
-    if DTYPE == "torch.bfloat16":
-        return values.to(tl.bfloat16).to(tl.int16, bitcast=True)
-    elif DTYPE == "torch.float16":
-        return values.to(tl.float16).to(tl.int16, bitcast=True)
-    else:
-        return values.to(tl.int32, bitcast=True)
