@@ -194,9 +194,9 @@ def test_dropout_is_the_adapter_s_alone_and_refused_where_the_adapter_has_no_inp
     torch.testing.assert_close(dropped.mean(0), expected[0], rtol=0.1, atol=0.3)
     torch.testing.assert_close(layer.eval()(x), expected)
     with pytest.raises(InputError, match="lora_dropout.*sparse_to_sparse|sparse_to_sparse.*lora_dropout"):
-        attach(Two(), lambda _: kept, {"q_proj": "q_proj"}, "sparse_to_sparse", settings)
+        settings.check("sparse_to_sparse", {"q_proj"})
     with pytest.raises(InputError, match="none of w1; .*q_proj"):
-        attach(Two(), lambda _: kept, {"q_proj": "q_proj"}, "sparse_to_dense", Training(lora_targets=["w1"]))
+        Training(lora_targets=["w1"]).check("sparse_to_dense", {"q_proj"})
 
 
 def test_a_weight_that_carries_its_mask_is_not_written_to():

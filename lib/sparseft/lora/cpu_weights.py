@@ -11,9 +11,9 @@ a time.
 All loops are in one file, because numba's cache of compiled code notices an edit only in a function's own file.
 """
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -67,12 +67,10 @@ def _words(weight: Tensor) -> np.ndarray:
 
     They must not be used after the weight is freed. Use the address, because tensor.numpy() would stop FSDP from
     freeing the tensor."""
-    rows, cols = weight.shape
-    row_step = weight.stride()[0]
     size = weight.element_size()
-    memory = (ctypes.c_char * (((rows - 1) * row_step + cols) * size)).from_address(weight.data_ptr())
-    words = np.frombuffer(memory, f"u{size}")
-    return np.lib.stride_tricks.as_strided(words, (rows, cols), (row_step * size, size))
+    memory = {"version": 3, "typestr": f"<u{size}", "shape": tuple(weight.shape), "data": (weight.data_ptr(), False)}
+    strides = tuple(step * size for step in weight.stride())
+    return np.asarray(SimpleNamespace(__array_interface__=memory | {"strides": strides}))
 
 
 @intrinsic

@@ -170,9 +170,7 @@ def attach(
     kind: (mode, mask) -> what makes the LoRA layer, such as its class
     workspace: what the layers share with those of another call; a new one if it is None
 
-    Raises InputError if `mode` does not allow the settings, or if no layer is a target."""
-    projections = {layer: layer.rpartition(".")[2] for layer in layers}
-    settings.check(mode, set(projections.values()))
+    `Training.check` has found that the mode allows the settings."""
     model.requires_grad_(False)
     attached: dict[str, LoRALinear] = {}
     workspace = workspace or Workspace()
@@ -180,7 +178,7 @@ def attach(
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
         kept = masks(layer)
-        if settings.lora_targets and projections[layer] not in settings.lora_targets:
+        if settings.lora_targets and layer.rpartition(".")[2] not in settings.lora_targets:
             _pruned(linear, kept)
             continue
         attached[layer] = kind(mode, kept)(linear, kept, settings, workspace)

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -54,9 +54,7 @@ class AdapterPart:
             return
         # In one message, because adapters are small.
         gradients = [parameter.grad for parameter in self.parameters]
-        total = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        for gradient, part in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        vector_to_parameters(accelerator.reduce(parameters_to_vector(gradients), "sum"), gradients)
 
     def start_from(self, initial) -> None:
         """Copy the factors of another `Adapter`."""
