@@ -50,8 +50,7 @@ def main(*, records: list[Path], output: Path) -> None:
         for size in sizes
     ]
     # A CS-3 has no limit that a study could set.
-    no_limit = {"memory_limit_kind": None, "memory_limit_bytes": None}
-    common = conditions[0] | no_limit
+    common = conditions[0] | {"memory_limit_kind": None, "memory_limit_bytes": None}
     write(output, ThroughputRecord(**common, repeats=len(seeds), batch_sizes=sizes, batches=batches))
 
 

@@ -55,8 +55,7 @@ def main(
     checkpoint = Checkpoint(model_path)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
     merged = merge(checkpoint, mask, mask_sha256, adapter, output_dir, named)
-    digests = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
-    record = MergeRecord(run_id=run_id, inputs=digests, **merged, seconds=time.perf_counter() - start)
+    record = MergeRecord(run_id=run_id, **merged, seconds=time.perf_counter() - start)
     write_record_of(output_dir, report, record.model_dump())
 
 

@@ -102,10 +102,10 @@ def merge(
                 write(name, merged(base.tensors[name]))
         hashes = Checkpoint(temporary).hashes()
     return {
+        "inputs": {"model": base.digest, "mask": mask_sha256, "adapter": digest},
         "scale": factors.scale if factors.pairs else None,
         "layers_merged": len(mask.shape),
         "as_trained": _is_as_trained(base, mode, factors, mask),
-        "adapter": digest,
         "trained_outside": sorted(changed - layers),
         "outputs": hashes,
     }

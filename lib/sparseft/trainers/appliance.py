@@ -65,15 +65,16 @@ def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | No
             if code == 0:
                 return 0
             printed = log.read_bytes()[begin:].decode(errors="replace")
-            if cause(printed) is not BROKEN:
+            fault = cause(printed)
+            if fault is not BROKEN:
                 break
             print(f"{name}: attempt {attempt} lost the appliance or the connection to it", file=sys.stderr)
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
-    if cause(printed) is BROKEN:
+    if fault is BROKEN:
         raise InputError(
             f"{ended} in {ATTEMPTS} attempts", "start snakemake again: it continues from the last checkpoint"
         )
-    if cause(printed) is FULL:
+    if fault is FULL:
         line = InputError(f"the disk or its quota is full ({stop}, of {name})", "free space and start snakemake again")
         stop.write_text(str(line))
         raise line

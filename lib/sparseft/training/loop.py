@@ -57,9 +57,7 @@ class Loop:
         progress = self._resume(steps)
         done = len(progress.curve)
         batches = shuffled(self.data["train"], settings.batch_size, settings.length_buckets, self.seed)
-        bar = tqdm(
-            islice(batches, done, settings.steps), initial=done, total=settings.steps, desc="train", disable=None
-        )
+        bar = tqdm(islice(batches, done, settings.steps), initial=done, total=settings.steps, desc="train")
         for step, batch in enumerate(bar, start=done + 1):
             self.loss.train()
             loss = steps.take(step, partial(self.backward, step, batch), batch, progress)
@@ -67,7 +65,7 @@ class Loop:
                 say_step(step, settings.steps, loss)
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
-            if self.state.path and settings.save_every and step % settings.save_every == 0:
+            if settings.save_every and step % settings.save_every == 0:
                 self._save(steps, progress)
         return progress
 

@@ -48,15 +48,12 @@ class LayerReconstruction:
     settings: Training
     seed: int
     state: SavedState = NOT_SAVED
-    # The results: A and B by layer, and for each decoder layer the errors over all examples before and after, and the
-    # losses and the speed of its steps.
+    # The results: A and B by layer, and for each decoder layer the losses and the speed of its steps, and its errors
+    # over all examples before and after them.
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    errors: list[tuple[float, float]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     # The numbers of the decoder layers after which a killed reconstruction was resumed.
     resumed_after: list[int] = field(default_factory=list)
-    # The peak memory of the earlier processes of this training, in bytes.
-    peak_memory: int = 0
 
     def run(self) -> None:
         """Reconstruct every decoder layer. Continue after the last one of the saved state if there is one.
@@ -64,12 +61,12 @@ class LayerReconstruction:
         Raises InputError if a loss or its gradient is not finite."""
         saved = self._resume()
         stream = Stream(self.layered, [torch.tensor(example.ids) for example in self.examples], copies=2)
-        done = len(self.errors)
+        done = len(self.progress)
         for number in self.layered.layers(range(len(self.layered))):
             targets = self._targets(stream, number)
             adapted = self.adapt(number)
             if number >= done:
-                self._reconstruct(stream, number, targets, adapted)
+                self.progress.append(self._train(stream, number, targets, adapted))
             else:
                 load_factors(adapted, saved)
                 self._error(stream, number, targets, advance=True)
@@ -92,45 +89,34 @@ class LayerReconstruction:
             loss = sum(point["loss"] for point in points) / len(points)
             norm = math.hypot(*(point["gradient_norm"] for point in points))
             progress.curve.append({**points[0], "loss": loss, "gradient_norm": norm})
-        peak = max(self.peak_memory, peak_memory(self.layered.device))
-        return progress.record(self.settings.batch_size, peak) | {
+        return progress.record(self.settings.batch_size, self._peak_memory()) | {
             "reconstruction": {
                 "tokens": sum(len(example.ids) for example in self.examples),
                 "resumed_after_layers": self.resumed_after,
                 "layers": [
                     {
-                        "error_before": before,
-                        "error_after": after,
+                        "error_before": layer.evaluations[0]["error"],
+                        "error_after": layer.evaluations[1]["error"],
                         "losses": [point["loss"] for point in layer.curve],
                         "seconds": sum(layer.seconds),
                     }
-                    for (before, after), layer in zip(self.errors, layers, strict=True)
+                    for layer in layers
                 ],
             },
         }
 
-    def _reconstruct(self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]) -> None:
-        """Reconstruct one decoder layer, and note its errors."""
+    def _train(self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]) -> Progress:
+        """Train the adapters of a decoder layer. Return the losses of the steps, as shares of the error before them,
+        their speed, and the errors before and after them."""
         before = self._error(stream, number, targets)
-        # The error is 0 if the mask prunes nothing.
-        self.progress.append(self._train(stream, number, targets, adapted, before or 1.0))
-        after = self._error(stream, number, targets, advance=True)
-        self.errors.append((before, after))
-        what = f"decoder layer {number + 1} of {len(self.layered)}"
-        print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
-
-    def _train(
-        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear], unit: float
-    ) -> Progress:
-        """Train the adapters of a decoder layer. Return the losses of the steps, as multiples of `unit`, and their
-        speed."""
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
         steps = Steps(parameters, self.settings, "reconstruction.learning_rate")
         progress = Progress.of(self.layered.dtype)
         numbers = {id(example): place for place, example in enumerate(self.examples)}
 
         def backward(batch: list[int], scale: float) -> dict[str, float]:
-            loss = self._loss(stream, number, batch, targets) / unit
+            # The error is 0 if the mask prunes nothing.
+            loss = self._loss(stream, number, batch, targets) / (before or 1.0)
             (loss * scale).backward()
             return {"loss": loss.item()}
 
@@ -138,6 +124,10 @@ class LayerReconstruction:
         batches = shuffled(self.examples, self.settings.batch_size, self.settings.length_buckets, self.seed)
         for step, examples in enumerate(islice(batches, self.settings.steps), start=1):
             steps.take(step, partial(backward, [numbers[id(example)] for example in examples]), examples, progress)
+        after = self._error(stream, number, targets, advance=True)
+        progress.evaluations = [{"step": 0, "error": before}, {"step": self.settings.steps, "error": after}]
+        what = f"decoder layer {number + 1} of {len(self.layered)}"
+        print(f"{what}: error {before:.4g} before, and {after:.4g} after", file=sys.stderr)
         return progress
 
     def _loss(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor]) -> Tensor:
@@ -176,19 +166,20 @@ class LayerReconstruction:
         state = self.state.read()
         if state is None:
             return {}
-        self.errors = state["errors"]
         self.progress = [Progress(**layer) for layer in state["progress"]]
-        self.peak_memory = state["peak_memory"]
-        self.resumed_after = [*state["resumed_after"], len(self.errors)]
+        self.resumed_after = [*state["resumed_after"], len(self.progress)]
         return state["factors"]
 
     def _save(self) -> None:
         """Save what is reconstructed so far."""
+        self.progress[-1].peak_memory = self._peak_memory()
         content = {
             "factors": self.factors,
-            "errors": self.errors,
             "progress": [vars(layer) for layer in self.progress],
-            "peak_memory": max(self.peak_memory, peak_memory(self.layered.device)),
             "resumed_after": self.resumed_after,
         }
         self.state.write(content)
+
+    def _peak_memory(self) -> int:
+        """Return the peak memory of this process and of the earlier ones of this training, in bytes."""
+        return max(peak_memory(self.layered.device), *(layer.peak_memory for layer in self.progress))

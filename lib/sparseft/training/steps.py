@@ -23,7 +23,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from sparseft.errors import InputError
@@ -108,10 +108,10 @@ class Steps:
         # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.max_norm = settings.max_grad_norm
+        self.settings = settings
         self.key = key
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        self.schedule = schedule_of(self.optimizer, settings.lr_scheduler_type, settings.steps_to_peak, settings.steps)
+        self.schedule = LambdaLR(self.optimizer, self._share_of_peak)
 
     def take(
         self, step: int, backward: Callable[[float], dict[str, float]], batch: list[Example], progress: Progress
@@ -138,7 +138,7 @@ class Steps:
             torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
         # Not imported at the top, because cerebras-pytorch requires torch 2.4, which does not have them.
         total = self.total(nn.utils.get_total_norm([parameter.grad for parameter in self.parameters]))
-        nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, total)
+        nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_grad_norm, total)
         norm = total.item()
         if scale > 1 and math.isfinite(loss) and not math.isfinite(norm):
             progress.loss_scale = scale / 2
@@ -156,21 +156,15 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=False)
         return rate
 
-
-def schedule_of(optimizer: Optimizer, decay: str, warmup_steps: int, steps: int) -> LambdaLR:
-    """Return the schedule of a training of `steps` steps. The learning rate of `optimizer` is the peak.
-
-    `decay` is cosine or linear. With a warm-up, the first step has learning rate 0."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return step / warmup_steps
-        if decay == "linear":
-            return max(0.0, (steps - step) / max(1, steps - warmup_steps))
-        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-    return LambdaLR(optimizer, factor)
+    def _share_of_peak(self, step: int) -> float:
+        """Return the learning rate of a step, from 0 on, as a share of its peak."""
+        warmup = self.settings.steps_to_peak
+        if step < warmup:
+            return step / warmup
+        decay = max(1, self.settings.steps - warmup)
+        if self.settings.lr_scheduler_type == "linear":
+            return max(0.0, (self.settings.steps - step) / decay)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / decay))))
 
 
 def say_step(step: int, steps: int, loss: float) -> None:

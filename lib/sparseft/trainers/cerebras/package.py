@@ -9,7 +9,6 @@ Source: training-docs.cerebras.ai, "Writing a custom training loop". The names a
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -25,7 +24,6 @@ from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.weights import as_weight
 from sparseft.storage.bits import BITS
-from sparseft.storage.hashes import sha256_of_text
 from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.study.schedule import Training
 
@@ -40,9 +38,6 @@ except ImportError as error:
 RELEASE = version("cerebras-pytorch")
 if RELEASE not in RELEASES:
     raise InputError(f"cerebras-pytorch {RELEASE}", f"install {' or '.join(RELEASES)}")
-
-# The source lines in a lowered program.
-_PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
 
 def open_backend(cerebras: CerebrasJob, folder: Path, **how: bool) -> cstorch.backend:
@@ -66,11 +61,6 @@ def open_backend(cerebras: CerebrasJob, folder: Path, **how: bool) -> cstorch.ba
         cluster_config=cstorch.distributed.ClusterConfig(**cerebras.cluster),
         **how,
     )
-
-
-def program_digest(program: Path) -> str:
-    """Return the sha256 of a lowered program, a cirh.mlir file, without the source lines that it came from."""
-    return sha256_of_text(_PLACES.sub("", program.read_text()))
 
 
 class TorchAdamW(cstorch.optim.AdamW):

@@ -85,8 +85,7 @@ class Trainer:
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
         self.compiled = cstorch.compile(self.module, backend)
-        held = {} if mode.lifts_mask else self.paths
-        masks = ((f"model.{path}.weight", self._kept(layer)) for layer, path in held.items())
+        masks = ((f"model.{self.paths[layer]}.weight", self._kept(layer)) for layer in job.held)
         sparsity = declare_sparse(self.compiled, masks)
         self.optimizer, self.schedule = optimizer_and_schedule(self.trained().values(), self.settings)
         # The base of an adapter is in no optimizer.
@@ -178,7 +177,7 @@ class Trainer:
         executor = cstorch.utils.data.DataExecutor(loader, self._executed(stop - done), checkpoint_steps=save_every)
         self._start_clock()
         batches = shuffled(train, self.settings.batch_size, self.settings.length_buckets, self.job.seed)
-        bar = tqdm(range(done + 1, stop + 1), initial=done, total=self.settings.steps, desc="train", disable=None)
+        bar = tqdm(range(done + 1, stop + 1), initial=done, total=self.settings.steps, desc="train")
         # The executor comes first, because it ends a step when the loop requests the next batch.
         for batch, step, examples in zip(executor, bar, islice(batches, done, stop), strict=False):
             # On a CS-3, the compiled program has its own random numbers.

@@ -3,16 +3,21 @@
 The parts are in package.py (cerebras-pytorch itself, and saved states) and trainer.py (the training and its batches).
 """
 
+import re
 import time
 from pathlib import Path
 
 import torch
 
 from sparseft.language_model.hardware import peak_memory, versions
+from sparseft.storage.hashes import sha256_of_text
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import RELEASE, open_backend, program_digest
+from sparseft.trainers.cerebras.package import RELEASE, open_backend
 from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob
+
+# The source lines in a lowered program, a cirh.mlir file.
+_PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 
 
 def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
@@ -69,9 +74,12 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
 
 def device_record(trainer: Trainer) -> dict:
     """Return the part of a record that says where and with which program its numbers were made."""
+    digest = None
+    if trainer.cerebras.on_csx and trainer.graph:
+        digest = sha256_of_text(_PLACES.sub("", trainer.graph.read_text()))
     return {
         "backend": CEREBRAS.name,
         **trainer.cerebras.device_record(trainer.settings.batch_size),
-        "compile_hash": program_digest(trainer.graph) if trainer.cerebras.on_csx and trainer.graph else None,
+        "compile_hash": digest,
         "versions": versions() | {"cerebras-pytorch": RELEASE},
     }
