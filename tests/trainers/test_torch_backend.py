@@ -128,11 +128,12 @@ def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp
         replace(job, settings=SETTINGS.model_copy(update={"learning_rate": 0.5})).identity(data, code, [1]),
         replace(job, provenance={"mask_sha256": "n"}).identity(data, code, [1]),
         replace(job, checkpoint=other).identity(data, code, [1]),
+        replace(job, teacher=other).identity(data, code, [1]),
         job.identity({"train": [Example([1, 2, 3], 1)]}, code, [1]),
         job.identity({"train": [Example([1, 2, 4], 2)]}, code, [1]),
     ]
     monkeypatch.setattr(job_module.Code, "of_job", lambda *_: "edited")
-    assert len({*found, job.identity(data, code, [1])}) == 10
+    assert len({*found, job.identity(data, code, [1])}) == 11
     monkeypatch.undo()
     assert job.identity(data, code, [1]) == found[0]
 

@@ -53,7 +53,7 @@ def run(
     """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
     job = job_of(checkpoint, settings, folder)
-    return reconstruct(job, checkpoint, examples, folder / "state.pt")
+    return reconstruct(job, examples, folder / "state.pt")
 
 
 def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:
@@ -162,7 +162,7 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     with edited(base.folder) as tensors:
         for layer in job.mask.shape:
             tensors[f"{layer}.weight"] *= 1.2 * torch.from_numpy(job.mask.kept(layer))
-    record = reconstruct(replace(job, checkpoint=base), dense, EXAMPLES, tmp_path / "state.pt")
+    record = reconstruct(replace(job, checkpoint=base, teacher=dense), EXAMPLES, tmp_path / "state.pt")
     models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
     first, second = record["reconstruction"]["layers"]
     assert first["error_before"] == pytest.approx(
@@ -186,7 +186,7 @@ def test_only_the_decoder_layer_that_trains_has_weights(tiny_models, tmp_path, m
 
 def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):
     job = job_of(tiny_llama, folder=tmp_path, mask=compute_masks(tiny_llama, "unstructured", [0])[0])
-    record = reconstruct(job, tiny_llama, EXAMPLES, tmp_path / "state.pt")
+    record = reconstruct(job, EXAMPLES, tmp_path / "state.pt")
     assert [layer["error_after"] for layer in record["reconstruction"]["layers"]] == [0, 0]
     merge(tiny_llama, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tiny_llama.folder))

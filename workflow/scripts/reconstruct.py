@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclopts.types import NonNegativeInt, PositiveInt
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.data.texts import given_text
 from sparseft.language_model.batches import Example
@@ -27,7 +26,7 @@ from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction
 from sparseft.study.sources import Choice
 from sparseft.trainers.torch import reconstruct
-from sparseft.training.job import JobFlags, TrainingJob, dense_model, job_of, write_train_record
+from sparseft.training.job import JobFlags, TrainingJob, job_of, write_train_record
 
 
 @dataclass(frozen=True)
@@ -54,34 +53,33 @@ class TargetFlags:
 def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:
     """Read the job, reconstruct every decoder layer, and write the record."""
     start(flags.threads)
-    job = job_of(flags, RECONSTRUCTING_MODES, inputs=[target.dense_path, target.text])
+    job = job_of(flags, RECONSTRUCTING_MODES, dense_path=target.dense_path, inputs=[target.text])
     # Each decoder layer has a schedule of its own, which train.json records.
     own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
     job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
     state = flags.output_dir / "state.pt"
     hold(job.output)
-    dense = dense_model(target.dense_path, job.checkpoint, job.mask)
-    examples, chosen = examples_of(target, job, dense)
-    measured = reconstruct(job, dense, examples, state if job.settings.save_every else None)
+    examples, chosen = examples_of(target, job)
+    measured = reconstruct(job, examples, state if job.settings.save_every else None)
     measured["reconstruction"] |= chosen
-    write_train_record(flags, job, measured, dense=dense.digest)
+    write_train_record(flags, job, measured)
     state.unlink(missing_ok=True)
 
 
-def examples_of(flags: TargetFlags, job: TrainingJob, dense: Checkpoint) -> tuple[list[Example], dict]:
+def examples_of(flags: TargetFlags, job: TrainingJob) -> tuple[list[Example], dict]:
     """Return the examples, and how train.json describes them. Raises InputError if there are too few."""
     number, seed = flags.calibration_examples, flags.calibration_seed
     chosen = {"examples": number, "seed": seed}
     if flags.text is None:
         examples = calibration_examples(
-            dense, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
+            job.teacher, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
         return examples, chosen
-    given = {**chosen, "length": flags.calibration_length, "choice": flags.calibration_choice}
-    text = given_text(flags.text, "reconstruction", **given)
+    own = {"length": flags.calibration_length, "choice": flags.calibration_choice}
+    text = given_text(flags.text, "reconstruction", **chosen, **own)
     chosen |= {name.removeprefix("calibration_"): value for name, value in text.chosen.items()}
     examples_of, source = read_text(flags.text, text)
-    return examples_of(dense), {**chosen, "text_sha256": source["text_sha256"]}
+    return examples_of(job.teacher), {**chosen, "text_sha256": source["text_sha256"]}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import check_cuda_p2p_ib_support
 from torch import nn
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.language_model.batches import Example, encode_splits
 from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
@@ -61,13 +60,13 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
     return record | _conditions(loss.model, device, accelerator.num_processes)
 
 
-def reconstruct(job: TrainingJob, dense: Checkpoint, examples: list[Example], state: Path | None) -> dict:
-    """Reconstruct the outputs of every decoder layer of `dense` on the examples, under the job's mask.
+def reconstruct(job: TrainingJob, examples: list[Example], state: Path | None) -> dict:
+    """Reconstruct the outputs of every decoder layer of the teacher on the examples, under the job's mask.
 
     Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction
     continues after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine
     with the same number of threads, even if it was killed in between."""
-    device = choose_device()
+    device, dense = choose_device(), job.teacher or job.checkpoint
     torch.manual_seed(job.seed)
     layered = LayeredModel(dense, device)
     model = layered.model

@@ -86,7 +86,7 @@ class TrainingJob:
     provenance: dict
     # What an earlier training has handed on, if this one starts from it.
     initial: Adapter | TrainedCheckpoint | None = None
-    # The dense model, if the training is a distillation.
+    # The model from which a distillation or a reconstruction learns.
     teacher: Checkpoint | None = None
     # Split -> the sha256 of the file from which its rows were read, for `write_train_record`.
     rows_sha256: dict[str, str] = field(default_factory=dict)
@@ -105,7 +105,8 @@ class TrainingJob:
         # tasks and importances need not count.
         values = [self.checkpoint.architecture.name, self.mode]
         code = Code(Path(__file__).parents[2]).of_job(backend, values)
-        parts = [code, machine, settings, self.provenance, self.checkpoint.config, tokens]
+        teacher = self.teacher.digest if self.teacher else None
+        parts = [code, machine, settings, self.provenance, teacher, self.checkpoint.config, tokens]
         return sha256_of_text(json.dumps(parts, sort_keys=True))
 
     @property
@@ -159,7 +160,7 @@ def job_of(
 
     modes: those that the caller trains; by default all that learn the task from the pruned model
     initial_adapter: what an earlier training has handed on, if this one starts from it
-    dense_path: the model that a distillation learns from, if it is not the base
+    dense_path: the model that a distillation or a reconstruction learns from, if it is not the base
     inputs: what else the caller reads"""
     places = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
     check_apart([flags.output_dir], places)
@@ -188,8 +189,8 @@ def job_of(
     initial = _initial(initial_adapter, run, settings, provenance, checkpoint)
     if initial:
         provenance["initial_adapter"] = initial.digest
-    is_distilled = bool(settings.distillation and mode.learns_task)
-    if dense_path and not is_distilled:
+    has_teacher = bool(settings.distillation) or mode.reconstructs
+    if dense_path and not has_teacher:
         raise InputError("--dense_path: this training has no teacher", "leave it out, or set --distillation.weight")
     return TrainingJob(
         checkpoint=checkpoint,
@@ -203,7 +204,7 @@ def job_of(
         output=output,
         provenance=provenance,
         initial=initial,
-        teacher=_teacher(dense_path, checkpoint, mask) if is_distilled else None,
+        teacher=_teacher(dense_path, checkpoint, mask, is_dense=mode.reconstructs) if has_teacher else None,
         rows_sha256=rows_sha256,
     )
 
@@ -227,15 +228,19 @@ def _initial(
     return read_trained(path, checkpoint, origin, start)
 
 
-def _teacher(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
-    """Return the model that a distillation learns from: that in `path`, or the run's base, if it is the dense model.
+def _teacher(path: Path | None, base: Checkpoint, mask: Mask, *, is_dense: bool) -> Checkpoint:
+    """Return the model that a training learns from: that in `path`, or the run's base.
 
-    A base may have been pruned in several steps, so any model with the same tokens can be the teacher. Raises
-    InputError if the tokens are others."""
-    if not path:
-        return dense_model(path, base, mask)
-    teacher = Checkpoint(path)
-    if _vocabulary(teacher) != _vocabulary(base):
+    A base may have been pruned in several steps, so any model with the same tokens can be the teacher in `path`, unless
+    `is_dense`. Otherwise it is the model that was pruned. Raises InputError if it is another model, such as a pruned
+    base, or if its tokens are others."""
+    teacher = Checkpoint(path) if path else base
+    if is_dense or not path:
+        if teacher.digest != mask.meta.get("original", base.digest):
+            raise InputError(
+                f"{teacher.folder}: not the model that was pruned", "give the dense model with --dense_path"
+            )
+    elif _vocabulary(teacher) != _vocabulary(base):
         raise InputError(
             f"{path}: a teacher with another tokenizer than {base.folder}", "give one with the same tokens"
         )
@@ -248,16 +253,6 @@ def _vocabulary(model: Checkpoint) -> tuple[int, dict[str, str]]:
     return model.config["vocab_size"], {file.name: sha256(file) for file in files}
 
 
-def dense_model(path: Path | None, base: Checkpoint, mask: Mask) -> Checkpoint:
-    """Return the model that was pruned, from which a reconstruction learns: that in `path`, or the run's base.
-
-    Raises InputError if it is another model, such as a pruned base."""
-    dense = Checkpoint(path) if path else base
-    if dense.digest != mask.meta.get("original", base.digest):
-        raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
-    return dense
-
-
 def _trained_numbers(job: TrainingJob) -> int:
     """Return how many numbers were trained: those in the output, without the weights that the mask holds at zero."""
     (file,) = job.output.glob("*.safetensors")
@@ -266,18 +261,17 @@ def _trained_numbers(job: TrainingJob) -> int:
     return sum(map(math.prod, shapes.values())) - sum(held)
 
 
-def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inputs: str) -> None:
+def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict) -> None:
     """Write train.json beside the job's output: the settings, the measurements, and the digests of inputs and outputs.
 
-    `inputs` are the digests of what else the caller read. `job_of` computed the digests of the inputs when it read
-    them."""
-    inputs |= {
-        "model": job.checkpoint.digest,
-        "mask": job.provenance["mask_sha256"],
+    `job_of` computed the digests of the inputs when it read them."""
+    inputs = TrainingInputs(
+        model=job.checkpoint.digest,
+        mask=job.provenance["mask_sha256"],
+        initial_adapter=job.provenance.get("initial_adapter"),
+        dense=job.teacher.digest if job.teacher else None,
         **job.rows_sha256,
-        **({"initial_adapter": job.initial.digest} if job.initial else {}),
-        **({"dense": job.teacher.digest} if job.teacher else {}),
-    }
+    )
     content = {
         **job.settings.model_dump(),
         **dict.fromkeys(Training.unused_in(job.mode) - {"learning_rate"}),
@@ -288,5 +282,5 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict, **inpu
         **measured,
     }
     outputs = TrainingOutputs(adapter=trained_digest(job.output))
-    record = TrainingRecord(run_id=flags.run_id, **content, inputs=TrainingInputs(**inputs), outputs=outputs)
+    record = TrainingRecord(run_id=flags.run_id, **content, inputs=inputs, outputs=outputs)
     write_record_of(job.output, flags.output_dir / "train.json", record.model_dump())
