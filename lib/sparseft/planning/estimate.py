@@ -178,8 +178,9 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
     kinds, lines = defaultdict(list), []
     for job in filter(lambda job: job.model, dict.fromkeys(map(job_kind, jobs))):
         kinds[job.model, job.kind].append(job)
+    shares = requests.config.resources.jobs_per_gpu
     limits = {
-        "on a GPU": requests.card or CARD,
+        "on a GPU" if shares == 1 else f"on one of {shares} shares of a GPU": requests.card or CARD / shares,
         "in the machine": 1e6 * (requests.config.resources.memory_mb or 0) or virtual_memory().total,
     }
     for of_kind in kinds.values():
