@@ -17,7 +17,8 @@ from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import with_normal_places
 from sparseft.study.digests import Code
-from sparseft.study.section import flags, parse_section
+from sparseft.study.schedule import Training
+from sparseft.study.section import Role, flags, parse_section
 from sparseft.study.yaml_file import check_command, read_sections
 
 # Whether another workflow imports this one.

@@ -21,7 +21,7 @@ use rule run_script as evaluate_run with:
     threads: STUDY.resources.threads
     params:
         **running("evaluate.py", kind="evaluation", probes=True),
-        settings=scored_besides,
+        settings=lambda w: job_flags.of_evaluation(STUDY, cell_of(w)),
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among them.
@@ -42,7 +42,7 @@ use rule evaluate_run as evaluate_selection with:
         training=f"-{grid.TRAINING}",
     params:
         **running("evaluate.py", kind="selection"),
-        settings=lambda w: scoring_flags(w, split="selection"),
+        settings=lambda w: job_flags.of_scoring(STUDY, cell_of(w), split="selection"),
 
 
 # Evaluate the model before the merge, on the same examples, for the train-merge gap.
@@ -61,4 +61,4 @@ use rule evaluate_run as evaluate_adapter with:
     priority: 0
     params:
         **running("evaluate.py", kind="evaluation"),
-        settings=lambda w: scoring_flags(w),
+        settings=lambda w: job_flags.of_scoring(STUDY, cell_of(w)),

@@ -1,9 +1,10 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
+from functools import partial
+
 from sparseft.methods import SELF, TASK, get_method
 from sparseft.data.task_files import selection_files, task_files
 from sparseft.planning.inputs import fetched_files, model_files, source_manifests
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.study import job_flags
 from sparseft.study.sources import DIVERGENCE, pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
@@ -66,9 +67,21 @@ def trained_rows(w):
     return targets.data_files(STUDY, w.task, *([] if evaluates(w) else ["train"]))
 
 
-def task_flags(w):
-    """Return the flags that decide the training rows and the definition of a task. A probe may lack training rows."""
-    return flags(task=w.task, only_probe=w.task not in STUDY.grid.tasks, **STUDY.task_data(w.task).of_training)
+# Many runs have the same flags of a schedule.
+schedule_flags = cache(partial(job_flags.of_schedule, STUDY))
+# Those that change no bit, and with the others all that decide the result of a training.
+saving = lambda w, input: schedule_flags(w.mode, w.task, w.training, True)
+
+
+def run_settings(w):
+    """Return the flags of a run's training that decide its result."""
+    shared = job_flags.of_training(STUDY, cell_of(w), evaluates(w))
+    return f"{shared} {schedule_flags(w.mode, w.task, w.training, False)}"
+
+
+def parts_of(w):
+    """Return the prepared texts that are the parts of a mixture, in its order."""
+    return targets.text_paths(STUDY, [part for part in STUDY.texts[w.text].parts if part != TASK], w.model, TASK)
 
 
 def of_split(split):
@@ -76,48 +89,9 @@ def of_split(split):
     return lambda w, input: flags(splits=split, validation_examples=STUDY.task_data(w.task).validation_examples)
 
 
-def mask_text(w):
-    """Return the prepared text on which a mask is calibrated; None if its method looks at no text."""
-    name = get_method(w.method).calibration
-    return targets.text_path(STUDY, name, w.model, cell_of(w).task) if name else None
-
-
-def mask_examples(w):
-    """Return the files of the examples that a method looks at: a task's, a text's, or none."""
-    if text := mask_text(w):
-        return [text, f"{text}.json"]
-    return targets.data_files(STUDY, cell_of(w).task, "train") if get_method(w.method).uses_task else []
-
-
-def mask_flags(w):
-    """Return the flags with the settings of a method, its examples, and the place of its pruned base."""
-    method, task = get_method(w.method), cell_of(w).task
-    examples = {"task": task, "data_dir": grid.DATA.format(task=task)} if method.uses_task else {}
-    if method.calibration:
-        examples = {"text": mask_text(w)}
-    base = f"{grid.PRUNED_BASES.format(model=w.model)}{w.task_folder}" if method.has_pruned_base else None
-    # Another number of threads changes the last bits of the scores from examples.
-    threads = STUDY.resources.threads if method.uses_examples else None
-    return flags(method=w.method, **examples, pruned_dir=base, threads=threads, **STUDY.masks.used_by(method))
-
-
 def named_texts(is_such):
     """Return an expression for the names of the calibration texts of a kind."""
     return "|".join(name for name, text in STUDY.texts.items() if is_such(text)) or "none"
-
-
-def parts_of(w):
-    """Return the prepared texts that are the parts of a mixture."""
-    names = [name for name in STUDY.texts[w.text].parts if name != TASK]
-    return [targets.text_path(STUDY, name, w.model, TASK) for name in names]
-
-
-def mixture_flags(w):
-    """Return the flags with the number of windows of each part of a mixture, and how they are chosen."""
-    text = STUDY.texts[w.text]
-    windows = text.windows_of_parts()
-    of_task = {"task": cell_of(w).task, "task_windows": windows.pop(TASK)} if w.task_folder else {}
-    return flags(windows=list(windows.values()), **of_task, **text.model_dump(include={"length", "seed", "choice"}))
 
 
 def places(w, input, output):
@@ -138,43 +112,3 @@ def of_pass(w, input, threads):
         is_added=bool(w.get("sparsity")),
         threads=None if get_method(w.method).uses_examples else threads,
     )
-
-
-def saving(w, input):
-    """Return the flags of a training's schedule that change no bit."""
-    return schedule_flags(w.mode, w.task, w.training, True)
-
-
-def job_flags(w, evaluates):
-    """Return the flags that every training has. Another number of threads changes the last bits."""
-    batch_size = STUDY.evaluation_batch_size if evaluates else None
-    run_id = grid.RUN_ID.format(**w)
-    return flags(run_id=run_id, threads=STUDY.resources.threads, evaluation_batch_size=batch_size)
-
-
-# Many runs need the same flags.
-@cache
-def schedule_flags(mode, task, training, is_saving):
-    """Return the flags of a mode's schedule on a task in a training: its keys that change no bit, or the others."""
-    schedule = STUDY.schedule_of(mode, task, grid.training_name(training))
-    saving, unused = Training.keys_of(Role.SAVING), Training.unused_in(mode)
-    return flags(**{key: value for key, value in schedule if (key in saving) == is_saving and key not in unused})
-
-
-def run_settings(w):
-    """Return the flags of a run's training that decide its adapter."""
-    return f"{job_flags(w, evaluates(w))} {schedule_flags(w.mode, w.task, w.training, False)}"
-
-
-def scoring_flags(w, **besides):
-    """Return the flags of an evaluation, with what it evaluates `besides` the task. Other threads change the last bits."""
-    common = {"batch_size": STUDY.evaluation_batch_size, "threads": STUDY.resources.threads}
-    return flags(run_id=grid.RUN_ID.format(**w), task=w.task, **common, **besides)
-
-
-def scored_besides(w):
-    """Return the flags of an evaluation on the task, on the probes and on the perplexity's text."""
-    text = {"wikitext2": grid.WIKITEXT2, "context": STUDY.perplexity.context} if STUDY.perplexity else {}
-    # They are not declared as an output, because Snakemake ignores the params of a finished job that gets a new one.
-    files = f"{PATHS.run}/lm_eval".format(**w) if STUDY.evaluation.lm_eval_files else None
-    return scoring_flags(w, probes=targets.probe_places(STUDY, w.task), lm_eval_files=files, **text)

@@ -22,7 +22,7 @@ PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], f"{grid.PRUNED_BASES
 
 use rule run_script as compute_masks with:
     input:
-        mask_examples,
+        lambda w: targets.mask_examples(STUDY, cell_of(w)),
         model_path=grid.MANIFEST,
     output:
         output_dir=grid.pass_files(MASKS, "{method}", TOGETHER).outputs(),
@@ -34,7 +34,7 @@ use rule run_script as compute_masks with:
     threads: lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else 2
     params:
         **running("compute_masks.py", kind="mask"),
-        settings=mask_flags,
+        settings=lambda w: job_flags.of_mask(STUDY, cell_of(w)),
         others=of_pass,
 
 

@@ -24,7 +24,7 @@ use rule run_script as prepare_task with:
     priority: 1
     params:
         **running("prepare_task.py", sources=training_sources),
-        settings=task_flags,
+        settings=lambda w: job_flags.of_task(STUDY, cell_of(w)),
         others=of_split("train"),
 
 
@@ -124,4 +124,4 @@ use rule run_script as mix_texts with:
         text=named_texts(lambda text: text.parts),
     params:
         **running("mix_texts.py"),
-        settings=mixture_flags,
+        settings=lambda w: job_flags.of_mixture(STUDY, cell_of(w)),

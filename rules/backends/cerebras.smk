@@ -16,7 +16,7 @@ def measured_settings(w):
     settings |= STUDY.cerebras.deciding | {"warmup_steps": measured.warmup_steps}
     if measured.sequence_length:
         settings |= {"sequence_length": measured.sequence_length, "fill_sequences": True}
-    return f"{job_flags(w, True)} {flags(**settings)}"
+    return f"{job_flags.of_training(STUDY, cell_of(w), True)} {flags(**settings)}"
 
 
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.

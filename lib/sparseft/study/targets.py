@@ -138,6 +138,15 @@ def text_path(config: Config, name: str, model: str, task: str) -> str:
     )
 
 
+def mask_examples(config: Config, cell: Any) -> list[str]:
+    """Return the files of the examples that the method of a mask looks at: a text's, a task's, or none."""
+    method = get_method(cell.method)
+    if method.calibration:
+        text = text_path(config, method.calibration, cell.model, cell.task)
+        return [text, f"{text}.json"]
+    return data_files(config, cell.task, "train") if method.uses_task else []
+
+
 def window_files(config: Config) -> list[Path]:
     """Return the files of the texts that the models of the study sample, and of the mixtures."""
     names = [name for name in config.texts_read() if config.texts[name].has_own_windows]
