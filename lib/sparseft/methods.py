@@ -175,14 +175,17 @@ class Method:
 
     @property
     def is_sequential(self) -> bool:
-        """Return whether `masks.sequential` applies to the method."""
-        return self.importance is not None and self.importance.is_sequential and self.pattern.removes == "weights"
+        """Return whether `masks.sequential` applies: the inputs of a layer depend on the pruned layers before it."""
+        return self.looks_at_inputs and not self.algorithm and self.pattern.removes == "weights"
 
     @property
-    def sums_columns(self) -> bool:
-        """Return whether the score of a channel is the sum over its columns only, because the scores look at their
-        inputs."""
-        return self.importance is not None and self.importance.looks_at_inputs
+    def looks_at_inputs(self) -> bool:
+        """Return whether the scores look at the inputs of a layer.
+
+        Then the score of a channel or head is the sum over its columns of the last matrix, because their inputs are
+        what the channel computes. The inputs of its rows are the hidden states, which say nothing about it."""
+        statistic = self.importance.statistic if self.importance else None
+        return statistic is not None and not statistic.of_gradients
 
     @property
     def settings(self) -> list[str]:

@@ -27,7 +27,7 @@ from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.planning.requests import kept_bytes
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import Change, compute_statistic
+from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import Cell
@@ -47,7 +47,7 @@ EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows
     Example([number * 11 % 250 for number in range(70)], 40),
 ]
 TASK = BY_NAME["hellaswag_mini"]
-BY_WANDA, BY_TAYLOR = looking_at(EXAMPLES), looking_at(EXAMPLES)
+CALIBRATION = looking_at(EXAMPLES)
 
 
 def sums(checkpoint: Checkpoint, of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def test_the_bits_are_those_of_a_backward_through_the_whole_model(tmp_path, monk
     """Segments of 2 and 3 of the 4 decoder layers compute some layers three times."""
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, dtype, changes={"num_hidden_layers": 4}))
     monkeypatch.setattr(calibration, "segment_length", lambda *_: length)
-    parts = list(BY_TAYLOR.evidence_of_gradients(checkpoint, GRADIENT_MAGNITUDES))
+    parts = list(CALIBRATION.evidence_of_gradients(checkpoint, GRADIENT_MAGNITUDES))
     layers = prunable_layers(checkpoint)
     by_decoder_layer = [[layer for layer in layers if decoder_layer_of(layer) == number] for number in (3, 2, 1, 0)]
     assert [list(part) for part in parts] == by_decoder_layer
@@ -122,7 +122,7 @@ def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
         totals.append(weakref.ref(total))
         GRADIENT_MAGNITUDES.add(total, gradient)
 
-    parts = BY_TAYLOR.evidence_of_gradients(checkpoint, replace(GRADIENT_MAGNITUDES, shape=shape, add=add))
+    parts = CALIBRATION.evidence_of_gradients(checkpoint, replace(GRADIENT_MAGNITUDES, shape=shape, add=add))
     assert sum(1 for _ in parts) * 7 * len(EXAMPLES) == len(totals)
 
 
@@ -176,27 +176,24 @@ def test_a_statistic_of_inputs_is_that_of_the_captured_inputs(tiny, statistic, o
         np.testing.assert_allclose(found, of(inputs[layer]).numpy(), rtol=1e-5, err_msg=layer)
 
 
-def wanda(seen: dict[str, Tensor]) -> Change:
-    """Set half of every row to 0 by |w| ||x||; keeps the norms in `seen`."""
-
-    def prune(weights: dict[str, Tensor], norms_of: Callable[[str], Tensor]) -> None:
-        for layer, weight in weights.items():
-            seen[layer] = norms_of(layer)
-            order = (weight.float().abs() * seen[layer]).sort(dim=1, stable=True).indices
-            weight.scatter_(1, order[:, : weight.shape[1] // 2], 0)
-
-    return prune
+def halve(weight: Tensor, norms: Tensor) -> None:
+    """Set half of every row to 0 by |w| ||x||."""
+    order = (weight.float().abs() * norms).sort(dim=1, stable=True).indices
+    weight.scatter_(1, order[:, : weight.shape[1] // 2], 0)
 
 
 def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny):
     norms, expected = {}, {}
-    BY_WANDA.prune_in_sequence(tiny, INPUT_NORMS, wanda(norms))
-    model, prune = stock(tiny.folder), wanda(expected)
+    for weights, norms_of in CALIBRATION.in_sequence(tiny, INPUT_NORMS):
+        for layer, weight in weights.items():
+            norms[layer] = norms_of(layer)
+            halve(weight, norms[layer])
+    model = stock(tiny.folder)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
         for layer, x in captured(model, own, EXAMPLES).items():
-            weight = model.get_submodule(memory_path(tiny.architecture, layer)).weight
-            prune({layer: weight.data}, lambda _, x=x: x.norm(dim=0).float())
+            expected[layer] = x.norm(dim=0).float()
+            halve(model.get_submodule(memory_path(tiny.architecture, layer)).weight.data, expected[layer])
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
@@ -248,7 +245,9 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*gradient .*finite"):
         compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
-        BY_WANDA.prune_in_sequence(checkpoint, INPUT_NORMS, wanda({}))
+        for weights, norms_of in CALIBRATION.in_sequence(checkpoint, INPUT_NORMS):
+            for layer in weights:
+                norms_of(layer)
 
 
 PLACE = Path("text.jsonl")

@@ -7,19 +7,18 @@ import numpy as np
 from sparseft.importances.importance import Importance
 
 
-def distances(inputs: Any, outputs: Any) -> list[Any]:
-    """Return the sum over the tokens of 1 - cos(x, y) for inputs x and outputs y, (tokens, H), and the number of
-    tokens."""
+def distance(inputs: Any, outputs: Any) -> Any:
+    """Return the sum over the tokens of 1 - cos(x, y) for inputs x and outputs y, (tokens, H)."""
     from torch.nn.functional import cosine_similarity
 
     cosines = cosine_similarity(inputs.float(), outputs.float(), dim=-1)
-    return [(1 - cosines.double()).sum(), len(cosines)]
+    return (1 - cosines.double()).sum()
 
 
 def score_units(observation: Any) -> np.ndarray:
     """Return the mean of 1 - cos(x, y) over all tokens for each decoder layer."""
-    sums, tokens = observation.sum_by_layer(distances)
-    return (sums / tokens)[None]
+    tokens = sum(len(example.ids) for example in observation.examples)
+    return observation.sum_by_layer(distance)[None] / tokens
 
 
 BLOCK_INFLUENCE = Importance(

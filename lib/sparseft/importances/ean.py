@@ -9,8 +9,7 @@ from sparseft.importances.importance import Importance
 
 def score_units(observation: Any) -> np.ndarray:
     """Return the sum of ||f(x)|| over the tokens that have each expert f among their top k."""
-    (norms,) = observation.sum_by_expert(lambda routed: [routed.norms.double().sum(0)])
-    return norms
+    return observation.sum_by_expert(lambda routed: routed.norms.double().sum(0))
 
 
 EAN = Importance(

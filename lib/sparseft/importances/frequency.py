@@ -9,8 +9,7 @@ from sparseft.importances.importance import Importance
 
 def score_units(observation: Any) -> np.ndarray:
     """Return the number of tokens that have each expert among their top k."""
-    (counts,) = observation.sum_by_expert(lambda routed: [routed.chosen.sum(0)])
-    return counts
+    return observation.sum_by_expert(lambda routed: routed.chosen.sum(0))
 
 
 FREQUENCY = Importance(

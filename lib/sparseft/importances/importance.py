@@ -79,16 +79,3 @@ class Importance:
     def uses_examples(self) -> bool:
         """Return whether the scores depend on examples."""
         return self.statistic is not None or self.passes is not None
-
-    @property
-    def is_sequential(self) -> bool:
-        """Return whether `masks.sequential` applies: the inputs of a layer depend on the pruned layers before it."""
-        return self.looks_at_inputs and not self.update
-
-    @property
-    def looks_at_inputs(self) -> bool:
-        """Return whether the statistic is of the inputs of a layer.
-
-        Then the score of a channel or head is the sum over its columns of the last matrix, because their inputs are
-        what the channel computes. The inputs of its rows are the hidden states, which say nothing about it."""
-        return self.statistic is not None and not self.statistic.of_gradients

@@ -12,8 +12,8 @@ import numpy as np
 from sparseft.importances.importance import Importance
 
 
-def contributions(routed: Any, renormalizes: bool) -> list[Any]:
-    """Return for each expert the sum of p ||f(x)|| over its tokens, and their number."""
+def contributions(routed: Any, renormalizes: bool) -> Any:
+    """Return for each expert the sum of p ||f(x)|| over its tokens, and their number, fp64 (2, experts)."""
     import torch
 
     weights = routed.probabilities
@@ -21,17 +21,15 @@ def contributions(routed: Any, renormalizes: bool) -> list[Any]:
         weights = weights / (weights * routed.chosen).sum(1, keepdim=True)
         weights = weights.clamp(min=torch.finfo(weights.dtype).eps)
     # The norms of experts that a token does not reach are 0.
-    return [(weights * routed.norms).double().sum(0), routed.chosen.sum(0)]
+    return torch.stack([(weights * routed.norms).double().sum(0), routed.chosen.sum(0)])
 
 
 def score_units(observation: Any) -> np.ndarray:
     """Return the mean of p ||f(x)|| over the tokens that have each expert f among their top k; 0 without a token."""
-    settings = observation.masks.settings
-    renormalizes = settings.renormalize_router_weights and observation.masks.checkpoint.config.get(
-        "norm_topk_prob", False
-    )
-    sums, counts = observation.sum_by_expert(partial(contributions, renormalizes=renormalizes))
-    return sums / np.maximum(counts, 1)
+    masks = observation.masks
+    renormalizes = masks.settings.renormalize_router_weights and masks.checkpoint.config.get("norm_topk_prob")
+    totals = observation.sum_by_expert(partial(contributions, renormalizes=renormalizes))
+    return totals[:, 0] / np.maximum(totals[:, 1], 1)
 
 
 REAP = Importance(

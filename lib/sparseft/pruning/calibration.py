@@ -43,8 +43,6 @@ from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.progress import show
 
-# Takes the weights of a decoder layer, layer -> (rows, cols), and a function that returns the evidence of a layer.
-Change = Callable[[dict[str, Tensor], Callable[[str], Tensor]], None]
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32
 # Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
@@ -62,14 +60,15 @@ class ExampleCalibration:
     _results: dict[tuple[Path, Statistic], dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     @torch.no_grad()
-    def prune_in_sequence(
-        self, checkpoint: Checkpoint, statistic: Statistic, prune: Change, observed: Container[str] | None = None
-    ) -> None:
-        """Prune the model decoder layer by decoder layer, as Wanda and SparseGPT are published.
+    def in_sequence(
+        self, checkpoint: Checkpoint, statistic: Statistic, observed: Container[str] | None = None
+    ) -> Iterator[tuple[dict[str, Tensor], Callable[[str], Tensor]]]:
+        """Yield the weights of each decoder layer and their evidence, as Wanda and SparseGPT are published.
 
-        prune(weights, evidence) changes the weights of a decoder layer, layer -> (rows, cols), in place.
-        evidence(layer) returns the statistic of a layer's inputs while all weights of its decoder layer were whole,
-        fp32, once. Only the layers in `observed` have one; None means all. Raises InputError if it is not finite.
+        The caller changes the weights, layer -> (rows, cols), in place before it asks for the next decoder layer, whose
+        inputs then come from the changed ones. evidence(layer) returns the statistic of a layer's inputs while all
+        weights of its decoder layer were whole, fp32, once. Only the layers in `observed` have one; None means all.
+        Raises InputError if it is not finite.
 
         Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden
         states, and the layers' keywords for each length of an example.
@@ -80,8 +79,10 @@ class ExampleCalibration:
             wanted = {layer: linears[layer] for layer in linears if observed is None or layer in observed}
             with _accumulated(statistic, wanted, stream.device) as evidence:
                 run_layer(stream, number, advance=False)
-            prune({layer: linear.weight for layer, linear in linears.items()}, evidence)
-            # What the pruned layer computes enters the next decoder layer.
+            weights = {layer: linear.weight for layer, linear in linears.items()}
+            yield weights, evidence
+            # The caller's variable would keep them until the next ones are there.
+            weights.clear()
             run_layer(stream, number, advance=True)
 
     def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:

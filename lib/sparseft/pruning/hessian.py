@@ -89,11 +89,19 @@ class NewWeights:
     damping: float
 
 
-def write_new_weights(writer: PrunedWriter, layer: str, weight: Tensor, new: NewWeights, hessian: Tensor) -> None:
-    """Write a layer's mask and new weights, and set its `weight` (rows, cols) in memory to what the file holds.
+def change_weights(
+    writer: PrunedWriter,
+    layer: str,
+    weight: Tensor,
+    hessian: Tensor,
+    update: Callable[[str, Tensor, Tensor], NewWeights],
+) -> None:
+    """Write the mask and the new weights that `update` makes of a layer from its name, its weights in fp32, and its
+    Hessian (cols, cols). Set its `weight` (rows, cols) in memory to what the file holds.
 
-    The report gets the damping, and the error of the layer's output over all tokens of the examples. `hessian` is
-    (cols, cols). The metadata gets each damping that is not the one of the settings."""
+    The report gets the damping, and the error of the layer's output over all tokens of the examples. The metadata gets
+    each damping that is not the one of the settings."""
+    new = update(layer, weight.float(), hessian)
     dtype = writer.original.tensors[f"{layer}.weight"].dtype
     bits = converted(bits_of(new.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
     stored = torch.from_numpy(to_float32(bits, dtype)).to(weight.device)

@@ -27,7 +27,6 @@ A model is pruned decoder layer by decoder layer, as by SparseGPT. Memory is one
 its groups of coupled layers that lose units, and three more matrices of this size at a time.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -35,67 +34,53 @@ import torch
 from torch import Tensor
 
 from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.importances import HESSIAN
 from sparseft.patterns.channels import channels_removed
-from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
+from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
 from sparseft.pruning.mask_generator import rankings
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
 from sparseft.selection.units import unit_scores
 from sparseft.study.mask_settings import Masks
 
-# Takes the last of some coupled parts, its weights (rows, cols), its Hessian and the number of units that go. Returns
-# the units that are left, bool (units,).
-Choose = Callable[[Part, Tensor, Tensor, int], Tensor]
-
 
 def prune_units(masks: MaskPass) -> None:
     """Prune the units of a model for a sparsity, update what is left, and write mask, report and pruned base.
 
     Raises InputError as `pruned_writer`, `channels_removed` and `solve_damped` do."""
-    checkpoint, settings = masks.checkpoint, masks.settings
-    numbers, groups = channels_removed(masks.model, masks.percents, settings.head_share), masks.model.groups
-    choose: Choose = by_scores(masks) if masks.method.update else partial(by_rounds, settings)
+    checkpoint, groups = masks.checkpoint, masks.model.groups
+    numbers = channels_removed(masks.model, masks.percents, masks.settings.head_share)
     changed = {parts[-1].layer for parts in groups if numbers[parts[0].unit][0]}
-
-    def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
-        number = decoder_layer_of(next(iter(weights)))
-        for parts in (parts for parts in groups if decoder_layer_of(parts[0].layer) == number):
-            if parts[-1].layer in changed:
-                last, hessian = parts[-1], hessian_of(parts[-1].layer)
-                units = choose(last, weights[last.layer].float(), hessian, numbers[last.unit][0])
-                _prune_group(writer, parts, weights, hessian, units)
-            else:
+    chosen = units_by_scores(masks, numbers) if masks.method.update else {}
+    with pruned_writer(masks) as writer:
+        for weights, hessian_of in masks.calibration.in_sequence(checkpoint, HESSIAN, changed):
+            for parts in (parts for parts in groups if parts[0].layer in weights):
+                last, number = parts[-1], numbers[parts[0].unit][0]
+                if number:
+                    _prune_group(writer, parts, weights, hessian_of(last.layer), chosen.get(last.layer), number)
+                    continue
                 for part in parts:
                     bits = checkpoint.read(f"{part.layer}.weight")
                     writer.write(part.layer, np.ones(bits.shape, bool), bits)
 
-    with pruned_writer(masks) as writer:
-        masks.calibration.prune_in_sequence(checkpoint, HESSIAN, prune, changed)
+
+def units_by_scores(masks: MaskPass, numbers: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Return the units that an importance keeps by its scores in the dense model: last layer of a group -> bool (units,).
+
+    numbers: kind of unit -> how many are removed, as `channels_removed` returns them"""
+    kept = {}
+    for ranking in rankings(masks, lambda *_: None):
+        for parts in (parts for parts in masks.model.groups if parts[0].layer in ranking.shape):
+            ranks = np.argsort(np.argsort(unit_scores(ranking, parts), kind="stable"))
+            kept[parts[-1].layer] = torch.from_numpy(ranks >= numbers[parts[0].unit][0])
+    return kept
 
 
-def by_rounds(settings: Masks, part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
-    """Return the choice of `obs`."""
+def _by_rounds(settings: Masks, part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
+    """Return the choice of `obs`, bool (units,)."""
     diagonal = hessian.diagonal()
     inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
     return choose_units(weights, inverted, part.width, number, settings.obs_rounds)
-
-
-def by_scores(masks: MaskPass) -> Choose:
-    """Return the choice of an importance by its scores in the dense model, as its masks without an update have it."""
-    groups = masks.model.groups
-    scores: dict[str, np.ndarray] = {}
-    for ranking in rankings(masks, lambda *_: None):
-        scores |= {parts[-1].layer: unit_scores(ranking, parts) for parts in groups if parts[-1].layer in ranking.shape}
-
-    def choose(part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
-        of_units = scores[part.layer]
-        kept = torch.ones(len(of_units), dtype=torch.bool, device=weights.device)
-        kept[np.argsort(of_units, kind="stable")[:number]] = False
-        return kept
-
-    return choose
 
 
 def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rounds: int) -> Tensor:
@@ -149,18 +134,26 @@ def refit(layer: str, weights: Tensor, hessian: Tensor, kept: Tensor, damping: f
 
 
 def _prune_group(
-    writer: PrunedWriter, parts: list[Part], weights: dict[str, Tensor], hessian: Tensor, units: Tensor
+    writer: PrunedWriter,
+    parts: list[Part],
+    weights: dict[str, Tensor],
+    hessian: Tensor,
+    units: Tensor | None,
+    number: int,
 ) -> None:
-    """Keep some of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was
+    """Remove `number` of the coupled units of `parts`, write their layers, and set the `weights` in memory to what was
     written.
 
     weights: layer -> (rows, cols)
     hessian: of the inputs of the last part, whose columns are updated
-    units: those that are kept, bool (units,)"""
-    *heads, last = parts
-    weight, columns = weights[last.layer], units.repeat_interleave(last.width)
-    new = refit(last.layer, weight.float(), hessian, columns, writer.settings.damping)
-    write_new_weights(writer, last.layer, weight, new, hessian)
+    units: those that are kept, bool (units,); None if `obs` chooses them"""
+    (*heads, last), settings = parts, writer.settings
+    weight = weights[last.layer]
+    if units is None:
+        units = _by_rounds(settings, last, weight.float(), hessian, number)
+    units = units.to(weight.device)
+    columns = units.repeat_interleave(last.width)
+    change_weights(writer, last.layer, weight, hessian, partial(refit, kept=columns, damping=settings.damping))
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)

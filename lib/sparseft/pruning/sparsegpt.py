@@ -29,15 +29,15 @@ a Hessian for each of its layers, fp32 (cols, cols), the weights outside the dec
 the examples.
 """
 
-from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sparseft.importances import HESSIAN
 from sparseft.pruning.allocation import allocate_by_outliers
-from sparseft.pruning.hessian import NewWeights, inverse, solve_damped, write_new_weights
+from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.selection.ranking import check_groups
@@ -57,15 +57,11 @@ def prune_weights(masks: MaskPass) -> None:
     else:
         share = Fraction(masks.percents[0], 100)
         counts = {layer: round(share * rows * cols) for layer, (rows, cols) in masks.shapes.items()}
-
-    def prune(weights: dict[str, Tensor], hessian_of: Callable[[str], Tensor]) -> None:
-        for layer, weight in weights.items():
-            block, damping, hessian = settings.sparsegpt_block, settings.damping, hessian_of(layer)
-            new = prune_layer(layer, weight.float(), hessian, counts[layer], block=block, damping=damping, group=group)
-            write_new_weights(writer, layer, weight, new, hessian)
-
+    prune = partial(prune_layer, block=settings.sparsegpt_block, damping=settings.damping, group=group)
     with pruned_writer(masks, meta) as writer:
-        masks.calibration.prune_in_sequence(masks.checkpoint, HESSIAN, prune)
+        for weights, hessian_of in masks.calibration.in_sequence(masks.checkpoint, HESSIAN):
+            for layer, weight in weights.items():
+                change_weights(writer, layer, weight, hessian_of(layer), partial(prune, count=counts[layer]))
 
 
 def prune_layer(

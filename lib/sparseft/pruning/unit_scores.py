@@ -6,7 +6,7 @@ itself, so no token is padding. Memory is one decoder layer, the weights outside
 states of the examples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,47 +49,44 @@ class Observation:
         """Return the examples."""
         return self.masks.calibration.examples_of(self.masks.checkpoint)
 
-    def sum_by_expert(self, values: Callable[[Routed], Sequence[Tensor]]) -> list[np.ndarray]:
-        """Return the sums over all examples of the `values` of each expert, float64 (decoder layers, experts).
+    def sum_by_expert(self, values: Callable[[Routed], Tensor]) -> np.ndarray:
+        """Return the sums over all examples of the `values` of each expert, float64 (decoder layers, ..., experts).
 
-        `values` returns some tensors (experts,) for an example in a decoder layer."""
+        `values` returns (..., experts) for an example in a decoder layer."""
         names = self.masks.checkpoint.architecture.experts
         assert names, "the model has no experts"
 
-        def observe(stream: Stream, number: int) -> list[Sequence[Tensor]]:
-            parts: list[Sequence[Tensor]] = []
+        def observe(stream: Stream, number: int) -> list[Tensor]:
+            parts: list[Tensor] = []
             with _routed(getattr(stream.model.model.layers[number], names.in_memory), values, parts):
                 run_layer(stream, number, advance=True)
             return parts
 
         return self._sums(observe)
 
-    def sum_by_layer(self, values: Callable[[Tensor, Tensor], Sequence[Tensor | int]]) -> list[np.ndarray]:
-        """Return the sums over all examples of the `values` of each decoder layer, float64 (decoder layers,).
+    def sum_by_layer(self, value: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+        """Return the sum over all examples of the `value` of each decoder layer, float64 (decoder layers,).
 
-        `values` returns some numbers for the inputs and the outputs of an example, (tokens, H)."""
+        `value` returns a number for the inputs and the outputs of an example, (tokens, H)."""
 
-        def observe(stream: Stream, number: int) -> list[Sequence[Tensor | int]]:
+        def observe(stream: Stream, number: int) -> list[Tensor]:
             parts = []
             for example in range(len(stream.states)):
                 inputs, outputs = stream.states[example].to(stream.device), stream.outputs(number, [example])
-                parts.append(values(inputs, outputs))
+                parts.append(value(inputs, outputs))
                 stream.advance([example], outputs)
             return parts
 
         return self._sums(observe)
 
     @torch.no_grad()
-    def _sums(self, observe: Callable[[Stream, int], Sequence[Sequence[Tensor | int]]]) -> list[np.ndarray]:
-        """Return the sums over all examples of each value that `observe` gives for them in a decoder layer, one after
-        the other.
+    def _sums(self, observe: Callable[[Stream, int], list[Tensor]]) -> np.ndarray:
+        """Return the sums of what `observe` gives for the examples in each decoder layer, float64 (decoder layers, ...).
 
-        `observe` computes the decoder layer on every example. The results are float64 (decoder layers, ...)."""
-        rows = []
-        for stream, number, _ in decoder_layers(self.masks.checkpoint, self.examples):
-            by_value = zip(*observe(stream, number), strict=True)
-            rows.append([sum(torch.as_tensor(one).double() for one in of_value).cpu().numpy() for of_value in by_value])
-        return [np.stack(of_value) for of_value in zip(*rows, strict=True)]
+        `observe` computes the decoder layer on every example."""
+        layers = decoder_layers(self.masks.checkpoint, self.examples)
+        sums = [sum(part.double() for part in observe(stream, number)).cpu() for stream, number, _ in layers]
+        return torch.stack(sums).numpy()
 
     @torch.no_grad()
     def losses_without_layers(self) -> np.ndarray:
@@ -133,7 +130,7 @@ def score_units(masks: MaskPass) -> np.ndarray:
 
 
 @contextmanager
-def _routed(block: nn.Module, values: Callable[[Routed], Sequence[Tensor]], found: list) -> Iterator[None]:
+def _routed(block: nn.Module, values: Callable[[Routed], Tensor], found: list[Tensor]) -> Iterator[None]:
     """Add the `values` to `found` each time that a block of experts has run."""
     router: list[Tensor] = []
     norms: list[Tensor] = []
