@@ -87,7 +87,7 @@ def test_a_mask_of_another_model_is_refused_with_all_that_differs(mask):
         check_mask(mask, "m.pt", {"a": (3, 18), "c": (2, 2)})
     line = str(caught.value)
     assert re.search(
-        r"1 layers without .*\(first: c\).*1 layers unknown .*\(first: b\).*1 layers .*shape \(first: a\)", line
+        r"1 layers missing \(first: c\).*1 layers unknown .*\(first: b\).*1 layers .*shape \(first: a is ", line
     )
     with pytest.raises(InputError, match="computed from other weights"):
         check_mask(mask, "m.pt", mask.shape, "0123")

@@ -112,7 +112,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
       for script in ("compute_masks.py", "validate_sparsity.py")),
     ("evaluate.py --adapter", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
     ("evaluate.py", {"checkpoint": "@models/tiny"}, config(num_hidden_layers=1), ["fit its config.json"]),
-    ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers without a mask"]),
+    ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers missing"]),
     *((script, {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"])
       for script in ("train.py", "merge.py")),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),

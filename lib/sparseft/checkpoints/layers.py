@@ -4,15 +4,15 @@ A layer is the Hugging Face name of its weight, as it stands on disk, without ".
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sparseft.architectures import tensor_shapes
-from sparseft.architectures.architecture import Shapes
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.errors import InputError
-from sparseft.storage.bits import infinity
+from sparseft.storage.bits import is_finite
 
 # Older transformers stored these buffers. Every model computes them from its configuration.
 ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq\Z")
@@ -77,14 +77,10 @@ def check_finite_weights(checkpoint: Checkpoint, place: Path | str) -> None:
                 raise InputError(what, "repair or replace the checkpoint, or prepare it in a dtype of a larger range")
 
 
-def is_finite(bits: np.ndarray, dtype: str) -> bool:
-    """Return whether no value is NaN or infinity. `bits` are unsigned words that hold values of `dtype`."""
-    # The shift removes the sign.
-    return bool((bits << 1).max(initial=0) < infinity(dtype) << 1)
-
-
-def differences(stored: Shapes, expected: Shapes) -> list[str]:
-    """Return how the stored tensors differ from the expected ones, each with a count and the first name."""
+def differences(
+    stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], noun: str = "tensors"
+) -> list[str]:
+    """Return how the stored tensors or layers differ from the expected ones, each with a count and the first name."""
     kinds = {
         "missing": expected.keys() - stored.keys(),
         "unknown to it": stored.keys() - expected.keys(),
@@ -94,4 +90,4 @@ def differences(stored: Shapes, expected: Shapes) -> list[str]:
             if expected[name] != stored[name]
         },
     }
-    return [f"{len(names)} tensors {kind} (first: {min(names)})" for kind, names in kinds.items() if names]
+    return [f"{len(names)} {noun} {kind} (first: {min(names)})" for kind, names in kinds.items() if names]

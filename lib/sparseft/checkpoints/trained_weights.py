@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
-from sparseft.checkpoints.layers import is_finite
 from sparseft.errors import InputError
 from sparseft.modes.mode import WEIGHTS
 from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder
+from sparseft.storage.bits import is_finite
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import ORIGIN, TRAINED_TENSORS
 

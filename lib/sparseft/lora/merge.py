@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
-from sparseft.checkpoints.layers import is_finite
 from sparseft.checkpoints.rewriting import rewritten
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
@@ -26,6 +25,7 @@ from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_folder
+from sparseft.storage.bits import is_finite
 from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.

@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import safe_open
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
-from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.layers import differences, prunable_shapes
 from sparseft.errors import InputError, one_line
 from sparseft.methods import IMPORTED, PATTERNS
 from sparseft.storage.bits import row_bytes, unpack
@@ -108,13 +108,7 @@ def check_mask(mask: Mask, path: Path | str, shapes: Mapping[str, tuple[int, ...
     """Raise InputError if a mask does not fit the `shapes` of a model's layers, or if `digest` is not that of its base.
 
     One error names every kind of difference."""
-    common = shapes.keys() & mask.shape.keys()
-    differences = {
-        "without a mask": shapes.keys() - mask.shape.keys(),
-        "unknown to the model": mask.shape.keys() - shapes.keys(),
-        "of another shape": {layer for layer in common if mask.shape[layer] != shapes[layer]},
-    }
-    faults = [f"{len(layers)} layers {kind} (first: {min(layers)})" for kind, layers in differences.items() if layers]
+    faults = differences(mask.shape, shapes, "layers")
     if not faults and digest and mask.meta.get("base") != digest:
         faults = ["computed from other weights than this model's, or with another configuration or tokenizer"]
     if faults:

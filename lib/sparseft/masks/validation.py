@@ -143,14 +143,7 @@ def _compare(checkpoint: Checkpoint, base: Checkpoint, mask: Mask, trained: set[
     outside = (sides[0].keys() | sides[1].keys()) - {f"{layer}.weight" for layer in mask.shape} - trained
     common = sides[0].keys() & sides[1].keys()
     changed = outside - common
-    changed |= {name for name in outside & common if not _is_equal(checkpoint.read_bytes(name), base.read_bytes(name))}
+    changed |= {name for name in outside & common if checkpoint.read_bytes(name) != base.read_bytes(name)}
     forms = {name: [(side[name].dtype, side[name].shape) for side in sides] for name in common}
     changed |= {name for name, (ours, theirs) in forms.items() if ours != theirs}
     return sorted(outside), sorted(changed)
-
-
-def _is_equal(ours: memoryview, theirs: memoryview) -> bool:
-    """Return whether two tensors have the same bytes. A block of each is in memory."""
-    starts = range(0, len(ours), BLOCK)
-    blocks = (slice(start, start + BLOCK) for start in starts)
-    return len(ours) == len(theirs) and all(bytes(ours[block]) == bytes(theirs[block]) for block in blocks)

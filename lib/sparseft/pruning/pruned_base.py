@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import is_finite
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter
@@ -22,7 +21,7 @@ from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.records.manifests import PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
-from sparseft.storage.bits import pack
+from sparseft.storage.bits import is_finite, pack
 from sparseft.study.mask_settings import Masks
 
 

@@ -8,6 +8,7 @@ The mask keeps every weight of the smaller model. It has the digests of both mod
 number of the removed weights, so that its sparsity is that of the model from which they were removed.
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -34,7 +35,7 @@ def remove_units(masks: MaskPass) -> None:
 
     Raises InputError if the model has no such units, if no whole number of them is near the sparsity, or if the model
     is damaged."""
-    checkpoint, files, units, shapes = masks.checkpoint, masks.files, masks.method.pattern.units, masks.shapes
+    checkpoint, files, units = masks.checkpoint, masks.files, masks.method.pattern.units
     architecture = checkpoint.architecture
     assert units and files.base, f"{masks.method.name} removes no units"
     numbers = units.removed(masks.model, masks.percents)
@@ -43,11 +44,6 @@ def remove_units(masks: MaskPass) -> None:
     scores = score_units(masks)
     order = np.argsort(scores, axis=1, kind="stable")
     removed, kept = (np.sort(part, axis=1).tolist() for part in np.split(order, [number], axis=1))
-    meta["removed_weights"] = sum(
-        rows * cols for layer, (rows, cols) in shapes.items() if (at := units.place(layer)) and at[1] in removed[at[0]]
-    )
-    original_weights = sum(rows * cols for rows, cols in shapes.values())
-    removal = {"removed_weights": meta["removed_weights"], "original_weights": original_weights, "removed": removed}
     changes = architecture.config_of_part(checkpoint.config, units.key, kept[0])
     cut_of = partial(_cut_of, architecture, units, kept)
     with (
@@ -55,6 +51,9 @@ def remove_units(masks: MaskPass) -> None:
         atomic_folder(files.base, "pruned model") as base,
     ):
         left = prunable_shapes(write_smaller(checkpoint, base, changes, cut_of))
+        weights, weights_left = (sum(map(math.prod, of_model.values())) for of_model in (masks.shapes, left))
+        meta["removed_weights"] = weights - weights_left
+        removal = {"removed_weights": weights - weights_left, "original_weights": weights, "removed": removed}
         meta["base"] = write_manifest(base, PrunedManifest, **masks.origin, **removal)["digest"]
         writer = MaskWriter([folder / files.masks[0].name], [meta], left)
         for layer, (length, cols) in left.items():

@@ -12,7 +12,7 @@ import numpy as np
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.errors import InputError
 from sparseft.progress import show
-from sparseft.storage.bits import infinity, pack, row_bytes
+from sparseft.storage.bits import is_finite, pack, row_bytes
 
 Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
 # Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n).
@@ -67,8 +67,7 @@ class Ranking:
         """Yield the scores of a layer, block by block. Raises InputError if one is NaN or infinity."""
         dtype = self.dtypes[layer]
         for block in self.source(layer):
-            # The shift removes the sign.
-            if dtype and (block << 1).max() >= infinity(dtype) << 1:
+            if dtype and not is_finite(block, dtype):
                 raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
             yield block
 

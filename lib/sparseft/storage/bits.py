@@ -20,6 +20,12 @@ def infinity(dtype: str) -> int:
     return {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
 
 
+def is_finite(bits: np.ndarray, dtype: str) -> bool:
+    """Return whether no value is NaN or infinity. `bits` are unsigned words that hold values of `dtype`."""
+    # The shift removes the sign.
+    return bool((bits << 1).max(initial=0) < infinity(dtype) << 1)
+
+
 def pack(kept: np.ndarray) -> np.ndarray:
     """Pack bool (rows, cols) into uint8 (rows, ceil(cols / 8))."""
     return np.packbits(kept, axis=-1, bitorder="little")
