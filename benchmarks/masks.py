@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from bench import interleaved, report
 from safetensors.torch import save_file
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.command import run
 from sparseft.masks.mask_file import zero_pruned
 from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
-from sparseft.pruning.scores import row_blocks
 from sparseft.selection import kernels
 from sparseft.selection.groups import by_group
 from sparseft.selection.ranking import Ranking
@@ -74,7 +73,7 @@ class Ours:
 
     def blocks(self, _: str) -> Iterator[np.ndarray]:
         """Return the matrix in the blocks in which a file is read."""
-        return (self.flat[SIDE * rows.start : SIDE * rows.stop] for rows in row_blocks(SIDE, SIDE))
+        return iter(self.flat.reshape(-1, BLOCK))
 
     def emit(self, _: str, offset: int, packed: np.ndarray) -> None:
         """Keep the masks, if `keep` is set."""

@@ -118,11 +118,6 @@ class Method:
         What removes units must keep a language model, and one task says little about it (docs/results.md)."""
         return SELF if self.uses_examples and self.pattern.removes != "weights" else None
 
-    def ranked_by(self, importance: Importance) -> "Method":
-        """Return the method with another importance, which looks at its own text."""
-        method = replace(self, importance=importance)
-        return replace(method, calibration=method.own_calibration)
-
     @property
     def words(self) -> str:
         """Return what is removed, by which score, and how it is divided among the layers, in words for the results

@@ -147,13 +147,14 @@ def pruning_of(method: Method) -> Callable[[MaskPass], object]:
 
 
 def methods_of(names: list[str], importance: str) -> list[Method]:
-    """Return the methods. Those whose name has no importance get this one."""
-    chosen = next(value for value in IMPORTANCES if value.name == importance)
-    methods = [get_method(name) for name in names]
-    if chosen is not DEFAULT:
-        methods = [value.ranked_by(chosen) if value.importance is DEFAULT else value for value in methods]
-    # A pattern does not allow every importance.
-    return [get_method(name) for name in dict.fromkeys(value.name for value in methods)]
+    """Return the methods, each once. Those whose name has no importance get this one."""
+    methods = {}
+    for name in names:
+        method, pattern = get_method(name), get_method(name).pattern.name
+        if method.importance is DEFAULT and importance != DEFAULT.name:
+            method = get_method(f"{pattern}_{importance}{name.removeprefix(pattern)}")
+        methods[method.name] = method
+    return list(methods.values())
 
 
 def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:

@@ -17,5 +17,5 @@ ACTIVATION = Importance(
     source="Sandri et al. 2025, 2SSP, arXiv 2501.17771, section 3.1; the same over all tokens instead of a mean over examples",
     statistic=INPUT_NORMS,
     score=score,
-    ranks=frozenset({"channels"}),
+    ranks=("channels",),
 )

@@ -25,8 +25,7 @@ BLOCK_INFLUENCE = Importance(
     name="block_influence",
     formula="1 - mean cos(x, y)",
     source="Men et al. 2024, ShortGPT, arXiv 2403.03853",
-    ranks=frozenset({"layers"}),
+    ranks=("layers",),
     score_units=score_units,
-    passes=lambda layers: 1,
     accumulated="mean over all tokens of 1 - the cosine of a decoder layer's input and output",
 )

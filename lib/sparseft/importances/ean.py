@@ -16,8 +16,7 @@ EAN = Importance(
     name="ean",
     formula="sum ||f(x)||",
     source="ean_sum in CerebrasResearch/reap@46d78eb, src/reap/observer.py",
-    ranks=frozenset({"experts"}),
+    ranks=("experts",),
     score_units=score_units,
-    passes=lambda layers: 1,
     accumulated="sum over the tokens of each expert of the norm of its output",
 )

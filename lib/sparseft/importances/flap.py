@@ -22,5 +22,5 @@ FLAP = Importance(
     " equal shares of all layers instead of standardised scores",
     statistic=INPUT_DEVIATIONS,
     score=score,
-    ranks=frozenset({"channels"}),
+    ranks=("channels",),
 )

@@ -16,8 +16,7 @@ FREQUENCY = Importance(
     name="frequency",
     formula="number of its tokens",
     source="expert_frequency in CerebrasResearch/reap@46d78eb, src/reap/observer.py",
-    ranks=frozenset({"experts"}),
+    ranks=("experts",),
     score_units=score_units,
-    passes=lambda layers: 1,
     accumulated="number of tokens of each expert",
 )

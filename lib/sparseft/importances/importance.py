@@ -54,12 +54,11 @@ class Importance:
     statistic: Statistic | None = None
     score: Callable[[np.ndarray, Any, Any], np.ndarray] | None = None
     # What its scores, or their sums, rank: weights, channels, experts or decoder layers ("layers").
-    ranks: frozenset[str] = frozenset({"weights", "channels"})
+    ranks: tuple[str, ...] = ("weights", "channels")
     # score_units(observation) returns the scores of experts or of decoder layers, float64 (groups, units). The groups
     # and the observation are those of pruning/unit_scores.py. None if it scores weights.
     score_units: Callable[[Any], np.ndarray] | None = None
-    # How often the model runs over the examples for these scores, from the number of its decoder layers. None if it
-    # never does.
+    # How often the model runs over the examples for these scores, from the number of its decoder layers. None: once.
     passes: Callable[[int], float] | None = None
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.
     scope: str = "layer"
@@ -78,4 +77,4 @@ class Importance:
     @property
     def uses_examples(self) -> bool:
         """Return whether the scores depend on examples."""
-        return self.statistic is not None or self.passes is not None
+        return self.statistic is not None or (self.score_units is not None and not self.is_random)

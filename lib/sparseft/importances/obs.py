@@ -12,7 +12,7 @@ OBS = Importance(
     formula="tr(W_g [(X X^T)^-1_gg]^-1 W_g^T)",
     source="Kurtic et al. 2023, ZipLM, arXiv 2302.04089, section 3; Ling et al. 2024, SlimGPT, arXiv 2412.18110",
     statistic=HESSIAN,
-    ranks=frozenset({"channels"}),
+    ranks=("channels",),
     settings=("obs_rounds", "damping"),
     update="obs",
 )

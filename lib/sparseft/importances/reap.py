@@ -36,9 +36,8 @@ REAP = Importance(
     name="reap",
     formula="mean p ||f(x)||",
     source="Lasby et al. 2025, arXiv 2510.13999; CerebrasResearch/reap@46d78eb, src/reap/observer.py",
-    ranks=frozenset({"experts"}),
+    ranks=("experts",),
     score_units=score_units,
-    passes=lambda layers: 1,
     accumulated="mean over the tokens of each expert of the router's weight times the norm of the expert's output",
     settings=("renormalize_router_weights",),
 )

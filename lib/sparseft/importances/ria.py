@@ -29,6 +29,6 @@ RIA = Importance(
     source="Zhang et al., Plug-and-Play, ICLR 2024, with a = 1/2; lib/prune.py of its code, commit 7bc55b0",
     statistic=INPUT_NORMS,
     score=score,
-    ranks=frozenset({"weights"}),
+    ranks=("weights",),
     uses_column_sums=True,
 )

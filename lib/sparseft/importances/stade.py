@@ -46,6 +46,6 @@ STADE = Importance(
     statistic=INPUT_DEVIATIONS,
     score=score,
     # It compares the weights of one row, as wanda does.
-    ranks=frozenset({"weights"}),
+    ranks=("weights",),
     scope="row",
 )

@@ -30,44 +30,41 @@ rounds the formula to whole weights, and misses the count.
 """
 
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.errors import InputError
 from sparseft.progress import show
 from sparseft.pruning.mask_pass import MaskPass
-from sparseft.pruning.scores import read_magnitudes
+from sparseft.pruning.scores import scored_source
+from sparseft.selection.ranking import Source
 
 
 def allocate_by_outliers(masks: MaskPass) -> tuple[list[float], dict[str, np.ndarray]]:
     """Return the results of `outlier_shares` and of `allocate` for a method with an allocation."""
     method, settings = masks.method, masks.settings
-    statistic = method.allocation and method.allocation.importance.statistic
-    assert statistic, f"{method.name} has no allocation"
-    norms = masks.calibration.evidence(masks.checkpoint, statistic)
-    shares = outlier_shares(masks.checkpoint, norms, settings.owl_m)
+    importance = method.allocation and method.allocation.importance
+    assert importance and importance.statistic, f"{method.name} has no allocation"
+    evidence = masks.calibration.evidence(masks.checkpoint, importance.statistic)
+    shares = outlier_shares(scored_source(masks.checkpoint, importance, evidence), masks.shapes, settings.owl_m)
     return shares, allocate(shares, masks.shapes, masks.percents, settings.owl_lambda, method.pattern.group)
 
 
-def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:
+def outlier_shares(source: Source, shape: dict[str, tuple[int, int]], multiple: float) -> list[float]:
     """Return the share D of outliers of each decoder layer, in the model's order.
 
-    `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A weight is an outlier if its
-    score |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a
-    time."""
+    `source` has the scores of each layer of `shape`, fp32 bits. A weight is an outlier if its score is above `multiple`
+    times the mean, fp64. The scores are read twice, a few rows at a time."""
     shares = []
-    for _, group in groupby(show(norms, "outliers of layer", len(norms)), key=decoder_layer_of):
+    for _, group in groupby(show(shape, "outliers of layer", len(shape)), key=decoder_layer_of):
         layers = list(group)
-        total = sum(block.sum(dtype=np.float64) for block in _scores(checkpoint, norms, layers))
-        size = sum(math.prod(checkpoint.tensors[f"{layer}.weight"].shape) for layer in layers)
-        limit = multiple * total / size
-        outliers = sum(int(np.count_nonzero(block > limit)) for block in _scores(checkpoint, norms, layers))
-        shares.append(outliers / size)
+        scores = lambda: (bits.view(np.float32) for layer in layers for bits in source(layer))  # noqa: E731, B023
+        size = sum(math.prod(shape[layer]) for layer in layers)
+        limit = multiple * sum(block.sum(dtype=np.float64) for block in scores()) / size
+        shares.append(sum(int(np.count_nonzero(block > limit)) for block in scores()) / size)
     return shares
 
 
@@ -144,10 +141,3 @@ def _slots_up_to(key: int, part: tuple[int, int], scale: int) -> int:
     Shifts and keys are in units of 1 / scale."""
     size, shift = part
     return min(size, max(0, (2 * size * (key - shift) + scale) // (2 * scale)))
-
-
-def _scores(checkpoint: Checkpoint, norms: dict[str, np.ndarray], layers: list[str]) -> Iterator[np.ndarray]:
-    """Yield |w_ij| ||x_j|| of some layers, fp32 (rows, cols), some rows at a time."""
-    for layer in layers:
-        for magnitudes in read_magnitudes(checkpoint, layer):
-            yield magnitudes * norms[layer]

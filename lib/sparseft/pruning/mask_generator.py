@@ -52,7 +52,7 @@ def rankings(masks: MaskPass, emit: Emit, allocated: Allocated = None) -> Iterat
     checkpoint, importance, layers = masks.checkpoint, masks.method.importance, masks.shapes
     if not importance or importance.is_random:
         # Random bits are those of no float.
-        source = random_source(checkpoint, masks.settings.seed)
+        source = random_source(layers, masks.settings.seed)
         yield _ranking(masks, source, dict.fromkeys(layers), masks.percents, emit, allocated)
     elif not importance.score:
         dtypes = {layer: checkpoint.tensors[f"{layer}.weight"].dtype for layer in layers}

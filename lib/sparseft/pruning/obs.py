@@ -76,7 +76,7 @@ def units_by_scores(masks: MaskPass, numbers: dict[str, list[int]]) -> dict[str,
     return kept
 
 
-def _by_rounds(settings: Masks, part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
+def by_rounds(settings: Masks, part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
     """Return the choice of `obs`, bool (units,)."""
     diagonal = hessian.diagonal()
     inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
@@ -150,7 +150,7 @@ def _prune_group(
     (*heads, last), settings = parts, writer.settings
     weight = weights[last.layer]
     if units is None:
-        units = _by_rounds(settings, last, weight.float(), hessian, number)
+        units = by_rounds(settings, last, weight.float(), hessian, number)
     units = units.to(weight.device)
     columns = units.repeat_interleave(last.width)
     change_weights(writer, last.layer, weight, hessian, partial(refit, kept=columns, damping=settings.damping))

@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.importances import Importance
 from sparseft.selection.ranking import Source
 from sparseft.storage.bits import to_float32
 
 
-def random_source(checkpoint: Checkpoint, seed: int) -> Source:
+def random_source(shapes: dict[str, tuple[int, int]], seed: int) -> Source:
     """Return 31 random bits per weight, which depend only on the seed, the layer's name and the place.
 
-    Every row takes whole 64-bit words of Philox, so that the bits are the same on every machine."""
-    shapes = prunable_shapes(checkpoint)
+    Every row takes whole 64-bit words of Philox, so that the bits are the same on every machine. `shapes` has layer ->
+    (rows, cols)."""
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
         key = hashlib.sha256(f"{seed}/{layer}".encode()).digest()[:16]
         generator = np.random.Philox(key=int.from_bytes(key, "little"))
-        cols = shapes[layer][1]
+        rows, cols = shapes[layer]
         words_per_row = (cols + 1) // 2
-        for rows in row_blocks(*shapes[layer]):
-            words = generator.random_raw(len(rows) * words_per_row)
-            bits = words.astype("<u8").view("<u4").reshape(len(rows), 2 * words_per_row)
+        step = max(1, BLOCK // cols)
+        for start in range(0, rows, step):
+            words = generator.random_raw(min(step, rows - start) * words_per_row)
+            bits = words.astype("<u8").view("<u4").reshape(-1, 2 * words_per_row)
             yield np.ascontiguousarray(bits[:, :cols]).reshape(-1)
 
     return blocks
@@ -46,7 +46,10 @@ def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict
     def blocks(layer: str) -> Iterator[np.ndarray]:
         of_layer: Any = evidence and evidence[layer]
         has_rows = importance.statistic and importance.statistic.of_gradients
-        column_sums = sum_columns(read_magnitudes(checkpoint, layer)) if importance.uses_column_sums else None
+        column_sums = None
+        if importance.uses_column_sums:
+            sums = (np.abs(block).sum(axis=0, dtype=np.float64) for block in _read_weights(checkpoint, layer))
+            column_sums = sum(sums).astype(np.float32)
         start = 0
         for weights in _read_weights(checkpoint, layer):
             end = start + len(weights)
@@ -56,11 +59,6 @@ def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict
     return blocks
 
 
-def read_magnitudes(checkpoint: Checkpoint, layer: str) -> Iterator[np.ndarray]:
-    """Yield |W| of a layer, fp32 (rows, cols), some rows at a time."""
-    return map(np.abs, _read_weights(checkpoint, layer))
-
-
 def _read_weights(checkpoint: Checkpoint, layer: str) -> Iterator[np.ndarray]:
     """Yield W of a layer, fp32 (rows, cols), some rows at a time."""
     tensor = checkpoint.tensors[f"{layer}.weight"]
@@ -68,17 +66,6 @@ def _read_weights(checkpoint: Checkpoint, layer: str) -> Iterator[np.ndarray]:
         yield to_float32(bits, tensor.dtype).reshape(-1, tensor.shape[1])
 
 
-def sum_columns(blocks: Iterator[np.ndarray]) -> np.ndarray:
-    """Return the sum of each column over all blocks, added in fp64, as fp32 (cols,)."""
-    return sum(block.sum(axis=0, dtype=np.float64) for block in blocks).astype(np.float32)
-
-
 def bits_of(scores: np.ndarray) -> np.ndarray:
     """Return fp32 scores as bits, uint32 (rows * cols,)."""
     return np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
-
-
-def row_blocks(rows: int, cols: int) -> list[range]:
-    """Return the rows of each block of a (rows, cols) matrix, about BLOCK weights."""
-    step = max(1, BLOCK // cols)
-    return [range(row, min(row + step, rows)) for row in range(0, rows, step)]
