@@ -280,13 +280,6 @@ def test_a_reconstruction_has_its_own_steps_and_no_teacher_as_a_measurement_has_
     assert [schedule.distillation for schedule in (training, layer, measured)] == [taught, None, None]
 
 
-def test_text_of_the_command_line_is_read_as_what_it_says():
-    study = laid_over(
-        {"keep_merged": "False", "training": {"cache_weights": "true"}, "analysis": {"tolerance": "0.50"}}
-    )
-    assert (study.keep_merged, study.training.cache_weights, study.analysis.tolerance) == (False, True, 0.5)
-
-
 @pytest.mark.parametrize(
     ("place", "found"),
     [

@@ -1,8 +1,5 @@
 """Digests of code: an edit of what a script imports changes them, and nothing else does."""
 
-import ast
-import os
-import random
 import runpy
 import shutil
 import sys
@@ -11,14 +8,12 @@ from pathlib import Path
 import forks
 import pytest
 from project import DEFAULT
-from reword import reword_all, text_nodes
 from sparseft.study import digests as digests_module
 from sparseft.study.config import Config
 from sparseft.study.digests import AXES, Code, read_code
 from sparseft.study.targets import used_values
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*ROOT.glob("lib/sparseft/**/*.py"), *ROOT.glob("workflow/scripts/*.py")])
 SCRIPTS = sorted(path.name for path in (ROOT / "workflow/scripts").glob("*.py"))
 # What identifies a saved state of a training, by backend.
 TRAINERS = ["torch", "cerebras/trainer", "modelzoo/training"]
@@ -64,16 +59,6 @@ def list_modules(script: Path) -> None:
     runpy.run_path(str(script), run_name="imported")
     files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "sparseft"}
     print(*files, sep="\n")
-
-
-@pytest.mark.long
-def test_a_date_and_all_that_only_a_reader_sees_change_no_digest_and_discard_no_saved_state(project):
-    before = digests(project)
-    for file in project.rglob("*.py"):
-        os.utime(file, (2e9, 2e9))
-    counts = reword_all(project)
-    assert min(counts[kind] for kind in ("docstring", "description", "measurement")) > 40
-    assert digests(project) == before
 
 
 PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
@@ -174,21 +159,6 @@ def text_of(source: str) -> bytes:
     return read_code(source.encode())[0]
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda path: path.stem)
-def test_the_layout_of_a_source_is_no_code_and_each_name_and_constant_is(file):
-    tree, before = ast.parse(file.read_text()), text_of(file.read_text())
-    assert text_of(ast.unparse(tree)) == before
-    words = {part for text, _ in text_nodes(tree) for part in ast.walk(text)}
-    words |= {part for node in ast.walk(tree) if getattr(node, "arg", "") == "examples" for part in ast.walk(node)}
-    for kind, attribute in ((ast.Constant, "value"), (ast.Name, "id")):
-        nodes = [node for node in ast.walk(tree) if isinstance(node, kind) and node not in words]
-        for node in random.Random(0).sample(nodes, min(3, len(nodes))):
-            old = getattr(node, attribute)
-            setattr(node, attribute, "unlike_all_others")
-            assert text_of(ast.unparse(tree)) != before
-            setattr(node, attribute, old)
-
-
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
@@ -201,12 +171,16 @@ def test_the_layout_of_a_source_is_no_code_and_each_name_and_constant_is(file):
         ("Field(1, description='a')", "Field(2, description='a')", False),
         ("Field('a', description='a')", "Field('b', description='a')", False),
         ("setting('a', link='a')", "setting('a', link='b')", False),
+        ("f(help='a')", "f(help='b')", False),
+        ("f('a')", "f('b')", False),
         # What only a reader sees.
         ("class A(B):\n    '''Say it.'''\n    x = 1\n    'What x is.'", "class A(B):\n    x = 1", True),
         ("'''Say it.'''\nimport a", "# Say it.\nimport a", True),
         ("x = 'it' 'self'", 'x = (\n    "itself"\n)', True),
         ("Field(1, description=f'{A} or b', title='b', examples=[1, 'c'])", "Field(1)", True),
         ("setting('a', 'b', default=None)", "setting(default=None)", True),
+        ("r.measurement('a'), r.provenance('b')", "r.measurement(), r.provenance()", True),
+        ("Parameter(help='a', name='*')", "Parameter(name='*')", True),
     ],
 )
 def test_what_only_a_reader_sees_may_be_left_out_and_nothing_else(one, other, is_same):

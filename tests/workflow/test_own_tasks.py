@@ -2,13 +2,11 @@
 
 import math
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from project import ROOT, Study, succeed
+from project import ROOT, Study
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
 FILE = re.compile(r'^```\w+ title="(my_\w+/[^"]+|own\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -16,29 +14,6 @@ FILES = dict(FILE.findall((ROOT / "docs/tasks.md").read_text()))
 OWN = yaml.safe_load(FILES["own.yaml"])["tasks"]
 TASKS = ["prompts", "chats", "notes"]
 SETTINGS = {"steps": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4}
-INPUTS = {"model_path": "models/m", "mask_path": "masks/masks_sparsity50_unstructured.pt", "data_dir": "data/notes"}
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    """Return a folder with the files of the page, and a prepared model with a mask."""
-    folder = tmp_path_factory.mktemp("own")
-    for name, content in FILES.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(content)
-    source = save_tiny("llama", folder / "source", torch.float32)
-    (source / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        succeed("prepare_model.py", source=f"path:{source}", dtype="float32", output_dir="models/m")
-        succeed("compute_masks.py", model_path="models/m", output_dir="masks", sparsity="0.5", method="unstructured")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def inside(page, monkeypatch) -> None:
-    """Run the scripts in the page's folder."""
-    monkeypatch.chdir(page)
 
 
 def test_a_template_in_the_configuration_has_no_fields_of_snakemake(tmp_path):
@@ -47,16 +22,18 @@ def test_a_template_in_the_configuration_has_no_fields_of_snakemake(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_study_of_the_page_ends_in_tables_without_a_fault(page, tmp_path):
+def test_the_study_of_the_page_ends_in_tables_without_a_fault(tmp_path):
     assert list(OWN) == TASKS
-    study = Study(tmp_path / "study")
-    shutil.copytree(page / "source", study.folder / "m")
-    for folder in page.glob("my_*"):
-        shutil.copytree(folder, study.folder / folder.name)
+    study = Study(tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    save_tiny("llama", tmp_path / "m", torch.float32)
+    (tmp_path / "m/chat_template.jinja").write_text(CHAT_TEMPLATE)
     # The masks calibrate on the tasks too.
     grid = {"models": ["m"], "tasks": TASKS, "methods": ["unstructured_wanda"], "sparsities": [50]}
     sections = {"grid": grid | {"modes": ["sparse_to_sparse"]}, "masks": {"calibration_examples": 3}}
-    study.configure({"m": study.folder / "m"}, tasks=OWN, training=SETTINGS, **sections)
+    study.configure({"m": tmp_path / "m"}, tasks=OWN, training=SETTINGS, **sections)
     study.snakemake("results/analysis/summary.csv", "--cores", "2", "--quiet", "all")
     table = study.table()
     assert sorted(row["task"] for row in table) == sorted(2 * TASKS)

@@ -57,9 +57,7 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
     [
         ({}, "evalute", "evaluate"),
         ({}, "analyze --config backend=torch --config keep_merged=True", "--config is given 2 times"),
-        ({"results": "results/own"}, "results/analysis/configuration.yaml", "no stage and no rule makes it"),
         ({"grdi": {}}, "analyze", "configuration: grdi: unknown key"),
-        ({"training": {"distillation": {}}}, "throughput", "training.distillation: throughput "),
     ],
 )
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, fault):
