@@ -60,11 +60,8 @@ def test_flags_are_the_parameters_and_the_keys_of_their_sections_as_a_rule_write
     assert parse(script, words)() == (Places(Path("m")), schedule, (0.5, 0.75), True, schedule)
 
 
-def test_a_flag_without_a_value_is_left_out_and_0_and_false_are_values():
+def test_0_and_false_are_values_nothing_is_none_and_a_shell_reads_each_as_it_was():
     assert flags(a=None, b=[], c=0, d=False, e=[1, 2]) == "--c 0 --d=False --e 1 2"
-
-
-def test_a_shell_reads_every_value_as_it_was():
     assert shlex.split(flags(name="a b", other=["$HOME", "'"])) == ["--name", "a b", "--other", "$HOME", "'"]
 
 

@@ -235,8 +235,11 @@ def get_method(name: str) -> Method:
         if named.calibration == method.calibration:
             raise InputError(f"method {name!r}: {base} looks at {text} already", f"write {base}")
         return named
-    plain = {known: method for known, method in METHODS.items() if not (method.allocation or method.update)}
-    with_importance = [known for known, method in plain.items() if method.importance and method.importance.name == name]
+    with_importance = [
+        known
+        for known, method in METHODS.items()
+        if method.importance and method.importance.name == name and not (method.allocation or method.update)
+    ]
     meant = " or ".join(with_importance or get_close_matches(name, METHODS))
     advice = f"did you mean {meant}? " if meant else ""
     raise InputError(f"method {name!r} is unknown", f"{advice}docs/methods.md lists all methods")

@@ -58,11 +58,3 @@ def test_the_engines_measure_a_model_that_is_made_from_a_pruned_base_beside_the_
     run = "results/runs/part-hellaswag_mini-dense-sparsity00-no_finetune-seed0"
     (command,) = [line for line in study.commands(f"{run}/engines.json") if "check_engines.py" in line]
     assert "--model_path models/llama " in command
-
-
-@pytest.mark.parametrize("target", ["engines", f"{RUN}/engines.json"])
-def test_a_check_of_engines_that_are_not_there_is_refused_before_anything_runs(study, tiny_models, target):
-    grid, export = tiny_grid("llama", "hellaswag_mini"), {"engines": ["vllm:/nowhere/python"]}
-    study.configure(tiny_models, grid=grid, export=export, **TINY_STUDY)
-    line = "export.engines: vllm:/nowhere/python: no such program; "
-    assert f"error: {target}: {line}" in study.snakemake(target, "-n", expect=2)

@@ -9,7 +9,7 @@ import torch
 from box import RUNS, flags
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
-from project import call_script, refused, succeed
+from project import call_script, succeed
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
@@ -149,16 +149,6 @@ def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tm
     assert "This is `path:tiny`, " in (exported / "README.md").read_text()
     for path in exported.iterdir():
         assert str(finished_runs).encode() not in path.read_bytes(), path.name
-
-
-def test_no_export_replaces_an_edited_card(box, tmp_path):
-    given = flags(box, STRUCTURED, "export_run.py", tmp_path)
-    succeed("export_run.py", **given)
-    card = tmp_path / "export/README.md"
-    card.write_text(card.read_text() + "My own words.\n")
-    assert "lost: README.md (1 files)" in refused(tmp_path, "export_run.py", **given)
-    card.rename(tmp_path / "mine.md")
-    succeed("export_run.py", **given)
 
 
 def test_a_card_says_once_and_in_plain_words_what_the_files_leave_out(box):

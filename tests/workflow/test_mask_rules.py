@@ -53,9 +53,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
         "imported": {"magnitude": {50: "path:sparse", 75: "path:sparse"}},
     }
     grid = {**tiny_grid("llama", TASK, list(PLACES)), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
-    training = TINY_STUDY["training"] | {"distillation": {"weight": 0.25, "temperature": 3.0}}
-    sections = TINY_STUDY | {"training": training, "keep_merged": True}
-    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, **sections)
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, keep_merged=True, **TINY_STUDY)
     planned = study.planned("masks")
     jobs = {"compute_one_mask": 1, "compute_masks": 3, "prune": 2, "import_pruned": 1}
     assert planned == jobs | {"prepare_model": 1, "prepare_task": 1, "prepare_calibration": 1, "masks": 1}
@@ -113,13 +111,6 @@ def test_an_imported_checkpoint_has_the_mask_of_the_same_rule_and_is_trained_and
     assert all((base.read(name) == sparse.read(name)).all() for name in sparse.tensors)
     report = study.json(f"{run('imported_magnitude', 'sparse_to_sparse')}/validation_report.json")
     assert (report["passed"], report["mask"]["inferred"]) == (True, True)
-
-
-def test_the_original_and_not_the_pruned_base_is_the_teacher_of_a_distillation(study):
-    record = study.json(f"{run('imported_magnitude', 'sparse_to_sparse')}/train.json")
-    base, original = base_of(study, "imported_magnitude"), Checkpoint(study.folder / "models/llama")
-    assert (record["inputs"]["model"], record["inputs"]["dense"]) == (base.digest, original.digest)
-    assert record["distillation"] == {"weight": 0.25, "temperature": 3.0}
 
 
 MADE_AGAIN = [

@@ -19,10 +19,6 @@ from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
-def test_a_finished_study_has_nothing_to_do(small_study):
-    assert small_study.planned() == {}
-
-
 def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)

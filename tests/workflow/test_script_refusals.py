@@ -11,6 +11,7 @@ import pytest
 import torch
 from box import RUNS, flags
 from project import call_script, refused
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.study.section import parse_section
@@ -19,6 +20,8 @@ from tiny_models import change_json, save_tiny
 
 RUN = RUNS[0]
 UNTRAINED = RUN.replace("sparse_to_sparse", "no_finetune")
+FIRST, SECOND, FULL = (RUN.replace("sparse_to_sparse", mode)
+                       for mode in ("reconstruct", "reconstruct_to_sparse", "full_sparse_to_sparse"))  # fmt: skip
 FOLDER = f"results/runs/{RUN}"
 MASK = "masks/tiny/masks_sparsity50_structured.pt"
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -93,6 +96,25 @@ def overflowing(box: Path) -> None:
     (box / FOLDER / "train.json").unlink()
 
 
+def reconstructed(box: Path) -> None:
+    """Make the adapter that of a reconstruction, and forget what the training recorded."""
+    file = box / FOLDER / "adapter/adapter_model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = {name: value.replace(RUN, FIRST) for name, value in opened.metadata().items()}
+    save_file(load_file(file), file, metadata)
+    (box / FOLDER / "train.json").unlink()
+
+
+def other_model(file: str, old: str, new: str) -> Callable[[Path], None]:
+    """Return a change that copies the model to `other` and edits a file of the copy."""
+
+    def apply(box: Path) -> None:
+        place = Path(shutil.copytree(box / "models/tiny", box / "other"), file)
+        place.write_text(place.read_text().replace(old, new))
+
+    return apply
+
+
 def copied(place: str) -> Callable[[Path], None]:
     """Return a change that copies the model, which is not marked as this program's, to a place."""
     return lambda box: shutil.copytree(box / "models/tiny", box / place)
@@ -142,6 +164,18 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"micro_batch_size": 3}, None, ["micro_batch_size 3", "batch_size 4"]),
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
     ("train.py", {"dense_path": "@models/tiny"}, None, ["--dense_path", "--distillation.weight"]),
+    ("train.py", {"dense_path": "@other", "distillation.weight": 1}, other_model("tokenizer.json", "<pad>", "<PAD>"),
+     ["other: a teacher with another tokenizer"]),
+    ("reconstruct.py", {"dense_path": "@other"}, other_model("config.json", "1e-06", "1e-05"),
+     ["other: not the model that was pruned"]),
+    ("reconstruct.py", {"run_id": RUN}, None, ["is not trained by this program; choose a run in mode reconstruct"]),
+    ("train.py", {"run_id": FIRST}, None, ["is not trained by this program"]),
+    ("train.py", {"run_id": FULL}, None, ["--learning_rate: a training in mode full_sparse_to_sparse has none; leave it"]),
+    ("train.py", {"full_learning_rate": 1e-4}, None, ["--full_learning_rate: a training in mode sparse_to_sparse"]),
+    ("train.py", {"run_id": SECOND}, None, [f"starts from {FIRST}; give"]),
+    ("train.py", {"initial_adapter": f"@{FOLDER}/adapter"}, None, ["starts from the pruned model"]),
+    ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter"}, None, ["its run_id is"]),
+    ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter", "lora_r": 8}, reconstructed, ["its r is 4, not 8"]),
     ("train.py", {"lora_targets": ["q_proj", "x_proj"]}, None, ["x_proj"]),
     ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),

@@ -6,7 +6,6 @@ from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.records import throughput_record
 from sparseft.study import grid
-from sparseft.study.grid import Run
 from tiny_models import PRUNABLE_LAYERS
 
 PATHS = grid.ResultPaths()
@@ -34,20 +33,6 @@ def test_a_study_of_one_grid_is_whole_and_its_analysis_too(small_study):
     figures = {path.stem for path in (analysis / "plots").glob("*.png")}
     assert figures
     assert (analysis / grid.REPORT).read_text().count("<img ") == len(figures)
-
-
-def test_the_two_modes_give_different_adapters_and_only_sparse_to_dense_has_a_gap(small_study):
-    summary = rows(small_study, "summary")
-    dense, sparse = (
-        Run("llama", "boolq_mini", "unstructured", 50, mode, 0).id for mode in ("sparse_to_dense", "sparse_to_sparse")
-    )
-    settings = rows(small_study, "settings")
-    for name in ("sha256.adapter", "sha256.merged"):
-        assert len({row[name] for row in settings.values() if row.get(name)}) >= 2
-        assert settings[dense][name] != settings[sparse][name]
-    gaps = [abs(float(summary[run]["train_merge_gap"])) for run in (dense, sparse)]
-    assert gaps[0] > 0.1
-    assert gaps[1] == 0
 
 
 def test_snakemake_s_report_has_the_page_the_figures_and_the_tables(own_study):

@@ -195,12 +195,11 @@ def used_values(
 
     With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task,
     method and mode of the grid."""
-    task, method = wildcards.get("task"), wildcards.get("method")
-    tasks = config.evaluated_tasks(task) if task and probes else [task] if task else []
-    methods = [method] if method else []
-    modes = [wildcards["mode"]] if "mode" in wildcards else []
-    if not wildcards:
-        tasks, methods, modes = config.grid.tasks, config.grid.methods, with_starts(config.grid.modes)
+    tasks, methods, modes = config.grid.tasks, config.grid.methods, with_starts(config.grid.modes)
+    if wildcards:
+        tasks, methods, modes = (list(filter(None, [wildcards.get(axis)])) for axis in ("task", "method", "mode"))
+    if wildcards and probes:
+        tasks = [name for task in tasks for name in config.evaluated_tasks(task)]
     # A task that is not built in has the file of its kind.
     names = [*architectures, *modes, *(config.task_data(name).task_kind or name for name in tasks)]
     for described in map(get_method, methods):
@@ -224,10 +223,11 @@ def check_target(config: Config, target: str, is_made: bool = True, stages: Iter
 
 def _check_place(config: Config, target: str) -> None:
     """Raise InputError if a measurement that a target needs is impossible, or if the target is deleted."""
-    if target.startswith(f"{config.paths.runs}/") and target.endswith("/model_dir") and not config.keep_merged:
+    of_run = target.rpartition("/")[2] if target.startswith(f"{config.paths.runs}/") else ""
+    if of_run == "model_dir" and not config.keep_merged:
         kept = target.replace("/model_dir", "/merged")
         raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
-    if target == "engines" or (target.startswith(f"{config.paths.runs}/") and target.endswith("/engines.json")):
+    if target == "engines" or of_run == "engines.json":
         config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         for task in config.grid.tasks:
