@@ -8,7 +8,6 @@ summary.csv the metrics, of the undisturbed study. Power is not cut, so what the
 `make chaos` runs it.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -25,6 +24,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
+from sparseft.command import run
 from sparseft.storage.record import trained_digest
 from sparseft.study import grid
 from tiny_models import save_tiny
@@ -159,19 +159,20 @@ def storm(folder: Path, number: int, seed: int) -> list[str]:
             return kinds
 
 
-def main() -> None:
-    """Read the command line, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="number of kills")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the kinds and the moments")
-    args = parser.parse_args()
+def main(*, kills: int = 30, seed: int = 0) -> None:
+    """Kill, and report.
+
+    Args:
+        kills: number of kills
+        seed: seed of the kinds and the moments
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        kinds = Counter(storm(Path(folder).resolve(), args.kills, args.seed))
+        kinds = Counter(storm(Path(folder).resolve(), kills, seed))
     by_kind = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
-    print(f"{args.kills} kills ({by_kind}), seed {args.seed}, {time.time() - begin:.0f} s: nothing differs")
+    print(f"{kills} kills ({by_kind}), seed {seed}, {time.time() - begin:.0f} s: nothing differs")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

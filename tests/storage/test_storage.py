@@ -26,8 +26,9 @@ DEAD = 2**22 + 1
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}
 HOLD = """
 import sys
+from pathlib import Path
 from sparseft.storage.locks import hold
-hold(sys.argv[1])
+hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()
 """

@@ -293,13 +293,6 @@ def test_an_mdl_place_is_a_file_and_the_folder_of_its_configuration(place, found
     assert split_mdl(place) == (tuple(map(Path, found)) if found else None)
 
 
-def test_a_probe_without_a_description_is_lm_eval_s_task_of_this_name():
-    config = laid_over({"tasks": {"mine": TEXT}, "evaluation": {"probes": ["piqa", "boolq"]}})
-    assert config.task_data("piqa").lm_eval == "piqa"
-    assert config.task_data("boolq").task_kind is None
-    assert config.evaluated_tasks("mine") == ["mine", "piqa", "boolq"]
-
-
 def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     masks = Masks(scope="global", sparsegpt_block=64)
     assert masks.scope_of(get_method("unstructured_sparsegpt"), [50]) == "block"

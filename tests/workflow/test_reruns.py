@@ -189,14 +189,6 @@ def test_a_copied_study_plans_nothing(sources, tmp_path):
     assert copy.planned(*PREPARED) == {}
 
 
-def edited(study: Study, old: str, new: str) -> dict[str, int]:
-    """What snakemake would run after an edit of the configuration."""
-    text = (study.folder / "study.yaml").read_text()
-    assert text.count(old) >= 1
-    (study.folder / "study.yaml").write_text(text.replace(old, new))
-    return study.planned()
-
-
 ANALYSIS = {"analyze_results": 1, "analyze": 1}
 RECONFIGURED = ANALYSIS | {"write_configuration": 1}
 
@@ -234,8 +226,9 @@ MORE_ROWS = {"prepare_validation": 1} | EVALUATED
         ("analysis tolerance", KEPT, f"{KEPT}\nanalysis: {{tolerance: 0.1}}", {}),
     ],
 )  # fmt: skip
-def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(copied_study, key, old, new, jobs):
-    assert edited(copied_study, old, new) == RECONFIGURED | jobs
+def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(own_study, key, old, new, jobs):
+    with own_study.edited(old, new):
+        assert own_study.planned() == RECONFIGURED | jobs
     said = runpy.run_path(str(ROOT / "docs/generate.py"))["reruns"](*key.split(" "))
     for words, rule in FIRST.items():
         assert words not in said or rule in jobs
@@ -245,17 +238,15 @@ def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(cop
 
 
 @pytest.mark.slow
-def test_a_sparsity_that_is_added_makes_its_own_runs_and_masks_of_the_same_bits_and_one_taken_out_makes_none(
-    copied_study,
-):
-    planned = edited(copied_study, "  - 50", "  - 50\n  - 55")
-    assert planned == RECONFIGURED | {"compute_one_mask": 1} | of_runs(2, 3)
-    copied_study.snakemake("masks")
-    made = {path.name: path.read_bytes() for path in copied_study.folder.glob("masks/llama/*_unstructured.pt")}
-    both, model = copied_study.folder / "both", copied_study.folder / "models/llama"
+def test_a_sparsity_that_is_added_makes_its_own_runs_and_masks_of_the_same_bits_and_one_taken_out_makes_none(own_study):
+    with own_study.edited("  - 50", "  - 50\n  - 55"):
+        assert own_study.planned() == RECONFIGURED | {"compute_one_mask": 1} | of_runs(2, 3)
+        own_study.snakemake("masks")
+    made = {path.name: path.read_bytes() for path in own_study.folder.glob("masks/llama/*_unstructured.pt")}
+    both, model = own_study.folder / "both", own_study.folder / "models/llama"
     succeed("compute_masks.py", model_path=model, output_dir=both, sparsity=[0, 0.5, 0.55], method="unstructured")
     assert made == {path.name: path.read_bytes() for path in both.glob("*.pt")}
-    assert edited(copied_study, "  - 50\n  - 55", "  - 50") == {}
+    assert own_study.planned() == {}
 
 
 def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):
@@ -279,19 +270,16 @@ def test_two_versions_in_one_workflow_are_refused(copied_study):
 
 def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_masks_that_are_there(own_study):
     adapter = f"{RUN.removeprefix('results/')}/adapter"
-    file = own_study.folder / "study.yaml"
-    text = file.read_text()
-    file.write_text(f"{text}results: results/other\n")
     # Of three runs that are trained, and two that are not.
     jobs = {"train_adapter": 3, "merge_adapter": 5, "validate_sparsity": 5, "evaluate_run": 5, "evaluate": 1}
     made = [f"results/other/{name}" for name in ("analysis/configuration.yaml", adapter)]
-    assert own_study.planned(made[0], "evaluate") == jobs | {"write_configuration": 1}
-    own_study.snakemake(*made)
-    names = {path.name for path in (own_study.folder / "results/other").iterdir()}
-    assert names == {"runs", "logs", "benchmarks", "analysis"}
-    # Both folders have nothing more to do for these.
-    assert own_study.planned(*made) == {}
-    file.write_text(text)
+    with own_study.edited(KEPT, f"{KEPT}\nresults: results/other"):
+        assert own_study.planned(made[0], "evaluate") == jobs | {"write_configuration": 1}
+        own_study.snakemake(*made)
+        names = {path.name for path in (own_study.folder / "results/other").iterdir()}
+        assert names == {"runs", "logs", "benchmarks", "analysis"}
+        # Both folders have nothing more to do for these.
+        assert own_study.planned(*made) == {}
     assert own_study.planned() == {}
     name = f"{adapter}/adapter_model.safetensors"
     results = own_study.folder / "results"

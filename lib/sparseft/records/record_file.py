@@ -114,7 +114,7 @@ def section_fields(section: type[Section], names: Iterable[str], without_effect:
     return fields
 
 
-def write(path: Path | str, record: RecordPart) -> None:
+def write(path: Path, record: RecordPart) -> None:
     """Write a record. A `RecordFile` ends with its digest. Other files leave out what was not set, such as unused
     settings."""
     if isinstance(record, RecordFile):

@@ -22,10 +22,10 @@ from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, ch
 
 
 @contextmanager
-def atomic_file(path: Path | str) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`. If the block succeeds, the file is renamed to `path`. If not, it is
     removed."""
-    path = Path(path).resolve()
+    path = path.resolve()
     check_writable(path)
     temporary = _temporary(path)
     try:
@@ -38,7 +38,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write `content` as an indented JSON file, atomically. NaN and infinity raise ValueError, because JSON has
     none."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -47,13 +47,13 @@ def write_json(path: Path | str, content: object) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
+def atomic_folder(path: Path, kind: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is
     removed.
 
     `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds files of another kind, or a
     file that is not as this program wrote it."""
-    path = Path(path).resolve()
+    path = path.resolve()
     temporary = _temporary(path)
     older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
     try:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 
-def sha256(path: Path | str) -> str:
+def sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,7 +27,7 @@ class KnownHashes:
             states[file] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         changed = {file: state for file, state in states.items() if self._known.get(file, [None])[:-1] != state}
         if changed:
-            self._known |= {file: [*state, sha256(file)] for file, state in changed.items()}
+            self._known |= {file: [*state, sha256(Path(file))] for file, state in changed.items()}
             write_json(self._record, self._known)
         return {file: self._known[file][-1] for file in states}
 

@@ -22,10 +22,10 @@ from sparseft.errors import naming
 _HELD: list[TextIO] = []
 
 
-def hold(path: Path | str) -> None:
+def hold(path: Path) -> None:
     """Make an output this process's own until the process ends. If another process holds it, say so on stderr and
     wait."""
-    path = Path(path).resolve()
+    path = path.resolve()
     lock = path.with_name(f".{path.name}.lock")
     with naming(path, lock):
         lock.parent.mkdir(parents=True, exist_ok=True)

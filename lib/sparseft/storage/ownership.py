@@ -35,9 +35,9 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | str | None]) ->
             raise InputError(f"{output} is an input, or lies in one", "name another place")
 
 
-def check_writable(*paths: Path | str) -> None:
+def check_writable(*paths: Path) -> None:
     """Raise InputError if no file can be written to one of the places. An older file may be there."""
-    for place in (Path(path).resolve() for path in paths):
+    for place in (path.resolve() for path in paths):
         folder = next(parent for parent in place.parents if parent.exists())
         is_other_kind = place.exists() and not place.is_file()
         if is_other_kind or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

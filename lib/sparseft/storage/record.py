@@ -31,7 +31,7 @@ ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
 _DIGEST = b',\n  "record_sha256": "'
 
 
-def write_record(path: Path | str, content: dict) -> None:
+def write_record(path: Path, content: dict) -> None:
     """Write `content` as `write_json` does, and its digest as the last key."""
     head = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}").encode()
     with atomic_file(path) as temporary:
@@ -72,7 +72,7 @@ def _end(head: bytes) -> bytes:
     return hashlib.sha256(head + b"\n}").hexdigest().encode() + b'"\n}\n'
 
 
-def remake_advice(path: Path | str) -> str:
+def remake_advice(path: Path) -> str:
     """Return the advice for a damaged output of the workflow."""
     return f"make it again: rm -r {path} && snakemake"
 

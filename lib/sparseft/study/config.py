@@ -33,7 +33,7 @@ from sparseft.study.grid import (
 )
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
-from sparseft.study.section import Count, Percent, Positive, Role, Section, Seed, first_fault, refuse
+from sparseft.study.section import Count, Faults, Percent, Positive, Role, Section, Seed, first_fault, refuse
 from sparseft.study.sources import CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
 from sparseft.tasks import BY_NAME
 
@@ -109,7 +109,7 @@ class Evaluation(Section):
     `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
     more; else none."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the number of windows, and whether it is."""
         return {"divergence 1: one window has no standard error; set 2 or more, or 0": self.divergence == 1}
 
@@ -179,7 +179,7 @@ class Config(Section):
             partial(self.training_backend.check_modes, self.grid.modes),
             partial(self.training_backend.check, self),
         ]
-        faults: dict[str, object] = {}
+        faults: Faults = {}
         for check in checks:
             try:
                 check()
@@ -188,7 +188,7 @@ class Config(Section):
         refuse(faults)
         return self
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what a section may name that another one does not describe or that it cannot use, and whether it
         does."""
         text = self.reconstruction.calibration
@@ -201,7 +201,7 @@ class Config(Section):
             "reconstruction.calibration": (filter(None, [text]), self.masks.texts),
             **{f"throughput.{axis}": (getattr(self.throughput, axis), getattr(self.grid, axis)) for axis in axes},
         }
-        faults: dict[str, object] = {}
+        faults: Faults = {}
         for key, (names, known) in references.items():
             choices = ", ".join(map(str, known))
             faults |= {f"{key} asks for {name!r}, which is none of {choices}": name not in known for name in names}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.study.section import Length, Positive, Section, Small
+from sparseft.study.section import Faults, Length, Positive, Section, Small
 
 # The engines that export/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", LLAMA_CPP := "llama_cpp")
@@ -44,7 +44,7 @@ class Export(Section):
     limit_seconds: Positive = 3600
     """Seconds after which an engine with one model, or the converter, is ended, and the job fails."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the engines and the converter, and whether it is."""
         names = list(self.pythons)
         return {

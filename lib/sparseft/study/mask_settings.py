@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.methods import DENSE, SELF, TASK, TEXT_NAME, Method
-from sparseft.study.section import Percent, Positive, Section, Seed, refuse
-from sparseft.study.sources import CHECKPOINT, DIVERGENCE, CalibrationText, ModelSource
+from sparseft.methods import DENSE, SELF, TASK, Method
+from sparseft.study.section import Faults, Percent, Positive, Section, Seed, refuse
+from sparseft.study.sources import CHECKPOINT, DIVERGENCE, CalibrationText, ModelSource, TextName
 
-Name = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
 
 
@@ -25,16 +24,16 @@ class Masks(Section):
     """Training examples that the methods use which look at examples, and those that end in `_owl`."""
     calibration_seed: Seed = 0
     """Seed that chooses the calibration examples."""
-    calibration: dict[Name, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
+    calibration: dict[TextName, CalibrationText] = Field({}, examples=[{"c4": {"text": "/data/c4.jsonl"}}])
     """Texts by a name of your own (letters a to z and digits), on which the methods that end in `_on_NAME` calibrate.
     `self` is there without an entry. The name of a mixture that has the part `task` begins with `task`."""
-    imported: dict[Name, Annotated[dict[Annotated[Percent, Field(gt=0)], Checkpoint], Field(min_length=1)]] = Field(
+    imported: dict[TextName, Annotated[dict[Annotated[Percent, Field(gt=0)], Checkpoint], Field(min_length=1)]] = Field(
         {}, examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}]
     )
     """Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their sparsity
     in percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `imported_NAME` has their masks and weights. They
     are pruned from the grid's only model. If the source is that of the model itself, the model's zeros are the mask."""
-    imported_pattern: dict[Name, Annotated[str, Field(pattern="^[1-9][0-9]?:[1-9][0-9]?$")]] = Field(
+    imported_pattern: dict[TextName, Annotated[str, Field(pattern="^[1-9][0-9]?:[1-9][0-9]?$")]] = Field(
         {}, examples=[{"wanda": "2:4"}]
     )
     """The pattern N:M of the checkpoints under a name of `imported`, if you know it: of every M weights in a row at
@@ -60,9 +59,9 @@ class Masks(Section):
     """Whether reap divides the router's weights by their sum over a token's experts, if config.json has
     `norm_topk_prob: true`."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the imported checkpoints and the calibration texts, and whether it is."""
-        faults: dict[str, object] = {}
+        faults: Faults = {}
         for name, pattern in self.imported_pattern.items():
             most, group = map(int, pattern.split(":"))
             faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
@@ -104,7 +103,7 @@ class Masks(Section):
         refuse(faults | (self._group_faults(method, method.pattern.group, percents) if method.pattern.group else {}))
         return fixed or self.scope or (importance.scope if importance else "layer")
 
-    def _group_faults(self, method: Method, group: int, percents: list[int]) -> dict[str, object]:
+    def _group_faults(self, method: Method, group: int, percents: list[int]) -> Faults:
         """Return why N:M may be impossible for a sparsity, a block of columns or an allocation, and whether it is."""
         possible = [percent for percent in range(100) if percent * group % 100 == 0]
         impossible = [percent for percent in percents if percent not in possible]

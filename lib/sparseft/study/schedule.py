@@ -8,7 +8,7 @@ from sparseft.errors import InputError
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
 from sparseft.study.grid import PROJECTIONS, TASK_MODES
-from sparseft.study.section import Count, LearningRate, Length, Positive, Role, Section, Small, refuse
+from sparseft.study.section import Count, Faults, LearningRate, Length, Positive, Role, Section, Small, refuse
 
 # The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated or has a teacher.
 DECIDED = Role.MEASUREMENT | Role.LAYERS
@@ -107,7 +107,7 @@ class Training(Section):
     save_every: Annotated[Count, Role.SAVING | Role.MEASUREMENT] = 50
     """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the schedule, and whether it is."""
         return {
             f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: leave it out": (
@@ -301,7 +301,7 @@ class Resources(Section):
     """Jobs that share a GPU of this machine, for small models. Each has an equal share of its memory. What measures a
     speed, `throughput` and `engines`, has a whole GPU."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the GPUs, and whether it is."""
         fault = f"gpus {self.gpus}, processes {self.processes}: each process uses one GPU; set gpus to {self.processes} or 0"
         shared = (

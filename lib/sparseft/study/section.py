@@ -29,6 +29,8 @@ Length = Annotated[int, Field(ge=2, le=LARGEST)]
 Small = Annotated[int, Field(gt=0, le=65536)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+# What may be wrong -> whether it is. A text says what is wrong and, after "; ", what to do.
+Faults = dict[str, object]
 # Pattern of a text -> what to write, if an error can say it better than the pattern.
 IN_WORDS: dict[str, str] = {}
 
@@ -109,7 +111,7 @@ class Section(BaseModel):
             if any(isinstance(part, Role) and part & roles for part in field.metadata)
         }
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the keys taken together, and whether it is."""
         return {}
 
@@ -117,7 +119,7 @@ class Section(BaseModel):
     @classmethod
     def _is_read_as_meant(cls, values: object) -> object:
         """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
-        faults: dict[str, object] = {}
+        faults: Faults = {}
         for name, value in values.items() if isinstance(values, dict) else ():
             has_truth = any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value]))
             key = cls.model_fields.get(name)
@@ -137,8 +139,8 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
-def refuse(faults: dict[str, object]) -> None:
-    """Raise InputError with every text whose value is true. A text says what is wrong and, after "; ", what to do."""
+def refuse(faults: Faults) -> None:
+    """Raise InputError with every text whose value is true."""
     if texts := [text for text, is_there in faults.items() if is_there]:
         what, _, advice = "; also: ".join(texts).partition("; ")
         raise InputError(what, advice)

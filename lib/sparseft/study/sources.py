@@ -9,7 +9,7 @@ from pydantic import Field, PlainSerializer, SerializationInfo
 
 from sparseft.methods import SELF, TEXT_NAME
 from sparseft.study.grid import SEEDS
-from sparseft.study.section import IN_WORDS, Length, Place, Positive, Section, Seed, spelled
+from sparseft.study.section import IN_WORDS, Faults, Length, Place, Positive, Section, Seed, spelled
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The sources that are a Hugging Face checkpoint already, among those of a model.
@@ -32,8 +32,8 @@ IN_WORDS[SOURCE] = "write hub:ORG/NAME if it is on the hub, path:DIR, pypi:NAME=
 IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'
 
 
-# A part of a mixture.
-Part = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
+# Also of what is imported.
+TextName = Annotated[str, Field(pattern=f"^{TEXT_NAME}$")]
 # The default number of windows of documents, and of `self` and a mixture; and their tokens.
 EXAMPLES, OWN_EXAMPLES = 128, 64
 LENGTH, OWN_LENGTH = 2048, 512
@@ -82,7 +82,7 @@ class Model(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Dtype of the prepared checkpoint, and of everything that is computed with it."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the sha256, and whether it is."""
         is_wheel = self.source.startswith("pypi:")
         unused = f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null"
@@ -162,7 +162,7 @@ class TaskData(Section):
     training: dict[str, Any] = Field({}, examples=[{"steps": 100, "learning_rate": 0.0005}])
     """Keys of `training:` for this task only. They replace `training:` and the task's own suggestion."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong, and whether it is. A key of another kind of task would have no effect."""
         return {
             "local and hub are two sources: give one": self.local and self.hub,
@@ -208,7 +208,7 @@ class Perplexity(Section):
     context: Length | Literal["model"] = 2048
     """Tokens per window, without overlap. `model`: the model's own context, max_position_embeddings, as in wanda."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the source, and whether it is."""
         return {"local and hub are two sources: give one": self.local and self.hub}
 
@@ -234,7 +234,7 @@ def _default(of_documents: int, own: int) -> Any:
 class CalibrationText(Section):
     """Set a text on which importances calibrate, and the windows that are read from it."""
 
-    text: Annotated[FileOrName, Field(pattern=TEXT)] | Annotated[list[Part], Field(min_length=2)] = Field(
+    text: Annotated[FileOrName, Field(pattern=TEXT)] | Annotated[list[TextName], Field(min_length=2)] = Field(
         examples=["/data/c4.jsonl"]
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or
@@ -255,7 +255,7 @@ class CalibrationText(Section):
     """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of
     wanda's function of this name, which draws each document anew, for the same documents, tokens and seed."""
 
-    def contradictions(self) -> dict[str, object]:
+    def contradictions(self) -> Faults:
         """Return what may be wrong with the keys of a sampled text or of a mixture, and whether it is."""
         return {
             f"temperature belongs to text: {SELF}": self.temperature != 1 and self.text != SELF,
