@@ -15,8 +15,6 @@ from sparseft.study.targets import used_values
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "workflow/scripts").glob("*.py"))
-# What identifies a saved state of a training, by backend.
-TRAINERS = ["torch", "cerebras/trainer", "modelzoo/training"]
 
 
 @pytest.fixture
@@ -25,21 +23,6 @@ def project(tmp_path) -> Path:
     shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
     return tmp_path
-
-
-def digests(project: Path) -> dict[str, str]:
-    """Return the digest of each script and of each trainer."""
-    lib = project / "lib"
-    files = {name: project / "workflow/scripts" / name for name in SCRIPTS}
-    files |= {name: lib / f"sparseft/trainers/{name}.py" for name in TRAINERS}
-    return {name: Code(lib).digest(file, has_values=True) for name, file in files.items()}
-
-
-def changed_by(project: Path, file: str) -> set[str]:
-    """Return whose digests change if a file gets one more line."""
-    before, path = digests(project), project / file
-    path.write_text(f"{path.read_text()}EDITED = 1\n")
-    return {name for name, digest in digests(project).items() if digest != before[name]}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -59,26 +42,6 @@ def list_modules(script: Path) -> None:
     runpy.run_path(str(script), run_name="imported")
     files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "sparseft"}
     print(*files, sep="\n")
-
-
-PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
-
-
-@pytest.mark.parametrize(
-    ("file", "concerned", "untouched"),
-    [
-        ("lib/sparseft/masks/validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py"}),
-        ("lib/sparseft/pruning/scores.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
-        ("lib/sparseft/training/loop.py", {"train.py", "torch"}, {"compute_masks.py", "merge.py", "evaluate.py"}),
-        ("lib/sparseft/analysis/figures.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
-        ("lib/sparseft/errors.py", set(TRAINERS), set()),
-        ("workflow/scripts/train.py", {"train.py"}, {*SCRIPTS, *TRAINERS} - {"train.py"}),
-    ],
-)
-def test_an_edit_concerns_only_what_imports_the_file(project, file, concerned, untouched):
-    changed = changed_by(project, file)
-    assert changed >= concerned
-    assert not changed & untouched
 
 
 STUDY = Config(**DEFAULT)

@@ -25,7 +25,6 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tiny_models import save_tiny
 
-pytestmark = pytest.mark.process
 RUN = RUNS[0]
 
 

@@ -12,7 +12,6 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION
 from tiny_models import change_json
 
-pytestmark = pytest.mark.process
 MASK = "masks_sparsity50_unstructured.pt"
 
 

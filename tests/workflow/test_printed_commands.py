@@ -15,7 +15,6 @@ from project import ROOT, Study
 
 pytestmark = pytest.mark.slow
 GRID = {"models": ["llama"], "tasks": ["hellaswag_mini"], "methods": ["unstructured"], "sparsities": [50]}
-RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50"
 CONFIGURATION = "results/analysis/configuration.yaml"
 
 
