@@ -116,6 +116,9 @@ def test_a_kept_record_gives_the_digests_of_the_files_as_they_are_now(project, m
     assert Code(project / "lib", record).digest(script) == Code(project / "lib").digest(script) != made[0]
     assert sum(b"ADDED = 1" in source for source in parsed) == 2
     assert parsed[0].endswith(b"ADDED = 1\n")
+    before = Code(project / "lib", record).digest(script)
+    script.write_text(f"{script.read_text()}ADDED = 1\n")
+    assert Code(project / "lib", record).digest(script) != before
 
 
 def text_of(source: str) -> bytes:
