@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from sparseft.architectures.gemma3 import GEMMA3
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.placement import StoredWeights
 from sparseft.language_model.weights import own_rows
 from tiny_models import GEMMA, MODELS, change_json, described, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -37,21 +39,25 @@ def test_rows_are_divided_as_torch_divides_them(rows, processes):
         assert torch.equal(numbers[own_rows(rows, processes, process)], parts[process])
 
 
-def test_an_empty_model_is_the_loaded_one_without_its_weights(tiny):
-    loaded, _ = load_model(tiny.folder, CPU)
-    empty = empty_model(Checkpoint(tiny.folder))
-    assert empty.config.to_dict() == loaded.config.to_dict()
-    assert not empty.training
-    parameters = dict(empty.named_parameters())
-    assert all(parameter.is_meta for parameter in parameters.values())
-    described = [
-        {name: (value.shape, value.dtype) for name, value in model.named_parameters()} for model in (empty, loaded)
-    ]
-    assert described[0] == described[1]
-    buffers = dict(empty.named_buffers())
-    for name, buffer in loaded.named_buffers():
-        assert torch.equal(buffers.pop(name), buffer)
-    assert not buffers
+def test_a_loaded_model_is_that_of_transformers_and_an_empty_one_lacks_its_weights(tiny):
+    stock = AutoModelForCausalLM.from_pretrained(tiny.folder, dtype="auto")
+    loaded, empty = load_model(tiny.folder, CPU)[0], empty_model(Checkpoint(tiny.folder))
+    weights = dict(stock.named_parameters())
+    for model in (loaded, empty):
+        assert model.config.to_dict() == stock.config.to_dict()
+        assert model.generation_config == stock.generation_config
+        assert not model.training
+        parameters = dict(model.named_parameters())
+        assert [(name, value.shape, value.dtype) for name, value in parameters.items()] == [
+            (name, value.shape, value.dtype) for name, value in weights.items()
+        ]
+        assert all(
+            value.is_meta if model is empty else torch.equal(value, weights[name]) for name, value in parameters.items()
+        )
+        buffers = dict(model.named_buffers())
+        for name, buffer in stock.named_buffers():
+            assert torch.equal(buffers.pop(name), buffer)
+        assert not buffers
 
 
 def test_the_rotary_buffers_of_an_old_checkpoint_are_no_fault_and_have_no_say(tmp_path):
@@ -85,11 +91,18 @@ def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
         load_tokenizer(folder)
 
 
-def test_a_model_for_another_device_is_read_there_and_not_moved(tmp_path, monkeypatch):
-    save_tiny("llama", tmp_path)
-    monkeypatch.setattr(torch.nn.Module, "to", None)
-    model, _ = load_model(tmp_path, torch.device("meta"))
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+def test_a_model_for_another_device_is_read_weight_by_weight(tiny_models, monkeypatch):
+    read, weights = StoredWeights.__getitem__, []
+
+    def get(self, name: str) -> torch.Tensor:
+        assert not any(weight() is not None for weight in weights)
+        weight = read(self, name)
+        weights.append(ref(weight))
+        return weight
+
+    monkeypatch.setattr(StoredWeights, "__getitem__", get)
+    model, _ = load_model(tiny_models["mixtral"], torch.device("meta"))
+    assert len(weights) == len(list(model.parameters()))
 
 
 # transformers computes the attention of a Gemma 2 with all its scores.

@@ -1,7 +1,5 @@
 """A model whose weights partly stay in their files gives the same bits as the whole model."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -46,16 +44,6 @@ def test_an_evaluation_of_a_model_in_its_files_has_the_bits_of_the_whole_model(t
         assert placement(model) == layers
         assert model.device == CPU
         assert results(model, tokenizer) == expected
-
-
-def test_a_file_that_is_larger_than_the_memory_is_mapped_tensor_by_tensor(tmp_path, monkeypatch):
-    folder = save_tiny("llama", tmp_path, torch.bfloat16)
-    expected = results(*load_model(folder, CPU))
-    monkeypatch.setattr("sparseft.language_model.model.virtual_memory", lambda: SimpleNamespace(total=1))
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
-    model, tokenizer = load_model(folder, CPU)
-    assert placement(model) == {"cpu": 2}
-    assert results(model, tokenizer) == expected
 
 
 def test_a_model_takes_room_only_where_its_weights_are_copied(tmp_path):

@@ -23,8 +23,8 @@ class LayeredModel:
     """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has
     none at first.
 
-    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError if the
-    tensors are not those that config.json describes, or as `load_model` does for another class or dtype."""
+    Fused experts are single layers. With `widens_float16`, a float16 model is in float32. Raises InputError as
+    `empty_model` does."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, *, widens_float16: bool = False) -> None:
         model = empty_model(checkpoint)

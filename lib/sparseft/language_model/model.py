@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
-from psutil import virtual_memory
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
@@ -60,48 +59,27 @@ def load_model(
     rooms: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose
     weights the first device has no room can only be evaluated (language_model/placement.py).
 
-    Raises InputError as `Checkpoint` does. Raises it if the model has another class than config.json names or another
-    dtype than its files, or if the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not
-    fit, because transformers would draw them at random."""
+    Raises InputError as `empty_model` does, and if the tokenizer has no end-of-sequence token."""
     checkpoint = Checkpoint(folder)
-    # This comes first, because transformers would build a model of any size, and has errors of its own for some
-    # configurations.
-    check_tensors(checkpoint, folder)
-    size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    # On a CPU, the weights are mapped from their files and take no room, except for experts, which transformers joins.
-    takes_room = device.type != "cpu" or fused_experts(checkpoint.architecture)
-    is_divided = rooms and takes_room and size > next(iter(rooms.values()))
-    # transformers maps a file as a whole. Linux refuses that if the file is larger than the machine's memory.
-    largest_file = max(file.stat().st_size for file in checkpoint.files)
-    is_too_large = device.type == "cpu" and largest_file > virtual_memory().total
-    if is_divided or is_too_large:
-        model = empty_model(checkpoint)
-        place(model, StoredWeights(checkpoint, model), rooms if is_divided and rooms else {device.type: math.inf})
-        return model, load_tokenizer(folder)
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=model_config(folder),
-        dtype="auto",
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        # On a GPU, tensor by tensor, so that the machine's memory never holds the whole model.
-        device_map=None if device.type == "cpu" else {"": device},
-    )
-    faults = [f"{kind} {min(map(str, names))}" for kind, names in loading.items() if names]
-    if faults:
-        what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
-        raise InputError(what, "repair or replace the checkpoint")
-    _check_class_and_dtype(checkpoint, model)
-    return use_products(model).eval(), load_tokenizer(folder)
+    model = empty_model(checkpoint)
+    # On a CPU, the weights are mapped from their files and take no room, except for experts, which are joined.
+    is_mapped = device.type == "cpu" and not fused_experts(checkpoint.architecture)
+    # A tensor on cpu:1, as a second process on a CPU calls its device, would be a copy.
+    name = "cpu" if device.type == "cpu" else str(device)
+    place(model, StoredWeights(checkpoint, model), rooms if rooms and not is_mapped else {name: math.inf})
+    return model, load_tokenizer(folder)
 
 
 def empty_model(checkpoint: Checkpoint) -> nn.Module:
     """Return the checkpoint's model without weights, in evaluation mode. Its parameters are on "meta", in the dtype of
     the files.
 
-    The buffers, such as the frequencies of rotary embeddings, are in no file. They are on the CPU. Raises InputError as
-    `load_model` does."""
+    The buffers, such as the frequencies of rotary embeddings, are in no file. They are on the CPU.
+
+    Raises InputError as `Checkpoint` does, if tensors are missing or do not fit config.json, and if the model has
+    another class than config.json names, or another dtype than its files."""
+    # This comes first, because transformers would build a model of any size, and has errors of its own for some
+    # configurations.
     check_tensors(checkpoint, checkpoint.folder)
     config = model_config(checkpoint.folder)
     # For a config.json that names no dtype.

@@ -10,13 +10,13 @@ from collections import Counter
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
 from accelerate.utils import get_max_memory, set_module_tensor_to_device
-from torch import Tensor, cuda, empty, nn
+from torch import Tensor, cuda, nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.gpus import sharing_jobs
 from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.prefetch import StoredLayers
-from sparseft.language_model.weights import fused_experts, map_weight, memory_path
+from sparseft.language_model.weights import as_weight, fused_experts, map_weight, memory_path
 
 # The place of a decoder layer whose weights stay in their files, as accelerate calls it.
 DISK = "disk"
@@ -41,13 +41,10 @@ class StoredWeights:
         names = self._experts
         assert names is not None
         matrices = (names.gate, names.up) if joint == "gate_up_proj" else (names.down,)
-        joined = None
-        for number in range(self._shapes[name][0]):
-            parts = [self[f"{block}.{number}.{matrix}.weight"] for matrix in matrices]
-            joined = empty(self._shapes[name], dtype=parts[0].dtype) if joined is None else joined
-            for rows, part in zip(joined[number].chunk(len(parts)), parts, strict=True):
-                rows.copy_(part)
-        return joined
+        shape = self._shapes[name]
+        paths = [f"{block}.{number}.{matrix}.weight" for number in range(shape[0]) for matrix in matrices]
+        tensors = [self._checkpoint.tensors[self._on_disk[path]] for path in paths]
+        return torch.cat([as_weight(self._checkpoint.map(one.name), one.dtype) for one in tensors]).view(shape)
 
 
 def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
@@ -72,26 +69,25 @@ def place(model: nn.Module, weights: StoredWeights, rooms: dict[str, float]) -> 
     rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in
         the files"""
     main = next(iter(rooms))
-    layers = [f"model.layers.{number}" for number in range(len(model.model.layers))]
-    sizes = [_size(layer) for layer in model.model.layers]
-    places = {name: main for name, _ in model.named_children() if name != "model"}
-    places |= {f"model.{name}": main for name, child in model.model.named_children() if child is not model.model.layers}
-    places |= zip(layers, places_of(sizes, _size(model) - sum(sizes), rooms), strict=True)
+    layers = {f"model.layers.{number}": layer for number, layer in enumerate(model.model.layers)}
+    sizes = [_size(layer) for layer in layers.values()]
+    places = dict(zip(layers, places_of(sizes, _size(model) - sum(sizes), rooms), strict=True))
     for name, _ in list(model.named_parameters()):
-        module = ".".join(name.split(".")[: 3 if name.startswith("model.layers.") else 2])
-        device = places.get(module) or places[name.partition(".")[0]]
+        device = places.get(".".join(name.split(".")[:3]), main)
         if device != DISK:
             set_module_tensor_to_device(model, name, device, weights[name])
     model.tie_weights()
+    if set(places.values()) == {main}:
+        model.to(main)
+        return
+    stored = {name: layer for name, layer in layers.items() if places[name] == DISK}
+    places |= {name: main for name, _ in model.named_children() if name != "model"}
+    places |= {f"model.{name}": main for name, _ in model.model.named_children() if name != "layers"}
     model.hf_device_map = places
-    stored = {layer: model.get_submodule(layer) for layer in layers if places[layer] == DISK}
     devices = {name: device for name, device in places.items() if device != DISK}
     skip_keys = model._skip_keys_device_placement
-    if stored or len(set(devices.values())) > 1:
-        is_stored = dict.fromkeys(devices, False)
-        attach_align_device_hook_on_blocks(model, {**devices, "": main}, is_stored, skip_keys=skip_keys)
-    else:
-        model.to(main)
+    is_stored = dict.fromkeys(devices, False)
+    attach_align_device_hook_on_blocks(model, {**devices, "": main}, is_stored, skip_keys=skip_keys)
     if stored:
         StoredLayers(stored, weights.__getitem__, torch.device(main), skip_keys)
 
