@@ -65,15 +65,11 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
     if task.sequence_length:
         return _sequences(rows, task, tokenizer, max_length)
     end = [tokenizer.eos_token_id] if task.choices is None and not task.messages else []
-    examples: list[Example] = []
-    divisible: list[bool] = []
-    for prompt_text, whole_text in _texts(rows, task, tokenizer):
-        # A chat template also writes the first token of a text.
-        prompt = tokenizer.encode(prompt_text, add_special_tokens=not task.messages)
-        whole = tokenizer.encode(whole_text, add_special_tokens=not task.messages)
-        divisible.append(continues(prompt, whole))
-        examples.append(Example(whole + end, len(prompt)))
-    refuse_indivisible(task.name, divisible)
+    # A chat template also writes the first token of a text.
+    ids_of = partial(tokenizer.encode, add_special_tokens=not task.messages)
+    pairs = [(ids_of(prompt), ids_of(whole)) for prompt, whole in _texts(rows, task, tokenizer)]
+    refuse_indivisible(task.name, [continues(*pair) for pair in pairs])
+    examples = [Example(whole + end, len(prompt)) for prompt, whole in pairs]
     refuse_longer(f"{task.name}: examples", [len(example.ids) for example in examples], max_length)
     return examples
 
@@ -253,7 +249,7 @@ def shuffled(examples: list[Example], size: int, buckets: int, seed: int) -> Ite
     left_over: list[Example] = []
     while True:
         epoch = generator.sample(examples, len(examples))
-        missing = (size - len(left_over)) % size
+        missing = -len(left_over) % size
         first = left_over + epoch[:missing]
         epoch = epoch[missing:]
         # There are fewer examples than a batch holds, so the next epoch has to fill it.
@@ -261,10 +257,10 @@ def shuffled(examples: list[Example], size: int, buckets: int, seed: int) -> Ite
             left_over = first
             continue
         end = len(epoch) // size * size
-        left_over = epoch[end:]
+        epoch, left_over = epoch[:end], epoch[end:]
         if first:
             yield first
         for start in range(0, end, window):
-            by_length = sorted(epoch[start : min(start + window, end)], key=lambda example: len(example.ids))
+            by_length = sorted(epoch[start : start + window], key=lambda example: len(example.ids))
             batches = [by_length[begin : begin + size] for begin in range(0, len(by_length), size)]
             yield from generator.sample(batches, len(batches))

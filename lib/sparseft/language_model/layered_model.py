@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -31,9 +32,8 @@ class LayeredModel:
         if widens_float16 and model.dtype == torch.float16:
             model.float()
         unfuse_experts(model)
-        for module in model.modules():
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                setattr(module, name, buffer.to(device))
+        for name, _ in list(model.named_buffers()):
+            set_module_tensor_to_device(model, name, device)
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = model.dtype
@@ -60,23 +60,20 @@ class LayeredModel:
 
     def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:
         """Return the modules of those prunable `layers` that are in a decoder layer, by their names on disk."""
-        own = [layer for layer in layers if decoder_layer_of(layer) == number]
-        architecture = self.checkpoint.architecture
-        return {layer: self.model.get_submodule(memory_path(architecture, layer)) for layer in own}
+        paths = {layer: memory_path(self.checkpoint.architecture, layer) for layer in layers}
+        return {key: self.model.get_submodule(path) for key, path in paths.items() if decoder_layer_of(key) == number}
 
     def _read(self, names: Iterable[str]) -> None:
         """Read tensors into the model."""
-        read_tensors(self.model, self.checkpoint, names, self.device, self.dtype)
+        read_tensors(self.model, self.checkpoint, names, self.device)
 
 
-def read_tensors(
-    model: nn.Module, checkpoint: Checkpoint, names: Iterable[str], device: torch.device, dtype: torch.dtype
-) -> None:
-    """Read tensors of a checkpoint into its model, whose experts are unfused."""
+def read_tensors(model: nn.Module, checkpoint: Checkpoint, names: Iterable[str], device: torch.device) -> None:
+    """Read tensors of a checkpoint into its model, in the model's dtype. Its experts are unfused."""
     for name in names:
         if ROTARY_BUFFER.search(name):
             continue
-        weight = map_weight(checkpoint, name).to(device, dtype)
+        weight = map_weight(checkpoint, name).to(device, model.dtype)
         module, _, attribute = memory_path(checkpoint.architecture, name).rpartition(".")
         setattr(model.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))
 

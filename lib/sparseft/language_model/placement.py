@@ -30,18 +30,17 @@ class StoredWeights:
     def __init__(self, checkpoint: Checkpoint, model: nn.Module) -> None:
         self._checkpoint = checkpoint
         self._on_disk = {memory_path(checkpoint.architecture, name): name for name in checkpoint.tensors}
-        self._experts = fused_experts(checkpoint.architecture)
-        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self._model = model
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the weight on the CPU. Nothing that is written to it reaches the file."""
         if name in self._on_disk:
             return map_weight(self._checkpoint, self._on_disk[name])
         block, _, joint = name.rpartition(".")
-        names = self._experts
+        names = fused_experts(self._checkpoint.architecture)
         assert names is not None
         matrices = (names.gate, names.up) if joint == "gate_up_proj" else (names.down,)
-        shape = self._shapes[name]
+        shape = self._model.get_parameter(name).shape
         paths = [f"{block}.{number}.{matrix}.weight" for number in range(shape[0]) for matrix in matrices]
         tensors = [self._checkpoint.tensors[self._on_disk[path]] for path in paths]
         return torch.cat([as_weight(self._checkpoint.map(one.name), one.dtype) for one in tensors]).view(shape)

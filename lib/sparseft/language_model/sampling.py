@@ -75,15 +75,14 @@ def score_windows(model: nn.Module, windows: list[Example]) -> dict[str, np.ndar
 
     Each window is a batch of its own. So no setting of the batches changes a bit. Raises InputError if a probability is
     not a number."""
-    log_p, top = [], []
-    for window in windows:
-        for targets, logits in logits_by_rows(model, torch.tensor(window.ids, device=model.device)):
-            log_p.append(-CrossEntropyFunction.apply(logits, targets).double())
-            top.append(logits.argmax(1))
-    parts = {"log_p": log_p, "top": top}
-    scores = {name: torch.cat(rows).view(len(windows), -1).cpu().numpy() for name, rows in parts.items()}
-    check_finite_evaluation(-scores["log_p"].sum())
-    return scores
+    parts = [
+        (-CrossEntropyFunction.apply(logits, targets).double(), logits.argmax(1))
+        for window in windows
+        for targets, logits in logits_by_rows(model, torch.tensor(window.ids, device=model.device))
+    ]
+    log_p, top = (torch.cat(values).view(len(windows), -1).cpu().numpy() for values in zip(*parts, strict=True))
+    check_finite_evaluation(-log_p.sum())
+    return {"log_p": log_p, "top": top}
 
 
 def write_windows(

@@ -194,5 +194,6 @@ def own_rows(rows: int, processes: int, process: int) -> slice:
         4 processes, 10 rows   3 | 3 | 3 | 1
         4 processes, 5 rows    2 | 2 | 1 | -
     """
-    size = (rows + processes - 1) // processes
-    return slice(min(process * size, rows), min((process + 1) * size, rows))
+    size = -(-rows // processes)
+    own = range(rows)[process * size : (process + 1) * size]
+    return slice(own.start, own.stop)

@@ -82,7 +82,7 @@ def reconstruct(job: TrainingJob, examples: list[Example], state: Path | None) -
         own = {key: path for key, path in paths.items() if decoder_layer_of(key) == number}
         if base:
             # It may have fewer experts.
-            read_tensors(base, job.checkpoint, decoder_layer_tensors(job.checkpoint, number), device, layered.dtype)
+            read_tensors(base, job.checkpoint, decoder_layer_tensors(job.checkpoint, number), device)
             for name, child in base.model.layers[number].named_children():
                 setattr(model.model.layers[number], name, child)
         return attach(model, masks_on(job.mask, device), own, job.mode, job.settings, workspace=workspace)
