@@ -48,11 +48,11 @@ def main(
     """
     claim_record(output, "engines", [export_dir, model_path, data_dir])
     engines = find_engines(settings)
-    models = {"dense": Checkpoint(model_path), "run": Checkpoint(export_dir)}
+    exported = Checkpoint(export_dir)
     manifest = read_record_file(export_dir / "manifest.json", ExportManifest)
-    digests = {name: model.digest for name, model in models.items()}
+    inputs = {"dense": Checkpoint(model_path).digest, "export": exported.digest, "model": manifest.merged}
     task = find_task(data_dir, Run.parse(run_id).task)
-    rows, data_sha256 = read_prepared(data_dir / "validation.jsonl", task)
+    rows, inputs["data"] = read_prepared(data_dir / "validation.jsonl", task)
     tokenizer = load_tokenizer(export_dir)
     needed = settings.prompts * settings.prompt_tokens
     ids = [token for part in texts_of(task, rows).parts for token in tokenizer(part).input_ids]
@@ -79,15 +79,10 @@ def main(
         passed=all(result.agrees for result in results),
         device=device,
         threads=threads,
-        dtype=str(models["run"].config.get("dtype")),
+        dtype=str(exported.config.get("dtype")),
         results=results,
         **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens", "repeats"}),
-        inputs={
-            "dense": digests["dense"],
-            "export": digests["run"],
-            "model": manifest.merged,
-            "data": data_sha256,
-        },
+        inputs=inputs,
     )
     write(output, record)
     return 0 if record.passed else 1

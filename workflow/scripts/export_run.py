@@ -37,9 +37,8 @@ def main(
         output_dir: the exported folder
     """
     claim_folder(output_dir, "export", [checkpoint, model_path, mask_path])
-    named = Run.parse(run_id)
-    manifest = export(named, Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)
-    print(f"smaller: {f'no, {reason}' if (reason := manifest.why_not_smaller) else 'yes'}", file=sys.stderr)
+    reason = export(Run.parse(run_id), Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)
+    print(f"smaller: {f'no, {reason}' if reason else 'yes'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,8 @@ def call_engine(engine: str, python: str, request: dict[str, Any], settings: Exp
         question, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
         question.write_text(json.dumps(request))
         command = [python, "-I", str(PROCESS), engine, str(question), str(answer)]
-        threads = {"OMP_NUM_THREADS": str(request.get("threads", 1))}
-        return run_program(
-            command, partial(read, answer), f"export.engines: {engine}:{python}", ADVICE, settings, **threads
-        )
+        what, threads = f"export.engines: {engine}:{python}", str(request.get("threads", 1))
+        return run_program(command, partial(read, answer), what, ADVICE, settings, OMP_NUM_THREADS=threads)
 
 
 def engine_version(engine: str, python: str, request: dict[str, Any], settings: Export) -> str:

@@ -63,18 +63,25 @@ def measure(
     unless the folder has one."""
     references: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        files = {name: folder / GGUF for name, folder in models.items()} if LLAMA_CPP in engines else {}
-        for name in [name for name, file in files.items() if not file.exists()]:
-            files[name] = Path(scratch, f"{name}.gguf")
-            write_gguf(settings, models[name], files[name], name)
+        files = {}
+        for name, folder in models.items() if LLAMA_CPP in engines else ():
+            files[name] = folder / GGUF
+            if not files[name].exists():
+                files[name] = Path(scratch, f"{name}.gguf")
+                write_gguf(settings, folder, files[name], name)
         for _ in range(settings.repeats):
             for (engine, (python, version)), (name, folder) in product(engines.items(), models.items()):
                 place, weights = folder, Checkpoint(folder).files
                 if engine == LLAMA_CPP:
                     place, weights = files[name], [files[name]]
-                request = {"model": str(place), "threads": threads, "prompts": prompts}
-                request["continuations"] = references[name].tokens if name in references else None
-                request |= {"new_tokens": settings.new_tokens, "load": sorted({1, *settings.load})}
+                request = {
+                    "model": str(place),
+                    "threads": threads,
+                    "prompts": prompts,
+                    "continuations": references[name].tokens if name in references else None,
+                    "new_tokens": settings.new_tokens,
+                    "load": sorted({1, *settings.load}),
+                }
                 _forget(weights)
                 answer = call_engine(engine, python, request, settings, partial(_read_answer, request=request))
                 yield _result(
@@ -128,7 +135,7 @@ def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
     """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not
     sound."""
     answer, prompts, new = read_record_file(path, Answer), request["prompts"], request["new_tokens"]
-    made = [[len(row) for row in rows] for rows in (answer.tokens, answer.log_likelihoods)]
+    made = [list(map(len, rows)) for rows in (answer.tokens, answer.log_likelihoods)]
     asked = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
     if made != asked or [one.at_once for one in answer.loads] != request["load"]:
         raise InputError(f"{path.name}: not {new} tokens for each of {len(prompts)} prompts", ADVICE)

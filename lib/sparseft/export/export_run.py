@@ -37,8 +37,9 @@ from sparseft.study.sources import without_folders
 Records = tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]
 
 
-def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> ExportManifest:
-    """Write the folder, and return its manifest. `merged` lies in the run's folder, whose records are read.
+def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> str | None:
+    """Write the folder, and return why its model is not smaller; None if it is. `merged` lies in the run's folder, whose
+    records are read.
 
     Raises InputError if a record is missing or of another model, if the proof of the run failed, or if the licence of
     the dense model forbids to share the folder. Then no file is written."""
@@ -68,7 +69,7 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
         model_card(run, origin, licence, records, report).save(folder / README)
         if settings.gguf:
             write_gguf(settings, folder, folder / GGUF, run.id)
-        written = write_manifest(
+        write_manifest(
             folder,
             ExportManifest,
             run_id=run.id,
@@ -78,7 +79,7 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
             why_not_smaller=obstacle,
             licence=licence,
         )
-    return ExportManifest(**written)
+    return obstacle
 
 
 def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:

@@ -1,10 +1,12 @@
 """Write a checkpoint as a GGUF file with llama.cpp's own converter and quantiser, and read what its blocks hold."""
 
+import math
 import shlex
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +40,13 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
         return
     checkpoint = Checkpoint(folder)
     check_rows(checkpoint, settings.gguf)
+    ask_quantizer = partial(engine_version, LLAMA_CPP, settings.pythons[LLAMA_CPP], settings=settings)
     # Whether the quantiser is there is known before the conversion, which takes longer.
-    engine_version(LLAMA_CPP, settings.pythons[LLAMA_CPP], {}, settings)
+    ask_quantizer({})
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".gguf") as scratch:
         exact = Path(scratch, GGUF)
         _convert(settings, folder, exact, name, _SAME[str(checkpoint.config["dtype"])])
-        request = {"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1}
-        engine_version(LLAMA_CPP, settings.pythons[LLAMA_CPP], request, settings)
+        ask_quantizer({"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1})
         kept = kept_zeros(exact, output)
     formats = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
@@ -66,7 +68,7 @@ def check_rows(checkpoint: Checkpoint, kind: str) -> None:
     weights: Counter[int] = Counter()
     for tensor in checkpoint.tensors.values():
         if len(tensor.shape) > 1:
-            weights[tensor.shape[-1]] += int(np.prod(tensor.shape))
+            weights[tensor.shape[-1]] += math.prod(tensor.shape)
             if tensor.shape[-1] % _SMALL_BLOCK:
                 what = f"export.gguf: {kind}: the rows of {tensor.name} have {tensor.shape[-1]} weights, no multiple of"
                 raise InputError(f"{what} {_SMALL_BLOCK}", "ask for f16 or bf16, which have no blocks")

@@ -5,7 +5,6 @@ The metadata at its top are those of the Hugging Face hub. Their model-index has
 
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -46,18 +45,15 @@ def model_card(
         name=name,
         what=_what(run, manifest, training),
         attribution=f"\n{terms.words}.\n" if terms else "",
-        checked=proof.layers_checked,
-        expected=proof.layers_expected,
-        violations=proof.violations,
-        largest=proof.max_abs_pruned,
+        run=run,
+        proof=proof,
+        evaluation=evaluation,
         zeros=100 * (proof.actual_sparsity or 0),
         weights=proof.weights + proof.removed_weights,
         state="of the dense model were left out" if proof.removed_weights else "are exact zeros in the merged model",
-        mask=proof.inputs.mask,
         size=_size(run, proof, smaller),
         rows="\n".join(f"| {one.dataset_name} | {one.metric_type} | {one.metric_value:.4f} |" for one in results),
-        settings=f"{evaluation.examples} examples of {run.task}, {evaluation.few_shot} worked examples before each"
-        + (f", {evaluation.harness}." if evaluation.harness else "."),
+        harness=f", {evaluation.harness}" if evaluation.harness else "",
         version=sparseft.__version__,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
@@ -80,26 +76,24 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     """Return in sentences what the model is, and how it was made."""
     revision = f" at revision {manifest.revision}" if manifest.revision else ""
     pruned = f"pruned to {run.sparsity} % of its prunable weights by `{run.method}`"
-    sentences = [f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."]
-    if training:
-        keys = training.settings
-        rank = keys["lora_r"]
-        how = f"LoRA of rank {rank}, merged into the weights" if rank else "all kept weights trained"
-        if keys["recover_on"] not in (None, run.task):
-            how += f", after a training on `{keys['recover_on']}`"
-        sentences.append(
-            f"It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {keys['steps']} steps of"
-            f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}."
-        )
-    else:
-        sentences.append("It was not fine-tuned.")
-    return " ".join(sentences)
+    model = f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."
+    if training is None:
+        return f"{model} It was not fine-tuned."
+    keys = training.settings
+    rank = keys["lora_r"]
+    how = f"LoRA of rank {rank}, merged into the weights" if rank else "all kept weights trained"
+    if keys["recover_on"] not in (None, run.task):
+        how += f", after a training on `{keys['recover_on']}`"
+    return (
+        f"{model} It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {keys['steps']} steps of"
+        f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}."
+    )
 
 
 def _results(run: Run, evaluation: EvaluationRecord) -> Iterator[EvalResult]:
     """Yield the metrics of the task, its loss, the perplexity of a text, and the headline metric of each probe."""
-    values: dict[tuple[str, str], Any] = {(run.task, name): value for name, value in evaluation.metrics.items()}
-    values[run.task, "eval_loss"] = evaluation.eval_loss
+    metrics = evaluation.metrics | {"eval_loss": evaluation.eval_loss}
+    values = {(run.task, name): value for name, value in metrics.items()}
     values |= {(name, probe.metric): probe.value for name, probe in evaluation.probes.items()}
     for (data, name), value in values.items():
         if value is not None and "_stderr" not in name:
