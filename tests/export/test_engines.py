@@ -127,7 +127,7 @@ def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: f
     rows = [[-0.25, -0.75, *row] for row in log_likelihoods]
     answer = Answer(tokens=tokens, log_likelihoods=rows, **ANSWER)
     labels = {"engine": "vllm", "version": "1.0", "model": "run", "weight_bytes": 100, "bound": bound}
-    return _result(answer, reference, 3, **labels)
+    return _result(answer, reference, **labels)
 
 
 @pytest.mark.parametrize(

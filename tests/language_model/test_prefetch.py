@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import hooks
 from sparseft.language_model import prefetch
-from sparseft.language_model.prefetch import DividedLayers, StoredLayers
+from sparseft.language_model.prefetch import StoredLayers, copy_ahead
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -125,7 +125,7 @@ def test_the_next_layer_is_copied_before_a_layer_computes_and_the_one_before_in_
             return x
 
     model = Model()
-    DividedLayers(model, list(model.layers), torch.device("cpu"))
+    copy_ahead(model, list(model.layers), torch.device("cpu"))
     for _ in range(2):
         model(torch.ones(1, 3)).sum().backward()
         forward = [*MEET, "copy 1", "compute 0", *MEET, "copy 2", "compute 1", *MEET, "compute 2"]

@@ -226,9 +226,10 @@ def measure(engine: Engine, prompts: list[Tokens], number: int, threads: int, lo
     begin, cpu = time.perf_counter(), time.process_time()
     for at_once in load:
         made, first, whole = [], [], []
-        # As often as needed, so that no group is smaller.
-        repeated = list(islice(cycle(prompts), -(-len(prompts) // at_once) * at_once))
-        groups = [repeated[place : place + at_once] for place in range(0, len(repeated), at_once)]
+        # Prompts are repeated, so that no group is smaller.
+        repeated = cycle(prompts)
+        groups = [list(islice(repeated, at_once)) for _ in range(0, len(prompts), at_once)]
+        count = at_once * len(groups)
         # The first call is the warm-up.
         engine.generate(groups[0], number)
         for group in groups:
@@ -242,12 +243,12 @@ def measure(engine: Engine, prompts: list[Tokens], number: int, threads: int, lo
         later = sum(whole) - sum(first)
         speeds = {
             "at_once": at_once,
-            "prompt_tokens_per_second": sum(map(len, repeated)) / sum(first),
-            "decode_tokens_per_second": len(repeated) * (number - 1) / later if later > 0 else None,
+            "prompt_tokens_per_second": count * len(prompts[0]) / sum(first),
+            "decode_tokens_per_second": count * (number - 1) / later if later > 0 else None,
         }
         answer["loads"].append(speeds)
         if at_once == 1:
-            answer |= {"tokens": made, "tokens_per_second": len(repeated) * number / sum(whole)}
+            answer |= {"tokens": made, "tokens_per_second": count * number / sum(whole)}
             answer |= {"first_token_seconds": median(first)} | peak_memory()
     share = (time.process_time() - cpu) / (time.perf_counter() - begin) / threads
     return answer | {"cpu_share": share}

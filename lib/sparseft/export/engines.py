@@ -28,13 +28,8 @@ from sparseft.study.export_settings import ADVICE, ENGINES, LLAMA_CPP, Export
 
 REFERENCE = ENGINES[0]
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.
-BOUNDS = {
-    ("float32", "f32"): 1e-3,
-    ("float16", "f16"): 2e-2,
-    ("bfloat16", "bf16"): 5e-2,
-    ("q8_0", "q6_k"): 1e-1,
-    ("q5_k_m", "q4_k_m", "q4_0"): 5e-1,
-}
+BOUNDS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "f32": 1e-3, "f16": 2e-2, "bf16": 5e-2}
+BOUNDS |= {"q8_0": 1e-1, "q6_k": 1e-1, "q5_k_m": 5e-1, "q4_k_m": 5e-1, "q4_0": 5e-1}
 
 
 class Answer(EngineUse):
@@ -87,7 +82,6 @@ def measure(
                 yield _result(
                     answer,
                     references.setdefault(name, answer),
-                    settings.new_tokens,
                     engine=engine,
                     version=version,
                     model=name,
@@ -110,9 +104,10 @@ def _forget(weights: Sequence[Path]) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _result(answer: Answer, reference: Answer, new_tokens: int, **labels: Any) -> EngineResult:
+def _result(answer: Answer, reference: Answer, **labels: Any) -> EngineResult:
     """Return the result of an engine with a model from its answer and that of the reference. `labels`: the other fields."""
     tokens = list(zip(answer.tokens, reference.tokens, strict=True))
+    new_tokens = len(answer.tokens[0])
     # Of each prompt, the tokens before the first that differs.
     same = [sum(1 for _ in takewhile(bool, map(operator.eq, *pair))) for pair in tokens]
     new, theirs = ([value for row in one.log_likelihoods for value in row[-new_tokens:]] for one in (answer, reference))
@@ -127,8 +122,8 @@ def _result(answer: Answer, reference: Answer, new_tokens: int, **labels: Any) -
 
 def _bound(folder: Path, engine: str, settings: Export) -> float:
     """Return how far the log-likelihoods of an engine may be from those of transformers."""
-    formats = {Checkpoint(folder).config.get("dtype"), settings.gguf if engine == LLAMA_CPP else None}
-    return max(bound for alike, bound in BOUNDS.items() if not formats.isdisjoint(alike))
+    formats = [Checkpoint(folder).config["dtype"], *([settings.gguf] if engine == LLAMA_CPP else [])]
+    return max(BOUNDS[str(one)] for one in formats)
 
 
 def _read_answer(path: Path, request: dict[str, Any]) -> Answer:

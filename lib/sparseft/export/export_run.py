@@ -34,8 +34,6 @@ from sparseft.study.export_settings import Export
 from sparseft.study.grid import NO_FINETUNE, Run
 from sparseft.study.sources import without_folders
 
-Records = tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]
-
 
 def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> str | None:
     """Write the folder, and return why its model is not smaller; None if it is. `merged` lies in the run's folder, whose
@@ -55,8 +53,10 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     origin = origin.model_copy(update={"source": without_folders(origin.source)})
     obstacle = why_not_smaller(merged, mask)
     with atomic_folder(output, "export") as folder:
-        report = None if obstacle else compact(merged, mask_path, folder)
-        if obstacle:
+        report = None
+        if obstacle is None:
+            report = compact(merged, mask_path, folder)
+        else:
             merged.copy_rest(folder)
             for file in merged.files:
                 shutil.copyfile(file, folder / file.name)
@@ -93,7 +93,9 @@ def why_not_smaller(merged: Checkpoint, mask: Mask) -> str | None:
     return "the mask keeps every channel and head" if all(np.all(cut.kept) for cut in cuts.values()) else None
 
 
-def read_records(folder: Path, run: Run, hashes: dict[str, str]) -> Records:
+def read_records(
+    folder: Path, run: Run, hashes: dict[str, str]
+) -> tuple[ValidationRecord, EvaluationRecord, TrainingRecord | None]:
     """Return the proof, the evaluation and the training of a run, all sound and of the model with these hashes."""
     proof = read_record_file(folder / ValidationRecord.file_name, ValidationRecord)
     evaluation = read_record_file(folder / EvaluationRecord.file_name, EvaluationRecord)

@@ -250,8 +250,7 @@ def shuffled(examples: list[Example], size: int, buckets: int, seed: int) -> Ite
     while True:
         epoch = generator.sample(examples, len(examples))
         missing = -len(left_over) % size
-        first = left_over + epoch[:missing]
-        epoch = epoch[missing:]
+        first, epoch = left_over + epoch[:missing], epoch[missing:]
         # There are fewer examples than a batch holds, so the next epoch has to fill it.
         if len(first) % size:
             left_over = first

@@ -47,15 +47,15 @@ class CrossEntropyFunction(torch.autograd.Function):
         """Return the losses, and the divergences if there is a teacher."""
         number = ROWS[logits.device.type]
         # The logarithm of softmax's denominator, (N,).
-        log_sums = torch.cat([_wide(rows).logsumexp(1) for rows in logits.split(number)])
+        log_sums = torch.cat([rows.float().logsumexp(1) for rows in logits.split(number)])
         ctx.kept = logits, targets, log_sums, of_teacher
         ctx.temperature = temperature
-        losses = log_sums - _wide(logits.gather(1, targets[:, None])[:, 0])
+        losses = log_sums - logits.gather(1, targets[:, None])[:, 0].float()
         if of_teacher is None:
             return losses
         divergences = []
         for blocks in zip(logits.split(number), of_teacher.split(number), strict=True):
-            log_q, log_p = (_wide(rows).div(temperature).log_softmax(1) for rows in blocks)
+            log_q, log_p = (rows.float().div(temperature).log_softmax(1) for rows in blocks)
             by_token = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
             # Only by rounding, a divergence is below 0.
             divergences.append(by_token.clamp_(min=0))
@@ -75,11 +75,6 @@ class CrossEntropyFunction(torch.autograd.Function):
         return logits, None, None, None
 
 
-def _wide(values: Tensor) -> Tensor:
-    """Return values in fp32, or in float64 if they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def _gradient(
     temperature: float, rows: Tensor, targets: Tensor, log_sums: Tensor, of_losses: Tensor, *taught: Tensor
 ) -> Tensor:
@@ -88,9 +83,9 @@ def _gradient(
     `taught` is the gradient of the divergences, (n,), and the rows of the teacher, if there is one."""
     if taught:
         of_divergences, of_teacher = taught
-        q, p = (_wide(of_model).div(temperature).softmax(1) for of_model in (rows, of_teacher))
+        q, p = (of_model.float().div(temperature).softmax(1) for of_model in (rows, of_teacher))
         change = q.sub_(p).mul_(of_divergences[:, None] / temperature)
-    gradient = _wide(rows).sub_(log_sums[:, None]).exp_()
+    gradient = rows.float().sub_(log_sums[:, None]).exp_()
     # An index_put would wait for the GPU to check its indices: in deterministic mode it sorts them.
     gradient.scatter_(1, targets[:, None], -1, reduce="add").mul_(of_losses[:, None])
     return gradient.add_(change) if taught else gradient

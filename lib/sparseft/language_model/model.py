@@ -1,4 +1,4 @@
-"""Load a prepared checkpoint as a model in memory, with its tokenizer, and say what its attention depends on."""
+"""Load a prepared checkpoint as a model in memory, with its tokenizer."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 
 from sparseft.architectures import find_architecture
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.checkpoint import Tensor as StoredTensor
 from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.language_model.placement import StoredWeights, place
@@ -31,8 +32,6 @@ from sparseft.language_model.products import use_products
 from sparseft.language_model.weights import TORCH_DTYPES, fused_experts
 from sparseft.storage.reading import read_json
 
-# Types of rotary embeddings whose angles do not depend on the length of the batch.
-FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
@@ -82,15 +81,15 @@ def empty_model(checkpoint: Checkpoint) -> nn.Module:
     # configurations.
     check_tensors(checkpoint, checkpoint.folder)
     config = model_config(checkpoint.folder)
-    # For a config.json that names no dtype.
-    first = next(tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name))
+    stored = [tensor for tensor in checkpoint.tensors.values() if not ROTARY_BUFFER.search(tensor.name)]
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or TORCH_DTYPES[first.dtype])
+        # A config.json may name no dtype.
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or TORCH_DTYPES[stored[0].dtype])
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
     if (checkpoint.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    _check_class_and_dtype(checkpoint, model)
+    _check_class_and_dtype(checkpoint, stored, model)
     return use_products(model).eval()
 
 
@@ -106,7 +105,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_class_and_dtype(checkpoint: Checkpoint, model: nn.Module) -> None:
+def _check_class_and_dtype(checkpoint: Checkpoint, stored: list[StoredTensor], model: nn.Module) -> None:
     """Raise InputError if transformers made a model of another class or dtype than the checkpoint has.
 
     transformers goes by model_type. Pruning and evaluation go by architectures."""
@@ -117,8 +116,8 @@ def _check_class_and_dtype(checkpoint: Checkpoint, model: nn.Module) -> None:
             "correct model_type or architectures in config.json",
         )
     name = str(model.dtype).removeprefix("torch.")
-    for tensor in checkpoint.tensors.values():
-        if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name):
+    for tensor in stored:
+        if tensor.dtype != DTYPES.get(name):
             raise InputError(
                 f"{folder}: {tensor.name} is in {tensor.dtype}, but its config.json describes a model in {name}",
                 "prepare the model with prepare_model.py, which writes one dtype",
@@ -166,8 +165,3 @@ def computed_by(forward: Callable[..., Any], modules: Sequence[nn.Module]) -> It
     finally:
         for module in modules:
             del module.forward
-
-
-def attention_windows(config: PretrainedConfig) -> list[int | None]:
-    """Return by decoder layer how many tokens back a token of this model sees, itself included; None if it sees all."""
-    return find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())

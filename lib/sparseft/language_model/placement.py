@@ -34,11 +34,10 @@ class StoredWeights:
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the weight on the CPU. Nothing that is written to it reaches the file."""
-        if name in self._on_disk:
+        names = fused_experts(self._checkpoint.architecture)
+        if names is None or name in self._on_disk:
             return map_weight(self._checkpoint, self._on_disk[name])
         block, _, joint = name.rpartition(".")
-        names = fused_experts(self._checkpoint.architecture)
-        assert names is not None
         matrices = (names.gate, names.up) if joint == "gate_up_proj" else (names.down,)
         shape = self._model.get_parameter(name).shape
         paths = [f"{block}.{number}.{matrix}.weight" for number in range(shape[0]) for matrix in matrices]

@@ -98,40 +98,42 @@ class StoredLayers(ModelHook):
         return found
 
 
-class DividedLayers:
-    """Let FSDP2 copy each decoder layer of a single process from the machine's memory while its neighbour computes."""
+def copy_ahead(loss: nn.Module, layers: Sequence["FSDPModule"], device: torch.device) -> None:
+    """Let FSDP2 copy each decoder layer of a single process from the machine's memory while its neighbour computes.
 
-    def __init__(self, loss: nn.Module, layers: Sequence["FSDPModule"], device: torch.device) -> None:
-        """`loss` runs the layers, in their order. FSDP2 divides it and them."""
-        self._copies = Copies(device)
-        self._is_forward = True
-        loss.register_forward_pre_hook(self._start)
-        for before, layer, after in zip([None, *layers[:-1]], layers, [*layers[1:], None], strict=True):
-            layer.register_forward_pre_hook(partial(self._forward, after))
-            layer.register_forward_hook(partial(self._await_gradient, before))
+    `loss` runs the layers, in their order. FSDP2 divides it and them."""
+    copies = Copies(device)
+    is_forward = True
 
-    def _start(self, *_: Any) -> None:
+    def start(*_: Any) -> None:
         """Note that a forward begins."""
-        self._is_forward = True
+        nonlocal is_forward
+        is_forward = True
 
-    def _forward(self, after: "FSDPModule | None", *_: Any) -> None:
-        """Begin to copy the next layer. In a backward, gradient checkpointing runs the forward of a layer again."""
-        if self._is_forward:
-            self._copy(after)
-
-    def _await_gradient(self, before: "FSDPModule | None", *forward: Any) -> None:
-        """Let `_backward` run when the gradient of the layer's output is there."""
-        output = forward[-1][0] if isinstance(forward[-1], tuple) else forward[-1]
-        if output.requires_grad:
-            output.register_hook(partial(self._backward, before))
-
-    def _backward(self, before: "FSDPModule | None", _: Tensor) -> None:
-        """Begin to copy the layer whose gradients come next."""
-        self._is_forward = False
-        self._copy(before)
-
-    def _copy(self, layer: "FSDPModule | None") -> None:
-        self._copies.meet()
+    def copy(layer: "FSDPModule | None") -> None:
+        copies.meet()
         if layer is not None:
-            with torch.cuda.stream(self._copies.stream):
+            with torch.cuda.stream(copies.stream):
                 layer.unshard()
+
+    def forward(after: "FSDPModule | None", *_: Any) -> None:
+        """Begin to copy the next layer. In a backward, gradient checkpointing runs the forward of a layer again."""
+        if is_forward:
+            copy(after)
+
+    def backward(before: "FSDPModule | None", _: Tensor) -> None:
+        """Begin to copy the layer whose gradients come next."""
+        nonlocal is_forward
+        is_forward = False
+        copy(before)
+
+    def await_gradient(before: "FSDPModule | None", *of_forward: Any) -> None:
+        """Let `backward` run when the gradient of the layer's output is there."""
+        output = of_forward[-1][0] if isinstance(of_forward[-1], tuple) else of_forward[-1]
+        if output.requires_grad:
+            output.register_hook(partial(backward, before))
+
+    loss.register_forward_pre_hook(start)
+    for before, layer, after in zip([None, *layers[:-1]], layers, [*layers[1:], None], strict=True):
+        layer.register_forward_pre_hook(partial(forward, after))
+        layer.register_forward_hook(partial(await_gradient, before))

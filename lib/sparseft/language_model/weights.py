@@ -20,7 +20,7 @@ from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture, ExpertBlock
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.language_model.prefetch import DividedLayers
+from sparseft.language_model.prefetch import copy_ahead
 from sparseft.language_model.products import Linear
 
 # Importing transformers would take longer than a merge of a small model.
@@ -49,7 +49,7 @@ class Expert(nn.Module):
         super().__init__()
         self.names = names
         for name, weight in ((names.gate, gate), (names.down, down), (names.up, up)):
-            linear = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            linear = Linear(*weight.T.shape, bias=False, device="meta")
             # The very weight, which takes no gradient.
             linear.weight = nn.Parameter(weight, requires_grad=False)
             self.add_module(name, linear)
@@ -145,16 +145,16 @@ def divide(loss: nn.Module, device: torch.device, processes: int, *, in_fp32: bo
     mesh = init_device_mesh(device.type, (processes,))
     # Pinned memory is copied to a GPU several times as fast. Without a GPU there is none.
     policy = OffloadPolicy() if processes > 1 else CPUOffloadPolicy(pin_memory=device.type == "cuda")
-    computed = MixedPrecisionPolicy(param_dtype=loss.model.dtype, reduce_dtype=torch.float32)
-    precision = computed if in_fp32 else MixedPrecisionPolicy()
+    precision = MixedPrecisionPolicy()
     if in_fp32:
+        precision = MixedPrecisionPolicy(param_dtype=loss.model.dtype, reduce_dtype=torch.float32)
         loss.float()
     trained = {parameter for parameter in loss.parameters() if parameter.requires_grad}
     for module in (*loss.model.model.layers, loss):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy, ignored_params=trained)
     if processes == 1:
         # FSDP2 copies ahead only among several processes.
-        DividedLayers(loss, list(loss.model.model.layers), device)
+        copy_ahead(loss, list(loss.model.model.layers), device)
 
 
 def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str, Tensor, slice], None]) -> None:

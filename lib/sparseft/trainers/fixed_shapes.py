@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparseft.architectures import find_architecture
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode_splits, of_length, refuse_longer
 from sparseft.language_model.loss import logits
-from sparseft.language_model.model import FIXED_ROPE, attention_windows
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of, rows_and_columns
@@ -22,6 +22,8 @@ from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
 
 IGNORED = -100
+# Types of rotary embeddings whose angles do not depend on the length of the batch.
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 # Added to the scores that a position must not see. It is finite in every 16-bit format, and exp() of it is 0.
 HIDDEN = -1e4
 
@@ -44,7 +46,8 @@ class FixedLengthLoss(nn.Module):
         model.model.rotary_emb = _FixedRotary(model.model.rotary_emb, length)
         make_experts_dense(model)
         # All decoder layers of LLaMA, Mistral and Mixtral have the same window.
-        mask = causal_mask(length, attention_windows(config)[0]).to(model.dtype)
+        window = find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())[0]
+        mask = causal_mask(length, window).to(model.dtype)
         self.register_buffer("causal_mask", mask, persistent=False)
         self.model = model
 
