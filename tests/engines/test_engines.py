@@ -49,17 +49,15 @@ def models(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in MODELS}
 
 
+def settings_of(kind: str, engine: str = "llama_cpp", **others: object) -> Export:
+    """Return the settings of a GGUF file in a number format, and of an engine."""
+    place = f"{engine}:{os.environ[f'{engine.upper()}_PYTHON']}"
+    return Export(engines=[place], gguf=kind, converter=os.environ["CONVERTER"], **others)
+
+
 @pytest.mark.parametrize("engine", ["vllm", "llama_cpp"])
 def test_an_engine_computes_what_transformers_does(models, engine):
-    settings = Export(
-        engines=[f"{engine}:{os.environ[f'{engine.upper()}_PYTHON']}"],
-        gguf="f32",
-        converter=os.environ["CONVERTER"],
-        prompt_tokens=16,
-        new_tokens=8,
-        load=[3],
-        repeats=1,
-    )
+    settings = settings_of("f32", engine, prompt_tokens=16, new_tokens=8, load=[3], repeats=1)
     results = list(measure(find_engines(settings), models, PROMPTS, settings, threads=1))
     assert [one.model for one in results if one.engine == engine] == list(MODELS)
     for one in results:
@@ -80,11 +78,6 @@ def zeros(models, tmp_path_factory) -> Path:
     tokenizer.save_pretrained(folder / "source")
     prepare_model(Model(source=f"path:{folder}/source", dtype="float32"), folder / "model")
     return folder / "model"
-
-
-def settings_of(kind: str) -> Export:
-    """Return the settings of a GGUF file in a number format."""
-    return Export(engines=[f"llama_cpp:{os.environ['LLAMA_CPP_PYTHON']}"], gguf=kind, converter=os.environ["CONVERTER"])
 
 
 # The number formats of each file's blocks, and the one in which a zero is not a zero.

@@ -11,10 +11,12 @@ from sparseft.language_model.batches import Example, collate, encode, shuffled
 from sparseft.tasks import BY_NAME, TASKS, instruction, text
 from sparseft.tasks.task import Task
 from tiny_models import append_token, save_tiny
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 AWKWARD = {"passage": "Ice is cold.\n\n  é", "question": "is ice  cold", "answer": True}
+BOOLQ = BY_NAME["boolq_mini"]
+# lm-eval moves the spaces at a prompt's end to the answer.
+SPACED = replace(BOOLQ, name="spaced", prompt=lambda row: f"{BOOLQ.prompt(row)}  ")
 
 
 class Harness(TemplateLM):
@@ -31,21 +33,12 @@ class Harness(TemplateLM):
         return self.tokenizer.encode(string)
 
 
-def merging() -> PreTrainedTokenizerFast:
-    """Return a tokenizer for which the prompt's last ":" and the answer's first space are one token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: number for number, letter in enumerate([*alphabet, ":Ġ", ":Ġy", "</s>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(":", "Ġ"), (":Ġ", "y")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
-
-
 @pytest.mark.parametrize("kind", ["plain", "with a first token"])
-@pytest.mark.parametrize("task", [task for task in TASKS if task.generate], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [SPACED, *(task for task in TASKS if task.generate)], ids=lambda task: task.name)
 def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, kind):
     bos = {"add_bos_token": True} if kind == "with a first token" else {}
     tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
-    rows = [*task.generate("train", 24, 0), *([AWKWARD] if task.name == "boolq_mini" else [])]
+    rows = [*task.generate("train", 24, 0), *([AWKWARD] if task.fields == BOOLQ.fields else [])]
     end = [tokenizer.eos_token_id] if task.choices is None else []
     harness = Harness(tokenizer)
     for row, example in zip(rows, encode(rows, task, tokenizer, 512), strict=True):
@@ -54,23 +47,12 @@ def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, k
         assert (example.ids[0] == 257) == bool(bos)
 
 
-@pytest.mark.parametrize("kind", ["ends every text with a token", "joins prompt and answer"])
-def test_a_tokenizer_that_does_not_divide_prompt_and_answer_is_refused(tmp_path, kind):
+def test_a_tokenizer_that_does_not_divide_prompt_and_answer_is_refused(tmp_path):
     ending = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
     assert ending.encode("a")[1:] == [258]
     task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match="^boolq_mini: .*tokens of the prompt.*answer.* 4 of 4 rows, .*number 1"):
-        encode(task.generate("train", 4, 0), task, ending if kind.startswith("ends") else merging(), 512)
-
-
-def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models):
-    task = BY_NAME["boolq_mini"]
-    spaced = replace(task, prompt=lambda row: task.prompt(row) + "  ")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
-    context, continuation = Harness(tokenizer)._encode_pair(spaced.prompt(AWKWARD), " yes")
-    (example,) = encode([AWKWARD], spaced, tokenizer, 512)
-    assert (example.ids, example.answer_start) == (context + continuation, len(context))
-    assert len(continuation) == len("   yes")
+        encode(task.generate("train", 4, 0), task, ending, 512)
 
 
 def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not(tiny_models):

@@ -19,6 +19,7 @@ from sparseft.language_model.loss import (
     mean_answer_loss,
 )
 from sparseft.language_model.weights import Expert, Experts, unfuse_experts
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
@@ -47,26 +48,26 @@ def test_each_example_has_the_sum_over_its_answer_and_the_mean_is_over_all_token
     assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(sums) / sum(tokens), rel=1e-5)
 
 
-@pytest.mark.parametrize("rows", [1, 7])
-def test_the_logits_of_an_evaluation_exist_only_some_rows_at_a_time(tiny_llama, monkeypatch, rows):
-    model, shapes = load(tiny_llama), []
-    whole = mean_answer_loss(AnswerLoss(model), EXAMPLES, 4, CPU)
-    monkeypatch.setitem(EVALUATED_ROWS, "cpu", rows)
-    model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
-    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 4, CPU) == pytest.approx(whole, rel=1e-5)
-    assert max(shapes) == rows
+def losses_of_examples(model) -> Tensor:
+    return torch.from_numpy(answer_losses(AnswerLoss(model), EXAMPLES, 4, CPU)[0])
+
+
+def logits_of_a_text(model) -> Tensor:
+    ids = torch.tensor(EXAMPLES[2].ids)
+    targets, parts = zip(*logits_by_rows(model, ids), strict=True)
+    assert torch.equal(torch.cat(targets), ids[1:])
+    return torch.cat(parts)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 7])
-def test_the_logits_of_a_text_exist_only_some_rows_at_a_time(tiny_llama, monkeypatch, rows):
-    model, ids, shapes = load(tiny_llama), torch.tensor(EXAMPLES[2].ids), []
-    whole = model(ids[None]).logits[0, :-1]
-    monkeypatch.setitem(TEXT_ROWS, "cpu", rows)
+@pytest.mark.parametrize(("compute", "limits"), [(losses_of_examples, EVALUATED_ROWS), (logits_of_a_text, TEXT_ROWS)])
+def test_only_some_rows_of_logits_exist_at_a_time(tiny_llama, monkeypatch, compute, limits, rows):
+    model, shapes = load(tiny_llama), []
+    whole = compute(model)
+    monkeypatch.setitem(limits, "cpu", rows)
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
-    targets, parts = zip(*logits_by_rows(model, ids), strict=True)
-    assert torch.equal(torch.cat(targets), ids[1:])
-    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+    torch.testing.assert_close(compute(model), whole)
     assert max(shapes) == rows
 
 

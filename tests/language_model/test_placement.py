@@ -4,20 +4,12 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
-from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.model import empty_model, load_model
 from sparseft.language_model.placement import DISK, StoredWeights, place, placement, places_of
 from sparseft.tasks import BY_NAME
 from tiny_models import change_json, save_tiny
 
 CPU = torch.device("cpu")
-
-
-def placed(folder, room: float) -> tuple:
-    """Return a model with room for `room` bytes on the CPU, and its tokenizer."""
-    checkpoint = Checkpoint(folder)
-    model = empty_model(checkpoint)
-    place(model, StoredWeights(checkpoint, model), {"cpu": room})
-    return model, load_tokenizer(folder)
 
 
 def results(model, tokenizer) -> list:
@@ -36,11 +28,12 @@ def results(model, tokenizer) -> list:
 def test_an_evaluation_of_a_model_in_its_files_has_the_bits_of_the_whole_model(tmp_path, name, dtype):
     folder = save_tiny(name, tmp_path, dtype, {"num_hidden_layers": 4}, max_shard_size="40KB")
     change_json(folder / "generation_config.json", repetition_penalty=3.0)
-    whole, tokenizer = load_model(folder, CPU)
+    checkpoint, (whole, tokenizer) = Checkpoint(folder), load_model(folder, CPU)
     expected = results(whole, tokenizer)
     size, layer = (sum(part.nbytes for part in module.parameters()) for module in (whole, whole.model.layers[0]))
     for room, layers in {0: {DISK: 4}, size - layer: {"cpu": 1, DISK: 3}}.items():
-        model, _ = placed(folder, room)
+        model = empty_model(checkpoint)
+        place(model, StoredWeights(checkpoint, model), {"cpu": room})
         assert placement(model) == layers
         assert model.device == CPU
         assert results(model, tokenizer) == expected

@@ -102,6 +102,6 @@ def kept_zeros(exact: Path, file: Path) -> float | None:
         other = others[tensor.name]
         for row in range(0, len(tensor.data), _SLAB):
             ours, theirs = (dequantize(one.data[row : row + _SLAB], one.tensor_type) == 0 for one in (tensor, other))
-            zeros += np.count_nonzero(ours)
-            kept += np.count_nonzero(ours & theirs)
+            zeros += int(np.count_nonzero(ours))
+            kept += int(np.count_nonzero(ours & theirs))
     return kept / zeros if zeros else None
