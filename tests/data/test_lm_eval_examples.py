@@ -20,7 +20,7 @@ from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
-from sparseft.evaluation.harness import outcome_key, run_harness
+from sparseft.evaluation.harness import run_harness
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
@@ -153,13 +153,14 @@ def assert_same_as_stock(model32, folder: Path, definition: str | dict, rows: di
     examples = prepared(folder, definition, rows)
     task, lm = examples.task, HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
     theirs, samples = stock(lm, stock_file(folder, definition, rows))
-    metrics, ours = run_harness(lm, task, examples.rows)
+    metrics, ours, outcomes = run_harness(lm, task, examples.rows)
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))
     samples = [sample for sample in samples if sample["filter"] == filters[0]]
     assert len(ours) == len(samples) == len(rows["validation"])
     for mine, their in zip(ours, samples, strict=True):
-        for key in ("arguments", "target", "resps", "filtered_resps", outcome_key(task)):
+        for key in ("arguments", "target", "resps", "filtered_resps", task.metric):
             assert mine[key] == their[key], key
+    assert outcomes == [sample[task.metric] for sample in ours]
     renamed = {}
     for key, value in theirs.items():
         name, _, filter_name = key.partition(",")
@@ -169,7 +170,7 @@ def assert_same_as_stock(model32, folder: Path, definition: str | dict, rows: di
     assert set(metrics) >= {task.metric, task.headline.standard_error}
     record = evaluate(model, tokenizer, task, examples.rows, batch_size=3)
     # Sharing the passes over the contexts rounds otherwise, by 1e-5 nats.
-    assert record["outcomes"] == pytest.approx([sample[outcome_key(task)] for sample in samples], abs=1e-5)
+    assert record["outcomes"] == pytest.approx([sample[task.metric] for sample in samples], abs=1e-5)
     for name, value in metrics.items():
         assert record["metrics"][name] == pytest.approx(value, abs=1e-5)
     if task.choices:
@@ -212,7 +213,7 @@ def test_training_reads_what_the_evaluation_scores(model32, tmp_path, name):
     task = replace(examples.task, few_shot=0, definition={**examples.task.definition, "num_fewshot": 0})
     task.definition["yaml"] = {**task.definition["yaml"], "num_fewshot": 0}
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
-    _, samples = run_harness(lm, task, examples.rows)
+    _, samples, _ = run_harness(lm, task, examples.rows)
     encoded = encode(examples.rows["validation"], task, tokenizer, 8192)
     for row, example, sample in zip(examples.rows["validation"], encoded, samples, strict=True):
         if task.choices:
@@ -307,7 +308,7 @@ def test_without_a_name_worked_examples_come_from_the_first_split_that_lm_eval_f
     examples = load_lm_eval_examples("mine", TaskData(lm_eval="own.yaml"))
     lm = HFLM(pretrained=model32[0], tokenizer=model32[1], batch_size=3)
     _, theirs = stock(lm, stock_file(hub, definition, splits))
-    _, ours = run_harness(lm, examples.task, examples.rows)
+    _, ours, _ = run_harness(lm, examples.task, examples.rows)
     assert [sample["arguments"] for sample in ours] == [sample["arguments"] for sample in theirs]
     # With one split alone, a question could stand before itself.
     Path("own.yaml").write_text(

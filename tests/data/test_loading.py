@@ -29,17 +29,17 @@ GSM8K = {split: [{"question": split, "answer": "#### 1"}] for split in ("train",
 
 def test_super_glue_s_label_is_the_answer(hub):
     publish(hub, "org/rows", dict.fromkeys(("train", "validation"), LABELLED))
-    rows, source = load_rows(BY_NAME["boolq"], "validation", None, "org/rows@main")
+    rows, source = load_rows(BY_NAME["boolq"], "validation", TaskData(hub="org/rows@main"))
     assert [{key: row[key] for key in BOOLQ[0]} for row in rows] == BOOLQ
     assert source == {"hub": "org/rows", "revision": COMMIT}
 
 
 def test_only_gsm8k_takes_a_test_split_for_a_missing_validation_split(hub):
     publish(hub, "org/gsm8k", GSM8K)
-    assert load_rows(BY_NAME["gsm8k"], "validation", None, "org/gsm8k@main")[0] == GSM8K["test"]
+    assert load_rows(BY_NAME["gsm8k"], "validation", TaskData(hub="org/gsm8k@main"))[0] == GSM8K["test"]
     publish(hub, "org/unsplit", {"train": BOOLQ, "test": BOOLQ})
     with pytest.raises(InputError, match="org/unsplit .*split validation, .*train, test"):
-        load_rows(BY_NAME["boolq"], "validation", None, "org/unsplit")
+        load_rows(BY_NAME["boolq"], "validation", TaskData(hub="org/unsplit"))
 
 
 def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
@@ -77,20 +77,20 @@ def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
 def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it_nor_the_data_set_for_a_folder(hub):
     write(hub / "org/here/train.jsonl", GSM8K["train"])
     with pytest.raises(InputError, match=f"^org/here@{COMMIT}: .*folder .*name"):
-        load_rows(BY_NAME["gsm8k"], "train", None, f"org/here@{COMMIT}")
+        load_rows(BY_NAME["gsm8k"], "train", TaskData(hub=f"org/here@{COMMIT}"))
     publish(hub, "org/there", GSM8K)
     with pytest.raises(InputError, match="^org/there/train.jsonl: no such"):
-        load_rows(BY_NAME["gsm8k"], "train", Path("org/there"))
+        load_rows(BY_NAME["gsm8k"], "train", TaskData(local="org/there"))
 
 
 def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(hub):
     made = write(hub / "made/train.jsonl", GSM8K["train"])
     assert loaded_revision(load_dataset(str(made.parent))) is None  # not from the hub
     publish(hub, "elsewhere/gsm8k", GSM8K)
-    assert load_rows(BY_NAME["gsm8k"], "train", None, f"elsewhere/gsm8k@{COMMIT}")[0] == GSM8K["train"]
+    assert load_rows(BY_NAME["gsm8k"], "train", TaskData(hub=f"elsewhere/gsm8k@{COMMIT}"))[0] == GSM8K["train"]
     other = f"elsewhere/gsm8k@{'0' * 40}"
     with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
-        load_rows(BY_NAME["gsm8k"], "train", None, other)
+        load_rows(BY_NAME["gsm8k"], "train", TaskData(hub=other))
 
 
 def test_a_number_of_rows_is_chosen_by_the_seed(tmp_path):

@@ -17,7 +17,6 @@ from sparseft.errors import InputError
 from sparseft.evaluation import harness
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import StrictLM, run_harness
-from sparseft.evaluation.scoring import labels_of
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -83,7 +82,7 @@ def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_i
     task = BY_NAME["hellaswag_mini"]
     record = evaluate(model, tokenizer, task, rows_of(task), batch_size=5)
     stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=5, softmax_dtype="float32")
-    _, samples = run_harness(stock, task, rows_of(task))
+    _, samples, _ = run_harness(stock, task, rows_of(task))
     theirs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
     assert record["log_likelihoods"] == theirs
     # Sums of logarithms in 16 bits would be numbers of 16 bits.
@@ -101,7 +100,7 @@ def test_logits_are_made_only_near_the_choices_and_no_log_likelihood_differs(
     found, counts = [], []
     for kind in (StrictLM, HFLM):
         lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
-        _, samples = run_harness(lm, task, rows_of(task))
+        _, samples, _ = run_harness(lm, task, rows_of(task))
         found.append([sample["filtered_resps"] for sample in samples])
         counts.append(sum(positions))
         positions.clear()
@@ -230,7 +229,11 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
         kept = {"inputs": {"model": {"model.safetensors": "f"}, "data": "f", "train": "f"}, "seconds": 1.0}
         kept |= {"peak_memory_bytes": 1, "overlap": 0.0}
         rows = rows_of(task)["validation"]
-        assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
+        if task.choices:
+            assert record["labels"] == [task.label(row) for row in rows]
+            assert record["choice_lengths"] == [[len(choice) for choice in task.choices(row)] for row in rows]
+        else:
+            assert (record["labels"], record["chance"]) == ([task.answer(row) for row in rows], 0)
         assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
         found = EvaluationRecord(**record, **kept)
         assert EvaluationRecord.model_validate_json(found.model_dump_json()) == found

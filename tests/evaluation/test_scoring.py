@@ -1,7 +1,7 @@
 """What follows from the rows of an evaluation without lm-eval."""
 
 import pytest
-from sparseft.evaluation.scoring import chance_of, class_metrics, likeliest, prompt_digest
+from sparseft.evaluation.scoring import class_metrics, likeliest, prompt_digest
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
 
@@ -26,10 +26,6 @@ def test_the_digest_of_the_prompts_follows_every_text_and_their_order():
     another_answer = [*rows[:2], rows[2] | {"answer": not rows[2]["answer"]}]
     assert len({prompt_digest(BOOLQ_MINI, part) for part in (rows, rows[::-1], rows[:2], another_answer)}) == 4
     assert prompt_digest(BOOLQ_MINI, [dict(row) for row in rows]) == prompt_digest(BOOLQ_MINI, rows)
-
-
-def test_chance_is_that_of_the_choices_of_each_row():
-    assert (chance_of([[1, 1], [1, 1, 1, 1]]), chance_of(None)) == (0.375, 0)
 
 
 def test_no_text_but_wikitext2_gives_its_name():

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
-from sparseft.data.rows import problem_of
+from sparseft.data.rows import checked_row
+from sparseft.errors import InputError
 from sparseft.tasks.lm_eval import task_of
 
 DEFINITION = {
@@ -37,8 +39,8 @@ ROW = {
     ({"doc": "x"}, "'doc' has the wrong type"),
 ])  # fmt: skip
 def test_a_damaged_row_is_refused(change, problem):
-    said = problem_of({**ROW, **change}, task_of("mine", DEFINITION))
-    assert said is None if problem is None else problem in said
+    with pytest.raises(InputError, match=f"^here: .*{problem}") if problem else nullcontext():
+        checked_row(ROW | change, task_of("mine", DEFINITION), "here", "")
 
 
 @pytest.mark.process

@@ -88,8 +88,11 @@ class MdlFile:
     def leaves(self) -> dict[str, dict]:
         """Return the metadata of every leaf of the tree, by dotted key."""
         with self._damages():
-            texts = {key.removesuffix(_SUFFIX): text for key, text in self.file.attrs.items() if key.endswith(_SUFFIX)}
-            return {key: json.loads(text)[key + _SUFFIX] for key, text in texts.items()}
+            return {
+                name.removesuffix(_SUFFIX): json.loads(text)[name]
+                for name, text in self.file.attrs.items()
+                if name.endswith(_SUFFIX)
+            }
 
     @cached_property
     def tensors(self) -> dict[str, MdlTensor]:
@@ -115,13 +118,16 @@ class MdlFile:
             return self.tensors[key]
         if meta.get("__TYPE__") in _PLAIN:
             return meta.get(_PLAIN[meta["__TYPE__"]])
-        if node["type"] not in _CONTAINERS:
+        kind = node["type"]
+        if kind not in _CONTAINERS:
             raise InputError(f"{self.path}: {key} is not plain data", "save the file again without it")
         children = node["children_spec"]
-        names = json.loads(node["context"]) if node["type"] == "builtins.dict" else range(len(children))
-        keys = [f"{key}.{name}" if key else str(name) for name in names]
-        values = [self._content(child, key) for child, key in zip(children, keys, strict=True)]
-        return _CONTAINERS[node["type"]](values if node["type"] != "builtins.dict" else zip(names, values, strict=True))
+        names = json.loads(node["context"]) if kind == "builtins.dict" else range(len(children))
+        content = {
+            name: self._content(child, f"{key}.{name}" if key else str(name))
+            for name, child in zip(names, children, strict=True)
+        }
+        return content if kind == "builtins.dict" else _CONTAINERS[kind](content.values())
 
     def read(self, tensor: MdlTensor, selection: object = ()) -> np.ndarray:
         """Return what `selection`, a slice or a tuple of slices and numbers, selects of a tensor.

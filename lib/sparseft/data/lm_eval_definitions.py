@@ -111,11 +111,14 @@ def _is_reported(entry: dict, config: dict, output_type: str) -> bool:
     """Return whether an evaluation reports a metric."""
     metric, choices = entry["metric"], config.get("doc_to_choice")
     if config.get("process_results"):
-        return isinstance(metric, str) and _is_mean(entry)
-    if output_type == MULTIPLE_CHOICE and metric == F1.name:
+        is_known = isinstance(metric, str)
+    elif output_type != MULTIPLE_CHOICE:
+        is_known = metric == "exact_match" or callable(metric)
+    elif metric == F1.name:
         return entry.get("aggregation", "f1") == "f1" and isinstance(choices, list) and len(choices) == 2
-    known = (ACC.name, ACC_NORM.name) if output_type == MULTIPLE_CHOICE else ("exact_match",)
-    return (metric in known or (output_type != MULTIPLE_CHOICE and callable(metric))) and _is_mean(entry)
+    else:
+        is_known = metric in (ACC.name, ACC_NORM.name)
+    return is_known and _is_mean(entry)
 
 
 def _is_mean(entry: dict) -> bool:

@@ -8,7 +8,6 @@ the one among trainings (selection_rows.py). It is not taken if the worked examp
 could then stand before itself.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -34,8 +33,6 @@ _DATA_KEYS = (
     *("dataset_path", "dataset_name", "dataset_kwargs", "process_docs"),
     *("training_split", "validation_split", "test_split", "fewshot_split"),
 )
-# Candidates that are rendered at once. Most are never needed, and rendering takes about a millisecond each.
-_AT_ONCE = 100
 
 
 def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
@@ -59,22 +56,20 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> 
 
     Raises InputError if they cannot be loaded, or if the training takes all rows."""
     source = Source(task.name, data)
-    own_file = local_file(Path(data.local), SELECTION, is_text=False) if data.local else None
+    own_file = local_file(data, SELECTION)
     split = SELECTION if own_file else source.for_choices()
     docs = list(enumerate(source.rows(split or source.origin["train"]), start=1))
     if split is None:
-        docs = unused_rows(docs, task.name, data.numbers["train"], data.seed)
+        docs = unused_rows(docs, task.name, data)
     # Rows are rendered without worked examples, and lm-eval needs a row to know the fields.
     alone, first_row = replace(task, few_shot=0), [(1, prepared["train"][0]["doc"])]
 
-    def rendered(docs: list[tuple[int, dict]]) -> Iterator[Row]:
-        for start in range(0, len(docs), _AT_ONCE):
-            # They stand in the place of the validation rows.
-            chosen = {"train": first_row, "validation": docs[start : start + _AT_ONCE]}
-            yield from rendered_rows(alone, chosen)["validation"]
+    def rendered(docs: list[tuple[int, dict]]) -> list[Row]:
+        # They stand in the place of the validation rows.
+        return rendered_rows(alone, {"train": first_row, "validation": docs})["validation"]
 
     described = {"local": sha256(own_file)} if own_file else source.described
-    return Candidates(rendered(shuffled(docs, task.name, data.seed)), described, split or "train")
+    return Candidates(shuffled(docs, task.name, data), described, split or "train", rendered)
 
 
 class Source:

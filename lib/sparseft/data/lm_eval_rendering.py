@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 
 from sparseft.data.lm_eval_definitions import config_of
-from sparseft.data.rows import problem_of
+from sparseft.data.rows import checked_row
 from sparseft.errors import InputError, one_line
 from sparseft.limits import limited
 from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
@@ -115,9 +115,7 @@ def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -
             text = lm_eval.utils.apply_template(target, doc)
             if text in row["choices"] and row["choices"].index(text) != row["label"]:
                 raise ValueError(f"doc_to_target gives {text!r}, which is one choice and the index of another")
-    if problem := problem_of(row, task):
-        raise InputError(f"{task.name}, {place}: {problem}", "correct the row, or leave it out")
-    return row
+    return checked_row(row, task, f"{task.name}, {place}", "correct the row, or leave it out")
 
 
 def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:

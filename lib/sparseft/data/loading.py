@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.data.rows import as_lines, each_row, problem_of, read_rows
+from sparseft.data.rows import as_lines, checked_row, each_row, read_rows
 from sparseft.data.texts import claim_text, read_documents, write_source_text
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
@@ -53,7 +53,7 @@ def load_examples(task: Task, data: TaskData) -> Examples:
         return Examples(task, rows, {"generated": task.name})
     rows, sources = {}, {}
     for split in SPLITS:
-        every_row, sources[split] = load_rows(task, split, data.local, data.hub)
+        every_row, sources[split] = load_rows(task, split, data)
         rows[split] = choose_rows(every_row, task.name, split, data.numbers[split], data.seed)
     return Examples(task, rows, {"local": sources} if data.local else sources["train"])
 
@@ -72,18 +72,18 @@ def own_task(name: str, data: TaskData) -> Task:
     return KINDS["instruction"].task_of(name, {"kind": "instruction", "format": form})
 
 
-def load_rows(task: Task, split: str, local: Path | str | None, hub: str | None = None) -> tuple[list[Row], Any]:
+def load_rows(task: Task, split: str, data: TaskData) -> tuple[list[Row], Any]:
     """Return all rows of a split, and their source: the sha256 of the file, or the place and the revision on the hub.
 
-    `local` is a folder and `hub` a place on the hub. Without either, the rows come from the task's own place. Raises
-    InputError if they cannot be loaded."""
-    if local:
-        path = local_file(Path(local), split, is_text=task.sequence_length > 0) or Path(local, f"{split}.jsonl")
+    If `data` has neither a folder nor a place on the hub, they come from the task's own place. Raises InputError if
+    they cannot be loaded."""
+    if data.local:
+        path = local_file(data, split) or Path(data.local, f"{split}.jsonl")
         if task.sequence_length:
             documents, digest = read_documents(path)
             return [{"text": document} for document in documents], digest
         return read_rows(path, task), sha256(path)
-    place = hub or task.hub
+    place = data.hub or task.hub
     # A task without a place on the hub needs `local` or `hub` in the configuration.
     assert place
     dataset = hub_dataset(place, f"tasks.{task.name}.local")
@@ -102,13 +102,14 @@ def choose_rows(rows: list, name: str, split: str, number: int | None, seed: int
     return random.Random(f"{name}-{split}-{seed}").sample(rows, number)
 
 
-def local_file(folder: Path, split: str, *, is_text: bool) -> Path | None:
-    """Return the file of a split in a folder of the user's; None if there is none. Raises InputError if a text has
-    two."""
-    endings = (".txt", ".jsonl") if is_text else (".jsonl",)
-    files = [file for ending in endings if (file := folder / f"{split}{ending}").exists()]
+def local_file(data: TaskData, split: str) -> Path | None:
+    """Return the file of a split in the user's folder; None if there is none. Raises InputError if a text has two."""
+    if not data.local:
+        return None
+    endings = (".txt", ".jsonl") if data.kind == "text" else (".jsonl",)
+    files = [file for ending in endings if (file := Path(data.local, f"{split}{ending}")).exists()]
     if len(files) > 1:
-        raise InputError(f"{folder}: there are both {files[0].name} and {files[1].name}", "remove one of them")
+        raise InputError(f"{data.local}: there are both {files[0].name} and {files[1].name}", "remove one of them")
     return files[0] if files else None
 
 
@@ -190,11 +191,10 @@ def rows_of_split(dataset: dict, split: str, place: str, row_format: RowFormat) 
     Raises InputError if the split is missing or a row does not have the format."""
     if split not in dataset:
         raise InputError(f"{place} has no split {split}, only {', '.join(dataset)}", "name another data set")
-    rows = [row_format.converted(row) for row in dataset[split]]
-    for number, row in enumerate(rows, start=1):
-        if problem := problem_of(row, row_format):
-            raise InputError(f"{place}, split {split}, row {number}: {problem}", "name another data set or revision")
-    return rows
+    return [
+        checked_row(row, row_format, f"{place}, split {split}, row {number}", "name another data set or revision")
+        for number, row in enumerate(dataset[split], start=1)
+    ]
 
 
 def measured_lengths(task: Task, rows: SplitRows) -> Lengths:

@@ -122,21 +122,21 @@ def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
 def near_copies(task: Task, rows: SplitRows) -> dict[int, int]:
     """Return validation row -> the first training row that has half of its windows of 5 words, by their numbers from
     0."""
-    examples = [
-        set(_hashes(_numbered(prompt), NEAR_WINDOW).tolist()) for prompt in texts_of(task, rows["validation"]).parts
-    ]
-    counts = Counter(chain.from_iterable(examples))
-    holders = defaultdict(list)
-    for number, windows in enumerate(examples):
-        examples[number] = {window for window in windows if counts[window] <= max(5, len(examples) // 20)}
-        for window in examples[number]:
-            holders[window].append(number)
+    found = defaultdict(list)
+    for number, prompt in enumerate(texts_of(task, rows["validation"]).parts):
+        for window in _windows(_numbered(prompt), NEAR_WINDOW):
+            found[window].append(number)
+    # The others are a template's.
+    most = max(5, len(rows["validation"]) // 20)
+    holders = {window: numbers for window, numbers in found.items() if len(numbers) <= most}
+    sizes = Counter(chain.from_iterable(holders.values()))
     copies: dict[int, int] = {}
     for other, (row, prompt) in enumerate(zip(rows["train"], texts_of(task, rows["train"]).parts, strict=True)):
-        windows = set(_hashes(_numbered(f"{prompt}\n{task.answer(row)}"), NEAR_WINDOW).tolist())
+        windows = _windows(_numbered(f"{prompt}\n{task.answer(row)}"), NEAR_WINDOW)
         shared = Counter(number for window in windows & holders.keys() for number in holders[window])
-        near = [number for number, count in shared.items() if 2 * count >= len(examples[number]) >= NEAR_WINDOWS]
-        copies |= {number: other for number in near if number not in copies}
+        near = [number for number, count in shared.items() if 2 * count >= sizes[number] >= NEAR_WINDOWS]
+        # The first row counts.
+        copies = dict.fromkeys(near, other) | copies
     return copies
 
 
@@ -146,7 +146,7 @@ class _Search:
 
     def __init__(self, texts: Texts) -> None:
         self.width = TEXT_WINDOW if texts.is_one_text else PROMPT_WINDOW
-        self.examples = [frozenset(hashes.tolist()) for hashes in _examples(texts)]
+        self.examples = _examples(texts)
         self.found = np.zeros(len(self.examples), bool)
         # The examples by their rarest window, so that few are compared with each row.
         self.by_rarest = defaultdict(list)
@@ -157,33 +157,32 @@ class _Search:
 
     def read(self, words: np.ndarray, form: str) -> None:
         """Find what is in a part: in its words, or, of examples, in its normal form if it is short."""
-        hashes = set(_hashes(words, self.width).tolist())
+        hashes = _windows(words, self.width)
         if form:
             hashes.add(_number(form))
         for window in self.by_rarest.keys() & hashes:
             self.found[[number for number in self.by_rarest[window] if self.examples[number] <= hashes]] = True
 
 
-def _examples(texts: Texts) -> Iterable[np.ndarray]:
-    """Return the hashes of the windows of each prompt, uint64 (n,), or the hash of a short prompt, (1,).
-
-    The examples of a text are its windows, (1,) each."""
+def _examples(texts: Texts) -> list[set[int]]:
+    """Return the hashes of the windows of each prompt, or the hash of a short prompt. The examples of a text are its
+    windows, one hash each."""
     prompts = list(texts.parts)
     rows = [_numbered(prompt) for prompt in prompts]
     if texts.is_one_text:
-        return _hashes(np.concatenate([np.empty(0, np.uint64), *rows]), TEXT_WINDOW)[:, None]
+        return [{number} for number in _hashes(np.concatenate([np.empty(0, np.uint64), *rows]), TEXT_WINDOW).tolist()]
     start = end = 0
     if texts.has_template:
         start, end = _number_of_common_words(rows), _number_of_common_words([row[::-1] for row in rows])
-    windows = []
+    examples = []
     for prompt, row in zip(prompts, rows, strict=True):
+        content = row[start : len(row) - end]
         if len(row) < PROMPT_WINDOW:
             form = normal_form(prompt)
-            windows.append(np.array([_number(form)] if form else [], np.uint64))
-            continue
-        content = row[start : len(row) - end]
-        windows.append(_hashes(content if len(content) >= TEXT_WINDOW else row, PROMPT_WINDOW))
-    return windows
+            examples.append({_number(form)} if form else set())
+        else:
+            examples.append(_windows(content if len(content) >= TEXT_WINDOW else row, PROMPT_WINDOW))
+    return examples
 
 
 def _number_of_common_words(rows: list[np.ndarray]) -> int:
@@ -194,6 +193,11 @@ def _number_of_common_words(rows: list[np.ndarray]) -> int:
 def _hashes(words: np.ndarray, width: int) -> np.ndarray:
     """Return the hash of each window of `width` words, uint64 (n - width + 1,), from the numbers of the words."""
     return np.convolve(words, _POWERS[:width], "valid") if len(words) >= width else words[:0]
+
+
+def _windows(words: np.ndarray, width: int) -> set[int]:
+    """Return the distinct hashes of the windows of `width` words, from the numbers of the words."""
+    return set(_hashes(words, width).tolist())
 
 
 @lru_cache(1 << 20)

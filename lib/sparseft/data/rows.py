@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sparseft.errors import InputError
 from sparseft.tasks.task import Row, RowFormat
@@ -43,7 +44,16 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(as_lines(rows)), encoding="utf-8")
 
 
-def problem_of(row: object, row_format: RowFormat) -> str | None:
+def checked_row(row: Any, row_format: RowFormat, place: str, advice: str) -> Row:
+    """Return a row in this project's fields. Raises InputError with its `place` if it does not have the format."""
+    if isinstance(row, dict):
+        row = row_format.converted(row)
+    if problem := _problem(row, row_format):
+        raise InputError(f"{place}: {problem}", advice)
+    return row
+
+
+def _problem(row: object, row_format: RowFormat) -> str | None:
     """Return the first thing that is wrong with a row, or None."""
     if not isinstance(row, dict):
         return "a JSON object is expected"
@@ -68,11 +78,7 @@ def _parsed(line: str, place: str, row_format: RowFormat) -> Row:
         json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not valid JSON ({error})", _remedy(row_format)) from None
-    if isinstance(row, dict):
-        row = row_format.converted(row)
-    if problem := problem_of(row, row_format):
-        raise InputError(f"{place}: {problem}", _remedy(row_format))
-    return row
+    return checked_row(row, row_format, place, _remedy(row_format))
 
 
 def _remedy(row_format: RowFormat) -> str:

@@ -15,10 +15,8 @@ splits; their share is recorded.
 
 import hashlib
 import math
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from sparseft.data.loading import choose_rows, hub_dataset, load_rows, local_file
@@ -44,11 +42,13 @@ _AT_ONCE = 10_000
 class Candidates:
     """Hold the rows that may become selection rows, in random order, and where they come from.
 
-    `split` is the split of the source. It is `train` unless the source has a split for this purpose."""
+    `split` is the split of the source. It is `train` unless the source has a split for this purpose. `prepared` returns
+    some rows as they are written. Most are never needed."""
 
-    rows: Iterable[Row]
+    rows: list
     source: dict
     split: str
+    prepared: Callable[[list], list[Row]] = list
 
 
 def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
@@ -61,22 +61,21 @@ def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidat
         stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
         return Candidates(task.generate("train", number, int.from_bytes(stream)), {"generated": task.name}, "train")
     if data.local:
-        has_own_split = local_file(Path(data.local), SELECTION, is_text=task.sequence_length > 0) is not None
+        has_own_split = local_file(data, SELECTION) is not None
     else:
         has_own_split = SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
     split = SELECTION if has_own_split else "train"
-    rows, source = load_rows(task, split, data.local, data.hub)
+    rows, source = load_rows(task, split, data)
     if not has_own_split:
-        rows = unused_rows(rows, task.name, data.numbers["train"], data.seed)
+        rows = unused_rows(rows, task.name, data)
     if task.sequence_length:
         rows = [row for row in rows if row["text"].strip()]
-    return Candidates(shuffled(rows, task.name, data.seed), {"local": source} if data.local else source, split)
+    return Candidates(shuffled(rows, task.name, data), {"local": source} if data.local else source, split)
 
 
-def unused_rows(rows: list, name: str, number: int | None, seed: int) -> list:
-    """Return the training rows that a training on `number` of them does not use. Raises InputError if it uses all of
-    them."""
-    used = set(choose_rows(list(range(len(rows))), name, "train", number, seed))
+def unused_rows(rows: list, name: str, data: TaskData) -> list:
+    """Return the training rows that the training does not use. Raises InputError if it uses all of them."""
+    used = set(choose_rows(list(range(len(rows))), name, "train", data.train_examples, data.seed))
     unused = [row for index, row in enumerate(rows) if index not in used]
     if not unused:
         raise nothing_left(name, f"the training takes all {len(rows)} rows")
@@ -91,9 +90,9 @@ def nothing_left(name: str, reason: str) -> InputError:
     )
 
 
-def shuffled(rows: list, name: str, seed: int) -> list:
+def shuffled(rows: list, name: str, data: TaskData) -> list:
     """Return rows in the random order in which selection rows are taken."""
-    return random.Random(f"{name}-{SELECTION}-{seed}").sample(rows, len(rows))
+    return choose_rows(rows, name, SELECTION, len(rows), data.seed)
 
 
 def choose_selection(
@@ -116,7 +115,7 @@ def choose_selection(
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
     taken = looked_at = 0
-    for row, is_known in _with_known(task, candidates.rows, prepared):
+    for row, is_known in _with_known(task, candidates, prepared):
         if taken >= wanted:
             break
         looked_at += 1
@@ -161,12 +160,12 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
     return read_rows(path, task), manifest.sha256
 
 
-def _with_known(task: Task, candidates: Iterable[Row], prepared: SplitRows) -> Iterator[tuple[Row, bool]]:
+def _with_known(task: Task, candidates: Candidates, prepared: SplitRows) -> Iterator[tuple[Row, bool]]:
     """Yield candidates, each with whether it occurs in the prepared rows. Each document of a text is compared by
     itself."""
     others = [texts_of(task, rows) for rows in prepared.values()]
-    remaining = iter(candidates)
-    while rows := list(islice(remaining, _AT_ONCE)):
+    for start in range(0, len(candidates.rows), _AT_ONCE):
+        rows = candidates.prepared(candidates.rows[start : start + _AT_ONCE])
         # Without a template, the result for a row does not depend on the other rows.
         texts = Texts(texts_of(task, rows).parts, has_template=False)
         yield from zip(rows, find([texts], others)[0].tolist(), strict=True)

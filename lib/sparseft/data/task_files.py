@@ -60,5 +60,5 @@ def _add_included(path: Path, files: list[Path]) -> None:
 
 def selection_files(data: TaskData) -> list[str]:
     """Return the file of the split selection in a local task's folder; nothing if there is none."""
-    file = local_file(Path(data.local), SELECTION, is_text=data.kind == "text") if data.local else None
+    file = local_file(data, SELECTION)
     return [str(file)] if file else []

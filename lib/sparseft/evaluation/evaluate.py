@@ -14,6 +14,7 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from sparseft.data.overlap import distinct_prompts
 from sparseft.errors import InputError
 from sparseft.evaluation import scoring
-from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
+from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses, logits_by_rows
@@ -101,26 +102,32 @@ def evaluate_probe(
     # By default, lm-eval computes the logarithms in the model's dtype. In bfloat16, -10.03 nats would become -10.
     options = {"batch_size": batch_size, "device": str(model.device), "softmax_dtype": "float32"}
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, **options)
-    metrics, samples = run_harness(lm, task, rows, files)
-    labels, lengths = scoring.labels_of(rows["validation"], task)
-    outcomes = [float(sample[outcome_key(task)]) for sample in samples]
+    metrics, samples, outcomes = run_harness(lm, task, rows, files)
     refuse_rows(
         f"{task.name}: {task.metric} is not a number from 0 to 1",
         [not 0 <= outcome <= 1 for outcome in outcomes],
         f"set tasks.{task.name}.metric to another metric",
     )
-    by_row: dict[str, object] = {"labels": labels, "outcomes": outcomes}
-    responses = [sample["filtered_resps"] for sample in samples]
-    if task.choices:
+    responses, validation = [sample["filtered_resps"] for sample in samples], rows["validation"]
+    if task.choices and task.label:
         logs = [[float(log) for log, _ in response] for response in responses]
         refuse_rows(
             f"{task.name}: log-likelihoods are not finite",
             [not all(map(math.isfinite, row)) for row in logs],
             "lower training.learning_rate, or check the model's weights",
         )
+        labels = [task.label(row) for row in validation]
+        lengths = [[len(choice) for choice in task.choices(row)] for row in validation]
         predictions, ties = scoring.likeliest(logs, lengths if task.headline is ACC_NORM else None)
-        by_row |= {"choice_lengths": lengths, "log_likelihoods": logs, "ties": ties}
-        by_row["predictions"] = predictions.tolist()
+        answers: dict[str, object] = {
+            "labels": labels,
+            "choice_lengths": lengths,
+            "log_likelihoods": logs,
+            "ties": ties,
+            "predictions": predictions.tolist(),
+            # That of a random guess.
+            "chance": fmean(1 / len(row) for row in lengths),
+        }
         # lm-eval does not have these metrics.
         own = scoring.class_metrics(labels, logs, task.classes)
         reported = {column for metric in task.metrics for column in metric.columns}
@@ -128,17 +135,21 @@ def evaluate_probe(
     else:
         settings = model.generation_config.to_diff_dict()
         ours = ("transformers_version", "_from_model_config")
-        by_row["generation_config"] = {key: value for key, value in settings.items() if key not in ours}
-        by_row["generations"] = [sample["resps"][0][0] for sample in samples]
-        # Some filters leave a list.
-        by_row["predictions"] = [text if isinstance(text, str) else json.dumps(text) for text, *_ in responses]
-    if task.definition and task.definition["scored_by"] == BY_LM_EVAL:
-        by_row["scored_by"] = BY_LM_EVAL
+        answers = {
+            "labels": [task.answer(row) for row in validation],
+            "generation_config": {key: value for key, value in settings.items() if key not in ours},
+            "generations": [sample["resps"][0][0] for sample in samples],
+            # Some filters leave a list.
+            "predictions": [text if isinstance(text, str) else json.dumps(text) for text, *_ in responses],
+            "chance": 0.0,
+        }
+    if task.definition.get("scored_by") == BY_LM_EVAL:
+        answers["scored_by"] = BY_LM_EVAL
     return _described(task, rows, metrics) | {
-        "examples": len(rows["validation"]),
-        "chance": scoring.chance_of(lengths),
+        "examples": len(validation),
         "harness": f"lm-eval {version('lm-eval')}",
-        **by_row,
+        "outcomes": outcomes,
+        **answers,
     }
 
 

@@ -6,10 +6,10 @@ lm-eval applies the filters, and computes the metrics and the standard errors.
 
 import os
 import sys
-from collections import defaultdict
 from contextlib import redirect_stdout
 from copy import deepcopy
-from itertools import chain, takewhile
+from itertools import chain, groupby, takewhile
+from operator import attrgetter
 from pathlib import Path
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and
@@ -35,7 +35,6 @@ from sparseft.errors import InputError
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.language_model.loss import logits
-from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.task import SplitRows, Task
 
@@ -46,8 +45,6 @@ evaluator.add_env_info = lambda results: None
 _OF_CHOICES = (ACC, ACC_NORM, F1)
 # The devices on which the logits of all rows of a batch have the same positions, because a product rounds by its rows.
 ALIGNED = {"cpu"}
-# The filter that the headline metric of a generated answer takes.
-_STRICT = "strict-match"
 
 
 class StrictLM(HFLM):
@@ -62,11 +59,9 @@ class StrictLM(HFLM):
 
         Raises InputError with the number of the first row that cannot be scored."""
         name = requests[0].task_name
-        by_row: dict[int, list[Instance]] = defaultdict(list)
-        for request in requests:
-            by_row[request.doc_id].append(request)
         lengths, are_divisible, are_foreign, have_equal_choices = [], [], [], []
-        for choices in by_row.values():
+        for _, row in groupby(requests, attrgetter("doc_id")):
+            choices = list(row)
             pairs = [self._encode_pair(*request.args) for request in choices]
             wholes = [self.tok_encode("".join(request.args)) for request in choices]
             prompts = {request.args[0]: prompt for request, (prompt, _) in zip(choices, pairs, strict=True)}
@@ -137,12 +132,12 @@ class StrictLM(HFLM):
 
 def run_harness(
     lm: HFLM, task: Task, rows: SplitRows, files: Path | None = None
-) -> tuple[dict[str, float | None], list[dict]]:
+) -> tuple[dict[str, float | None], list[dict], list[float]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
-    Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the
-    rows. lm-eval also writes its own files into the folder `files`. Raises InputError if lm-eval renders other texts
-    than training read."""
+    Return lm-eval's metrics and standard errors by name. Return also its samples for the headline metric, and the
+    outcomes of this metric, both in the order of the rows. lm-eval also writes its own files into the folder `files`.
+    Raises InputError if lm-eval renders other texts than training read."""
     definition = task_definition(task, rows)
     # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
     if task.classes and task.label and not any(map(task.label, rows["validation"])):
@@ -157,11 +152,14 @@ def run_harness(
         result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
     if files:
         write_files(result, files)
-    entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]} if task.definition else {}
-    first_filter = next(iter(entries.values()), NO_FILTER if task.choices else _STRICT)
-    samples = [
-        sample for sample in result["samples"][task.name] if sample["filter"] == entries.get(task.metric, first_filter)
-    ]
+    samples = result["samples"][task.name]
+    # They begin with those of the first filter, which is the headline's of a built-in task.
+    first_filter = samples[0]["filter"]
+    headline = {"metric": task.metric, "filter": first_filter}
+    for entry in task.definition.get("metrics", ()):
+        if entry["name"] == task.metric:
+            headline = entry
+    samples = [sample for sample in samples if sample["filter"] == headline["filter"]]
     samples.sort(key=lambda sample: sample["doc_id"])
     reported = {column for metric in task.metrics for column in metric.columns}
     metrics: dict[str, float | None] = {}
@@ -172,7 +170,7 @@ def run_harness(
         name = metric if filter_name == first_filter else f"{metric}_{filter_name}"
         if isinstance(value, int | float) and name in reported:
             metrics[name] = float(value)
-    return metrics, samples
+    return metrics, samples, [float(sample[headline["metric"]]) for sample in samples]
 
 
 def write_files(result: dict, folder: Path) -> None:
@@ -189,13 +187,6 @@ def write_files(result: dict, folder: Path) -> None:
         # lm-eval only logs a warning if it cannot write.
         if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
             raise InputError(f"{written}: lm-eval could not write it", "check the free space")
-
-
-def outcome_key(task: Task) -> str:
-    """Return the key of the headline metric's outcome in lm-eval's samples: its name without a filter's."""
-    if task.definition:
-        return next(entry["metric"] for entry in task.definition["metrics"] if entry["name"] == task.metric)
-    return task.metric
 
 
 def task_definition(task: Task, rows: SplitRows) -> dict:

@@ -1,5 +1,4 @@
-"""Compute from the rows of an evaluation what lm-eval does not: choices, ties, chance, recalls and the metrics of the
-loss.
+"""Compute from the rows of an evaluation what lm-eval does not: choices, ties, recalls and the metrics of the loss.
 
 These functions need neither torch nor lm-eval.
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.tasks.metrics import LOSS, MAJORITY_FLOOR, TOKEN_PERPLEXITY, Metric, recall
+from sparseft.tasks.metrics import LOSS, MAJORITY_FLOOR, TOKEN_PERPLEXITY, recall
 from sparseft.tasks.task import Row, Task
 
 # Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a
@@ -29,24 +28,10 @@ BOOTSTRAP = 400
 LARGEST_LOSS = 709
 
 
-def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[list[int]] | None]:
-    """Return the labels of rows, and the lengths of their choices; None if the answer is generated."""
-    if task.choices is None or task.label is None:
-        return [task.answer(row) for row in rows], None
-    return [task.label(row) for row in rows], [[len(choice) for choice in task.choices(row)] for row in rows]
-
-
 def prompt_digest(task: Task, rows: list[Row]) -> str:
     """Return the sha256 of the prompts and answers of rows, in their order."""
     texts = [[task.prompt(row), task.answer(row)] for row in rows]
     return sha256_of_text(json.dumps(texts))
-
-
-def chance_of(lengths: list[list[int]] | None) -> float:
-    """Return the score of a random guess: the mean of 1 / number of choices, or 0 if the answer is generated."""
-    if lengths is None:
-        return 0.0
-    return math.fsum(1 / len(row) for row in lengths) / len(lengths)
 
 
 def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = None) -> tuple[np.ndarray, int]:
@@ -67,12 +52,15 @@ def class_metrics(
     """Return the recall of each choice with its standard error, and the share of the most frequent one, by name.
 
     `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never
-    right."""
+    right. Its standard error is None if it is right in fewer than two rows."""
     right = np.array(labels)
     metrics: dict[str, float | None] = {}
     predictions, _ = likeliest(log_likelihoods)
     for number, name in enumerate(classes):
-        metrics |= _mean(recall(name), predictions[right == number] == number)
+        metric, hits = recall(name), predictions[right == number] == number
+        share = float(hits.mean()) if len(hits) else None
+        error = math.sqrt(share * (1 - share) / (len(hits) - 1)) if share is not None and len(hits) > 1 else None
+        metrics |= {metric.name: share, metric.standard_error: error}
     return metrics | {MAJORITY_FLOOR.name: max(Counter(labels).values()) / len(labels)}
 
 
@@ -107,10 +95,3 @@ def perplexity_of(loss: float) -> float:
             "check the model's weights, prune less, or leave the perplexity out",
         )
     return math.exp(loss)
-
-
-def _mean(metric: Metric, hits: np.ndarray) -> dict[str, float | None]:
-    """Return the share of hits and its standard error by name; None if there are too few rows for it."""
-    share = float(hits.mean()) if len(hits) else None
-    error = math.sqrt(share * (1 - share) / (len(hits) - 1)) if share is not None and len(hits) > 1 else None
-    return {metric.name: share, metric.standard_error: error}

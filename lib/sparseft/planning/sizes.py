@@ -218,9 +218,8 @@ def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | 
 
     A text is cut into sequences of `length` tokens."""
     if data.local:
-        is_text = data.kind == "text"
-        file = local_file(Path(data.local), split, is_text=is_text)
-        if file and is_text:
+        file = local_file(data, split)
+        if file and data.kind == "text":
             return file.stat().st_size // (CHARACTERS_PER_TOKEN * length)
         return sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
     task = None if data.hub or data.task_kind else BY_NAME.get(name)
