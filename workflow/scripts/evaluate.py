@@ -45,6 +45,7 @@ from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
 from sparseft.study.grid import Run
+from sparseft.study.section import refuse
 from sparseft.study.sources import OWN_CONTEXT, Perplexity
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
@@ -98,28 +99,25 @@ def main(
         batch_size: sequences per forward pass
         threads: CPU threads; another number changes the last bits
     """
-    for one, other, names in (
-        (divergence, dense, "--divergence and --dense"),
-        (adapter, mask_path, "--adapter and --mask_path"),
-    ):
-        if bool(one) != bool(other):
-            raise InputError(f"{names} belong together", "give both, or none")
     is_selection = split == SELECTION
-    if (adapter or is_selection) and (
-        wikitext2 or probes or divergence or lm_eval_files or (adapter and (is_selection or calibration))
-    ):
-        what = "--adapter and --split selection evaluate the task only"
-        raise InputError(what, "give one of them, without what is for other evaluations")
     named = Run.parse(run_id) if run_id else None
-    if named and named.task != task:
-        raise InputError(f"--task {task}: not the task of {run_id}", "correct --task or --run_id")
+    others = wikitext2 or probes or divergence or lm_eval_files or (adapter and (is_selection or calibration))
+    refuse(
+        {
+            "--divergence and --dense belong together; give both, or none": bool(divergence) != bool(dense),
+            "--adapter and --mask_path belong together; give both, or none": bool(adapter) != bool(mask_path),
+            "--adapter and --split selection evaluate the task only; give one of them, without what is for other"
+            " evaluations": (adapter or is_selection) and others,
+            f"--task {task}: not the task of {run_id}; correct --task or --run_id": named and named.task != task,
+        }
+    )
     schema = BeforeMergeRecord if adapter else SelectionRecord if is_selection else EvaluationRecord
     folders = [data_dir, *(Path(probe.partition(":")[2]) for probe in probes)]
     files = [checkpoint, mask_path, adapter, *folders, wikitext2, divergence, dense, *calibration]
     claim_record(output, Path(schema.file_name).stem, files)
     start(threads)
     tasks = read_tasks(task, data_dir, probes)
-    own, rows, digests = tasks.pop(task)
+    own, rows, digests = tasks[task]
     # The worked examples come from the training rows.
     inputs: dict[str, Any] = {"data": digests["validation"], "train": digests["train"]}
     seen = [texts_of(own, rows["train"])] if own.is_trainable else []
@@ -130,7 +128,7 @@ def main(
         inputs |= {"data": digest, "validation": digests["validation"]}
         content["split"] = SELECTION
     sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
-    sets[task] = texts_of(own, rows["validation"])
+    del tasks[task]
     if wikitext2:
         documents, digest = read_documents(wikitext2)
         text = DOCUMENT_BREAK.join(documents)

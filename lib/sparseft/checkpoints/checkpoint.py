@@ -25,7 +25,7 @@ from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.storage.bits import BITS
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import hash_files
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import ADAPTER_CONFIG
 
@@ -173,7 +173,7 @@ class Checkpoint:
 
     def hashes(self) -> dict[str, str]:
         """Hash every file that decides a result, and return its name -> sha256."""
-        return {file.name: sha256(file) for file in (*self.files, *small_files(self.folder))}
+        return hash_files([*self.files, *small_files(self.folder)])
 
     @property
     def prepared(self) -> bool:
@@ -190,7 +190,7 @@ class Checkpoint:
         if not self.prepared:
             return self.digest_of(self.hashes())
         recorded = self._manifest()
-        hashes = {file.name: sha256(file) for file in small_files(self.folder)}
+        hashes = hash_files(small_files(self.folder))
         for file in self.files:
             entry = recorded.get(file.name, {})
             hashes[file.name] = entry["sha256"] if entry.get("bytes") == file.stat().st_size else "of another size"

@@ -28,7 +28,7 @@ from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.rewriting import safetensors_stream
 from sparseft.errors import InputError
 from sparseft.storage.bits import BITS
-from sparseft.storage.hashes import sha256
+from sparseft.storage.hashes import hash_files
 from sparseft.study.sources import split_mdl
 
 # The key of the tree that holds the weights.
@@ -183,8 +183,7 @@ class ModelZooCheckpoint(Checkpoint):
         weights = hashlib.sha256()
         for part in safetensors_stream(self, self.tensors):
             weights.update(part.data)
-        hashes = {file.name: sha256(file) for file in small_files(self.folder)}
-        return self.digest_of(hashes | {"model.safetensors": weights.hexdigest()})
+        return self.digest_of(hash_files(small_files(self.folder)) | {"model.safetensors": weights.hexdigest()})
 
     def _rows(self, name: str, block: int) -> Iterator[np.ndarray]:
         """Yield the bits of a tensor's rows in Hugging Face's order, about `block` weights at once."""

@@ -96,10 +96,9 @@ class Cut(NamedTuple):
 
     def resized(self, tensor: Tensor) -> Tensor:
         """Return the tensor with its new name and shape."""
-        if self.kept is None:
-            return replace(tensor, name=self.name)
         shape = list(tensor.shape)
-        shape[self.axis] = int(self.kept.sum())
+        if self.kept is not None:
+            shape[self.axis] = int(self.kept.sum())
         return replace(tensor.changed(tensor.dtype, tuple(shape)), name=self.name)
 
 
@@ -117,18 +116,18 @@ def write_smaller(
     left: dict[str, Tensor] = {}
     for file in checkpoint.files:
         header, tensors = read_header(file)
-        cuts = [(tensor, cut) for tensor in tensors if (cut := cut_of(tensor))]
+        cuts = {tensor.name: cut for tensor in tensors if (cut := cut_of(tensor))}
         if not cuts:
             continue
-        smaller = [cut.resized(tensor) for tensor, cut in cuts]
-        left |= {tensor.name: new for (tensor, _), new in zip(cuts, smaller, strict=True)}
+        smaller = {name: cut.resized(checkpoint.tensors[name]) for name, cut in cuts.items()}
+        left |= smaller
         with open(folder / file.name, "wb") as target:
-            target.write(safetensors_header(smaller, json.loads(header[8:]).get("__metadata__")))
-            for tensor, cut in cuts:
+            target.write(safetensors_header(smaller.values(), json.loads(header[8:]).get("__metadata__")))
+            for name, cut in cuts.items():
                 if cut.kept is None:
-                    target.write(checkpoint.read_bytes(tensor.name))
+                    target.write(checkpoint.read_bytes(name))
                 else:
-                    target.write(np.compress(cut.kept, checkpoint.read(tensor.name), cut.axis).data)
+                    target.write(np.compress(cut.kept, checkpoint.read(name), cut.axis).data)
     write_json(folder / "config.json", checkpoint.config | changes)
     path = folder / INDEX
     if path.exists():

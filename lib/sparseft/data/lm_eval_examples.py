@@ -23,6 +23,7 @@ from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
+from sparseft.study.section import refuse
 from sparseft.study.sources import TaskData
 from sparseft.tasks.lm_eval import BY_LM_EVAL, BY_LOG_LIKELIHOODS, GENERATE_UNTIL, MULTIPLE_CHOICE, NO_FILTER, task_of
 from sparseft.tasks.metrics import F1
@@ -42,13 +43,10 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     it."""
     source = Source(name, data)
     _check_supported(name, source.config, data)
-    docs = {split: source.rows(origin) for split, origin in source.origin.items()}
+    docs = {split: list(enumerate(source.rows(origin), start=1)) for split, origin in source.origin.items()}
     task = task_of(name, _definition(source))
-    numbered = {
-        split: choose_rows(list(enumerate(rows, start=1)), name, split, data.numbers[split], data.seed)
-        for split, rows in docs.items()
-    }
-    return Examples(task, rendered_rows(task, numbered), source.described)
+    chosen = {split: choose_rows(rows, name, split, data.numbers[split], data.seed) for split, rows in docs.items()}
+    return Examples(task, rendered_rows(task, chosen), source.described)
 
 
 def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
@@ -196,17 +194,20 @@ def _check_supported(name: str, config: dict, data: TaskData) -> None:
     """Raise InputError if a task needs more than a prompt and choices, or a prompt and one generated answer."""
     output_type, repeats = config.get("output_type", GENERATE_UNTIL), config.get("repeats", 1)
     has_choices, is_generated = output_type == MULTIPLE_CHOICE, output_type == GENERATE_UNTIL
-    is_drawn = is_generated and _generation(config)["do_sample"]
-    types = f"{MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
-    for is_fault, what, remedy in (
-        (not (has_choices or is_generated), f": output_type {output_type} is not supported", f"name a task of {types}"),
-        (repeats != 1, f": repeats {repeats} is not supported", "set it to 1"),
-        (has_choices and config.get("filter_list"), ": choices have no filters", "leave out filter_list"),
-        (has_choices and data.answer, ".answer: training learns the right choice", "leave answer out"),
-        (is_drawn, ": the answers are drawn at random", "set generation_kwargs.do_sample to false"),
-    ):
-        if is_fault:
-            raise InputError(f"tasks.{name}{what}", remedy)
+    place, types = f"tasks.{name}", f"{MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
+    refuse(
+        {
+            f"{place}: output_type {output_type} is not supported; name a task of {types}": not (
+                has_choices or is_generated
+            ),
+            f"{place}: repeats {repeats} is not supported; set it to 1": repeats != 1,
+            f"{place}: choices have no filters; leave out filter_list": has_choices and config.get("filter_list"),
+            f"{place}.answer: training learns the right choice; leave answer out": has_choices and data.answer,
+            f"{place}: the answers are drawn at random; set generation_kwargs.do_sample to false": (
+                is_generated and _generation(config)["do_sample"]
+            ),
+        }
+    )
 
 
 def _generation(config: dict) -> dict:

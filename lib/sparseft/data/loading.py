@@ -209,7 +209,7 @@ def measured_lengths(task: Task, rows: SplitRows) -> Lengths:
     else:
         numbers = [len(split) for split in rows.values()]
         answers = [len(task.answer(row)) for row in every_row]
-        wholes = [len(task.prompt(row)) + length for row, length in zip(every_row, answers, strict=True)]
+        wholes = np.add([len(task.prompt(row)) for row in every_row], answers)
         mean, long, answer = _tokens(np.mean(wholes)), _tokens(np.quantile(wholes, 0.99)), _tokens(np.mean(answers))
     choices = max(len(task.choices(row)) for row in every_row) if task.choices else 0
     return Lengths(numbers, mean, long, answer, choices, task.few_shot, task.max_new_tokens)

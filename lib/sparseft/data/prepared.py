@@ -38,8 +38,11 @@ def find_task(folder: Path, name: str) -> Task:
 
 def read_splits(folder: Path, task: Task, splits: Iterable[str] = SPLITS) -> tuple[SplitRows, dict[str, str]]:
     """Return the rows of these splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
-    files = {split: read_prepared(folder / f"{split}.jsonl", task) for split in splits}
-    return {split: rows for split, (rows, _) in files.items()}, {split: digest for split, (_, digest) in files.items()}
+    rows: SplitRows = {}
+    digests = {}
+    for split in splits:
+        rows[split], digests[split] = read_prepared(folder / f"{split}.jsonl", task)
+    return rows, digests
 
 
 def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:

@@ -156,7 +156,7 @@ def evaluate_probe(
 def _described(task: Task, rows: SplitRows, metrics: dict[str, float | None]) -> dict:
     """Return the fields that say what was evaluated, and the metrics."""
     return {
-        **({"definition_sha256": task.definition_sha256} if task.definition else {}),
+        "definition_sha256": task.definition_sha256,
         "metric": task.metric,
         "value": metrics[task.metric],
         "standard_error": metrics[task.headline.standard_error],

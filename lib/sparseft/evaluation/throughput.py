@@ -85,16 +85,16 @@ def measure(training: MeasuredTraining) -> list[dict]:
         size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes
     }
     for seed in range(training.throughput.repeats):
-        for size in sizes:
+        for place, size in enumerate(sizes):
             repeat = _measurement(training, size, seed)
             result = repeat if isinstance(repeat, str) else f"{repeat['samples'] / repeat['seconds']:.2f} samples/s"
             print(f"batch size {size}, repeat {seed + 1}: {result}", file=sys.stderr)
             if isinstance(repeat, str):
                 # Earlier measurements of this size, and of larger ones, fitted only by luck.
-                for other in (other for other in rows if other >= size):
+                for other in sizes[place:]:
                     rows[other] |= {"status": SKIPPED, "repeats": []}
                 rows[size] |= {"status": OUT_OF_MEMORY, "reason": repeat}
-                sizes = [other for other in sizes if other < size]
+                sizes = sizes[:place]
                 break
             rows[size]["repeats"].append(repeat)
     return list(rows.values())

@@ -5,6 +5,7 @@ Prompt and answer are those of lm-eval's task `gsm8k` 3.0 (gsm8k/gsm8k.yaml).
 """
 
 import re
+from operator import itemgetter
 
 from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE
 from sparseft.tasks.task import Lengths, Row, Task
@@ -31,7 +32,7 @@ GSM8K = Task(
     filled=("question",),
     problem=problem,
     prompt=prompt,
-    answer=lambda row: row["answer"],
+    answer=itemgetter("answer"),
     headline=EXACT_MATCH,
     metrics=(EXACT_MATCH, EXACT_MATCH_FLEXIBLE),
     lengths=Lengths(rows=(7473, 1319), mean=130, long=310, answer=190, choices=0),

@@ -15,8 +15,8 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     odd)."""
     names, things = words_of_split(NAMES, split), words_of_split(THINGS, split)
     # Pairs 12 >= a > b >= 1. No pair is in both splits, so that validation asks for new sums.
-    pairs = [(a, b) for b, a in itertools.combinations(range(1, 13), 2)]
-    own_pairs = [(a, b) for a, b in pairs if ((a + 2 * b) % 3 == 0) == (split == "validation")]
+    of_validation, pairs = split == "validation", itertools.combinations(range(1, 13), 2)
+    own_pairs = [(a, b) for b, a in pairs if ((a + 2 * b) % 3 == 0) == of_validation]
     problems = list(itertools.product(names, things, own_pairs))
     chosen, are_sums, _ = drawn(NAME, split, number, seed, problems, ways=2)
     rows = []

@@ -10,6 +10,8 @@ is the last message.
 """
 
 import json
+from dataclasses import replace
+from operator import itemgetter
 
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.task import Row, Task
@@ -17,30 +19,30 @@ from sparseft.tasks.task import Row, Task
 
 def task_of(name: str, definition: dict) -> Task:
     """Return the task that a definition describes: its `format` is "response" or "messages"."""
-    loss: dict = {"headline": LOSS, "metrics": (LOSS, TOKEN_PERPLEXITY)}
-    if definition["format"] == "messages":
-        return Task(
-            name=name,
-            fields={"messages": list},
-            problem=_problem_of_messages,
-            # What comes before the last message, as JSON, to compare rows by it.
-            prompt=lambda row: json.dumps(row["messages"][:-1], ensure_ascii=False),
-            answer=lambda row: row["messages"][-1]["content"],
-            messages=lambda row: row["messages"],
-            **loss,
-            definition=definition,
-        )
-    return Task(
+    task = Task(
         name=name,
         fields={"prompt": str, "response": str},
         filled=("prompt", "response"),
-        prompt=lambda row: row["prompt"],
-        answer=lambda row: row["response"],
+        prompt=itemgetter("prompt"),
+        answer=itemgetter("response"),
         # The whole text is the prompt and the response as they are written.
         delimiter="",
         moves_spaces=False,
-        **loss,
+        headline=LOSS,
+        metrics=(LOSS, TOKEN_PERPLEXITY),
         definition=definition,
+    )
+    if definition["format"] == "response":
+        return task
+    return replace(
+        task,
+        fields={"messages": list},
+        filled=(),
+        problem=_problem_of_messages,
+        # What comes before the last message, as JSON, to compare rows by it.
+        prompt=lambda row: json.dumps(row["messages"][:-1], ensure_ascii=False),
+        answer=lambda row: row["messages"][-1]["content"],
+        messages=itemgetter("messages"),
     )
 
 

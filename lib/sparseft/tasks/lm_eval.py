@@ -13,6 +13,8 @@ The last three are only in a task with choices. The evaluation renders the rows 
 (data/lm_eval_rendering.py).
 """
 
+from operator import itemgetter
+
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
 from sparseft.tasks.task import Row, Task
 
@@ -40,13 +42,13 @@ def task_of(name: str, definition: dict) -> Task:
         fields={"doc": dict, "prompt": str, "answer": str, **(_CHOICE_FIELDS if has_choices else {})},
         filled=("prompt", "answer"),
         problem=_choice_problem if has_choices else lambda row: None,
-        prompt=lambda row: row["prompt"],
-        answer=lambda row: row["answer"],
+        prompt=itemgetter("prompt"),
+        answer=itemgetter("answer"),
         delimiter="",
         # lm-eval keeps the spaces at the end of a prompt if the answer is generated.
         moves_spaces=has_choices,
-        choices=(lambda row: row["choices"]) if has_choices else None,
-        label=(lambda row: row["label"]) if has_choices else None,
+        choices=itemgetter("choices") if has_choices else None,
+        label=itemgetter("label") if has_choices else None,
         classes=tuple(definition["classes"]),
         headline=next(metric for metric in metrics if metric.name == definition["metric"]),
         metrics=metrics,

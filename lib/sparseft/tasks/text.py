@@ -5,6 +5,8 @@ The documents of a split are joined by blank lines, and the text is tokenised on
 (language_model/batches.py).
 """
 
+from operator import itemgetter
+
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.task import DOCUMENT, Task
 
@@ -16,7 +18,7 @@ def task_of(name: str, definition: dict) -> Task:
         fields=DOCUMENT.fields,
         converted=DOCUMENT.converted,
         # Documents are compared whole.
-        prompt=lambda row: row["text"],
+        prompt=itemgetter("text"),
         answer=lambda row: "",
         sequence_length=definition["length"],
         headline=LOSS,

@@ -30,7 +30,7 @@ from sparseft.masks.mask_file import Mask, count_kept, read_checked_mask
 from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
 from sparseft.storage.bits import BITS
-from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.hashes import hash_files, sha256_of_text
 from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.record import check_record, trained_digest, write_record_of
 from sparseft.study.digests import Code
@@ -250,7 +250,7 @@ def _teacher(path: Path | None, base: Checkpoint, mask: Mask, *, is_dense: bool)
 def _vocabulary(model: Checkpoint) -> tuple[int, dict[str, str]]:
     """Return the number of a model's tokens, and the sha256 of the files that say what they are."""
     files = [file for file in small_files(model.folder) if file.name in ("tokenizer.json", "tokenizer.model")]
-    return model.config["vocab_size"], {file.name: sha256(file) for file in files}
+    return model.config["vocab_size"], hash_files(files)
 
 
 def _trained_numbers(job: TrainingJob) -> int:
