@@ -4,7 +4,7 @@ import random
 import tracemalloc
 
 import pytest
-from sparseft.data.overlap import Texts, distinct_prompts, find, near_copies, shares_found, texts_of
+from sparseft.data.overlap import Texts, find, near_copies, shares_found, texts_of
 from sparseft.tasks import BY_NAME, instruction
 
 PASSAGE = (
@@ -112,7 +112,6 @@ def test_of_a_conversation_the_contents_before_the_answer_are_compared():
         for word, answer in (("ice", "Yes."), ("Ice", "No."), ("fire", "Yes."))
     ]
     assert texts_of(task, rows).parts == ["Is ice cold?", "Is Ice cold?", "Is fire cold?"]
-    assert distinct_prompts(task, rows) == 2
 
 
 @pytest.mark.parametrize("name", [task.name for task in BY_NAME.values() if task.generate])

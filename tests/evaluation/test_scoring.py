@@ -1,5 +1,6 @@
 """What follows from the rows of an evaluation without lm-eval."""
 
+import numpy as np
 import pytest
 from sparseft.evaluation.scoring import class_metrics, likeliest, prompt_digest
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
@@ -15,8 +16,7 @@ def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():
 
 
 def test_a_class_that_is_never_right_has_no_recall():
-    logs = [[-1.0, -2.0], [-2.0, -1.0], [-1.0, -2.0]]
-    metrics = class_metrics([0, 0, 0], logs, ("no", "yes"))
+    metrics = class_metrics([0, 0, 0], np.array([0, 1, 0]), ("no", "yes"))
     assert metrics["recall_no"] == pytest.approx(2 / 3)
     assert metrics["recall_yes"] is metrics["recall_yes_stderr"] is None
 

@@ -33,8 +33,6 @@ ROW = {
 @pytest.mark.parametrize(("change", "problem"), [
     ({}, None),
     ({"answer": "\n"}, "'answer' is empty"),
-    ({"label": 2}, "outside 0 to 1"),
-    ({"label": -1}, "outside 0 to 1"),
     ({"requests": []}, "fewer than two"),
     ({"doc": "x"}, "'doc' has the wrong type"),
 ])  # fmt: skip

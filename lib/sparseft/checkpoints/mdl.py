@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -170,14 +170,14 @@ class MdlFile:
             raise InputError(f"{place}: truncated, or not an .mdl file ({error})", _REPLACE_FILE) from None
 
 
+@dataclass
 class MdlWriter:
     """Write the tensors below one key of the tree, in any order and in parts. `mdl_writer` makes the file complete."""
 
-    def __init__(self, file: h5py.File, branch: str, target: "Target") -> None:
-        self.file = file
-        self.branch = branch
-        self.target = target
-        self.leaves: dict[str, dict] = {}
+    file: h5py.File
+    branch: str
+    target: "Target"
+    leaves: dict[str, dict] = field(default_factory=dict)
 
     def create(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Make room for a tensor; `dtype` in safetensors' spelling."""

@@ -78,15 +78,10 @@ def texts_of(task: Task, rows: list[Row]) -> Texts:
 
 
 def normal_form(text: str) -> str:
-    """Return a text without what does not count. Short prompts are equal if their normal forms are."""
+    """Return a text without what does not count. Prompts are equal if their normal forms are."""
     signs = _ARITHMETIC.findall(text) if re.search(r"\d", text) else []
     # A text without a word, such as an emoji, is its own form.
     return " ".join([*_words(text), *signs]) or text.strip()
-
-
-def distinct_prompts(task: Task, rows: list[Row]) -> int:
-    """Return the number of different prompts of a task's rows."""
-    return len(set(map(normal_form, texts_of(task, rows).parts)))
 
 
 def in_words(share: float, task: Task, split: str) -> str:

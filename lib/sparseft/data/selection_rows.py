@@ -60,13 +60,10 @@ def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidat
         number = (data.selection_examples or len(prepared["validation"])) + len(prepared["train"])
         stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
         return Candidates(task.generate("train", number, int.from_bytes(stream)), {"generated": task.name}, "train")
-    if data.local:
-        has_own_split = local_file(data, SELECTION) is not None
-    else:
-        has_own_split = SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
-    split = SELECTION if has_own_split else "train"
+    in_hub = not data.local and SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
+    split = SELECTION if in_hub or local_file(data, SELECTION) else "train"
     rows, source = load_rows(task, split, data)
-    if not has_own_split:
+    if split == "train":
         rows = unused_rows(rows, task.name, data)
     if task.sequence_length:
         rows = [row for row in rows if row["text"].strip()]

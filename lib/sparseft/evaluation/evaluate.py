@@ -12,6 +12,7 @@ A task whose headline is the loss is evaluated without lm-eval, on the tokens th
 
 import json
 import math
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparseft.data.overlap import distinct_prompts
+from sparseft.data.overlap import normal_form, texts_of
 from sparseft.errors import InputError
 from sparseft.evaluation import scoring
 from sparseft.evaluation.harness import StrictLM, run_harness
@@ -75,11 +76,13 @@ def evaluate(
         scores = _described(task, rows, scoring.loss_metrics(losses, tokens))
         scores |= {"examples": len(examples), "chance": None, "harness": None}
     # The examples of a text are sequences of tokens.
-    sequences = {tuple(example.ids) for example in examples}
+    prompts: Iterable = map(normal_form, texts_of(task, validation).parts)
+    if task.sequence_length:
+        prompts = (tuple(example.ids) for example in examples)
     return {
         "task": task.name,
         **scores,
-        "distinct_prompts": len(sequences) if task.sequence_length else distinct_prompts(task, validation),
+        "distinct_prompts": len(set(prompts)),
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
         "device": device_name(model.device),
@@ -129,9 +132,7 @@ def evaluate_probe(
             "chance": fmean(1 / len(row) for row in lengths),
         }
         # lm-eval does not have these metrics.
-        own = scoring.class_metrics(labels, logs, task.classes)
-        reported = {column for metric in task.metrics for column in metric.columns}
-        metrics |= {name: value for name, value in own.items() if name in reported}
+        metrics |= scoring.class_metrics(labels, predictions, task.classes)
     else:
         settings = model.generation_config.to_diff_dict()
         ours = ("transformers_version", "_from_model_config")
@@ -145,6 +146,8 @@ def evaluate_probe(
         }
     if task.definition.get("scored_by") == BY_LM_EVAL:
         answers["scored_by"] = BY_LM_EVAL
+    reported = {column for metric in task.metrics for column in metric.columns}
+    metrics = {name: value for name, value in metrics.items() if name in reported}
     return _described(task, rows, metrics) | {
         "examples": len(validation),
         "harness": f"lm-eval {version('lm-eval')}",
@@ -186,11 +189,11 @@ def token_perplexity(model: nn.Module, tokenizer, text: str, context: int, windo
     if available < (windows or 1):
         raise InputError(f"perplexity: {available} windows of {context} in {len(ids)} tokens", "give more text")
     used = windows or available
-    losses = []
-    for window in ids[: used * context].reshape(used, context).to(model.device):
-        parts = [
+    losses = [
+        sum(
             F.cross_entropy(logits.float(), targets).item() * (len(targets) / (context - 1))
             for targets, logits in logits_by_rows(model, window)
-        ]
-        losses.append(sum(parts))
-    return scoring.perplexity_of(sum(losses) / len(losses))
+        )
+        for window in ids[: used * context].reshape(used, context).to(model.device)
+    ]
+    return scoring.perplexity_of(sum(losses) / used)

@@ -161,14 +161,13 @@ def run_harness(
             headline = entry
     samples = [sample for sample in samples if sample["filter"] == headline["filter"]]
     samples.sort(key=lambda sample: sample["doc_id"])
-    reported = {column for metric in task.metrics for column in metric.columns}
     metrics: dict[str, float | None] = {}
     # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the
     # first.
     for key, value in result["results"][task.name].items():
         metric, _, filter_name = key.partition(",")
         name = metric if filter_name == first_filter else f"{metric}_{filter_name}"
-        if isinstance(value, int | float) and name in reported:
+        if isinstance(value, int | float):
             metrics[name] = float(value)
     return metrics, samples, [float(sample[headline["metric"]]) for sample in samples]
 

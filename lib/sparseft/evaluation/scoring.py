@@ -46,16 +46,13 @@ def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | Non
     return scores.argmax(axis=0), int(has_ties.sum())
 
 
-def class_metrics(
-    labels: list, log_likelihoods: list[list[float]], classes: tuple[str, ...]
-) -> dict[str, float | None]:
+def class_metrics(labels: list[int], predictions: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
     """Return the recall of each choice with its standard error, and the share of the most frequent one, by name.
 
     `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never
     right. Its standard error is None if it is right in fewer than two rows."""
     right = np.array(labels)
     metrics: dict[str, float | None] = {}
-    predictions, _ = likeliest(log_likelihoods)
     for number, name in enumerate(classes):
         metric, hits = recall(name), predictions[right == number] == number
         share = float(hits.mean()) if len(hits) else None
