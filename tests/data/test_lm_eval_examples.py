@@ -1,13 +1,11 @@
 """Tasks of lm-eval beside stock lm-eval: its own YAML files and loader over the same rows, run by its own model
 class."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from datasets import disable_progress_bars
 from hub_cache import COMMIT, publish, write
@@ -19,16 +17,11 @@ from sparseft.data.lm_eval_definitions import FOLDER
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate, evaluate_probe
+from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import run_harness
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
-from sparseft.language_model.model import load_model
-from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.record_file import read_record_file
-from sparseft.storage.hashes import sha256
 from sparseft.study.sources import TaskData
-from tiny_models import save_tiny
 
 # lm-eval starts git and tools that describe the machine.
 pytestmark = pytest.mark.process
@@ -321,30 +314,3 @@ def test_a_changed_rendering_is_refused(model32, tmp_path):
     changed = {**examples.task.definition, "yaml": {**examples.task.definition["yaml"], "doc_to_text": "{{thing}}"}}
     with pytest.raises(InputError, match=r"^mine: lm-eval .* validation example 1 another text"):
         evaluate(*model32, replace(examples.task, definition=changed), examples.rows, batch_size=4)
-
-
-def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
-    folder = save_tiny("llama", tmp_path / "model", torch.float32)
-    for name in OWN:
-        for split, part in rows_of(name).items():
-            write(tmp_path / f"rows/{name}/{split}.jsonl", part)
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(OWN[name]))
-        source = {"lm_eval": tmp_path / f"{name}.yaml", "local": tmp_path / f"rows/{name}"}
-        succeed("prepare_task.py", task=name, **source, output_dir=tmp_path / f"data/{name}")
-    place = {"checkpoint": folder, "task": "colours", "data_dir": tmp_path / "data/colours"}
-    succeed("evaluate.py", **place, probes=[f"sums:{tmp_path / 'data/sums'}"], output=tmp_path / "with.json")
-    succeed("evaluate.py", **place, output=tmp_path / "without.json")
-    record, without = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("with", "without"))
-    probe = record["probes"].pop("sums")
-    # A probe changes nothing in the evaluation of the task.
-    changing = ("seconds", "peak_memory_bytes", "record_sha256")
-    assert record | {name: without[name] for name in changing} == without
-    digests = {split: sha256(tmp_path / f"data/sums/{split}.jsonl") for split in ("train", "validation")}
-    assert (probe["data_sha256"], probe["train_sha256"]) == (digests["validation"], digests["train"])
-    task = find_task(tmp_path / "data/sums", "sums")
-    loaded = load_model(folder, torch.device("cpu"))
-    expected = evaluate_probe(*loaded, task, read_splits(tmp_path / "data/sums", task)[0], 32)
-    assert {key: probe[key] for key in expected} == expected
-    # Only lm-eval has the filters of the sums.
-    checked = read_record_file(tmp_path / "with.json", EvaluationRecord)
-    assert (checked.scored_by, checked.probes["sums"].scored_by) == (None, "lm-eval")

@@ -93,18 +93,6 @@ def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(
         load_rows(BY_NAME["gsm8k"], "train", TaskData(hub=other))
 
 
-def test_a_number_of_rows_is_chosen_by_the_seed(tmp_path):
-    for split in ("train", "validation"):
-        write(tmp_path / f"{split}.jsonl", BOOLQ)
-    chosen = [
-        load_examples(BY_NAME["boolq"], TaskData(local=str(tmp_path), train_examples=3, seed=seed)).rows
-        for seed in (0, 0, 1)
-    ]
-    assert chosen[0] == chosen[1] != chosen[2]
-    assert [len(rows["train"]) for rows in chosen] == [3, 3, 3]
-    assert chosen[2]["validation"] == BOOLQ
-
-
 def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_rows_that_are_training_rows(tmp_path):
     others = [{**BOOLQ[0], "question": "is it"}, {**BOOLQ[0], "passage": "Snow."}]
     files = {
@@ -122,19 +110,19 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
 
 
 @pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini", "hellaswag_mini", "boolq"])
-def test_more_validation_rows_change_no_training_row(tmp_path, name):
+def test_rows_follow_the_seed_and_more_validation_rows_change_no_training_row(tmp_path, name):
     source = {}
     if name == "boolq":
         source = {"local": str(tmp_path)}
         for split in SPLITS:
             rows = [{"passage": f"{split} {n}", "question": "q", "answer": True} for n in range(20)]
             write(tmp_path / f"{split}.jsonl", rows)
-    few, many = (
-        load_examples(BY_NAME[name], TaskData(train_examples=12, validation_examples=number, **source)).rows
-        for number in (6, 12)
+    few, many, other = (
+        load_examples(BY_NAME[name], TaskData(train_examples=12, validation_examples=number, seed=seed, **source)).rows
+        for number, seed in ((6, 0), (12, 0), (12, 1))
     )
-    assert few["train"] == many["train"]
-    assert len(many["validation"]) == 12
+    assert few["train"] == many["train"] != other["train"]
+    assert [len(many[split]) for split in SPLITS] == [12, 12]
 
 
 def test_validation_rows_are_prepared_beside_their_training_rows_and_refused_beside_others(tmp_path):

@@ -7,20 +7,16 @@ from pathlib import Path
 import pytest
 from project import succeed
 from sparseft.data.prepared import find_task, read_prepared
-from sparseft.data.rows import read_rows, write_rows
+from sparseft.data.rows import write_rows
 from sparseft.data.texts import read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 
-BOOLQ = {"passage": "one\u2028two\x85three \U0001f600", "question": "q", "answer": True}
-ROWS = [{"text": "one\u2028 line"}, {"text": "", "page": 2}, {"text": "dr\u00ef \U0001f600"}]
+BOOLQ = {"passage": "p", "question": "q", "answer": True}
+# JSON allows a line separator inside a string.
+ROWS = [{"text": "one\u2028two\x85three"}, {"text": "", "page": 2}, {"text": "dr\u00ef \U0001f600"}]
 DOCUMENTS = [row["text"] for row in ROWS]
-
-
-def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
-    write_rows(tmp_path / "rows.jsonl", [BOOLQ, BOOLQ])
-    assert read_rows(tmp_path / "rows.jsonl", BY_NAME["boolq"]) == [BOOLQ, BOOLQ]
 
 
 @pytest.mark.parametrize(("manifest", "fault"), [

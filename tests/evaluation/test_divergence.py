@@ -1,22 +1,16 @@
 """The divergence of a model from the dense one is KL(dense, model), estimated on windows that the dense model has
 sampled."""
 
-import itertools
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from project import read_record, refused, succeed
 from scipy import stats
 from sparseft.data.rows import write_rows
-from sparseft.evaluation.divergence import measure_divergence
-from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_model
-from sparseft.language_model.sampling import score_windows
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
@@ -25,62 +19,6 @@ from torch import nn
 CPU = torch.device("cpu")
 TASK = BY_NAME["boolq_mini"]
 FIELDS = ("divergence", "divergence_standard_error", "same_top_tokens", "divergences")
-
-
-class Table(nn.Module):
-    """A decoder whose hidden states are the rows of a table."""
-
-    def __init__(self, table: list[list[float]]) -> None:
-        super().__init__()
-        self.table = torch.tensor(table).log()
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        return SimpleNamespace(last_hidden_state=self.table[input_ids])
-
-
-class Chain(nn.Module):
-    """A language model of three tokens, whose next token depends on the last one only."""
-
-    device = CPU
-
-    def __init__(self, table: list[list[float]]) -> None:
-        super().__init__()
-        self.decoder = Table(table)
-
-    def get_decoder(self) -> nn.Module:
-        return self.decoder
-
-    def forward(self, **inputs: object) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.decoder(**inputs).last_hidden_state + 7)
-
-
-def rows_of(model: nn.Module, windows: list[Example]) -> list[dict]:
-    """Return windows as sample_text.py writes them."""
-    scores = score_windows(model, windows)
-    return [
-        {
-            "ids": window.ids,
-            "answer_start": 1,
-            "log_p": scores["log_p"][row].tolist(),
-            "top": scores["top"][row].tolist(),
-        }
-        for row, window in enumerate(windows)
-    ]
-
-
-def test_the_mean_over_all_windows_by_their_probability_is_the_divergence_worked_out_by_hand():
-    p = np.array([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
-    q = np.array([[0.25, 0.5, 0.25], [0.3, 0.3, 0.4], [0.3, 0.3, 0.4]])
-    windows = [Example([0, *ids], 1) for ids in itertools.product(range(3), repeat=2)]
-    probability = [p[0, first] * p[first, second] for _, first, second in (window.ids for window in windows)]
-    record = measure_divergence(Chain(q.tolist()), rows_of(Chain(p.tolist()), windows))
-    # By the chain rule: the divergence of the first token, and that of the second one by the first, over two tokens.
-    of_token = (p * np.log(p / q)).sum(axis=1)
-    expected = (of_token[0] + p[0] @ of_token) / 2
-    assert sum(probability) == pytest.approx(1)
-    assert np.dot(probability, record["divergences"]) == pytest.approx(expected, rel=1e-6)
-    # After 0 the likeliest tokens differ. After 1, those of q are 2, and those of p are 1; after 2, both are 2.
-    assert record["same_top_tokens"] == pytest.approx((0 + 3) / 18)
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +108,6 @@ def test_a_model_in_bfloat16_has_none_either(tiny_models, tmp_path, box):
     succeed("sample_text.py", model_path=tiny_models["llama"], output=text, examples=2, length=300)
     flags = {"divergence": text, "dense": tiny_models["llama"]}
     assert evaluated(box, tmp_path / "dense.json", str(tiny_models["llama"]), **flags)["divergences"] == [0, 0]
-
-
-def test_without_a_text_none_is_measured(box, tmp_path):
-    data = {"task": TASK.name, "data_dir": box / "data", "output": tmp_path / "evaluation.json"}
-    succeed("evaluate.py", checkpoint=box / "dense", **data)
-    record = read_record(tmp_path / "evaluation.json")
-    assert [record[name] for name in FIELDS] == 4 * [None]
-    assert record["inputs"]["divergence"] is None
 
 
 @pytest.mark.parametrize(("flags", "fault"), [

@@ -126,26 +126,6 @@ def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recor
 
 
 @pytest.mark.process
-def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path):
-    folder = save_tiny("llama", tmp_path, torch.float32)
-    change_json(folder / "config.json", use_cache=False)
-    model, tokenizer = load_model(folder, CPU)
-    task = BY_NAME["gsm8k_mini"]
-    rows = rows_of(task)
-    widths = []
-    model.get_decoder().register_forward_pre_hook(
-        lambda _, args, keywords: widths.append(keywords["input_ids"].shape[1]), with_kwargs=True
-    )
-    run_harness(StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=5), task, rows)
-    lengths = sorted((len(tokenizer.encode(task.prompt(row))) for row in rows["validation"]), reverse=True)
-    # One pass over the prompts of a batch, which are padded to the longest one. Every other pass is over one token per
-    # row.
-    assert [width for width in widths if width > 1] == lengths[::5]
-    assert len(set(lengths[::5])) > 1
-    assert widths.count(1) > 10 * len(lengths[::5])
-
-
-@pytest.mark.process
 def test_neither_the_order_of_the_rows_nor_the_batch_size_changes_an_answer(model32, records):
     task = BY_NAME["gsm8k_mini"]
     rows = rows_of(task)
@@ -266,17 +246,10 @@ def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the
         (record["overlap"], record["perplexity_overlap"], record["probes"]["boolq"]["overlap"]) for record in records
     ]
     assert shares == [(0.0, 0.0, 0.75), (0.25, 1.0, 0.75)]
+    probe = records[0]["probes"]["boolq"]
+    digests = [sha256(tmp_path / f"probe/{split}.jsonl") for split in ("validation", "train")]
+    assert [probe["data_sha256"], probe["train_sha256"], probe["examples"]] == [*digests, 8]
     # The context of the model is 512 tokens.
     for record, length in zip(records, (64, 512), strict=True):
         assert [name for name in record["metrics"] if "_ppl_" in name] == [f"local_text_ppl_{length}"]
     assert records[1]["inputs"]["calibration"] == [sha256(tmp_path / "web.jsonl")]
-
-
-def test_a_tokenizer_without_a_padding_token_changes_no_outcome(tmp_path, records):
-    folder = save_tiny("llama", tmp_path / "llama", torch.float32)
-    change_json(folder / "tokenizer_config.json", pad_token=None, unk_token=None)
-    for name, record in records.items():
-        model, tokenizer = load_model(folder, CPU)
-        assert tokenizer.pad_token is None
-        found = evaluate(model, tokenizer, BY_NAME[name], rows_of(BY_NAME[name]), batch_size=5)
-        assert found == record

@@ -14,10 +14,11 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.texts import MODEL, claim_text
+from sparseft.errors import InputError
 from sparseft.language_model.model import load_tokenizer
 from sparseft.language_model.sampling import write_windows
 from sparseft.pruning.calibration_examples import calibration_examples, read_text
-from sparseft.study.section import parse_section, refuse
+from sparseft.study.section import parse_section
 from sparseft.study.sources import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
 
 
@@ -48,13 +49,10 @@ def main(
         seed: seed that chooses windows and examples
         choice: how windows of documents are chosen; get_c4 as wanda's code
     """
-    numbers, of_tasks = len(windows), {bool(task), bool(data_dir), bool(task_windows)}
-    refuse(
-        {
-            f"--windows: {numbers} numbers for {len(text)} texts; give one number per text": numbers != len(text),
-            "--task, --data_dir and --task_windows belong together; give all three, or none": len(of_tasks) > 1,
-        }
-    )
+    if len(windows) != len(text):
+        raise InputError(f"--windows: {len(windows)} numbers for {len(text)} texts", "give one number per text")
+    if len({bool(task), bool(data_dir), bool(task_windows)}) > 1:
+        raise InputError("--task, --data_dir and --task_windows belong together", "give all three, or none")
     claim_text(output, [model_path, data_dir, *text])
     checkpoint = Checkpoint(model_path)
     examples, parts, of_task = [], [], {}

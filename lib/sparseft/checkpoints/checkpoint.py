@@ -230,9 +230,11 @@ class Checkpoint:
 
 def small_files(folder: Path) -> list[Path]:
     """Return the files beside the weights that decide what a model computes, sorted by name."""
-    files = files_like(folder, SMALL_FILES)
-    others = {file for file in files if file.name.startswith(".") or file.suffix == ".safetensors"}
-    return sorted(files - others - {folder / name for name in _RECORDS})
+    return sorted(
+        file
+        for file in files_like(folder, SMALL_FILES)
+        if file.name not in _RECORDS and file.suffix != ".safetensors" and not file.name.startswith(".")
+    )
 
 
 def files_like(folder: Path, patterns: Iterable[str]) -> set[Path]:

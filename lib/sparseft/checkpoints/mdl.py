@@ -97,8 +97,7 @@ class MdlFile:
     @cached_property
     def tensors(self) -> dict[str, MdlTensor]:
         """Return the tensors by dotted key. Raises InputError if one is not as its metadata says, or is incomplete."""
-        tensors = {key: self._tensor(key) for key in self.leaves}
-        return {key: tensor for key, tensor in tensors.items() if tensor}
+        return {key: tensor for key in self.leaves if (tensor := self._tensor(key))}
 
     def content(self) -> dict:
         """Return the whole tree: nested dictionaries, lists and tuples of numbers, texts and a `MdlTensor` per tensor.

@@ -130,8 +130,11 @@ class ModelZooCheckpoint(Checkpoint):
         Raises InputError if they are not those of the model that config.json describes. Masks and copies beside their
         parameters are allowed."""
         branch = f"{BRANCH}."
-        keys = [key for key in self.mdl.tensors if key.startswith(branch)]
-        stored = {key.removeprefix(branch).removeprefix("model."): self.mdl.tensors[key] for key in keys}
+        stored = {
+            key.removeprefix(branch).removeprefix("model."): tensor
+            for key, tensor in self.mdl.tensors.items()
+            if key.startswith(branch)
+        }
         expected: Shapes = {}
         for name, place in self.places.items():
             rows, *columns = self.shapes[name]

@@ -28,13 +28,12 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 # The folder of lm-eval's own definitions.
 FOLDER = Path(lm_eval.tasks.__file__).resolve().parent
 # Keys with which a definition runs code, or needs other input than text.
-_REFUSED = ("class", "unsafe_code", "custom_dataset", "use_prompt", "doc_to_image", "doc_to_audio")
-_UNUSED = ("tag", "task_alias", "task_list", "metadata", "should_decontaminate", "doc_to_decontamination_query")
+_REFUSED = "class unsafe_code custom_dataset use_prompt doc_to_image doc_to_audio".split()
+_UNUSED = "tag task_alias task_list metadata should_decontaminate doc_to_decontamination_query".split()
 # lm-eval passes every other key to transformers' generation, which could load code.
-_GENERATION_KEYS = {
-    *("until", "max_gen_toks", "max_new_tokens", "max_tokens", "do_sample"),
-    *("temperature", "top_p", "top_k", "repetition_penalty"),
-}
+_GENERATION_KEYS = set(
+    "until max_gen_toks max_new_tokens max_tokens do_sample temperature top_p top_k repetition_penalty".split()
+)
 
 
 def read_definition(source: str, place: str) -> tuple[dict, str | None]:

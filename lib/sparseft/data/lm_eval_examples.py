@@ -30,10 +30,8 @@ from sparseft.tasks.metrics import F1
 from sparseft.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task
 
 # Keys of a definition that say where rows come from.
-_DATA_KEYS = (
-    *("dataset_path", "dataset_name", "dataset_kwargs", "process_docs"),
-    *("training_split", "validation_split", "test_split", "fewshot_split"),
-)
+_DATA_KEYS = """dataset_path dataset_name dataset_kwargs process_docs
+    training_split validation_split test_split fewshot_split""".split()
 
 
 def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
@@ -52,7 +50,7 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
 def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
     """Return the rows of a prepared task that may become selection rows. They are rendered as they are taken.
 
-    Raises InputError if they cannot be loaded, or if the training takes all rows."""
+    Raises InputError if they cannot be loaded."""
     source = Source(task.name, data)
     own_file = local_file(data, SELECTION)
     split = SELECTION if own_file else source.for_choices()
@@ -127,7 +125,7 @@ class Source:
             folder = f"set tasks.{self.name}.local to a folder with train.jsonl and validation.jsonl"
             raise InputError(f"tasks.{self.name}: {what}", f"{folder}, or tasks.{self.name}.hub to ORG/NAME")
         place = "/".join(filter(None, (path, self.config.get("dataset_name"))))
-        return f"{place}@{kwargs['revision']}" if kwargs.get("revision") else place
+        return "@".join(filter(None, (place, kwargs.get("revision"))))
 
     @property
     def described(self) -> dict:
@@ -137,9 +135,15 @@ class Source:
         return hub_source(self.place, self.datasets)
 
     def rows(self, split: str | None) -> list[dict]:
-        """Return the rows of a split after the task's process_docs. Raises InputError if they cannot be loaded."""
+        """Return the rows of a split after the task's process_docs. Raises InputError if they cannot be loaded, or if a
+        field has several types."""
         if self.data.local:
-            dataset = rows_table(self.name, Path(self.data.local, f"{split}.jsonl"))
+            file = Path(self.data.local, f"{split}.jsonl")
+            rows = read_rows(file, RowFormat(name=self.name, fields={}))
+            # A missing field is None. `from_list` would drop the fields that the first row does not have.
+            fields = dict.fromkeys(chain(*rows))
+            with reported(self.name, f"the rows of {file}"):
+                dataset = Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
         elif split in self.datasets:
             dataset = self.datasets[split]
         else:
@@ -181,15 +185,6 @@ class Source:
         }
 
 
-def rows_table(name: str, file: Path) -> Dataset:
-    """Return the rows of a file as a table. A missing field is None. Raises InputError if a field has several types."""
-    rows = read_rows(file, RowFormat(name=name, fields={}))
-    # `from_list` would drop the fields that the first row does not have.
-    fields = dict.fromkeys(chain(*rows))
-    with reported(name, f"the rows of {file}"):
-        return Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
-
-
 def _check_supported(name: str, config: dict, data: TaskData) -> None:
     """Raise InputError if a task needs more than a prompt and choices, or a prompt and one generated answer."""
     output_type, repeats = config.get("output_type", GENERATE_UNTIL), config.get("repeats", 1)
@@ -227,8 +222,8 @@ def _definition(source: Source) -> dict:
     config = config_of(definition)
     output_type = config.get("output_type", GENERATE_UNTIL)
     filters = [entry["name"] for entry in config.get("filter_list") or []] or [NO_FILTER]
-    names = [entry["metric"] for entry in reported_metrics(config)]
-    names = [metric if isinstance(metric, str) else metric.__name__ for metric in names]
+    # A metric is a name or a function.
+    names = [getattr(entry["metric"], "__name__", entry["metric"]) for entry in reported_metrics(config)]
     metrics = []
     for metric, filter_name in product(names, filters):
         # The names of the first filter have no suffix.

@@ -58,13 +58,13 @@ class _Characters(dict):
     def __missing__(self, code: int) -> str:
         character = chr(code)
         category = unicodedata.category(character)
+        mapped = "" if category == "Cf" else " "
         if unicodedata.name(character, "").startswith(("CJK", "HIRAGANA", "KATAKANA")):
-            self[code] = f" {character} "
+            mapped = f" {character} "
         elif category[0] in "LMN":
-            self[code] = character
-        else:
-            self[code] = "" if category == "Cf" else " "
-        return self[code]
+            mapped = character
+        self[code] = mapped
+        return mapped
 
 
 _CHARACTERS = _Characters()

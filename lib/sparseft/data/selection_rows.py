@@ -54,7 +54,7 @@ class Candidates:
 def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
     """Return the candidates of a task that is not one of lm-eval's. `prepared` has its training and validation rows.
 
-    Raises InputError if they cannot be loaded, or if the training takes all rows."""
+    Raises InputError if they cannot be loaded."""
     if task.generate:
         # Enough of them even if all training rows are among them.
         number = (data.selection_examples or len(prepared["validation"])) + len(prepared["train"])
@@ -71,20 +71,9 @@ def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidat
 
 
 def unused_rows(rows: list, name: str, data: TaskData) -> list:
-    """Return the training rows that the training does not use. Raises InputError if it uses all of them."""
+    """Return the training rows that the training does not use."""
     used = set(choose_rows(list(range(len(rows))), name, "train", data.train_examples, data.seed))
-    unused = [row for index, row in enumerate(rows) if index not in used]
-    if not unused:
-        raise nothing_left(name, f"the training takes all {len(rows)} rows")
-    return unused
-
-
-def nothing_left(name: str, reason: str) -> InputError:
-    """Return the error for a task without a row for the split selection."""
-    return InputError(
-        f"tasks.{name}: no row is left for the split {SELECTION}, because {reason}",
-        f"set tasks.{name}.train_examples to a smaller number, or give the data a split {SELECTION}",
-    )
+    return [row for index, row in enumerate(rows) if index not in used]
 
 
 def shuffled(rows: list, name: str, data: TaskData) -> list:
@@ -121,7 +110,12 @@ def choose_selection(
             rows[form] = row
             taken += size(row)
     if not rows:
-        raise nothing_left(task.name, f"all {looked_at} candidates repeat a prompt")
+        all_taken = f"the training takes all {len(prepared['train'])} rows"
+        reason = f"all {looked_at} candidates repeat a prompt" if looked_at else all_taken
+        raise InputError(
+            f"tasks.{task.name}: no row is left for the split {SELECTION}, because {reason}",
+            f"set tasks.{task.name}.train_examples to a smaller number, or give the data a split {SELECTION}",
+        )
     chosen = list(rows.values())
     overlap = 0.0
     # No chosen example occurs in the prepared rows, but windows of a text may.

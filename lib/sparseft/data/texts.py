@@ -76,19 +76,20 @@ def recorded_source(path: Path, digest: str) -> dict | None:
     """Return the source of a text whose sha256 is `digest`, from the file beside it; None without that file.
 
     Raises InputError if that file describes another text."""
-    if not source_file(path).is_file():
+    file = source_file(path)
+    if not file.is_file():
         return None
-    remedy = f"prepare it again, or remove {source_file(path)}"
-    recorded = read_json(source_file(path), remedy)
+    remedy = f"prepare it again, or remove {file}"
+    recorded = read_json(file, remedy)
     if recorded.get("sha256") != digest:
-        raise InputError(f"{path}: not the text that {source_file(path)} describes", remedy)
+        raise InputError(f"{path}: not the text that {file} describes", remedy)
     return recorded.get("source")
 
 
 def has_windows(path: Path) -> bool:
     """Return whether a text is one of windows, by the file beside it."""
-    source = read_json(source_file(path)).get("source") if source_file(path).is_file() else None
-    return MODEL in (source or {})
+    file = source_file(path)
+    return file.is_file() and MODEL in (read_json(file).get("source") or {})
 
 
 def source_file(path: Path) -> Path:

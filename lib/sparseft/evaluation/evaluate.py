@@ -12,7 +12,6 @@ A task whose headline is the loss is evaluated without lm-eval, on the tokens th
 
 import json
 import math
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -76,13 +75,13 @@ def evaluate(
         scores = _described(task, rows, scoring.loss_metrics(losses, tokens))
         scores |= {"examples": len(examples), "chance": None, "harness": None}
     # The examples of a text are sequences of tokens.
-    prompts: Iterable = map(normal_form, texts_of(task, validation).parts)
+    prompts: set = set(map(normal_form, texts_of(task, validation).parts))
     if task.sequence_length:
-        prompts = (tuple(example.ids) for example in examples)
+        prompts = {tuple(example.ids) for example in examples}
     return {
         "task": task.name,
         **scores,
-        "distinct_prompts": len(set(prompts)),
+        "distinct_prompts": len(prompts),
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
         "device": device_name(model.device),
@@ -103,8 +102,8 @@ def evaluate_probe(
     Raises InputError as `evaluate` does."""
     task.check(rows)
     # By default, lm-eval computes the logarithms in the model's dtype. In bfloat16, -10.03 nats would become -10.
-    options = {"batch_size": batch_size, "device": str(model.device), "softmax_dtype": "float32"}
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, **options)
+    device = str(model.device)
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, softmax_dtype="float32")
     metrics, samples, outcomes = run_harness(lm, task, rows, files)
     refuse_rows(
         f"{task.name}: {task.metric} is not a number from 0 to 1",

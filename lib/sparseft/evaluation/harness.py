@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from copy import deepcopy
-from itertools import chain, groupby, takewhile
+from itertools import groupby, takewhile
 from operator import attrgetter
 from pathlib import Path
 
@@ -61,10 +61,10 @@ class StrictLM(HFLM):
         name = requests[0].task_name
         lengths, are_divisible, are_foreign, have_equal_choices = [], [], [], []
         for _, row in groupby(requests, attrgetter("doc_id")):
-            choices = list(row)
-            pairs = [self._encode_pair(*request.args) for request in choices]
-            wholes = [self.tok_encode("".join(request.args)) for request in choices]
-            prompts = {request.args[0]: prompt for request, (prompt, _) in zip(choices, pairs, strict=True)}
+            texts = [request.args for request in row]
+            pairs = [self._encode_pair(*text) for text in texts]
+            wholes = [self.tok_encode("".join(text)) for text in texts]
+            prompts = {text: prompt for (text, _), (prompt, _) in zip(texts, pairs, strict=True)}
             lengths.append(max(map(len, wholes)))
             are_divisible.append(all(continues(start, whole) for (start, _), whole in zip(pairs, wholes, strict=True)))
             # lm-eval leaves out the first token of a text that begins with the letters of this token.
@@ -195,11 +195,9 @@ def task_definition(task: Task, rows: SplitRows) -> dict:
     # A label may be a text in one row and a number in another, and a column of a table has one type. Other fields than
     # the required ones may fit into no table.
     fields = {
-        split: [{name: row[name] for name in task.fields} for row in examples] for split, examples in rows.items()
+        split: [{name: int(row[name]) if name == "label" else row[name] for name in task.fields} for row in examples]
+        for split, examples in rows.items()
     }
-    for row in chain(*fields.values()):
-        if "label" in row:
-            row["label"] = int(row["label"])
     definition = {
         "task": task.name,
         "custom_dataset": lambda **_: {split: Dataset.from_list(examples) for split, examples in fields.items()},

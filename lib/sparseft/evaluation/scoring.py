@@ -30,8 +30,7 @@ LARGEST_LOSS = 709
 
 def prompt_digest(task: Task, rows: list[Row]) -> str:
     """Return the sha256 of the prompts and answers of rows, in their order."""
-    texts = [[task.prompt(row), task.answer(row)] for row in rows]
-    return sha256_of_text(json.dumps(texts))
+    return sha256_of_text(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]))
 
 
 def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = None) -> tuple[np.ndarray, int]:
