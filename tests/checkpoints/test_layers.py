@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
@@ -30,24 +29,6 @@ def test_every_prunable_layer_is_in_exactly_one_group_whose_parts_have_equally_m
     for parts in groups:
         units = {tiny.tensors[f"{part.layer}.weight"].shape[part.axis] / part.width for part in parts}
         assert units in ({2}, {48}, {32})  # key-value heads, FFN channels, those of an expert of Qwen3
-
-
-def test_the_first_groups_by_hand(tiny_llama):
-    ffn, attention = coupled_parts(tiny_llama)[:2]
-    mlp, channels = "model.layers.0.mlp", "intermediate_size"
-    assert ffn == [
-        Part(f"{mlp}.gate_proj", 0, 1, channels),
-        Part(f"{mlp}.up_proj", 0, 1, channels),
-        Part(f"{mlp}.down_proj", 1, 1, channels),
-    ]
-    # 4 query heads of 8 rows on 2 key-value heads.
-    self_attn, heads = "model.layers.0.self_attn", "num_key_value_heads"
-    assert attention == [
-        Part(f"{self_attn}.q_proj", 0, 16, heads),
-        Part(f"{self_attn}.k_proj", 0, 8, heads),
-        Part(f"{self_attn}.v_proj", 0, 8, heads),
-        Part(f"{self_attn}.o_proj", 1, 16, heads),
-    ]
 
 
 def test_layer_10_comes_after_layer_9(tmp_path):

@@ -79,7 +79,6 @@ def test_of_a_conversation_only_the_last_message_counts(loaded):
         prompt = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, **options)
         texts.append((tokenizer.apply_chat_template(row["messages"], **options), len(prompt)))
     check(record, model, texts)
-    assert evaluated(loaded, task, CHATS[::-1])["prompt_sha256"] != record["prompt_sha256"]
 
 
 @pytest.mark.parametrize("length", [32, 100])

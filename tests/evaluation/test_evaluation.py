@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import statistics
 
 import pytest
@@ -52,28 +51,19 @@ def records(model32) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize(("name", "chance"), [("hellaswag_mini", 0.25), ("boolq_mini", 0.5)])
-def test_metrics_and_losses_follow_from_the_log_likelihoods_in_the_order_of_the_rows(model32, records, name, chance):
+def test_the_value_and_the_losses_follow_from_the_rows(model32, records, name, chance):
     task, record, tokenizer = BY_NAME[name], records[name], AutoTokenizer.from_pretrained(model32.folder)
     rows = rows_of(task)["validation"]
-    outcomes, right, answer_tokens = {"acc": [], "acc_norm": []}, [], []
-    for row, logs in zip(rows, record["log_likelihoods"], strict=True):
-        lengths = [len(choice) for choice in task.choices(row)]
-        scores = {"acc": logs, "acc_norm": [log / length for log, length in zip(logs, lengths, strict=True)]}
-        for metric, values in scores.items():
-            outcomes[metric].append(float(values.index(max(values)) == task.label(row)))
-        right.append(logs[task.label(row)])
-        answer_tokens.append(len(tokenizer.encode(f" {task.answer(row)}")))
-    assert record["outcomes"] == outcomes[task.metric]
-    assert record["metrics"]["acc"] == pytest.approx(statistics.fmean(outcomes["acc"]))
+    right = [logs[task.label(row)] for row, logs in zip(rows, record["log_likelihoods"], strict=True)]
     p = statistics.fmean(record["outcomes"])
     # Random weights give neither only right answers nor only wrong ones.
     assert 0 < p < 1
     assert record["value"] == pytest.approx(p, abs=1e-12)
     assert record["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / (EXAMPLES - 1)), rel=1e-9)
     assert (record["metric"], record["chance"], record["examples"]) == (task.metric, chance, EXAMPLES)
-    assert record["answer_tokens"] == answer_tokens
+    assert record["answer_tokens"] == [len(tokenizer.encode(f" {task.answer(row)}")) for row in rows]
     assert record["losses"] == pytest.approx([-log for log in right], rel=1e-4)
-    assert record["eval_loss"] == pytest.approx(-sum(right) / sum(answer_tokens), rel=1e-5)
+    assert record["eval_loss"] == pytest.approx(-sum(right) / sum(record["answer_tokens"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -217,11 +207,6 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
         assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
         found = EvaluationRecord(**record, **kept)
         assert EvaluationRecord.model_validate_json(found.model_dump_json()) == found
-    texts = records["gsm8k_mini"]["generations"]
-    assert records["gsm8k_mini"]["predictions"] == [
-        match[1] if (match := re.search(r"#### (-?[0-9.,]+)", text)) else "[invalid]" for text in texts
-    ]
-    assert max(map(len, texts)) > 10
 
 
 @pytest.mark.process
