@@ -13,7 +13,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, succeed
-from sparseft.data.lm_eval_definitions import FOLDER
+from sparseft.data.lm_eval_definitions import FOLDER, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
@@ -38,15 +38,6 @@ ROWS = {
                             "endings": ["drinks [x] it.", "sings a long song", "leaves", f"sells {n}"], "label": str(n % 4)},
     "gsm8k": lambda n: {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"},
 }  # fmt: skip
-FILES = {
-    "arc_easy": "arc/arc_easy.yaml",
-    "piqa": "piqa/piqa.yaml",
-    "winogrande": "winogrande/default.yaml",
-    "boolq": "super_glue/boolq/default.yaml",
-    "hellaswag": "hellaswag/hellaswag.yaml",
-    "gsm8k": "gsm8k/gsm8k.yaml",
-    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
-}
 CHOICE = {
     "task": "colours",
     "output_type": "multiple_choice",
@@ -120,7 +111,8 @@ def stock_file(folder: Path, definition: str | dict, rows: dict[str, list[dict]]
     """Write a YAML file for stock lm-eval: a task file of its own or `definition`, over rows that its loader reads."""
     if isinstance(definition, str):
         test_split = "validation" if definition == "gsm8k" else None
-        content = {"include": str(FOLDER / FILES[definition]), "dataset_name": None, "test_split": test_split}
+        _, file = read_definition(definition, "here")
+        content = {"include": str(FOLDER / file), "dataset_name": None, "test_split": test_split}
     else:
         content = definition
     files = {split: str(write(folder / f"stock/{split}.jsonl", part)) for split, part in rows.items()}

@@ -89,13 +89,6 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
     assert [first[name] for name in FIELDS] == [again[name] for name in FIELDS]
 
 
-def test_a_model_in_bfloat16_has_none_either(tiny_models, tmp_path, box):
-    text = tmp_path / "text.jsonl"
-    succeed("sample_text.py", model_path=tiny_models["llama"], output=text, examples=2, length=300)
-    flags = {"divergence": text, "dense": tiny_models["llama"]}
-    assert evaluated(box, tmp_path / "dense.json", str(tiny_models["llama"]), **flags)["divergences"] == [0, 0]
-
-
 @pytest.mark.parametrize(("flags", "fault"), [
     ({"dense": "pruned"}, "own.jsonl: it was not sampled by .*pruned, but by another model; sample one"),
     ({"divergence": "texts/cold.jsonl"}, "cold.jsonl: it was not sampled at temperature 1; sample one"),

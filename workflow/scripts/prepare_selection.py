@@ -29,8 +29,7 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
         task: name of the task
         data_dir: folder with train.jsonl and validation.jsonl; the files are added to it
     """
-    own = (data_dir / ROWS_FILE, data_dir / MANIFEST_FILE)
-    check_ours(data_dir, "task", *own, inputs=[data.local, data.lm_eval_file])
+    check_ours(data_dir, "task", data_dir / ROWS_FILE, data_dir / MANIFEST_FILE, inputs=[data.local, data.lm_eval_file])
     scored = find_task(data_dir, task)
     prepared, digests = read_splits(data_dir, scored)
     load = load_candidates

@@ -9,7 +9,7 @@ from sparseft.errors import InputError
 from sparseft.tasks.task import Row, RowFormat
 
 
-def read_rows(path: Path | str, row_format: RowFormat) -> list[Row]:
+def read_rows(path: Path, row_format: RowFormat) -> list[Row]:
     """Return the rows of a .jsonl file. Raises InputError as `each_row` does, or if there is no row."""
     rows = list(each_row(path, row_format))
     if not rows:
@@ -17,12 +17,12 @@ def read_rows(path: Path | str, row_format: RowFormat) -> list[Row]:
     return rows
 
 
-def each_row(path: Path | str, row_format: RowFormat) -> Iterator[Row]:
+def each_row(path: Path, row_format: RowFormat) -> Iterator[Row]:
     """Yield the rows of a .jsonl file one by one, because a large text would be in memory twice.
 
     Raises InputError if the file is missing or not UTF-8, and with the line and the field if a row does not have the
     format."""
-    if not Path(path).exists():
+    if not path.exists():
         raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
     # Only at line feeds, because JSON allows other line ends such as U+2028 in a string.
     with open(path, encoding="utf-8", newline="\n") as file:

@@ -42,13 +42,13 @@ _AT_ONCE = 10_000
 class Candidates:
     """Hold the rows that may become selection rows, in random order, and where they come from.
 
-    `split` is the split of the source. It is `train` unless the source has a split for this purpose. `prepared` returns
-    some rows as they are written. Most are never needed."""
+    `split` is the split of the source. It is `train` unless the source has a split for this purpose. `rendered` returns
+    some of the rows as they are written. Those of lm-eval are rendered when they are taken."""
 
     rows: list
     source: dict
     split: str
-    prepared: Callable[[list], list[Row]] = list
+    rendered: Callable[[list], list[Row]] = list
 
 
 def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
@@ -156,7 +156,7 @@ def _with_known(task: Task, candidates: Candidates, prepared: SplitRows) -> Iter
     itself."""
     others = [texts_of(task, rows) for rows in prepared.values()]
     for start in range(0, len(candidates.rows), _AT_ONCE):
-        rows = candidates.prepared(candidates.rows[start : start + _AT_ONCE])
+        rows = candidates.rendered(candidates.rows[start : start + _AT_ONCE])
         # Without a template, the result for a row does not depend on the other rows.
         texts = Texts(texts_of(task, rows).parts, has_template=False)
         yield from zip(rows, find([texts], others)[0].tolist(), strict=True)

@@ -18,7 +18,7 @@ class _Loader(yaml.SafeLoader):
     """Read a YAML file as data. A tag such as !function gives None."""
 
 
-_Loader.add_constructor(None, lambda loader, node: None)
+_Loader.add_constructor(None, lambda *_: None)
 
 
 def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:

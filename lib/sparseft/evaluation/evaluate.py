@@ -12,6 +12,7 @@ A task whose headline is the loss is evaluated without lm-eval, on the tokens th
 
 import json
 import math
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -75,13 +76,12 @@ def evaluate(
         scores = _described(task, rows, scoring.loss_metrics(losses, tokens))
         scores |= {"examples": len(examples), "chance": None, "harness": None}
     # The examples of a text are sequences of tokens.
-    prompts: set = set(map(normal_form, texts_of(task, validation).parts))
-    if task.sequence_length:
-        prompts = {tuple(example.ids) for example in examples}
+    sequences = (tuple(example.ids) for example in examples)
+    prompts: Iterator = sequences if task.sequence_length else map(normal_form, texts_of(task, validation).parts)
     return {
         "task": task.name,
         **scores,
-        "distinct_prompts": len(prompts),
+        "distinct_prompts": len(set(prompts)),
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
         "device": device_name(model.device),
