@@ -66,6 +66,12 @@ def test_the_value_and_the_losses_follow_from_the_rows(model32, records, name, c
     assert record["eval_loss"] == pytest.approx(-sum(right) / sum(record["answer_tokens"]), rel=1e-5)
 
 
+def test_chance_is_that_of_the_choices_of_each_row(model32):
+    task, rows = BY_NAME["hellaswag_mini"], rows_of(BY_NAME["hellaswag_mini"], 2)
+    rows["validation"][0] |= {"endings": rows["validation"][0]["endings"][:2], "label": 0}
+    assert evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["chance"] == (1 / 2 + 1 / 4) / 2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_in_float32(tmp_path, dtype):
     model, tokenizer = load_model(save_tiny("llama", tmp_path, dtype), CPU)
