@@ -89,6 +89,11 @@ def test_a_study_goes_through_the_queue_and_memory_grows_where_it_was_too_little
     assert "ngpus" not in asked(queue, "train_adapter")[0]
 
 
+def test_jobs_in_a_queue_share_no_gpu(study):
+    said = study.snakemake(*PROFILE, "--dry-run", "--config", "resources={gpus: 1, jobs_per_gpu: 2}", expect=2)
+    assert said.endswith("error: resources.jobs_per_gpu: the cluster gives each job GPUs of its own; set it to 1\n")
+
+
 def loaded(name: str):
     spec = importlib.util.spec_from_file_location(name, ROOT / f"profiles/pbs/{name}.py")
     module = importlib.util.module_from_spec(spec)
