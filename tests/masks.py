@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.language_model.batches import Example
+from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
@@ -17,6 +20,13 @@ from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.bits import to_float32
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
+from sparseft.tasks import BY_NAME
+from torch import Tensor, nn
+
+# The rows of a task, and how many of them the masks of some tests look at.
+TASK = BY_NAME["boolq_mini"]
+ROWS = TASK.generate("train", 8, 0)
+NUMBER = 3
 
 
 def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
@@ -50,6 +60,24 @@ def pass_of(
 ) -> MaskPass:  # fmt: skip
     """Return the pass of a method by its name."""
     return MaskPass(checkpoint, get_method(method), percents, places, settings or Masks(), calibration)
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, Tensor]:
+    """Return all that whole forward passes of stock transformers' model send through `layers`, float64 (tokens, cols)."""
+    inputs = {layer: [] for layer in layers}
+    architecture = find_architecture(model.config.architectures, "the model")
+    hooks = [
+        model.get_submodule(memory_path(architecture, layer)).register_forward_pre_hook(
+            lambda _, args, layer=layer: inputs[layer].append(args[0].flatten(0, -2))
+        )
+        for layer in layers
+    ]
+    for example in examples:
+        model(torch.tensor([example.ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return {layer: torch.cat(found).double() for layer, found in inputs.items()}
 
 
 def looking_at(examples: list[Example]) -> ExampleCalibration:

@@ -8,37 +8,13 @@ from project import ROOT
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
 from sparseft.importances.sparsegpt import SPARSEGPT
-from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, Method, get_method, sort_key
+from sparseft.methods import IMPORTED, METHODS, OWL, Method, get_method, sort_key
 from sparseft.patterns import PATTERNS, Pattern
 from sparseft.patterns.semistructured import SEMISTRUCTURED
 from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
 from sparseft.study.backends import BACKENDS
-
-
-def test_every_method_is_found_by_its_name():
-    assert {method.name: method for method in METHODS.values()} == METHODS
-    assert get_method("dense").pattern is DENSE
-    assert get_method("structured").importance is DEFAULT
-
-
-# What the built-in values give. Values that are added give more.
-RANKED = {
-    "structured": "magnitude gradient taylor fisher wanda activation flap obs random",
-    "unstructured": "magnitude gradient taylor fisher wanda ria stade sparsegpt",
-    "semistructured": "magnitude gradient taylor fisher wanda ria stade sparsegpt",
-    "semistructured8": "magnitude gradient taylor fisher wanda ria stade sparsegpt",
-    "experts": "reap frequency ean random",
-    "layers": "block_influence perplexity random",
-}
-
-
-def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_it():
-    made = {(method.pattern.name, method.importance.name) for method in METHODS.values() if method.importance}
-    assert made >= {(pattern, importance) for pattern, names in RANKED.items() for importance in names.split()}
-    alone = {method.pattern for method in METHODS.values() if not method.importance}
-    assert alone == {pattern for pattern in PATTERNS if not pattern.has_importance}
 
 
 @pytest.mark.parametrize(

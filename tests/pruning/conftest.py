@@ -12,9 +12,8 @@ from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import calibrate
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
-from task_rows import NUMBER, ROWS, TASK
 
-from masks import compute_masks
+from masks import NUMBER, ROWS, TASK, compute_masks
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sparseft.architectures.architecture import attention_heads
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
@@ -22,8 +23,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from masks import coupled_parts, write_mask
 
 IDS = torch.arange(3, 51).reshape(2, 24)
-# The difference that another order of sums may make, relative to the largest logit. Seen: 1.1e-6 in fp32, 0 in bf16.
-BOUNDS = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
+# The difference that another order of sums may make, relative to the largest logit. Seen: 1.1e-6.
+BOUND = 5e-6
 # Half of so many channels is the multiple of a smaller model.
 WIDE = {"intermediate_size": 64}
 WIDE_EXPERTS = {"moe_intermediate_size": 64}
@@ -73,47 +74,34 @@ def logits(folder: Path) -> torch.Tensor:
         return model.eval()(IDS).logits.float()
 
 
-def assert_same_function(checkpoint: Checkpoint, folder: Path, bound: float) -> None:
+def assert_same_function(checkpoint: Checkpoint, folder: Path) -> None:
     ours, theirs = logits(folder), logits(checkpoint.folder)
     assert theirs.std() > 0.1
-    assert (ours - theirs).abs().max() < bound * theirs.abs().max()
-
-
-@pytest.mark.parametrize("dtype", list(BOUNDS))
-@pytest.mark.parametrize(
-    ("name", "head_dim"), [("llama", 8), ("mistral", 8), ("mixtral", 8), ("qwen2", 8), ("qwen3", 16)]
-)
-def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, name, head_dim, dtype):
-    base = Checkpoint(save_tiny(name, tmp_path / "base", dtype, WIDE))
-    mask = structured(base)
-    merged = masked(base, mask, tmp_path / "masked")
-    record = compacted(merged, mask, tmp_path / "small")
-    assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
-    after = {"intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": head_dim}
-    assert record["after"]["config"] == after
-    assert Checkpoint(tmp_path / "small").config == merged.config | after
-    assert (record["method"], record["sparsity"]) == ("structured", 0.5)
-    biases = [tensor.shape[0] for name, tensor in base.tensors.items() if name.endswith(".bias")]
-    pruned = (sum(rows * cols for rows, cols in mask.shape.values()) + sum(biases)) // 2
-    assert record["before"]["parameters"] - record["after"]["parameters"] == pruned
-    assert record["after"]["bytes"] == (tmp_path / "small/model.safetensors").stat().st_size
+    assert (ours - theirs).abs().max() < BOUND * theirs.abs().max()
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma3", "qwen3_moe", "granite"])
-def test_what_stays_keeps_its_order_and_its_bits(tmp_path, name):
+def test_what_stays_keeps_its_order_and_its_bits_and_the_record_counts_it(tmp_path, name):
     tiny = Checkpoint(save_tiny(name, tmp_path / "base", changes=WIDE_EXPERTS if name == "qwen3_moe" else WIDE))
     mask = structured(tiny)
-    compacted(masked(tiny, mask, tmp_path / "masked"), mask, tmp_path / "small")
+    record = compacted(masked(tiny, mask, tmp_path / "masked"), mask, tmp_path / "small")
     before, after = load_file(tmp_path / "masked/model.safetensors"), load_file(tmp_path / "small/model.safetensors")
     assert list(before) == list(after)
-    for name, W in before.items():
-        layer = name.removesuffix(".weight").removesuffix(".bias")
+    for tensor, W in before.items():
+        layer = tensor.removesuffix(".weight").removesuffix(".bias")
         if layer in mask.shape:
             kept = torch.from_numpy(mask.kept(layer))
             W = W[kept.any(1)]
             if W.ndim == 2:
                 W = W[:, kept.any(0)]
-        assert torch.equal(after[name].view(torch.int16), W.view(torch.int16))
+        assert torch.equal(after[tensor].view(torch.int16), W.view(torch.int16))
+    changes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": attention_heads(tiny.config).size}
+    changes["moe_intermediate_size" if name == "qwen3_moe" else "intermediate_size"] = 32
+    assert (record["method"], record["sparsity"], record["after"]["config"]) == ("structured", 0.5, changes)
+    assert Checkpoint(tmp_path / "small").config == tiny.config | changes
+    numbers = [sum(tensor.numel() for tensor in tensors.values()) for tensors in (before, after)]
+    assert [record[when]["parameters"] for when in ("before", "after")] == numbers
+    assert record["after"]["bytes"] == (tmp_path / "small/model.safetensors").stat().st_size
     own = {"model.safetensors", "config.json"}
     others = {path.name for path in tiny.folder.iterdir()} - own
     assert {path.name for path in (tmp_path / "small").iterdir()} == others | own | {"compact.json", MARKER}
@@ -133,7 +121,7 @@ def test_a_sharded_checkpoint_stays_sharded_under_a_true_index(tmp_path):
     )
     assert after["weight_map"] == before["weight_map"]
     assert after["metadata"]["total_size"] == sum(tensor.nbytes for tensor in small.tensors.values())
-    assert_same_function(merged, small.folder, BOUNDS[torch.float32])
+    assert_same_function(merged, small.folder)
 
 
 def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_path):
@@ -145,17 +133,16 @@ def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_p
     record = compacted(merged, mask, tmp_path / "small")
     assert record["after"]["config"]["num_attention_heads"] == 3
     assert Checkpoint(tmp_path / "small").config["model_type"] == "mistral"
-    assert_same_function(merged, tmp_path / "small", BOUNDS[torch.float32])
+    assert_same_function(merged, tmp_path / "small")
 
 
-@pytest.mark.parametrize("dtype", list(BOUNDS))
-def test_channels_are_filled_up_with_zeros_to_whole_blocks(tmp_path, dtype):
-    base = Checkpoint(save_tiny("mixtral", tmp_path / "base", dtype, {"intermediate_size": 96}))
+def test_channels_are_filled_up_with_zeros_to_whole_blocks(tmp_path):
+    base = Checkpoint(save_tiny("mixtral", tmp_path / "base", torch.float32, {"intermediate_size": 96}))
     mask = structured(base, lambda layer, units: half(layer, units) if units == 2 else np.arange(units)[62:])
     merged = masked(base, mask, tmp_path / "masked")
     record = compacted(merged, mask, tmp_path / "small")
     assert record["after"]["config"]["intermediate_size"] == 64  # 34 of 96 are kept
-    assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
+    assert_same_function(merged, tmp_path / "small")
     w2 = load_file(tmp_path / "small/model.safetensors")["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
     assert w2.any(0).tolist() == [False] * 30 + [True] * 34
 

@@ -54,15 +54,11 @@ def merged_adapter(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torc
     return pruned, (sparse.float() + (B @ A) * (sparse != 0)).to(W.dtype)
 
 
-def in_groups(kept: int, group: int) -> Callable:
-    """Return a tool that keeps the `kept` largest weights of every `group` in a row, as torch sorts them."""
-
-    def prune(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        order = W.float().abs().view(len(W), -1, group).argsort(dim=2, stable=True)
-        pruned = torch.zeros_like(order, dtype=torch.bool).scatter_(2, order[..., : group - kept], True).view_as(W)
-        return pruned, W.masked_fill(pruned, 0)
-
-    return prune
+def two_of_four(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep the 2 largest weights of every 4 in a row, as torch sorts them."""
+    order = W.float().abs().view(len(W), -1, 4).argsort(dim=2, stable=True)
+    pruned = torch.zeros_like(order, dtype=torch.bool).scatter_(2, order[..., :2], True).view_as(W)
+    return pruned, W.masked_fill(pruned, 0)
 
 
 def prune_with(tool: Callable, base: Checkpoint, folder: Path, **options: object) -> dict[str, np.ndarray]:
@@ -91,19 +87,18 @@ def set_weight(state: dict[str, torch.Tensor], layer: str, old: torch.Tensor, ne
     next(part for part in experts if part.shape == old.shape and torch.equal(part, old)).copy_(new)
 
 
-def imported(base: Checkpoint, pruned: Path, out: Path, percent: int = 50) -> dict:
+def imported(base: Checkpoint, pruned: Path, out: Path) -> dict:
     """Return the flags of import_pruned.py for a checkpoint that a tool called `tool` pruned to half."""
-    return {"model_path": base.folder, "source": f"path:{pruned}", "name": "tool", "sparsity": percent / 100,
+    return {"model_path": base.folder, "source": f"path:{pruned}", "name": "tool", "sparsity": 0.5,
             "output_dir": out / "masks", "pruned_dir": out / "bases"}  # fmt: skip
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", TYPICAL)
-@pytest.mark.parametrize(("tool", "changes_weights"), [(wanda, False), (merged_adapter, True)])
-def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_path, name, tool, changes_weights):
+def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_path, name):
     base = base_with_zeros(name, tmp_path / "base")
     # The two may be divided into files in different ways.
-    kept_by_tool = prune_with(tool, base, tmp_path / "pruned", max_shard_size="40KB")
+    kept_by_tool = prune_with(merged_adapter, base, tmp_path / "pruned", max_shard_size="40KB")
     saved = Checkpoint(tmp_path / "pruned")
     assert len(saved.files) > 1
     said = succeed("import_pruned.py", **imported(base, saved.folder, tmp_path))
@@ -118,7 +113,7 @@ def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_p
         np.testing.assert_array_equal(read_float32(written, f"{layer}.weight"), after)
         counts["natural_zeros"] += int(natural.sum())
         counts["changed_weights"] += int(((before != after) & (after != 0)).sum())
-    assert counts["natural_zeros"] and bool(counts["changed_weights"]) == changes_weights
+    assert all(counts.values())
     assert written.tensors.keys() == base.tensors.keys()
     assert validate(written, mask, base=written)["passed"]
     meta = {"inferred": True, "source": f"path:{saved.folder}", "source_digest": saved.digest, "base": written.digest,
@@ -136,18 +131,15 @@ def test_minus_zero_is_zero():
     assert counts == {"natural_zeros": 2, "changed_weights": 1}
 
 
-@pytest.mark.parametrize(("sparsity", "kept", "group"), [(0.5, 2, 4), (0.25, 3, 4)])
-def test_without_a_parent_every_zero_is_pruned(tmp_path, sparsity, kept, group):
-    base = base_with_zeros("mixtral", tmp_path / "base")
-    prune_with(in_groups(kept, group), base, tmp_path / "pruned")
+def test_without_a_parent_every_zero_is_pruned(tmp_path):
+    prune_with(two_of_four, base_with_zeros("mixtral", tmp_path / "base"), tmp_path / "pruned")
     saved = Checkpoint(tmp_path / "pruned")
-    flags = imported(saved, tmp_path, tmp_path, round(100 * sparsity))
+    flags = imported(saved, tmp_path, tmp_path)
     del flags["source"]
     succeed("import_pruned.py", **flags)
-    mask = read_mask(tmp_path / f"masks/masks_sparsity{100 * sparsity:.0f}_imported_tool.pt")
-    report = json.loads(next((tmp_path / "masks").glob("report_*.json")).read_text())
-    rows = report["sparsities"][0]["layers"]
-    for row in rows:
+    mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt")
+    report = json.loads((tmp_path / "masks/report_imported_tool_sparsity50.json").read_text())
+    for row in report["sparsities"][0]["layers"]:
         filled = read_float32(saved, f"{row['layer']}.weight") != 0
         np.testing.assert_array_equal(mask.kept(row["layer"]), filled)
         assert row["kept"] == filled.sum()
@@ -159,7 +151,7 @@ def test_without_a_parent_every_zero_is_pruned(tmp_path, sparsity, kept, group):
 @pytest.mark.parametrize("from_parent", [True, False])
 def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_breaks_it(tmp_path, from_parent):
     base = base_with_zeros("llama", tmp_path / "base")
-    kept_by_tool = prune_with(in_groups(2, 4), base, tmp_path / "pruned")
+    kept_by_tool = prune_with(two_of_four, base, tmp_path / "pruned")
     pair = imported(base, tmp_path / "pruned", tmp_path) | {"pattern": "2:4"}
     if not from_parent:
         del pair["source"]
@@ -230,7 +222,7 @@ def weight(name: str, value: float) -> Callable[[Path], None]:
 
 REFUSED = [
     ({"sparsity": 0.6}, None, r"pruned: 49\.\d\d % of the prunable weights are pruned, not 60 %; correct the sparsity or"),
-    ({"source": "path:base", "sparsity": 0.5}, None, "0.00 % .*; if the model itself was pruned, leave --source out"),
+    ({"source": "path:base"}, None, "0.00 % .*; if the model itself was pruned, leave --source out"),
     ({"pattern": "24"}, None, "masks: imported_pattern.tool: .*pattern"),
     ({"pattern": "4:4"}, None, "masks: imported_pattern.tool 4:4: N must be less than M"),
     ({"pattern": "2:5"}, None, "has rows of 48 weights, which groups of 5 do not divide"),

@@ -13,10 +13,10 @@ from sparseft.masks.validation import validate
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.obs import choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
-from test_weight_updates import EXAMPLES, hessians
+from test_weight_updates import EXAMPLES
 from tiny_models import TYPICAL, save_tiny, stock
 
-from masks import compute_masks, coupled_parts, looking_at, pass_of, read_float32
+from masks import compute_masks, coupled_parts, inputs_of, looking_at, pass_of, read_float32
 
 ROWS, COLS, TOKENS = 8, 24, 60
 CALIBRATION = looking_at(EXAMPLES)
@@ -87,9 +87,10 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     groups = coupled_parts(checkpoint)
     for number in range(2):
         own = [parts for parts in groups if parts[0].layer.startswith(f"model.layers.{number}.")]
-        sums = hessians(model, [parts[-1].layer for parts in own], checkpoint)
+        inputs = inputs_of(model, [parts[-1].layer for parts in own], EXAMPLES)
         for parts in own:
-            last, hessian = parts[-1].layer, sums[parts[-1].layer]
+            last = parts[-1].layer
+            hessian = inputs[last].T @ inputs[last]
             modules = [model.get_submodule(memory_path(checkpoint.architecture, part.layer)) for part in parts]
             before = modules[-1].weight.detach().double().clone()
             for part, module in zip(parts, modules, strict=True):

@@ -9,6 +9,7 @@ import pytest
 from project import refused, succeed
 from sparseft.data.rows import write_rows
 from sparseft.data.texts import read_documents
+from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
@@ -97,21 +98,32 @@ def test_masks_are_those_of_the_very_windows(box, tiny_llama, base, name):
     assert all((masks[50].bits[layer] == expected.bits[layer]).all() for layer in expected.shape)
 
 
-def test_the_mask_says_whose_text_it_looked_at_and_whose_task(box, tmp_path, tiny_models):
+CHOSEN = {"calibration_length": 10, "calibration_seed": 3, "calibration_choice": "get_c4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "key", "chosen", "task"),
+    [("texts/self", 6, "self", {}, None), ("texts/mix", 9, "taskmix", {}, TASK.name), ("web", 4, "c4", CHOSEN, None)],
+)
+def test_the_mask_says_whose_text_it_looked_at_and_whose_task(
+    box, tmp_path, tiny_models, name, number, key, chosen, task
+):
+    method, text = f"unstructured_wanda_on_{key}", box / f"{name}.jsonl"
+    chosen = chosen | {"calibration_examples": number}
     flags = {"model_path": tiny_models["llama"], "output_dir": tmp_path, "sparsity": 0.5}
-    for name, number, key in (("self", 6, "self"), ("mix", 9, "taskmix")):
-        method = f"unstructured_wanda_on_{key}"
-        text = box / f"texts/{name}.jsonl"
-        succeed("compute_masks.py", **flags, method=method, text=text, calibration_examples=number)
-        mask = read_mask(tmp_path / f"masks_sparsity50_{method}.pt")
-        source = json.loads(Path(f"{text}.json").read_text())["source"]
-        meta = {"text_sha256": sha256(text), "text_source": source, "calibration_examples": number, "calibration": key}
-        assert mask.meta | meta == mask.meta
-        assert not {"calibration_length", "calibration_seed"} & mask.meta.keys()
-        assert mask.meta.get("task") == (TASK.name if name == "mix" else None)
-        check_run(mask, "mask.pt", Cell("llama", TASK.name, method, 50, "sparse_to_sparse"))
-    with pytest.raises(ValueError, match="not of llama-boolq-"):
-        check_run(mask, "mask.pt", Cell("llama", "boolq", method, 50, "sparse_to_sparse"))
+    succeed("compute_masks.py", **flags, method=method, text=text, **chosen)
+    mask = read_mask(tmp_path / f"masks_sparsity50_{method}.pt")
+    beside = Path(f"{text}.json")
+    source = json.loads(beside.read_text())["source"] if beside.exists() else None
+    meta = chosen | {"text_sha256": sha256(text), "text_source": source, "calibration": key, "method": method}
+    assert mask.meta | meta == mask.meta
+    assert mask.meta.keys() & CHOSEN.keys() == chosen.keys() & CHOSEN.keys()
+    assert mask.meta.get("task") == task
+    check_run(mask, "mask.pt", Cell("llama", TASK.name, method, 50, "sparse_to_sparse"))
+    others = [(TASK.name, "unstructured_wanda"), *([("boolq", method)] if task else [])]
+    for cell in (Cell("llama", *other, 50, "sparse_to_sparse") for other in others):
+        with pytest.raises(InputError, match=f"a mask of {method} .*not of {cell.id}"):
+            check_run(mask, "mask.pt", cell)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 together."""
 
 import json
-from collections import defaultdict
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
@@ -25,33 +23,14 @@ from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny, stock
-from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from masks import looking_at, pass_of, read_float32
+from masks import inputs_of, looking_at, pass_of, read_float32
 
 EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40 + 8 * j)], 1) for j in range(6)]
 CALIBRATION = looking_at(EXAMPLES)
 SETTINGS = Masks(sparsegpt_block=16)
 METHOD = "unstructured_sparsegpt"
-
-
-@torch.no_grad()
-def hessians(model: nn.Module, layers: list[str], checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The sum of x x^T of each layer over whole forward passes, fp64."""
-    sums = defaultdict(int)
-
-    def add(layer: str, _, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].flatten(0, -2).double()
-        sums[layer] = sums[layer] + x.T @ x
-
-    hooks = [model.get_submodule(memory_path(checkpoint.architecture, layer)).register_forward_pre_hook(partial(add, layer))
-             for layer in layers]  # fmt: skip
-    for example in EXAMPLES:
-        model(torch.tensor([example.ids]), use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return sums
 
 
 @pytest.mark.parametrize("name", TYPICAL)
@@ -66,7 +45,7 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     model = stock(checkpoint.folder)
     for number in range(2):
         layers = [layer for layer in mask.shape if layer.startswith(f"model.layers.{number}.")]
-        sums = hessians(model, layers, checkpoint)
+        sums = {layer: x.T @ x for layer, x in inputs_of(model, layers, EXAMPLES).items()}
         for layer in layers:
             weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
             count = weight.numel() // 2
@@ -101,12 +80,6 @@ def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_pa
             assert (after[name] != weight)[kept].any()
         else:
             assert torch.equal(after[name], weight)
-
-
-def test_rows_that_groups_do_not_divide_are_refused(tmp_path, places):
-    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", changes={"intermediate_size": 44}))
-    with pytest.raises(InputError, match="down_proj: its 44 columns cannot be divided into groups of 8"):
-        prune_weights(pass_of(checkpoint, "semistructured8_sparsegpt", [50], places, SETTINGS, CALIBRATION))
 
 
 def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys):
