@@ -196,15 +196,11 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
         ("throughput", {"training": {"shard_model": True}}, "training.shard_model: throughput .*; set it to false, or"),
         ("throughput", {"training": {"distillation": {}}}, "training.distillation: throughput .*; set it to null, or"),
         ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
+        ("engines", {"export": {"engines": ["vllm:/no"]}}, "^engines: export.engines: vllm:/no: no such program"),
         (
-            "engines",
-            {"export": {"engines": ["vllm:/no/python"]}},
-            "^engines: export.engines: vllm:/no/python: no such prog",
-        ),
-        (
-            f"{RUN.format(**NAMES).rpartition('/')[0]}/engines.json",
-            {"export": {"engines": ["vllm:/no/python"]}},
-            "no such",
+            RUN.format(**NAMES).replace("evaluation", "engines"),
+            {"export": {"engines": ["vllm:/no"]}},
+            "vllm:/no: no such",
         ),
     ],
 )

@@ -14,23 +14,13 @@ from chaos import MEASURED
 from project import ROOT, Study
 
 pytestmark = pytest.mark.slow
-GRID = {"models": ["llama"], "tasks": ["hellaswag_mini"], "methods": ["unstructured"], "sparsities": [50]}
 CONFIGURATION = "results/analysis/configuration.yaml"
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, tiny_models) -> Study:
-    """A finished study of two runs whose configuration is not the default one; its model lies in its own folder."""
-    study = Study(tmp_path_factory.mktemp("reproduce") / "a folder with spaces")
-    shutil.copytree(tiny_models["llama"], study.folder / "source")
-    study.configure(
-        {"llama": Path("source")},
-        grid=GRID | {"modes": ["sparse_to_sparse"]},
-        tasks={"hellaswag_mini": {"train_examples": 24, "validation_examples": 12}},
-        training={"steps": 3, "learning_rate": 0.02, "batch_size": 4, "micro_batch_size": 2, "lora_r": 4},
-    )
-    study.snakemake()
-    return study
+def study(tmp_path_factory, small_study) -> Study:
+    """Return a copy of the small study."""
+    return Study(Path(shutil.copytree(small_study.folder, tmp_path_factory.mktemp("again") / "a folder with spaces")))
 
 
 def commands(study: Study, page: str) -> list[str]:
