@@ -1,7 +1,9 @@
-"""Test the exported folder: the merged model's logits, the hashes, and the model card with the results of the run."""
+"""Test the exported folder: the logits of the merged model, the hashes, the model card with the results of the run, and the
+rules that make it for who asks."""
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from box import RUNS, flags
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
-from project import call_script, succeed
+from project import TINY_STUDY, Study, call_script, succeed, tiny_grid
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
@@ -156,3 +158,33 @@ def test_a_card_says_once_and_in_plain_words_what_the_files_leave_out(box):
     assert "The pruned channels and heads, all of them zero, are left out: " in said[STRUCTURED]
     assert "The files have every weight. The pruned ones are zeros." in said[RANDOM]
     assert not any(text in card for text in ("Nothing was left out", "model.layers") for card in said.values())
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(tmp_path, tiny_models):
+    study = Study(tmp_path)
+    export = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4,
+              "repeats": 2}  # fmt: skip
+    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export=export, **TINY_STUDY)
+    assert not {"export_run", "check_engines"} & study.planned().keys()
+    run = "results/runs/llama-hellaswag_mini-structured-sparsity50-sparse_to_sparse-seed0"
+    target = f"{run}/engines.json"
+    planned = study.planned(target)
+    assert (planned["export_run"], planned["check_engines"], planned["evaluate_run"]) == (1, 1, 1)
+    study.snakemake(target)
+    record = study.json(target)
+    one_repeat = [("transformers", "dense"), ("transformers", "run")]
+    assert [(one["engine"], one["model"]) for one in record["results"]] == 2 * one_repeat
+    assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
+    exported = Checkpoint(study.folder / run / "export")
+    assert exported.config["intermediate_size"] == 32
+    assert record["inputs"]["export"] == exported.digest
+    # Nothing has evaluated this run before the merge. That is a gap, and no fault.
+    succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "alone")
+    memo = (study.folder / "alone/correctness_memo.md").read_text()
+    assert "|incomplete|before_merge.json: no such file" in memo and "|fault|" not in memo
+    with study.edited("repeats: 2", "repeats: 2\n  limit_seconds: 60"):
+        assert "check_engines" not in study.planned(target)
+    # Another model is measured anew when it is asked for.
+    with study.edited("lora_r: 4", "lora_r: 2"):
+        assert study.planned(target)["check_engines"] == 1

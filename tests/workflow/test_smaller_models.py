@@ -72,7 +72,11 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
     base, model = Checkpoint(study.folder / f"pruned/{BASE}"), Checkpoint(study.folder / "models/part")
     assert model.digest == base.digest
     run = f"part-{TASK}-structured_obs-sparsity50-sparse_to_sparse-seed0"
-    # The model that was pruned first teaches, whatever was removed since.
+    # The model that was pruned first teaches, and the engines measure beside it, whatever was removed since.
+    (command,) = [
+        line for line in study.commands(f"results/part/runs/{run}/engines.json") if "check_engines.py" in line
+    ]
+    assert "--model_path models/mixtral " in command
     assert (
         study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"]
         == Checkpoint(study.folder / "models/mixtral").digest

@@ -16,14 +16,8 @@ import pytest
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from hub_cache import write
-from project import ROOT
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from project import ROOT, succeed
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import hold_together
 from tiny_models import save_tiny
@@ -39,9 +33,8 @@ pytestmark = pytest.mark.slow
 def box(tmp_path_factory) -> Path:
     """A tiny model in fp32, a mask at 50 %, and a task."""
     folder = tmp_path_factory.mktemp("box")
-    model = Checkpoint(save_tiny("llama", folder / "model", torch.float32))
-    places = PassFiles([folder / "mask.pt"], folder / "report.json")
-    compute_masks(MaskPass(model, get_method("unstructured"), [50], places, Masks()))
+    model = save_tiny("llama", folder / "model", torch.float32)
+    succeed("compute_masks.py", model_path=model, output_dir=folder, sparsity=0.5, method="unstructured")
     for split, number in (("train", 32), ("validation", 5)):
         write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder
@@ -49,7 +42,8 @@ def box(tmp_path_factory) -> Path:
 
 def flags(box: Path, output: Path, **changes: object) -> list[str]:
     """Return the flags of train.py."""
-    places = {"model_path": box / "model", "mask_path": box / "mask.pt", "data_dir": box, "output_dir": output}
+    mask = box / "masks_sparsity50_unstructured.pt"
+    places = {"model_path": box / "model", "mask_path": mask, "data_dir": box, "output_dir": output}
     run_id = "tiny-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
     values = {"run_id": run_id, **places, **SCHEDULE, **changes}
     return [f"--{name}={value}" for name, value in values.items()]
