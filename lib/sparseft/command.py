@@ -25,6 +25,8 @@ from sparseft.errors import InputError, end, one_line
 from sparseft.study.section import first_fault
 
 T = TypeVar("T")
+# The main function of a script returns its exit code; None is 0.
+Main = Callable[..., int | None]
 # A parameter whose fields are flags of their own.
 Flags = Annotated[T, Parameter(name="*")]
 # A number of CPU threads.
@@ -34,12 +36,12 @@ Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
 _FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
 
 
-def run(main: Callable[..., int | None]) -> NoReturn:
+def run(main: Main) -> NoReturn:
     """Call `main` with the arguments of the command line, and end the program. A wrong command line is an error too."""
     end(lambda: parse(main, sys.argv[1:]))
 
 
-def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int | None]:
+def parse(main: Main, words: list[str]) -> Main:
     """Return `main` with the arguments that the words of a command line give. Raises InputError if they do not fit."""
     app = command_line(main)
     try:
@@ -49,7 +51,7 @@ def parse(main: Callable[..., int | None], words: list[str]) -> Callable[[], int
     return partial(command, *bound.args, **bound.kwargs)
 
 
-def command_line(main: Callable[..., int | None]) -> App:
+def command_line(main: Main) -> App:
     """Return the command line of a script's main function. The docstring of the script is its description."""
     name = Path(main.__code__.co_filename).name
     app = App(

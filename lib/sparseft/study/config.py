@@ -400,7 +400,7 @@ class Config(Section):
         read = set(filter(None, names))
         return sorted(texts.keys() & read.union(*(texts[name].parts for name in read)))
 
-    def reconstruction_examples(self) -> dict[str, int | str | None]:
+    def reconstruction_examples(self) -> dict[str, Any]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on.
 
         The length is None unless they are windows of documents, and the choice is None if it is the default."""

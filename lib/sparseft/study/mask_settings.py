@@ -158,7 +158,7 @@ class Masks(Section):
     def imported_source(self, method: Method, percent: int) -> str:
         """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
         name = method.imported
-        sources = self.imported.get(name, {}) if name else {}
+        sources = self.imported.get(name or "", {})
         if percent not in sources:
             raise InputError(
                 f"masks.imported.{name} has no checkpoint at {percent} %",

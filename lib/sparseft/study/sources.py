@@ -285,7 +285,7 @@ class CalibrationText(Section):
         return not _has_documents(self.text)
 
     @property
-    def chosen(self) -> dict[str, int | str | None]:
+    def chosen(self) -> dict[str, Any]:
         """Return how windows of documents are chosen, by the names of the flags; nothing for the default choice.
 
         Windows that the prepared file holds are not chosen: the first ones are taken."""
