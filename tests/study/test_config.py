@@ -10,6 +10,7 @@ import pytest
 from project import DEFAULT, ROOT, laid_over
 from sparseft.errors import InputError, one_line
 from sparseft.methods import get_method
+from sparseft.planning.inputs import check_sources
 from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete
@@ -362,3 +363,23 @@ def test_a_sparsity_is_a_whole_percent_exactly(text, percent):
             whole_percent(text)
     else:
         assert whole_percent(text) == percent
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "is_trained"),
+    [
+        ("torch", "qwen3", True),
+        ("cerebras", "mixtral", True),
+        ("cerebras", "qwen2", False),
+        ("modelzoo", "llama", True),
+        ("modelzoo", "mixtral", False),
+    ],
+)
+def test_a_model_that_a_backend_does_not_train_is_refused_before_anything_runs(tiny_models, backend, name, is_trained):
+    models = {"mine": {"source": f"path:{tiny_models[name]}"}}
+    config = laid_over({"backend": backend, "models": models, "grid": {"models": ["mine"]}})
+    if is_trained:
+        return check_sources(config)
+    line = rf"^models\.mine: the backend {backend} does not train \w+; use one of LlamaForCausalLM, .*backend: torch"
+    with pytest.raises(InputError, match=line):
+        check_sources(config)
