@@ -44,6 +44,14 @@ def test_an_absent_quantiser_is_refused_before_the_conversion(tiny_models, tmp_p
         write_gguf(settings, model, tmp_path / "model.gguf", "model")
 
 
+def test_a_converter_that_writes_nothing_is_refused(tiny_models, tmp_path):
+    settings = Export(gguf="f32", converter="true")
+    with pytest.raises(
+        InputError, match="converter: true: it wrote no model.gguf; it printed last: nothing; name a Python"
+    ):
+        write_gguf(settings, tiny_models["llama"], tmp_path / "model.gguf", "model")
+
+
 def written(path: Path, weights: np.ndarray, kind: gguf.GGMLQuantizationType) -> Path:
     """Write a GGUF file with a matrix in a number format and a vector, and return its path."""
     writer = gguf.GGUFWriter(path, "llama")

@@ -7,14 +7,13 @@ from weakref import ref
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sparseft.architectures.decoder import HEAD_NORMS
-from sparseft.architectures.gemma3 import GEMMA3
+from sparseft.architectures.llama import LLAMA
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights
 from sparseft.language_model.weights import own_rows
-from tiny_models import GEMMA, MODELS, change_json, described, save_tiny
+from tiny_models import change_json, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 CPU = torch.device("cpu")
@@ -105,23 +104,11 @@ def test_a_model_for_another_device_is_read_weight_by_weight(tiny_models, monkey
     assert len(weights) == len(list(model.parameters()))
 
 
-# transformers computes the attention of a Gemma 2 with all its scores.
-GEMMA2 = replace(
-    GEMMA3,
-    class_name="Gemma2ForCausalLM",
-    layer_tensors={name: shape for name, shape in GEMMA3.layer_tensors.items() if name not in HEAD_NORMS},
-)
-CAPPED = {**GEMMA, "head_dim": 16, "sliding_window": 64, "attn_logit_softcapping": 2.0}
-
-
-def test_an_added_architecture_cannot_forget_that_its_attention_is_eager(tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "gemma2", described("Gemma2", **CAPPED))
-    folder = save_tiny("gemma2", tmp_path / "gemma2")
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (GEMMA2,))
-    with pytest.raises(ValueError, match="scaled_dot_product_attention"):
-        load_model(folder, CPU)
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (replace(GEMMA2, attention="eager"),))
-    load_model(folder, CPU)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_attention_is_that_of_the_architecture(tiny_models, monkeypatch, attention):
+    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (replace(LLAMA, attention=attention),))
+    model, _ = load_model(tiny_models["llama"], CPU)
+    assert model.config._attn_implementation == attention
 
 
 @pytest.mark.parametrize(("dtype", "tokens", "grouped"), [

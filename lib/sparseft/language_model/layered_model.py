@@ -55,7 +55,7 @@ class LayeredModel:
 
     def read_head(self) -> None:
         """Give the output head its weights. Those of a tied model are the embeddings."""
-        self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        self.model.tie_weights()
         self._read(name for name in self.checkpoint.tensors if not name.startswith("model."))
 
     def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:

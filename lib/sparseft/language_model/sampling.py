@@ -92,7 +92,7 @@ def write_windows(
 
     Both files appear, or none."""
     rows = (
-        {"text": tokenizer.decode(window.ids), "ids": window.ids, "answer_start": window.answer_start}
+        {"text": tokenizer.decode(window.ids), **vars(window)}
         | {name: of_windows[number].tolist() for name, of_windows in scores.items()}
         for number, window in enumerate(windows)
     )
