@@ -147,15 +147,6 @@ def test_a_weight_whose_rows_lie_apart_is_built_as_its_copy(dtype, kernels):
     assert not out[:, 140:].any()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype):
-    values = torch.tensor([[-1.5, torch.inf, torch.nan, -0.0, 2.0, -0.0]], dtype=dtype)
-    W = carry_mask_(torch.ones(1, 6, dtype=dtype), torch.tensor([[False, False, False, False, True, True]]))
-    found = carried_mask.mask_(values.clone(), W)
-    assert not found[0, :4].view(torch.uint8).any()
-    assert same_bits(found[0, 4:], values[0, 4:])
-
-
 @pytest.mark.parametrize("dtype", NARROW[:2])
 @pytest.mark.parametrize("r", [1, 16, 40])
 def test_the_gradients_of_a_gpu_are_nearer_to_the_exact_ones_than_those_of_a_cpu(r, dtype, interpreted):

@@ -96,18 +96,6 @@ def test_nothing_but_its_inputs_is_saved_for_the_backward():
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind, has_bias):
-    _, W, _, _, _ = problem(6, 4, 2, torch.float32)
-    b = bias_of(W) if has_bias else None
-    kept = torch.tensor([True, False, True, True, False, True])[:, None] & torch.tensor([True, True, False, True])
-    layer, x, linear = layer_of(kind, W, kept, b=b), torch.randn(3, 4), linear_of(W, b)
-    torch.testing.assert_close(layer(x), F.linear(x, W * kept, b))
-    merge_into(layer, linear)
-    assert torch.equal(linear.weight, W * kept)
-
-
-@pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_bias):
     X, W, kept, A, B = problem(40, 24, 4, dtype)

@@ -1,7 +1,5 @@
 """Train tiny models in fp32."""
 
-import math
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.batches import collate, encode, shuffled
+from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.carried_mask import carried_mask
@@ -49,45 +47,6 @@ def run(checkpoint: Checkpoint, mode: str, settings: Training):
     """Train, and return the record, the trained part and the model."""
     loop = prepare(checkpoint, mode, settings)
     return loop.fit(), loop.part, loop.loss.model
-
-
-@pytest.mark.long
-def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
-    settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01, warmup_fraction=0.0,
-                        max_grad_norm=0.5, weight_decay=0.1)  # fmt: skip
-    _, ours, _ = run(tiny_llama, "sparse_to_sparse", settings)
-    loop = prepare(tiny_llama, "sparse_to_sparse", settings)
-    parameters = loop.part.parameters
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-    for t, batch in enumerate(
-        islice(shuffled(loop.data["train"], settings.batch_size, settings.length_buckets, 0), 3), start=1
-    ):
-        gradients = torch.autograd.grad(mean_loss(loop.loss.model, batch), parameters)
-        norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
-        assert norm > 0.5  # or nothing would be clipped
-        rate = 0.005 * (1 + math.cos(math.pi * (t - 1) / 3))
-        for p, g, (m, v) in zip(parameters, gradients, moments, strict=True):
-            g = g * 0.5 / norm
-            m.mul_(0.9).add_(g, alpha=0.1)
-            v.mul_(0.999).add_(g * g, alpha=0.001)
-            step = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-            p.data.mul_(1 - rate * 0.1).add_(step, alpha=-rate)
-    for name, layer in loop.part.layers.items():
-        for ours_, theirs in ((ours.layers[name].lora_A, layer.lora_A), (ours.layers[name].lora_B, layer.lora_B)):
-            assert ((ours_ - theirs).abs() < 1e-4 * theirs.abs().max()).float().mean() > 0.99
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("steps", "fraction", "updates"), [
-    (4, 0.5, 3), (1, 0.9, 0),  # the first warm-up step has learning rate 0
-    (4, 0.1, 4),  # no warm-up step: the first step has the peak
-])  # fmt: skip
-def test_updates_are_the_steps_with_a_learning_rate_above_zero(tiny_llama, steps, fraction, updates):
-    settings = Training(steps=steps, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_fraction=fraction)
-    record, part, _ = run(tiny_llama, "sparse_to_dense", settings)
-    assert settings.updates == updates == sum(point["learning_rate"] > 0 for point in record["loss_curve"])
-    assert (record["loss_curve"][0]["learning_rate"] == 0) == (updates < steps)
-    assert any(layer.lora_B.any() for layer in part.layers.values()) == (updates > 0)  # B starts at 0
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
@@ -207,12 +166,6 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch
     assert record["loss_curve"] == expected["loss_curve"]
     assert record["eval_curve"] == expected["eval_curve"]
     assert all(map(torch.equal, matrices(resumed.part), matrices(whole.part)))
-
-
-def test_a_training_that_does_not_evaluate_reads_no_validation_row(tiny_llama):
-    loop = prepare(tiny_llama, "sparse_to_sparse", Training(steps=1, batch_size=2, micro_batch_size=2))
-    del loop.data["validation"]
-    assert len(loop.fit()["loss_curve"]) == 1
 
 
 def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():

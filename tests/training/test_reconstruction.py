@@ -11,10 +11,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import limit_threads
-from sparseft.language_model.layered_model import LayeredModel, Stream
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path
-from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
@@ -85,8 +83,11 @@ def outputs_of(model: nn.Module, number: int) -> Tensor:
 
 
 @pytest.mark.long
-def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(tiny, tmp_path):
-    """The two models differ in one decoder layer, so they give it the same inputs."""
+@pytest.mark.parametrize("name", ["llama", "mixtral", "gemma3"])
+def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(name, tmp_path):
+    """The two models differ in one decoder layer, so they give it the same inputs. The decoder layers of Gemma 3 differ
+    in their windows and rotary angles."""
+    tiny = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
     measured = run(tiny, tmp_path)["reconstruction"]["layers"]
     ours, dense = stock(tiny.folder), stock(tiny.folder)
     for number, layer in enumerate(measured):
@@ -114,42 +115,6 @@ def test_the_first_error_is_that_of_the_pruned_layer_and_the_steps_lower_it(tiny
     means = [sum(losses) / len(layers) for losses in zip(*(layer["losses"] for layer in layers), strict=True)]
     assert [point["loss"] for point in record["loss_curve"]] == pytest.approx(means)
     assert record["train_seconds"] == pytest.approx(sum(layer["seconds"] for layer in layers))
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
-    """The decoder layers of Gemma 3 differ in their windows and rotary angles."""
-    checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
-    job = job_of(checkpoint)
-    stock, _ = load_model(checkpoint.folder, CPU)
-    layered = LayeredModel(checkpoint, CPU)
-    stream = Stream(layered, [torch.tensor(example.ids) for example in EXAMPLES])
-    parts = LayerReconstruction(layered, EXAMPLES, lambda *_: {}, SETTINGS, 0)
-    masks = {layer: torch.from_numpy(job.mask.kept(layer)) for layer in job.mask.shape if ".layers.1." in layer}
-    for number in layered.layers([1]):
-        targets = parts._targets(stream, number)
-        adapted = attach(layered.model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
-        for layer in adapted.values():
-            nn.init.normal_(layer.lora_B, std=0.1)
-        parts._loss(stream, number, [0, 1, 2], targets).backward()
-        trained = {name: (layer.lora_A, layer.lora_B) for name, layer in adapted.items()}
-    factors = {name: [matrix.detach().clone().requires_grad_() for matrix in pair] for name, pair in trained.items()}
-    weights = {
-        f"{layer.removeprefix('model.layers.1.')}.weight":
-            (stock.get_submodule(layer).weight + SETTINGS.lora_scale * factors[layer][1] @ factors[layer][0]) * mask
-        for layer, mask in masks.items()
-    }  # fmt: skip
-    total = 0.0
-    for number, states in enumerate(stream.states):
-        # One example at a time has no padding.
-        keywords = stream._arguments((1, len(states)))[1]
-        outputs = torch.func.functional_call(stock.model.layers[1], weights, (states[None],), keywords)
-        total += (outputs[0] - targets[number]).square().sum()
-    loss = total / sum(target.numel() for target in targets)
-    for layer, (A, B) in factors.items():
-        dA, dB = torch.autograd.grad(loss, (A, B), retain_graph=True)
-        for ours, theirs in zip((matrix.grad for matrix in trained[layer]), (dA, dB), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
 
 
 @pytest.mark.long

@@ -18,7 +18,6 @@ from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
-from sparseft.training.steps import Steps
 from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
 from torch.nn.utils import clip_grad_norm_
@@ -83,24 +82,6 @@ def test_a_training_is_plain_adamw_with_the_mask_put_on_again_after_every_step(t
         torch.testing.assert_close(ours, weights[name], rtol=0, atol=1e-5)
     zeros = torch.cat([(loop.part.own[name] == 0)[~of_layer] for name, of_layer in kept.items()])
     assert zeros.all() == (mode == "full_sparse_to_sparse")
-
-
-def test_no_moment_no_gradient_and_no_decay_reaches_what_is_pruned(tiny_llama, monkeypatch):
-    loop, mask = looped(tiny_llama, "full_sparse_to_sparse")
-    optimizers, real = [], Steps.__init__
-
-    def noted(steps, *arguments):
-        real(steps, *arguments)
-        optimizers.append(steps.optimizer)
-
-    monkeypatch.setattr(Steps, "__init__", noted)
-    loop.fit()
-    states = optimizers[0].state
-    for name, own in loop.part.own.items():
-        pruned = ~torch.from_numpy(mask.kept(name.removesuffix(".weight")))
-        for part in (own, states[own]["exp_avg"], states[own]["exp_avg_sq"]):
-            assert not part[pruned].any()
-            assert part[~pruned].any()
 
 
 @pytest.mark.parametrize("mode", ["full_sparse_to_sparse", "full_sparse_to_dense"])

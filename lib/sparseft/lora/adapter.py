@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -121,18 +120,18 @@ def read_adapter(folder: Path) -> Adapter:
         raise InputError(f"{path}: {error}", _ADVICE) from None
     metadata = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")]).get("__metadata__", {})
     origin = parse_json(metadata.get(ORIGIN, "{}"), path, _ADVICE)
-    names = {
-        layer: factor_names(layer)
-        for layer in sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
-    }
-    if not tensors or tensors.keys() != {name for pair in names.values() for name in pair}:
+    layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
+    if not tensors or tensors.keys() != {name for layer in layers for name in factor_names(layer)}:
         raise InputError(f"{path}: holds something else than pairs of lora_A and lora_B", _ADVICE)
-    pairs = {layer: (tensors[name_A].float(), tensors[name_B].float()) for layer, (name_A, name_B) in names.items()}
+    pairs = {}
     rank = config["r"]
-    if any(A.shape[:1] + B.shape[1:] != (rank, rank) for A, B in pairs.values()):
-        raise InputError(f"{path}: its matrices do not have the rank r {rank} of {ADAPTER_CONFIG}", _ADVICE)
-    if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
-        raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
+    for layer in layers:
+        A, B = (tensors[name].float() for name in factor_names(layer))
+        if A.shape[:1] + B.shape[1:] != (rank, rank):
+            raise InputError(f"{path}: its matrices do not have the rank r {rank} of {ADAPTER_CONFIG}", _ADVICE)
+        if not (A.isfinite().all() and B.isfinite().all()):
+            raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
+        pairs[layer] = A, B
     return Adapter(pairs, config["lora_alpha"] / rank, config, origin, digest)
 
 

@@ -46,14 +46,14 @@ def merge(
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
     adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
     other layers than its target_modules name."""
-    source, factors, origin, digest, changed = base, _NO_ADAPTER, {}, None, set()
+    result: Adapter | TrainedCheckpoint = _NO_ADAPTER
     if trained:
         result = read_trained(trained, base, {"mask_sha256": mask_sha256}, run, allows_stock=True)
-        origin, digest = result.origin, result.digest
-        if isinstance(result, TrainedCheckpoint):
-            source, changed = result, set(result.trained)
-        else:
-            factors = result
+    source, factors, changed = base, _NO_ADAPTER, set()
+    if isinstance(result, TrainedCheckpoint):
+        source, changed = result, set(result.trained)
+    else:
+        factors = result
     for layer, (A, B) in factors.pairs.items():
         if B.shape[:1] + A.shape[1:] != tuple(mask.shape.get(layer, ())):
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
@@ -71,7 +71,7 @@ def merge(
         )
 
     # An adapter of stock PEFT names no mode.
-    mode = origin.get("mode")
+    mode = result.origin.get("mode")
     pruned = {} if mode and get_mode(mode).lifts_mask else mask.bits
 
     def merged(tensor: Tensor) -> Iterator[bytes]:
@@ -102,7 +102,7 @@ def merge(
                 write(name, merged(base.tensors[name]))
         hashes = Checkpoint(temporary).hashes()
     return {
-        "inputs": {"model": base.digest, "mask": mask_sha256, "adapter": digest},
+        "inputs": {"model": base.digest, "mask": mask_sha256, "adapter": result.digest or None},
         "scale": factors.scale if factors.pairs else None,
         "layers_merged": len(mask.shape),
         "as_trained": _is_as_trained(base, mode, factors, mask),

@@ -216,12 +216,12 @@ def _initial(
 
     Raises InputError if it is not that of the other run, with the same base, mask and LoRA settings."""
     start = start_of(run, settings.recover_on)
-    if path and not start:
-        raise InputError(f"{run.id} starts from the pruned model", "leave --initial_adapter out")
-    if start and not path:
-        raise InputError(f"{run.id} starts from {start.id}", "give its folder with --initial_adapter")
-    if not path or not start:
+    if not start:
+        if path:
+            raise InputError(f"{run.id} starts from the pruned model", "leave --initial_adapter out")
         return None
+    if not path:
+        raise InputError(f"{run.id} starts from {start.id}", "give its folder with --initial_adapter")
     origin = {key: provenance[key] for key in ("mask_sha256", "base")}
     if not get_mode(run.mode).is_full:
         origin |= {"r": settings.lora_r, "lora_alpha": settings.lora_alpha}
