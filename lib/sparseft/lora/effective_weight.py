@@ -2,10 +2,9 @@
 
     W' = (W + s B A) * M
 
-    W, W'   (out, in)   bfloat16, float16 or float32, and float64 in tests; in W a pruned entry is stored as -0.0, which
-    is how W
-                        carries its mask (carried_mask.py)
-    A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
+    W, W'   (out, in)   bfloat16, float16 or float32; in W a pruned entry is stored as -0.0, which is how W carries its
+                        mask (carried_mask.py)
+    A, B    (r, in), (out, r)   fp32
 
 For the entry (i, j), all in fp32:
 
@@ -40,7 +39,6 @@ from torch import Tensor
 
 from sparseft.errors import InputError, one_line
 from sparseft.lora import cpu_weights
-from sparseft.lora.carried_mask import mask_
 
 
 class Workspace:
@@ -58,7 +56,7 @@ class Workspace:
     def merged(self, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
         """Return W' (out, in) in W's dtype. The next call may overwrite it, except inside `caching`.
 
-        W (out, in) carries its mask. A (r, in) and B (out, r) are fp32, or fp64 with an fp64 W."""
+        W (out, in) carries its mask. A (r, in) and B (out, r) are fp32."""
         if self._cache is None:
             return build(self.take("merged", W.shape, W), W, A, B, scale)
         if W.data_ptr() not in self._cache:
@@ -87,10 +85,7 @@ class Workspace:
 
 
 def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """Write W' to `out`, which may be W except in fp64, and return it."""
-    if W.dtype == torch.float64:
-        # The product and the sum are rounded separately.
-        return mask_(out.copy_(W + scale * B @ A), W)
+    """Write W' to `out`, which may be W, and return it."""
     # The numbers of a rank lie together in s B, because the kernels of a GPU load them so.
     scaled = torch.mul(B.detach().T, scale, out=B.new_empty(B.shape[::-1])).T
     kernels(W.device).build(out, W, A, scaled)

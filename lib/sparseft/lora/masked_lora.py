@@ -91,18 +91,19 @@ class LoRALinear(nn.Module):
     Both are fp32. Products are in x's dtype."""
 
     def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
-        """The layer has the linear's bias, and its weight, which is pruned in place by `kept`, bool (out, in).
+        """The layer has the linear's bias, and its weight, which is pruned in place by `kept`, bool (out, in). Both are
+        frozen.
 
         A weight on "meta" is pruned when it is read. A and B are on the device of `kept`."""
         super().__init__()
-        weight = _pruned(linear, kept)
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        _prune(linear.requires_grad_(False), kept)
+        self.weight = linear.weight
+        self.bias = linear.bias
         self.scale = settings.lora_scale
         self.workspace = workspace
         self.dropout = nn.Dropout(settings.lora_dropout)
-        self.lora_A = nn.Parameter(initial_factor(settings.lora_r, weight.shape[1], kept.device))
-        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], settings.lora_r, device=kept.device))
+        self.lora_A = nn.Parameter(initial_factor(settings.lora_r, kept.shape[1], kept.device))
+        self.lora_B = nn.Parameter(torch.zeros(len(kept), settings.lora_r, device=kept.device))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A (r, in) and B (out, r) as the layer multiplies by them and as the adapter file holds them."""
@@ -179,7 +180,7 @@ def attach(
         linear = model.get_submodule(path)
         kept = masks(layer)
         if settings.lora_targets and layer.rpartition(".")[2] not in settings.lora_targets:
-            _pruned(linear, kept)
+            _prune(linear, kept)
             continue
         attached[layer] = kind(mode, kept)(linear, kept, settings, workspace)
         setattr(model.get_submodule(parent), name, attached[layer])
@@ -195,11 +196,10 @@ def load_factors(layers: dict[str, LoRALinear], factors: Mapping[str, Sequence[T
             layer.lora_B.copy_(B)
 
 
-def _pruned(linear: nn.Linear, kept: Tensor) -> Tensor:
-    """Prune a linear's weight in place by `kept`, bool (out, in), and return it. A weight on "meta" has nothing to
-    prune."""
-    weight = linear.weight.detach()
-    return weight if weight.is_meta else carry_mask_(weight, kept)
+def _prune(linear: nn.Linear, kept: Tensor) -> None:
+    """Prune a linear's weight in place by `kept`, bool (out, in). A weight on "meta" has nothing to prune."""
+    if not linear.weight.is_meta:
+        carry_mask_(linear.weight.detach(), kept)
 
 
 def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:

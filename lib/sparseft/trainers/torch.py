@@ -123,10 +123,11 @@ def hold_together(path: Path, accelerator: Accelerator) -> None:
 
     Only the main process takes the lock. The others must not read the saved state before, because the other training
     may still be writing it."""
+    if accelerator.num_processes == 1:
+        hold(path)
+        return
     # NCCL would end the training after ten minutes in its barrier.
-    if accelerator.num_processes > 1:
-        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
     if accelerator.is_main_process:
         hold(path)
-    if accelerator.num_processes > 1:
-        torch.distributed.barrier(group)
+    torch.distributed.barrier(group)

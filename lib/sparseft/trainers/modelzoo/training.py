@@ -18,7 +18,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_checkpoint import open_exported
+from sparseft.checkpoints.modelzoo_checkpoint import Place, open_exported
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.modes import get_mode
@@ -196,19 +196,14 @@ def _write(run: TrainerRun, last: MdlFile) -> None:
 
     Raises InputError if the Trainer changed what it must not."""
     job = run.job
-    if not get_mode(job.mode).is_full:
-        check_frozen(MdlFile(run.checkpoint), last)
-        job.write_adapter(trained_factors(run, last))
-        return
     place_of = open_exported(run.checkpoint).places
-    names = trained_names(job.checkpoint, job.mask, job.settings)
-    check_frozen(MdlFile(run.checkpoint), last, {f"model.model.{place_of[name].key}" for name in names})
-
-    def trained(name: str) -> Tensor:
-        stored = _values(last, last.tensors[f"model.model.{place_of[name].key}"])
-        return torch.from_numpy(place_of[name].to_hugging_face(stored))
-
-    job.write_weights(trained)
+    names = trained_names(job.checkpoint, job.mask, job.settings) if get_mode(job.mode).is_full else []
+    key_of = {name: f"model.model.{place_of[name].key}" for name in names}
+    check_frozen(MdlFile(run.checkpoint), last, key_of.values())
+    if names:
+        job.write_weights(lambda name: _hugging_face(last, key_of[name], place_of[name]))
+    else:
+        job.write_adapter(trained_factors(run, last, place_of))
 
 
 def check_frozen(before: MdlFile, after: MdlFile, trained: Collection[str] = ()) -> None:
@@ -229,20 +224,26 @@ def check_frozen(before: MdlFile, after: MdlFile, trained: Collection[str] = ())
             )
 
 
-def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor, Tensor]]:
+def trained_factors(
+    run: TrainerRun, trained: MdlFile, place_of: Mapping[str, Place]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of
     rows."""
-    exported = open_exported(run.checkpoint)
     factors = {}
     for layer in prunable_layers(run.job.checkpoint):
-        place = exported.places[f"{layer}.weight"]
+        place = place_of[f"{layer}.weight"]
         path = f"model.model.{place.key.removesuffix('.weight')}"
         if f"{path}.lora_A" not in trained.tensors:
             continue
         A = torch.from_numpy(_values(trained, trained.tensors[f"{path}.lora_A"]))
-        B = torch.from_numpy(place.to_hugging_face(_values(trained, trained.tensors[f"{path}.lora_B"])))
+        B = _hugging_face(trained, f"{path}.lora_B", place)
         factors[layer] = as_they_act(A, B, run.job.mode, torch.from_numpy(run.job.mask.kept(layer)))
     return factors
+
+
+def _hugging_face(file: MdlFile, key: str, place: Place) -> Tensor:
+    """Return the values of a tensor with Hugging Face's order of rows, in fp32."""
+    return torch.from_numpy(place.to_hugging_face(_values(file, file.tensors[key])))
 
 
 def _values(file: MdlFile, tensor: MdlTensor) -> np.ndarray:
