@@ -62,26 +62,6 @@ def test_what_modelzoo_converted_reads_as_the_original():
         np.testing.assert_array_equal(converted.read(name), original.read(name), name)
 
 
-@needs_fixtures
-def test_what_we_write_holds_what_modelzoo_wrote(tmp_path):
-    """Its converter drops the leading `model.` of the trainer's names, and stores the final norm twice."""
-    export_modelzoo(Checkpoint(HF), None, tmp_path / "cs")
-    ours, theirs = MdlFile(tmp_path / "cs" / CHECKPOINT), MdlFile(CS)
-    assert {key.replace("model.model.", "model.") for key in ours.tensors} == theirs.tensors.keys()
-    for key, tensor in theirs.tensors.items():
-        same = ours.tensors[f"model.{key}"]
-        assert (same.dtype, same.shape) == (tensor.dtype, tensor.shape)
-        np.testing.assert_array_equal(ours.read(same), theirs.read(tensor), key)
-
-
-@needs_fixtures
-def test_a_trainer_s_masks_belong_to_the_model_and_are_no_weights():
-    trained = ModelZooCheckpoint(HF, FIXTURES / "llama_gqa_prefixed_mask_ne_zeros.mdl")
-    assert trained.tensors.keys() == Checkpoint(HF).tensors.keys()
-    masks = {tensor.dtype for key, tensor in trained.mdl.tensors.items() if key.endswith("_mask")}
-    assert (masks, len(trained.mdl.tensors) - len(trained.tensors)) == ({"BOOL"}, 14 + 1)  # and ln_f
-
-
 @pytest.mark.parametrize(
     ("model", "dtype"), [*((model, "bfloat16") for model in MODELS), ("Mistral", "float16"), ("Mixtral", "float32")]
 )
@@ -117,19 +97,6 @@ def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     place, kept = places(original.config, exported.shapes)[q], read_mask(path).kept(q.removesuffix(".weight"))
     found = exported.mdl.read(exported.mdl.tensors[f"model.model.{place.key}_mask"])
     np.testing.assert_array_equal(found, place.to_modelzoo(kept))
-
-
-def test_masks_are_those_of_the_original(tmp_path, tiny_models):
-    original = Checkpoint(tiny_models["mixtral"])
-    export_modelzoo(original, None, tmp_path / "cs")
-    converted = open_checkpoint(tmp_path / "cs" / CHECKPOINT)
-    paths = [
-        mask_files(checkpoint, "unstructured", tmp_path / folder, scope="global")[1]
-        for checkpoint, folder in ((original, "of_hf"), (converted, "of_mdl"))
-    ]
-    of_hf, of_mdl = map(read_mask, paths)
-    assert all((of_hf.bits[layer] == of_mdl.bits[layer]).all() for layer in of_hf.bits)
-    assert of_mdl.meta["coordinates"] == "hf"
 
 
 def test_a_masked_export_is_proved_sparse_and_a_mask_in_other_coordinates_is_found_out(tmp_path, tiny_llama):
