@@ -118,10 +118,10 @@ def _is_as_trained(base: Checkpoint, mode: str | None, factors: Adapter, mask: M
     sums."""
     if mode not in TRAINED_MODES or fused_experts(base.architecture):
         return False
-
-    def is_masked(layer: str) -> bool:
-        # If a few rows show a pruned weight and no structure, the whole mask has both properties.
-        kept = (torch.from_numpy(mask.kept(layer, slice(rows))) for rows in (_ROWS, None))
-        return any(kind_of(mode, part) is MaskedLoRALinear for part in kept)
-
-    return all(map(is_masked, factors.pairs))
+    # If a few rows show a pruned weight and no structure, the whole mask has both properties.
+    return all(
+        any(
+            kind_of(mode, torch.from_numpy(mask.kept(layer, slice(rows)))) is MaskedLoRALinear for rows in (_ROWS, None)
+        )
+        for layer in factors.pairs
+    )

@@ -53,7 +53,8 @@ class Loop:
 
         Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
-        steps = Steps(self.part.parameters, settings, self.part.rate, self._total_norm)
+        sharing = self.accelerator if self.part.is_divided else None
+        steps = Steps(self.part.parameters, settings, self.part.rate, sharing)
         progress = self._resume(steps)
         done = len(progress.curve)
         batches = shuffled(self.data["train"], settings.batch_size, settings.length_buckets, self.seed)
@@ -68,10 +69,6 @@ class Loop:
             if settings.save_every and step % settings.save_every == 0:
                 self._save(steps, progress)
         return progress
-
-    def _total_norm(self, own: Tensor) -> Tensor:
-        """Return the norm of the whole gradient from that of the rows of this process."""
-        return self.accelerator.reduce(own**2, "sum").sqrt() if self.part.is_divided else own
 
     def eval_loss(self) -> float:
         """Return the evaluation loss of the model as it is, in nats per answer token."""

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -99,12 +100,12 @@ class Steps:
         parameters: list[nn.Parameter],
         settings: Training,
         key: str = "training.learning_rate",
-        total: Callable[[Tensor], Tensor] = lambda own: own,
+        sharing: Accelerator | None = None,
     ) -> None:
-        """`key` is what the user may lower if the loss is not finite. `total` returns the norm of all gradients from
-        that of the own parameters."""
+        """`key` is what the user may lower if the loss is not finite. `sharing` is given if each process has parameters
+        of its own."""
         self.parameters = parameters
-        self.total = total
+        self.sharing = sharing
         # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -137,7 +138,9 @@ class Steps:
         if scale > 1:
             torch._foreach_div_([parameter.grad for parameter in self.parameters], scale)
         # Not imported at the top, because cerebras-pytorch requires torch 2.4, which does not have them.
-        total = self.total(nn.utils.get_total_norm([parameter.grad for parameter in self.parameters]))
+        total = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])
+        if self.sharing:
+            total = self.sharing.reduce(total**2, "sum").sqrt()
         nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_grad_norm, total)
         norm = total.item()
         if scale > 1 and math.isfinite(loss) and not math.isfinite(norm):

@@ -197,16 +197,14 @@ def model_to_train(
         # The method has another name since transformers 5.24, where the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    layers = (
-        None if described.is_full else attach(model, masks_on(mask, device), layer_paths(checkpoint), mode, settings)
-    )
+    part = None
+    if not described.is_full:
+        part = AdapterPart(attach(model, masks_on(mask, device), layer_paths(checkpoint), mode, settings))
     loss = AnswerLoss(model)
     if settings.shard_model:
         divide(loss, device, processes, in_fp32=described.is_full)
         read_own_rows(model, checkpoint, partial(_prune_rows, mask))
-    if layers is None:
-        return loss, tokenizer, WeightsPart(model, checkpoint, mask, settings, lifts_mask=described.lifts_mask)
-    return loss, tokenizer, AdapterPart(layers)
+    return loss, tokenizer, part or WeightsPart(model, checkpoint, mask, settings, lifts_mask=described.lifts_mask)
 
 
 def _prune_rows(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:

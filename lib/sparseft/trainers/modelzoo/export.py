@@ -85,17 +85,16 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
         if packed is not None:
             writer.create(f"{key}_mask", "BOOL", shape)
     # A block of q or k has whole heads.
-    head_size = math.prod(tensor.shape[1:]) * (place.head_dim or 1)
-    start = 0
-    for bits in checkpoint.read_blocks(name, math.ceil(BLOCK / head_size) * head_size):
-        rows = bits.reshape(-1, *tensor.shape[1:])
-        block = slice(start, start + len(rows))
+    head = place.head_dim or 1
+    step = math.ceil(BLOCK / (head * math.prod(tensor.shape[1:]))) * head
+    for start in range(0, tensor.shape[0], step):
+        block = slice(start, min(start + step, tensor.shape[0]))
+        rows = checkpoint.read(name, block)
         selection = block if place.expert is None else (block, place.expert)
         if packed is not None:
             zero_pruned(rows, packed[block])
             writer.write(f"{key}_mask", selection, place.to_modelzoo(unpack(packed[block], rows.shape)))
         writer.write(key, selection, place.to_modelzoo(rows))
-        start = block.stop
 
 
 def model_section(folder: Path) -> dict:
