@@ -68,8 +68,8 @@ def main(
     rows = flags.data_dir / "train.jsonl"
     inputs = [flags.model_path / "manifest.json", rows, flags.mask_path, exported]
     if missing := [path for path in inputs if not path.exists()]:
-        command = ["snakemake", *map(str, inputs), *(["--configfile", *map(str, configfile)] if configfile else [])]
-        command += ["--config", "backend=modelzoo"]
+        configured = ["--configfile", *map(str, configfile)] if configfile else []
+        command = ["snakemake", *map(str, inputs), *configured, "--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
     job = job_of(flags)
     trainer = trainer_run(job, cerebras, exported, flags.output_dir)

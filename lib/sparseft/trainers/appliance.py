@@ -141,8 +141,8 @@ def _cancel(label: str) -> None:
     if shutil.which("csctl") is None:
         return
     listed = subprocess.run(["csctl", "get", "jobs"], capture_output=True, text=True, check=False)
-    own_lines = [line for line in listed.stdout.splitlines() if label in line]
-    jobs = [match[0] for line in own_lines if (match := re.search(r"\bwsjob-[a-z0-9]+", line))]
+    # A job's labels follow its name in its line.
+    jobs = re.findall(rf"\b(wsjob-[a-z0-9]+)\b.*{label}", listed.stdout)
     codes = [subprocess.run(["csctl", "cancel", "job", job], stdout=sys.stderr, check=False).returncode for job in jobs]
     if listed.returncode or any(codes) or not jobs:
         print(f"no job was cancelled for certain: look for it with `csctl get jobs | grep {label}`", file=sys.stderr)

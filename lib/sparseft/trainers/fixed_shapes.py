@@ -112,8 +112,8 @@ def fixed_batch(examples: list[Example], length: int, size: int) -> dict[str, Te
     labels = torch.full((size, length), IGNORED, dtype=torch.int32)
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        answer = torch.tensor(example.ids[example.answer_start :])
-        labels[row, example.answer_start - 1 : len(example.ids) - 1] = answer.int()
+        answer = slice(example.answer_start, len(example.ids))
+        labels[row, answer.start - 1 : answer.stop - 1] = ids[row, answer]
     return {"ids": ids, "labels": labels}
 
 

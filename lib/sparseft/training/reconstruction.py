@@ -146,14 +146,14 @@ class LayerReconstruction:
     @torch.no_grad()
     def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
         """Return the error of a decoder layer over all examples. With `advance`, its outputs enter the next one."""
-        total = torch.zeros((), dtype=torch.float64, device=self.layered.device)
+        total = 0.0
         for batch in self._batches():
             outputs = stream.outputs(number, batch)
             wanted = torch.cat([targets[example] for example in batch]).to(self.layered.device)
-            total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64)
+            total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64).item()
             if advance:
                 stream.advance(batch, outputs)
-        return total.item() / sum(target.numel() for target in targets)
+        return total / sum(target.numel() for target in targets)
 
     def _batches(self) -> list[list[int]]:
         """Return the numbers of all examples in batches."""

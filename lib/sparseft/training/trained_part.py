@@ -1,6 +1,6 @@
 """Hold the part of a model that a training changes: the factors of its adapters, or its weights themselves."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from transformers import PreTrainedTokenizerBase
 
+from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
@@ -97,10 +98,8 @@ class WeightsPart:
         A model that is divided among processes has fp32 weights, and FSDP2 rounds them."""
         # Whether each process has rows of its own.
         self.is_divided = settings.shard_model
-        names = trained_names(checkpoint, mask, settings)
         # By name on disk: what autograd gives a gradient, the rows of this process, and which of them are pruned.
-        paths = [memory_path(checkpoint.architecture, name) for name in names]
-        self.leaves = dict(zip(names, _leaves(model, paths), strict=True))
+        self.leaves = _leaves(model, checkpoint.architecture, trained_names(checkpoint, mask, settings))
         self.own: dict[str, nn.Parameter] = {}
         self.pruned: dict[str, Tensor] = {}
         for name, leaf in self.leaves.items():
@@ -158,17 +157,18 @@ class WeightsPart:
 TrainedPart = AdapterPart | WeightsPart
 
 
-def _leaves(model: nn.Module, paths: Iterable[str]) -> Iterator[nn.Parameter]:
-    """Yield the parameters at these paths in fp32, with a gradient. The model computes with them rounded to its own
-    dtype.
+def _leaves(model: nn.Module, architecture: Architecture, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Return the parameters with these names on disk in fp32, with a gradient. The model computes with them rounded to
+    its own dtype.
 
     Modules that share a parameter, such as a tied head, share the new one. FSDP2 rounds what it divides itself."""
     holders: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             holders.setdefault(parameter, []).append((module, name))
-    for path in paths:
-        parameter = model.get_parameter(path)
+    leaves = {}
+    for disk_name in names:
+        parameter = model.get_parameter(memory_path(architecture, disk_name))
         leaf = parameter
         if parameter.dtype != torch.float32:
             leaf = nn.Parameter(parameter.detach().float())
@@ -176,7 +176,8 @@ def _leaves(model: nn.Module, paths: Iterable[str]) -> Iterator[nn.Parameter]:
                 setattr(module, name, leaf)
                 # Unsafe means that the dtype changes.
                 parametrize.register_parametrization(module, name, Rounded(parameter.dtype), unsafe=True)
-        yield leaf.requires_grad_()
+        leaves[disk_name] = leaf.requires_grad_()
+    return leaves
 
 
 def model_to_train(
