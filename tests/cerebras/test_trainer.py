@@ -44,7 +44,7 @@ def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) 
 def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, backend, tmp_path, model, mode):
     found = trainer(inputs, backend, tmp_path, model, mode)
     before = {name: p.detach().clone() for name, p in found.module.named_parameters() if not p.requires_grad}
-    found.run(3)
+    found.run()
     for name, weight in before.items():
         after = found.module.get_parameter(name).detach()
         assert torch.equal(after.view(torch.uint8), weight.view(torch.uint8)), name
@@ -62,9 +62,9 @@ def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, ba
 
 
 def test_a_finished_training_takes_no_further_step(inputs, backend, tmp_path):
-    trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse").run(3)
+    trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse").run()
     again = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
-    again.run(3)
+    again.run()
     assert (again.graph, again.progress.resumed_after, len(again.progress.curve)) == (None, [3], 3)
 
 
@@ -75,7 +75,7 @@ def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, m
 
     monkeypatch.setattr(trainer_module, "write_mdl", slowly)
     found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse", save_every=1)
-    found.run(3)
+    found.run()
     assert max(found.progress.seconds[1:]) < 3
 
 

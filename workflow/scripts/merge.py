@@ -55,8 +55,8 @@ def main(
     checkpoint = Checkpoint(model_path)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
     merged = merge(checkpoint, mask, mask_sha256, adapter, output_dir, named)
-    record = MergeRecord(run_id=run_id, **merged, seconds=time.perf_counter() - start)
-    write_record_of(output_dir, report, record.model_dump())
+    seconds = time.perf_counter() - start
+    write_record_of(output_dir, report, MergeRecord(run_id=run_id, **merged, seconds=seconds).model_dump())
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) 
     start(flags.threads)
     job = job_of(flags, RECONSTRUCTING_MODES, dense_path=target.dense_path, inputs=[target.text])
     # Each decoder layer has a schedule of its own, which train.json records.
-    own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
+    own = job.settings.model_dump(include={"steps", "batch_size", "learning_rate"})
     job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
     state = flags.output_dir / "state.pt"
     hold(job.output)

@@ -206,9 +206,10 @@ def plain_kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
     return _PLAIN[kind_of(mode, kept)]
 
 
-def as_they_act(A: Tensor, B: Tensor, mode: str, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return A (r, in) and B (out, r) as the layer of a mode and a mask (out, in) multiplies by them."""
-    if kind_of(mode, kept) is StructuredLoRALinear:
+def as_they_act(job: TrainingJob, layer: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A (r, in) and B (out, r) as the layer of a training multiplies by them."""
+    kept = torch.from_numpy(job.mask.kept(layer))
+    if kind_of(job.mode, kept) is StructuredLoRALinear:
         rows, columns = rows_and_columns(kept)
         return A * columns, B * rows[:, None]
     return A, B

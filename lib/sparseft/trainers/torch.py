@@ -50,11 +50,10 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
     # The decoder layers of the teacher of a divided model stay in their files, because it is as large.
     rooms = {place_name: 0.0} if settings.shard_model else None
     teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
-    batch_size = job.evaluation_batch_size
     # state.pt, and state.pt.1 of the second process
     number = accelerator.process_index
     saved = SavedState(state.with_name(f"{state.name}.{number}") if number else state, identity)
-    loop = Loop(loss, part, data, settings, job.seed, accelerator, batch_size, saved, teacher)
+    loop = Loop(loss, part, data, settings, job.seed, accelerator, job.evaluation_batch_size, saved, teacher)
     record = loop.fit()
     part.write(job, is_main=accelerator.is_main_process)
     return record | _conditions(loss.model, device, accelerator.num_processes)

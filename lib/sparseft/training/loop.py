@@ -143,12 +143,11 @@ class Loop:
         """Save the state of the training after the last step. Only the main process writes a file, unless each has rows
         of its own."""
         progress.peak_memory = max(progress.peak_memory, self._peak_memory())
-        if not (self.accelerator.is_main_process or self.part.is_divided):
-            return
-        content = {
-            "matrices": [parameter.detach() for parameter in self.part.parameters],
-            "optimizer": steps.optimizer.state_dict(),
-            "schedule": steps.schedule.state_dict(),
-            "progress": vars(progress),
-        }
-        self.state.write(content)
+        if self.accelerator.is_main_process or self.part.is_divided:
+            content = {
+                "matrices": [parameter.detach() for parameter in self.part.parameters],
+                "optimizer": steps.optimizer.state_dict(),
+                "schedule": steps.schedule.state_dict(),
+                "progress": vars(progress),
+            }
+            self.state.write(content)

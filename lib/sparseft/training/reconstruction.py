@@ -173,12 +173,8 @@ class LayerReconstruction:
     def _save(self) -> None:
         """Save what is reconstructed so far."""
         self.progress[-1].peak_memory = self._peak_memory()
-        content = {
-            "factors": self.factors,
-            "progress": [vars(layer) for layer in self.progress],
-            "resumed_after": self.resumed_after,
-        }
-        self.state.write(content)
+        progress = [vars(layer) for layer in self.progress]
+        self.state.write({"factors": self.factors, "progress": progress, "resumed_after": self.resumed_after})
 
     def _peak_memory(self) -> int:
         """Return the peak memory of this process and of the earlier ones of this training, in bytes."""

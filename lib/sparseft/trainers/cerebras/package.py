@@ -72,14 +72,13 @@ class TorchAdamW(cstorch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Tensor | None:
         """Make one step with eps * sqrt(1 - beta2^t) as the package's eps."""
-        configured = [group["eps"] for group in self.param_groups]
-        for group in self.param_groups:
-            # beta2^t at step t
-            power = self.state[group["params"][0]]["beta2_power"]
-            group["eps"] = group["eps"] * torch.sqrt(1.0 - power)
+        (group,) = self.param_groups
+        eps = group["eps"]
+        # beta2^t at step t
+        power = self.state[group["params"][0]]["beta2_power"]
+        group["eps"] = eps * torch.sqrt(1.0 - power)
         loss = super().step(closure)
-        for group, eps in zip(self.param_groups, configured, strict=True):
-            group["eps"] = eps
+        group["eps"] = eps
         return loss
 
 

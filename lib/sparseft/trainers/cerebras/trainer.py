@@ -25,6 +25,7 @@ from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import layer_paths, memory_path
+from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.modes import get_mode
 from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
@@ -72,11 +73,13 @@ class Trainer:
         mode = get_mode(job.mode)
         model, self.dtype = as_computed(model, backend, in_fp32=mode.is_full)
         self.paths = layer_paths(job.checkpoint)
+        # The masks are read again each time, because the layers may be on the device.
+        self.kept = masks_on(job.mask, torch.device("cpu"))
         self.layers: dict[str, LoRALinear] = {}
         if mode.is_full:
             self._prune_and_train(model)
         else:
-            self.layers = attach(model, self._kept, self.paths, job.mode, job.settings, plain_kind_of)
+            self.layers = attach(model, self.kept, self.paths, job.mode, job.settings, plain_kind_of)
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
         machine = [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE]
@@ -85,7 +88,7 @@ class Trainer:
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
         self.compiled = cstorch.compile(self.module, backend)
-        masks = ((f"model.{self.paths[layer]}.weight", self._kept(layer)) for layer in job.held)
+        masks = ((f"model.{self.paths[layer]}.weight", self.kept(layer)) for layer in job.held)
         sparsity = declare_sparse(self.compiled, masks)
         self.optimizer, self.schedule = optimizer_and_schedule(self.trained().values(), self.settings)
         # The base of an adapter is in no optimizer.
@@ -100,15 +103,11 @@ class Trainer:
         self.graph: Path | None = None
         self.begin = time.perf_counter()
 
-    def _kept(self, layer: str) -> Tensor:
-        """Return the mask of a layer, bool (out, in). It is read again, because the layer may be on the device."""
-        return torch.from_numpy(self.job.mask.kept(layer))
-
     def _prune_and_train(self, model: nn.Module) -> None:
         """Prune a model, and let the weights that its mode trains have gradients, and no others."""
         model.requires_grad_(False)
         for layer, path in self.paths.items():
-            model.get_parameter(f"{path}.weight").mul_(self._kept(layer))
+            model.get_parameter(f"{path}.weight").mul_(self.kept(layer))
         checkpoint = self.job.checkpoint
         for name in trained_names(checkpoint, self.job.mask, self.settings):
             model.get_parameter(memory_path(checkpoint.architecture, name)).requires_grad_()
@@ -160,15 +159,15 @@ class Trainer:
         factors = {}
         for name in self.layers:
             A, B = (trained[f"{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
-            factors[name] = as_they_act(A, B, job.mode, self._kept(name))
+            factors[name] = as_they_act(job, name, A, B)
         job.write_adapter(factors)
 
-    def run(self, stop: int, *, saves: bool = True) -> None:
-        """Run the steps up to `stop` that are not done, in one execution. With `saves`, save at least the last one's
+    def run(self, *, saves: bool = True) -> None:
+        """Run the steps that are not done, in one execution. With `saves`, save at least the last one's
         state.
 
         Raises InputError if a loss or its gradient is not finite."""
-        done = len(self.progress.curve)
+        done, stop = len(self.progress.curve), self.settings.steps
         if done == stop:
             return
         train = self.data["train"]
@@ -177,7 +176,7 @@ class Trainer:
         executor = cstorch.utils.data.DataExecutor(loader, self._executed(stop - done), checkpoint_steps=save_every)
         self._start_clock()
         batches = shuffled(train, self.settings.batch_size, self.settings.length_buckets, self.job.seed)
-        bar = tqdm(range(done + 1, stop + 1), initial=done, total=self.settings.steps, desc="train")
+        bar = tqdm(range(done + 1, stop + 1), initial=done, total=stop, desc="train")
         # The executor comes first, because it ends a step when the loop requests the next batch.
         for batch, step, examples in zip(executor, bar, islice(batches, done, stop), strict=False):
             # On a CS-3, the compiled program has its own random numbers.

@@ -25,7 +25,7 @@ def train(job: TrainingJob, cerebras: CerebrasJob, folder: Path) -> dict:
 
     If `folder` has a complete state_*.mdl of this training, it continues from there."""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
-    trainer.run(job.settings.steps)
+    trainer.run()
     eval_loss = trainer.eval_loss()
     trainer.write()
     return trainer.progress.record(job.settings.batch_size, peak_memory(torch.device("cpu"))) | {
@@ -40,7 +40,7 @@ def lower(job: TrainingJob, cerebras: CerebrasJob, folder: Path, **how: bool) ->
 
     how: compile_only, with which the appliance compiles them, or validate_only, for which no appliance is needed"""
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder, **how), folder)
-    trainer.run(job.settings.steps)
+    trainer.run()
     trainer.eval_loss()
 
 
@@ -55,7 +55,7 @@ def measure(job: TrainingJob, cerebras: CerebrasJob, folder: Path, *, warmup: in
     trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder, fill=fill)
     begin = time.perf_counter()
     cpu_begin = time.process_time()
-    trainer.run(job.settings.steps, saves=False)
+    trainer.run(saves=False)
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
     samples = job.settings.batch_size * (job.settings.steps - warmup)
     repeat = {

@@ -237,7 +237,7 @@ def trained_factors(
             continue
         A = torch.from_numpy(_values(trained, trained.tensors[f"{path}.lora_A"]))
         B = _hugging_face(trained, f"{path}.lora_B", place)
-        factors[layer] = as_they_act(A, B, run.job.mode, torch.from_numpy(run.job.mask.kept(layer)))
+        factors[layer] = as_they_act(run.job, layer, A, B)
     return factors
 
 
