@@ -8,10 +8,9 @@ from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode
-from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.study.schedule import Distillation, Training
+from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
 from sparseft.training.steps import Progress, SavedState, Steps
@@ -23,7 +22,6 @@ from transformers import AutoModelForCausalLM
 from masks import compute_masks
 
 CPU = torch.device("cpu")
-TAUGHT = Distillation(weight=0.3, temperature=3.0)
 
 
 def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path | None = None) -> Loop:
@@ -36,11 +34,6 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
             for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
     teacher = load_model(checkpoint.folder, CPU)[0] if settings.distillation else None
     return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4, SavedState(state), teacher)
-
-
-def mean_loss(model, batch):
-    """Return the loss of a whole batch at once, with its gradient."""
-    return AnswerLoss(model)(collate(batch)).mean()
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
@@ -104,24 +97,6 @@ def test_what_saves_memory_or_time_changes_no_bit(tiny, mode, option):
     plain, other = (run(tiny, mode, settings.model_copy(update=update)) for update in ({}, option))
     assert plain[0]["loss_curve"] == other[0]["loss_curve"]
     assert all(map(torch.equal, matrices(plain[1]), matrices(other[1])))
-
-
-def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
-    loop = prepare(tiny, "sparse_to_sparse", Training(batch_size=8, micro_batch_size=2))
-    batch = loop.data["train"][:8]
-    loss = mean_loss(loop.loss.model, batch)
-    expected = torch.autograd.grad(loss, loop.part.parameters)
-    assert loop.backward(1, batch, 1.0) == {"loss": pytest.approx(loss.item(), rel=1e-5)}
-    gradients = [parameter.grad.clone() for parameter in loop.part.parameters]
-    for ours, theirs in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
-    for parameter in loop.part.parameters:
-        parameter.grad = None
-    # A power of two changes no digit.
-    loop.backward(1, batch, 4.0)
-    assert all(
-        torch.equal(parameter.grad, 4 * ours) for parameter, ours in zip(loop.part.parameters, gradients, strict=True)
-    )
 
 
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
@@ -190,18 +165,25 @@ def parts_of(loop: Loop, stock: torch.nn.Module, batch: list) -> list[torch.Tens
     return [F.cross_entropy(own, whole.targets), F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)]
 
 
-@pytest.mark.parametrize("weight", [0.3, 1.0])
-def test_the_gradient_of_a_distillation_is_autograd_s_of_the_weighted_sum(tiny, weight):
-    settings = Training(batch_size=8, micro_batch_size=2, distillation={"weight": weight, "temperature": 3.0})
-    loop = prepare(tiny, "sparse_to_sparse", settings)
+@pytest.mark.parametrize("weight", [None, 0.3, 1.0])
+def test_the_gradient_of_a_step_is_autograd_s_of_the_loss_of_the_whole_batch(tiny, weight):
+    distillation = {"weight": weight, "temperature": 3.0} if weight else None
+    loop = prepare(tiny, "sparse_to_sparse", Training(batch_size=8, micro_batch_size=2, distillation=distillation))
     batch = loop.data["train"][:8]
     parts = parts_of(loop, AutoModelForCausalLM.from_pretrained(tiny.folder).eval(), batch)
     assert min(parts) > 0.02
     # With the weight 1, there is no cross-entropy in the loss.
-    loss = 9.0 * parts[1] if weight == 1 else 0.7 * parts[0] + 2.7 * parts[1]
+    loss = {None: parts[0], 0.3: 0.7 * parts[0] + 2.7 * parts[1], 1.0: 9.0 * parts[1]}[weight]
     expected = torch.autograd.grad(loss, loop.part.parameters)
-    found = loop.backward(1, batch, 1.0)
-    assert found == {name: pytest.approx(value.item(), rel=1e-4)
-                     for name, value in zip(("loss", "cross_entropy", "divergence"), (loss, *parts), strict=True)}  # fmt: skip
-    for parameter, gradient in zip(loop.part.parameters, expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+    named = {"loss": loss} | (dict(zip(("cross_entropy", "divergence"), parts, strict=True)) if weight else {})
+    assert loop.backward(1, batch, 1.0) == {
+        name: pytest.approx(value.item(), rel=1e-4) for name, value in named.items()
+    }
+    gradients = [parameter.grad.clone() for parameter in loop.part.parameters]
+    for ours, theirs, parameter in zip(gradients, expected, loop.part.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        parameter.grad = None
+    # A power of two changes no digit.
+    loop.backward(1, batch, 4.0)
+    for ours, parameter in zip(gradients, loop.part.parameters, strict=True):
+        assert torch.equal(parameter.grad, 4 * ours)

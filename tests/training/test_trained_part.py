@@ -4,11 +4,10 @@ from itertools import islice
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.batches import collate, encode, shuffled
+from sparseft.language_model.batches import collate, shuffled
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapted_model import trained_model
@@ -17,8 +16,7 @@ from sparseft.masks.validation import validate
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
-from sparseft.training.loop import Loop
-from sparseft.training.trained_part import model_to_train
+from test_loop import prepare
 from tiny_models import save_tiny
 from torch.nn.utils import clip_grad_norm_
 
@@ -31,11 +29,7 @@ SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.0
 
 def looped(checkpoint, mode, settings=SETTINGS):
     """Return a loop that trains the weights of a model at 50 % sparsity, and its mask."""
-    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    loss, tokenizer, part = model_to_train(checkpoint, mask, mode, settings, CPU)
-    task = BY_NAME["boolq_mini"]
-    data = {"train": encode(task.generate("train", 32, 0), task, tokenizer, 512)}
-    return Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 4), mask
+    return prepare(checkpoint, mode, settings), compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
 
 
 def hand_on(loop, base, mask, mode, folder):
