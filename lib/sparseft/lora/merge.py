@@ -119,9 +119,5 @@ def _is_as_trained(base: Checkpoint, mode: str | None, factors: Adapter, mask: M
     if mode not in TRAINED_MODES or fused_experts(base.architecture):
         return False
     # If a few rows show a pruned weight and no structure, the whole mask has both properties.
-    return all(
-        any(
-            kind_of(mode, torch.from_numpy(mask.kept(layer, slice(rows)))) is MaskedLoRALinear for rows in (_ROWS, None)
-        )
-        for layer in factors.pairs
-    )
+    parts = ((mask.kept(layer, slice(rows)) for rows in (_ROWS, None)) for layer in factors.pairs)
+    return all(any(kind_of(mode, torch.from_numpy(kept)) is MaskedLoRALinear for kept in layer) for layer in parts)
