@@ -104,7 +104,8 @@ def read_adapter(folder: Path) -> Adapter:
     Raises InputError if a file is damaged, if the adapter is not a plain LoRA adapter, or if it is not the one that the
     train.json beside it records."""
     text = read_text(folder / ADAPTER_CONFIG, _ADVICE)
-    weights = (folder / WEIGHTS).read_bytes()
+    path = folder / WEIGHTS
+    weights = path.read_bytes()
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
     check_trained(folder, digest)
     config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
@@ -113,7 +114,6 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder}: not a plain LoRA adapter",
             "use one r and one alpha for all layers, a list of target_modules, no bias and no variant of LoRA",
         )
-    path = folder / WEIGHTS
     try:
         tensors = load(weights)
     except SafetensorError as error:

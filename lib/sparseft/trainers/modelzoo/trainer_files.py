@@ -67,9 +67,8 @@ class TrainerRun:
     def write(self, path: Path, start: Path | None = None) -> Path:
         """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked
         checkpoint."""
-        content = configuration(self, start or self.checkpoint)
         with atomic_file(path) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+            temporary.write_text(yaml.safe_dump(configuration(self, start or self.checkpoint), sort_keys=False))
         return path
 
     def last_checkpoint(self) -> tuple[int, Path]:
