@@ -18,7 +18,6 @@ from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import reconstruct
 from sparseft.training.job import TrainingJob
-from sparseft.training.reconstruction import LayerReconstruction
 from tiny_models import edited, save_tiny, stock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -134,19 +133,6 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
         F.mse_loss(*(outputs_of(model, 0) for model in models)).item(), rel=1e-4
     )
     assert second["error_after"] < 0.5 * second["error_before"]
-
-
-def test_only_the_decoder_layer_that_trains_has_weights(tiny_models, tmp_path, monkeypatch):
-    held, train = [], LayerReconstruction._train
-
-    def note(parts: LayerReconstruction, *arguments: object) -> object:
-        layers = parts.layered.model.model.layers
-        held.append([number for number, layer in enumerate(layers) if not next(layer.parameters()).is_meta])
-        return train(parts, *arguments)
-
-    monkeypatch.setattr(LayerReconstruction, "_train", note)
-    run(Checkpoint(tiny_models["mixtral"]), tmp_path)
-    assert held == [[0], [1]]
 
 
 def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):
