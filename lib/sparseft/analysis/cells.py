@@ -11,7 +11,7 @@ selection rows."""
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -53,7 +53,7 @@ class Cells:
 
     def spread(self, cell: int, column: str) -> Spread:
         """Return how much seeds vary in a column, in the place of a cell."""
-        return self.spreads.get((self.frame.at[cell, "place"], column), Spread())
+        return self.spreads[self.frame.at[cell, "place"], column]
 
 
 def pool(frames: Frames) -> Cells:
@@ -86,15 +86,12 @@ def pool(frames: Frames) -> Cells:
     usable = comparable(table)
     pools = defaultdict(list)
     for (index, column), own in scores.items():
-        if usable[index]:
-            pools[table.at[index, "place"], column].append(own)
-    spreads = {key: pooled_spread(several) for key, several in pools.items()}
-    cells = Cells(table, scores, spreads)
-    ends: dict[str, dict[int, Any]] = defaultdict(dict)
+        pools[table.at[index, "place"], column] += [own] if usable[index] else []
+    cells = Cells(table, scores, {key: pooled_spread(several) for key, several in pools.items()})
     for (index, column), own in scores.items():
-        ends[f"{column}_low"][index], ends[f"{column}_high"][index] = interval(own, cells.spread(index, column))
-    columns = {name: pd.Series(values, dtype=float) for name, values in ends.items()}
-    return replace(cells, frame=cells.frame.assign(**columns))
+        ends = interval(own, cells.spread(index, column))
+        table.loc[index, f"{column}_low"], table.loc[index, f"{column}_high"] = ends
+    return cells
 
 
 def comparable(table: pd.DataFrame) -> pd.Series:
@@ -115,8 +112,7 @@ def is_fraction(metric: str) -> bool:
 def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> dict[tuple[int, str], Scores]:
     """Return what is behind the value, the loss, the divergence and the probes of each cell. `runs` has a run per
     model."""
-    cells = table[KEYS].assign(cell=table.index)
-    rows = runs[[*KEYS, "run_id"]].merge(cells, on=KEYS)[["run_id", "cell"]]
+    rows = runs[[*KEYS, "run_id"]].merge(table[KEYS].reset_index(names="cell"), on=KEYS)[["run_id", "cell"]]
     scores = {}
     examples = examples.merge(rows, on="run_id").sort_values("cell", kind="stable")
     for (cell, column), part in examples.groupby(["cell", "column"], sort=False):
@@ -144,9 +140,9 @@ def _choose(table: pd.DataFrame) -> pd.DataFrame:
         able = group[[obstacle is None for obstacle in obstacles]]
         if able.empty:
             continue
-        values = gain(able["metric"].iloc[0]) * able["selection_value"]
-        ranks = {"value": -values.round(DECIMALS), "loss": able["selection_eval_loss"].round(DECIMALS)}
-        ranked = pd.DataFrame({**ranks, "order": able["training_order"]}).sort_values([*ranks, "order"])
+        value = -gain(able["metric"].iloc[0]) * able["selection_value"]
+        ranks = {"value": value, "loss": able["selection_eval_loss"], "order": able["training_order"]}
+        ranked = pd.DataFrame(ranks).round(DECIMALS).sort_values(list(ranks))
         table.at[ranked.index[0], "chosen"] = True
         if len(ranked) > 1:
             table.at[ranked.index[0], "decided_by"] = (ranked.iloc[0] != ranked.iloc[1]).idxmax()

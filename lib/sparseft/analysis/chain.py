@@ -18,6 +18,7 @@ disagree, those that are not with the majority are at fault. So a run that was c
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -59,13 +60,12 @@ def links_of(files) -> Links:
     return {link: digests for link, digests in links.items() if not is_absent.get(link)}
 
 
-def broken_links(links: Links, run: Run) -> list[str]:
+def broken_links(files) -> list[str]:
     """Return a sentence for each link whose files disagree, or that a file which is not there should name."""
     sentences = []
-    for name, digests in links.items():
-        unread = [file for file in NAMED_BY[name] if file not in digests]
-        if run.mode == NO_FINETUNE and "train.json" in unread:
-            unread.remove("train.json")
+    absent = "train.json" if files.run.mode == NO_FINETUNE else None
+    for name, digests in files.links.items():
+        unread = [file for file in NAMED_BY[name] if file not in {*digests, absent}]
         if len(set(digests.values())) > 1:
             named = ", ".join(f"{file} names {short(digest)}" for file, digest in digests.items())
             sentences.append(f"broken chain, {name}: {named}")
@@ -74,9 +74,9 @@ def broken_links(links: Links, run: Run) -> list[str]:
     return sentences
 
 
-def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dict[Run, list[str]]:
+def conflicts(files_of: Mapping[Run, Any]) -> defaultdict[Run, list[str]]:
     """Return what sets a run apart from those that it should share a file with, in words."""
-    rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files, first_digests(links[run]))]
+    rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files)]
     table = pd.DataFrame(rows, columns=["run", "what", "place", "settings", "digest"]).dropna(subset="digest")
     groups = ["what", "place", "settings"]
     table["runs"] = table.groupby(groups)["run"].transform("size")
@@ -103,9 +103,9 @@ def first_digests(links: Links) -> dict[str, str | None]:
     return {name: next(iter(digests.values()), None) for name, digests in links.items()}
 
 
-def _shared(files, digests: Mapping[str, str | None]) -> Iterator[tuple[str, str, str, str | None]]:
+def _shared(files) -> Iterator[tuple[str, str, str, str | None]]:
     """Yield what a run shares with other runs: what it is, its place, the settings that decide it, and the digest."""
-    run, mask = files.run, files.validation.mask
+    run, mask, digests = files.run, files.validation.mask, first_digests(files.links)
     has_pruned_base = get_method(run.method).has_pruned_base
     # Masks of one name may have been made with other settings, which settings.py compares.
     settings = str(sorted(mask.settings.items()))

@@ -7,10 +7,11 @@ with blanks. Nothing is filled in. The records in OPTIONAL are left out, and no 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from sparseft.analysis.chain import Links, links_of
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
 from sparseft.modes import get_mode
@@ -59,6 +60,11 @@ class RunFiles:
     on_disk: dict[str, str]
     reasons: list[str]
     date: str
+
+    @cached_property
+    def links(self) -> Links:
+        """Return by link of the chain the digest that each file names."""
+        return links_of(self)
 
     @property
     def start(self) -> Run | None:

@@ -33,11 +33,11 @@ Values = Mapping[str, object]
 def settings_of(files, start=None) -> Settings:
     """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is
     one."""
-    own, of_start = (getattr(part and part.train, "settings", {}) for part in (files, start))
-    settings = _by_key(files.run, files.evaluation.settings, files.validation.mask.settings, own)
+    training = files.train.settings if files.train else {}
+    settings = _by_key(files.run, files.evaluation.settings, files.validation.mask.settings, training)
     # Only those of a reconstruction also hold for a run that starts from it.
-    started = _by_key(start.run, {}, {}, of_start) if start else {}
-    return settings | {key: value for key, value in started.items() if key[0] == "reconstruction"}
+    started = settings_of(start).items() if start else ()
+    return settings | {key: value for key, value in started if key[0] == "reconstruction"}
 
 
 def other_settings(own: Settings, config: Config, run: Run) -> list[str]:

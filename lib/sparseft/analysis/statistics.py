@@ -178,10 +178,10 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def _total(
     variance: np.ndarray, degrees: float, seed_factor: np.ndarray | float, spread: Spread
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | float]:
     """Return the variance of a mean because of its examples and its seeds, and the degrees of freedom."""
     if not spread.degrees:
-        return variance, np.full(variance.shape, float(degrees))
+        return variance, degrees
     total = variance + seed_factor * np.maximum(spread.mean_square - spread.noise, 0)
     of_seeds = (seed_factor * spread.mean_square) ** 2 / spread.degrees
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -195,7 +195,7 @@ def _squared_error(values: np.ndarray) -> np.ndarray:
     return values.var(axis=-1) / max(values.shape[-1] - 1, 1)
 
 
-def _around(center: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _around(center: np.ndarray, variance: np.ndarray, degrees: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of Student's interval."""
     half_width = stats.t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variance)
     return center - half_width, center + half_width

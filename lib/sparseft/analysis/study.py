@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.chain import Links, broken_links, conflicts, first_digests, links_of
+from sparseft.analysis.chain import broken_links, conflicts, first_digests
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
 from sparseft.analysis.statistics import mean_columns
@@ -74,27 +74,23 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
         raise InputError(f"{results_dir}: {len(asked)} runs, none complete{first}", "run the study first")
     probes = dict.fromkeys(name for files in files_of.values() for name in files.evaluation.probes)
     probes |= dict.fromkeys(config.evaluation.probes if config else ())
-    links = {run: links_of(files) for run, files in files_of.items()}
-    faults += _faults(files_of, links, probes, config)
-    table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
-    runs = _runs(files_of, links, table, list(config.grid.trainings) if config else [])
+    faults += _faults(files_of, probes, config)
+    table = pd.DataFrame(faults, columns=["run_id", "kind", "text"])
+    table = table.sort_values("run_id", kind="stable", ignore_index=True)
+    runs = _runs(files_of, table, list(config.grid.trainings) if config else [])
     runs["original"] = runs["model"].map(config.original) if config else runs["model"]
     examples = pd.concat([part for files in files_of.values() for part in _examples(files)], ignore_index=True)
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
-    measured = list(dict.fromkeys(name for files in files_of.values() for name in _measured(files)))
-    frames = {"runs": runs, "examples": examples, "faults": table}
-    parts = {name: frame.reset_index(drop=True).assign(study=study) for name, frame in frames.items()}
-    return Frames(**parts, measured=measured)
+    measured = list(pd.DataFrame(map(_measured, files_of.values())))
+    return Frames(runs.assign(study=study), examples, table.assign(study=study), measured)
 
 
-def _runs(
-    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], faults: pd.DataFrame, trainings: list[str]
-) -> pd.DataFrame:
+def _runs(files_of: Mapping[Run, RunFiles], faults: pd.DataFrame, trainings: list[str]) -> pd.DataFrame:
     """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
     runs = pd.DataFrame(
-        _row(files, files_of.get(files.start) if files.start else None, links[run]) | _measured(files)
-        for run, files in files_of.items()
+        _row(files, files_of.get(files.start) if files.start else None) | _measured(files)
+        for files in files_of.values()
     )
     order = [*trainings, *sorted(runs["training"].unique())]
     runs["training_order"] = runs["training"].map(order.index)
@@ -135,16 +131,14 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _faults(
-    files_of: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str], config: Config | None
-) -> Iterator[tuple]:
+def _faults(files_of: Mapping[Run, RunFiles], probes: Iterable[str], config: Config | None) -> Iterator[tuple]:
     """Yield the faults of the runs that can be read."""
-    of_others = conflicts(files_of, links)
+    of_others = conflicts(files_of)
     for run, files in files_of.items():
-        own = files.validation.faults() + broken_links(links[run], run)
+        own = files.validation.faults() + broken_links(files)
         if config and (differing := other_settings(settings_of(files), config, run)):
             own.append(f"made with other settings than the configured ones: {', '.join(differing)}")
-        reasons = {"fault": own + of_others.get(run, []), "unchecked": _unchecked(files, files_of)}
+        reasons = {"fault": own + of_others[run], "unchecked": _unchecked(files, files_of)}
         known = {*files.evaluation.probes, run.task}
         if lacking := [name for name in probes if name not in known]:
             reasons["incomplete"] = [f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"]
@@ -164,7 +158,7 @@ def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
     return [*files.validation.not_checked, *(text for text, is_true in reasons.items() if is_true)]
 
 
-def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, object]:
+def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
     """Return the row of a run: what summary.csv has, and what only the analysis needs.
 
     `start` has the records of the run that this one starts from, whose tokens count too."""
@@ -175,9 +169,9 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         **vars(run),
         "date": files.date,
         "settings": settings_of(files, start),
-        "digests": first_digests(links),
-        "links": len(links),
-        "broken": len(broken_links(links, run)),
+        "digests": first_digests(files.links),
+        "links": len(files.links),
+        "broken": len(broken_links(files)),
         **evaluation.columns,
         **(train.columns if train else {}),
         **files.validation.columns,

@@ -55,7 +55,7 @@ FILES = {
 INTEGERS = {"sparsity", "seed", "examples", "seeds", "peak_memory_bytes", "selection_examples", "trainings_tried"}
 INTEGERS |= {"against_sparsity", "comparisons", "parameters", "parameters_left", "model_bytes"}
 # A spreadsheet takes a text that begins with one of these for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = r"^([=+\-@\t\r\n])"
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table with ten significant digits. A field without a value is blank.
 
     A text that a spreadsheet would take for a formula begins with a single quote."""
-    for name in table.select_dtypes(exclude=["number", "bool"]):
-        formulas = {text for text in table[name].unique() if isinstance(text, str) and text.startswith(_FORMULA)}
-        if formulas:
-            table = table.assign(**{name: [f"'{cell}" if cell in formulas else cell for cell in table[name]]})
     with atomic_file(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
+        table.replace(_FORMULA, r"'\1", regex=True).to_csv(
+            temporary, index=False, float_format="%.10g", lineterminator="\n"
+        )
