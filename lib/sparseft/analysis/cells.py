@@ -46,11 +46,6 @@ class Cells:
     scores: Mapping[tuple[int, str], Scores]
     spreads: Mapping[tuple[tuple, str], Spread]
 
-    @property
-    def probes(self) -> list[str]:
-        """Return the columns of the probes."""
-        return [name for name in self.frame if f"{name}_low" in self.frame and name.startswith("probe_")]
-
     def spread(self, cell: int, column: str) -> Spread:
         """Return how much seeds vary in a column, in the place of a cell."""
         return self.spreads[self.frame.at[cell, "place"], column]
@@ -84,7 +79,7 @@ def pool(frames: Frames) -> Cells:
     table = _choose(table)
     scores = _scores(table, runs, frames.examples)
     usable = comparable(table)
-    pools = defaultdict(list)
+    pools: defaultdict[tuple, list[Scores]] = defaultdict(list)
     for (index, column), own in scores.items():
         pools[table.at[index, "place"], column] += [own] if usable[index] else []
     cells = Cells(table, scores, {key: pooled_spread(several) for key, several in pools.items()})
@@ -99,14 +94,14 @@ def comparable(table: pd.DataFrame) -> pd.Series:
     return table["chosen"] & table["status"].isin(SOUND) & (table["repeated_prompts"] <= REPEATED)
 
 
+def probes_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns of the probes that have an interval."""
+    return [name for name in table if name.startswith("probe_") and f"{name}_low" in table]
+
+
 def gain(metric: str) -> int:
     """Return 1 if a higher value of a metric is better, else -1."""
     return 1 if get_metric(metric).higher_is_better else -1
-
-
-def is_fraction(metric: str) -> bool:
-    """Return whether a metric is a fraction of examples, which every metric but the loss is."""
-    return metric != LOSS.name
 
 
 def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> dict[tuple[int, str], Scores]:

@@ -23,14 +23,15 @@ Cells of other settings, of other examples, with a fault, or with repeated examp
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain
+from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain, probes_of
 from sparseft.analysis.settings import compatible
 from sparseft.analysis.statistics import compare, holm
-from sparseft.analysis.study import EVAL_LOSS, MEASURES, VALUE
+from sparseft.analysis.study import EVAL_LOSS, MEASURES, VALUE, in_order
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.planning.power import SIGNIFICANT, rows_needed
@@ -87,15 +88,9 @@ def compare_cells(
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"], table["p_holm"] = families.transform("count"), families.transform(holm)
     table["verdict"] = _verdicts(table, tolerance)
-    tests = zip(table["deviation"], table["comparisons"], strict=True)
-    table["rows_needed"] = [rows_needed(tolerance, deviation, count) for deviation, count in tests]
+    table["rows_needed"] = list(map(partial(rows_needed, tolerance), table["deviation"], table["comparisons"]))
     ranks = {"question": list(QUESTIONS).index, "metric": lambda name: name.startswith("probe_")}
-    return table.sort_values(
-        FAMILY,
-        key=lambda column: column.map(ranks.get(column.name, lambda value: value)),
-        kind="stable",
-        ignore_index=True,
-    )
+    return in_order(table, FAMILY, ranks)
 
 
 def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -158,16 +153,17 @@ def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, obje
         DIVERGENCE: pair["dense_mode"] == pair["against_dense_mode"] == NO_FINETUNE,
     }
     indices = (pair["cell"], pair["against_cell"])
-    for column in (*MEASURES, *cells.probes):
+    probes = probes_of(cells.frame)
+    for column in (*MEASURES, *probes):
         ours, theirs = (cells.scores.get((index, column)) for index in indices)
         if not ours or not theirs or ours.seen != theirs.seen or not is_compared.get(column, True):
             continue
         # The variation between seeds is that in the study that shows it better.
         spread = max((cells.spread(index, column) for index in indices), key=lambda spread: spread.degrees)
-        row = pair | {"question": question, "measure": column, "examples": ours.values.shape[1]}
-        row |= compare(ours, theirs, spread)._asdict() | {"value": ours.value, "against_value": theirs.value}
-        row["is_equal"] = np.array_equal(ours.means, theirs.means)
-        if column in cells.probes:
+        row = pair | compare(ours, theirs, spread)._asdict()
+        row |= {"question": question, "measure": column, "examples": ours.values.shape[1], "value": ours.value}
+        row |= {"against_value": theirs.value, "is_equal": np.array_equal(ours.means, theirs.means)}
+        if column in probes:
             row |= {"metric": column, "measure": VALUE, "against_guesses": False}
         yield row
 

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparseft import __version__
-from sparseft.analysis.cells import CELL
+from sparseft.analysis.cells import CELL, probes_of
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
@@ -34,6 +34,7 @@ from sparseft.analysis.sentences import (
     speed_sentences,
     with_interval,
 )
+from sparseft.analysis.study import in_order
 from sparseft.analysis.tables import RUN, Results
 from sparseft.errors import one_line
 from sparseft.methods import get_method
@@ -165,9 +166,9 @@ def verdict_rows(results: Results) -> pd.DataFrame:
     """Return the reported cells: each dense model, and the cells that are compared with it by mode, sparsity and
     method."""
     rows = sections(results.curves)
-    places = rows[["dense_mode", "mode"]].map(MODES.index)
-    order = rows.assign(is_pruned=rows["method"] != DENSE, **places)
-    return rows.loc[order.sort_values([*RESULT, "dense_mode", "is_pruned", "mode", "sparsity"], kind="stable").index]
+    order = [*RESULT, "dense_mode", "is_pruned", "mode", "sparsity"]
+    ranks = dict.fromkeys(("dense_mode", "mode"), MODES.index)
+    return in_order(rows.assign(is_pruned=rows["method"] != DENSE), order, ranks)
 
 
 def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, Any]]:
@@ -243,17 +244,13 @@ def _mode(row: Any) -> str:
     return ", ".join(filter(None, ("baseline" if row.method == DENSE else row.mode, row.training)))
 
 
-def _judged(measure: str, verdict: str) -> Callable[[Any], str]:
-    """Return the function that writes a measure of a row with its interval, and below it the verdict against dense.
+def _judged(row: Any, measure: str, verdict: str) -> str:
+    """Return a measure of a row with its interval, and below it the verdict against dense.
 
     A cell that must not be judged has its status there."""
-
-    def text(row: Any) -> str:
-        is_unsound = measure == VALUE and row.status == "fault"
-        word = row.status if is_unsound else getattr(row, verdict, None)
-        return with_interval(row, measure) + ("" if row.method == DENSE or pd.isna(word) else f"\n{word}")
-
-    return text
+    is_unsound = measure == VALUE and row.status == "fault"
+    word = row.status if is_unsound else getattr(row, verdict, None)
+    return with_interval(row, measure) + ("" if row.method == DENSE or pd.isna(word) else f"\n{word}")
 
 
 def _cell(row: Any, prefix: str = "") -> str:
@@ -267,9 +264,9 @@ VERDICT_COLUMNS: dict[str, Column] = {
     "method": name_of,
     "sparsity, %": percent,
     "mode": _mode,
-    "value": _judged(VALUE, "verdict"),
-    LOSS.name: _judged(EVAL_LOSS, f"{EVAL_LOSS}_verdict"),
-    DIVERGENCE: _judged(DIVERGENCE, f"{DIVERGENCE}_verdict"),
+    "value": partial(_judged, measure=VALUE, verdict="verdict"),
+    LOSS.name: partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict"),
+    DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict"),
 }
 COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
@@ -295,8 +292,7 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
         pairs = results.comparisons[results.comparisons["question"] == question]
         if len(pairs):
             yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", pairs, COMPARISON_COLUMNS)
-    probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
-    if probes:
+    if probes := probes_of(rows):
         columns = {name.removeprefix("probe_"): partial(with_interval, column=name) for name in probes}
         yield _table("Other tasks (probes)", rows, {"cell": _cell, **columns})
     tried = results.cells[results.cells["trainings_tried"] > 1]

@@ -19,9 +19,8 @@ def commands(results_dir: Path, run: Run, configuration: Path | None, options: s
     `options` are the flags of the analysis. Only with a configuration can Snakemake make a study."""
     study, folder = study_folder(results_dir), results_dir / run.id
     analysis = flags(results_dir=results_dir, output_dir="analysis_again", configuration=configuration)
-    inputs = {"mask_path": mask_path(run.method), "base": base_folder(run.method)}
-    paths = {name: study / fill(pattern, run) for name, pattern in inputs.items()}
-    validation = flags(checkpoint=folder / "merged", output="report.json", **paths)
+    mask, base = (study / fill(pattern(run.method), run) for pattern in (mask_path, base_folder))
+    validation = flags(checkpoint=folder / "merged", output="report.json", mask_path=mask, base=base)
     again = [f"{_script('analyze_results.py')} {analysis} {options}".strip()]
     check = [f"{_script('validate_sparsity.py')} {validation}"]
     if configuration:

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, comparable, gain, is_fraction
+from sparseft.analysis.cells import KEYS, comparable, gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
+from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.study.config import Analysis
 from sparseft.study.export_settings import ENGINES
 from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import PERPLEXITIES
+from sparseft.tasks.metrics import LOSS, PERPLEXITIES
 
 # The text of a missing value.
 NONE = "-"
@@ -126,7 +127,7 @@ def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned
     models."""
     near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
-    is_share, guess = rows["metric"].map(is_fraction).any(), _guessing(rows)
+    is_share, guess = rows["metric"].ne(LOSS.name).any(), _guessing(rows)
     if is_share and len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
         or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
@@ -146,12 +147,12 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
     outcomes, parts = [], []
     for (mode, sparsity), compared in pairs.groupby(["mode", "sparsity"], sort=False):
-        methods = pruned[(pruned["mode"] == mode) & (pruned["sparsity"] == sparsity)]["method"]
-        words, leaders = _outcome(list(methods), compared)
-        outcomes.append((len(leaders) == 1, words, mode, str(sparsity)))
+        words, leaders = _outcome(compared)
+        is_best = len(leaders) == 1
+        outcomes.append((is_best, words, mode, str(sparsity)))
         leading = compared[["method", "against_method"]].isin(leaders)
-        is_won = leading.any(axis=1) & (len(leaders) == 1)
-        parts.append(compared.assign(is_won=is_won, is_open=leading.all(axis=1)))
+        deciding = leading.any(axis=1) if is_best else leading.all(axis=1)
+        parts.append(compared[deciding].assign(is_best=is_best))
     pairs, table = pd.concat(parts), pd.DataFrame(outcomes, columns=["is_best", "words", "mode", "sparsity"])
     winners, ties = (
         [f"{words} {_places(own)}" for words, own in table[table["is_best"] == is_best].groupby("words", sort=False)]
@@ -160,8 +161,8 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     if len(ties) > 2:
         ties = ["elsewhere no method is better than every other" if winners else "No method is better than every other"]
     if winners:
-        ties.insert(0, f"Best of {count} methods: {'; '.join(winners)}{_closest(pairs[pairs['is_won']])}")
-    return "; ".join(ties) + _unequal(pruned) + "." + _needed(pairs[pairs["is_open"]], tolerance)
+        ties.insert(0, f"Best of {count} methods: {'; '.join(winners)}{_closest(pairs[pairs['is_best']])}")
+    return "; ".join(ties) + _unequal(pruned) + "." + _needed(pairs[~pairs["is_best"]], tolerance)
 
 
 def _closest(pairs: pd.DataFrame) -> str:
@@ -183,7 +184,7 @@ def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
     return f" {what} needs about {needed:,.0f} rows; you have {row['examples']:,}."
 
 
-def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
+def _outcome(pairs: pd.DataFrame) -> tuple[str, list[str]]:
     """Return which methods of one sparsity and mode may be the best, in words and by name.
 
     A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
@@ -192,7 +193,7 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
         for pair in pairs.dropna(subset="better").itertuples()
     }
-    compared = [method for method in methods if method in {*pairs["method"], *pairs["against_method"]}]
+    compared = sorted({*pairs["method"], *pairs["against_method"]}, key=sort_key)
     unbeaten = [m for m in compared if not any((other, m) in beaten for other in compared)]
     if not unbeaten:
         return "each method is worse than another one by some measure", compared
@@ -243,7 +244,7 @@ def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
 
     The headline metric decides. If it is a loss, which has no tolerance, every probe must be within."""
     comparisons = comparisons[comparisons["measure"] == VALUE]
-    is_fit = comparisons["metric"] == metric if is_fraction(metric) else comparisons["metric"].str.startswith("probe_")
+    is_fit = comparisons["metric"] == metric if metric != LOSS.name else comparisons["metric"].str.startswith("probe_")
     near = comparisons["verdict"].isin([WITHIN, HIGHER]).astype(float)
     return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()
 

@@ -49,8 +49,7 @@ def other_settings(own: Settings, config: Config, run: Run) -> list[str]:
     if run.mode != NO_FINETUNE:
         training = dict(config.schedule_of(run.mode, run.task, run.training)) | {"backend": config.backend}
         # A backend may choose the size of the micro-batches, which decides only last bits.
-        for name in Training.keys_of(Role.WITHOUT_EFFECT) | {"micro_batch_size"}:
-            training.pop(name, None)
+        del training["micro_batch_size"]
         chosen = config.reconstruction_examples() if get_mode(run.mode).reconstructs else {}
         training |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
     return [

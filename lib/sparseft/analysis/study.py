@@ -10,7 +10,7 @@ row of `faults` with the reason:
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -35,6 +35,9 @@ from sparseft.tasks.metrics import LOSS
 # What two cells are compared by, in the order in which a sentence uses them. Each is a column of the runs.
 VALUE, EVAL_LOSS = "value", "eval_loss"
 MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
+# The order of runs and cells.
+ORDER = ("model", "task", "method", "sparsity", "mode", "training", "setting", "seed")
+RANKS = {"method": sort_key, "mode": MODES.index}
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
@@ -210,7 +213,7 @@ def _measured(files: RunFiles) -> dict[str, Any]:
 def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
     """Return what each engine that agrees measured of the run, and how much faster than dense it is."""
     columns: dict[str, Any] = {}
-    for engine in {one.engine: None for one in record.results}:
+    for engine in dict.fromkeys(one.engine for one in record.results):
         dense, run = (
             [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
         )
@@ -237,21 +240,23 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
         (EVAL_LOSS, LOSS.name, data, evaluation.losses, tokens),
         (DIVERGENCE, DIVERGENCE, evaluation.inputs.divergence, evaluation.divergences, 1),
     ]
-    probes = {f"probe_{name}": probe for name, probe in evaluation.probes.items()}
-    columns += [(name, name, probe.data_sha256, probe.outcomes, 1) for name, probe in probes.items()]
+    columns += [
+        (f"probe_{name}", probe.metric, probe.data_sha256, probe.outcomes, 1)
+        for name, probe in evaluation.probes.items()
+    ]
     names = ("column", "metric", "data", "score", "tokens")
     return [
         pd.DataFrame(dict(zip(names, part, strict=True))).assign(run_id=files.run.id) for part in columns if part[3]
     ]
 
 
-def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of runs or cells in the order of the study: dense first, then methods, sparsities and modes."""
-    names = ["model", "task", "method", "sparsity", "mode", "training", "setting", "seed"]
-    ranks = {"method": sort_key, "mode": MODES.index}
+def in_order(table: pd.DataFrame, names: Sequence[str] = ORDER, ranks: Mapping[str, Any] = RANKS) -> pd.DataFrame:
+    """Return the rows of a table in the order of some columns, and of the ranks of those that have some.
+
+    Runs and cells are in the order of the study: dense first, then methods, sparsities and modes."""
     return table.sort_values(
         [name for name in names if name in table],
-        key=lambda column: column.map(ranks[column.name]) if column.name in ranks else column,
+        key=lambda column: column.map(ranks.get(column.name, lambda value: value)),
         kind="stable",
         ignore_index=True,
     )

@@ -73,9 +73,8 @@ class Results(Frames):
     def missing(self) -> pd.DataFrame:
         """Return a row per run that lacks something, or that cannot be read."""
         rows = self.faults[self.faults["kind"].isin(["missing", "incomplete"])]
-        groups = rows.groupby("run_id", sort=False)
-        table = groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
-        return table.reset_index().reindex(columns=MISSING)
+        groups = rows.groupby(["study", "run_id"], sort=False, as_index=False)
+        return groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
 
 
 def compute(frames: Frames, options: Analysis, configuration: Config | None = None) -> Results:
