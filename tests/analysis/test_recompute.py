@@ -47,7 +47,7 @@ def write_study(write_run) -> None:
             training = "" if by_loss else training
             sparsity = "00" if method == "dense" else "50"
             changes = {"selection": share} if training else {}
-            changes |= {"probes": {"p": share}} if task == "boolq" else {}
+            changes |= {"probes": {"p": share}} if task in ("boolq", "guessed") else {}
             run_id = f"m-{task}-{method}-sparsity{sparsity}-{mode}{training}-seed{seed}"
             write_run(run_id, value, loss=3 - share, gap=0.01 * seed, by_loss=by_loss, change=with_error, **changes)
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
-from sparseft.errors import InputError
 from sparseft.study.config import Analysis, Config
 
 RUN = "m-boolq_mini-{method}-sparsity{sparsity}-{mode}-seed{seed}"
@@ -91,12 +90,6 @@ def study_with(**sections) -> Config:
         "training": {"steps": 60, "learning_rate": 0.001, "batch_size": 8, "micro_batch_size": 8},
     }  # fmt: skip
     return Config(**{name: {**default.get(name, {}), **sections.get(name, {})} for name in default | sections})
-
-
-def test_a_study_without_a_run_of_the_grid_is_refused(write_run, runs_dir):
-    write_run(SPARSE.format(seed=0))
-    with pytest.raises(InputError, match="none complete"):
-        read_study(runs_dir, study_with(grid={"seeds": [5]}))
 
 
 def test_a_run_outside_the_grid_is_in_no_table(write_run, runs_dir):

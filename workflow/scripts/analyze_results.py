@@ -96,9 +96,10 @@ def main(
         print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
     if baseline:
         print(compared[SAID].to_string(index=False), file=sys.stderr)
-    for name, is_left in ((COMPARED, not baseline), (CONFIGURATION, is_stale)):
-        if is_left:
-            (output_dir / name).unlink(missing_ok=True)
+    else:
+        (output_dir / COMPARED).unlink(missing_ok=True)
+    if is_stale:
+        (output_dir / CONFIGURATION).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

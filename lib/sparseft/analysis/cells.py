@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sparseft.analysis.statistics import Scores, Spread, interval, mean_interval, pooled_spread
@@ -31,8 +32,7 @@ KEYS = [*CELL, "training"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
 _FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
-_NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights"}
-_NOT_AVERAGED |= {"divergence_standard_error"}
+_NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "divergence_standard_error"}
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,16 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
     scores = {}
     examples = examples.merge(rows, on="run_id").sort_values("cell", kind="stable")
     for (cell, column), part in examples.groupby(["cell", "column"], sort=False):
-        row, (metric, data) = table.loc[cell], part[["metric", "data"]].iloc[0]
+        row, first = table.loc[cell], part.iloc[0]
         # Runs of a cell that saw other examples have a fault.
-        if part["run_id"].value_counts().tolist() != [len(part) // row["seeds"]] * row["seeds"]:
+        if len(part) < row["seeds"] or part["scores"].map(len).nunique() > 1:
             continue
-        values, tokens = (part[name].to_numpy(float).reshape(row["seeds"], -1) for name in ("score", "tokens"))
+        values = np.array(part["scores"].tolist(), float)
+        tokens = np.broadcast_to(first["tokens"], values.shape[1]).astype(float)
         seeds = () if row["mode"] == NO_FINETUNE else row["own_seeds"]
-        is_loss = metric in (LOSS.name, DIVERGENCE)
-        scores[cell, column] = Scores(
-            values, seeds, tokens[0] if is_loss else None, (metric, data, tokens[0].tobytes())
-        )
+        is_loss = first["metric"] in (LOSS.name, DIVERGENCE)
+        seen = (first["metric"], first["data"], tokens.tobytes())
+        scores[cell, column] = Scores(values, seeds, tokens if is_loss else None, seen)
     return scores
 
 

@@ -59,12 +59,14 @@ EQUAL, GUESS = "equal here", "dense guesses"
 # More methods than these would need more comparisons than a study can afford.
 MANY_METHODS = 6
 FAMILY = ["question", "model", "task", "metric"]
+# The cell that another one is compared with.
+AGAINST = ["against_method", "against_sparsity", "against_mode", "against_training"]
 COMPARISONS = "study question model task metric measure method sparsity mode training setting".split()
-COMPARISONS += [f"against_{name}" for name in ("method", "sparsity", "mode", "training")]
+COMPARISONS += AGAINST
 COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
 COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict rows_needed".split()
 # The columns of a pair of cells.
-_PAIR = ["question", *KEYS, *(f"against_{name}" for name in ("method", "sparsity", "mode", "training"))]
+_PAIR = ["question", *KEYS, *AGAINST]
 
 
 def compare_cells(

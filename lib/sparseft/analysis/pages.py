@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -92,11 +93,8 @@ class Table:
             # A long name has a line of its own.
             shown = name if len(name) <= room else ""
             printed += [] if shown else [f"  {name}"]
-            halves = [text.partition("\n") for text in texts]
-            for start, part in ((shown, 0), ("", 2)):
-                padded = (half[part].ljust(width) for half, width in zip(halves, widths, strict=True))
-                line = "  ".join([f"  {start:{room}}", *padded]).rstrip()
-                printed += [line] if line or not part else []
+            for line in zip_longest(*(text.split("\n") for text in (shown, *texts)), fillvalue=""):
+                printed.append("  ".join(["", *map(str.ljust, line, (room, *widths))]).rstrip())
         return "\n".join(printed)
 
 
@@ -108,8 +106,7 @@ def escape_markdown(text: object) -> str:
 def write_pages(folder: Path, plots: Path, results: Results, figures: list, commands: dict[str, list[str]]) -> None:
     """Write the pages of a study into `folder`. Its figures are in `plots`. `commands` are those of reproduce.py."""
     content = _content(results, figures) | commands
-    images = {figure.name: (plots / f"{figure.name}.svg").read_bytes() for figure in figures}
-    content["images"] = {name: base64.b64encode(image).decode() for name, image in images.items()}
+    content["images"] = {one.name: _base64((plots / f"{one.name}.svg").read_bytes()) for one in figures}
     # How a text becomes a part of a page, by the ending of the page's name.
     escapes: dict[str, dict] = {".html": {"autoescape": True}, ".md": {"finalize": escape_markdown}, ".txt": {}}
     for name in (REPORT, *PAGES, FINDINGS):
@@ -132,7 +129,12 @@ def _wrapped(sentence: str) -> str:
 
 def _allowed(text: str) -> str:
     """Return the source of a content security policy that allows exactly this style or script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+def _base64(content: bytes) -> str:
+    """Return bytes as a text for a page."""
+    return base64.b64encode(content).decode()
 
 
 def _content(results: Results, figures: list) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
         "runs": runs.assign(chain=[f"{row.links - row.broken} of {row.links}" for row in runs.itertuples()]),
         "table_of": _table,
         "settings": _settings(results.settings),
-        "faults": _table("Gaps and faults", results.faults, {name: name for name in ("run_id", "kind", "text")}),
+        "faults": _table("Gaps and faults", results.faults, {"run_id": "run_id", "kind": "kind", "text": "text"}),
         "checks": {"runs": len(runs), **runs[["passed", "weights", "violations"]].sum().astype(int)},
         "chains": (runs["broken"] == 0).sum(),
         "figures": figures,
@@ -253,11 +255,10 @@ def _judged(row: Any, measure: str, verdict: str) -> str:
     return with_interval(row, measure) + ("" if row.method == DENSE or pd.isna(word) else f"\n{word}")
 
 
-def _cell(row: Any, prefix: str = "") -> str:
-    """Return a cell in words; with the prefix "against_" the other cell of a comparison."""
-    method, mode, training = (getattr(row, f"{prefix}{name}") for name in ("method", "mode", "training"))
-    words = [name_of(row, prefix)] if method == DENSE else [f"{method} {percent(row, prefix)} %", mode]
-    return ", ".join(filter(None, (*words, training)))
+def _cell(row: Any) -> str:
+    """Return a cell in words."""
+    words = [name_of(row)] if row.method == DENSE else [f"{row.method} {percent(row)} %", row.mode]
+    return ", ".join(filter(None, (*words, row.training)))
 
 
 VERDICT_COLUMNS: dict[str, Column] = {
@@ -270,7 +271,7 @@ VERDICT_COLUMNS: dict[str, Column] = {
 }
 COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
-    "compared with": partial(_cell, prefix="against_"),
+    "compared with": "compared_with",
     "by": measure_name,
     "difference": partial(with_interval, column="difference", form="+.3f"),
     "p (Holm)": "p_holm:.2g",
@@ -290,8 +291,10 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
     tried."""
     for question, caption in QUESTIONS.items():
         pairs = results.comparisons[results.comparisons["question"] == question]
+        others = pairs.filter(like="against_").rename(columns=lambda name: name.removeprefix("against_"))
+        named = pairs.assign(compared_with=[_cell(row) for row in others.itertuples()])
         if len(pairs):
-            yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", pairs, COMPARISON_COLUMNS)
+            yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", named, COMPARISON_COLUMNS)
     if probes := probes_of(rows):
         columns = {name.removeprefix("probe_"): partial(with_interval, column=name) for name in probes}
         yield _table("Other tasks (probes)", rows, {"cell": _cell, **columns})

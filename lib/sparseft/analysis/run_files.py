@@ -69,7 +69,7 @@ class RunFiles:
     @property
     def start(self) -> Run | None:
         """Return the run whose training that of this run continues; None if it starts from the pruned model."""
-        return start_of(self.run, self.train.settings["recover_on"] if self.train else None)
+        return start_of(self.run, getattr(self.train, "recover_on", None))
 
 
 class SharedFiles:

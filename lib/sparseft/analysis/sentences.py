@@ -48,16 +48,15 @@ def with_interval(row: Any, column: str, form: str = ".3f") -> str:
     return number(value, form) + ("" if pd.isna(low) else f" [{number(low, form)}, {number(high, form)}]")
 
 
-def percent(row: Any, prefix: str = "") -> str:
+def percent(row: Any) -> str:
     """Return the sparsity of a row in percent; the one that was reached in parentheses if it differs at one decimal."""
-    asked, reached = getattr(row, f"{prefix}sparsity"), getattr(row, f"{prefix}reached_sparsity")
+    asked, reached = row.sparsity, row.reached_sparsity
     return str(asked) if round(reached, 1) == asked else f"{asked} ({reached:.1f})"
 
 
-def name_of(row: Any, prefix: str = "") -> str:
+def name_of(row: Any) -> str:
     """Return what the pages call the method of a row. The dense runs are two models with names of their own."""
-    method, mode = getattr(row, f"{prefix}method"), getattr(row, f"{prefix}mode")
-    return dense_name(mode) if method == DENSE else method
+    return dense_name(row.mode) if row.method == DENSE else row.method
 
 
 def dense_name(mode: str) -> str:

@@ -1,4 +1,4 @@
-"""Read a study into two data frames: its runs, a row each, and their examples, a row per run and example.
+"""Read a study into two data frames: its runs, a row each, and the scores of their examples, a row per run and column.
 
 Everything else is computed from the two. A run that cannot be read, or that contradicts itself or other runs, becomes a
 row of `faults` with the reason:
@@ -35,6 +35,8 @@ from sparseft.tasks.metrics import LOSS
 # What two cells are compared by, in the order in which a sentence uses them. Each is a column of the runs.
 VALUE, EVAL_LOSS = "value", "eval_loss"
 MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
+# What the frame of the examples says of each run and column; `scores` has a number per example.
+EXAMPLES = ["run_id", "column", "metric", "data", "scores", "tokens"]
 # The order of runs and cells.
 ORDER = ("model", "task", "method", "sparsity", "mode", "training", "setting", "seed")
 RANKS = {"method": sort_key, "mode": MODES.index}
@@ -82,7 +84,8 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     table = table.sort_values("run_id", kind="stable", ignore_index=True)
     runs = _runs(files_of, table, list(config.grid.trainings) if config else [])
     runs["original"] = runs["model"].map(config.original) if config else runs["model"]
-    examples = pd.concat([part for files in files_of.values() for part in _examples(files)], ignore_index=True)
+    scored = [(run.id, *part) for run, files in files_of.items() for part in _scored(files) if part[3]]
+    examples = pd.DataFrame(scored, columns=EXAMPLES)
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
     measured = list(pd.DataFrame(map(_measured, files_of.values())))
@@ -165,8 +168,8 @@ def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
     """Return the row of a run: what summary.csv has, and what only the analysis needs.
 
     `start` has the records of the run that this one starts from, whose tokens count too."""
-    run, evaluation, train = files.run, files.evaluation, files.train
-    share = files.validation.expected_sparsity
+    run, evaluation, train, validation = files.run, files.evaluation, files.train, files.validation
+    share = validation.expected_sparsity
     row = {
         "run_id": run.id,
         **vars(run),
@@ -177,14 +180,16 @@ def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
         "broken": len(broken_links(files)),
         **evaluation.columns,
         **(train.columns if train else {}),
-        **files.validation.columns,
+        **validation.columns,
         "train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None,
         "value_before_merge": files.before.value if files.before else None,
         "reached_sparsity": nan if share is None else 100 * share,
-        "parameters_left": files.validation.parameters_left,
-        **{name: getattr(files.validation, name) for name in ("passed", "weights", "violations")},
-        "layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}",
-        "merged_sha256": files.validation.digests["merged"],
+        "parameters_left": validation.parameters_left,
+        "passed": validation.passed,
+        "weights": validation.weights,
+        "violations": validation.violations,
+        "layers_checked": f"{validation.layers_checked} / {validation.layers_expected}",
+        "merged_sha256": validation.digests["merged"],
         "versions": train.versions if train else {},
         "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
     }
@@ -228,26 +233,19 @@ def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
     return columns
 
 
-def _examples(files: RunFiles) -> list[pd.DataFrame]:
-    """Return what a run scored on each example, by the column of the tables: the value, the loss and each probe, and the
+def _scored(files: RunFiles) -> Iterator[tuple]:
+    """Yield what a run scored on each example, by the column of the tables: the value, the loss and each probe, and the
     divergence of each window.
 
-    `data` names the rows that the examples are, and `metric` says what a score is: a loss has `tokens` to divide by."""
+    After the column come the metric, which says what a score is, the digest of the rows that the examples are, the
+    scores, and the tokens by which a loss is divided."""
     evaluation = files.evaluation
-    scores, tokens, data = evaluation.outcomes or evaluation.losses, evaluation.answer_tokens, evaluation.inputs.data
-    columns: list[tuple] = [
-        (VALUE, evaluation.metric, data, scores, tokens),
-        (EVAL_LOSS, LOSS.name, data, evaluation.losses, tokens),
-        (DIVERGENCE, DIVERGENCE, evaluation.inputs.divergence, evaluation.divergences, 1),
-    ]
-    columns += [
-        (f"probe_{name}", probe.metric, probe.data_sha256, probe.outcomes, 1)
-        for name, probe in evaluation.probes.items()
-    ]
-    names = ("column", "metric", "data", "score", "tokens")
-    return [
-        pd.DataFrame(dict(zip(names, part, strict=True))).assign(run_id=files.run.id) for part in columns if part[3]
-    ]
+    data, losses, tokens = evaluation.inputs.data, evaluation.losses, evaluation.answer_tokens
+    yield VALUE, evaluation.metric, data, evaluation.outcomes or losses, tokens
+    yield EVAL_LOSS, LOSS.name, data, losses, tokens
+    yield DIVERGENCE, DIVERGENCE, evaluation.inputs.divergence, evaluation.divergences, 1
+    for name, probe in evaluation.probes.items():
+        yield f"probe_{name}", probe.metric, probe.data_sha256, probe.outcomes, 1
 
 
 def in_order(table: pd.DataFrame, names: Sequence[str] = ORDER, ranks: Mapping[str, Any] = RANKS) -> pd.DataFrame:

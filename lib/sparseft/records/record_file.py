@@ -1,6 +1,6 @@
 """Define what all records share: the types and roles of their fields, and how a file is written and read."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -27,17 +27,18 @@ class RecordPart(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
-    def _fields(self) -> Iterator[tuple[str, Any, dict[str, str]]]:
-        """Yield the name and the value of each field, and what its definition says of it: role, unit, link and
-        column."""
-        fields: dict[str, Any] = type(self).model_fields
-        yield from ((name, getattr(self, name), field.json_schema_extra) for name, field in fields.items())
+    @classmethod
+    def _said(cls) -> dict[str, dict[str, Any]]:
+        """Return by field what its definition says of it: role, unit, link and column."""
+        fields: dict[str, Any] = cls.model_fields
+        return {name: field.json_schema_extra for name, field in fields.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return the settings by name. A setting of a part has the part's name before a dot."""
         found: dict[str, Any] = {}
-        for name, value, said in self._fields():
+        for name, said in self._said().items():
+            value = getattr(self, name)
             entries = {name: value}
             if isinstance(value, dict):
                 entries = {f"{name}.{key}": entry for key, entry in value.items()}
@@ -52,7 +53,8 @@ class RecordPart(BaseModel):
     def digests(self) -> dict[str, str | None]:
         """Return the digests that the record names, by link of the chain of hashes."""
         found: dict[str, str | None] = {}
-        for _, value, said in self._fields():
+        for name, said in self._said().items():
+            value = getattr(self, name)
             if isinstance(value, RecordPart):
                 found |= value.digests
             elif link := said["link"]:
@@ -62,8 +64,7 @@ class RecordPart(BaseModel):
     @classmethod
     def column_names(cls) -> dict[str, str]:
         """Return the names of the columns of summary.csv by the names of the fields that are in it."""
-        fields: dict[str, Any] = cls.model_fields
-        columns = {name: field.json_schema_extra["column"] for name, field in fields.items()}
+        columns = {name: said["column"] for name, said in cls._said().items()}
         return {name: name if column is True else column for name, column in columns.items() if column}
 
     @property
