@@ -107,6 +107,9 @@ DECIDING = [
      "Best of 3 methods: structured, by loss and divergence, at"),
     ([["equal here"] * 3, ["equal here"] * 3, ["equal here"] * 3],
      "unstructured, structured and random are equal here at"),
+    ([[WIN, TIE, WIN], [TIE] * 3, [TIE] * 3], "unstructured is not told apart from random at"),
+    ([[TIE, WIN, WIN], [TIE] * 3, [TIE] * 3], "unstructured and structured are not told apart at"),
+    ([["equal here", TIE, TIE], [TIE] * 3, [TIE] * 3], "unstructured, structured and random are not told apart at"),
     ([[WIN, LOSE, WIN], [TIE] * 3, [TIE] * 3], "each method is worse than another one by some measure at"),
 ]  # fmt: skip
 
