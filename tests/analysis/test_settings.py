@@ -36,7 +36,6 @@ def masked_with(**values):
     ("change", "setting"),
     [
         (trained_with(learning_rate=0.5), "learning_rate 0.5"),
-        (trained_with(backend="cerebras"), "backend cerebras"),
         (trained_with(lora_targets=["q_proj", "v_proj"]), "lora_targets q_proj, v_proj"),
         (trained_with(distillation=TAUGHT), "distillation weight=0.25 temperature=3.0"),
         (evaluated_with(harness="lm-eval 2"), "evaluation harness lm-eval 2"),

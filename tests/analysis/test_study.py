@@ -52,12 +52,6 @@ def test_a_run_without_another_record_has_blanks(study, name, column):
     assert not column or np.isnan(row[column])
 
 
-@pytest.mark.parametrize("name", ["notes", "m-t-dense-sparsity50-no_finetune-seed0"])
-def test_another_folder_is_named(study, name):
-    (study / name).mkdir()
-    assert faults(study)[name][0][0] == "missing"
-
-
 # What is changed in the records of a run, and what the fault says.
 CHANGES = {
     "base": (lambda files: files["merge"]["inputs"].update(model=digest("x")), "broken chain, base: "),

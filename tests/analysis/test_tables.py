@@ -55,7 +55,7 @@ def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs
     }
     assert runs.loc[RUNS[-1], list(measured)].to_dict() == measured
     assert runs.loc[RUNS[:-1], list(measured)].isna().all(axis=None)
-    assert set(measured) <= set(tables.measured_columns(runs, results.measured))
+    assert set(measured) <= set(tables.ordered(runs, [tables.MEASURED], results.measured))
     # A cell of one run has the interval of its repeats.
     cell = results.cells[results.cells["method"] == "random"].iloc[0]
     assert cell[[name for name in measured if "speedup" in name]].to_dict() == {

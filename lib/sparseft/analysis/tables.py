@@ -114,27 +114,20 @@ def write_tables(results: Results, folder: Path) -> None:
     write_csv(results.settings, folder / "settings.csv")
 
 
-def measured_columns(table: pd.DataFrame, measured: Sequence[str]) -> list[str]:
-    """Return the columns of a table that depend on the study, with their intervals, the perplexities and probes at the
-    end."""
-    ends = [f"{name}{end}" for name in measured for end in ("", "_low", "_high")]
-    names = [name for name in table if name in ends and table[name].notna().any()]
-    return sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PERPLEXITIES)))
-
-
 def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Return a table with every column of `names`; one that no run has is empty."""
     return table.assign(**{name: np.nan for name in names if name not in table and name != MEASURED})
 
 
 def ordered(table: pd.DataFrame, names: list[str], measured: Sequence[str]) -> pd.DataFrame:
-    """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside
-    blanks."""
-    columns = [
-        column for name in names for column in (measured_columns(table, measured) if name == MEASURED else [name])
-    ]
-    table = table.reindex(columns=columns)
-    return table.astype({name: "Int64" for name in columns if name in INTEGERS})
+    """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside blanks.
+
+    Those that depend on the study stand at MEASURED, with their intervals, the perplexities and probes at the end."""
+    ends = [f"{name}{end}" for name in measured for end in ("", "_low", "_high")]
+    known = [name for name in table if name in ends and table[name].notna().any()]
+    known.sort(key=lambda name: (name.startswith("probe_"), name.startswith(PERPLEXITIES)))
+    columns = [column for name in names for column in (known if name == MEASURED else [name])]
+    return table.reindex(columns=columns).astype({name: "Int64" for name in columns if name in INTEGERS})
 
 
 def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
