@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.export import engine_process, engines
 from sparseft.export.engines import Answer, _bound, _result, find_engines, measure
@@ -217,8 +216,7 @@ def test_an_engine_that_hangs_is_ended_with_what_it_has_started(model, tmp_path)
 )
 def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, bound):
     settings = Export(gguf=gguf, converter="python convert.py")
-    folder = Checkpoint(tiny_models["llama"]).folder
-    assert _bound(folder, engine, settings) == bound
+    assert _bound(tiny_models["llama"], engine, settings) == bound
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
