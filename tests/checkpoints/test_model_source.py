@@ -49,6 +49,7 @@ def test_a_sharded_folder_is_whole_and_what_its_index_does_not_name_stays_behind
     shutil.copy(tiny_models["mistral"] / "model.safetensors", source / "consolidated.safetensors")
     prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
     assert not (tmp_path / "out/consolidated.safetensors").exists()
+    assert (tmp_path / "out/model.safetensors.index.json").exists() == (dtype == "bfloat16")
     expected = tensors(tiny_models["llama"])
     written = tensors(tmp_path / "out")
     assert written.keys() == expected.keys() == Checkpoint(tmp_path / "out").tensors.keys()
