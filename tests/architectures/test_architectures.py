@@ -5,13 +5,11 @@ import re
 
 import pytest
 import torch
-from safetensors import safe_open
 from sparseft.architectures import (
     ARCHITECTURES,
     GEMMA3,
     LLAMA,
     MISTRAL,
-    OLMO2,
     QWEN2,
     QWEN3,
     QWEN3_MOE,
@@ -25,12 +23,6 @@ from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config
 
 
-def test_the_shapes_from_config_json_are_those_that_transformers_writes(tiny):
-    with safe_open(tiny.folder / "model.safetensors", "pt") as file:
-        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    assert tensor_shapes(tiny.config, tiny.folder) == stored
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny_models, name):
     model = AutoModelForCausalLM.from_pretrained(tiny_models[name])
@@ -42,9 +34,6 @@ def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny
     )
     assert {memory_path(architecture, layer) for layer in layers} == linears
     assert len(layers) == PRUNABLE_LAYERS[name]
-    for layer in layers:
-        weight = model.get_submodule(memory_path(architecture, layer)).weight
-        assert tensor_shapes(model.config.to_dict(), name)[f"{layer}.weight"] == weight.shape
 
 
 @pytest.mark.parametrize("classes", [["Gemma3ForConditionalGeneration"], [], None])
@@ -137,9 +126,6 @@ def test_a_file_of_transformers_4_describes_the_same_model(tmp_path, name, made_
 
 def test_heads_that_cannot_be_left_out_are_refused():
     gemma = {"head_dim": 256, "hidden_size": 2560, "num_attention_heads": 8, "num_key_value_heads": 4}
-    olmo = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
     assert GEMMA3.smaller_config(gemma, {"intermediate_size": 8, "num_key_value_heads": 2})["num_attention_heads"] == 4
     with pytest.raises(InputError, match="6 query heads.* 2560"):
         GEMMA3.smaller_config(gemma, {"intermediate_size": 8, "num_key_value_heads": 3})
-    with pytest.raises(InputError, match="1 of 32 key-value heads.*OLMo 2.*; .*masked"):
-        OLMO2.smaller_config(olmo, {"intermediate_size": 8, "num_key_value_heads": 1})

@@ -1,6 +1,5 @@
 """Test that the smaller checkpoint has the masked model's logits and order of tensors, and what is refused."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,22 +105,6 @@ def test_what_stays_keeps_its_order_and_its_bits_and_the_record_counts_it(tmp_pa
     others = {path.name for path in tiny.folder.iterdir()} - own
     assert {path.name for path in (tmp_path / "small").iterdir()} == others | own | {"compact.json", MARKER}
     assert all((tmp_path / "small" / name).read_bytes() == (tiny.folder / name).read_bytes() for name in others)
-
-
-def test_a_sharded_checkpoint_stays_sharded_under_a_true_index(tmp_path):
-    base = Checkpoint(save_tiny("mixtral", tmp_path / "base", torch.float32, max_shard_size="60KB"))
-    mask = structured(base)
-    merged = masked(base, mask, tmp_path / "masked")
-    compacted(merged, mask, tmp_path / "small")
-    small = Checkpoint(tmp_path / "small")
-    assert [file.name for file in small.files] == [file.name for file in base.files]
-    assert len(small.files) > 2
-    before, after = (
-        json.loads((folder / "model.safetensors.index.json").read_text()) for folder in (base.folder, small.folder)
-    )
-    assert after["weight_map"] == before["weight_map"]
-    assert after["metadata"]["total_size"] == sum(tensor.nbytes for tensor in small.tensors.values())
-    assert_same_function(merged, small.folder)
 
 
 def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_path):

@@ -57,11 +57,6 @@ def test_masks_equal_a_stable_sort_by_magnitude(tmp_path, dtype, scope, percents
             np.testing.assert_array_equal(mask.kept(layer).reshape(scopes.shape), reference(scopes, percent))
 
 
-def reachable(method: str) -> list[int]:
-    """The sparsities that a method reaches in the tiny models, of whose few heads one stays."""
-    return [percent for percent in SPARSITIES if percent <= 70 or method != "structured"]
-
-
 def test_random_masks_depend_on_the_seed_alone_and_are_the_same_on_every_machine(tiny_llama):
     first, other = (compute_masks(tiny_llama, "random", [50], seed=seed)[50] for seed in (3, 4))
     assert all((first.bits[layer] != other.bits[layer]).any() for layer in first.bits)
@@ -90,10 +85,10 @@ def odd(tmp_path_factory) -> Checkpoint:
 @pytest.mark.parametrize("method", ["unstructured", "random", "structured"])
 @pytest.mark.parametrize("scope", ["layer", "row", "global"])
 def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch):
-    whole = compute_masks(odd, method, reachable(method), scope=scope, head_share=1)
+    whole = compute_masks(odd, method, [10, 50, 70], scope=scope, head_share=1)
     monkeypatch.setattr(importance, "BLOCK", 100)
-    blocks = compute_masks(odd, method, reachable(method), scope=scope, head_share=1)
-    assert any(cols % 2 for _, cols in whole[0].shape.values())
+    blocks = compute_masks(odd, method, [10, 50, 70], scope=scope, head_share=1)
+    assert any(cols % 2 for _, cols in whole[50].shape.values())
     for percent, mask in whole.items():
         assert all((mask.bits[layer] == blocks[percent].bits[layer]).all() for layer in mask.shape)
 

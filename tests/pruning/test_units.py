@@ -261,6 +261,8 @@ def check_part(parent: Checkpoint, base: Checkpoint, places: PassFiles, removed:
         proof["actual_sparsity"],
     ]
     assert found == pytest.approx([1 - left / total] * 4)
+    index = json.loads((base.folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in base.tensors.values())
 
 
 @pytest.mark.parametrize(
