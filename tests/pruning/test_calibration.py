@@ -298,6 +298,7 @@ def test_a_window_is_an_example_whose_loss_leaves_out_the_first_token(tiny_llama
          "masks.calibration.c4: length: .*equal to 2"),
         ({"method": "unstructured_wanda", "scope": "column"},
          "--scope: Input should be .layer., .row. or .global., not .column."),
+        ({"method": "structured", "importance": "ria"}, "method 'structured_ria' is unknown; "),
         ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
     ],
 )  # fmt: skip
