@@ -80,7 +80,7 @@ def place(model: nn.Module, weights: StoredWeights, rooms: dict[str, float]) -> 
         return
     stored = {name: layer for name, layer in layers.items() if places[name] == DISK}
     places |= {name: main for name, _ in model.named_children() if name != "model"}
-    places |= {f"model.{name}": main for name, _ in model.model.named_children() if name != "layers"}
+    places |= {f"model.{name}": main for name, part in model.model.named_children() if part is not model.model.layers}
     model.hf_device_map = places
     devices = {name: device for name, device in places.items() if device != DISK}
     skip_keys = model._skip_keys_device_placement
