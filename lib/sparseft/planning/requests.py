@@ -36,8 +36,6 @@ KEPT = 1 << 31
 LOGITS = 16
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
-# Tensors that transformers loads at a time.
-LOADED = 4
 # Rows of logits that an evaluation has at once on a GPU, and bytes per word of the rows that are in fp32
 # (language_model/loss.py).
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
@@ -134,8 +132,8 @@ def process_memory(config: Config, job: JobKind, subject: Subject, card: float |
         device, machine = (_of_masks if job.kind == "mask" else _of_a_training)(config, job, subject)
     if config.resources.gpus:
         device += CUDA
-        # With tensors on their way to the GPU.
-        machine += CUDA_LIBRARIES + LOADED * subject.width * max(map(math.prod, subject.shapes.values()))
+        # With the tensor on its way to the GPU.
+        machine += CUDA_LIBRARIES + subject.width * max(map(math.prod, subject.shapes.values()))
     return device, PROGRAM + machine
 
 
