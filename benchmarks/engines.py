@@ -1,6 +1,7 @@
 """Time what a smaller model saves in the engines that serve it: structured masks, removed layers, removed experts.
 
-    python benchmarks/engines.py models/smollm2 --engines vllm:/envs/vllm/bin/python llama_cpp:/envs/llama_cpp/bin/python \\
+    python benchmarks/engines.py models/smollm2 \\
+        --engines vllm:/envs/vllm/bin/python llama_cpp:/envs/llama_cpp/bin/python \\
         --gguf f32 --converter "/envs/llama_cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"
 
 An unstructured mask is the control: it leaves zeros, which no engine skips. The Mixtral has random weights, and the
@@ -107,7 +108,8 @@ Results = dict[tuple[str, str], list[EngineResult]]
 
 
 def rows_of(results: Results, base: dict[str, str], parameters: dict[str, float]) -> Iterator[list[str]]:
-    """Yield a row per engine and model: means over the repeats, and the ratios to the dense model in the same engine."""
+    """Yield a row per engine and model: means over the repeats, and the ratios to the dense model in the same
+    engine."""
     for (engine, name), repeats in results.items():
         dense = results[engine, base[name]]
         row = [engine, name, f"{parameters[name]:.1f}", f"{(repeats[0].weight_bytes or 0) / 1e6:.1f}"]

@@ -64,7 +64,8 @@ def pass_of(
 
 @torch.no_grad()
 def inputs_of(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, Tensor]:
-    """Return all that whole forward passes of stock transformers' model send through `layers`, float64 (tokens, cols)."""
+    """Return all that whole forward passes of stock transformers' model send through `layers`, float64 (tokens,
+    cols)."""
     inputs = {layer: [] for layer in layers}
     architecture = find_architecture(model.config.architectures, "the model")
     hooks = [

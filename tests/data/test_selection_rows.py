@@ -57,7 +57,8 @@ def boolq(numbers: range | list[int], word: str = "Ice") -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch) -> None:
-    """Change into a folder with 20 training rows and 4 validation rows of BoolQ in `own`, and with the task `colours`."""
+    """Change into a folder with 20 training rows and 4 validation rows of BoolQ in `own`, and with the task
+    `colours`."""
     monkeypatch.chdir(tmp_path)
     write(Path("own/train.jsonl"), boolq(range(20)))
     write(Path("own/validation.jsonl"), boolq(range(4), "Snow"))

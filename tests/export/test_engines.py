@@ -120,8 +120,8 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
 
 
 def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:
-    """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1. The second and the
-    third token of the prompts have -0.25 and -0.75, those of the reference -9."""
+    """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1. The second and
+    the third token of the prompts have -0.25 and -0.75, those of the reference -9."""
     reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-9.0] * 2 + [-1.0] * 3] * 2, **ANSWER)
     rows = [[-0.25, -0.75, *row] for row in log_likelihoods]
     answer = Answer(tokens=tokens, log_likelihoods=rows, **ANSWER)

@@ -52,7 +52,8 @@ def no_waiting(device: torch.device):
 
 
 def gradients(folder: Path, case: str, device: torch.device) -> torch.Tensor:
-    """Return all gradients of a micro-batch, on the CPU. They must be the same twice, the second time without waiting."""
+    """Return all gradients of a micro-batch, on the CPU. They must be the same twice, the second time without
+    waiting."""
     _, _, method, mode, changes = CASES[case]
     checkpoint, settings = Checkpoint(folder), Training(**changes)
     mask = compute_masks(checkpoint, method, [50], seed=0)[50]

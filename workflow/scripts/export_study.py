@@ -83,7 +83,8 @@ def write_tensorboard(run_id: str, config: dict[str, Any], history: History, fol
 
 
 def write_wandb(run_id: str, config: dict[str, Any], history: History, folder: Path) -> None:
-    """Write a run to W&B, or into `folder` if W&B is offline. The environment variable WANDB_PROJECT names the project."""
+    """Write a run to W&B, or into `folder` if W&B is offline. The environment variable WANDB_PROJECT names the
+    project."""
     import wandb
 
     identity = {"id": run_id, "name": run_id, "group": run_id.rpartition("-seed")[0]}

@@ -4,8 +4,9 @@
         --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX \\
         --output_dir RUN_FOLDER
 
-Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ or weights/, and train.json, as train.py
-does, and the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete state_*.mdl.
+Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ or weights/, and train.json, as
+train.py does, and the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete
+state_*.mdl.
 
 With --compile_only it only compiles, and with --validate_only it only lowers the program, which needs no appliance.
 """

@@ -79,8 +79,8 @@ LOSS_LABEL = "loss (nats per answer token)"
 
 @dataclass(frozen=True)
 class Figure:
-    """Describe a figure: the name of its files without the ending, where it belongs, the column that it shows against the
-    sparsity with its label, and its words."""
+    """Describe a figure: the name of its files without the ending, where it belongs, the column that it shows against
+    the sparsity with its label, and its words."""
 
     name: str
     task: str

@@ -80,8 +80,8 @@ def measure_name(row: Any) -> str:
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
-    """Return what one model and task show. `rows` is the verdict table, and `pairs` has what decided about each two cells
-    (comparisons.decided)."""
+    """Return what one model and task show. `rows` is the verdict table, and `pairs` has what decided about each two
+    cells (comparisons.decided)."""
     pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
     dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
     won_back = counted(untuned, "Fine-tuned against not fine-tuned: ")

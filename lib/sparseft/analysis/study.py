@@ -52,8 +52,8 @@ SOUND = ("sound", "not fully checked")
 class Frames:
     """Hold a study.
 
-    The columns `settings` and `digests` of the runs hold what decides a result, and the chain of hashes. `measured` names
-    the columns that depend on the study: metrics, probes, engines."""
+    The columns `settings` and `digests` of the runs hold what decides a result, and the chain of hashes. `measured`
+    names the columns that depend on the study: metrics, probes, engines."""
 
     runs: pd.DataFrame
     examples: pd.DataFrame
@@ -62,7 +62,8 @@ class Frames:
 
 
 def read_study(results_dir: Path, config: Config | None = None) -> Frames:
-    """Read the run folders of a study: all that are there, or those of a configuration, which also says what is missing.
+    """Read the run folders of a study: all that are there, or those of a configuration, which also says what is
+    missing.
 
     Raises InputError if no run is complete."""
     if not results_dir.is_dir():

@@ -73,8 +73,8 @@ class Source:
 
     file          that of the definition in lm-eval's folder; None for a user's
     is_trainable  whether there are training rows
-    few_shot      the split of the worked examples: the one that the definition names, or else, without training rows, the
-                  first that lm-eval finds; None if it takes the training rows
+    few_shot      the split of the worked examples: the one that the definition names, or else, without training rows,
+                  the first that lm-eval finds; None if it takes the training rows
     leaves_out    whether lm-eval draws one more worked example, and leaves out the row itself
     evaluated     the split that lm-eval evaluates: test_split, or else validation_split
     origin        the splits `train` and `validation` by their names in the data set. Without training rows, `train` is

@@ -85,8 +85,8 @@ class StrictLM(HFLM):
         return super().loglikelihood(requests, *args, **options)
 
     def _loglikelihood_tokens(self, requests: list, *args, **options) -> list[tuple[float, bool]]:
-        """Remember how many tokens the longest continuation has, and at most how many tokens 0 an input ends with. Return
-        what lm-eval computes."""
+        """Remember how many tokens the longest continuation has, and at most how many tokens 0 an input ends with.
+        Return what lm-eval computes."""
         self.longest = max(len(continuation) for _, _, continuation in requests)
         inputs = ([*context, *continuation][-2::-1] for _, context, continuation in requests)
         self.zeros = max(len(list(takewhile(lambda token: token == 0, tokens))) for tokens in inputs)

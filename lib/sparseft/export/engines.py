@@ -105,7 +105,8 @@ def _forget(weights: Sequence[Path]) -> None:
 
 
 def _result(answer: Answer, reference: Answer, **labels: Any) -> EngineResult:
-    """Return the result of an engine with a model from its answer and that of the reference. `labels`: the other fields."""
+    """Return the result of an engine with a model from its answer and that of the reference. `labels`: the other
+    fields."""
     tokens = list(zip(answer.tokens, reference.tokens, strict=True))
     new_tokens = len(answer.tokens[0])
     # Of each prompt, the tokens before the first that differs.

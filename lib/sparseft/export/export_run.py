@@ -36,8 +36,8 @@ from sparseft.study.sources import without_folders
 
 
 def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Path, settings: Export) -> str | None:
-    """Write the folder, and return why its model is not smaller; None if it is. `merged` lies in the run's folder, whose
-    records are read.
+    """Write the folder, and return why its model is not smaller; None if it is. `merged` lies in the run's folder,
+    whose records are read.
 
     Raises InputError if a record is missing or of another model, if the proof of the run failed, or if the licence of
     the dense model forbids to share the folder. Then no file is written."""

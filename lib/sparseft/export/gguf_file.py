@@ -22,8 +22,8 @@ from sparseft.study.export_settings import LLAMA_CPP, QUANTIZED, Export
 GGUF = "model.gguf"
 # The number format of a checkpoint -> that of a GGUF file with the same values.
 _SAME = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-# What llama.cpp writes in its place where a row has no whole blocks of 256 weights. These have blocks of 32. Where a row
-# has none of those either, it leaves 16 bits.
+# What llama.cpp writes in its place where a row has no whole blocks of 256 weights. These have blocks of 32. Where a
+# row has none of those either, it leaves 16 bits.
 _INSTEAD = {"q6_k": "q8_0", "q5_k_m": "q5_1 and q8_0", "q4_k_m": "q5_0 and q8_0"}
 _SMALL_BLOCK = 32
 # Rows that are decoded at a time.
@@ -31,8 +31,8 @@ _SLAB = 4096
 
 
 def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
-    """Write the GGUF file of a checkpoint folder. If it is quantised, say on stderr which formats its blocks have, and how
-    many zeros are still zeros.
+    """Write the GGUF file of a checkpoint folder. If it is quantised, say on stderr which formats its blocks have, and
+    how many zeros are still zeros.
 
     Raises InputError if the converter or the quantiser fails, or if the matrices have rows without whole blocks."""
     if settings.gguf not in QUANTIZED:
@@ -62,8 +62,8 @@ def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str)
 
 
 def check_rows(checkpoint: Checkpoint, kind: str) -> None:
-    """Raise InputError if llama.cpp would leave a matrix in 16 bits, because its rows have no whole blocks. Say on stderr
-    if it would write some in a format of smaller blocks."""
+    """Raise InputError if llama.cpp would leave a matrix in 16 bits, because its rows have no whole blocks. Say on
+    stderr if it would write some in a format of smaller blocks."""
     block = QUANTIZED[kind]
     weights: Counter[int] = Counter()
     for tensor in checkpoint.tensors.values():
@@ -95,7 +95,8 @@ def format_shares(file: Path) -> dict[str, float]:
 
 
 def kept_zeros(exact: Path, file: Path) -> float | None:
-    """Return the share of the zeros of a GGUF file's matrices that are zeros in those of another; None without zeros."""
+    """Return the share of the zeros of a GGUF file's matrices that are zeros in those of another; None without
+    zeros."""
     zeros = kept = 0
     others = {tensor.name: tensor for tensor in _matrices(file)}
     for tensor in _matrices(exact):

@@ -1,7 +1,7 @@
 """Say what the licence of a dense model wants of a model that is made from it.
 
-The licence is what README.md of the dense model states in its metadata. Of a licence's text, only the title is read, and
-only to find one of Creative Commons without derivatives.
+The licence is what README.md of the dense model states in its metadata. Of a licence's text, only the title is read,
+and only to find one of Creative Commons without derivatives.
 """
 
 import re

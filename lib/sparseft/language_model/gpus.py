@@ -85,8 +85,8 @@ def take(number: int, devices: list[str], places: Sequence[Sequence[int]] = ((0,
 
     places: the places of a device that are locked together, by preference
 
-    The lock belongs to an open file, which stays open through exec. A job of several GPUs takes no part of a divided one
-    (MIG), because CUDA shows a process one part, and NCCL connects none. Raises InputError if there are fewer
+    The lock belongs to an open file, which stays open through exec. A job of several GPUs takes no part of a divided
+    one (MIG), because CUDA shows a process one part, and NCCL connects none. Raises InputError if there are fewer
     devices."""
     whole = [device for device in devices if number == 1 or not device.startswith("MIG-")]
     if number > len(whole):

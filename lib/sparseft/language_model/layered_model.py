@@ -119,8 +119,8 @@ def place_of_states(device: torch.device, size: int) -> torch.device:
 class Stream:
     """Hold the hidden states of sequences that enter a decoder layer, and compute the layer on some of them.
 
-    The states are on the device that computes if they fit. If not, they are in the machine's memory, and only those of a
-    batch are on the device."""
+    The states are on the device that computes if they fit. If not, they are in the machine's memory, and only those of
+    a batch are on the device."""
 
     @torch.no_grad()
     def __init__(self, layered: LayeredModel, sequences: Sequence[Tensor], copies: int = 1) -> None:

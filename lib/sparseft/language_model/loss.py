@@ -100,8 +100,8 @@ def logits(model: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def logits_by_rows(model: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the tokens (n,) after the first one of a window `ids` (T,), and the logits (n, V) that predict them, some rows
-    at a time."""
+    """Yield the tokens (n,) after the first one of a window `ids` (T,), and the logits (n, V) that predict them, some
+    rows at a time."""
     hidden = model.get_decoder()(input_ids=ids[None], use_cache=False).last_hidden_state
     rows = TEXT_ROWS[ids.device.type]
     for targets, states in zip(ids[1:].split(rows), hidden.split(rows, 1), strict=False):

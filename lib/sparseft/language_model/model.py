@@ -36,7 +36,8 @@ _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *arguments, **options) -> tuple[Tensor, None]:
-    """Compute transformers' attention "sdpa" (B, T, heads, size) of query (B, heads, T, size) and grouped key and value.
+    """Compute transformers' attention "sdpa" (B, T, heads, size) of query (B, heads, T, size) and grouped key and
+    value.
 
     On a GPU, torch has no kernel for grouped heads in float32 that keeps no scores (B, heads, T, T). So the heads are
     repeated there. transformers repeats them only for other reasons (use_gqa_in_sdpa)."""

@@ -49,8 +49,8 @@ def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
     """Return the bytes that a model's weights may take on each device: on all GPUs that this process sees, or on the
     CPU.
 
-    They are nine tenths of what is free, or of the job's share of a GPU. If the weights are more, the first device keeps
-    four tenths for a batch, whose logits it computes."""
+    They are nine tenths of what is free, or of the job's share of a GPU. If the weights are more, the first device
+    keeps four tenths for a batch, whose logits it computes."""
     gpus = range(cuda.device_count()) if choose_device().type == "cuda" else ()
     free = get_max_memory()
     shares = {gpu: cuda.get_device_properties(gpu).total_memory / sharing_jobs() for gpu in gpus}

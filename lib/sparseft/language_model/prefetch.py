@@ -1,7 +1,7 @@
 """Copy the weights of one decoder layer to a GPU while another layer computes.
 
-On a GPU the copies run on a stream of their own. On a CPU the same happens in the same order, without streams. accelerate
-and FSDP2 copy on the stream that computes, so a layer waits for its weights there.
+On a GPU the copies run on a stream of their own. On a CPU the same happens in the same order, without streams.
+accelerate and FSDP2 copy on the stream that computes, so a layer waits for its weights there.
 """
 
 from collections.abc import Callable, Sequence

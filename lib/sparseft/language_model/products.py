@@ -3,8 +3,8 @@
     dX = dY W       (T, in), with T tokens
     G  = dY^T X     (out, in), the gradient of W
 
-On such a processor, torch.mm has loops of its own for 16 bits, which take up to 400 times as long as the same product in
-fp32. So the matrices are multiplied in fp32, and the product is rounded once. Everywhere else torch.mm multiplies.
+On such a processor, torch.mm has loops of its own for 16 bits, which take up to 400 times as long as the same product
+in fp32. So the matrices are multiplied in fp32, and the product is rounded once. Everywhere else torch.mm multiplies.
 
 The forward pass is always F.linear. The merged model computes it so, and both must give the same bits.
 """

@@ -39,8 +39,8 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
 def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
     """Add B^T (G * M) to dA (r, cols), and write (G * M) A^T to dB (rows, r).
 
-    G (rows, cols) and W, which carries M, are bf16 or fp16. The others are fp32; A (r, cols) and B (rows, r) are rounded
-    to G's dtype. The products are summed in fp32."""
+    G (rows, cols) and W, which carries M, are bf16 or fp16. The others are fp32; A (r, cols) and B (rows, r) are
+    rounded to G's dtype. The products are summed in fp32."""
     rows, cols = G.shape
     r = A.shape[0]
     # tl.dot takes no fewer than 16.

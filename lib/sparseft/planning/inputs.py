@@ -93,8 +93,8 @@ def _imported(config: Config) -> Iterator[tuple[str, Path, str]]:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if local files or rows are missing, a run's name is too long, the hub refuses a model, or a model
-    is not suited.
+    """Raise InputError if local files or rows are missing, a run's name is too long, the hub refuses a model, or a
+    model is not suited.
 
     A model must suit the backend and the texts. One that must be fetched is not known yet. One error names all files
     that are missing."""

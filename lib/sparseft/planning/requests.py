@@ -23,8 +23,8 @@ from sparseft.tasks.task import Lengths
 PROGRAM = 400_000_000
 # Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
 MATRIX = 16
-# Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask, the
-# rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
+# Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask,
+# the rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
 ADAM, FULL = 16, 20
 # Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of
 # three more matrices for the widest one (pruning/obs.py; pruning/sparsegpt.py needs two).
@@ -196,8 +196,8 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | No
         tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
         if lengths.max_new_tokens:
             return config.evaluation_batch_size * tokens * cached
-        # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those of
-        # the longest answer.
+        # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those
+        # of the longest answer.
         rows = min(2 * lengths.answer if config.resources.gpus else tokens, tokens)
         return config.evaluation_batch_size * (tokens * subject.activation_bytes + rows * scored)
 

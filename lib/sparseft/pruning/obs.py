@@ -65,7 +65,8 @@ def prune_units(masks: MaskPass) -> None:
 
 
 def units_by_scores(masks: MaskPass, numbers: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Return the units that an importance keeps by its scores in the dense model: last layer of a group -> bool (units,).
+    """Return the units that an importance keeps by its scores in the dense model: last layer of a group -> bool
+    (units,).
 
     numbers: kind of unit -> how many are removed, as `channels_removed` returns them"""
     kept = {}

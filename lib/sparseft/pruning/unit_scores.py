@@ -81,7 +81,8 @@ class Observation:
 
     @torch.no_grad()
     def _sums(self, observe: Callable[[Stream, int], list[Tensor]]) -> np.ndarray:
-        """Return the sums of what `observe` gives for the examples in each decoder layer, float64 (decoder layers, ...).
+        """Return the sums of what `observe` gives for the examples in each decoder layer, float64 (decoder layers,
+        ...).
 
         `observe` computes the decoder layer on every example."""
         layers = decoder_layers(self.masks.checkpoint, self.examples)

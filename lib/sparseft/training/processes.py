@@ -16,8 +16,8 @@ from sparseft.language_model.gpus import take_requested
 
 
 def start() -> int:
-    """Run the processes, and return 2 if one fails with an error, which it has printed. Raises InputError if one ends in
-    another way."""
+    """Run the processes, and return 2 if one fails with an error, which it has printed. Raises InputError if one ends
+    in another way."""
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
