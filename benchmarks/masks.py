@@ -73,7 +73,7 @@ class Ours:
 
     def blocks(self, _: str) -> Iterator[np.ndarray]:
         """Return the matrix in the blocks in which a file is read."""
-        return iter(self.flat.reshape(-1, BLOCK))
+        return iter(np.array_split(self.flat, range(BLOCK, self.flat.size, BLOCK)))
 
     def emit(self, _: str, offset: int, packed: np.ndarray) -> None:
         """Keep the masks, if `keep` is set."""
