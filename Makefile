@@ -37,10 +37,10 @@ TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope
 test-fast: .venv/installed-tests ## set up, then run the short tests that start no process; 2 minutes
 	$(TESTS) --tier fast
 
-test: .venv/installed-tests ## set up, then run the tests for a commit, with the scripts, the plans and one whole study; 12 minutes
+test: .venv/installed-tests ## set up, then run the tests for a commit, with the scripts, the plans and one whole study; 4 minutes
 	$(TESTS) --tier commit
 
-test-all: .venv/installed-tests ## set up, then run every test that needs no other environment; 35 minutes
+test-all: .venv/installed-tests ## set up, then run every test that needs no other environment; 15 minutes
 	$(TESTS) --tier all
 
 test-browser: .venv/installed-tests ## the results page in headless Chromium; skipped without Chromium and chromedriver
