@@ -31,11 +31,11 @@ if (first := vars(workflow).setdefault("sparseft_module", __name__)) != __name__
 GIVEN = workflow.overwrite_configfiles
 # Those of the command line are laid over those of an importing workflow.
 FILES = [Path(os.path.relpath(file)) for file in (*(workflow.configfiles[len(GIVEN) :] if IS_MODULE else []), *GIVEN)]
-# Beside Snakemake's own records, so that a copied study takes it along.
-HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
-CODE = Code(ROOT / "lib", Path(".snakemake/known_code.json"))
 
 try:
+    # Beside Snakemake's own records, so that a copied study takes them along.
+    HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
+    CODE = Code(ROOT / "lib", Path(".snakemake/known_code.json"))
     if workflow.is_main_process:
         check_command(sys.argv)
         for file in FILES:

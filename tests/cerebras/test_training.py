@@ -103,7 +103,7 @@ def small_disk(tmp_path) -> Path:
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=False).returncode:
-        pytest.skip("no disk can be mounted here")
+        pytest.skip("needs root, who may mount a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

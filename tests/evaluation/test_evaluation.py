@@ -7,6 +7,7 @@ import statistics
 import pytest
 import torch
 from hub_cache import write
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from project import read_record, succeed
 from sklearn.metrics import f1_score, recall_score
@@ -128,6 +129,25 @@ def test_neither_the_order_of_the_rows_nor_the_batch_size_changes_an_answer(mode
     rows["validation"].reverse()
     generations = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=1)["generations"]
     assert generations == records["gsm8k_mini"]["generations"][::-1]
+
+
+class Loose(LM):
+    """Answer a number without the words that lm-eval's strict filter wants."""
+
+    def generate_until(self, requests):
+        return [f"It is {request.doc['answer'].split()[-1]}." for request in requests]
+
+    def loglikelihood(self, requests): ...
+    def loglikelihood_rolling(self, requests): ...
+
+
+def test_the_headline_of_an_answer_is_that_of_the_strict_filter_wherever_it_stands(monkeypatch):
+    task, stock = BY_NAME["gsm8k_mini"], harness.own_config("gsm8k/gsm8k.yaml")
+    for filters in (stock["filter_list"], stock["filter_list"][::-1]):
+        monkeypatch.setattr(harness, "own_config", lambda _, filters=filters: stock | {"filter_list": filters})
+        metrics, _, outcomes = run_harness(Loose(), task, rows_of(task))
+        assert outcomes == EXAMPLES * [0.0]
+        assert (metrics["exact_match"], metrics["exact_match_flexible-extract"]) == (0.0, 1.0)
 
 
 def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, model32):

@@ -76,7 +76,7 @@ def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_
     lines = study.commands()
     commands = [line for line in lines if "evaluate" in line and "python" in line]
     merged = [line for line in commands if "evaluation.json" in line]
-    # A run's own task is no probe of it.
+    # A run's own task is not one of its probes.
     assert merged and all("--probes arc_easy:data/arc_easy --" in line for line in merged)
     assert not any("--probes" in line for line in commands if line not in merged)
     prepared = [line for line in lines if "prepare_task.py" in line]

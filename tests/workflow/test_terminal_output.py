@@ -68,3 +68,15 @@ def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, secti
     assert fault in error
     assert "Traceback" not in said
     assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml", ".snakemake"}
+
+
+@pytest.mark.parametrize("name", ["known_hashes", "known_code"])
+def test_a_damaged_record_of_a_plan_is_one_line(tmp_path, name):
+    file = tmp_path / f".snakemake/{name}.json"
+    file.parent.mkdir()
+    file.write_text("{")
+    study = Study(tmp_path)
+    study.configure({name: tmp_path / name for name in "ab"}, **TINY_STUDY)
+    said = study.snakemake("--dry-run", expect=2)
+    assert f"error: .snakemake/{name}.json: not valid JSON" in said
+    assert "Traceback" not in said

@@ -35,6 +35,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.language_model.loss import logits
+from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.task import SplitRows, Task
 
@@ -45,6 +46,8 @@ evaluator.add_env_info = lambda results: None
 _OF_CHOICES = (ACC, ACC_NORM, F1)
 # The devices on which the logits of all rows of a batch have the same positions, because a product rounds by its rows.
 ALIGNED = {"cpu"}
+# The filter that the headline metric of a generated answer takes, wherever it stands in lm-eval's list.
+_STRICT = "strict-match"
 
 
 class StrictLM(HFLM):
@@ -152,14 +155,10 @@ def run_harness(
         result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
     if files:
         write_files(result, files)
-    samples = result["samples"][task.name]
-    # They begin with those of the first filter, which is the headline's of a built-in task.
-    first_filter = samples[0]["filter"]
-    headline = {"metric": task.metric, "filter": first_filter}
-    for entry in task.definition.get("metrics", ()):
-        if entry["name"] == task.metric:
-            headline = entry
-    samples = [sample for sample in samples if sample["filter"] == headline["filter"]]
+    entries = {entry["name"]: entry for entry in task.definition.get("metrics", ())}
+    first_filter = next((entry["filter"] for entry in entries.values()), NO_FILTER if task.choices else _STRICT)
+    headline = entries.get(task.metric, {"metric": task.metric, "filter": first_filter})
+    samples = [sample for sample in result["samples"][task.name] if sample["filter"] == headline["filter"]]
     samples.sort(key=lambda sample: sample["doc_id"])
     metrics: dict[str, float | None] = {}
     # lm-eval calls its numbers `METRIC,FILTER`. Here they are METRIC, or METRIC_FILTER for another filter than the

@@ -8,9 +8,9 @@ The words that only a reader sees are not code: comments, docstrings, and the de
 the records' fields. Every other string is, error messages too, because run_on_appliance.py decides by what a trainer
 printed.
 
-Every architecture, importance, pattern, mode, built-in task and kind of task has a file of its own. A job's
-digest covers only the files of the values that the job uses, and not the table that lists all values. So a new or an
-edited value reruns only its own jobs.
+Every architecture, importance, pattern, mode, built-in task and kind of task has a file of its own. A job's digest
+covers only the files of the values that the job uses, and not the table that lists all values. So a new or an edited
+value reruns only its own jobs.
 """
 
 import ast

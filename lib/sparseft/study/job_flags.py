@@ -53,11 +53,11 @@ def of_schedule(config: Config, mode: str, task: str, training: str, is_saving: 
     return flags(**{key: value for key, value in schedule if (key in saving) == is_saving and key not in unused})
 
 
-def of_scoring(config: Config, cell: Any, **besides: object) -> str:
-    """Return the flags of an evaluation, with what it evaluates `besides` the task. Other threads change the last
-    bits."""
+def of_scoring(config: Config, cell: Any, **more: object) -> str:
+    """Return the flags of an evaluation on the task, and of what it evaluates in addition. Another number of threads
+    changes the last bits."""
     common = {"batch_size": config.evaluation_batch_size, "threads": config.resources.threads}
-    return flags(run_id=grid.RUN_ID.format(**vars(cell)), task=cell.task, **common, **besides)
+    return flags(run_id=grid.RUN_ID.format(**vars(cell)), task=cell.task, **common, **more)
 
 
 def of_evaluation(config: Config, cell: Any) -> str:

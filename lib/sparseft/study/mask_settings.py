@@ -19,7 +19,7 @@ class Masks(Section):
     seed: Seed = 0
     """Seed of the method random."""
     scope: Literal["layer", "row", "global"] | None = None
-    """Which weights unstructured and random rank together. Null: the scope that the importance sets
+    """Which weights unstructured and random rank together. Null means the scope that the importance sets
     (docs/methods.md)."""
     calibration_examples: Positive = 128
     """Training examples that the methods use which look at examples, and those that end in `_owl`."""

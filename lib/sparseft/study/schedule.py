@@ -71,7 +71,7 @@ class Training(Section):
     train: Annotated[list[Literal["norms", "biases", "embeddings"]], Role.FULL] = Field(
         [], examples=[["norms", "embeddings"]]
     )
-    """What the `full_` modes also train, besides the kept weights of the prunable matrices."""
+    """What the `full_` modes train in addition to the kept weights of the prunable matrices."""
     recover_on: Annotated[str | None, Role.TORCH | DECIDED] = Field(None, examples=["my_text"])
     """A task of kind `text`, one of `grid.tasks`, on which every run is trained before its own task: its training
     starts from what that one left, with a schedule of its own. Null: it starts from the pruned model."""

@@ -140,7 +140,8 @@ class TaskData(Section):
     metric: str | None = Field(None, examples=["acc_norm"])
     """Headline metric of an lm-eval task. Null means the first one that it lists."""
     answer: str | None = Field(None, examples=["{{solution}}"])
-    """What training learns in an lm-eval task: a field or a Jinja template. Null: the correct choice, or the target."""
+    """What training learns in an lm-eval task: a field or a Jinja template. Null means the correct choice, or the
+    target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
     local: Place | None = Field(None, examples=["/data/boolq"])
