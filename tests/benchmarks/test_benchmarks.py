@@ -141,6 +141,7 @@ def time_layers(name: str, folder: Path) -> None:
     print("builds", *sorted(builds.values()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lora", "lora_gpu"])
 def test_the_row_whose_effective_weight_is_kept_builds_it_once_while_it_is_timed(tmp_path, name):
     code, said = forks.call(time_layers, name, tmp_path)

@@ -19,7 +19,11 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]
 FOLDERS = ("config", "profiles", "studies", "workflow", "benchmarks", "tests", "docs", "envs")
 OTHER_MODES = {"--unlock", "--lint", "--report", "--help"}  # of snakemake: these plan nothing
-ASKED = [(page, words) for page in PAGES for words in commands(page)]
+ASKED = [
+    pytest.param(page, words, marks=[pytest.mark.long] if words[0].endswith("snakemake") else [])
+    for page in PAGES
+    for words in commands(page)
+]
 
 
 def name_of(value: object) -> str:

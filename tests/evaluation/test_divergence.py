@@ -61,6 +61,7 @@ def log_probabilities(folder: Path, ids: torch.Tensor) -> torch.Tensor:
     return model(ids).logits[:, :-1].double().log_softmax(-1)
 
 
+@pytest.mark.long
 def test_the_estimate_is_within_its_error_of_the_full_divergence_of_both_models(box, tmp_path):
     record = evaluated(box, tmp_path / "evaluation.json", "pruned")
     ids = torch.tensor([json.loads(line)["ids"] for line in (box / "texts/own.jsonl").open()])
@@ -78,6 +79,7 @@ def test_the_estimate_is_within_its_error_of_the_full_divergence_of_both_models(
     assert record["inputs"]["divergence"] == sha256(box / "texts/own.jsonl")
 
 
+@pytest.mark.long
 def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, tmp_path):
     record = evaluated(box, tmp_path / "dense.json", "dense")
     assert (record["divergence"], record["divergence_standard_error"], record["same_top_tokens"]) == (0, 0, 1)

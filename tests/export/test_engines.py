@@ -63,6 +63,7 @@ def test_the_reference_gives_stock_transformers_greedy_tokens_and_their_log_like
     assert engine.score(ids) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("is_on_cpu", "clock", "counts"), [(True, "CPU", False), (False, "wall", True)])
 def test_the_time_in_which_an_engine_waits_counts_on_a_gpu_only(is_on_cpu, clock, counts):
     def generate(prompts: list[list[int]], number: int) -> list[list[int]]:
@@ -199,11 +200,12 @@ if answer is not None:
     assert "printed last: the last words \ufffd; name the Python" in fault
 
 
+@pytest.mark.process
 def test_an_engine_that_hangs_is_ended_with_what_it_has_started(model, tmp_path):
     text = f"#!/bin/sh\necho waiting for a device\nsleep 600 &\necho $! > {tmp_path}/started\nwait\n"
     engine = f"vllm:{program(tmp_path / 'python', text)}"
-    fault = fault_of(engine, model[0], limit_seconds=5)
-    assert f"{engine}: not done after 5 seconds (export.limit_seconds); it printed last: waiting for a device;" in fault
+    fault = fault_of(engine, model[0], limit_seconds=2)
+    assert f"{engine}: not done after 2 seconds (export.limit_seconds); it printed last: waiting for a device;" in fault
     command = ["ps", "-o", "stat=", "-p", (tmp_path / "started").read_text().strip()]
     state = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     # Z: it has ended, and nobody has asked how.

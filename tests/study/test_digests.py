@@ -25,6 +25,7 @@ def project(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_module_that_python_loads_for_a_script_is_found(name):
     script = ROOT / "workflow/scripts" / name

@@ -14,6 +14,8 @@ import pytest
 from project import ROOT, run_script
 from sparseft.trainers.appliance import BROKEN, FULL, cause
 
+pytestmark = pytest.mark.process
+
 SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 
 
