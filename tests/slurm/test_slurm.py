@@ -56,7 +56,7 @@ def test_a_study_goes_through_the_queue_and_asks_for_what_its_jobs_need(slurm, t
     assert 700 < int(re.search(r"mem=(\d+)M", training["comment"])[1]) < 1500  # the program, and little of a model
     assert training["TimeLimit"] == "00:21:00"
     names = [job["comment"] for number, job in jobs().items() if number not in before]
-    assert len(names) == 8  # prepare 2, masks, train, evaluate_adapter, two groups of three, analyze_results
+    assert len(names) == 9  # prepare 3, masks, train, evaluate_adapter, two groups of three, analyze_results
     assert not list(study.folder.glob("results/runs/*/model_dir"))
 
 
