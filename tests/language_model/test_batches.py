@@ -4,10 +4,9 @@ from dataclasses import replace
 from itertools import chain, islice
 
 import pytest
-import torch
 from lm_eval.api.model import TemplateLM
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, collate, encode, shuffled
+from sparseft.language_model.batches import Example, encode, shuffled
 from sparseft.tasks import BY_NAME, TASKS, instruction, text
 from sparseft.tasks.task import Task
 from tiny_models import append_token, save_tiny
@@ -50,20 +49,19 @@ def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, k
 def test_a_tokenizer_that_does_not_divide_prompt_and_answer_is_refused(tmp_path):
     ending = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
     assert ending.encode("a")[1:] == [258]
-    task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match="^boolq_mini: .*tokens of the prompt.*answer.* 4 of 4 rows, .*number 1"):
-        encode(task.generate("train", 4, 0), task, ending, 512)
+        encode(BOOLQ.generate("train", 4, 0), BOOLQ, ending, 512)
 
 
 def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not(tiny_models):
-    tokenizer, task = AutoTokenizer.from_pretrained(tiny_models["llama"]), BY_NAME["boolq_mini"]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
     row = {"passage": "p", "question": "q", "answer": True}
-    length = len(encode([row], task, tokenizer, 512)[0].ids)
-    assert len(encode([row, row], task, tokenizer, length)) == 2
+    length = len(encode([row], BOOLQ, tokenizer, 512)[0].ids)
+    assert len(encode([row, row], BOOLQ, tokenizer, length)) == 2
     longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
     fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2"
     with pytest.raises(InputError, match=f"^{fault}.*{length + 3}"):
-        encode([row, *longer], task, tokenizer, length)
+        encode([row, *longer], BOOLQ, tokenizer, length)
 
 
 RESPONSES = instruction.task_of("mine", {"kind": "instruction", "format": "response"})
@@ -104,14 +102,6 @@ def test_two_sequences_are_enough_and_what_fills_none_is_left_out(tiny_models):
         encode([{"text": "a" * 2000}], text_task(513), tokenizer, 512)
     with pytest.raises(InputError, match=r"^wiki: .*7 tokens.*two sequences of 4.*tasks\.wiki\.length"):
         encode([{"text": "a" * 7}], text_task(4), tokenizer, 512)
-
-
-def test_a_batch_by_hand():
-    batch = collate([Example([5, 6, 7], 1), Example([8, 9, 10, 11, 12], 4)])
-    assert batch.ids.tolist() == [[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]]
-    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are predicted
-    assert batch.targets.tolist() == [6, 7, 12]
-    assert batch.ids.dtype == torch.int64
 
 
 def batches(examples: list[Example], size: int, steps: int, *, seed: int = 0, buckets: int = 1) -> list[list[Example]]:

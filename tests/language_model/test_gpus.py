@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from project import ROOT
 from sparseft.errors import InputError
 from sparseft.language_model import gpus
 from sparseft.language_model.gpus import FULL, smallest_gpu, take, visible_gpus
@@ -81,8 +80,7 @@ held = take({number}, ["GPU-aa", "GPU-bb"], {places}, Path({str(locks)!r}))
 begin = time.monotonic()
 os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /proc/uptime) {{' '.join(held)}}"])
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.process
@@ -143,8 +141,7 @@ def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_pa
 def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
     holder = "from sparseft.language_model.gpus import take; from pathlib import Path; import os, subprocess; "
     holder += f"take(1, ['GPU-aa'], locks=Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
-    subprocess.run([sys.executable, "-c", holder], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", holder], check=True)
     begin = time.monotonic()
     take(1, ["GPU-aa"], locks=tmp_path)
     assert time.monotonic() - begin > 0.9
@@ -153,9 +150,8 @@ def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
 @pytest.mark.parametrize("devices", [["MIG-1", "MIG-2"], ["MIG-1", "MIG-2", "GPU-bb"]])
 def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(devices, tmp_path):
     whole = sum(device.startswith("GPU") for device in devices)
-    with pytest.raises(
-        InputError, match=rf"needs 2 GPUs, and this machine has {whole} for it .*, and 2 parts .*at most 1$"
-    ):
+    fault = rf"needs 2 GPUs, and this machine has {whole} for it .*, and 2 parts .*at most 1$"
+    with pytest.raises(InputError, match=fault):
         take(2, devices, locks=tmp_path)
     assert take(1, devices, locks=tmp_path) == ["MIG-1"]
 
@@ -178,7 +174,6 @@ run(main)
 @pytest.mark.long
 def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees_no_others(machine, monkeypatch):
     machine(TWO)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
     monkeypatch.setenv("SPARSEFT_GPUS", "1")
     lock = gpus.LOCKS / "sparseft-GPU-bb.0.lock"

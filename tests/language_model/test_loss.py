@@ -18,9 +18,9 @@ from sparseft.language_model.loss import (
     logits_by_rows,
     mean_answer_loss,
 )
-from sparseft.language_model.weights import Expert, Experts, unfuse_experts
+from sparseft.language_model.weights import Expert, Experts
+from tiny_models import stock
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
 EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
@@ -31,15 +31,13 @@ EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of
 ]
 
 
-def load(checkpoint):
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
-    unfuse_experts(model)
-    return model
+@pytest.fixture
+def model(tiny_models32):
+    return stock(tiny_models32["llama"])
 
 
 @torch.no_grad()
-def test_each_example_has_the_sum_over_its_answer_and_the_mean_is_over_all_tokens(tiny_llama):
-    model = load(tiny_llama)
+def test_each_example_has_the_sum_over_its_answer_and_the_mean_is_over_all_tokens(model):
     sums = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
     tokens = [len(example.ids) - example.answer_start for example in EXAMPLES]
     losses, counted = answer_losses(AnswerLoss(model), EXAMPLES, 3, CPU)
@@ -62,9 +60,8 @@ def logits_of_a_text(model) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize(("compute", "limits"), [(losses_of_examples, EVALUATED_ROWS), (logits_of_a_text, TEXT_ROWS)])
-def test_only_some_rows_of_logits_exist_at_a_time(tiny_llama, monkeypatch, compute, limits, rows):
-    model, shapes = load(tiny_llama), []
-    whole = compute(model)
+def test_only_some_rows_of_logits_exist_at_a_time(model, monkeypatch, compute, limits, rows):
+    whole, shapes = compute(model), []
     monkeypatch.setitem(limits, "cpu", rows)
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
     torch.testing.assert_close(compute(model), whole)
@@ -72,8 +69,8 @@ def test_only_some_rows_of_logits_exist_at_a_time(tiny_llama, monkeypatch, compu
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
-def test_processes_divide_the_batches_of_an_evaluation_and_together_have_the_bits_of_one(tiny_llama, processes):
-    loss, calls, parts = AnswerLoss(load(tiny_llama)), [], []
+def test_processes_divide_the_batches_of_an_evaluation_and_together_have_the_bits_of_one(model, processes):
+    loss, calls, parts = AnswerLoss(model), [], []
     whole, _ = answer_losses(loss, EXAMPLES, 1, CPU)
     for number in range(processes):
         process = SimpleNamespace(process_index=number, num_processes=processes, reduce=lambda sums, _: sums)
@@ -106,8 +103,7 @@ def test_an_expert_without_a_token_does_not_run():
     assert numbers == [1, 3]
 
 
-def test_a_loss_that_is_not_finite_is_refused(tiny_llama):
-    model = load(tiny_llama)
+def test_a_loss_that_is_not_finite_is_refused(model):
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(InputError, match="evaluation loss is nan"):
         mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)

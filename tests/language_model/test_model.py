@@ -6,14 +6,13 @@ from weakref import ref
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from sparseft.architectures.llama import LLAMA
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights
 from sparseft.language_model.weights import own_rows
-from tiny_models import change_json, save_tiny
+from tiny_models import change_json, edited, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 CPU = torch.device("cpu")
@@ -22,10 +21,10 @@ NORM = "model.norm.weight"
 
 def altered(folder: Path, changes: dict[str, torch.Tensor | None]) -> Path:
     """Return the folder of a tiny LLaMA in bfloat16 whose tensors are changed; None removes one."""
-    file = save_tiny("llama", folder) / "model.safetensors"
-    weights = load_file(file) | changes
-    kept = {name: weight for name, weight in weights.items() if weight is not None}
-    save_file(kept, file, metadata={"format": "pt"})
+    with edited(save_tiny("llama", folder)) as weights:
+        weights |= changes
+        for name in [name for name, weight in changes.items() if weight is None]:
+            del weights[name]
     return folder
 
 

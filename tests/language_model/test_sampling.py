@@ -20,19 +20,11 @@ def asked(**values: object) -> CalibrationText:
     return CalibrationText(**{"text": "self", "examples": 20, "length": 12, **values})
 
 
-@pytest.fixture(scope="module")
-def models32(tmp_path_factory) -> dict:
-    """Return the tiny models and their tokenizers in float32, so that other sums of the same product change no
-    token."""
-    folder = tmp_path_factory.mktemp("models32")
-    return {name: load_model(save_tiny(name, folder / name, torch.float32), CPU) for name in MODELS}
-
-
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_every_token_is_drawn_from_the_softmax_of_the_whole_sequence_before_it(models32, name):
+def test_every_token_is_drawn_from_the_softmax_of_the_whole_sequence_before_it(tiny_models32, name):
     # Longer than the windows of attention of these models.
-    model, tokenizer = models32[name]
+    model, tokenizer = load_model(tiny_models32[name], CPU)
     text = asked(length=80, temperature=0.8, seed=3)
     windows = torch.tensor([window.ids for window in sample_windows(model, tokenizer, text)])
     generator = torch.Generator().manual_seed(3)
@@ -45,8 +37,8 @@ def test_every_token_is_drawn_from_the_softmax_of_the_whole_sequence_before_it(m
             assert torch.equal(drawn[:, 0], batch[:, position + 1]), position
 
 
-def test_another_seed_gives_other_tokens_and_no_setting_of_a_generation_applies(models32):
-    model, tokenizer = models32["llama"]
+def test_another_seed_gives_other_tokens_and_no_setting_of_a_generation_applies(tiny_models32):
+    model, tokenizer = load_model(tiny_models32["llama"], CPU)
     windows = sample_windows(model, tokenizer, asked())
     assert windows != sample_windows(model, tokenizer, asked(seed=1))
     model.generation_config.update(temperature=0.01, top_k=1, eos_token_id=list(range(260)), max_length=3)

@@ -16,7 +16,6 @@ CHAT = [
     {"role": "user", "content": "And?"},
     {"role": "assistant", "content": "Bye"},
 ]
-SHORT = CHAT[1:3]
 BOS, EOS = 257, 258
 
 
@@ -32,15 +31,10 @@ def tokenizer_with(folder, template: str):
     return tokenizer
 
 
-def encoded(messages: list[dict], tokenizer):
-    (example,) = encode([{"messages": messages}], TASK, tokenizer, 512)
-    return example
-
-
 def test_the_response_is_the_last_message_with_its_end_and_every_token_is_written_once(folder):
     tokenizer = tokenizer_with(folder, CHAT_TEMPLATE)
     assert tokenizer.encode("a")[0] == BOS  # a second one would stand before the template's
-    example = encoded(CHAT, tokenizer)
+    (example,) = encode([{"messages": CHAT}], TASK, tokenizer, 512)
     text = tokenizer.decode(example.ids)
     assert text == (
         "<s>system\nBe brief.</s>\n<s>user\nHi</s>\n<s>assistant\nHello</s>\n<s>user\nAnd?</s>\n<s>assistant\nBye</s>\n"
@@ -90,15 +84,14 @@ SYSTEM_LAST = (
 def test_blanks_around_a_message_may_be_removed_and_the_system_message_may_stand_before_the_last_question(folder):
     padded = [message | {"content": f" {message['content']}\n"} for message in CHAT]
     trimming = CHAT_TEMPLATE.replace("message.content", "message.content | trim")
-    assert written_by_template("chats", [padded], tokenizer_with(folder, trimming)) == written_by_template(
-        "chats", [CHAT], tokenizer_with(folder, CHAT_TEMPLATE)
-    )
+    written = written_by_template("chats", [CHAT], tokenizer_with(folder, CHAT_TEMPLATE))
+    assert written_by_template("chats", [padded], tokenizer_with(folder, trimming)) == written
     ((prompt, whole),) = written_by_template("chats", [CHAT], tokenizer_with(folder, SYSTEM_LAST))
     assert (prompt, whole) == ("[Hi][Hello]Be brief.[And?]", "[Hi][Hello]Be brief.[And?][Bye]")
 
 
 def test_a_date_is_the_same_every_day(folder):
     dated = "{% if strftime_now is defined %}{{ strftime_now('%Y-%m-%d') }}{% endif %}|" + CHAT_TEMPLATE
-    ((prompt, whole),) = written_by_template("chats", [SHORT], tokenizer_with(folder, dated))
+    ((prompt, whole),) = written_by_template("chats", [CHAT[1:3]], tokenizer_with(folder, dated))
     assert prompt == "26 Jul 2024|<s>user\nHi</s>\n<s>assistant\n"
     assert whole == f"{prompt}Hello</s>\n"
