@@ -1,5 +1,7 @@
 """Definitions of lm-eval are found and read, and no code of a user's file runs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from sparseft import limits
 from sparseft.data.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.lm_eval_rendering import harness_definition
+from sparseft.data.rows import checked_row
 from sparseft.errors import InputError
 from sparseft.study.sources import TaskData
 
@@ -62,17 +65,6 @@ def test_code_in_a_user_s_file_is_refused_before_it_is_imported(tmp_path, monkey
     Path("other.yaml").write_text("doc_to_text: !function utils.text\n")
     Path("between.yaml").write_text("include: other.yaml\n")
     assert "only lm-eval's own files may have code" in refused(tmp_path, f"{yaml.safe_dump(CHOICE)}{line}\n")
-
-
-@pytest.mark.parametrize(("key", "template"), [
-    ("doc_to_text", "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
-    ("doc_to_choice", "{{ question | attr('__class__') }}"),
-    ("doc_to_target", "{{ '{0.__class__}'.format(question) }}"),
-    ("description", "{{ cycler.__init__.__globals__.os.mkdir('trace') }}"),
-    ("doc_to_text", "{{ question }}{{ options.append(1) }}"),
-])  # fmt: skip
-def test_a_template_that_reaches_into_python_or_changes_a_row_is_refused(tmp_path, key, template):
-    assert "SecurityError" in refused(tmp_path, CHOICE | {key: template})
 
 
 @pytest.mark.long
@@ -142,6 +134,12 @@ def row(**values: object) -> dict:
     ({}, row(question=" "), "row 5: field 'prompt' is empty"),
     ({}, row(question=1), "the rows of"),
     ({"doc_to_text": "{{hint}}"}, row(hint="h"), "a field of the template has no value"),
+    # Templates that reach into Python, or change a row.
+    ({"doc_to_text": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}, None, "SecurityError"),
+    ({"doc_to_choice": "{{ question | attr('__class__') }}"}, None, "SecurityError"),
+    ({"doc_to_target": "{{ '{0.__class__}'.format(question) }}"}, None, "SecurityError"),
+    ({"description": "{{ cycler.__init__.__globals__.os.mkdir('trace') }}"}, None, "SecurityError"),
+    ({"doc_to_text": "{{ question }}{{ options.append(1) }}"}, None, "SecurityError"),
 ])  # fmt: skip
 def test_what_cannot_be_learned_and_compared_is_refused(tmp_path, change, fifth, what):
     definition = change if "generation_kwargs" in change else CHOICE | change
@@ -155,12 +153,25 @@ def test_a_target_that_is_one_choice_and_the_index_of_another_is_refused(tmp_pat
     assert load(tmp_path, CHOICE, rows).rows["train"][0]["answer"] == " 1"
 
 
-@pytest.mark.parametrize(
-    ("definition", "answer", "what"),
-    [(GENERATION, "{{ ''.__class__ }}", "SecurityError"), (CHOICE, "solution", "tasks.mine.answer")],
-)
-def test_the_answer_of_the_configuration_is_a_text_of_a_generated_answer(tmp_path, definition, answer, what):
-    assert what in refused(tmp_path, definition, answer=answer)
+def test_the_answer_of_the_configuration_is_a_text_of_a_generated_answer(tmp_path):
+    assert "SecurityError" in refused(tmp_path, GENERATION, answer="{{ ''.__class__ }}")
+    assert "tasks.mine.answer" in refused(tmp_path, CHOICE, answer="solution")
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    ({"requests": []}, "it has fewer than two choices"),
+    ({"doc": "x"}, "field 'doc' has the wrong type"),
+])  # fmt: skip
+def test_a_prepared_row_that_is_damaged_is_refused(tmp_path, change, fault):
+    examples = load(tmp_path, CHOICE)
+    with pytest.raises(InputError, match=f"^here: {fault}"):
+        checked_row(examples.rows["train"][0] | change, examples.task, "here", "")
+
+
+@pytest.mark.process
+def test_reading_a_prepared_task_imports_neither_lm_eval_nor_torch():
+    code = "import sys, sparseft.data.prepared; print(*{'lm_eval', 'torch', 'datasets'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
 @pytest.mark.long

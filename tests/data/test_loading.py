@@ -8,18 +8,12 @@ import pytest
 from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
 from project import call_script, refused, succeed
-from sparseft.data.loading import (
-    load_examples,
-    load_rows,
-    loaded_revision,
-    measured_lengths,
-    own_task,
-)
+from sparseft.data.loading import load_examples, load_rows, loaded_revision, measured_lengths, own_task
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
 from sparseft.study.sources import HUB_DATA, WIKITEXT2_PLACE, TaskData
-from sparseft.tasks import BY_NAME, TASKS
+from sparseft.tasks import BY_NAME, TASKS, instruction
 from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
@@ -50,6 +44,28 @@ def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
     assert examples.rows["validation"] == [{"text": f"validation {n}"} for n in range(3)]
     assert len(examples.rows["train"]) == 2
     assert examples.source == {"hub": "org/texts", "revision": COMMIT}
+
+
+def chat(*turns: str) -> dict:
+    """Return a conversation of a user and an assistant, after an empty system message."""
+    roles = ["system", *("user", "assistant") * (len(turns) // 2)]
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, ["", *turns], strict=True)]}
+
+
+@pytest.mark.parametrize(("rows", "name"), [
+    ([{"prompt": f"Q{n}: ", "response": f"\nA{n}"} for n in range(4)], "response"),
+    ([chat("Q0", "A0"), chat("Q1", "A1", "Q2", "A2")], "messages"),
+])  # fmt: skip
+def test_rows_of_instructions_stay_as_they_are_written_and_the_first_decides_the_format(rows, name, tmp_path):
+    for split in SPLITS:
+        write(tmp_path / f"{split}.jsonl", rows)
+    data = TaskData(kind="instruction", local=str(tmp_path))
+    examples = load_examples(own_task("mine", data), data)
+    assert examples.rows == {"train": rows, "validation": rows}
+    assert examples.task.definition == {"kind": "instruction", "format": name}
+    # In another order of its keys.
+    again = instruction.task_of("mine", dict(reversed(examples.task.definition.items())))
+    assert again.definition_sha256 == examples.task.definition_sha256
 
 
 def test_a_text_is_one_split_of_a_data_set_or_a_file(hub):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hub_cache import write
-from project import refused, succeed
+from project import refused
 
 BOOLQ = {"passage": "p", "question": "q", "answer": True}
 HELLASWAG = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e", "f", "g"], "label": 3}
@@ -150,40 +150,3 @@ def test_a_text_that_cannot_be_prepared(flags, fault):
     Path("mine.txt").write_text("mine")
     flags = {"text": "rows.jsonl", "output": "new.jsonl"} | flags
     assert re.match(f"error: {fault}", refused(Path(), "prepare_text.py", **flags))
-
-
-def ice(numbers: range, word: str = "Ice") -> list[dict]:
-    """Return rows of BoolQ with these numbers in their passages."""
-    return [{"passage": f"{word} {n}.", "question": "is ice cold", "answer": n % 2 == 0} for n in numbers]
-
-
-NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60)) for name in ("train", "validation")}
-
-
-# Flags, rows or text of the split selection, what is wrong.
-@pytest.mark.parametrize(("flags", "selection", "fault"), [
-    ({}, None, "tasks.boolq: no row is left for the split selection, because the training takes all 20 rows;"
-     " set tasks.boolq.train_examples to a smaller number"),
-    ({"train_examples": 19}, None, "boolq: one selection example has no standard error"),
-    ({"train_examples": 12, "selection_examples": 9}, None, "tasks.boolq: 8 rows are left .*, 9 are asked for; lower"),
-    ({}, ice(range(20)), "tasks.boolq: no row is left for the split selection, because all 20 candidates repeat"),
-    ({"task": "boolq_mini", "train_examples": 9, "validation_examples": 4, "selection_examples": 10**6, "local": None},
-     None, "boolq_mini cannot make 1000009 train rows"),
-    ({"task": "notes", "kind": "text"}, f"x{NOTES['train']}",
-     r"tasks.notes: 9\d\.\d % of the windows of 13 words of the selection"),
-    ({"task": "notes", "kind": "text"}, NOTES["validation"][5:],
-     r"tasks.notes: .* % of the windows of 13 words of the selection"),
-])  # fmt: skip
-def test_selection_rows_that_cannot_be_chosen(flags, selection, fault):
-    flags = {name: value for name, value in ({"task": "boolq", "local": "own"} | flags).items() if value is not None}
-    write(Path("own/train.jsonl"), ice(range(20)))
-    write(Path("own/validation.jsonl"), ice(range(4), "Snow"))
-    if "kind" in flags:
-        for split, text in NOTES.items():
-            Path(f"own/{split}.jsonl").unlink()
-            Path(f"own/{split}.txt").write_text(text)
-        Path("own/selection.txt").write_text(selection)
-    elif selection:
-        write(Path("own/selection.jsonl"), selection)
-    succeed("prepare_task.py", **{k: v for k, v in flags.items() if k != "selection_examples"}, output_dir="data")
-    assert re.match(f"error: {fault}", refused(Path(), "prepare_selection.py", **flags, data_dir="data"))

@@ -1,15 +1,14 @@
-"""The selection rows: which rows become them, which are left out, and how a model is evaluated on them.
-
-test_row_refusals.py has what is refused."""
+"""The selection rows: which rows become them, which are left out, and how a model is evaluated on them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from hub_cache import COMMIT, publish, write
-from project import read_record, succeed
+from project import read_record, refused, succeed
 from sparseft.data.overlap import shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import read_selection
@@ -21,7 +20,6 @@ from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import write_record
 from sparseft.tasks import BY_NAME, TASKS
-from tiny_models import save_tiny
 
 COLOURS = {
     "task": "colours",
@@ -84,8 +82,7 @@ def rows_of(path: Path | str) -> list[dict]:
 def is_disjoint(task: str, rows: list[dict]) -> bool:
     """Return whether no row occurs in the prepared rows, and none twice."""
     values = BY_NAME[task]
-    prepared, _ = read_splits(Path(f"data/{task}"), values)
-    others = [texts_of(values, split) for split in prepared.values()]
+    others = [texts_of(values, split) for split in read_splits(Path(f"data/{task}"), values)[0].values()]
     prompts = {values.prompt(row) for row in rows}
     return len(prompts) == len(rows) and shares_found({"": texts_of(values, rows)}, others) == {"": 0.0}
 
@@ -136,15 +133,6 @@ def test_a_split_selection_of_the_folder_is_taken_whole_but_for_repeats():
     assert len(prepare(train_examples=None, selection_examples=3)[0]) == 3
 
 
-def test_the_share_of_a_selection_text_that_is_other_text_is_recorded():
-    texts = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60)) for name in ("train", "new")}
-    for split, text in {"train": texts["train"], "validation": "Other words."}.items():
-        Path(f"own/{split}.jsonl").unlink()
-        Path(f"own/{split}.txt").write_text(text)
-    Path("own/selection.txt").write_text(texts["new"] + texts["train"][5 : len(texts["train"]) // 2])
-    assert prepare("notes", kind="text", train_examples=None)[1]["overlap"] == pytest.approx(1 / 3, abs=0.03)
-
-
 def test_rows_of_the_hub_come_from_its_split_selection_or_from_its_training_rows(hub):
     splits = {"train": boolq(range(20)), "validation": boolq(range(4), "Snow")}
     publish(hub, "org/two", splits)
@@ -165,6 +153,46 @@ def test_documents_are_as_much_text_as_the_validation_documents():
     lengths = [len(row["text"]) for row in rows]
     assert sum(lengths) >= 19 * 8 > sum(lengths[:-1])
     assert manifest["split"] == "train"
+
+
+NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60)) for name in ("train", "validation")}
+
+
+def write_notes(selection: str) -> None:
+    """Write texts in the place of the rows."""
+    for split, text in (NOTES | {"selection": selection}).items():
+        Path(f"own/{split}.jsonl").unlink(missing_ok=True)
+        Path(f"own/{split}.txt").write_text(text)
+
+
+def test_the_share_of_a_selection_text_that_is_other_text_is_recorded():
+    new = " ".join(f"new {n} is not new {n + 1}." for n in range(60))
+    write_notes(new + NOTES["train"][5 : len(NOTES["train"]) // 2])
+    assert prepare("notes", kind="text", train_examples=None)[1]["overlap"] == pytest.approx(1 / 3, abs=0.03)
+
+
+# Flags, rows or text of the split selection, what is wrong.
+@pytest.mark.parametrize(("flags", "selection", "fault"), [
+    ({}, None, "tasks.boolq: no row is left for the split selection, because the training takes all 20 rows;"
+     " set tasks.boolq.train_examples to a smaller number"),
+    ({"train_examples": 19}, None, "boolq: one selection example has no standard error"),
+    ({"train_examples": 12, "selection_examples": 9}, None, "tasks.boolq: 8 rows are left .*, 9 are asked for; lower"),
+    ({}, boolq(range(20)), "tasks.boolq: no row is left for the split selection, because all 20 candidates repeat"),
+    ({"task": "boolq_mini", "train_examples": 9, "validation_examples": 4, "selection_examples": 10**6, "local": None},
+     None, "boolq_mini cannot make 1000009 train rows"),
+    ({"task": "notes", "kind": "text"}, f"x{NOTES['train']}",
+     r"tasks.notes: 9\d\.\d % of the windows of 13 words of the selection"),
+    ({"task": "notes", "kind": "text"}, NOTES["validation"][5:],
+     r"tasks.notes: .* % of the windows of 13 words of the selection"),
+])  # fmt: skip
+def test_selection_rows_that_cannot_be_chosen(flags, selection, fault):
+    flags = {name: value for name, value in ({"task": "boolq", "local": "own"} | flags).items() if value is not None}
+    if "kind" in flags:
+        write_notes(selection)
+    elif selection:
+        write(Path("own/selection.jsonl"), selection)
+    succeed("prepare_task.py", **{k: v for k, v in flags.items() if k != "selection_examples"}, output_dir="data")
+    assert re.match(f"error: {fault}", refused(Path(), "prepare_selection.py", **flags, data_dir="data"))
 
 
 def read() -> list[dict]:
@@ -245,8 +273,8 @@ KINDS = {
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", KINDS)
-def test_the_record_is_the_evaluation_of_the_selection_rows(tmp_path, name):
-    model = save_tiny("llama", tmp_path / "m", torch.float32)
+def test_the_record_is_the_evaluation_of_the_selection_rows(tiny_models32, name):
+    model = tiny_models32["llama"]
     write(Path("notes/train.jsonl"), [{"text": f"Note {n} says that {n} is less than {n + 1}. "} for n in range(6)])
     write(Path("notes/validation.jsonl"), [{"text": "Another note, which is a bit longer than the others are."}])
     folder = Path("data") / name
@@ -257,9 +285,8 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(tmp_path, name):
     task = find_task(folder, name)
     prepared, digests = read_splits(folder, task)
     rows = read_selection(folder, task, digests)[0]
-    expected = evaluate(
-        *load_model(model, torch.device("cpu")), task, {"train": prepared["train"], "validation": rows}, 2
-    )
+    loaded = load_model(model, torch.device("cpu"))
+    expected = evaluate(*loaded, task, {"train": prepared["train"], "validation": rows}, 2)
     record = read_record(Path("selection.json"))
     assert {key: record[key] for key in expected} == expected
     assert {key: digest for key, digest in record["inputs"].items() if digest and key != "model"} == {

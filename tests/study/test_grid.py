@@ -37,15 +37,9 @@ def test_a_run_is_spelled_as_the_design_says():
     assert run.id == "m.1-boolq-unstructured-sparsity05-reconstruct_to_sparse-lr1e.4-seed7"
     assert Run("m", "gsm8k", "dense", 0, "no_finetune", 0).id == "m-gsm8k-dense-sparsity00-no_finetune-seed0"
     assert grid.ResultPaths("results/a").trained(run) == [f"results/a/runs/{run.id}/adapter"]
-
-
-@pytest.mark.parametrize("name", [
-    "llama", "a-b-unstructured-sparsity5-no_finetune-seed0", "../x-boolq-random-sparsity50-no_finetune-seed0",
-    "a-boolq-random-sparsity50-no_finetune-seed00", "a-boolq-random_on_c4-sparsity50-sparse_to_dense-seed0",
-])  # fmt: skip
-def test_a_name_that_is_no_run_is_refused(name):
-    with pytest.raises(InputError, match="is not the name of a run"):
-        Run.parse(name)
+    for old, new in (("05", "5"), ("seed7", "seed07"), ("unstructured", "random_on_c4")):
+        with pytest.raises(InputError, match="is not the name of a run"):
+            Run.parse(run.id.replace(old, new))
 
 
 def test_masks_and_pruned_bases_lie_in_a_folder_of_the_task_if_they_depend_on_its_examples():

@@ -70,11 +70,7 @@ def test_results_follow_from_their_questions():
 
 
 # The first digits of the sha256 of 300 rows of both splits of seed 0, as json.dumps writes them.
-DIGESTS = {
-    "boolq_mini": "b7fe5239af2ec0a7",
-    "hellaswag_mini": "bdf79e1f581859b4",
-    "gsm8k_mini": "d55afe815e8e6efb",
-}
+DIGESTS = {"boolq_mini": "b7fe5239af2ec0a7", "hellaswag_mini": "bdf79e1f581859b4", "gsm8k_mini": "d55afe815e8e6efb"}
 
 
 @pytest.mark.parametrize("name", MINIS)
