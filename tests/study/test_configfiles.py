@@ -64,6 +64,8 @@ def test_the_complete_configuration_laid_over_the_default_gives_the_same_study(w
         ("mdl:{folder}/a/b.mdl", "mdl:a/b.mdl"),
         ("mdl:a/b.mdl@./a", "mdl:a/b.mdl"),
         ("mdl:a/b.mdl@{folder}/hf", "mdl:a/b.mdl@hf"),
+        ("mdl:/home/me@here/b.mdl@/c@d", "mdl:/home/me@here/b.mdl@/c@d"),
+        ("mdl:a.mdl/b.mdl@./a.mdl", "mdl:a.mdl/b.mdl"),
         ("hub:a/b@main", "hub:a/b@main"),
     ],
 )
