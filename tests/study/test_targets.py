@@ -74,16 +74,13 @@ def test_every_trained_run_has_every_training_and_another_training_adds_its_own_
     assert runs_of({}) == {Run.parse(run.id.replace("-short-seed", "-seed")) for run in few}
 
 
-@pytest.mark.parametrize(
-    ("throughput", "cells"),
-    [
-        ({}, {"dense-sparsity00-sparse_to_dense-{t}"} | {
-            f"{method}-sparsity{percent}-{mode}-{{t}}"
-            for method in GRID["methods"] for percent in (50, 90) for mode in GRID["modes"]}),
-        ({"methods": ["random"], "sparsities": [0, 90], "modes": ["sparse_to_sparse"], "trainings": ["short"]},
-         {"dense-sparsity00-sparse_to_dense-short", "random-sparsity90-sparse_to_sparse-short"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("throughput", "cells"), [
+    ({}, {"dense-sparsity00-sparse_to_dense-{t}"} | {
+        f"{method}-sparsity{percent}-{mode}-{{t}}"
+        for method in GRID["methods"] for percent in (50, 90) for mode in GRID["modes"]}),
+    ({"methods": ["random"], "sparsities": [0, 90], "modes": ["sparse_to_sparse"], "trainings": ["short"]},
+     {"dense-sparsity00-sparse_to_dense-short", "random-sparsity90-sparse_to_sparse-short"}),
+])  # fmt: skip
 def test_throughput_is_measured_once_per_trained_cell_or_for_what_you_choose(throughput, cells):
     study = study_of(grid=GRID | {"trainings": {"short": {}, "long": {}}}, throughput=throughput)
     names = {cell.format(t=training) for cell in cells for training in ("short", "long")}
